@@ -1,0 +1,83 @@
+"""Errors a user reads: what went wrong, where, and what to do about it; and what each exit code means.
+
+Exit codes, the same for every command and for every rank of a training job:
+
+====  ==========================================================================================
+0     done
+1     failed: a fault of ours or of the machine; the traceback is in the log that the message names
+2     refused: wrong usage, a recipe or data that a check turned down, a gate that was not met
+138   retryable: a peer was lost, a step hung, storage stayed away; run the same command again
+143   stopped: asked to stop (SIGTERM), the state was saved first; run the same command again
+====  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_RETRYABLE = 138
+EXIT_STOPPED = 143
+
+
+class VitaError(Exception):
+    """Base of the errors that are shown as one message, never as a traceback.
+
+    Args:
+        what: what is wrong, a full clause without a final stop.
+        where: file, line, row, tensor or setting it was found in; empty if there is none.
+        remedy: what the reader can do now; empty only if nothing can be said.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where, remedy)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{place}{self.what}{remedy}"
+
+
+class UserError(VitaError):
+    """The recipe, the data or the command line must change before this can work."""
+
+    exit_code = EXIT_REFUSED
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be resolved: unknown key, wrong type, contradiction."""
+
+
+class DataError(UserError):
+    """Data that a check turned down."""
+
+
+class CheckpointError(UserError):
+    """Weights that are missing, damaged or of another shape than the model."""
+
+
+class GateError(UserError):
+    """A stage finished but did not reach the measure its recipe demands."""
+
+
+class StorageError(VitaError):
+    """The store could not be read or written; trying again later may help."""
+
+    exit_code = EXIT_RETRYABLE
+
+
+class PeerLostError(VitaError):
+    """Another rank of the job went away or stopped answering."""
+
+    exit_code = EXIT_RETRYABLE
+
+
+class Stopped(VitaError):
+    """The job was asked to stop and has saved its state."""
+
+    exit_code = EXIT_STOPPED

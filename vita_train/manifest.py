@@ -1,0 +1,56 @@
+"""The small JSON documents that steps hand to each other in place of weights and data.
+
+A manifest names files by URI, size and sha256. A module that a stage did not train is named at the URI of the
+stage that did, so nothing is copied and every weight can be traced to the stage, the recipe and the rows it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vita_train.recipe.base import Strict
+
+
+class FileRef(Strict):
+    """A file in a store."""
+
+    uri: str
+    """``file:///...`` (or a plain path) or ``s3://bucket/key``."""
+    sha256: str
+    bytes: int
+
+
+class ModuleRef(Strict):
+    """The weights of one module (a safetensors file, or several for a large one)."""
+
+    stage: str
+    """Stage that trained or imported it."""
+    files: tuple[FileRef, ...]
+
+
+class Manifest(Strict):
+    """What a finished step hands on; stored as ``final.json`` under its step."""
+
+    format: Literal["vita-train/manifest/v1"] = "vita-train/manifest/v1"
+    kind: Literal["data", "prepared", "model", "evaluation", "export", "report"]
+    run: str
+    stage: str
+    """Stage id, or step name such as ``data_fetch``."""
+    digest: str
+    """Digest of everything that determines the result; the same digest means the same step."""
+    modules: dict[str, ModuleRef] = {}
+    files: dict[str, FileRef] = {}
+    metrics: dict[str, float] = {}
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    """Recipe digest, code version, input manifests' digests, trained parameter names and counts, sample range."""
+
+
+def digest_of(value: Mapping[str, Any] | list[Any]) -> str:
+    """Return the sha256 of a JSON-like value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

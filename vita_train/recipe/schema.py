@@ -1,0 +1,69 @@
+"""The recipe: one YAML file describes a whole run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from vita_train.recipe.base import Strict
+from vita_train.recipe.data import DataSpec
+from vita_train.recipe.ladder import STAGES, stage_id
+from vita_train.recipe.model import ModelSpec, TokenizerSpec
+from vita_train.recipe.stage import StageSpec
+
+
+class StorageSpec(Strict):
+    """Where checkpoints and results go."""
+
+    root: str = "runs"
+    """Directory or s3:// URI; a run lives under <root>/<run>."""
+    endpoint: str | None = None
+    """S3 endpoint when it is not AWS; credentials come from the environment."""
+    keep_last: int = Field(default=2, ge=1)
+    """Resumable checkpoints kept per stage."""
+
+
+class LaunchSpec(Strict):
+    """How a stage's processes are started."""
+
+    backend: Literal["local"] = "local"
+    nproc: int = Field(default=1, ge=1)
+    """Processes per node."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads per process."""
+    workers: int = Field(default=0, ge=0)
+    """Loader workers per process."""
+    step_timeout: float = Field(default=600.0, gt=0)
+    """Seconds a step may take before every rank prints its stack and exits retryably."""
+    restarts: int = Field(default=1, ge=0)
+    """Times a retryable failure is started again."""
+
+
+class TrackingSpec(Strict):
+    """Where curves go besides the report."""
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+
+class Recipe(Strict):
+    """A whole run, resolved."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    storage: StorageSpec = StorageSpec()
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    stages: dict[str, StageSpec]
+    launch: LaunchSpec = LaunchSpec()
+    tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("stages")
+    @classmethod
+    def _in_ladder_order(cls, stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
+        named = {stage_id(name): spec for name, spec in stages.items()}
+        if len(named) != len(stages):
+            raise ValueError("two stages resolve to the same id")
+        return {stage: named[stage] for stage in STAGES if stage in named}
