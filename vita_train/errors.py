@@ -77,7 +77,7 @@ class PeerLostError(VitaError):
     exit_code = EXIT_RETRYABLE
 
 
-class Stopped(VitaError):
+class StoppedError(VitaError):
     """The job was asked to stop and has saved its state."""
 
     exit_code = EXIT_STOPPED

@@ -113,7 +113,7 @@ class CodecSpec(Strict):
     """The speech codec of stage 3.1."""
 
     kind: Literal["waveform", "spectral"] = "waveform"
-    """waveform: strided convolutions and a HiFi-GAN-like generator (TiCodec). spectral: log-mel in, inverse STFT out."""
+    """waveform: strided convolutions, HiFi-GAN-like generator (TiCodec). spectral: log-mel in, inverse STFT out."""
     sample_rate: int = 24000
     hop_length: int = 600
     """Samples per code; 24000/600 = 40 codes a second."""
