@@ -1,0 +1,164 @@
+"""What every objective is: modules, an order of batches, a collate function and a loss that sums.
+
+An objective never divides its loss. It returns the sum over its supervised positions and their number; the loop
+divides by the number in the whole global batch, so that the mathematics do not depend on ranks or accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.ladder import MODULES
+
+if TYPE_CHECKING:
+    from vita_train.data.index import Corpus
+    from vita_train.recipe.schema import Recipe
+    from vita_train.recipe.stage import StageSpec
+
+Option = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything an objective may know of the stage it runs in. The same on every rank but for ``rank``."""
+
+    recipe: Recipe
+    stage: str
+    """Canonical stage id, ``1.2``."""
+    spec: StageSpec
+    corpus: Corpus
+    device: torch.device
+    dtype: torch.dtype
+    """Compute type."""
+    rank: int
+    world: int
+    seed: int
+    """The recipe's seed."""
+
+
+@dataclass
+class LossOutput:
+    """A loss that has not been divided yet.
+
+    ``metrics`` holds (sum, count) pairs: both are added over micro-batches and ranks before one is divided by the
+    other. Values may be Python numbers or detached tensors; tensors avoid a synchronisation with the device.
+    """
+
+    loss_sum: Tensor
+    """Scalar with gradient: the sum over the supervised positions of this micro-batch."""
+    count: float
+    """Supervised positions in this micro-batch; equals the objective's ``weight(batch)``."""
+    metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+class OnDevice(Protocol):
+    """What the loop asks of a batch."""
+
+    sample_ids: list[str]
+
+    def to(self, device: torch.device) -> Any:
+        """Return the batch with its tensors on ``device``."""
+
+
+class Objective(nn.Module):
+    """Base of the objectives.
+
+    Children that are modules of the model carry their name of ``recipe.ladder.MODULES``. Any other child is a
+    throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never handed on.
+    Buffers that training changes (moving averages) must be updated equally on every rank.
+
+    Args:
+        context: the stage.
+        modules: the built and loaded modules; at least those of ``modules_needed``.
+    """
+
+    modules_needed: ClassVar[tuple[str, ...]] = ()
+    """Modules built and loaded for this objective, trained or not."""
+    phases: ClassVar[tuple[str, ...]] = ("main",)
+    """Optimizer steps within one training step, in order. Each has its own optimizer over ``train_parameters``."""
+    options: ClassVar[dict[str, Option]] = {}
+    """Names of the stage options this objective knows, with their defaults."""
+
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__()
+        self.context = context
+        self.option = resolve_options(type(self), context.spec.options, where=f"stages.{context.stage}.options")
+        for name in self.modules_needed:
+            self.add_module(name, modules[name])
+
+    def order(self, split: str = "train") -> Any:
+        """Return the order of global batches of a split: a pure function of recipe, data and step.
+
+        The returned object has ``steps_per_epoch: int`` and ``batch(step) -> list`` (see ``vita_train.data.loader``).
+        """
+        raise NotImplementedError
+
+    def before_training(self, order: Any) -> None:
+        """Prepare what must be known from the data before the first step (for example feature statistics).
+
+        Runs once on every rank, before the engine wraps the objective, and must give every rank the same result.
+        Skipped when training resumes from a checkpoint, which holds the result.
+        """
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> Any:
+        """Return one micro-batch on the CPU, with ``to(device)`` and ``sample_ids``.
+
+        Args:
+            samples: this rank's share of a global batch: one entry per row, as the order yields them.
+            seed: differs from step to step; randomness must come from it and the sample's id alone.
+        """
+        raise NotImplementedError
+
+    def weight(self, batch: Any) -> float:
+        """Return the number of supervised positions of a micro-batch. Runs on the CPU before ``batch.to``."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any, phase: str = "main") -> LossOutput:
+        """Return the loss of one micro-batch."""
+        raise NotImplementedError
+
+    def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        """Return the parameters that ``phase`` updates; those that are frozen are left out by the loop."""
+        return self.parameters()
+
+    def after_step(self, step: int) -> None:
+        """Do what follows an optimizer step (for example restarting dead codes). Runs on every rank."""
+
+    def model_modules(self) -> dict[str, nn.Module]:
+        """Return the children that are modules of the model, in the order of ``MODULES``."""
+        children = dict(self.named_children())
+        return {name: children[name] for name in MODULES if name in children}
+
+
+def resolve_options(objective: type[Objective], given: dict[str, Option], *, where: str) -> dict[str, Option]:
+    """Return the objective's options with the recipe's values filled in.
+
+    Raises:
+        RecipeError: a name the objective does not know (the nearest is named), or a value of another type.
+    """
+    resolved = dict(objective.options)
+    for name, value in given.items():
+        if name not in resolved:
+            near = get_close_matches(name, resolved, n=1)
+            known = ", ".join(sorted(resolved)) or "none"
+            raise RecipeError(f"unknown option {name!r}", where=where,
+                              remedy=f"did you mean {near[0]}?" if near else f"known options: {known}")
+        resolved[name] = _as_type_of(resolved[name], value, where=f"{where}.{name}")
+    return resolved
+
+
+def _as_type_of(default: Option, value: Option, *, where: str) -> Option:
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise RecipeError(f"expected {wanted.__name__}, got {value!r}", where=where,
+                          remedy=f"give a value like {default!r}")
+    return value
