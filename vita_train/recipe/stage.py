@@ -28,8 +28,11 @@ class BatchSpec(Strict):
 
 
 class OptimSpec(Strict):
-    """AdamW with warm-up and cosine decay. Rates stand in the stage's trainable map."""
+    """Optimizer with warm-up and decay. Rates stand in the stage's trainable map."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's update size so that
+    the same rates serve; AdamW for embeddings, convolutions, heads, biases and norms. Needs engine kind torch."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -112,4 +115,6 @@ class StageSpec(Strict):
             raise ValueError("trainable is empty: the stage would train nothing")
         if not self.data:
             raise ValueError("data is empty: the stage has nothing to train on")
+        if self.optim.kind == "muon" and self.engine.kind != "torch":
+            raise ValueError(f"optim.kind muon needs whole matrices and works with engine.kind torch, not {self.engine.kind}")
         return self
