@@ -116,5 +116,5 @@ class StageSpec(Strict):
         if not self.data:
             raise ValueError("data is empty: the stage has nothing to train on")
         if self.optim.kind == "muon" and self.engine.kind != "torch":
-            raise ValueError(f"optim.kind muon needs whole matrices and works with engine.kind torch, not {self.engine.kind}")
+            raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
         return self
