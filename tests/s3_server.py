@@ -1,0 +1,97 @@
+"""A real S3 server for the tests: versitygw where its binary is found, else moto's server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ACCESS_KEY = "vita-access"
+SECRET_KEY = "vita-secret-key"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server listens and what it is."""
+
+    endpoint: str
+    kind: str
+
+
+def find_versitygw() -> str | None:
+    """Return the binary: VERSITYGW, PATH, or what tests/tools/build-versitygw.sh built."""
+    built = Path.home() / ".cache" / "vita-train-test" / "bin" / "versitygw"
+    named = os.environ.get("VERSITYGW")
+    if named is not None:  # an empty value asks for moto
+        return named or None
+    return shutil.which("versitygw") or (str(built) if built.is_file() else None)
+
+
+def describe() -> str:
+    """Return the line of the test run's header."""
+    found = find_versitygw()
+    return f"s3 server: versitygw ({found})" if found else "s3 server: moto (tests/tools/build-versitygw.sh builds versitygw)"
+
+
+@contextmanager
+def serve_s3(folder: Path) -> Iterator[S3Server]:
+    """Run a server on a free port of this machine, with its data in `folder`."""
+    binary = find_versitygw()
+    with _versitygw(binary, folder) if binary else _moto() as server:
+        yield server
+
+
+@contextmanager
+def _versitygw(binary: str, folder: Path) -> Iterator[S3Server]:
+    port = _free_port()
+    data = folder / "data"
+    data.mkdir()
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [binary, "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet",
+             "posix", str(data)],
+            stdout=log, stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for_port(port, process, folder / "server.log")
+        yield S3Server(f"http://127.0.0.1:{port}", "versitygw")
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@contextmanager
+def _moto() -> Iterator[S3Server]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield S3Server(f"http://{host}:{port}", "moto")
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"versitygw did not start: {log.read_text(errors='replace')}")

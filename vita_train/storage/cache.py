@@ -1,0 +1,81 @@
+"""Files of a store as local files: where they are when they are local, through a cache of this node when not.
+
+The cache is keyed by sha256 and holds only files that were verified before they got their name, so that any number of
+processes may share it and a process that dies leaves nothing that could be taken for a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vita_train.manifest import FileRef
+from vita_train.storage.digest import sha256_file
+from vita_train.storage.local import told
+from vita_train.storage.store import DamagedError, MissingKeyError, is_local, local_path, open_file
+
+#: Local files whose hash this process has checked: path, size, modification time, sha256.
+_verified: set[tuple[str, int, int, str]] = set()
+
+
+def cache_dir() -> Path:
+    """Return this node's cache: VITA_TRAIN_CACHE, else ``~/.cache/vita-train``."""
+    named = os.environ.get("VITA_TRAIN_CACHE")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vita-train"
+
+
+def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
+    """Return a local path that holds exactly the bytes of `ref`.
+
+    A file on this machine is used where it lies. One on S3 is downloaded once per node, whoever asks first.
+
+    Raises:
+        MissingKeyError: the file is gone.
+        DamagedError: its size or sha256 is another one.
+        StorageError, UserError: as `Store` says.
+    """
+    if is_local(ref.uri):
+        path = local_path(ref.uri)
+        _verify(path, ref)
+        return path
+    path = cache_dir() / "files" / ref.sha256[:2] / f"{ref.sha256}-{ref.uri.rpartition('/')[2]}"
+    if _is_whole(path, ref):
+        return path
+    with _locked(path.with_suffix(".lock")):
+        if not _is_whole(path, ref):
+            store, key = open_file(ref.uri, endpoint=endpoint)
+            store.download(key, path, sha256=ref.sha256)
+    return path
+
+
+def _verify(path: Path, ref: FileRef) -> None:
+    if not path.is_file():
+        raise MissingKeyError("does not exist", where=str(path), remedy="run the step that made it again")
+    with told(path):
+        stat = path.stat()
+        seen = (str(path), stat.st_size, stat.st_mtime_ns, ref.sha256)
+        if stat.st_size != ref.bytes:
+            raise DamagedError(f"has {stat.st_size} bytes, expected {ref.bytes}", where=str(path),
+                               remedy="run the step that made it again")
+        if seen not in _verified and sha256_file(path) != ref.sha256:
+            raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),
+                               remedy="run the step that made it again")
+    _verified.add(seen)
+
+
+def _is_whole(path: Path, ref: FileRef) -> bool:
+    return path.is_file() and path.stat().st_size == ref.bytes
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among the processes of this node; the system drops it when its holder dies."""
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

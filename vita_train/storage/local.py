@@ -1,0 +1,211 @@
+"""A store in a directory of this machine, or of a volume that many machines mount.
+
+A file is written under a private name beside its place, flushed to disk, and renamed: a reader sees all of it or
+nothing, whatever happens to the writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from vita_train.errors import StorageError, UserError, VitaError
+from vita_train.manifest import FileRef
+from vita_train.storage.digest import HashingReader, sha256_file
+from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, check_key
+
+
+class LocalStore:
+    """Files below a directory, which is made by the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def uri(self) -> str:
+        return str(self.root)
+
+    def uri_of(self, key: str) -> str:
+        return str(self._path(key))
+
+    def read(self, key: str) -> bytes:
+        path = self._path(key)
+        with told(path):
+            return path.read_bytes()
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        path = self._path(key)
+        with told(path), private_file(path) as (temporary, file):
+            file.write(data)
+            flush(file)
+            if not if_absent:
+                os.replace(temporary, path)
+            elif not _link(temporary, path) and path.read_bytes() != data:
+                raise KeyExistsError("is there already, written by someone else", where=str(path))
+        _flush_directory(path.parent)
+
+    def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
+        target = self._path(key)
+        if move and (ref := self._rename(path, target)) is not None:
+            return ref
+        with told(path), path.open("rb") as source, told(target), private_file(target) as (temporary, file):
+            reader = HashingReader(source)
+            shutil.copyfileobj(reader, file, 1 << 20)
+            flush(file)
+            os.replace(temporary, target)
+        _flush_directory(target.parent)
+        if move:
+            path.unlink(missing_ok=True)
+        return FileRef(uri=str(target), sha256=reader.sha256(), bytes=reader.count)
+
+    def _rename(self, path: Path, target: Path) -> FileRef | None:
+        """Take over a file by renaming it; None when it lies on another file system."""
+        with told(path):
+            ref = FileRef(uri=str(target), sha256=sha256_file(path), bytes=path.stat().st_size)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    return None
+                raise
+        _flush_directory(target.parent)
+        return ref
+
+    def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        source = self._path(key)
+        with told(source), source.open("rb") as stored, told(path), private_file(path) as (temporary, file):
+            reader = HashingReader(stored)
+            shutil.copyfileobj(reader, file, 1 << 20)
+            if sha256 is not None and reader.sha256() != sha256:
+                raise DamagedError(f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}", where=str(source))
+            flush(file)
+            os.replace(temporary, path)
+
+    def exists(self, key: str) -> bool:
+        path = self._path(key)
+        with told(path):
+            return path.is_file()
+
+    def size(self, key: str) -> int:
+        path = self._path(key)
+        with told(path):
+            return path.stat().st_size
+
+    def list(self, prefix: str = "") -> list[str]:
+        start = self.root / prefix.rpartition("/")[0]
+        keys = []
+        for folder, folders, files in os.walk(start, onerror=_raise_unless_absent):
+            folders[:] = [name for name in folders if not name.startswith(PRIVATE)]
+            relative = Path(folder).relative_to(self.root)
+            keys += [(relative / name).as_posix() for name in files if not name.startswith(PRIVATE)]
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            with told(path):
+                path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self.root:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:  # not empty, or gone already
+                    break
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Open a file beside `path` under a private name; whatever is left under that name in the end is removed."""
+    temporary = path.with_name(f"{PRIVATE}{uuid.uuid4().hex}")
+    file = _open_new(temporary)
+    try:
+        with file:
+            yield temporary, file
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Open a new file. A delete beside us may remove the folder once it is empty: make it again then."""
+    for _ in range(20):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    return path.open("xb")
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name unless the name is taken; say whether it worked."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if path.exists():  # a file system without hard links: looking first is the best there is
+            return False
+        os.replace(temporary, path)
+    return True
+
+
+def flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    """Make a rename durable; file systems that cannot are left to their own devices."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        with told(Path(error.filename or "")):
+            raise error
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours, with the path in them."""
+    try:
+        yield
+    except VitaError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingKeyError("does not exist", where=str(path)) from error
+    except OSError as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: OSError, path: Path) -> VitaError:
+    where = str(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("there is no space left on the disk", where=where,
+                         remedy="free some space or choose another storage.root, then run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError("may not be read or written by this user", where=where,
+                         remedy="change its owner or mode, or choose another storage.root")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return UserError("a file stands where a directory is needed, or the other way round", where=where,
+                         remedy="choose another storage.root or remove what is in the way")
+    return StorageError(f"could not be read or written: {error.strerror or error}", where=where)

@@ -1,0 +1,80 @@
+"""What boto3's errors mean to the reader: mend the settings, or try again later."""
+
+from __future__ import annotations
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from s3transfer.exceptions import RetriesExceededError
+
+from vita_train.errors import StorageError, UserError, VitaError
+
+#: Everything boto3 raises for a request; ValueError is its word for a malformed endpoint.
+S3_ERRORS = (BotoCoreError, ClientError, Boto3Error, RetriesExceededError, ValueError)
+
+_CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or the profile or role in use)"
+_REFUSED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+            "InvalidToken", "TokenRefreshRequired", "AccountProblem", "401", "403"}
+_CONFLICT = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+_LATER = {408, 409, 425, 429}
+
+
+def code_of(error: Exception) -> str:
+    """Return the service's error code; empty for errors that did not come from it."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def is_missing(error: Exception) -> bool:
+    """Say whether the key or its bucket is not there."""
+    return code_of(error) in {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+
+
+def bucket_is_missing(error: Exception) -> bool:
+    """Say whether the service named the bucket as what is not there."""
+    return code_of(error) == "NoSuchBucket"
+
+
+def is_conflict(error: Exception) -> bool:
+    """Say whether a conditional write was refused because the key is taken."""
+    return code_of(error) in _CONFLICT
+
+
+def translate(error: Exception, uri: str, bucket: str, endpoint: str) -> VitaError:
+    """Return the error to raise in place of one of `S3_ERRORS`."""
+    if isinstance(error, ClientError):
+        return _translate_answer(error, uri, bucket, endpoint)
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        return UserError("no credentials for S3 were found", where=uri,
+                         remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+    if isinstance(error, ParamValidationError | ValueError):
+        return UserError(f"cannot be used: {_line(error)}", where=uri,
+                         remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint (http(s)://<host>)")
+    if isinstance(error, EndpointConnectionError):
+        return StorageError(f"nothing answers at {endpoint}", where=uri,
+                            remedy="check storage.endpoint and the network, then run the same command again")
+    return StorageError(f"the S3 request failed: {_line(error)}", where=uri, remedy="run the same command again")
+
+
+def _translate_answer(error: ClientError, uri: str, bucket: str, endpoint: str) -> VitaError:
+    code = code_of(error)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if is_missing(error):
+        return UserError(f"bucket {bucket!r} does not exist at {endpoint}", where=uri,
+                         remedy="create it, or correct storage.root or storage.endpoint")
+    if code in _REFUSED or status in (401, 403):
+        return UserError(f"the S3 server refused access ({code})", where=uri, remedy=_CREDENTIALS)
+    if 400 <= status < 500 and status not in _LATER and code not in ("RequestTimeout", "SlowDown"):
+        return UserError(f"the S3 server refused the request: {_line(error)}", where=uri,
+                         remedy="check storage.root and storage.endpoint")
+    return StorageError(f"the S3 server failed: {_line(error)}", where=uri, remedy="run the same command again")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
