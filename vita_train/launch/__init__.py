@@ -1,0 +1,1 @@
+"""Starting the processes of a stage: on this machine with torchrun. Nothing here imports torch."""

@@ -1,0 +1,97 @@
+"""Why a job ended: the ranks' error files and torchrun's log, turned into one error that says what to do.
+
+A rank that fails on purpose leaves ``rank-<r>.error.json`` with ``code, what, where, remedy``. A rank that was killed
+leaves nothing; torchrun's log then holds its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+from vita_train.errors import (
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    EXIT_RETRYABLE,
+    EXIT_STOPPED,
+    PeerLostError,
+    StoppedError,
+    UserError,
+    VitaError,
+)
+
+#: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one that was stopped.
+_ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
+_CLASSES: dict[int, type[VitaError]] = {
+    EXIT_REFUSED: UserError, EXIT_FAILED: VitaError, EXIT_RETRYABLE: PeerLostError, EXIT_STOPPED: StoppedError,
+}
+_EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+#: First line of torchrun's own account of a failure; what a rank said comes before it.
+_EPILOGUE = re.compile(r"^\S.*torch/distributed/elastic/.* failed \(exitcode", re.MULTILINE)
+_TAIL_LINES = 12
+
+
+def forget_outcomes(logs: Path) -> None:
+    """Remove the error files of an earlier attempt."""
+    for path in logs.glob("rank-*.error.json"):
+        path.unlink(missing_ok=True)
+
+
+def explain(logs: Path, launcher_output: str) -> VitaError:
+    """Return the error that explains a failed job.
+
+    Args:
+        logs: the stage's log directory.
+        launcher_output: what torchrun printed in this attempt.
+    """
+    reports = [report for path in sorted(logs.glob("rank-*.error.json")) if (report := _read(path))]
+    for code in _ORDER:
+        for report in reports:
+            if report["code"] == code:
+                return _error(code, report, logs)
+    codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
+    killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
+    if killed:
+        return PeerLostError(f"a process of the job was killed by {signal.Signals(killed[0]).name}",
+                             where=str(_last_log(logs)),
+                             remedy="usually memory: lower the batch rows or raise accumulate, then run it again")
+    for code in _ORDER[2:]:
+        if code in codes:
+            return _CLASSES[code]("a process of the job ended so without saying why", where=str(_last_log(logs)),
+                                  remedy="run the same command again")
+    log = _last_log(logs)
+    return VitaError(f"the job failed; its log ends\n{tail(log)}", where=str(log))
+
+
+def tail(path: Path, lines: int = _TAIL_LINES) -> str:
+    """Return the last lines of a log, indented; empty if there is no such file."""
+    if not path.exists():
+        return ""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if epilogues := list(_EPILOGUE.finditer(text)):
+        text = text[: epilogues[-1].start()]
+    return "\n".join(f"  | {line}" for line in text.rstrip().splitlines()[-lines:])
+
+
+def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:
+    remedy = str(report.get("remedy") or "")
+    if code == EXIT_FAILED and not remedy:
+        remedy = f"the log is {_last_log(logs)}"
+    return _CLASSES[code](str(report.get("what") or "failed"), where=str(report.get("where") or ""), remedy=remedy)
+
+
+def _read(path: Path) -> dict[str, object] | None:
+    """Return an error file's content, or None when the process died while writing it."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("code") in _ORDER else None
+
+
+def _last_log(logs: Path) -> Path:
+    """Return the rank log written last, or torchrun's when no rank came to write."""
+    ranks = [path for path in logs.glob("rank-*.log") if path.stat().st_size]
+    return max(ranks, key=lambda path: (path.stat().st_mtime, path.name), default=logs / "launcher.log")

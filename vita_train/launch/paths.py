@@ -1,0 +1,32 @@
+"""Where the parts of a run lie on this machine: logs, raw data and the prepared corpus are always local."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.store import is_local, local_path
+
+
+def run_dir(recipe: Recipe, run: str) -> Path:
+    """Return the local directory of a run: ``<root>/<run>``, or below the cache when the root is on S3."""
+    if is_local(recipe.storage.root):
+        return local_path(recipe.storage.root) / run
+    cache = Path(os.environ.get("VITA_TRAIN_CACHE") or Path.home() / ".cache" / "vita-train")
+    return cache / "runs" / run
+
+
+def raw_dir(recipe: Recipe, run: str) -> Path:
+    """Return where the fetched data lies: ``registry.json`` and the media."""
+    return run_dir(recipe, run) / "data_fetch" / "raw"
+
+
+def corpus_dir(recipe: Recipe, run: str) -> Path:
+    """Return where the prepared corpus lies."""
+    return run_dir(recipe, run) / "prepare" / "corpus"
+
+
+def logs_dir(recipe: Recipe, run: str, step: str = "") -> Path:
+    """Return the directory of a step's logs, or of the whole run's when no step is named."""
+    return run_dir(recipe, run) / step / "logs"

@@ -1,0 +1,81 @@
+"""Child processes that never outlive their parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+#: Set for processes that must end when the process that started them does.
+DIE_WITH_PARENT = "VITA_TRAIN_DIE_WITH_PARENT"
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent goes, even by SIGKILL. Linux only; elsewhere nothing happens."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it went before the request was in place
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def has_gpu() -> bool:
+    """Say whether this machine has an NVIDIA driver, without importing torch."""
+    return Path("/dev/nvidiactl").exists() or Path("/proc/driver/nvidia/version").exists()
+
+
+@contextmanager
+def on_stop(handler: Callable[[int], None]) -> Iterator[None]:
+    """Call ``handler`` on SIGTERM and SIGINT for as long as the context lasts. Main thread only, else no change."""
+    def call(number: int, frame: FrameType | None) -> None:
+        handler(number)
+
+    try:
+        before = {number: signal.signal(number, call) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def stop_group(process: subprocess.Popen[bytes], *, grace: float) -> None:
+    """End a process that leads its own group, and all of the group: SIGTERM, then SIGKILL after ``grace`` seconds."""
+    _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline:
+        process.poll()  # collects the leader, so that it no longer counts as a member
+        if not group_alive(process.pid):
+            return
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def group_alive(group: int) -> bool:
+    """Say whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS answers so for a group of zombies
+        return False
+    return True
+
+
+def _signal_group(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -1,0 +1,34 @@
+"""What torchrun starts for each rank on one machine: `vita-train stage` with its output in ``rank-<r>.log``.
+
+    python -m vita_train.launch.rank LOGS ARGUMENT...
+
+The file is opened before anything heavy is imported, so that whatever ends the process is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vita_train.launch.process import die_with_parent
+
+
+def main() -> None:
+    """Redirect standard output and error to the rank's log, then run the command line."""
+    die_with_parent()
+    logs = Path(sys.argv[1])
+    log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.argv = ["vita-train", *sys.argv[2:]]
+
+    from vita_train.cli.main import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
