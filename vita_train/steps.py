@@ -1,0 +1,305 @@
+"""The steps of the pipeline: each is a function of recipe and run that returns the manifest it committed.
+
+A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs changed is done
+again; its old manifest goes first, so that a failure never leaves a commit that no longer holds. KFP components call
+these functions and nothing else. Nothing here imports torch before there is work for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vita_train import __version__
+from vita_train.errors import EXIT_FAILED, UserError, VitaError
+from vita_train.launch.local import launch_stage
+from vita_train.launch.paths import corpus_dir, raw_dir, run_dir
+from vita_train.launch.process import DIE_WITH_PARENT, die_with_parent
+from vita_train.manifest import FileRef, Manifest, digest_of
+from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import Selection, input_stages
+from vita_train.storage.digest import sha256_file
+from vita_train.storage.final import final_key, read_final, write_final
+from vita_train.storage.store import Store, open_store
+
+#: A file that gets one line for each change of a step's state; the console that shows a run follows it.
+STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
+
+#: Key in a model manifest's lineage under which `train_step` keeps its own digest.
+STEP_DIGEST = "step_digest"
+
+ALL = Selection()
+
+
+def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequence[str] = (), only: str = "",
+             from_step: str = "", until_step: str = "", force: bool = False) -> tuple[Recipe, str, Selection]:
+    """Resolve what a pipeline's parameters mean.
+
+    Args:
+        recipe: name of a shipped recipe, path, URI, or the YAML text itself.
+        run: name of the run; empty takes the recipe's.
+        storage_root: replaces the recipe's ``storage.root`` unless empty.
+        overrides: ``key.path=value`` settings.
+        only, from_step, until_step, force: see `Selection`.
+    """
+    from vita_train.recipe.load import load_recipe
+
+    if os.environ.get(DIE_WITH_PARENT):
+        die_with_parent()
+    settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
+    resolved = load_recipe(recipe, settings)
+    return resolved, run or resolved.name, Selection.parse(only, from_step, until_step, force)
+
+
+def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+    """Get the raw data of the recipe's source into ``data_fetch/raw``, with its ``registry.json``."""
+    def work(digest: str) -> Manifest:
+        from vita_train.data.sources import fetch
+
+        raw = raw_dir(recipe, run)
+        raw.mkdir(parents=True, exist_ok=True)
+        registry = fetch(recipe.data.source, raw, seed=recipe.seed)
+        counts = {f"{name}.splits": float(len(splits)) for name, splits in registry.datasets.items()}
+        return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
+                        files={"registry": _file(raw / "registry.json")}, lineage=_lineage(recipe, {}))
+
+    return _commit(recipe, run, "data_fetch", selection, lambda: {
+        "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": _content(recipe),
+    }, work)
+
+
+def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+    """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
+    def inputs() -> dict[str, Any]:
+        settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
+        return {**settings, "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
+
+    def work(digest: str) -> Manifest:
+        from vita_train.data.prepare import prepare
+
+        out = corpus_dir(recipe, run)
+        prepare(recipe, raw_dir(recipe, run) / "registry.json", out, workers=recipe.launch.workers)
+        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+        return Manifest(kind="prepared", run=run, stage="prepare", digest=digest, metrics=_ledger_metrics(ledger),
+                        files={"ledger": _file(out / "ledger.json")},
+                        lineage=_lineage(recipe, {"data_fetch": needed(recipe, run, "data_fetch", by="prepare")}))
+
+    return _commit(recipe, run, "prepare", selection, inputs, work)
+
+
+def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL) -> Manifest | None:
+    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over."""
+    stage = stage_id(stage)
+    if stage not in recipe.stages:
+        return None
+
+    def inputs() -> dict[str, Any]:
+        sources = ["prepare", *input_stages(recipe, stage)]
+        settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
+        return {**settings, "stage": stage, "spec": recipe.stages[stage].model_dump(mode="json"),
+                "inputs": {name: needed(recipe, run, name, by=stage).digest for name in sources}}
+
+    def work(digest: str) -> Manifest:
+        manifest = launch_stage(recipe, stage, run)
+        return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
+
+    return _commit(recipe, run, stage, selection, inputs, work)
+
+
+def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+    """Measure the finished model on every held-out slice."""
+    def work(digest: str) -> Manifest:
+        from vita_train.evaluation.run import evaluate_run
+
+        metrics = evaluate_run(recipe, run)
+        return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
+                        lineage=_lineage(recipe, _stage_manifests(recipe, run, "evaluate")))
+
+    return _commit(recipe, run, "evaluate", selection, lambda: {
+        "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "evaluate")),
+    }, work)
+
+
+def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+    """Write the finished model into ``export/model``, load it back and compare before it is committed."""
+    def work(digest: str) -> Manifest:
+        from vita_train.models.checkpoint.export import export_run
+
+        files = export_run(recipe, run, run_dir(recipe, run) / "export" / "model")
+        return Manifest(kind="export", run=run, stage="export", digest=digest,
+                        files={path.name: _file(path) for path in files},
+                        lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
+
+    return _commit(recipe, run, "export", selection, lambda: {
+        "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "export")),
+    }, work)
+
+
+def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+    """Render the run as one HTML page, ``report/report.html``."""
+    def inputs() -> dict[str, Any]:
+        manifests = _stage_manifests(recipe, run, "report")
+        manifests["evaluate"] = needed(recipe, run, "evaluate", by="report")
+        return {"recipe": _recipe_digest(recipe), "steps": _digests(manifests)}
+
+    def work(digest: str) -> Manifest:
+        from vita_train.report import render_report
+
+        page = render_report(run_dir(recipe, run))
+        return Manifest(kind="report", run=run, stage="report", digest=digest, files={"report": _file(page)},
+                        lineage=_lineage(recipe, {}))
+
+    return _commit(recipe, run, "report", selection, inputs, work)
+
+
+def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
+    """Return the manifest of a step that another one builds on.
+
+    Raises:
+        UserError: it was never done; the command that does it is the remedy.
+    """
+    manifest = read_final(_store(recipe), f"{run}/{step}")
+    if manifest is None:
+        raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
+                        where=_store(recipe).uri_of(final_key(f"{run}/{step}")),
+                        remedy=f"vita-train run {run_dir(recipe, run) / 'recipe.yaml'} --run {run} --until {step}")
+    return manifest
+
+
+def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:
+    """Hand a step's manifest to KFP: as the artifact's payload, with its digest and measures beside it.
+
+    Args:
+        manifest: what the step committed; None for a step that was not asked for.
+        artifact: KFP output artifact.
+        metrics: KFP metrics artifact, if the component has one.
+    """
+    Path(artifact.path).write_text(manifest.model_dump_json(indent=1) if manifest else "null", encoding="utf-8")
+    if manifest is None:
+        artifact.metadata["state"] = "not asked for"
+        return
+    artifact.metadata.update({"state": "committed", "kind": manifest.kind, "step": manifest.stage,
+                              "run": manifest.run, "digest": manifest.digest})
+    for name, value in sorted(manifest.metrics.items()) if metrics is not None else ():
+        metrics.log_metric(name, value)
+
+
+def publish_page(manifest: Manifest | None, page: Any) -> None:
+    """Hand the report to KFP as an HTML artifact."""
+    text = "<p>The report was not asked for.</p>"
+    if manifest is not None:
+        text = Path(manifest.files["report"].uri).read_text(encoding="utf-8")
+    Path(page.path).write_text(text, encoding="utf-8")
+
+
+def _commit(recipe: Recipe, run: str, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
+            work: Callable[[str], Manifest]) -> Manifest | None:
+    """Return a step's commit, doing the work first if there is none for these inputs.
+
+    A step that was not asked for returns whatever it committed before, or None.
+    """
+    store = _store(recipe)
+    done = read_final(store, f"{run}/{step}")
+    if not selection.picks(step):
+        _log_state(step, "skipped")
+        return done
+    with _told(store, run, step):
+        digest = digest_of({"version": __version__, **inputs()})
+        if done is not None and _digest(done) == digest and not selection.force:
+            _log_state(step, "reused")
+            return done
+        _tell(store, run, step, "running")
+        if done is not None or selection.force:
+            _forget(store, run, step)
+        manifest = work(digest)
+        write_final(store, f"{run}/{step}", manifest)
+        if manifest.kind != "model":  # the training job reports its own end
+            _tell(store, run, step, "done")
+        _log_state(step, "done")
+        return manifest
+
+
+@contextmanager
+def _told(store: Store, run: str, step: str) -> Iterator[None]:
+    """Note a failure in the step's progress.json and in the steps' log, and pass it on."""
+    try:
+        yield
+    except VitaError as error:
+        _tell(store, run, step, "failed", error={"code": error.exit_code, "what": error.what, "where": error.where,
+                                                 "remedy": error.remedy})
+        raise
+    except Exception as error:
+        _tell(store, run, step, "failed", error={"code": EXIT_FAILED, "what": f"{type(error).__name__}: {error}",
+                                                 "where": "", "remedy": ""})
+        raise
+
+
+def _tell(store: Store, run: str, step: str, state: str, **more: Any) -> None:
+    store.write(f"{run}/{step}/progress.json", json.dumps({"state": state, **more}).encode())
+    _log_state(step, state, **more)
+
+
+def _log_state(step: str, state: str, **more: Any) -> None:
+    if path := os.environ.get(STEPS_LOG):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), "step": step, "state": state, **more}) + "\n")
+
+
+def _forget(store: Store, run: str, step: str) -> None:
+    """Remove a commit that no longer holds, and the checkpoints that belong to it."""
+    store.delete([final_key(f"{run}/{step}")])
+    store.delete(store.list(f"{run}/{step}/committed/"))
+
+
+def _digest(manifest: Manifest) -> str:
+    return str(manifest.lineage.get(STEP_DIGEST, manifest.digest))
+
+
+def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    return {name: manifest.digest for name, manifest in manifests.items()}
+
+
+def _stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
+    return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
+
+
+def _store(recipe: Recipe) -> Store:
+    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+
+
+def _recipe_digest(recipe: Recipe) -> str:
+    """Digest of what a recipe computes; where it is stored and how it is launched do not count."""
+    return digest_of(recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"}))
+
+
+def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
+    return {"recipe": _recipe_digest(recipe), "code": __version__, "inputs": _digests(inputs)}
+
+
+def _file(path: Path) -> FileRef:
+    return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _content(recipe: Recipe) -> dict[str, str]:
+    """Digests of the user's own record files, so that editing them is noticed; empty for other sources."""
+    source = recipe.data.source
+    if source.kind != "records":
+        return {}
+    from vita_train.data.registry import load_registry, resolve
+
+    path = Path(source.registry).expanduser().absolute()
+    records = {entry.records for splits in load_registry(path).datasets.values() for entry in splits.values()}
+    files = {name: resolve(path, name) for name in sorted(records)}
+    return {"registry": sha256_file(path),
+            **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
+
+
+def _ledger_metrics(ledger: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in ledger.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)}
