@@ -89,6 +89,8 @@ class Objective(nn.Module):
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__()
         self.context = context
+        self.frozen: tuple[str, ...] = ()
+        """Children that stay in eval mode; set by ``vita_train.training.freeze``."""
         self.option = resolve_options(type(self), context.spec.options, where=f"stages.{context.stage}.options")
         for name in self.modules_needed:
             self.add_module(name, modules[name])
@@ -120,6 +122,10 @@ class Objective(nn.Module):
         """Return the number of supervised positions of a micro-batch. Runs on the CPU before ``batch.to``."""
         raise NotImplementedError
 
+    def tokens(self, batch: Any) -> float:
+        """Return what throughput counts: positions without padding. Runs on the CPU before ``batch.to``."""
+        return self.weight(batch)
+
     def forward(self, batch: Any, phase: str = "main") -> LossOutput:
         """Return the loss of one micro-batch."""
         raise NotImplementedError
@@ -130,6 +136,13 @@ class Objective(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Do what follows an optimizer step (for example restarting dead codes). Runs on every rank."""
+
+    def train(self, mode: bool = True) -> Objective:
+        """Set the mode of what trains; frozen children stay in eval mode whoever calls this."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
 
     def model_modules(self) -> dict[str, nn.Module]:
         """Return the children that are modules of the model, in the order of ``MODULES``."""

@@ -1,0 +1,141 @@
+"""A small objective with the shape of the real ones: a frozen tower, a projector some batches reach, a tied head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vita_train.recipe.schema import Recipe
+from vita_train.training.objectives.base import LossOutput, Objective, StageContext
+
+VOCABULARY = 32
+WIDTH = 16
+
+
+@dataclass
+class ToyBatch:
+    """Rows of tokens (B, L) with -1 as padding; pictures (N, WIDTH) are added to the rows of ``owner``."""
+
+    tokens: Tensor
+    pictures: Tensor | None
+    owner: Tensor | None
+    sample_ids: list[str]
+    modalities: frozenset[str]
+
+    def to(self, device: torch.device) -> ToyBatch:
+        return self
+
+
+class Block(nn.Module):
+    """A residual layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + torch.tanh(self.linear(self.norm(hidden)))
+
+
+class ToyLanguage(nn.Module):
+    """Embedding, two blocks, tied output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList(Block() for _ in range(2))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        for layer in self.layers:
+            embeds = layer(embeds)
+        return self.norm(embeds)
+
+
+def toy_modules(seed: int = 0) -> nn.ModuleDict:
+    """Return modules whose weights depend on the seed alone."""
+    torch.manual_seed(seed)
+    return nn.ModuleDict({
+        "llm": ToyLanguage(),
+        "vision": nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.BatchNorm1d(WIDTH)),
+        "projector": nn.Linear(WIDTH, WIDTH),
+    })
+
+
+def toy_sample(index: int) -> SimpleNamespace:
+    """Sample ``index``: 3 to 8 tokens that follow a rule, every third one with a picture."""
+    length = 3 + index % 6
+    tokens = [(index + 3 * place) % VOCABULARY for place in range(length)]
+    picture = torch.full((WIDTH,), index / 10) if index % 3 == 0 else None
+    return SimpleNamespace(id=f"toy/train/{index:06d}", tokens=tokens, picture=picture)
+
+
+class ToyObjective(Objective):
+    """Next-token loss of the toy language model."""
+
+    modules_needed = ("llm", "vision", "projector")
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> ToyBatch:
+        longest = max(len(sample.tokens) for sample in samples)
+        tokens = torch.tensor([sample.tokens + [-1] * (longest - len(sample.tokens)) for sample in samples])
+        owner = [row for row, sample in enumerate(samples) if sample.picture is not None]
+        pictures = torch.stack([samples[row].picture for row in owner]) if owner else None
+        return ToyBatch(tokens, pictures, torch.tensor(owner) if owner else None,
+                        [sample.id for sample in samples], frozenset({"image"} if owner else ()))
+
+    def weight(self, batch: ToyBatch) -> float:
+        return float((batch.tokens[:, 1:] >= 0).sum())
+
+    def forward(self, batch: ToyBatch, phase: str = "main") -> LossOutput:
+        embeds = self.llm.embed(batch.tokens.clamp(min=0))
+        if "image" in batch.modalities:
+            real = batch.pictures is not None
+            pictures = batch.pictures if real else torch.zeros(1, WIDTH)
+            with torch.no_grad():
+                features = self.vision(pictures.to(self.vision[0].weight.dtype))
+            features = self.projector(features)
+            if real:
+                embeds = embeds.index_add(0, batch.owner, features[:, None].expand(-1, embeds.shape[1], -1).to(
+                    embeds.dtype))
+            else:
+                embeds = embeds + features.sum() * 0
+        hidden = self.llm(embeds)
+        logits = F.linear(hidden[:, :-1], self.llm.embed.weight).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), ignore_index=-1, reduction="sum")
+        return LossOutput(loss, self.weight(batch), {"loss": (loss.detach(), self.weight(batch))})
+
+
+def toy_context(recipe: Recipe, stage: str, rank: int = 0, world: int = 1) -> StageContext:
+    """Return a context without a corpus."""
+    return StageContext(recipe=recipe, stage=stage, spec=recipe.stages[stage], corpus=None,  # type: ignore[arg-type]
+                        device=torch.device("cpu"), dtype=torch.float32, rank=rank, world=world, seed=recipe.seed)
+
+
+def toy_recipe(**stage: Any) -> Recipe:
+    """Return a recipe of one stage; keywords replace parts of it."""
+    spec: dict[str, Any] = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 6,
+                            "trainable": {"llm": 1e-2, "projector": 5e-3}, "batch": {"rows": 8, "accumulate": 1},
+                            "optim": {"clip_norm": 0.5, "warmup": 2, "weight_decay": 0.1}}
+    return Recipe.model_validate({"name": "toy", "stages": {"1.2": spec | stage}})
+
+
+def global_batch(step: int, rows: int = 8) -> list[SimpleNamespace]:
+    """Return the samples of a step; the first batches of rank 1 of 2 hold no picture."""
+    del rows
+    start = int(hashlib.sha256(str(step).encode()).hexdigest()[:4], 16) % 50
+    with_pictures = [3 * (start + i) for i in range(4)]
+    without = [3 * (start + i) + 1 for i in range(4)]
+    return [toy_sample(index) for pair in zip(with_pictures, without, strict=True) for index in pair]
+
+
+def union(batch: ToyBatch, modalities: frozenset[str]) -> ToyBatch:
+    """Return the batch with the modalities agreed by all ranks."""
+    return replace(batch, modalities=modalities)

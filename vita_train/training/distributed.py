@@ -1,0 +1,107 @@
+"""The process group of a stage: start, small sums, orderly end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from vita_train.errors import PeerLostError
+
+#: Texts by which gloo and NCCL say that a connection or a peer is gone.
+_LOST = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
+         "socket timeout", "timed out waiting", "nccl communicator was aborted", "remote process exited",
+         "connection was likely closed", "application timeout caused pair closure")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of a stage."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+
+def world_from_environment() -> World:
+    """Return rank, size and device from the variables torchrun sets; a single process without them."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local_rank, device)
+
+
+@contextmanager
+def process_group(world: World, *, timeout: float, always: bool = False) -> Iterator[None]:
+    """Join the process group for the time of the block. CPU tensors travel over gloo, CUDA tensors over NCCL.
+
+    Args:
+        timeout: seconds a collective may wait before it raises; the watchdog is meant to act before.
+        always: open a group of one rank too (engines that cannot do without).
+    """
+    if world.size == 1 and not always:
+        yield
+        return
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if world.size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "0")
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        # After a failure the peers may be gone: tearing the group down could hang, and the process ends anyway.
+        if not failed and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Return the sums of ``values`` over all ranks (float64, over gloo). Same length on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [float(value) for value in values]
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return list(tensor.tolist())
+
+
+def broadcast_flag(value: bool) -> bool:
+    """Return rank 0's value on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    tensor = torch.tensor([float(value)])
+    dist.broadcast(tensor, src=0)
+    return bool(tensor.item())
+
+
+def barrier() -> None:
+    """Wait for all ranks, over gloo."""
+    sum_over_ranks([0.0])
+
+
+@contextmanager
+def peer_errors() -> Iterator[None]:
+    """Turn the errors by which a lost peer shows itself into PeerLostError; let every other error pass."""
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError) as error:
+        raise _lost(error) from error
+    except RuntimeError as error:
+        if any(text in str(error).lower() for text in _LOST):
+            raise _lost(error) from error
+        raise
+
+
+def _lost(error: BaseException) -> PeerLostError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return PeerLostError(f"the connection to another rank was lost ({first[:200]})",
+                         remedy="look at the logs of the other ranks for the first error, then run the same command "
+                                "again; training goes on from the last checkpoint")

@@ -1,0 +1,179 @@
+"""What every engine does with an objective, and the choice of one.
+
+An engine receives sums, never means: the loop divides by the supervised positions of the global batch through
+``scale``, and the engine makes sure that gradients are *added* over ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.stage import StageSpec
+from vita_train.training.distributed import World
+from vita_train.training.freeze import param_groups
+from vita_train.training.objectives.base import LossOutput, Objective
+
+State = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine is built from, beside the objective."""
+
+    spec: StageSpec
+    world: World
+    dtype: torch.dtype
+    """Compute type. Master weights and optimizer state are float32."""
+
+
+class Engine(Protocol):
+    """Runs forward, backward and step, and knows how its state is saved."""
+
+    objective: Objective
+
+    def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        """Run one micro-batch (already on the device) and add ``scale`` x gradient of its loss sum.
+
+        Args:
+            scale: one over the supervised positions of the global batch.
+            last: the last micro-batch of this phase; ranks may wait with their exchange until then.
+
+        Returns:
+            The objective's output, detached.
+        """
+        ...
+
+    def evaluate(self, batch: Any) -> LossOutput:
+        """Return the loss of a batch in eval mode, without gradients, then go back to train mode."""
+        ...
+
+    def step(self, phase: str, factor: float) -> Tensor | float:
+        """Clip, update the phase's parameters at ``factor`` x their peak rates, drop gradients.
+
+        Returns:
+            The global gradient norm before clipping.
+        """
+        ...
+
+    def norms(self) -> dict[str, float]:
+        """Return the gradient norm per module of the last step; empty if the engine does not know them."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write the resumable state into an empty directory; every rank calls it and writes its own part."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Read a state back.
+
+        Raises:
+            CheckpointError: the state was written by another engine, or by another number of ranks than this
+                engine can take it from.
+        """
+        ...
+
+    def gather(self) -> State | None:
+        """Return the full weights (module name to state dict, on the CPU) on rank 0, None elsewhere.
+
+        Only modules that train, with their buffers. Every rank must call it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what would keep the process from ending."""
+        ...
+
+
+def build_engine(objective: Objective, context: EngineContext) -> Engine:
+    """Return the engine a stage asks for, with the objective on its device.
+
+    Raises:
+        RecipeError: the engine cannot run this objective, or the optimizer would have nothing to do.
+    """
+    kind = context.spec.engine.kind
+    if kind != "torch" and len(objective.phases) > 1:
+        raise RecipeError(f"objective {context.spec.objective} alternates between {' and '.join(objective.phases)}, "
+                          f"which {kind} cannot do", where="engine.kind", remedy="use torch")
+    objective.to(context.world.device)
+    if kind == "torch":
+        from vita_train.training.engines.torch import TorchEngine
+
+        return TorchEngine(objective, context)
+    if kind == "fsdp2":
+        from vita_train.training.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine(objective, context)
+    from vita_train.training.engines.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(objective, context)
+
+
+def groups_of(objective: Objective, spec: StageSpec, phase: str) -> list[dict[str, Any]]:
+    """Return the optimizer groups of one phase."""
+    only = None if len(objective.phases) == 1 else objective.train_parameters(phase)
+    return param_groups(objective, spec.trainable, spec.optim.weight_decay, only)
+
+
+def set_rates(groups: list[dict[str, Any]], factor: float) -> None:
+    """Set every group's rate to ``factor`` x its peak."""
+    for group in groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give trained parameters that no sample of the global batch reached a gradient of zero.
+
+    The optimizer then treats them alike under every engine: their momentum goes on, as with zero gradients.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def detached(output: LossOutput) -> LossOutput:
+    """Return the output without its graph."""
+    metrics = {name: (_plain(total), _plain(count)) for name, (total, count) in output.metrics.items()}
+    return LossOutput(output.loss_sum.detach(), output.count, metrics)
+
+
+def _plain(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def owners(objective: Objective, parameters: Iterable[nn.Parameter]) -> list[str]:
+    """Return, for each parameter, the name of the child it belongs to."""
+    child_of = {id(parameter): name for name, child in objective.named_children() for parameter in child.parameters()}
+    return [child_of[id(parameter)] for parameter in parameters]
+
+
+def norms_by_owner(names: list[str], norms: list[float]) -> dict[str, float]:
+    """Return the norm per child from the norms of its parameters' gradients."""
+    squares: dict[str, float] = {}
+    for name, norm in zip(names, norms, strict=True):
+        squares[name] = squares.get(name, 0.0) + norm * norm
+    return {name: square**0.5 for name, square in squares.items()}
+
+
+def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dtype) -> None:
+    """Store frozen and trained modules in their types; buffers (statistics, tables) keep their own."""
+    for name, child in objective.named_children():
+        for parameter in child.parameters():
+            parameter.data = parameter.data.to(frozen if name in objective.frozen else trained)
+
+
+def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
+    """Return the parameters that a phase updates."""
+    source = objective.parameters() if len(objective.phases) == 1 else objective.train_parameters(phase)
+    return [parameter for parameter in source if parameter.requires_grad]
+
+
+def trained_children(objective: Objective) -> dict[str, nn.Module]:
+    """Return the children that are not frozen: what a checkpoint must hold."""
+    return {name: child for name, child in objective.named_children() if name not in objective.frozen}

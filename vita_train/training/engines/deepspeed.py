@@ -1,0 +1,145 @@
+"""DeepSpeed, ZeRO 0 to 3, with torch's AdamW as client optimizer and the loop's own schedule.
+
+Nothing is compiled on the way: no fused optimizer, no shared-memory collective, so that a machine without a compiler
+trains too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vita_train.errors import CheckpointError
+from vita_train.training.engines.base import EngineContext, State, detached, groups_of, set_rates, trained_children
+from vita_train.training.engines.fsdp2 import sync_buffers
+from vita_train.training.objectives.base import LossOutput, Objective
+
+_TAG = "state"
+_BUCKET = 500_000_000
+
+
+class DeepSpeedEngine:
+    """Weights in the compute type, float32 master weights and state in the optimizer."""
+
+    def __init__(self, objective: Objective, context: EngineContext) -> None:
+        deepspeed = import_deepspeed(context.world.device.type)
+        self.objective = objective
+        self.world = context.world
+        self.zero = context.spec.engine.zero
+        groups = groups_of(objective, context.spec, "main")
+        optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps)
+        trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+        config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config,
+                                                                   dist_init_required=False)
+        self._accumulate = context.spec.batch.accumulate
+        self._total = 0.0
+
+    def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        self._engine.set_gradient_accumulation_boundary(last)
+        output: LossOutput = self._engine(batch, phase)
+        # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a plain sum.
+        self._engine.backward(output.loss_sum * (scale * self.world.size * self._accumulate))
+        return detached(output)
+
+    def evaluate(self, batch: Any) -> LossOutput:
+        self._engine.eval()
+        with torch.no_grad():
+            output: LossOutput = self._engine(batch)
+        self._engine.train()
+        return output
+
+    def step(self, phase: str, factor: float) -> Tensor | float:
+        set_rates(self._engine.optimizer.param_groups, factor)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def norms(self) -> dict[str, float]:
+        return {}
+
+    def save(self, directory: Path) -> None:
+        sync_buffers(self.objective)
+        state = {"world": self.world.size, "zero": self.zero}
+        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state=state, save_latest=False,
+                                     exclude_frozen_parameters=True)
+        if self.world.rank == 0:
+            (directory / "world_size").write_text(f"{self.world.size} {self.zero}\n", encoding="utf-8")
+
+    def load(self, directory: Path) -> None:
+        path = directory / "world_size"
+        if not path.exists():
+            raise CheckpointError("the checkpoint was not written by engine deepspeed", where=str(directory),
+                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+        world, zero = (int(part) for part in path.read_text(encoding="utf-8").split())
+        if (world, zero) != (self.world.size, self.zero):
+            raise CheckpointError(
+                f"the checkpoint was written by {world} ranks under ZeRO-{zero}, this job has {self.world.size} ranks "
+                f"under ZeRO-{self.zero}", where=str(directory),
+                remedy=f"go on with launch.nproc {world} and engine.zero {zero}, or use engine fsdp2 or torch, whose "
+                       "checkpoints load on any number of ranks")
+        self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
+
+    def gather(self) -> State | None:
+        import deepspeed
+
+        state: State = {}
+        for name, child in trained_children(self.objective).items():
+            with deepspeed.zero.GatheredParameters(list(child.parameters()), enabled=self.zero == 3):
+                if self.world.rank == 0:
+                    state[name] = {key: value.detach().cpu().clone() for key, value in child.state_dict().items()}
+        return None if self.world.rank else state
+
+    def close(self) -> None:
+        # Without it, tearing down the process group right after ZeRO training can abort the process.
+        self._engine.destroy()
+
+
+def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. It holds neither an optimizer nor a scheduler: both are ours."""
+    spec = context.spec
+    zero: dict[str, Any] = {"stage": spec.engine.zero, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket,
+                            "overlap_comm": context.world.device.type == "cuda"}
+    if spec.engine.zero == 3:
+        zero |= {"stage3_prefetch_bucket_size": min(bucket, 50_000_000), "stage3_param_persistence_threshold": 0}
+    if spec.engine.offload in ("optimizer", "all") and spec.engine.zero:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if spec.engine.offload == "all" and spec.engine.zero == 3:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": spec.batch.accumulate,
+        "gradient_clipping": spec.optim.clip_norm,
+        "bf16": {"enabled": context.dtype is torch.bfloat16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+def import_deepspeed(device: str) -> Any:
+    """Import DeepSpeed without its greeting and without anything that it would compile.
+
+    Raises:
+        CheckpointError: never; an ImportError on a system without DeepSpeed becomes a RecipeError.
+    """
+    from vita_train.errors import RecipeError
+
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError as error:
+        raise RecipeError("DeepSpeed is not installed", where="engine.kind",
+                          remedy="use torch or fsdp2 (DeepSpeed needs Linux)") from error
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if device == "cuda" else "gloo")
+    return deepspeed

@@ -1,0 +1,153 @@
+"""FSDP2: parameters, gradients and optimizer state sharded over ranks (``fully_shard``), checkpoints by DCP.
+
+Transformer blocks (the members of every module list) are sharding units; everything else, embeddings and output
+matrix included, belongs to the root and stays gathered from the start of forward to the end of backward, because the
+loss reads the output matrix without calling its module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from vita_train.errors import CheckpointError
+from vita_train.training.distributed import sum_over_ranks
+from vita_train.training.engines.base import (
+    EngineContext,
+    State,
+    cast_parameters,
+    detached,
+    fill_gradients,
+    groups_of,
+    norms_by_owner,
+    owners,
+    phase_parameters,
+    set_rates,
+)
+from vita_train.training.objectives.base import LossOutput, Objective
+
+
+class Fsdp2Engine:
+    """Float32 shards; with bfloat16 they are gathered in bfloat16 and gradients are reduced in float32."""
+
+    def __init__(self, objective: Objective, context: EngineContext) -> None:
+        self.objective = objective
+        self.world = context.world
+        self.clip_norm = context.spec.optim.clip_norm
+        mesh = init_device_mesh(context.world.device.type, (context.world.size,))
+        policy = MixedPrecisionPolicy()
+        if context.dtype is torch.bfloat16:
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32,
+                                          cast_forward_inputs=False)
+        cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
+        for block in transformer_blocks(objective):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(objective, mesh=mesh, mp_policy=policy)
+        groups = groups_of(objective, context.spec, "main")
+        self._parameters = phase_parameters(objective, "main")
+        self._owners = owners(objective, self._parameters)
+        self._optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps,
+                                            foreach=False, fused=context.world.device.type == "cuda")
+        self._norms: dict[str, float] = {}
+
+    def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        output: LossOutput = self.objective(batch, phase)
+        # Gradients are averaged over ranks when they are reduced; the product of both factors is a sum over ranks.
+        (output.loss_sum * (scale * self.world.size)).backward()
+        return detached(output)
+
+    def evaluate(self, batch: Any) -> LossOutput:
+        self.objective.eval()
+        with torch.no_grad():
+            output: LossOutput = self.objective(batch)
+        self.objective.train()
+        return output
+
+    def step(self, phase: str, factor: float) -> Tensor | float:
+        fill_gradients(self._parameters)
+        shards = [_local(parameter.grad) for parameter in self._parameters if parameter.grad is not None]
+        squares = torch.stack([shard.float().square().sum() for shard in shards])
+        totals = sum_over_ranks(squares.tolist())
+        self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
+        total = float(sum(totals)) ** 0.5
+        if 0 < self.clip_norm < total + 1e-6:
+            torch._foreach_mul_(shards, self.clip_norm / (total + 1e-6))
+        set_rates(self._optimizer.param_groups, factor)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def norms(self) -> dict[str, float]:
+        return self._norms
+
+    def save(self, directory: Path) -> None:
+        sync_buffers(self.objective)
+        dcp.save(self._state(), checkpoint_id=directory)
+
+    def load(self, directory: Path) -> None:
+        if not (directory / ".metadata").exists():
+            raise CheckpointError("the checkpoint was not written by engine fsdp2", where=str(directory),
+                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+        state = self._state()
+        dcp.load(state, checkpoint_id=directory)
+        set_state_dict(self.objective, self._optimizer, model_state_dict=state["model"],
+                       optim_state_dict=state["optimizer"],
+                       options=StateDictOptions(ignore_frozen_params=True, strict=False))
+
+    def _state(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.objective, self._optimizer,
+                                          options=StateDictOptions(ignore_frozen_params=True))
+        return {"model": model, "optimizer": optimizer}
+
+    def gather(self) -> State | None:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        full = get_model_state_dict(self.objective, options=options)
+        return None if self.world.rank else split_by_child(full, self.objective)
+
+    def close(self) -> None:
+        return None
+
+
+def transformer_blocks(objective: nn.Module) -> Iterator[nn.Module]:
+    """Yield the members of all module lists, outermost lists first and without those inside a member."""
+    for child in objective.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (member for member in child if any(True for _ in member.parameters()))
+        else:
+            yield from transformer_blocks(child)
+
+
+def split_by_child(full: dict[str, Any], objective: Objective) -> State:
+    """Return flat names ``child.tensor`` as child to tensors, frozen children left out."""
+    state: State = {name: {} for name, _ in objective.named_children() if name not in objective.frozen}
+    for key, value in full.items():
+        child, _, rest = key.partition(".")
+        if child in state:
+            state[child][rest] = value
+    return state
+
+
+def sync_buffers(objective: nn.Module) -> None:
+    """Give every rank rank 0's buffers, so that what is saved is what all ranks go on with."""
+    if dist.get_world_size() > 1:
+        for buffer in objective.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

@@ -1,0 +1,138 @@
+"""The plain engine: one process, or DistributedDataParallel over gloo or NCCL.
+
+Its state is whole on rank 0, so that it can be loaded on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from vita_train.errors import CheckpointError
+from vita_train.training.engines.base import (
+    EngineContext,
+    State,
+    cast_parameters,
+    detached,
+    fill_gradients,
+    groups_of,
+    norms_by_owner,
+    owners,
+    phase_parameters,
+    set_rates,
+    trained_children,
+)
+from vita_train.training.objectives.base import LossOutput, Objective
+
+_FILE = "state.pt"
+_FORMAT = "vita-train/torch-state/v1"
+
+
+class TorchEngine:
+    """Float32 master weights; with bfloat16 compute runs under autocast and frozen modules are stored in bfloat16."""
+
+    def __init__(self, objective: Objective, context: EngineContext) -> None:
+        self.objective = objective
+        self.world = context.world
+        self.clip_norm = context.spec.optim.clip_norm
+        self.dtype = context.dtype
+        cast_parameters(objective, frozen=self.dtype, trained=torch.float32)
+        self._parameters = {phase: phase_parameters(objective, phase) for phase in objective.phases}
+        self._owners = {phase: owners(objective, self._parameters[phase]) for phase in objective.phases}
+        self._optimizers = {phase: self._optimizer(context, phase) for phase in objective.phases}
+        self._model: torch.nn.Module = objective
+        if self.world.size > 1:
+            # A module that no sample of a global batch reaches leaves its parameters unused on all ranks.
+            self._model = DistributedDataParallel(objective, find_unused_parameters=True, gradient_as_bucket_view=True)
+        self._norms: dict[str, Tensor] = {}
+
+    def _optimizer(self, context: EngineContext, phase: str) -> torch.optim.AdamW:
+        groups = groups_of(self.objective, context.spec, phase)
+        return torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps, fused=True)
+
+    def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        self._release(phase)
+        distributed = isinstance(self._model, DistributedDataParallel)
+        waiting = self._model.no_sync() if distributed and not last else nullcontext()  # type: ignore[operator]
+        with waiting:
+            with self._autocast():
+                output: LossOutput = self._model(batch, phase)
+            # DDP averages over ranks; the product of both factors is a sum over ranks.
+            (output.loss_sum * (scale * self.world.size)).backward()
+        return detached(output)
+
+    def evaluate(self, batch: Any) -> LossOutput:
+        self.objective.eval()
+        with torch.no_grad(), self._autocast():
+            output: LossOutput = self.objective(batch)
+        self.objective.train()
+        return output
+
+    def step(self, phase: str, factor: float) -> Tensor | float:
+        parameters = self._parameters[phase]
+        fill_gradients(parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        total = torch.linalg.vector_norm(norms)
+        if self.clip_norm > 0:
+            torch._foreach_mul_(gradients, (self.clip_norm / (total + 1e-6)).clamp(max=1.0))
+        optimizer = self._optimizers[phase]
+        set_rates(optimizer.param_groups, factor)
+        optimizer.step()
+        for parameter in self.objective.parameters():
+            parameter.grad = None
+        self._release(None)
+        self._norms[phase] = norms
+        return total
+
+    def _release(self, phase: str | None) -> None:
+        """Let only the phase's parameters require gradients; None lets all of them that train."""
+        if len(self.objective.phases) == 1:
+            return
+        chosen = None if phase is None else {id(parameter) for parameter in self._parameters[phase]}
+        for parameters in self._parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(chosen is None or id(parameter) in chosen)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    def norms(self) -> dict[str, float]:
+        merged: dict[str, float] = {}
+        for phase, norms in self._norms.items():
+            merged.update(norms_by_owner(self._owners[phase], norms.tolist()))
+        return merged
+
+    def save(self, directory: Path) -> None:
+        if self.world.rank:
+            return
+        children = {name: child.state_dict() for name, child in trained_children(self.objective).items()}
+        optimizers = {phase: optimizer.state_dict() for phase, optimizer in self._optimizers.items()}
+        torch.save({"format": _FORMAT, "children": children, "optimizers": optimizers}, directory / _FILE)
+
+    def load(self, directory: Path) -> None:
+        path = directory / _FILE
+        if not path.exists():
+            raise CheckpointError("the checkpoint was not written by engine torch", where=str(directory),
+                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+        state = torch.load(path, map_location=self.world.device, weights_only=True)
+        for name, child in trained_children(self.objective).items():
+            child.load_state_dict(state["children"][name])
+        for phase, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][phase])
+
+    def gather(self) -> State | None:
+        if self.world.rank:
+            return None
+        children = trained_children(self.objective)
+        return {name: {key: value.detach().cpu() for key, value in child.state_dict().items()}
+                for name, child in children.items()}
+
+    def close(self) -> None:
+        self._model = self.objective
+

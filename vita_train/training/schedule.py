@@ -1,0 +1,36 @@
+"""Learning-rate factor as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.stage import OptimSpec
+
+
+def warmup_steps(optim: OptimSpec, steps: int) -> int:
+    """Return the number of warm-up steps: ``warmup`` itself, or a share of ``steps`` when below 1."""
+    return min(steps, round(optim.warmup * steps if optim.warmup < 1 else optim.warmup))
+
+
+def rate_factor(step: int, steps: int, optim: OptimSpec) -> float:
+    """Return the factor on every peak rate at ``step`` (from 0) of ``steps``.
+
+    Linear warm-up that reaches 1 at its last step; then from 1 towards ``optim.final``, which would be met at
+    step ``steps``: along half a cosine, geometrically, or not at all (constant).
+
+    Raises:
+        RecipeError: exponential decay to zero, which has no ratio.
+    """
+    warmup = warmup_steps(optim, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if optim.schedule == "constant":
+        return 1.0
+    if optim.schedule == "cosine":
+        return optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.final <= 0:
+        raise RecipeError("an exponential schedule needs final above 0", where="optim.final",
+                          remedy="give the share of the peak rate reached at the last step, for example 0.1")
+    return float(optim.final**progress)
