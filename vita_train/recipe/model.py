@@ -79,6 +79,8 @@ class AudioEncoderSpec(Strict):
 
     num_mel_bins: int = 80
     width: int = 1024
+    conv_channels: int = 0
+    """Channels of the two subsampling convolutions; 0 (VITA-1.5) takes the width."""
     num_layers: int = 24
     num_heads: int = 16
     intermediate_size: int = 4096

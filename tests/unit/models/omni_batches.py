@@ -1,0 +1,72 @@
+"""Batches for the small model of these tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
+
+
+@dataclass
+class PackedBatch:
+    """The fields of a batch that the model reads."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    document_ids: Tensor
+    tiles: Tensor | None = None
+    fbank: Tensor | None = None
+    fbank_lengths: Tensor | None = None
+    labels: Tensor | None = None
+    sample_ids: list[str] = field(default_factory=list)
+    modalities: frozenset[str] = frozenset()
+
+
+def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> PackedBatch:
+    """One document in one row: some text, tiles (4 positions each), a clip, text again."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(0, 97, (text,), generator=generator)
+    positions = (((frames - 1) // 2 - 1) // 2 + 1) // 2 if frames else 0
+    media = torch.tensor([IMAGE_ID] * 4 * tiles + [AUDIO_ID] * positions, dtype=torch.long)
+    ids = torch.cat((words[: text // 2], media, words[text // 2:]))
+    labels = torch.where(torch.arange(len(ids)) >= len(ids) - text // 2, ids, -100)
+    return PackedBatch(
+        input_ids=ids[None],
+        position_ids=torch.arange(len(ids))[None],
+        document_ids=torch.ones(1, len(ids), dtype=torch.long),
+        labels=labels[None],
+        tiles=torch.randn(tiles, 3, 32, 32, generator=generator) if tiles else None,
+        fbank=torch.randn(1, frames, 80, generator=generator) if frames else None,
+        fbank_lengths=torch.tensor([frames]) if frames else None,
+        sample_ids=[f"sample-{seed}"],
+        modalities=frozenset({"image"} if tiles else ()) | frozenset({"audio"} if frames else ()),
+    )
+
+
+def pack(rows: list[list[PackedBatch]]) -> PackedBatch:
+    """Lay documents end to end in rows and pad the rows on the right."""
+    width = max(sum(doc.input_ids.shape[1] for doc in row) for row in rows)
+    columns: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "position_ids": [], "document_ids": []}
+    for row in rows:
+        ids = torch.cat([doc.input_ids[0] for doc in row])
+        padding = width - len(ids)
+        numbers = torch.cat([torch.full((doc.input_ids.shape[1],), k + 1) for k, doc in enumerate(row)])
+        places = torch.cat([doc.position_ids[0] for doc in row])
+        labels = torch.cat([doc.labels[0] for doc in row])
+        for name, values, fill in (("input_ids", ids, 0), ("labels", labels, -100), ("position_ids", places, 0),
+                                   ("document_ids", numbers, 0)):
+            columns[name].append(nn.functional.pad(values, (0, padding), value=fill))
+    documents = [doc for row in rows for doc in row]
+    tiles = [doc.tiles for doc in documents if doc.tiles is not None]
+    clips = [doc.fbank[0] for doc in documents if doc.fbank is not None]
+    return PackedBatch(
+        **{name: torch.stack(values) for name, values in columns.items()},
+        tiles=torch.cat(tiles) if tiles else None,
+        fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True) if clips else None,
+        fbank_lengths=torch.tensor([len(clip) for clip in clips]) if clips else None,
+        sample_ids=[name for doc in documents for name in doc.sample_ids],
+        modalities=frozenset().union(*(doc.modalities for doc in documents)),
+    )

@@ -1,0 +1,124 @@
+import pytest
+import torch
+from omni_batches import document, pack
+from torch import nn
+
+from vita_train.errors import DataError
+from vita_train.models.activations import enable_checkpointing
+from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
+from vita_train.models.loss import chunked_cross_entropy
+from vita_train.models.omni import Omni, document_starts
+
+
+def documents() -> list:
+    return [document(1, 12, tiles=2), document(2, 9), document(3, 15, frames=60), document(4, 10, tiles=1, frames=33)]
+
+
+def test_packed_documents_never_see_each_other(omni: Omni) -> None:
+    docs = documents()
+    hidden = omni(pack([docs[:2], docs[2:]]))
+    alone = [omni(doc)[0] for doc in docs]
+    for row, pair in zip(hidden, (alone[:2], alone[2:]), strict=True):
+        expected = torch.cat(pair)
+        assert (row[: len(expected)] - expected).abs().max() <= 1e-5
+
+
+def test_loss_and_gradients_do_not_depend_on_packing_or_padding(omni: Omni) -> None:
+    docs = documents()
+
+    def gradients(batches: list) -> tuple[float, int, dict]:
+        omni.zero_grad()
+        total, count = 0.0, 0
+        for batch in batches:
+            loss = chunked_cross_entropy(omni(batch), omni.head_weight, batch.labels)
+            loss.loss_sum.backward()
+            total, count = total + loss.loss_sum.item(), count + loss.supervised
+        return total, count, {name: p.grad.clone() for name, p in omni.named_parameters() if p.grad is not None}
+
+    separate = gradients(docs)
+    for rows in ([docs], [docs[:3], docs[3:]]):
+        packed = gradients([pack(rows)])
+        assert packed[0] == pytest.approx(separate[0], abs=1e-4)
+        assert packed[1] == separate[1]
+        for name, expected in separate[2].items():
+            torch.testing.assert_close(packed[2][name], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_features_stand_at_their_placeholders_in_reading_order(omni: Omni) -> None:
+    batch = pack([documents()])
+    embeds = omni.embed(batch)
+    ids = batch.input_ids
+    assert torch.equal(embeds[ids == IMAGE_ID], omni.image_features(batch.tiles))
+    assert torch.equal(embeds[ids == AUDIO_ID], omni.audio_features(batch.fbank, batch.fbank_lengths))
+    assert torch.equal(embeds[ids >= 0], omni.llm.get_input_embeddings()(ids[ids >= 0]))
+
+
+@pytest.mark.parametrize(("kind", "tiles"), [("image", 3), ("image", 0), ("audio", 0)])
+def test_a_wrong_number_of_features_names_both_numbers_and_the_samples(omni: Omni, kind: str, tiles: int) -> None:
+    batch = document(4, 10, tiles=2, frames=33)
+    if kind == "image":
+        batch.tiles = torch.zeros(tiles, 3, 32, 32) if tiles else None
+    else:
+        batch.fbank = None
+        batch.modalities = frozenset({"image"})
+    expected = f"8 image positions in the text but {4 * tiles}" if kind == "image" else "4 audio positions .* but 0"
+    with pytest.raises(DataError, match=f"sample-4: {expected}"):
+        omni(batch)
+
+
+def test_a_rank_without_media_uses_every_module_that_others_use(omni: Omni) -> None:
+    calls = {"forward": 0, "backward": 0}
+    for name in ("vision", "projector", "audio_encoder", "audio_adapter"):
+        getattr(omni, name).register_forward_hook(lambda *_: calls.update(forward=calls["forward"] + 1))
+    text = document(2, 9)
+    plain = omni(text)
+    assert calls["forward"] == 0
+    text.modalities = frozenset({"image", "audio"})
+    hidden = omni(text)
+    assert calls["forward"] == 4
+    assert torch.equal(hidden, plain)
+    hidden.sum().backward()
+    for name in ("vision", "projector", "audio_encoder", "audio_adapter"):
+        grads = [p.grad for n, p in getattr(omni, name).named_parameters() if "layernorm" not in n]
+        assert all(grad is not None and not grad.any() for grad in grads), name
+
+
+def test_gradients_flow_through_a_frozen_language_model_only_to_what_trains(omni: Omni) -> None:
+    omni.requires_grad_(False)
+    omni.audio_adapter.requires_grad_(True)
+    batch = pack([documents()])
+    omni(batch).square().sum().backward()
+    assert all(p.grad is None for name, p in omni.named_parameters() if not name.startswith("audio_adapter"))
+    assert all(p.grad.abs().sum() > 0 for p in omni.audio_adapter.parameters())
+
+
+def test_frozen_encoders_keep_no_activations(omni: Omni) -> None:
+    omni.vision.requires_grad_(False)
+    seen = []
+    omni.vision.register_forward_hook(lambda _m, _i, out: seen.append(out.requires_grad))
+    omni(document(1, 12, tiles=2)).sum().backward()
+    assert seen == [False]
+    assert omni.projector[0].weight.grad is not None
+
+
+def test_checkpointing_changes_nothing_but_memory(omni: Omni, modules: nn.ModuleDict) -> None:
+    batch = pack([documents()])
+    batch.tiles.requires_grad_(True)
+
+    def gradients() -> list:
+        omni.zero_grad()
+        omni(batch).square().sum().backward()
+        return [p.grad.clone() for p in omni.parameters() if p.grad is not None]
+
+    before = gradients()
+    passes = []
+    enable_checkpointing(modules)
+    omni.llm.model.layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
+    after = gradients()
+    assert len(passes) == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_document_starts_mark_every_document_and_padding() -> None:
+    ids = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
+    assert document_starts(ids).tolist() == [0, 2, 5, 6, 10, 12]

@@ -1,0 +1,109 @@
+"""Modules from a specification."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from vita_train.errors import RecipeError
+from vita_train.models.audio_adapter import AudioAdapter
+from vita_train.models.audio_encoder import AudioEncoder
+from vita_train.models.language import build_llm, load_llm
+from vita_train.models.projector import build_projector
+from vita_train.models.vision import VisionTower, load_vision
+from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.model import ModelSpec
+
+
+def build_modules(
+    spec: ModelSpec,
+    names: Iterable[str],
+    *,
+    units: int = 0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    pretrained: bool = True,
+) -> nn.ModuleDict:
+    """Build modules by name.
+
+    Each module draws its first weights from its own seed, so that building one more changes no other. Works under
+    ``torch.device("meta")``, where no weights are drawn or read.
+
+    Args:
+        spec: shapes and sources.
+        names: keys of ``recipe.ladder.MODULES``; the result has them in that order.
+        units: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
+        seed: the run's seed.
+        dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.
+        pretrained: read ``model.llm.source`` and ``model.vision.source`` where given; false when weights that an
+            earlier stage trained will be loaded anyway.
+
+    Raises:
+        RecipeError: a name is unknown, or the CTC head has no units.
+        CheckpointError: a pretrained source cannot be read or has another shape.
+    """
+    wanted = set(names)
+    unknown = sorted(wanted - set(MODULES))
+    if unknown:
+        raise RecipeError(f"unknown modules {unknown}", remedy=f"modules are {', '.join(MODULES)}")
+    if "ctc_head" in wanted and units < 2:
+        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {units}",
+                          remedy="prepare the transcripts first; they give the inventory")
+    read = pretrained and torch.get_default_device().type != "meta"
+    modules = nn.ModuleDict()
+    for name in MODULES:
+        if name in wanted:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(module_seed(seed, name))
+                modules[name] = _builder(spec, name, units, read)()
+    return cast_parameters(modules, dtype)
+
+
+def module_seed(seed: int, name: str) -> int:
+    """Return the seed of one module's first weights."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def cast_parameters(modules: nn.ModuleDict, dtype: torch.dtype) -> nn.ModuleDict:
+    """Cast parameters in place and leave buffers as they are; returns the same modules."""
+    for parameter in modules.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return modules
+
+
+def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[], nn.Module]:
+    llm_source = spec.llm.source if read else None
+    vision_source = spec.vision.source if read else None
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "llm": lambda: load_llm(spec.llm, llm_source) if llm_source else build_llm(spec.llm),
+        "vision": lambda: load_vision(spec.vision, vision_source) if vision_source else VisionTower(spec.vision),
+        "projector": lambda: build_projector(spec),
+        "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
+        "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, units),
+        "audio_adapter": lambda: AudioAdapter(spec),
+        "codec": lambda: _build_codec(spec),
+        "discriminators": lambda: _build_discriminators(spec),
+        "speech_decoder": lambda: _build_speech_decoder(spec),
+    }
+    return builders[name]
+
+
+def _build_codec(spec: ModelSpec) -> nn.Module:
+    from vita_train.models.codec import build_codec
+
+    return build_codec(spec.codec)
+
+
+def _build_discriminators(spec: ModelSpec) -> nn.Module:
+    from vita_train.models.codec import build_discriminators
+
+    return build_discriminators(spec.codec)
+
+
+def _build_speech_decoder(spec: ModelSpec) -> nn.Module:
+    from vita_train.models.speech_decoder import SpeechDecoder
+
+    return SpeechDecoder(spec)

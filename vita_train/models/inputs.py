@@ -1,0 +1,38 @@
+"""What the omni model reads: the placeholder ids and the fields of a packed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+#: Stands at every language position that one tile or frame fills.
+IMAGE_ID = -200
+#: Stands at every language position that one clip fills.
+AUDIO_ID = -500
+#: Label of a position that is not supervised.
+IGNORE_ID = -100
+
+
+class OmniBatch(Protocol):
+    """The part of a batch that the model reads; ``vita_train.data.batch.Batch`` has it.
+
+    B rows of L language positions; N tiles of side S; A clips of at most T filterbank frames.
+    """
+
+    input_ids: Tensor
+    """(B, L) long; IMAGE_ID and AUDIO_ID at media positions."""
+    position_ids: Tensor
+    """(B, L) long; restart at every document."""
+    document_ids: Tensor
+    """(B, L) long; 0 in padding, 1.. within a row."""
+    tiles: Tensor | None
+    """(N, 3, S, S) in reading order: uint8 pixels, or floats already normalised."""
+    fbank: Tensor | None
+    """(A, T, bins) in reading order."""
+    fbank_lengths: Tensor | None
+    """(A,) frames of each clip that are real."""
+    sample_ids: Sequence[str]
+    modalities: frozenset[str]
+    """``image`` and ``audio`` if any rank has them in this micro-step."""

@@ -1,0 +1,157 @@
+"""The assembled model: text, pictures and speech in one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.errors import DataError
+from vita_train.models.audio_adapter import AudioAdapter
+from vita_train.models.audio_encoder import AudioEncoder
+from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
+from vita_train.models.language import decode
+from vita_train.models.vision import VisionTower
+
+#: Shortest clip the speech encoder gives a frame for.
+SHORTEST_CLIP = 7
+
+
+class Omni(nn.Module):
+    """Language model, vision tower with projector, and speech encoder with adapter.
+
+    Children keep their names from ``recipe.ladder.MODULES``. A part that is missing cannot be used by a batch. A part
+    without trainable parameters runs without gradients, but gradients flow through a frozen language model to the
+    parts before it.
+    """
+
+    llm: Any
+    vision: VisionTower
+    projector: nn.Sequential
+    audio_encoder: AudioEncoder
+    audio_adapter: AudioAdapter
+
+    def __init__(self, modules: nn.ModuleDict) -> None:
+        super().__init__()
+        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter"):
+            if name in modules:
+                self.add_module(name, modules[name])
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The language model's output matrix (vocabulary, D), for ``chunked_cross_entropy``."""
+        return self.llm.lm_head.weight
+
+    def forward(self, batch: OmniBatch) -> Tensor:
+        """Return the last hidden states (B, L, D); documents of a row never see each other.
+
+        Raises:
+            DataError: placeholders and features differ in number.
+        """
+        embeds = self.embed(batch)
+        if self.llm.config._attn_implementation == "flash_attention_2":
+            return self._decode_flat(embeds, batch)
+        return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids))
+
+    def embed(self, batch: OmniBatch) -> Tensor:
+        """Return input embeddings (B, L, D) with media features at their placeholders, in reading order.
+
+        Where some rank has a modality and this one has not, a dummy passes through the same modules with weight
+        zero, so that all ranks make the same collective calls in forward and backward.
+        """
+        ids = batch.input_ids
+        embeds = self.llm.get_input_embeddings()(ids.clamp(min=0))
+        tiles, fbank, lengths = batch.tiles, batch.fbank, batch.fbank_lengths
+        features, real = None, True
+        if tiles is not None and len(tiles):
+            features = self.image_features(tiles)
+        elif "image" in batch.modalities:
+            features, real = self.image_features(self._dummy_tile(ids.device)), False
+        embeds = _place(embeds, ids == IMAGE_ID, features, real, "image", batch.sample_ids)
+        features, real = None, True
+        if fbank is not None and lengths is not None and len(fbank):
+            features = self.audio_features(fbank, lengths)
+        elif "audio" in batch.modalities:
+            features, real = self.audio_features(*self._dummy_clip(ids.device)), False
+        return _place(embeds, ids == AUDIO_ID, features, real, "audio", batch.sample_ids)
+
+    def image_features(self, tiles: Tensor) -> Tensor:
+        """Return the language positions of tiles (N, 3, S, S), joined in order: (N * tokens_per_tile, D)."""
+        with _gradients(self.vision):
+            features = self.vision(tiles)
+        with _gradients(self.vision, self.projector):
+            return self.projector(features).flatten(0, 1)
+
+    def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
+        """Return the language positions of clips (A, T, bins), padding left out, joined in order: (positions, D)."""
+        with _gradients(self.audio_encoder):
+            frames, frame_lengths = self.audio_encoder(fbank, lengths)
+        with _gradients(self.audio_encoder, self.audio_adapter):
+            hidden, counts = self.audio_adapter(frames, frame_lengths)
+        real = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
+        return hidden[real]
+
+    def _dummy_tile(self, device: torch.device) -> Tensor:
+        side = self.vision.spec.image_size
+        return torch.zeros(1, 3, side, side, device=device)
+
+    def _dummy_clip(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        bins = self.audio_encoder.spec.num_mel_bins
+        return torch.zeros(1, SHORTEST_CLIP, bins, device=device), torch.tensor([SHORTEST_CLIP], device=device)
+
+    def _decode_flat(self, embeds: Tensor, batch: OmniBatch) -> Tensor:
+        """Flash attention takes one long row and the places where documents begin."""
+        starts = document_starts(batch.document_ids)
+        longest = int(starts.diff().max())
+        hidden = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None,
+                        cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=longest, max_length_k=longest)
+        return hidden.view_as(embeds)
+
+
+def document_mask(document_ids: Tensor) -> Tensor:
+    """Return (B, 1, L, L) bool: a position sees itself and what stands before it in its own document.
+
+    Padding (document 0) sees padding, which keeps every row of the softmax defined.
+    """
+    length = document_ids.shape[1]
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    return (same & causal)[:, None]
+
+
+def document_starts(document_ids: Tensor) -> Tensor:
+    """Return the int32 offsets at which documents (B, L) begin in the flattened batch, and the end."""
+    changes = torch.ones_like(document_ids, dtype=torch.bool)
+    changes[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    starts = changes.flatten().nonzero().flatten()
+    end = starts.new_tensor([document_ids.numel()])
+    return torch.cat((starts, end)).to(torch.int32)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """True if no parameter of the module is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _gradients(*modules: nn.Module) -> AbstractContextManager[object]:
+    """No gradients where none of the modules up to here is trained."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and not all(is_frozen(module) for module in modules))
+
+
+def _place(embeds: Tensor, where: Tensor, features: Tensor | None, real: bool, kind: str,
+           sample_ids: Sequence[str]) -> Tensor:
+    """Put features (positions, D) where ``where`` (B, L) is true; those of a dummy are added with weight zero."""
+    places, found = int(where.sum()), len(features) if features is not None and real else 0
+    if places != found:
+        shown = ", ".join(sample_ids[:8]) + (f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else "")
+        raise DataError(f"{places} {kind} positions in the text but {found} {kind} features",
+                        where=f"samples {shown}" if shown else "batch",
+                        remedy="prepare the data again with the model settings of this recipe")
+    if features is None:
+        return embeds
+    if not real:
+        return embeds + features.sum().to(embeds.dtype) * 0
+    return embeds.masked_scatter(where[..., None], features.to(embeds.dtype))
