@@ -1,0 +1,79 @@
+"""Global tokens: what stays the same over an utterance (the voice), as a few codes beside the codes in time.
+
+Source: TiCodec (Ren et al. 2023): three convolutions, mean over time, a projection, group vector quantisation.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.models.codec.quantizer import EmaQuantizer, build_quantizer
+from vita_train.recipe.model import CodecSpec
+
+
+class GlobalOutput(NamedTuple):
+    """The voice of a batch of waves."""
+
+    quantized: Tensor
+    """(B, global_dim)."""
+    vector: Tensor
+    """(B, global_dim), before quantisation."""
+    tokens: Tensor
+    """(B, num_global_tokens) long."""
+    loss: Tensor
+    """Scalar, mean over the groups."""
+
+
+class GlobalEncoder(nn.Module):
+    """Features (B, C, T) to ``num_global_tokens`` codes.
+
+    Args:
+        channels: C, width of the features it taps.
+        norm: ``batch`` as TiCodec has it (train and eval then differ), or ``layer``.
+    """
+
+    def __init__(self, spec: CodecSpec, channels: int, norm: Literal["batch", "layer"]) -> None:
+        super().__init__()
+        width = max(channels // 2, 1)
+        sizes = [channels, channels, width, channels]
+        self.convs = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in pairwise(sizes))
+        self.project = nn.Linear(channels, spec.global_dim)
+        self.norm = nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
+        self.activation = nn.LeakyReLU(0.1)
+        group = spec.global_dim // spec.num_global_tokens
+        self.quantizers = nn.ModuleList(
+            build_quantizer(spec.quantizer, spec.codebook_size, group) for _ in range(spec.num_global_tokens)
+        )
+
+    def forward(self, features: Tensor) -> GlobalOutput:
+        """Encode and quantise the voice of ``features`` (B, C, T)."""
+        vector = self._vector(features)
+        groups = vector[:, None].chunk(len(self.quantizers), dim=2)
+        parts = [quantizer(group) for quantizer, group in zip(self.quantizers, groups, strict=True)]
+        return GlobalOutput(
+            torch.cat([part.vectors[:, 0] for part in parts], dim=1),
+            vector,
+            torch.cat([part.codes for part in parts], dim=1),
+            torch.stack([part.loss for part in parts]).mean(),
+        )
+
+    def start(self, features: Tensor) -> None:
+        """Put the codes of moving-average codebooks on vectors of ``features`` (B, C, T)."""
+        groups = self._vector(features).chunk(len(self.quantizers), dim=1)
+        for quantizer, group in zip(self.quantizers, groups, strict=True):
+            if isinstance(quantizer, EmaQuantizer):
+                quantizer.start(group)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Return the vectors (B, global_dim) of ``tokens`` (B, num_global_tokens)."""
+        parts = zip(self.quantizers, tokens.unbind(1), strict=True)
+        return torch.cat([quantizer.lookup(token) for quantizer, token in parts], dim=1)  # type: ignore[operator]
+
+    def _vector(self, features: Tensor) -> Tensor:
+        for conv in self.convs:
+            features = self.activation(conv(features))
+        return self.norm(self.activation(self.project(features.mean(2))))
