@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -36,3 +37,31 @@ class OmniBatch(Protocol):
     sample_ids: Sequence[str]
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One conversation up to where the reply begins."""
+
+    input_ids: Tensor
+    """(L,) long; IMAGE_ID and AUDIO_ID at every position that media fill."""
+    tiles: Tensor | None = None
+    """(N, 3, S, S) in reading order."""
+    clips: tuple[Tensor, ...] = ()
+    """Filterbank features (T, bins) of each clip, in reading order."""
+    name: str = ""
+    """Id for messages."""
+
+
+@dataclass
+class PromptBatch:
+    """Prompts side by side, padded on the left; an ``OmniBatch`` of one document a row."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    document_ids: Tensor
+    tiles: Tensor | None
+    fbank: Tensor | None
+    fbank_lengths: Tensor | None
+    sample_ids: Sequence[str]
+    modalities: frozenset[str] = frozenset()
