@@ -36,7 +36,7 @@ def find_versitygw() -> str | None:
 def describe() -> str:
     """Return the line of the test run's header."""
     found = find_versitygw()
-    return f"s3 server: versitygw ({found})" if found else "s3 server: moto (tests/tools/build-versitygw.sh builds versitygw)"
+    return f"s3 server: {f'versitygw ({found})' if found else 'moto (tests/tools/build-versitygw.sh builds versitygw)'}"
 
 
 @contextmanager
