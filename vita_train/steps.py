@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
 from vita_train.launch.local import launch_stage
 from vita_train.launch.paths import corpus_dir, raw_dir, run_dir
-from vita_train.launch.process import DIE_WITH_PARENT, die_with_parent
 from vita_train.manifest import FileRef, Manifest, digest_of
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.schema import Recipe
@@ -50,11 +51,19 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     """
     from vita_train.recipe.load import load_recipe
 
-    if os.environ.get(DIE_WITH_PARENT):
-        die_with_parent()
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
     resolved = load_recipe(recipe, settings)
-    return resolved, run or resolved.name, Selection.parse(only, from_step, until_step, force)
+    name = run or resolved.name
+    write_recipe(resolved, name)
+    return resolved, name, Selection.parse(only, from_step, until_step, force)
+
+
+def write_recipe(recipe: Recipe, run: str) -> None:
+    """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""
+    store, key = _store(recipe), f"{run}/recipe.yaml"
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+    if not store.exists(key) or store.read(key) != text:
+        store.write(key, text)
 
 
 def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
@@ -149,7 +158,7 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         return {"recipe": _recipe_digest(recipe), "steps": _digests(manifests)}
 
     def work(digest: str) -> Manifest:
-        from vita_train.report import render_report
+        from vita_train.report.render import render_report
 
         page = render_report(run_dir(recipe, run))
         return Manifest(kind="report", run=run, stage="report", digest=digest, files={"report": _file(page)},
@@ -231,12 +240,13 @@ def _told(store: Store, run: str, step: str) -> Iterator[None]:
     try:
         yield
     except VitaError as error:
-        _tell(store, run, step, "failed", error={"code": error.exit_code, "what": error.what, "where": error.where,
-                                                 "remedy": error.remedy})
+        _tell(store, run, step, "failed", reason=str(error), error={
+            "code": error.exit_code, "what": error.what, "where": error.where, "remedy": error.remedy})
         raise
     except Exception as error:
-        _tell(store, run, step, "failed", error={"code": EXIT_FAILED, "what": f"{type(error).__name__}: {error}",
-                                                 "where": "", "remedy": ""})
+        what = f"{type(error).__name__}: {error}"
+        _tell(store, run, step, "failed", reason=what, error={
+            "code": EXIT_FAILED, "what": what, "where": "", "remedy": ""})
         raise
 
 

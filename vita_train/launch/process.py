@@ -13,9 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-#: Set for processes that must end when the process that started them does.
-DIE_WITH_PARENT = "VITA_TRAIN_DIE_WITH_PARENT"
-
 _PR_SET_PDEATHSIG = 1
 
 

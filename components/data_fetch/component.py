@@ -1,0 +1,37 @@
+"""Get the raw data of a run."""
+
+from kfp.dsl import Dataset, Metrics, Output
+
+from components.base import component
+
+
+@component
+def data_fetch(
+    recipe: str,
+    run: str,
+    storage_root: str,
+    overrides: list,
+    only: str,
+    from_step: str,
+    until_step: str,
+    force: bool,
+    raw: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """Get the recipe's data: make it, fetch it, or find the user's own.
+
+    Args:
+        recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
+        run: Name of the run; empty takes the recipe's.
+        storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
+        overrides: Settings as key.path=value.
+        only: Steps to do, with commas between them; empty for all.
+        from_step: First step to do; empty for the first.
+        until_step: Last step to do; empty for the last.
+        force: Do the step again even if it is committed.
+        raw: Manifest of the fetched data.
+        metrics: Its measures.
+    """
+    from vita_train import steps
+    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish(steps.fetch_step(resolved, name, selection), raw, metrics)

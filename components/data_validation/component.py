@@ -1,0 +1,39 @@
+"""Check and prepare the data of a run."""
+
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+from components.base import component
+
+
+@component
+def data_validation(
+    recipe: str,
+    run: str,
+    storage_root: str,
+    overrides: list,
+    only: str,
+    from_step: str,
+    until_step: str,
+    force: bool,
+    corpus: Output[Dataset],
+    metrics: Output[Metrics],
+    raw: Input[Dataset] = None,
+) -> None:
+    """Check every record, list what is rejected, and prepare the corpus.
+
+    Args:
+        recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
+        run: Name of the run; empty takes the recipe's.
+        storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
+        overrides: Settings as key.path=value.
+        only: Steps to do, with commas between them; empty for all.
+        from_step: First step to do; empty for the first.
+        until_step: Last step to do; empty for the last.
+        force: Do the step again even if it is committed.
+        corpus: Manifest of the prepared corpus; without it the run's own counts.
+        metrics: Its measures.
+        raw: Manifest of the fetched data.
+    """
+    from vita_train import steps
+    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish(steps.prepare_step(resolved, name, selection), corpus, metrics)

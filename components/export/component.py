@@ -1,0 +1,39 @@
+"""Write the finished model."""
+
+from kfp.dsl import Input, Metrics, Model, Output
+
+from components.base import component
+
+
+@component
+def export(
+    recipe: str,
+    run: str,
+    storage_root: str,
+    overrides: list,
+    only: str,
+    from_step: str,
+    until_step: str,
+    force: bool,
+    exported: Output[Model],
+    metrics: Output[Metrics],
+    start: Input[Model] = None,
+) -> None:
+    """Write the model into one directory, load it back and compare.
+
+    Args:
+        recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
+        run: Name of the run; empty takes the recipe's.
+        storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
+        overrides: Settings as key.path=value.
+        only: Steps to do, with commas between them; empty for all.
+        from_step: First step to do; empty for the first.
+        until_step: Last step to do; empty for the last.
+        force: Do the step again even if it is committed.
+        exported: Manifest of the exported model.
+        metrics: Its measures.
+        start: Manifest of the stage before; without it the run's own counts.
+    """
+    from vita_train import steps
+    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish(steps.export_step(resolved, name, selection), exported, metrics)

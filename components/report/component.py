@@ -1,0 +1,39 @@
+"""The run as one page."""
+
+from kfp.dsl import HTML, Artifact, Input, Model, Output
+
+from components.base import component
+
+
+@component
+def report(
+    recipe: str,
+    run: str,
+    storage_root: str,
+    overrides: list,
+    only: str,
+    from_step: str,
+    until_step: str,
+    force: bool,
+    page: Output[HTML],
+    evaluation: Input[Artifact] = None,
+    exported: Input[Model] = None,
+) -> None:
+    """Render the run as one HTML page.
+
+    Args:
+        recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
+        run: Name of the run; empty takes the recipe's.
+        storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
+        overrides: Settings as key.path=value.
+        only: Steps to do, with commas between them; empty for all.
+        from_step: First step to do; empty for the first.
+        until_step: Last step to do; empty for the last.
+        force: Do the step again even if it is committed.
+        page: The report.
+        evaluation: Manifest of the evaluation.
+        exported: Manifest of the exported model.
+    """
+    from vita_train import steps
+    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish_page(steps.report_step(resolved, name, selection), page)
