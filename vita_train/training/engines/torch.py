@@ -27,6 +27,7 @@ from vita_train.training.engines.base import (
     set_rates,
     trained_children,
 )
+from vita_train.training.muon import MuonAdamW, matrix_parameters
 from vita_train.training.objectives.base import LossOutput, Objective
 
 _FILE = "state.pt"
@@ -52,8 +53,10 @@ class TorchEngine:
         self._norms: dict[str, Tensor] = {}
 
     def _optimizer(self, context: EngineContext, phase: str) -> torch.optim.AdamW:
-        groups = groups_of(self.objective, context.spec, phase)
-        return torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps, fused=True)
+        groups, optim = groups_of(self.objective, context.spec, phase), context.spec.optim
+        if optim.kind == "muon":
+            return MuonAdamW(groups, matrix_parameters(self.objective), optim.betas, optim.eps)
+        return torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps, fused=True)
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._release(phase)
