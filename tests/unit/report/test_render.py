@@ -1,0 +1,117 @@
+"""The page shows whole, partial and failed runs, needs nothing but itself, and trusts no text it shows."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fabricated_run import fabricate_run
+from vita_train.errors import UserError
+from vita_train.report.render import render_report
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&{{ 7*7 }}</style>\u202e\x00'
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text outside of script and style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._inside):
+            self.text += data
+
+    def of(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def page_of(run: Path) -> tuple[str, Page]:
+    text = render_report(run).read_text()
+    return text, Page(text)
+
+
+def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
+    text, page = page_of(fabricate_run(tmp_path))
+    assert {attributes.get("id") for attributes in page.of("h2")} == {
+        "ladder", "curves", "kept", "look", "listen", "read", "pace", "data", "lineage", "recipe"}
+    assert "All 10 stages are done" in page.text
+    assert len(page.of("audio")) == 6
+    assert len([a for a in page.of("img")]) == 4
+    assert len(re.findall(r'<svg class="chart"', text)) == 10, "one loss chart a stage"
+    assert "asr.test_sentences.wer, 1.7 points from stage 2.1a" in page.text
+    assert "the WAV file is empty" in page.text
+    assert "stand-in" in page.text
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    text, page = page_of(fabricate_run(tmp_path))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "poster", "data", "action", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), f"<{tag} {name}={value[:60]}>"
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in page.of("meta"))
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    _, clean = page_of(fabricate_run(tmp_path / "clean"))
+    for folder, kwargs in (("hostile", {}), ("hostile-failed", {"fails": "1.3"})):
+        _, page = page_of(fabricate_run(tmp_path / folder, text=HOSTILE, **kwargs))
+        assert "{{ 7*7 }}" in page.text, "no template within the template"
+        assert '<script>alert("x")</script>' in page.text, "shown as it is, not dropped"
+        assert len(page.of("script")) == 1
+        assert not any("onerror" in attributes for _, attributes in page.tags)
+        assert not any(attributes.get("src") == "x" for _, attributes in page.tags)
+    assert len(clean.of("script")) == 1
+
+
+def test_a_failed_run_says_what_failed_and_why(tmp_path: Path) -> None:
+    _, page = page_of(fabricate_run(tmp_path, fails="1.3"))
+    assert "Stage 1.3, vision instruction tuning, failed" in page.text
+    assert "step 266: the loss is not a number (lower the rate)" in page.text
+    assert "samples vqa/17 vqa/311" in page.text
+    assert "4 of 10 stages are done" in page.text
+    assert "not started" in page.text
+
+
+def test_a_partial_run_and_a_bare_one_render(tmp_path: Path) -> None:
+    _, page = page_of(fabricate_run(tmp_path / "a", until="1.1"))
+    assert "3 of 10 stages are done" in page.text
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "recipe.yaml").write_text("name: [broken")
+    _, page = page_of(bare)
+    assert "Some of the run could not be read" in page.text
+
+
+@pytest.mark.parametrize("damaged", ["1.2/final.json", "prepare/corpus/ledger.json", "evaluate/samples.json",
+                                     "1.1/progress.json", "2.2/events.jsonl", "evaluate/media/picture-0.png"])
+def test_a_damaged_file_costs_its_part_only(tmp_path: Path, damaged: str) -> None:
+    run = fabricate_run(tmp_path)
+    (run / damaged).write_bytes(b'{"half": ')
+    _, page = page_of(run)
+    assert "2.1a" in page.text
+    assert "Lineage" in page.text
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run here"):
+        render_report(tmp_path)
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,239 @@
+"""Read a run, finished or not, into what the page shows. A file that is missing or damaged costs its part of the
+page, never the page: a run that failed is the one people most want to read about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vita_train.errors import VitaError
+from vita_train.evaluation.gates import GateResult, gate_results
+from vita_train.manifest import Manifest
+from vita_train.recipe.ladder import STAGE_TITLES
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
+from vita_train.storage.final import read_final
+from vita_train.storage.store import MissingKeyError, Store
+
+#: Steps around the ladder, in order, with the words the page uses.
+STEP_TITLES: dict[str, str] = {"data_fetch": "data fetch", "prepare": "preparation", "evaluate": "evaluation",
+                               "export": "export"}
+#: Lines kept from the end of a log of a stage that failed.
+LOG_LINES = 12
+
+
+@dataclass
+class StageView:
+    """One rung of the ladder. ``state`` is done, failed, stopped, running or waiting."""
+
+    name: str
+    spec: StageSpec
+    state: str = "waiting"
+    manifest: Manifest | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+    progress: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    log_tail: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The stage's name in words."""
+        return STAGE_TITLES.get(self.name, self.name)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the stage replaces a pretrained part instead of training the omni model."""
+        return self.name.startswith("0.")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Held-out measures of the final weights."""
+        return dict(self.manifest.metrics) if self.manifest else dict(self.progress.get("metrics") or {})
+
+    @property
+    def gates(self) -> list[GateResult]:
+        """The stage's gates; empty until it was measured."""
+        return gate_results(self.spec, self.metrics) if self.metrics else []
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time from the first logged step to the last, or as the stage's own record says."""
+        told = self.lineage.get("seconds")
+        if isinstance(told, int | float):
+            return float(told)
+        times = [event["time"] for event in self.events if isinstance(event.get("time"), int | float)]
+        return times[-1] - times[0] if len(times) > 1 else None
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What the manifest says about where the weights come from."""
+        return self.manifest.lineage if self.manifest else {}
+
+
+@dataclass
+class RunView:
+    """Everything the page shows of a run. ``problems`` lists files that could not be read."""
+
+    name: str
+    uri: str
+    recipe: Recipe | None
+    recipe_text: str
+    stages: list[StageView]
+    steps: dict[str, Manifest | None]
+    ledger: dict[str, Any]
+    samples: list[dict[str, Any]]
+    problems: list[str]
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """The newest value of every measure: the evaluation's, else the last stage's that took it."""
+        metrics: dict[str, float] = {}
+        for stage in self.stages:
+            metrics.update(stage.metrics)
+        evaluation = self.steps.get("evaluate")
+        if evaluation:
+            metrics.update(evaluation.metrics)
+        return metrics
+
+
+class RunReader:
+    """Reads a run's small files and remembers what could not be read."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.problems: list[str] = []
+
+    def read(self, key: str) -> bytes | None:
+        """Return a file's bytes, or None if it is not there or cannot be read."""
+        try:
+            return self.store.read(key)
+        except MissingKeyError:
+            return None
+        except VitaError as error:
+            self.problems.append(str(error))
+            return None
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix, sorted."""
+        try:
+            return self.store.list(prefix)
+        except VitaError as error:
+            self.problems.append(str(error))
+            return []
+
+    def json(self, key: str) -> Any:
+        """Return a parsed JSON file, or None."""
+        data = self.read(key)
+        if data is None:
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            self.problems.append(f"{key}: not JSON ({error})")
+            return None
+
+    def json_lines(self, key: str) -> list[dict[str, Any]]:
+        """Return the objects of a JSON-lines file. A last line cut short, as a killed process leaves it, is skipped."""
+        rows = []
+        for line in (self.read(key) or b"").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+        return rows
+
+    def manifest(self, step: str) -> Manifest | None:
+        """Return a step's manifest, or None."""
+        try:
+            return read_final(self.store, step)
+        except VitaError as error:
+            self.problems.append(str(error))
+            return None
+
+    def tail(self, key: str) -> list[str]:
+        """Return the last lines of a text file."""
+        text = (self.read(key) or b"").decode(errors="replace")
+        return [line for line in text.splitlines() if line.strip()][-LOG_LINES:]
+
+
+def read_run(store: Store) -> RunView:
+    """Collect a run from its store."""
+    reader = RunReader(store)
+    recipe, recipe_text = _recipe(reader)
+    stages = [_stage(reader, name, spec) for name, spec in (recipe.stages.items() if recipe else ())]
+    ledger = reader.json("prepare/corpus/ledger.json")
+    samples = reader.json("evaluate/samples.json")
+    listed = samples.get("samples", []) if isinstance(samples, dict) else []
+    return RunView(
+        name=store.uri.rstrip("/").rsplit("/", 1)[-1],
+        uri=store.uri,
+        recipe=recipe,
+        recipe_text=recipe_text,
+        stages=stages,
+        steps={name: reader.manifest(name) for name in STEP_TITLES},
+        ledger=ledger if isinstance(ledger, dict) else {},
+        samples=[sample for sample in listed if isinstance(sample, dict)],
+        problems=reader.problems,
+    )
+
+
+def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:
+    text = (reader.read("recipe.yaml") or b"").decode(errors="replace")
+    if not text:
+        reader.problems.append("recipe.yaml: not there; the ladder cannot be shown")
+        return None, ""
+    try:
+        return Recipe.model_validate(yaml.safe_load(text)), text
+    except (yaml.YAMLError, ValidationError) as error:
+        reader.problems.append(f"recipe.yaml: {str(error).splitlines()[0]}")
+        return None, text
+
+
+def _stage(reader: RunReader, name: str, spec: StageSpec) -> StageView:
+    progress = reader.json(f"{name}/progress.json")
+    view = StageView(name, spec, manifest=reader.manifest(name), events=reader.json_lines(f"{name}/events.jsonl"),
+                     progress=progress if isinstance(progress, dict) else {})
+    if view.manifest:
+        view.state = "done"
+        return view
+    state = str(view.progress.get("state", "running" if view.events else "waiting"))
+    # Only a committed manifest makes a stage done: one that says done without it was stopped on the way.
+    view.state = "stopped" if state == "done" else state
+    if view.state in ("failed", "stopped"):
+        view.reason = str(view.progress.get("reason") or "") or _told_by_ranks(reader, name)
+        view.log_tail = reader.tail(f"{name}/logs/rank-0.log") or reader.tail(f"{name}/logs/launcher.log")
+    return view
+
+
+def _told_by_ranks(reader: RunReader, name: str) -> str:
+    """What the first rank that failed on purpose left behind."""
+    for key in reader.keys(f"{name}/logs/"):
+        if key.endswith(".error.json"):
+            told = reader.json(key)
+            if isinstance(told, dict) and told.get("what"):
+                return str(VitaError(str(told["what"]), where=str(told.get("where") or ""),
+                                     remedy=str(told.get("remedy") or "")))
+    return ""
+
+
+def parameter_counts(stage: StageView) -> tuple[dict[str, int], dict[str, int]]:
+    """Return (trained, frozen) modules with their numbers of parameters.
+
+    Before a stage is done only the recipe is known: its trained modules are listed with a count of 0.
+    """
+    trained = _counts(stage.lineage.get("trained"))
+    frozen = _counts(stage.lineage.get("frozen"))
+    return trained or dict.fromkeys(stage.spec.trainable, 0), frozen
+
+
+def _counts(value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(name): int(count) for name, count in value.items() if isinstance(count, int | float)}

@@ -1,0 +1,60 @@
+"""The learning curves of one stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from vita_train.report.charts import Curve, line_chart, rate_strip, smooth
+from vita_train.report.collect import StageView
+from vita_train.report.words import group_of
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """The drawings of one stage, and the numbers beside them."""
+
+    stage: StageView
+    group: str
+    loss: Markup
+    rate: Markup
+    last_loss: float
+    last_dev: float | None
+
+
+def curve_panel(stage: StageView) -> CurvePanel | None:
+    """Draw loss, held-out loss and learning rate of a stage, or nothing if it logged no step."""
+    steps, losses = series(stage.events, "loss")
+    if not steps:
+        return None
+    dev_steps, dev = series(stage.events, "dev_loss")
+    curves = [Curve(steps, losses, "raw", "loss"), Curve(steps, smooth(losses, max(2, len(losses) // 25)), "main"),
+              Curve(dev_steps, dev, "dev", "held out")]
+    positive = [value for value in losses + dev if value > 0]
+    # A loss that fell to a tenth is flat for most of a linear axis.
+    log = len(positive) == len(losses) + len(dev) and max(positive) > 10 * min(positive)
+    title = f"{stage.name} {stage.title}: loss over {len(steps)} logged steps"
+    return CurvePanel(stage, group_of(stage.name), line_chart(curves, title=title, log=log),
+                      rate_strip(*_rate(stage.events), title=f"{stage.name}: learning rate"),
+                      losses[-1], dev[-1] if dev else None)
+
+
+def series(events: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Return (steps, values) of the events that carry a number under a key."""
+    points = [(float(event["step"]), float(event[key])) for event in events
+              if isinstance(event.get("step"), int | float) and isinstance(event.get(key), int | float)]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _rate(events: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """The largest learning rate of each step: all groups follow one schedule, scaled."""
+    flat = []
+    for event in events:
+        rate = event.get("lr")
+        if isinstance(rate, dict):
+            numbers = [value for value in rate.values() if isinstance(value, int | float)]
+            rate = max(numbers) if numbers else None
+        flat.append({"step": event.get("step"), "lr": rate})
+    return series(flat, "lr")

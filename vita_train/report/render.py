@@ -1,0 +1,191 @@
+"""A run as one page: everything inlined, nothing fetched, nothing from the data trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vita_train import __version__
+from vita_train.errors import UserError, VitaError
+from vita_train.evaluation.forgetting import forgetting_table
+from vita_train.recipe.ladder import MODULES
+from vita_train.report import words
+from vita_train.report.collect import RunView, StageView, parameter_counts, read_run
+from vita_train.report.curves import curve_panel, series
+from vita_train.report.ledger import ledger_rows
+from vita_train.report.lineage import lineage_rows
+from vita_train.report.media import audio_clip, image_uri
+from vita_train.storage.store import Store, open_store
+
+REPORT_KEY = "report/report.html"
+
+
+def render_report(run_dir: Path) -> Path:
+    """Write a run's report to ``report/report.html`` under its directory and return the path.
+
+    Works on runs that are unfinished or failed, and shows how far they came.
+
+    Raises:
+        UserError: there is no run in that directory.
+    """
+    store = open_store(str(run_dir))
+    store.write(REPORT_KEY, build_report(store).encode())
+    return Path(run_dir) / REPORT_KEY
+
+
+def build_report(store: Store) -> str:
+    """Return the page of the run in a store.
+
+    Raises:
+        UserError: the store holds no run.
+    """
+    if not (store.exists("recipe.yaml") or store.list("data_fetch/")):
+        raise UserError("there is no run here", where=store.uri, remedy="give the directory <storage.root>/<run>")
+    run = read_run(store)
+    environment = Environment(loader=PackageLoader("vita_train.report"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(count=words.count, duration=words.duration, size=words.size)
+    folder = files("vita_train.report") / "templates"
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        version=__version__,
+        style=Markup((folder / "style.css").read_text()),
+        script=Markup((folder / "script.js").read_text()),
+        modules=[(name, words.MODULE_WORDS[name]) for name in MODULES],
+        verdict=_verdict(run),
+        headlines=_headlines(run),
+        rungs=[_rung(stage) for stage in run.stages],
+        panels=[panel for stage in run.stages if (panel := curve_panel(stage)) is not None],
+        forgetting=_forgetting(run),
+        samples=_samples(run, store),
+        pace=[row for stage in run.stages if (row := _pace(stage)) is not None],
+        ledger=ledger_rows(run.ledger),
+        lineage=lineage_rows(run),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The page's first sentence and its colour: good, bad or busy."""
+
+    tone: str
+    text: str
+
+
+def _verdict(run: RunView) -> Verdict:
+    done = [stage for stage in run.stages if stage.state == "done"]
+    failed = [stage for stage in run.stages if stage.state in ("failed", "stopped")]
+    missed = [gate for stage in run.stages for gate in stage.gates if not gate.met]
+    seconds = sum(stage.seconds or 0.0 for stage in run.stages)
+    spent = f" in {words.duration(seconds)} of training" if seconds else ""
+    if failed:
+        stage = failed[0]
+        reason = f": {stage.reason}" if stage.reason else ""
+        return Verdict("bad", f"Stage {stage.name}, {stage.title}, {stage.state}{reason}. "
+                              f"{len(done)} of {len(run.stages)} stages are done{spent}.")
+    if missed:
+        return Verdict("bad", f"{len(done)} of {len(run.stages)} stages are done{spent}; {missed[0]}.")
+    if run.stages and len(done) == len(run.stages):
+        number = sum(len(stage.gates) for stage in run.stages)
+        gates = f"; all {number} gates are met" if number > 1 else ""
+        return Verdict("good", f"All {len(done)} stages are done{spent}{gates}.")
+    return Verdict("busy", f"{len(done)} of {len(run.stages)} stages are done{spent}.")
+
+
+def _headlines(run: RunView) -> list[dict[str, Any]]:
+    metrics = run.final_metrics
+    senses = []
+    for sense, (group, measures) in words.HEADLINES.items():
+        figures = [{"words": text, "measure": name, "value": words.figure(name, metrics[name])}
+                   for name, text in measures.items() if name in metrics]
+        if figures:
+            senses.append({"sense": sense, "group": group, "figures": figures})
+    return senses
+
+
+def _rung(stage: StageView) -> dict[str, Any]:
+    trained, frozen = parameter_counts(stage)
+    key = words.key_measure(stage.name, list(stage.spec.gates), stage.metrics)
+    gate = next((result for result in stage.gates if result.measure == key), None)
+    step, steps = stage.progress.get("step"), stage.progress.get("steps")
+    return {
+        "stage": stage,
+        "group": words.group_of(stage.name),
+        "trained": trained,
+        "frozen": frozen,
+        "key": key,
+        "value": words.figure(key, stage.metrics[key]) if key else "",
+        "gate": gate,
+        "missed": [str(result) for result in stage.gates if not result.met],
+        "rates": stage.spec.trainable,
+        "where": f"step {step:,} of {steps:,}" if isinstance(step, int) and isinstance(steps, int) else "",
+    }
+
+
+def _forgetting(run: RunView) -> dict[str, Any] | None:
+    table = forgetting_table({stage.name: stage.metrics for stage in run.stages if stage.metrics})
+    if len(table.stages) < 2 or not table.measured:
+        return None
+    falls = {(fall.measure, fall.stage): fall for fall in table.falls()}
+    rows = []
+    for measure in sorted(table.measured, key=lambda name: (_first(table.stages, table.measured[name]), name)):
+        cells = []
+        for stage in table.stages:
+            fall = falls.get((measure, stage))
+            cells.append({
+                "value": words.figure(measure, table.value(measure, stage)) if table.value(measure, stage) is not None
+                else "",
+                "carried": stage not in table.measured[measure],
+                "fall": fall.points if fall else 0.0,
+            })
+        rows.append({"measure": measure, "cells": cells})
+    return {"stages": table.stages, "rows": rows, "largest": table.largest_fall()}
+
+
+def _first(stages: tuple[str, ...], values: dict[str, float]) -> int:
+    return next(index for index, stage in enumerate(stages) if stage in values)
+
+
+def _pace(stage: StageView) -> dict[str, Any] | None:
+    if not stage.events:
+        return None
+    last = stage.events[-1]
+    first_step, last_step = stage.events[0].get("step", 0), last.get("step", 0)
+    seconds = stage.seconds
+    rate = (last_step - first_step) / seconds if seconds and last_step > first_step else None
+    memory = series(stage.events, "memory_gib")[1]
+    tokens = series(stage.events, "tokens_per_s")[1]
+    return {"stage": stage, "steps": last_step, "seconds": seconds, "rate": rate,
+            "tokens": sum(tokens) / len(tokens) if tokens else None, "memory": max(memory) * 2**30 if memory else None}
+
+
+def _samples(run: RunView, store: Store) -> dict[str, list[dict[str, Any]]]:
+    """Sort samples into those to look at, to listen to and to read, with their media inlined."""
+    sorted_samples: dict[str, list[dict[str, Any]]] = {"look": [], "listen": [], "read": []}
+    for sample in run.samples:
+        entry: dict[str, Any] = {"images": [], "sounds": [], **{key: str(sample.get(key, "")) for key in
+                 ("title", "dataset", "slice", "question", "answer", "truth", "note")}, "right": sample.get("right")}
+        for item in sample.get("media", ()):
+            _add_media(entry, item, store)
+        place = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
+        sorted_samples[place].append(entry)
+    return sorted_samples
+
+
+def _add_media(entry: dict[str, Any], item: dict[str, Any], store: Store) -> None:
+    try:
+        data = store.read(f"evaluate/{item['path']}")
+    except (VitaError, KeyError, TypeError):
+        return
+    if item.get("kind") == "image":
+        uri = image_uri(data)
+        if uri:
+            entry["images"].append(uri)
+    elif clip := audio_clip(data):
+        uri, wave, seconds = clip
+        entry["sounds"].append({"uri": uri, "wave": wave, "seconds": seconds, "label": str(item.get("label", ""))})
