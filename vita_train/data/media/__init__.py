@@ -1,0 +1,17 @@
+"""Pictures, videos and sound: decoding, and what the model is given of them."""
+
+from __future__ import annotations
+
+
+class MediaError(ValueError):
+    """A file that cannot be used.
+
+    Args:
+        reason: short category, for counting.
+        detail: what is wrong with this file, its name included.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail

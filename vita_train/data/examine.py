@@ -1,0 +1,214 @@
+"""One row made ready: media decoded once, prompt and labels written, lengths checked against the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from vita_train.data.media import MediaError
+from vita_train.data.prompt import MediaCounts, encode
+from vita_train.data.reading import Reject, Row, read_records
+from vita_train.data.templates import load_template
+from vita_train.data.tokenizer import Tokenizer, load_tokenizer
+from vita_train.recipe.schema import Recipe
+
+_ROWS_PER_TASK = 128
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most a sample of one dataset may take, and which stage says so."""
+
+    tokens: int
+    tiles: int
+    frames: int
+    stage: str
+
+
+@dataclass
+class Example:
+    """A row as the index stores it."""
+
+    row: int
+    id: str
+    ids: list[int]
+    spans: list[int]
+    """Supervised stretches of ``ids``: first, one past the last, first, ..."""
+    runs: list[int]
+    tokens: int
+    tiles: int
+    frames: int
+    supervised: int
+    images: list[str]
+    image_tiles: list[int]
+    videos: list[str]
+    video_places: list[int]
+    """Frames taken of the video."""
+    audios: list[str]
+    audio_frames: list[int]
+    seconds: float
+    """Of all sound."""
+    turns: list[str]
+    inserted: int
+    """Turn that answers sound not meant for the assistant; -1 without."""
+    features: list[np.ndarray] = field(default_factory=list)
+    """float16 filterbank features of each clip, when they are stored."""
+
+
+def limits_of(recipe: Recipe, dataset: str) -> Limits:
+    """Return what a sample may take: the smallest rows of the stages that pack this dataset, and the context.
+
+    A dataset that no stage packs is held to the largest rows of any stage.
+    """
+    packing = {name: spec for name, spec in recipe.stages.items() if spec.objective == "next_token"}
+    using = {name: spec for name, spec in packing.items() if dataset in spec.data}
+    context = recipe.model.llm.max_positions
+    most = 2**31 - 1
+    if not packing:
+        return Limits(context, most, most, "model.llm.max_positions")
+    choose = min if using else max
+    stage, spec = choose((using or packing).items(), key=lambda item: item[1].batch.row_tokens)
+    chosen = (using or packing).values()
+    tokens = min(spec.batch.row_tokens, context)
+    return Limits(tokens, choose(s.batch.row_tiles for s in chosen), choose(s.batch.row_frames for s in chosen),
+                  "model.llm.max_positions" if tokens < spec.batch.row_tokens else f"stages.{stage}.batch")
+
+
+class Examiner:
+    """Turns rows of one dataset into examples.
+
+    Args:
+        recipe: settings of data, model and stages.
+        tokenizer: the run's tokenizer.
+        dataset: name, for its limits.
+        roots: set key to media directory.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dataset: str, roots: Mapping[str, Path]) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.template = load_template(recipe.data.template)
+        self.limits = limits_of(recipe, dataset)
+        self.roots = roots
+
+    def examine(self, row: Row) -> Example | Reject:
+        """Decode the media of a row and write its ids, or say why it cannot be used."""
+        try:
+            return self._example(row)
+        except MediaError as error:
+            return Reject(row.row, error.reason, error.detail, row.id)
+
+    def _example(self, row: Row) -> Example | Reject:
+        data, model = self.recipe.data, self.recipe.model
+        per_tile = model.vision.tokens_per_tile
+        tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
+        places = [self._frame_places(ref.path(self.roots)) for ref in row.videos]
+        waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
+        from vita_train.data.media.audio import fbank, frames_of, tokens_of
+
+        frames = [frames_of(len(wave), data.audio.sample_rate) for wave in waves]
+        counts = MediaCounts(
+            images=tuple(count * per_tile for count in tiles),
+            videos=tuple(len(place) * per_tile for place in places),
+            audios=tuple(tokens_of(count, model.audio_adapter) for count in frames),
+        )
+        encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
+        example = Example(
+            row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
+            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(map(len, places)), frames=sum(frames),
+            supervised=encoded.supervised, images=[str(ref) for ref in row.images], image_tiles=tiles,
+            videos=[str(ref) for ref in row.videos], video_places=[place for of in places for place in of],
+            audios=[str(ref) for ref in row.audios], audio_frames=frames,
+            seconds=sum(map(len, waves)) / data.audio.sample_rate,
+            turns=[turn.value for turn in row.record.conversations],
+            inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
+        )
+        fault = self._too_long(example)
+        if fault:
+            return Reject(row.row, "too long", fault, row.id)
+        if data.audio.store_features:
+            bins = model.audio_encoder.num_mel_bins
+            example.features = [fbank(wave, data.audio.sample_rate, bins).numpy().astype(np.float16) for wave in waves]
+        return example
+
+    def _too_long(self, example: Example) -> str:
+        limits = self.limits
+        for name, taken, most in (("positions", example.tokens, limits.tokens), ("tiles", example.tiles, limits.tiles),
+                                  ("sound frames", example.frames, limits.frames)):
+            if taken > most:
+                return f"takes {taken} {name}, {limits.stage} allows {most}"
+        return ""
+
+    def _count_tiles(self, root: str, path: Path) -> int:
+        from vita_train.data.media.image import count_tiles, open_image
+
+        spec = self.recipe.data.image
+        return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.image_size,
+                           tiled=root not in spec.no_tile_sets)
+
+    def _frame_places(self, path: Path) -> list[int]:
+        from vita_train.data.media.video import frame_places, probe_video
+
+        return frame_places(*probe_video(path), self.recipe.data.video)
+
+    def _wave(self, path: Path) -> np.ndarray:
+        from vita_train.data.media.audio import check_length, encoder_frames, frames_of, load_wave
+
+        spec, model = self.recipe.data.audio, self.recipe.model
+        wave = load_wave(path, spec.sample_rate)
+        check_length(path, wave, spec, model.audio_adapter)
+        length = encoder_frames(frames_of(len(wave), spec.sample_rate))
+        if length > model.audio_encoder.max_positions:
+            raise MediaError("sound too long", f"{path} takes {length} encoder positions, "
+                                               f"model.audio_encoder.max_positions is {model.audio_encoder.max_positions}")
+        return wave
+
+
+def examine_file(recipe: Recipe, tokenizer_dir: Path, dataset: str, path: Path, roots: Mapping[str, Path], *,
+                 workers: int = 1, keep_features: bool = True) -> Iterator[Example | Reject]:
+    """Examine every row of a record file, in the file's order whatever the number of workers.
+
+    Args:
+        tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
+        keep_features: false drops the features of examples (checks only).
+    """
+    if not keep_features:
+        audio = recipe.data.audio.model_copy(update={"store_features": False})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"audio": audio})})
+    rows = read_records(path, roots)
+    if workers <= 1:
+        examiner = Examiner(recipe, load_tokenizer(tokenizer_dir), dataset, roots)
+        for row in rows:
+            yield examiner.examine(row) if isinstance(row, Row) else row
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker,
+                             initargs=(recipe, tokenizer_dir, dataset, dict(roots))) as pool:
+        waiting: list[Future[list[Example | Reject]]] = []
+        while True:
+            task = list(islice(rows, _ROWS_PER_TASK))
+            if task:
+                waiting.append(pool.submit(_examine_rows, task))
+            if not waiting:
+                return
+            if not task or len(waiting) > 2 * workers:
+                yield from waiting.pop(0).result()
+
+
+_worker: list[Examiner] = []
+
+
+def _start_worker(recipe: Recipe, tokenizer_dir: Path, dataset: str, roots: dict[str, Path]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker[:] = [Examiner(recipe, load_tokenizer(tokenizer_dir), dataset, roots)]
+
+
+def _examine_rows(rows: list[Row | Reject]) -> list[Example | Reject]:
+    return [_worker[0].examine(row) if isinstance(row, Row) else row for row in rows]

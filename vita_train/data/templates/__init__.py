@@ -1,0 +1,100 @@
+"""Conversation templates: how turns are laid out, as data."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.base import Strict
+
+
+class Piece(Strict):
+    """A control token or a text of the layout."""
+
+    token: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Piece:
+        if (self.token is None) == (self.text is None):
+            raise ValueError("a piece is either token or text")
+        return self
+
+
+class Around(Strict):
+    """What stands before and after a text."""
+
+    before: tuple[Piece, ...] = ()
+    after: tuple[Piece, ...] = ()
+
+
+class Reply(Around):
+    """What stands around an answer. ``after`` is left out behind the last one."""
+
+    end: str
+    """Control token that ends an answer; supervised."""
+
+
+class Layout(Strict):
+    """Pieces around each kind of text."""
+
+    system: Around
+    human: Around
+    gpt: Reply
+
+
+class SystemTexts(Strict):
+    """System text by what the conversation holds."""
+
+    image: str
+    video: str
+    language: str
+
+
+class Template(Strict):
+    """A conversation template."""
+
+    name: str
+    system: SystemTexts
+    layout: Layout
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Every control token the layout uses, in order of first use."""
+        layout = self.layout
+        pieces = [piece for part in (layout.system, layout.human, layout.gpt) for piece in (*part.before, *part.after)]
+        return tuple(dict.fromkeys([*(piece.token for piece in pieces if piece.token), layout.gpt.end]))
+
+
+def template_names() -> list[str]:
+    """Return the names of the shipped templates."""
+    names = [entry.name for entry in resources.files(__name__).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_template(name: str) -> Template:
+    """Return a shipped template by name, or the one in a file.
+
+    Raises:
+        RecipeError: there is none of that name, or the file is not a template.
+    """
+    if name in template_names():
+        text = (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"no template {name!r}", where="data.template",
+                              remedy=f"use {', '.join(template_names())} or the path of a template file") from error
+    try:
+        return Template.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+                          where=name, remedy="compare it with the shipped qwen2p5_instruct") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"template is not valid YAML: {error}", where=name, remedy="correct the file") from error

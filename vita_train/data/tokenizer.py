@@ -1,0 +1,98 @@
+"""The tokenizer: loaded from a pretrained model, or a byte-level BPE trained on the run's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from vita_train.data.constants import STATE_MARKS
+from vita_train.errors import DataError, RecipeError
+
+Tokenizer: TypeAlias = Any
+"""A fast tokenizer of transformers (PreTrainedTokenizerFast)."""
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *STATE_MARKS)
+
+#: How Qwen2 cuts text into words before merging (tokenizer.json of the public models).
+_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+          r"|\s+(?!\S)|\s+")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> Tokenizer:
+    """Train a byte-level BPE with the special tokens of the Qwen2 family and the state marks, and save it.
+
+    Args:
+        texts: training text; the same texts in the same order give the same file.
+        vocab_size: entries, special tokens and the 256 bytes included; fewer where the text has no more merges.
+        out: directory that ``AutoTokenizer.from_pretrained`` loads afterwards.
+    """
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer=trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
+    )
+    tokenizer.save_pretrained(str(out))
+    return tokenizer
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Load a tokenizer from a directory or a hub name.
+
+    Raises:
+        DataError: there is no tokenizer, or it is not a fast one.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"tokenizer cannot be loaded: {first}", where=str(source),
+                        remedy="give a directory or hub name that holds tokenizer.json") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise DataError("tokenizer has no fast version", where=str(source), remedy="use one with tokenizer.json")
+    return tokenizer
+
+
+def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encode text as ordinary text: what looks like a special token becomes the tokens of its characters."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+
+
+def control_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a control token or state mark.
+
+    Raises:
+        RecipeError: the tokenizer does not hold it as one token.
+    """
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is not None and found != tokenizer.unk_token_id:
+        return int(found)
+    ids = tokenizer(token, add_special_tokens=False).input_ids  # byte-level vocabularies spell marks in byte symbols
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return int(ids[0])
+    raise RecipeError(f"the tokenizer has no single token for {token!r}", where="tokenizer",
+                      remedy="choose a template that fits the tokenizer, or data.state_mode none")
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """Return the id that fills padding; padded positions are never attended or supervised."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
