@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,13 +75,16 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     return list(tensor.tolist())
 
 
-def broadcast_flag(value: bool) -> bool:
-    """Return rank 0's value on every rank."""
+def broadcast_json(value: Any) -> Any:
+    """Return rank 0's value (anything JSON can say) on every rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
-    tensor = torch.tensor([float(value)])
-    dist.broadcast(tensor, src=0)
-    return bool(tensor.item())
+    text = json.dumps(value).encode() if dist.get_rank() == 0 else b""
+    length = torch.tensor([len(text)])
+    dist.broadcast(length, src=0)
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(data, src=0)
+    return json.loads(bytes(data.tolist()))
 
 
 def barrier() -> None:

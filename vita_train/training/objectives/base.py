@@ -81,6 +81,8 @@ class Objective(nn.Module):
 
     modules_needed: ClassVar[tuple[str, ...]] = ()
     """Modules built and loaded for this objective, trained or not."""
+    modules_optional: ClassVar[tuple[str, ...]] = ()
+    """Modules built only if the stage trains them."""
     phases: ClassVar[tuple[str, ...]] = ("main",)
     """Optimizer steps within one training step, in order. Each has its own optimizer over ``train_parameters``."""
     options: ClassVar[dict[str, Option]] = {}
@@ -92,13 +94,19 @@ class Objective(nn.Module):
         self.frozen: tuple[str, ...] = ()
         """Children that stay in eval mode; set by ``vita_train.training.freeze``."""
         self.option = resolve_options(type(self), context.spec.options, where=f"stages.{context.stage}.options")
-        for name in self.modules_needed:
+        for name in self.modules_used(context.spec.trainable):
             self.add_module(name, modules[name])
+
+    @classmethod
+    def modules_used(cls, trainable: Iterable[str]) -> tuple[str, ...]:
+        """Return the modules a stage with this trainable map builds, in the order of ``MODULES``."""
+        wanted = {*cls.modules_needed, *(name for name in cls.modules_optional if name in set(trainable))}
+        return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:
         """Return the order of global batches of a split: a pure function of recipe, data and step.
 
-        The returned object has ``steps_per_epoch: int`` and ``batch(step) -> list`` (see ``vita_train.data.loader``).
+        None if the split does not exist. See ``vita_train.training.batches.BatchOrder`` for what is returned.
         """
         raise NotImplementedError
 

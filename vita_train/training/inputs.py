@@ -1,0 +1,93 @@
+"""What a stage starts from: the newest weights of every module, and the digest of all that determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vita_train
+from vita_train.errors import RecipeError
+from vita_train.manifest import Manifest, ModuleRef, digest_of
+from vita_train.recipe.ladder import MODULES, STAGES
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.final import read_final
+from vita_train.storage.store import Store
+
+#: Settings of a stage that do not change its weights.
+_NOT_IN_DIGEST = {"gates", "eval", "save_every"}
+#: Model settings by module, where the two names differ.
+_SPEC_OF = {"discriminators": "codec"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Weights and data a stage starts from."""
+
+    modules: dict[str, ModuleRef]
+    """Every module an earlier stage has trained, at the newest of them."""
+    data: str
+    """Digest of the prepared corpus."""
+
+
+def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iterable[str]) -> Inputs:
+    """Return what the stages before ``stage`` have left.
+
+    Raises:
+        RecipeError: the data is not prepared, or a stage that trains a needed module has not been run.
+    """
+    prepared = read_final(store, f"{run}/prepare")
+    if prepared is None:
+        raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
+                          remedy="run the steps before: fetch and prepare")
+    wanted = set(needed)
+    modules: dict[str, ModuleRef] = {}
+    for earlier in STAGES[:STAGES.index(stage)]:
+        if earlier not in recipe.stages:
+            continue
+        manifest = read_final(store, f"{run}/{earlier}")
+        if manifest is None:
+            missing = sorted(wanted & set(recipe.stages[earlier].trainable))
+            if missing:
+                raise RecipeError(f"stage {stage} needs {', '.join(missing)} from stage {earlier}, which is not done",
+                                  where=store.uri_of(f"{run}/{earlier}/final.json"),
+                                  remedy=f"run stage {earlier} first")
+            continue
+        modules.update(trained_by(manifest))
+    return Inputs(modules, prepared.digest)
+
+
+def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:
+    """Return the modules a stage trained itself, without those it only names."""
+    return {name: ref for name, ref in manifest.modules.items() if ref.stage == manifest.stage}
+
+
+def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[str]) -> str:
+    """Return the digest of everything that determines the weights a stage ends with."""
+    needed = [name for name in MODULES if name in set(needed)]
+    model = recipe.model.model_dump(mode="json")
+    parts: dict[str, Any] = {
+        "stage": stage,
+        "spec": recipe.stages[stage].model_dump(mode="json", exclude=_NOT_IN_DIGEST),
+        "model": {name: model[_SPEC_OF.get(name, name)] for name in needed} | {"dtype": model["dtype"]},
+        "tokenizer": recipe.tokenizer.model_dump(mode="json"),
+        "template": [recipe.data.template, recipe.data.state_mode],
+        "seed": recipe.seed,
+        "data": inputs.data,
+        "modules": {name: [file.sha256 for file in inputs.modules[name].files]
+                    for name in needed if name in inputs.modules},
+    }
+    return digest_of(parts)
+
+
+@cache
+def code_version() -> str:
+    """Return the package's version and a digest of its sources."""
+    root = Path(vita_train.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{vita_train.__version__}+{digest.hexdigest()[:12]}"

@@ -1,0 +1,19 @@
+"""What a rank leaves for the launcher when it fails: ``logs/rank-<r>.error.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from vita_train.errors import VitaError
+
+
+def write_outcome(logs: Path, rank: int, error: VitaError) -> None:
+    """Write code, what, where and remedy of an error, whole or not at all."""
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / f"rank-{rank}.error.json"
+    report = {"code": error.exit_code, "what": error.what, "where": error.where, "remedy": error.remedy}
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,132 @@
+"""Checkpoints of a running stage: written while it trains, found again when it starts.
+
+The position in the data is the step number, and the random state of a step is a function of seed, step and rank, so a
+checkpoint holds weights, optimizer state and a few counters, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vita_train.errors import VitaError
+from vita_train.storage.attempt import Attempt, begin_attempt, staging_folder
+from vita_train.storage.cache import cache_dir
+from vita_train.storage.commit import Commit, latest_commit, restore
+from vita_train.storage.committer import AsyncCommitter
+from vita_train.storage.store import DamagedError, MissingKeyError, Store
+from vita_train.training.distributed import World, broadcast_json, sum_over_ranks
+from vita_train.training.engines.base import Engine
+
+_COUNTERS = "counters.json"
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed every generator of the process for one step: dropout and the like become a function of these three."""
+    mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(mixed >> 1)
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+
+
+class Checkpoints:
+    """This rank's part in the checkpoints of one stage.
+
+    Args:
+        store: the run's store.
+        prefix: key prefix of the stage, ``<run>/<stage>``.
+        world: this rank among all.
+        digest: of everything that determines the stage; checkpoints of another digest are not resumed from.
+        keep_last: checkpoints to keep.
+    """
+
+    def __init__(self, store: Store, prefix: str, world: World, digest: str, *, keep_last: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._world = world
+        self._digest = digest
+        self._keep_last = keep_last
+        self._committer: AsyncCommitter | None = None
+        self._staging = Path()
+
+    def restore(self, engine: Engine) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint into the engine; return its counters, or None if there is none.
+
+        Raises:
+            CheckpointError: the engine cannot take the state (another engine, or another number of ranks).
+        """
+        refused: list[str] = []
+        while (commit := self._newest(refused)) is not None:
+            folder = cache_dir() / "restore" / f"{commit.manifest.attempt}-{commit.step}"
+            damaged: VitaError | None = None
+            try:
+                folder = restore(self._store, commit, folder)
+            except (DamagedError, MissingKeyError) as error:
+                damaged = error
+            if sum_over_ranks([damaged is not None])[0]:
+                refused.append(commit.marker_key)
+                continue
+            engine.load(folder)
+            counters: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
+            return counters
+        return None
+
+    def _newest(self, refused: list[str]) -> Commit | None:
+        """Return rank 0's choice on every rank."""
+        commit = latest_commit(self._store, self._prefix, refused=refused) if self._world.rank == 0 else None
+        if commit is not None and commit.meta.get("digest") != self._digest:
+            commit = None
+        key = broadcast_json(commit.marker_key if commit else None)
+        if key is None or commit is not None:
+            return commit
+        return _read_commit(self._store, self._prefix, key, refused)
+
+    def begin(self) -> None:
+        """Register this start of the stage; needed before the first save."""
+        attempt = begin_attempt(self._store, self._prefix) if self._world.rank == 0 else None
+        told = broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None)
+        attempt = Attempt(*told)
+        self._staging = staging_folder(self._store, attempt, self._world.rank)
+        self._committer = AsyncCommitter(self._store, attempt, self._world.rank, self._world.size,
+                                         keep_last=self._keep_last)
+
+    def save(self, engine: Engine, step: int, counters: dict[str, Any]) -> None:
+        """Write the state after ``step`` steps and hand it over; storing goes on in the background.
+
+        Raises:
+            VitaError: the checkpoint before could not be stored.
+        """
+        assert self._committer is not None, "begin() comes first"
+        self._committer.wait()
+        folder = self._staging / f"step-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        engine.save(folder)
+        if self._world.rank == 0:
+            (folder / _COUNTERS).write_text(json.dumps({"step": step, **counters}), encoding="utf-8")
+        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        self._committer.submit(step, files, meta={"digest": self._digest, "step": step})
+
+    def wait(self) -> None:
+        """Wait until everything handed over is stored (on rank 0: committed).
+
+        Raises:
+            VitaError: it could not be.
+        """
+        if self._committer is not None:
+            self._committer.wait()
+
+
+def _read_commit(store: Store, prefix: str, key: str, refused: list[str]) -> Commit:
+    """Return the checkpoint that rank 0 chose, as this rank sees it."""
+    commit = latest_commit(store, prefix, refused=refused)
+    if commit is None or commit.marker_key != key:
+        raise MissingKeyError("this rank does not see the checkpoint that rank 0 resumes from", where=store.uri_of(key),
+                              remedy="storage.root must be the same store on every node")
+    return commit
