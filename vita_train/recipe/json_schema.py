@@ -1,0 +1,17 @@
+"""The recipe as a JSON schema, for editors that complete and check YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vita_train.recipe.ladder import MODULES, STAGE_ALIASES, STAGES
+from vita_train.recipe.schema import Recipe
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """Return the schema, with the names of stages and modules spelt out."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["stages"]["propertyNames"] = {"enum": [*STAGES, *STAGE_ALIASES]}
+    schema["$defs"]["StageSpec"]["properties"]["trainable"]["propertyNames"] = {"enum": list(MODULES)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vita-train recipe",
+            **{key: value for key, value in schema.items() if key != "title"}}

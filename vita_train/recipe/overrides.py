@@ -1,0 +1,100 @@
+"""Settings from the command line: ``a.b=c`` laid over what the file says.
+
+Names may contain dots (stage 2.1b, measure vqa.test_seen.accuracy), so a path is read along the recipe's own shape;
+quotes around a name work as well. ``null`` for an entry of a mapping such as ``stages`` or ``data`` removes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.ladder import STAGE_ALIASES, STAGES, stage_id
+from vita_train.recipe.shape import Shape, fields_of, root_shape, shape_of
+from vita_train.recipe.yaml_tree import Path, Tree, parse_yaml
+
+_TOKEN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^.'"]+))\s*(?:\.|$)""")
+
+
+def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
+    """Lay settings over a tree, in order.
+
+    Raises:
+        RecipeError: a setting is not ``a.b=c``, or its path leads through something that is not a mapping.
+    """
+    for text in overrides:
+        source = f"--set {text}"
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise RecipeError("is not a setting", where=source, remedy="write --set a.b=c")
+        path = resolve_path(name.strip(), source)
+        parsed = parse_yaml(value, source)
+        _set(tree, path, parsed.value, source)
+
+
+def resolve_path(name: str, source: str) -> Path:
+    """Return the keys a dotted path stands for.
+
+    Raises:
+        RecipeError: it is malformed, or names a stage nobody knows.
+    """
+    tokens, position = [], 0
+    while position < len(name):
+        match = _TOKEN.match(name, position)
+        if match is None:
+            raise RecipeError(f"cannot read the path {name!r}", where=source,
+                              remedy="separate names by dots; quote names that contain quotes")
+        tokens.append(next(group for group in match.groups() if group is not None).strip())
+        position = match.end()
+    path: list[str | int] = []
+    shape: Shape | None = root_shape()
+    while tokens:
+        if shape is not None and shape.kind == "mapping":
+            taken = _entry_length(tokens, shape, is_stages=path == ["stages"])
+        else:
+            taken = 1
+        key = ".".join(tokens[:taken])
+        tokens = tokens[taken:]
+        if path == ["stages"]:
+            try:
+                key = stage_id(key)
+            except RecipeError as error:
+                raise RecipeError(error.what, where=source, remedy=error.remedy) from None
+        path.append(key)
+        shape = shape_of(shape, key) if shape is not None else None
+    return tuple(path)
+
+
+def _entry_length(tokens: Sequence[str], shape: Shape, *, is_stages: bool) -> int:
+    """Return how many tokens make up one key of a mapping with free names."""
+    if is_stages:
+        for taken in range(len(tokens), 0, -1):
+            name = ".".join(tokens[:taken])
+            if name in STAGES or name.removesuffix(".sh") in STAGE_ALIASES:
+                return taken
+    inner = fields_of(shape.inner)
+    return next((index for index, token in enumerate(tokens) if index and token in inner), len(tokens))
+
+
+def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
+    parent = tree.value if isinstance(tree.value, dict) else {}
+    tree.value = parent
+    shape: Shape | None = root_shape()
+    for depth, key in enumerate(path[:-1]):
+        shape = shape_of(shape, str(key)) if shape is not None else None
+        child = parent.get(key)
+        if child is None:
+            child = parent[key] = {}
+            tree.places.setdefault(path[: depth + 1], source)
+        if not isinstance(child, dict):
+            raise RecipeError(f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping", where=source)
+        parent = child
+    for place in [place for place in tree.places if place[: len(path)] == path]:
+        del tree.places[place]
+    if value is None and shape is not None and shape.kind == "mapping":
+        parent.pop(path[-1], None)
+        return
+    parent[path[-1]] = value
+    tree.places[path] = source
