@@ -1,8 +1,7 @@
 """The steps of the pipeline: each is a function of recipe and run that returns the manifest it committed.
 
 A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs changed is done
-again; its old manifest goes first, so that a failure never leaves a commit that no longer holds. KFP components call
-these functions and nothing else. Nothing here imports torch before there is work for it.
+again. KFP components call these functions and nothing else. Nothing here imports torch before there is work for it.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
 from vita_train.launch.local import launch_stage
 from vita_train.launch.paths import corpus_dir, raw_dir, run_dir
 from vita_train.manifest import FileRef, Manifest, digest_of
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.ladder import STAGES, stage_id
+from vita_train.recipe.load import dump_recipe, load_recipe
+from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final, write_final
-from vita_train.storage.store import Store, open_store
+from vita_train.storage.store import Store, open_file, open_store
 
 #: A file that gets one line for each change of a step's state; the console that shows a run follows it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
@@ -49,10 +48,8 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
         overrides: ``key.path=value`` settings.
         only, from_step, until_step, force: see `Selection`.
     """
-    from vita_train.recipe.load import load_recipe
-
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
-    resolved = load_recipe(recipe, settings)
+    resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
     name = run or resolved.name
     write_recipe(resolved, name)
     return resolved, name, Selection.parse(only, from_step, until_step, force)
@@ -61,7 +58,7 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
 def write_recipe(recipe: Recipe, run: str) -> None:
     """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""
     store, key = _store(recipe), f"{run}/recipe.yaml"
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+    text = dump_recipe(recipe).encode()
     if not store.exists(key) or store.read(key) != text:
         store.write(key, text)
 
@@ -177,7 +174,7 @@ def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
     if manifest is None:
         raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
                         where=_store(recipe).uri_of(final_key(f"{run}/{step}")),
-                        remedy=f"vita-train run {run_dir(recipe, run) / 'recipe.yaml'} --run {run} --until {step}")
+                        remedy=f"vita-train run {_given_as(recipe)} --run {run} --until {step}")
     return manifest
 
 
@@ -224,7 +221,7 @@ def _commit(recipe: Recipe, run: str, step: str, selection: Selection, inputs: C
             _log_state(step, "reused")
             return done
         _tell(store, run, step, "running")
-        if done is not None or selection.force:
+        if selection.force or step not in STAGES:  # a stage decides itself what of its past still holds
             _forget(store, run, step)
         manifest = work(digest)
         write_final(store, f"{run}/{step}", manifest)
@@ -277,6 +274,17 @@ def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
 
 def _stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
     return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
+
+
+def _text_at(uri: str) -> str:
+    """Return a recipe's YAML from a store; the line end says that it is text."""
+    store, key = open_file(uri)
+    return store.read(key).decode() + "\n"
+
+
+def _given_as(recipe: Recipe) -> str:
+    """Return how a user names a recipe on the command line."""
+    return recipe.name if recipe.name in preset_names() else "RECIPE"
 
 
 def _store(recipe: Recipe) -> Store:

@@ -13,13 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from vita_train.errors import EXIT_RETRYABLE, StoppedError, VitaError
 from vita_train.launch.outcome import explain, forget_outcomes
 from vita_train.launch.paths import logs_dir, run_dir
 from vita_train.launch.process import die_with_parent, has_gpu, on_stop, stop_group
 from vita_train.manifest import Manifest
+from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
 from vita_train.storage.store import open_store
@@ -68,7 +67,7 @@ def _torchrun(nproc: int) -> list[str]:
 
 def _stage_entry(recipe: Recipe, stage: str, run: str, logs: Path) -> list[str]:
     path = run_dir(recipe, run) / stage / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
     return ["-m", "vita_train.launch.rank", str(logs), "stage", str(path), "--stage", stage, "--run", run]
 
 

@@ -30,6 +30,7 @@ from vita_train.launch.paths import logs_dir, run_dir
 from vita_train.launch.process import die_with_parent, on_stop, stop_group
 from vita_train.local.console import Ladder
 from vita_train.local.state import RunState, StepState
+from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEP_TITLES, Selection
 from vita_train.steps import STEPS_LOG, write_recipe
@@ -85,7 +86,7 @@ def _command(recipe: Recipe, run: str, selection: Selection) -> list[str]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     resolved = scratch / "recipe.yaml"
-    resolved.write_text(json.dumps(recipe.model_dump(mode="json"), indent=1), encoding="utf-8")
+    resolved.write_text(dump_recipe(recipe), encoding="utf-8")
     arguments = scratch / "arguments.json"
     arguments.write_text(json.dumps({
         "recipe": str(resolved), "run": run, "only": ",".join(selection.only),

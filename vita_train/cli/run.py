@@ -1,0 +1,83 @@
+"""``vita-train run``, ``launch`` and ``preflight``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
+Run = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("run")(run)
+    app.command("launch")(launch)
+    app.command("preflight")(preflight)
+
+
+def run(
+    recipe: Recipe,
+    run: Run = "",
+    settings: Set = None,
+    only: Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)] = "",
+    since: Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)] = "",
+    until: Annotated[str, typer.Option(help="Last step to do.", show_default=False)] = "",
+    force: Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")] = False,
+) -> None:
+    """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
+    from rich.console import Console
+
+    from vita_train.local.ending import show_ending
+    from vita_train.local.run import run_pipeline
+    from vita_train.preflight import check_all, show_checks
+    from vita_train.recipe.load import load_recipe
+    from vita_train.recipe.selection import Selection
+
+    console = Console()
+    resolved = load_recipe(recipe, settings or [])
+    name = run or resolved.name
+    selection = Selection.parse(only, since, until, force)
+    show_checks(check_all(resolved, name, selection), console)
+    run_pipeline(resolved, name, selection, console)
+    show_ending(resolved, name, console)
+
+
+def launch(
+    recipe: Recipe,
+    stage: Annotated[str, typer.Option(help="Stage id or alias.")],
+    run: Run = "",
+    settings: Set = None,
+    backend: Annotated[str, typer.Option(help="Where the job runs.")] = "local",
+) -> None:
+    """Run one stage as a job and print the manifest it committed."""
+    from vita_train.errors import UserError
+    from vita_train.recipe.load import load_recipe
+    from vita_train.recipe.selection import Selection, step_id
+    from vita_train.steps import train_step, write_recipe
+
+    if backend != "local":
+        raise UserError(f"unknown backend {backend!r}", remedy="the backend is local")
+    resolved = load_recipe(recipe, settings or [])
+    name = run or resolved.name
+    step = step_id(stage)
+    if step not in resolved.stages:
+        raise UserError(f"the recipe has no stage {step}", where="stages",
+                        remedy=f"it has {', '.join(resolved.stages)}")
+    write_recipe(resolved, name)
+    manifest = train_step(resolved, name, step, Selection(only=(step,)))
+    assert manifest is not None  # the stage is in the recipe and was asked for
+    typer.echo(manifest.model_dump_json(indent=1))
+
+
+def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
+    """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
+    from rich.console import Console
+
+    from vita_train.preflight import check_all, show_checks
+    from vita_train.recipe.load import load_recipe
+
+    resolved = load_recipe(recipe, settings or [])
+    show_checks(check_all(resolved, run or resolved.name), Console(), always=True)

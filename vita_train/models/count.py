@@ -1,0 +1,46 @@
+"""Count a recipe's parameters without making them: every module is built on the meta device.
+
+    python -m vita_train.models.count RECIPE.yaml
+
+prints one JSON object, parameters by module. A process of its own, so that who asks need not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from vita_train.errors import VitaError
+from vita_train.models.build import build_modules
+from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.schema import Recipe
+
+#: Stands in for the recogniser's units, which are known only after the data is prepared.
+UNITS = 1000
+
+
+def count_parameters(spec: ModelSpec) -> dict[str, int]:
+    """Return the number of parameters of every module of a model."""
+    with torch.device("meta"):
+        modules = build_modules(spec, MODULES, units=UNITS)
+    return {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in modules.items()}
+
+
+def main() -> int:
+    """Print the counts of the recipe named on the command line, or the reason why its model cannot be built."""
+    recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    try:
+        print(json.dumps(count_parameters(recipe.model)))
+    except (VitaError, ValueError, RuntimeError) as error:  # a shape that some library turns down
+        print(f"{type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
