@@ -111,16 +111,16 @@ def _events(folder: Path, logged: int, steps: int, clock: float, name: str) -> f
 
 
 def _ledger(run: Path, text: str) -> None:
-    datasets = {}
+    splits: list[dict[str, Any]] = []
     for index, name in enumerate(("caption", "textqa", "vqa", "asr", "speech_qa", "tts")):
-        train = {"in": 4000 + 313 * index, "out": 4000 + 313 * index - (3 if name == "asr" else 0),
-                 "rejected": 3 if name == "asr" else 0}
-        if train["rejected"]:
-            train["reasons"] = {f"the WAV file is empty {text}": 2, "the audio is longer than 15 s": 1}  # type: ignore[assignment]
-        datasets[name] = {"train": train, "test": {"in": 400, "out": 400, "rejected": 0}}
+        reasons = {f"empty file {text}": 2, "too long": 1} if name == "asr" else {}
+        records = 4000 + 313 * index
+        splits += [{"dataset": name, "split": "train", "records": records, "used": records - sum(reasons.values()),
+                    "rejected": sum(reasons.values()), "reasons": reasons},
+                   {"dataset": name, "split": "test", "records": 400, "used": 400, "rejected": 0}]
     folder = run / "prepare" / "corpus"
     folder.mkdir(parents=True)
-    (folder / "ledger.json").write_text(json.dumps({"datasets": datasets}))
+    (folder / "ledger.json").write_text(json.dumps({"format": "vita-train/ledger/v1", "splits": splits}))
 
 
 def _evaluation(run: Path, text: str) -> None:

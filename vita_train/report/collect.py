@@ -21,8 +21,8 @@ from vita_train.storage.final import read_final
 from vita_train.storage.store import MissingKeyError, Store
 
 #: Steps around the ladder, in order, with the words the page uses.
-STEP_TITLES: dict[str, str] = {"data_fetch": "data fetch", "prepare": "preparation", "evaluate": "evaluation",
-                               "export": "export"}
+STEP_TITLES: dict[str, str] = {"data_fetch": "The data fetch", "prepare": "The preparation of the data",
+                               "evaluate": "The evaluation", "export": "The export"}
 #: Lines kept from the end of a log of a stage that failed.
 LOG_LINES = 12
 
@@ -85,6 +85,8 @@ class RunView:
     recipe_text: str
     stages: list[StageView]
     steps: dict[str, Manifest | None]
+    failed_steps: dict[str, str]
+    """Steps around the ladder that failed, with the reason."""
     ledger: dict[str, Any]
     samples: list[dict[str, Any]]
     problems: list[str]
@@ -178,10 +180,20 @@ def read_run(store: Store) -> RunView:
         recipe_text=recipe_text,
         stages=stages,
         steps={name: reader.manifest(name) for name in STEP_TITLES},
+        failed_steps=_failed_steps(reader),
         ledger=ledger if isinstance(ledger, dict) else {},
         samples=[sample for sample in listed if isinstance(sample, dict)],
         problems=reader.problems,
     )
+
+
+def _failed_steps(reader: RunReader) -> dict[str, str]:
+    failed = {}
+    for name in STEP_TITLES:
+        progress = reader.json(f"{name}/progress.json")
+        if isinstance(progress, dict) and progress.get("state") == "failed":
+            failed[name] = str(progress.get("reason") or "")
+    return failed
 
 
 def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:

@@ -1,4 +1,4 @@
-"""The data ledger as rows: what came in, what is trained on, what was turned down and why."""
+"""The data ledger by dataset: what came in, what is kept, what was turned down and why."""
 
 from __future__ import annotations
 
@@ -7,49 +7,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from vita_train.data.ledger import Ledger, SplitLedger
+
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """Records of one dataset, and the kept ones by split. Where in is not out + rejected, ``balanced`` is false."""
+    """Records of one dataset, and the kept ones by split."""
 
     dataset: str
     splits: tuple[tuple[str, int], ...]
-    records_in: int
-    records_out: int
+    records: int
+    used: int
     rejected: int
     reasons: tuple[tuple[str, int], ...]
 
-    @property
-    def balanced(self) -> bool:
-        """Whether every record is accounted for."""
-        return self.records_in == self.records_out + self.rejected
-
 
 def ledger_rows(ledger: Mapping[str, Any]) -> list[LedgerRow]:
-    """Return a row per dataset, in the ledger's order; entries of another shape are skipped."""
-    datasets = ledger.get("datasets")
-    if not isinstance(datasets, Mapping):
+    """Return a row per dataset, in the ledger's order; nothing if the document is no ledger."""
+    try:
+        splits = Ledger.model_validate(dict(ledger)).splits
+    except ValidationError:
         return []
-    return [_row(str(name), splits) for name, splits in datasets.items() if isinstance(splits, Mapping)]
+    datasets: dict[str, list[SplitLedger]] = {}
+    for split in splits:
+        datasets.setdefault(split.dataset, []).append(split)
+    return [_row(name, parts) for name, parts in datasets.items()]
 
 
-def _row(dataset: str, splits: Mapping[str, Any]) -> LedgerRow:
-    entries = {str(split): entry for split, entry in splits.items() if isinstance(entry, Mapping)}
-    reasons: Counter[str] = Counter()
-    for entry in entries.values():
-        named = entry.get("reasons")
-        if isinstance(named, Mapping):
-            reasons.update({str(reason): int(number) for reason, number in named.items()})
-    return LedgerRow(
-        dataset,
-        tuple((split, _number(entry, "out")) for split, entry in entries.items()),
-        sum(_number(entry, "in") for entry in entries.values()),
-        sum(_number(entry, "out") for entry in entries.values()),
-        sum(_number(entry, "rejected") for entry in entries.values()),
-        tuple(reasons.most_common()),
-    )
-
-
-def _number(entry: Mapping[str, Any], key: str) -> int:
-    value = entry.get(key, 0)
-    return int(value) if isinstance(value, int | float) else 0
+def _row(dataset: str, parts: list[SplitLedger]) -> LedgerRow:
+    reasons = sum((Counter(part.reasons) for part in parts), Counter())
+    return LedgerRow(dataset, tuple((part.split, part.used) for part in parts), sum(part.records for part in parts),
+                     sum(part.used for part in parts), sum(part.rejected for part in parts),
+                     tuple(reasons.most_common()))

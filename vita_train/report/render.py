@@ -15,7 +15,7 @@ from vita_train.errors import UserError, VitaError
 from vita_train.evaluation.forgetting import forgetting_table
 from vita_train.recipe.ladder import MODULES
 from vita_train.report import words
-from vita_train.report.collect import RunView, StageView, parameter_counts, read_run
+from vita_train.report.collect import STEP_TITLES, RunView, StageView, parameter_counts, read_run
 from vita_train.report.curves import curve_panel, series
 from vita_train.report.ledger import ledger_rows
 from vita_train.report.lineage import lineage_rows
@@ -87,6 +87,10 @@ def _verdict(run: RunView) -> Verdict:
         stage = failed[0]
         reason = f": {stage.reason}" if stage.reason else ""
         return Verdict("bad", f"Stage {stage.name}, {stage.title}, {stage.state}{reason}. "
+                              f"{len(done)} of {len(run.stages)} stages are done{spent}.")
+    if run.failed_steps:
+        step, reason = next(iter(run.failed_steps.items()))
+        return Verdict("bad", f"{STEP_TITLES[step]} failed{f': {reason}' if reason else ''}. "
                               f"{len(done)} of {len(run.stages)} stages are done{spent}.")
     if missed:
         return Verdict("bad", f"{len(done)} of {len(run.stages)} stages are done{spent}; {missed[0]}.")

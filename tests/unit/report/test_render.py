@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
 from fabricated_run import fabricate_run
+
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
 
@@ -56,7 +56,7 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert len([a for a in page.of("img")]) == 4
     assert len(re.findall(r'<svg class="chart"', text)) == 10, "one loss chart a stage"
     assert "asr.test_sentences.wer, 1.7 points from stage 2.1a" in page.text
-    assert "the WAV file is empty" in page.text
+    assert "empty file" in page.text
     assert "stand-in" in page.text
 
 
@@ -89,6 +89,13 @@ def test_a_failed_run_says_what_failed_and_why(tmp_path: Path) -> None:
     assert "samples vqa/17 vqa/311" in page.text
     assert "4 of 10 stages are done" in page.text
     assert "not started" in page.text
+
+
+def test_a_step_around_the_ladder_that_failed_is_told(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path, until="0.llm")
+    (run / "prepare" / "progress.json").write_text('{"state": "failed", "reason": "caption/train: 9 of 9 rejected"}')
+    _, page = page_of(run)
+    assert "The preparation of the data failed: caption/train: 9 of 9 rejected" in page.text
 
 
 def test_a_partial_run_and_a_bare_one_render(tmp_path: Path) -> None:
