@@ -1,0 +1,83 @@
+"""Build the synthetic world: plan every record, render the media, write, check for leaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vita_train.data.registry import Registry, SplitSource
+from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speech_qa, add_tts
+from vita_train.data.sources.synth.espeak import require_synthesiser
+from vita_train.data.sources.synth.leaks import FACTS, check_leaks
+from vita_train.data.sources.synth.plan import Plan
+from vita_train.data.sources.synth.render import render
+from vita_train.data.sources.synth.splits import Splits
+from vita_train.data.sources.synth.textual import add_dialogue, add_instruct, add_textqa
+from vita_train.data.sources.synth.visual import add_caption, add_multi_image, add_video, add_vqa
+from vita_train.errors import DataError
+from vita_train.log import say
+from vita_train.recipe.data import SynthSource
+
+MEDIA = "media"
+RECORDS = "records"
+_ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
+_DATASETS = (add_caption, add_textqa, add_instruct, add_dialogue, add_vqa, add_multi_image, add_video, add_asr,
+             add_speech_qa, add_negative, add_tts)
+
+
+def plan_world(source: SynthSource, seed: int) -> Plan:
+    """Decide every record and every media file; nothing is written."""
+    plan = Plan(Splits.cut(seed), source.scale, source.test_size)
+    for add in _DATASETS:
+        add(plan)
+    return plan
+
+
+def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> Registry:
+    """Write records, media and facts below ``out``; the caller writes the registry.
+
+    Raises:
+        UserError: the synthesiser is missing, or a file cannot be written.
+        DataError: the check for leaks found something.
+    """
+    require_synthesiser()
+    plan = plan_world(source, seed)
+    render(out / MEDIA, seed, plan.pictures, plan.movies, plan.clips, workers=workers)
+    datasets: dict[str, dict[str, SplitSource]] = {}
+    for dataset, slices in plan.records.items():
+        for name, rows in slices.items():
+            path = f"{RECORDS}/{dataset}.{name}.json"
+            write_records(out / path, rows)
+            kinds = {kind for row in rows for kind in _ROOTS if kind in row}
+            roots = {key: MEDIA for kind, key in _ROOTS.items() if kind in kinds}
+            datasets.setdefault(dataset, {})[name] = SplitSource(records=path, roots=roots)
+    (out / FACTS).write_text("".join(json.dumps(fact) + "\n" for fact in _facts(plan)), encoding="utf-8")
+    registry = Registry(datasets=datasets)
+    leaks = check_leaks(registry, out / "registry.json")
+    if leaks:
+        raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", where=str(out),
+                        remedy="this is a fault of the generator: try another seed and report this one")
+    say(f"synthetic world: {sum(map(len, (rows for s in plan.records.values() for rows in s.values())))} records, "
+        f"{len(plan.pictures)} pictures, {len(plan.movies)} films, {len(plan.clips)} sounds")
+    return registry
+
+
+def write_records(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a record file: a JSON array, one record a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def _facts(plan: Plan) -> list[dict[str, Any]]:
+    """What each media file shows or says."""
+    pictures = [{"file": picture.path, "text": picture.scene.caption} for picture in plan.pictures]
+    movies = [{"file": movie.path, "text": movie.film.text} for movie in plan.movies]
+    clips = [{"file": clip.path, "text": clip.text, "effect": clip.effect, **_voice_facts(clip.voice)}
+             for clip in plan.clips]
+    return [*pictures, *movies, *clips]
+
+
+def _voice_facts(voice: Any) -> dict[str, Any]:
+    return {"voice": voice.name, "rate": voice.rate, "pitch": voice.pitch} if voice else {"voice": ""}
