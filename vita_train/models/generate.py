@@ -25,7 +25,7 @@ class Detokenizer(Protocol):
     """What is asked of a tokenizer here."""
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = ...) -> str:
-        """Return the text of ids."""
+        """Return the text of ids; special ones (state marks among them) are kept."""
 
 
 def generate(
@@ -60,12 +60,12 @@ def stream_text(tokenizer: Detokenizer, ids: Iterable[int]) -> Iterator[str]:
     pending: list[int] = []
     for token in ids:
         pending.append(token)
-        text = tokenizer.decode(pending, skip_special_tokens=True)
+        text = tokenizer.decode(pending, skip_special_tokens=False)
         if not text.endswith("\ufffd") or len(pending) > _LONGEST_CHARACTER:
             pending.clear()
             yield text
     if pending:
-        yield tokenizer.decode(pending, skip_special_tokens=True)
+        yield tokenizer.decode(pending, skip_special_tokens=False)
 
 
 def answer(
@@ -92,7 +92,7 @@ def answer(
                 if token >= 0:
                     reply.append(token)
         for index, reply in zip(chosen, made, strict=True):
-            replies[index] = tokenizer.decode(reply, skip_special_tokens=True)
+            replies[index] = tokenizer.decode(reply, skip_special_tokens=False)
     return replies
 
 

@@ -1,0 +1,248 @@
+"""The finished model as one directory that runs by itself.
+
+::
+
+    config.json          format and recipe, without places of the machine it was trained on
+    template.yaml        conversation template
+    tokenizer/           as transformers saves it
+    units.json           inventory of the recogniser
+    <module>.safetensors one per module, or several above 5 GB
+    export.json          size and sha256 of every file, parameters of every module
+
+The directory is written aside, loaded back, compared with the modules it was made of, and only then given its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+import vita_train
+from vita_train.errors import CheckpointError, UserError
+from vita_train.manifest import Manifest
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.header import read_header
+from vita_train.models.checkpoint.load import load_modules
+from vita_train.models.checkpoint.probe import difference
+from vita_train.models.checkpoint.save import save_modules
+from vita_train.recipe.data import SynthSource
+from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
+from vita_train.storage.cache import fetch_file
+from vita_train.storage.digest import sha256_file
+from vita_train.storage.final import read_final
+from vita_train.storage.store import open_store
+
+FORMAT = "vita-train/export/v1"
+#: Modules that training alone needs.
+LEFT_OUT = ("discriminators",)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export, loaded."""
+
+    recipe: Recipe
+    """As trained; ``data.template`` is the path of the exported template."""
+    modules: nn.ModuleDict
+    """In eval mode, parameters of type ``recipe.model.dtype``."""
+    tokenizer: Any
+    units: Path | None
+    """The recogniser's inventory."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is made of."""
+        return self.recipe.model
+
+
+def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Path]:
+    """Export the newest weights of every module that a run has trained; return the files written.
+
+    Raises:
+        CheckpointError: no stage is finished, or weights are damaged.
+    """
+    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
+    files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
+             for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
+             if name not in LEFT_OUT}
+    if not files:
+        raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
+                              remedy="train at least one stage before exporting")
+    modules = build_modules(recipe.model, files, units=_units(files), dtype=_dtype(recipe), pretrained=False)
+    load_modules(modules, files)
+    export_model(modules, recipe, corpus_dir, out)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def newest_modules(manifests: list[Manifest]) -> dict[str, Any]:
+    """Return each module's reference in the last manifest that names it, in the order of MODULES."""
+    newest = {name: ref for manifest in manifests for name, ref in manifest.modules.items()}
+    return {name: newest[name] for name in MODULES if name in newest}
+
+
+def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
+    """Write an export and return the content of its ``export.json``.
+
+    Args:
+        modules: what is exported; parameters are cast to ``recipe.model.dtype`` in place first.
+        recipe: the run's recipe.
+        corpus_dir: the prepared corpus, for ``tokenizer/`` and ``units.json``.
+        out: directory to make. An earlier export there is replaced; anything else is refused.
+
+    Raises:
+        UserError: ``out`` holds something else.
+        CheckpointError: what was written does not load back to the same model.
+    """
+    out = Path(out)
+    if out.exists() and not (out / "export.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("exists and is no export", where=str(out), remedy="choose another directory")
+    cast_parameters(modules, _dtype(recipe)).eval()
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        summary = _write(modules, recipe, corpus_dir, aside)
+        if found := difference(modules, load_exported(aside).modules):
+            raise CheckpointError(f"what was written is not what was trained: {found}", where=str(out),
+                                  remedy="look at the disk, then export again")
+        old = out.with_name(f".{out.name}.{os.getpid()}.old")
+        if out.exists():
+            os.replace(out, old)
+        os.replace(aside, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return summary
+
+
+def load_exported(directory: Path) -> Exported:
+    """Load an export, every file checked against ``export.json`` first.
+
+    Raises:
+        CheckpointError: it is no export, or a file is missing, changed or named outside the directory.
+    """
+    directory = Path(directory).absolute()
+    summary = _read_json(directory / "export.json")
+    if summary.get("format") != FORMAT:
+        raise CheckpointError("is no export of this version", where=str(directory / "export.json"))
+    try:
+        listed: dict[str, dict[str, Any]] = dict(summary["files"])
+        files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("is damaged", where=str(directory / "export.json")) from error
+    for name, entry in listed.items():
+        _check(directory, name, entry)
+    for path in (path for paths in files.values() for path in paths):
+        if str(path.relative_to(directory)) not in listed:
+            raise CheckpointError("is not listed in export.json", where=str(path))
+    recipe = _read_recipe(directory)
+    modules = build_modules(recipe.model, files, units=_units(files), dtype=_dtype(recipe), pretrained=False)
+    load_modules(modules, files)
+    units = directory / "units.json"
+    return Exported(recipe, modules.eval(), _load_tokenizer(directory / "tokenizer"),
+                    units if units.is_file() else None)
+
+
+def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
+    kept = {name: module for name, module in modules.items() if name not in LEFT_OUT}
+    written = save_modules(kept, out)
+    if not (corpus_dir / "tokenizer").is_dir():
+        raise CheckpointError("the prepared corpus holds no tokenizer", where=str(corpus_dir),
+                              remedy="run step prepare")
+    shutil.copytree(corpus_dir / "tokenizer", out / "tokenizer")
+    if (corpus_dir / "units.json").is_file():
+        shutil.copyfile(corpus_dir / "units.json", out / "units.json")
+    shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
+    model = recipe.model.model_copy(update={"llm": recipe.model.llm.model_copy(update={"source": None}),
+                                            "vision": recipe.model.vision.model_copy(update={"source": None})})
+    neutral = recipe.model_copy(update={
+        "model": model, "storage": StorageSpec(), "launch": LaunchSpec(), "tracking": TrackingSpec(),
+        "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
+        "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
+    _write_json(out / "config.json", {"format": FORMAT, **neutral.model_dump(mode="json")})
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    summary = {
+        "format": FORMAT,
+        "version": vita_train.__version__,
+        "modules": {name: {"files": [path.name for path in written[name]],
+                           "parameters": sum(p.numel() for p in kept[name].parameters())} for name in kept},
+        "files": {name: {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)} for name in names},
+    }
+    _write_json(out / "export.json", summary)
+    return summary
+
+
+def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
+    path = directory / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(directory.resolve()):
+        raise CheckpointError("lies outside the export", where=name)
+    if not path.is_file():
+        raise CheckpointError("is missing from the export", where=str(path))
+    if path.stat().st_size != entry.get("bytes") or sha256_file(path) != entry.get("sha256"):
+        raise CheckpointError("was changed after it was exported (size or sha256 differs)", where=str(path),
+                              remedy="export or copy it again")
+
+
+def _read_recipe(directory: Path) -> Recipe:
+    config = _read_json(directory / "config.json")
+    config.pop("format", None)
+    try:
+        recipe = Recipe.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{place}: {first['msg']}", where=str(directory / "config.json")) from error
+    template = str(directory / "template.yaml")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"template": template})})
+
+
+def _units(files: Mapping[str, tuple[Path, ...]]) -> int:
+    """The recogniser's outputs, as its weights say."""
+    if "ctc_head" not in files:
+        return 0
+    weight = read_header(files["ctc_head"][0]).get("weight")
+    return weight.shape[0] if weight and weight.shape else 0
+
+
+def _template_file(template: str) -> Path:
+    given = Path(template)
+    return given if given.is_file() else Path(vita_train.__file__).parent / "data" / "templates" / f"{template}.yaml"
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], where=str(directory)) from error
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError("cannot be read", where=str(path), remedy="give the directory of an export") from error
+    if not isinstance(value, dict):
+        raise CheckpointError("is not a JSON object", where=str(path))
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

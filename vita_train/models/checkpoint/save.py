@@ -1,0 +1,94 @@
+"""Modules to safetensors files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_train.errors import StorageError
+from vita_train.manifest import digest_of
+
+#: Bytes of tensors above which a module is split over files.
+SHARD_BYTES = 5_000_000_000
+
+
+def save_modules(
+    modules: nn.ModuleDict | Mapping[str, nn.Module | Mapping[str, Tensor]],
+    directory: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, tuple[Path, ...]]:
+    """Write each module, or its state dict, and return its files.
+
+    One file ``<module>.safetensors``; above ``shard_bytes``, ``<module>-00001-of-00003.safetensors`` and so on. Of
+    tensors that share their memory (tied embeddings) the first is written. Files get their name when they are whole.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written: dict[str, tuple[Path, ...]] = {}
+    for name, module in modules.items():
+        state = module.state_dict() if isinstance(module, nn.Module) else module
+        tensors = without_aliases(state)
+        shards = _shards(tensors, shard_bytes)
+        digest = layout_digest(tensors)
+        paths = []
+        for index, shard in enumerate(shards):
+            suffix = "" if len(shards) == 1 else f"-{index + 1:05d}-of-{len(shards):05d}"
+            path = directory / f"{name}{suffix}.safetensors"
+            _write(path, shard, {"format": "pt", "module": name, "layout": digest})
+            paths.append(path)
+        written[name] = tuple(paths)
+    return written
+
+
+def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, leaving out those that are the same memory as one before."""
+    kept: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and tensor.device.type != "meta":
+            if place in seen:
+                continue
+            seen.add(place)
+        kept[name] = tensor
+    return kept
+
+
+def layout_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of names, shapes and types: equal for modules of one specification."""
+    return digest_of({name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()})
+
+
+def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and filled + size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    return shards
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise StorageError(f"weights cannot be written: {error}", where=str(path),
+                           remedy="look at the free space of the disk") from error
+    finally:
+        partial.unlink(missing_ok=True)
