@@ -137,7 +137,7 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
     def work(digest: str) -> Manifest:
         from vita_train.models.checkpoint.export import export_run
 
-        files = export_run(recipe, run, run_dir(recipe, run) / "export" / "model")
+        files = export_run(recipe, run, corpus_dir(recipe, run), run_dir(recipe, run) / "export" / "model")
         return Manifest(kind="export", run=run, stage="export", digest=digest,
                         files={path.name: _file(path) for path in files},
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
