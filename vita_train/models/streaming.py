@@ -77,7 +77,7 @@ def clauses(text: str) -> list[str]:
             current = ""
     if current.strip():
         parts[-1:] = [" ".join([*parts[-1:], current.strip()])]
-    return parts
+    return [part for part in parts if re.search(r"\w", part)]
 
 
 def speech_ids(text: str, encode: Callable[[str], list[int]]) -> list[int]:

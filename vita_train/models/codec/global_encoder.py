@@ -51,7 +51,7 @@ class GlobalEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> GlobalOutput:
         """Encode and quantise the voice of ``features`` (B, C, T)."""
-        vector = self._vector(features)
+        vector = self.vector(features)
         groups = vector[:, None].chunk(len(self.quantizers), dim=2)
         parts = [quantizer(group) for quantizer, group in zip(self.quantizers, groups, strict=True)]
         return GlobalOutput(
@@ -63,7 +63,7 @@ class GlobalEncoder(nn.Module):
 
     def start(self, features: Tensor) -> None:
         """Put the codes of moving-average codebooks on vectors of ``features`` (B, C, T)."""
-        groups = self._vector(features).chunk(len(self.quantizers), dim=1)
+        groups = self.vector(features).chunk(len(self.quantizers), dim=1)
         for quantizer, group in zip(self.quantizers, groups, strict=True):
             if isinstance(quantizer, EmaQuantizer):
                 quantizer.start(group)
@@ -73,7 +73,8 @@ class GlobalEncoder(nn.Module):
         parts = zip(self.quantizers, tokens.unbind(1), strict=True)
         return torch.cat([quantizer.lookup(token) for quantizer, token in parts], dim=1)  # type: ignore[operator]
 
-    def _vector(self, features: Tensor) -> Tensor:
+    def vector(self, features: Tensor) -> Tensor:
+        """Return the unquantised voice (B, global_dim) of ``features`` (B, C, T)."""
         for conv in self.convs:
             features = self.activation(conv(features))
         return self.norm(self.activation(self.project(features.mean(2))))

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
+from vita_train.models.codec.precision import full_precision
+
 FLOOR = 1e-5
 
 
@@ -53,11 +55,12 @@ def log_mel(wave: Tensor, settings: MelSettings) -> Tensor:
 
     ``S`` must exceed half of ``n_fft - hop``, the samples that are mirrored at either end.
     """
-    wave = wave.float()
-    margin = settings.n_fft - settings.hop
-    padded = F.pad(wave[:, None], (margin // 2, margin - margin // 2), mode="reflect")[:, 0]
-    window = torch.hann_window(settings.n_fft, device=wave.device)
-    spectrum = torch.stft(padded, settings.n_fft, settings.hop, window=window, center=False, return_complex=True)
-    # The small term keeps the gradient of the root finite in digital silence.
-    magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
-    return (_filters(settings, wave.device) @ magnitude).clamp(min=FLOOR).log()
+    with full_precision(wave):
+        wave = wave.float()
+        margin = settings.n_fft - settings.hop
+        padded = F.pad(wave[:, None], (margin // 2, margin - margin // 2), mode="reflect")[:, 0]
+        window = torch.hann_window(settings.n_fft, device=wave.device)
+        spectrum = torch.stft(padded, settings.n_fft, settings.hop, window=window, center=False, return_complex=True)
+        # The small term keeps the gradient of the root finite in digital silence.
+        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+        return (_filters(settings, wave.device) @ magnitude).clamp(min=FLOOR).log()

@@ -66,6 +66,10 @@ class Codec(nn.Module):
         vectors, voice = self.encoder(self._whole_codes(wave))
         return self.quantizer(vectors).codes, self.global_encoder(voice).tokens
 
+    def global_vector(self, wave: Tensor) -> Tensor:
+        """Return the voice of ``wave`` (B, S) before quantisation, (B, global_dim)."""
+        return self.global_encoder.vector(self.encoder(self._whole_codes(wave))[1])
+
     @torch.no_grad()
     def decode(self, codes: Tensor, global_tokens: Tensor) -> Tensor:
         """Return the wave (B, T * hop) of ``codes`` (B, T) and ``global_tokens`` (B, num_global_tokens)."""

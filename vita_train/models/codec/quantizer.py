@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.models.codec.precision import full_precision
+
 CODEBOOK_WEIGHT = 1.0
 COMMITMENT_WEIGHT = 0.25
 
@@ -32,7 +34,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the nearest row of ``codebook`` (K, D) for each of ``vectors`` (..., D), long."""
     flat = vectors.reshape(-1, vectors.shape[-1]).float()
     book = codebook.float()
-    distance = book.square().sum(1) - 2 * flat @ book.T  # |v|^2 is the same for every code
+    with full_precision(flat):
+        distance = book.square().sum(1) - 2 * flat @ book.T  # |v|^2 is the same for every code
     return distance.argmin(1).reshape(vectors.shape[:-1])
 
 

@@ -1,0 +1,147 @@
+"""Stage 3.1: the codec learns to rebuild speech, alone or against discriminators."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vita_train.errors import RecipeError
+from vita_train.models.codec import Codec, Discriminators, losses
+from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+#: Batches whose vectors the moving-average codebooks start from.
+START_BATCHES = 8
+
+
+@dataclass
+class CodecBatch:
+    """Two crops of each of B utterances."""
+
+    wave: Tensor
+    """(B, S), the crop that is rebuilt."""
+    other: Tensor
+    """(B, S), another crop of the same utterance, for the global tokens' consistency."""
+    sample_ids: list[str]
+
+    def to(self, device: torch.device) -> CodecBatch:
+        """Return the batch on ``device``."""
+        return replace(self, wave=self.wave.to(device), other=self.other.to(device))
+
+
+class CodecObjective(Objective):
+    """Reconstruction, quantiser and consistency losses; with ``adversarial`` above 0 also the discriminators' game."""
+
+    modules_needed: ClassVar[tuple[str, ...]] = ("codec",)
+    options: ClassVar[dict[str, Option]] = {
+        "adversarial": 1.0,  # weight of the adversarial and feature-matching terms; 0 trains without discriminators
+        "mel": "1024=45 512=1 256=1",  # transform size and weight of each log-mel resolution
+        "quantizer": losses.QUANTIZER_WEIGHT,
+        "consistency": losses.CONSISTENCY_WEIGHT,
+    }
+
+    codec: Codec
+    discriminators: Discriminators
+
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__(context, modules)
+        self.mel_weights = parse_mel_weights(str(self.option["mel"]), where=f"stages.{context.stage}.options.mel")
+        self.adversarial = float(self.option["adversarial"])
+        if self.adversarial > 0:
+            self.phases = ("discriminators", "main")  # type: ignore[misc]
+            self.add_module("discriminators", modules["discriminators"])
+
+    def order(self, split: str = "train") -> Any:
+        """Return the order of batches of utterances."""
+        raise NotImplementedError
+
+    def before_training(self, order: Any) -> None:
+        """Start moving-average codebooks from the vectors of the first batches."""
+        batches = min(START_BATCHES, order.steps_per_epoch)
+        samples = [sample for step in range(batches) for sample in order.batch(step)]
+        self.codec.start(self.collate(samples, seed=self.context.seed).to(self.context.device).wave)
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> CodecBatch:
+        """Cut two random crops of each sample; short utterances are followed by silence."""
+        spec = self.context.recipe.model.codec
+        first, second, ids = [], [], []
+        for sample in samples:
+            wave = sample.load_wave(0, spec.sample_rate)
+            generator = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])
+            first.append(crop(wave, spec.segment, generator))
+            second.append(crop(wave, spec.segment, generator))
+            ids.append(sample.id)
+        return CodecBatch(torch.from_numpy(np.stack(first)), torch.from_numpy(np.stack(second)), ids)
+
+    def weight(self, batch: CodecBatch) -> float:
+        """Return the number of crops."""
+        return float(len(batch.sample_ids))
+
+    def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        """Return the discriminators' parameters in their phase, the codec's otherwise."""
+        return self.discriminators.parameters() if phase == "discriminators" else self.codec.parameters()
+
+    def forward(self, batch: CodecBatch, phase: str = "main") -> LossOutput:
+        """Return the loss of one phase, a mean over the crops times their number."""
+        count = float(len(batch.wave))
+        loss, terms = self._judge(batch) if phase == "discriminators" else self._rebuild(batch)
+        return LossOutput(loss * count, count, {name: (term.detach() * count, count) for name, term in terms.items()})
+
+    def _judge(self, batch: CodecBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            made = self.codec(batch.wave).wave[:, : batch.wave.shape[1]]
+        loss = losses.discriminator_loss(self.discriminators(batch.wave), self.discriminators(made))
+        return loss, {"discriminators": loss}
+
+    def _rebuild(self, batch: CodecBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.codec(batch.wave)
+        made = output.wave[:, : batch.wave.shape[1]]
+        rate = self.context.recipe.model.codec.sample_rate
+        with torch.no_grad():
+            other = self.codec.global_vector(batch.other)
+        terms = {
+            "mel": losses.mel_loss(batch.wave, made, rate, self.mel_weights),
+            "quantizer": float(self.option["quantizer"]) * output.quantizer_loss,
+            "consistency": float(self.option["consistency"]) * losses.consistency_loss(output.global_vector, other),
+        }
+        if self.adversarial > 0:
+            of_made = self.discriminators(made)
+            with torch.no_grad():
+                of_real = self.discriminators(batch.wave)
+            terms["adversarial"] = self.adversarial * losses.adversarial_loss(of_made)
+            terms["features"] = self.adversarial * losses.feature_matching_loss(of_real, of_made)
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def after_step(self, step: int) -> None:
+        """Move moving-average codebooks and restart dead codes."""
+        self.codec.after_step()
+
+
+def parse_mel_weights(text: str, *, where: str) -> Mapping[int, float]:
+    """Return transform sizes and weights of ``1024=45 512=1``.
+
+    Raises:
+        RecipeError: the text is not of that form.
+    """
+    try:
+        weights = {int(size): float(weight) for size, weight in (pair.split("=") for pair in text.split())}
+    except ValueError as error:
+        raise RecipeError(f"{text!r} is not a list of mel resolutions", where=where,
+                          remedy="write sizes and weights like 1024=45 512=1 256=1") from error
+    if not weights or any(size < 64 for size in weights):
+        raise RecipeError(f"mel resolutions {text!r} need at least one size, of 64 samples or more", where=where)
+    return weights
+
+
+def crop(wave: NDArray[np.float32], length: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Return ``length`` samples of ``wave`` (S,) from a random start; a shorter wave is followed by silence."""
+    if len(wave) < length:
+        return np.pad(wave, (0, length - len(wave)))
+    start = generator.integers(len(wave) - length + 1)
+    return wave[start : start + length]

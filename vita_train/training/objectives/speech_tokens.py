@@ -1,0 +1,126 @@
+"""Stage 3.2: the speech decoder learns codes from text embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vita_train.data.tokenizer import plain_ids
+from vita_train.errors import DataError
+from vita_train.models.codec import Codec
+from vita_train.models.speech_decoder import SpeechDecoder
+from vita_train.models.streaming import speech_ids
+from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+
+@dataclass
+class SpeechTokensBatch:
+    """B sentences and how they sound: codes where they are known, waves where the codec still has to make them."""
+
+    text_ids: Tensor
+    """(B, n) long, padded with 0."""
+    text_lengths: Tensor
+    """(B,)."""
+    codes: list[Tensor | None]
+    """(T_b,) long."""
+    waves: list[Tensor | None]
+    """(S_b,) at the codec's rate."""
+    supervised: int
+    """Codes and ends of all rows."""
+    sample_ids: list[str]
+
+    def to(self, device: torch.device) -> SpeechTokensBatch:
+        """Return the batch on ``device``."""
+        return replace(
+            self,
+            text_ids=self.text_ids.to(device),
+            text_lengths=self.text_lengths.to(device),
+            codes=[None if codes is None else codes.to(device) for codes in self.codes],
+            waves=[None if wave is None else wave.to(device) for wave in self.waves],
+        )
+
+
+class SpeechTokensObjective(Objective):
+    """Cross-entropy of codes given text. The language model lends its input embedding, the codec makes the codes.
+
+    Each utterance is encoded alone, once; its codes are then kept in memory.
+    """
+
+    modules_needed: ClassVar[tuple[str, ...]] = ("llm", "codec", "speech_decoder")
+    options: ClassVar[dict[str, Option]] = {
+        "label_smoothing": 0.0,
+    }
+
+    llm: Any
+    codec: Codec
+    speech_decoder: SpeechDecoder
+
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__(context, modules)
+        self._codes: dict[str, Tensor] = {}
+
+    def order(self, split: str = "train") -> Any:
+        """Return the order of batches of utterances."""
+        raise NotImplementedError
+
+    def before_training(self, order: Any) -> None:
+        """Give the decoder its voice: the global tokens of the first utterance."""
+        sample = order.batch(0)[0]
+        wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
+        self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> SpeechTokensBatch:
+        """Tokenise what is spoken and load the waves that have not been encoded yet. ``seed`` is not used."""
+        spec = self.context.recipe.model.codec
+        codes: list[Tensor | None] = []
+        waves: list[Tensor | None] = []
+        supervised = 0
+        for sample in samples:
+            known = self._codes.get(sample.id)
+            if known is None:
+                wave = torch.from_numpy(sample.load_wave(0, spec.sample_rate))
+                waves.append(wave)
+                supervised += -(-len(wave) // spec.hop_length) + 1
+            else:
+                waves.append(None)
+                supervised += len(known) + 1
+            codes.append(known)
+        text = [self._text(sample) for sample in samples]
+        lengths = torch.tensor([len(ids) for ids in text])
+        return SpeechTokensBatch(pad_sequence(text, batch_first=True), lengths, codes, waves, supervised,
+                                 [sample.id for sample in samples])
+
+    def weight(self, batch: SpeechTokensBatch) -> float:
+        """Return the number of codes and ends."""
+        return float(batch.supervised)
+
+    def forward(self, batch: SpeechTokensBatch, phase: str = "main") -> LossOutput:
+        """Return the summed cross-entropy; label smoothing only while training."""
+        codes = [self._encoded(*row) for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)]
+        lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
+        with torch.no_grad():
+            embeds = self.llm.get_input_embeddings()(batch.text_ids)
+        smoothing = float(self.option["label_smoothing"]) if self.training else 0.0
+        loss = self.speech_decoder(embeds, batch.text_lengths, pad_sequence(codes, batch_first=True), lengths,
+                                   label_smoothing=smoothing)
+        return LossOutput(loss.loss_sum, float(batch.supervised), {"accuracy": (loss.correct, loss.count)})
+
+    def _text(self, sample: Any) -> Tensor:
+        ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
+        if not ids:
+            raise DataError("the reply holds nothing that can be spoken", where=sample.id,
+                            remedy="remove the record from the data of this stage")
+        return torch.tensor(ids)
+
+    def _encoded(self, sample_id: str, codes: Tensor | None, wave: Tensor | None) -> Tensor:
+        if codes is None:
+            assert wave is not None
+            codes = self.codec.encode(wave[None])[0][0]
+            self._codes[sample_id] = codes.cpu()
+        return codes
