@@ -1,22 +1,89 @@
-"""``vita-train recipe``: list, show and check recipes."""
+"""``vita-train recipe``: list, show, check and compare recipes, and their schema for editors."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
+
+Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+
+group = typer.Typer(help="List, show, check and compare recipes.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the ``recipe`` group."""
-    app.add_typer(recipe, name="recipe")
+    app.add_typer(group, name="recipe")
 
 
-recipe = typer.Typer(help="List, show, check and compare recipes.", no_args_is_help=True)
-
-
-@recipe.command("list")
+@group.command("list")
 def list_recipes() -> None:
     """List the shipped recipes."""
     from vita_train.recipe.presets import describe_presets
 
     for name, text in describe_presets().items():
-        typer.echo(f"{name:<16} {text}")
+        typer.echo(f"{name:<14} {text}")
+
+
+@group.command()
+def show(recipe: Name, settings: Set = None) -> None:
+    """Print a recipe with every setting in it, defaults included."""
+    from vita_train.recipe.load import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(recipe, settings or [])), nl=False)
+
+
+@group.command()
+def check(recipe: Name, settings: Set = None) -> None:
+    """Resolve a recipe and say what each stage trains, on what and for how long."""
+    from vita_train.recipe.check import check_recipe
+    from vita_train.recipe.ladder import STAGE_TITLES
+    from vita_train.recipe.load import load_recipe
+
+    resolved = load_recipe(recipe, settings or [])
+    check_recipe(resolved)
+    for stage, spec in resolved.stages.items():
+        length = f"{spec.steps} steps" if spec.steps is not None else f"{spec.epochs:g} epochs"
+        typer.echo(f"{stage:<9} {STAGE_TITLES[stage]:<27} {length} of {spec.batch.rows}, {spec.objective}")
+        typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
+        typer.echo(f"{'':<9} on {_pairs(spec.data)}")
+    typer.echo(f"{resolved.name}: ok, {len(resolved.stages)} stages")
+
+
+@group.command()
+def diff(first: Name, second: Name, settings: Set = None) -> None:
+    """Print the settings in which two recipes differ. --set applies to the second."""
+    from vita_train.recipe.load import load_recipe
+
+    old = _flatten(load_recipe(first).model_dump(mode="json"))
+    new = _flatten(load_recipe(second, settings or []).model_dump(mode="json"))
+    for key in [*old, *(key for key in new if key not in old)]:
+        if key not in new:
+            typer.echo(f"- {key} = {old[key]}")
+        elif key not in old:
+            typer.echo(f"+ {key} = {new[key]}")
+        elif old[key] != new[key]:
+            typer.echo(f"  {key} = {old[key]} -> {new[key]}")
+
+
+@group.command()
+def schema() -> None:
+    """Print the recipe's JSON schema, for editors that complete and check YAML."""
+    import json
+
+    from vita_train.recipe.json_schema import recipe_json_schema
+
+    typer.echo(json.dumps(recipe_json_schema(), indent=1))
+
+
+def _pairs(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted path."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [_flatten(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
