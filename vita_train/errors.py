@@ -13,6 +13,8 @@ Exit codes, the same for every command and for every rank of a training job:
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -37,10 +39,18 @@ class VitaError(Exception):
         self.where = where
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders; the default would call the class without its keywords.
+        return _restored, (type(self), self.what, self.where, self.remedy)
+
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
         return f"{place}{self.what}{remedy}"
+
+
+def _restored(kind: type[VitaError], what: str, where: str, remedy: str) -> VitaError:
+    return kind(what, where=where, remedy=remedy)
 
 
 class UserError(VitaError):

@@ -163,10 +163,10 @@ class Examiner:
         spec, model = self.recipe.data.audio, self.recipe.model
         wave = load_wave(path, spec.sample_rate)
         check_length(path, wave, spec, model.audio_adapter)
-        length = encoder_frames(frames_of(len(wave), spec.sample_rate))
-        if length > model.audio_encoder.max_positions:
+        length, most = encoder_frames(frames_of(len(wave), spec.sample_rate)), model.audio_encoder.max_positions
+        if length > most:
             raise MediaError("sound too long", f"{path} takes {length} encoder positions, "
-                                               f"model.audio_encoder.max_positions is {model.audio_encoder.max_positions}")
+                                               f"model.audio_encoder.max_positions is {most}")
         return wave
 
 

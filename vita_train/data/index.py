@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ from vita_train.data.store import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.units import Units
 from vita_train.errors import DataError
+from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
-from vita_train.recipe.base import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,8 @@ class Sample:
     dataset: str
     split: str
     index: int
-    id: str
+    record_id: str
+    """The record's own id."""
     ids: np.ndarray
     """(n,) int32, media compact: one id for each file."""
     spans: list[tuple[int, int]]
@@ -76,9 +78,14 @@ class Sample:
     """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
 
     @property
-    def key(self) -> str:
-        """Name of the sample in logs."""
-        return f"{self.dataset}/{self.split}/{self.id}"
+    def id(self) -> str:
+        """Unique name within the corpus, ``vqa/train/17``."""
+        return f"{self.dataset}/{self.split}/{self.index}"
+
+    @property
+    def name(self) -> str:
+        """The id with the record's own, for messages."""
+        return f"{self.id} ({self.record_id})"
 
     @property
     def text(self) -> str:
@@ -120,7 +127,7 @@ class Sample:
                      for path, tiled in zip(self.images, self.image_tiled, strict=True)]
             parts += [load_frames(path, self.video_places, spec, side) for path in self.videos]
         except MediaError as error:
-            raise DataError(error.detail, where=self.key, remedy=_REMEDY) from error
+            raise DataError(error.detail, where=self.name, remedy=_REMEDY) from error
         pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
         self._unchanged(len(pixels), self.tiles, "tiles")
         return pixels
@@ -143,7 +150,7 @@ class Sample:
         try:
             return load_wave(self.audios[clip], rate or self.settings.data.audio.sample_rate)
         except MediaError as error:
-            raise DataError(error.detail, where=self.key, remedy=_REMEDY) from error
+            raise DataError(error.detail, where=self.name, remedy=_REMEDY) from error
 
     def load_fbank(self, clip: int = 0) -> Tensor:
         """Return the filterbank features of a clip, (frames, mel bins) float32.
@@ -164,7 +171,7 @@ class Sample:
 
     def _unchanged(self, found: int, prepared: int, what: str) -> None:
         if found != prepared:
-            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.key,
+            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.name,
                             remedy=_REMEDY)
 
 
@@ -248,7 +255,7 @@ class Index:
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
-            dataset=self.dataset, split=self.split, index=place, id=get("id"),
+            dataset=self.dataset, split=self.split, index=place, record_id=get("id"),
             ids=np.asarray(get("ids"), dtype=np.int32), spans=list(zip(spans[::2], spans[1::2], strict=True)),
             runs=np.asarray(get("runs"), dtype=np.int32), turns=get("turns"), inserted=get("inserted"),
             images=[ref.path(self.roots) for ref in images], image_tiles=get("image_tiles"),
@@ -266,7 +273,7 @@ class Index:
         if self._features is None or not frames:
             return []
         edges = np.cumsum([offset, *frames])
-        return [self._features[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        return [self._features[start:end] for start, end in pairwise(edges)]
 
 
 class Corpus:

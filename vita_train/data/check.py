@@ -1,0 +1,62 @@
+"""The checks of preparation without writing anything."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vita_train.data.examine import examine_file
+from vita_train.data.ledger import Counting, Ledger
+from vita_train.data.prepare import Say, check_datasets, splits_of
+from vita_train.data.reading import Reject
+from vita_train.data.registry import load_registry, resolve
+from vita_train.data.vocabulary import make_tokenizer
+from vita_train.log import say
+from vita_train.recipe.schema import Recipe
+
+
+@dataclass
+class CheckReport:
+    """What a check found."""
+
+    ledger: Ledger
+    rejects: list[tuple[str, str, Reject]] = field(default_factory=list)
+    """Dataset, split and reject of every row that cannot be used."""
+    faults: list[str] = field(default_factory=list)
+    """Why preparation would refuse; empty if it would go on."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether preparation would accept the data."""
+        return not self.faults
+
+
+def check(registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Say = say) -> CheckReport:
+    """Read every record, decode its media and measure its length, as :func:`prepare` does.
+
+    Raises:
+        DataError: registry or record file cannot be read.
+        RecipeError: the tokenizer does not fit the recipe.
+    """
+    registry_path = registry_path.resolve()
+    registry = load_registry(registry_path)
+    check_datasets(recipe, registry, registry_path)
+    report = CheckReport(Ledger())
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = Path(scratch) / "tokenizer"
+        make_tokenizer(recipe, registry, registry_path, tokenizer)
+        for dataset, split, source in splits_of(registry):
+            counting = Counting(dataset, split)
+            roots = {key: resolve(registry_path, root) for key, root in source.roots.items()}
+            for result in examine_file(recipe, tokenizer, dataset, resolve(registry_path, source.records), roots,
+                                       workers=workers, keep_features=False):
+                counting.add(result)
+                if isinstance(result, Reject):
+                    report.rejects.append((dataset, split, result))
+            counted = counting.close()
+            report.ledger.splits.append(counted)
+            fault = counting.fault(recipe.data.max_reject_share)
+            report.faults += [fault] if fault else []
+            progress(f"check: {dataset}/{split} {counted.used} rows, {counted.rejected} rejected")
+    return report

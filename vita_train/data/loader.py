@@ -1,0 +1,53 @@
+"""The order of a stage's global batches, from its recipe and the prepared corpus."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vita_train.data.index import Corpus
+from vita_train.data.order import PackedOrder, SampleOrder
+from vita_train.data.pack import Budgets
+from vita_train.data.vocabulary import TRAIN
+from vita_train.recipe.stage import StageSpec
+
+
+def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN) -> PackedOrder | None:
+    """Return the order of packed rows of a stage; none if no dataset of the stage has the split.
+
+    In other splits than train every dataset is taken with weight 1.
+
+    Raises:
+        DataError: a dataset has no train split.
+        RecipeError: a dataset is empty or a weight is not above 0.
+    """
+    weights = _weights(corpus, spec, split)
+    if not weights:
+        return None
+    batch = spec.batch
+    return PackedOrder({name: corpus.index(name, split) for name in weights}, weights, batch.rows,
+                       Budgets(batch.row_tokens, batch.row_tiles, batch.row_frames), seed)
+
+
+def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN,
+                 bucket: Literal["none", "tokens", "frames"] = "none") -> SampleOrder | None:
+    """Return the order of single samples of a stage; none if no dataset of the stage has the split.
+
+    Args:
+        bucket: length by which samples of neighbouring batches are sorted, so that little is padded.
+
+    Raises:
+        DataError: a dataset has no train split.
+        RecipeError: a dataset is empty or a weight is not above 0.
+    """
+    weights = _weights(corpus, spec, split)
+    if not weights:
+        return None
+    return SampleOrder({name: corpus.index(name, split) for name in weights}, weights, spec.batch.rows, seed,
+                       bucket=bucket)
+
+
+def _weights(corpus: Corpus, spec: StageSpec, split: str) -> dict[str, float]:
+    if split == TRAIN:
+        return dict(spec.data)
+    return {name: 1.0 for name in spec.data
+            if split in corpus.datasets.get(name, []) and len(corpus.index(name, split))}
