@@ -71,7 +71,8 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
         raw = raw_dir(recipe, run)
         raw.mkdir(parents=True, exist_ok=True)
         registry = fetch(recipe.data.source, raw, seed=recipe.seed)
-        counts = {f"{name}.splits": float(len(splits)) for name, splits in registry.datasets.items()}
+        counts = {"datasets": float(len(registry.datasets)),
+                  "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _file(raw / "registry.json")}, lineage=_lineage(recipe, {}))
 
@@ -90,9 +91,10 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
         from vita_train.data.prepare import prepare
 
         out = corpus_dir(recipe, run)
-        prepare(recipe, raw_dir(recipe, run) / "registry.json", out, workers=recipe.launch.workers)
-        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-        return Manifest(kind="prepared", run=run, stage="prepare", digest=digest, metrics=_ledger_metrics(ledger),
+        ledger = prepare(recipe, raw_dir(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1)
+        counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
+        return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
+                        metrics={name: float(count) for name, count in counts.items()},
                         files={"ledger": _file(out / "ledger.json")},
                         lineage=_lineage(recipe, {"data_fetch": needed(recipe, run, "data_fetch", by="prepare")}))
 
@@ -225,9 +227,10 @@ def _commit(recipe: Recipe, run: str, step: str, selection: Selection, inputs: C
             _forget(store, run, step)
         manifest = work(digest)
         write_final(store, f"{run}/{step}", manifest)
-        if manifest.kind != "model":  # the training job reports its own end
+        if step in STAGES:  # the job has written its own progress.json
+            _log_state(step, "done")
+        else:
             _tell(store, run, step, "done")
-        _log_state(step, "done")
         return manifest
 
 
@@ -317,7 +320,3 @@ def _content(recipe: Recipe) -> dict[str, str]:
     return {"registry": sha256_file(path),
             **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
 
-
-def _ledger_metrics(ledger: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in ledger.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)}

@@ -51,7 +51,8 @@ class Ladder:
             self._live.update(ladder_table(self._state.steps.values()), refresh=True)
             return
         for step in changed:
-            self._print(step)
+            if step.state != "skipped":
+                self._print(step)
         if time.monotonic() - self._said > _PLAIN_SECONDS:
             for step in self._state.steps.values():
                 if step.state == "running":

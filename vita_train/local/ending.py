@@ -54,7 +54,7 @@ def last_gates(recipe: Recipe) -> dict[str, Gate]:
 
 def chat_command(exported: Manifest) -> str:
     """Return a line that talks to the exported model when pasted into the shell this was printed in."""
-    folder = Path(exported.files[min(exported.files)].uri).parent
+    folder = Path(exported.files["export.json"].uri).parent
     return shlex.join([program(), "chat", "--checkpoint", _short(str(folder))])
 
 

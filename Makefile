@@ -1,0 +1,44 @@
+# vita-train's verbs. The environment lives in .venv and is made once; edit pyproject.toml and it is made again.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo smoke test test-all lint lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the environment in .venv
+
+demo: $(READY) ## Train a small omni model from raw data to spoken answers (about 25 minutes)
+	$(BIN)/vita-train run tiny
+
+smoke: $(READY) ## Run every stage for a few steps (under 2 minutes)
+	$(BIN)/vita-train run smoke --force
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(READY) ## Run the tests, the slow ones too
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## Check style, types, import directions and the compiled pipelines
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python pipelines/compile.py --check
+
+lock: $(READY) ## Write the installed versions to requirements.lock
+	tools/lock $(BIN)/python > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean: ## Remove the environment and the caches; runs are kept
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+
+$(READY): pyproject.toml requirements.lock tools/install
+	tools/install "$(PYTHON)" $(VENV)
+	@touch $@
