@@ -1,0 +1,107 @@
+"""What every command has in common: quick help, one message for an error, exit codes that mean something."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vita_train.cli import main as main_module
+from vita_train.cli.main import COMMANDS, build_app, main
+from vita_train.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_RETRYABLE, StorageError
+
+HEAVY = ("torch", "transformers", "numpy", "kfp", "boto3", "pyarrow", "matplotlib")
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["vita-train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "tiny"]])
+def test_answers_without_heavy_imports(arguments: list[str]) -> None:
+    code = (
+        "import sys; from vita_train.cli.main import main; sys.argv = ['vita-train', *sys.argv[1:]]\n"
+        f"try: main()\nfinally: print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_is_described() -> None:
+    app = build_app()
+    listed = [*app.registered_commands, *app.registered_groups]
+    assert len(listed) >= len(COMMANDS)
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__ or command.help
+
+
+def test_mistakes_in_a_recipe_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nstagez: {}\nstages: {}\n")
+    assert run("recipe", "check", str(path), monkeypatch=monkeypatch) == EXIT_REFUSED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {path}:2: unknown key 'stagez' (did you mean 'stages'?)\n"
+
+
+def test_unknown_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("trian", monkeypatch=monkeypatch) == EXIT_REFUSED
+
+
+def failing(error: Exception) -> object:
+    def app() -> None:
+        raise error
+
+    return lambda: app
+
+
+def test_each_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(main_module, "build_app", failing(StorageError("is away", where="s3://b/k", remedy="wait")))
+    assert run(monkeypatch=monkeypatch) == EXIT_RETRYABLE
+    assert capsys.readouterr().err == "error: s3://b/k: is away (wait)\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EADDRINUSE])
+def test_faults_of_the_machine_have_a_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                             number: int) -> None:
+    monkeypatch.setattr(main_module, "build_app", failing(OSError(number, "Some reason", "/some/file")))
+    assert run(monkeypatch=monkeypatch) == EXIT_REFUSED
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: /some/file: some reason (")
+    assert shown.count("\n") == 1
+
+
+def test_unexpected_errors_leave_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                       tmp_path: Path) -> None:
+    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr(main_module, "build_app", failing(ZeroDivisionError("division by zero")))
+    assert run(monkeypatch=monkeypatch) == EXIT_FAILED
+    shown = capsys.readouterr().err
+    log = next((tmp_path / "logs").iterdir())
+    assert shown.count("\n") == 1
+    assert "ZeroDivisionError: division by zero" in shown
+    assert str(log) in shown
+    assert "Traceback" in log.read_text()
+
+
+def test_recipe_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recipe", "list", monkeypatch=monkeypatch) == 0
+    assert "tiny" in capsys.readouterr().out
+    assert run("recipe", "show", "tiny", "--set", "seed=5", monkeypatch=monkeypatch) == 0
+    assert "\nseed: 5\n" in capsys.readouterr().out
+    assert run("recipe", "diff", "tiny", "tiny", "--set", "stages.2.1b.steps=7", "--set", "stages.3.2=null",
+               monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "-> 7" in next(line for line in lines if line.startswith("  stages.2.1b.steps"))
+    assert all(line.startswith("- stages.3.2.") for line in lines if "2.1b" not in line)
+    assert run("recipe", "schema", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.startswith("{")

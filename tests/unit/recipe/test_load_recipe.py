@@ -1,0 +1,131 @@
+"""Recipes are read strictly, and what is wrong is told with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
+from vita_train.recipe.yaml_tree import dump_yaml, parse_yaml
+
+GOOD = """\
+name: mine
+stages:
+  1.1:
+    objective: next_token
+    data: {caption: 1}
+    trainable:
+      projector: 2e-3
+    steps: 5
+"""
+
+
+def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    recipe = load_recipe(str(path))
+    assert recipe.stages["1.1"].steps == 5
+    assert recipe.stages["1.1"].trainable == {"projector": 0.002}
+    assert load_recipe(GOOD) == recipe
+    assert load_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_stages_run_in_the_ladder_s_order_whatever_the_file_s() -> None:
+    stage = "{objective: next_token, data: {caption: 1}, trainable: {projector: 1e-3}, steps: 1}"
+    recipe = load_recipe(f"name: m\nstages:\n  2.2: {stage}\n  finetune_qwen.sh: {stage}\n  '1.1': {stage}\n")
+    assert list(recipe.stages) == ["1.1", "1.2", "2.2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        (("steps: 5", "stepz: 5"), 8, ["unknown key 'stepz' in stages.1.1", "did you mean 'steps'"]),
+        (("name: mine", "nmae: mine"), 1, ["unknown key 'nmae'", "did you mean 'name'"]),
+        (("steps: 5", "steps: five"), 8, ["stages.1.1.steps", "valid integer", '"five"']),
+        (("steps: 5", "steps: '5'"), 8, ["stages.1.1.steps", "valid integer"]),
+        (("steps: 5", "steps: 0"), 8, ["stages.1.1.steps", "greater than or equal to 1"]),
+        (("steps: 5", "steps: yes"), 8, ["stages.1.1.steps", "valid integer"]),
+        (("name: mine", "name: 7"), 1, ["name", "valid string", "quote it"]),
+        (("next_token", "next_tokens"), 4, ["stages.1.1.objective", "'next_token'"]),
+        (("2e-3", "[1]"), 7, ["stages.1.1.trainable.projector", "valid number"]),
+        (("projector:", "projecter:"), 3, ["unknown modules ['projecter']"]),
+        (("    steps: 5\n", ""), 3, ["stages.1.1", "exactly one of steps and epochs"]),
+        (("1.1:", "1.9:"), 3, ["unknown stage '1.9'"]),
+        (("    steps: 5\n", "    steps: 5\n    steps: 6\n"), 9, ["'steps' is given twice", "line 8"]),
+        (("2e-3", "!!python/name:os.system"), 7, ["tags"]),
+        (("{caption: 1}", "{caption: 1"), 6, ["is not YAML"]),
+        (("2e-3", "1e999"), 7, ["too large"]),
+        (("stages:", "? [a]\n: 1\nstages:"), 2, ["a key must be a word"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str], line: int,
+                                          words: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    assert change[0] in GOOD
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert f"mine.yaml:{line}:" in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
+    text = GOOD.replace("steps: 5", "stepz: 5") + "launch:\n  nprok: 2\nmodle: {}\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "mine.yaml")
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:10:", "mine.yaml:11:"]
+    for line, key in zip(lines, ("steps", "nproc", "model"), strict=True):
+        assert f"did you mean '{key}'" in line
+
+
+def test_keys_of_a_chosen_source_are_its_own() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source .*'registry'"):
+        parse_recipe(GOOD + "data:\n  source: {kind: records, registri: x, registry: y}\n", "m")
+    with pytest.raises(RecipeError, match=r"m:10: data\.source\.registry is missing"):
+        parse_recipe(GOOD + "data:\n  source: {kind: records}\n", "m")
+    with pytest.raises(RecipeError, match=r"m:10: data\.source\.kind must be one of 'synth', 'stamps', 'records'"):
+        parse_recipe(GOOD + "data:\n  source: {kind: recrods}\n", "m")
+
+
+def test_one_stage_under_two_names() -> None:
+    with pytest.raises(RecipeError, match=r"m:9: stage 1\.1 is given twice"):
+        parse_recipe(GOOD + "  pretrain_mlp_qwen: {}\n", "m")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "- 1\n- 2\n", "just words\n", "\x00\n", "a: &a [*a]\n", "{}\n"])
+def test_what_is_no_recipe_at_all(text: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_recipe(text, "m")
+
+
+def test_anchors_that_multiply_are_stopped() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    with pytest.raises(RecipeError, match="too many values"):
+        parse_recipe("\n".join(lines), "m")
+
+
+def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean tiny"):
+        load_recipe("tinny")
+    with pytest.raises(RecipeError, match="no such recipe file"):
+        load_recipe(str(tmp_path / "gone.yaml"))
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(str(tmp_path))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="UTF-8"):
+        load_recipe(str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize("value", [
+    1e-05, 2e-3, 1.0, -7, 0, True, None, "", "no", "on", "1.1", "1e-3", "null", "true", "~", "a: b", "- x", "#", "é",
+    "two\nlines", " padded ", "2001-01-01", "0x10", [1, [2, {}]], {"1.1": {"a.b": []}},
+])
+def test_yaml_reads_back_what_it_wrote(value: object) -> None:
+    back = parse_yaml(dump_yaml({"key": value}), "x").value["key"]
+    assert back == value
+    assert type(back) is type(value)

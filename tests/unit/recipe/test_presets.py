@@ -1,0 +1,85 @@
+"""A shipped recipe that is not tested does not exist."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.check import check_recipe
+from vita_train.recipe.json_schema import recipe_json_schema
+from vita_train.recipe.ladder import STAGES
+from vita_train.recipe.load import dump_recipe, load_recipe
+from vita_train.recipe.presets import describe_presets, preset_names
+
+DATASETS = {"caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa", "negative",
+            "tts"}
+
+
+def test_what_is_shipped() -> None:
+    assert preset_names() == ["smoke", "stamps", "tiny", "vita-1.5-7b"]
+    assert all(describe_presets().values())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_resolves_and_reads_back(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    check_recipe(recipe)
+    text = dump_recipe(recipe)
+    assert load_recipe(text) == recipe
+    assert dump_recipe(load_recipe(text)) == text
+    for spec in recipe.stages.values():
+        assert set(spec.data) <= DATASETS
+
+
+def test_smoke_has_every_stage_and_no_gates() -> None:
+    recipe = load_recipe("smoke")
+    assert tuple(recipe.stages) == STAGES
+    for spec in recipe.stages.values():
+        assert (spec.steps or 99) <= 4
+        assert spec.gates == {}
+
+
+def test_real_recipe_has_vita_s_shapes() -> None:
+    recipe = load_recipe("vita-1.5-7b")
+    model = recipe.model
+    assert tuple(recipe.stages) == STAGES[2:]
+    assert (model.llm.vocab_size, model.llm.hidden_size, model.llm.num_layers) == (152064, 3584, 28)
+    assert model.vision.tokens_per_tile == 256
+    assert model.vision.feature_size == 4096
+    assert model.codec.sample_rate / model.codec.hop_length == 40
+    # one packed row at a time on each process
+    for name in ("1.1", "1.2", "1.3", "2.1b", "2.2"):
+        batch = recipe.stages[name].batch
+        assert batch.rows == recipe.launch.nproc * batch.accumulate
+    trained = {name: set(spec.trainable) for name, spec in recipe.stages.items()}
+    assert trained == {
+        "1.1": {"projector"}, "1.2": {"llm", "projector", "vision"}, "1.3": {"llm", "projector", "vision"},
+        "2.1a": {"audio_encoder", "ctc_head"}, "2.1b": {"audio_adapter"},
+        "2.2": {"llm", "projector", "vision", "audio_encoder", "audio_adapter"},
+        "3.1": {"codec", "discriminators"}, "3.2": {"speech_decoder"},
+    }
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (["stages.0.llm=null"], "stages.1.1 reads llm frozen"),
+    (["stages.2.1a=null"], "stages.2.1b reads audio_encoder frozen"),
+    (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below launch.nproc 17"),
+    (["stages.1.1.batch.row_tokens=5000"], "stages.1.1.batch.row_tokens 5000 is above model.llm.max_positions 1024"),
+    (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
+    (["model.codec.kind=waveform"], "hop_length is 400"),
+    (["data.image.min_tiles=3"], "min_tiles is above max_tiles"),
+])
+def test_contradictions_are_found(settings: list[str], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        check_recipe(load_recipe("tiny", settings))
+
+
+def test_schema_speaks_of_every_setting() -> None:
+    schema = json.loads(json.dumps(recipe_json_schema()))
+    assert "2.1b" in schema["properties"]["stages"]["propertyNames"]["enum"]
+    stage = schema["$defs"]["StageSpec"]
+    assert stage["additionalProperties"] is False
+    assert "Optimizer steps" in stage["properties"]["steps"]["description"]
