@@ -31,6 +31,8 @@ class BatchOrder(Protocol):
         """Return the ids of all samples of a global batch."""
         ...
 
+    # Orders that must look at what came before to find a step also have state(step) and seek(state).
+
 
 def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: int, accumulate: int, world: World,
                   seed: int, workers: int) -> Iterator[list[Any]]:

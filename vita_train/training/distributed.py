@@ -63,6 +63,7 @@ def process_group(world: World, *, timeout: float, always: bool = False) -> Iter
     finally:
         # After a failure the peers may be gone: tearing the group down could hang, and the process ends anyway.
         if not failed and dist.is_initialized():
+            barrier()
             dist.destroy_process_group()
 
 

@@ -42,6 +42,8 @@ class Counters:
     """Mean training loss of the last logged interval."""
     dev: dict[str, float] = field(default_factory=dict)
     """Dev losses of the last measurement, ``dev.loss`` and the like."""
+    order: dict[str, Any] = field(default_factory=dict)
+    """What the order needs to find ``step`` at once."""
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Loop:
             PeerLostError: another rank went away.
             VitaError: the loss is not finite.
         """
+        if counters.order and hasattr(self.order, "seek"):
+            self.order.seek(counters.order)
         meter, sums = Meter(), Sums()
         every = 1 if self.steps <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
@@ -89,6 +93,8 @@ class Loop:
                     counters.dev = self._measure(counters)
                 if last or agreed.stop or self._due(self.spec.save_every, counters.step):
                     self.watchdog.beat(f"the checkpoint after step {counters.step}")
+                    if hasattr(self.order, "state"):
+                        counters.order = self.order.state(counters.step)
                     self.checkpoints.save(self.engine, counters.step, vars(counters))
                     self.journal.publish()
                 if agreed.stop and not last:

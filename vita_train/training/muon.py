@@ -12,7 +12,7 @@ the iteration runs in float32 off the GPU, on all matrices of one shape at a tim
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ _MOMENTUM = 0.95
 
 def matrix_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights Muon is meant for: those of linear layers, the output heads left out."""
-    return [layer.weight for name, layer in module.named_modules()
+    return [cast(nn.Parameter, layer.weight) for name, layer in module.named_modules()
             if isinstance(layer, nn.Linear) and not name.endswith(("head", "out"))
             and layer.weight.requires_grad]
 

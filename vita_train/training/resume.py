@@ -87,14 +87,14 @@ class Checkpoints:
             return commit
         return _read_commit(self._store, self._prefix, key, refused)
 
-    def begin(self) -> None:
-        """Register this start of the stage; needed before the first save."""
+    def begin(self) -> Attempt:
+        """Register this start of the stage and return it; needed before the first save."""
         attempt = begin_attempt(self._store, self._prefix) if self._world.rank == 0 else None
-        told = broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None)
-        attempt = Attempt(*told)
+        attempt = Attempt(*broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None))
         self._staging = staging_folder(self._store, attempt, self._world.rank)
         self._committer = AsyncCommitter(self._store, attempt, self._world.rank, self._world.size,
                                          keep_last=self._keep_last)
+        return attempt
 
     def save(self, engine: Engine, step: int, counters: dict[str, Any]) -> None:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
@@ -109,7 +109,7 @@ class Checkpoints:
         folder.mkdir(parents=True)
         engine.save(folder)
         if self._world.rank == 0:
-            (folder / _COUNTERS).write_text(json.dumps({"step": step, **counters}), encoding="utf-8")
+            (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self._committer.submit(step, files, meta={"digest": self._digest, "step": step})
 

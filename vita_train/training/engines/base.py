@@ -164,8 +164,9 @@ def norms_by_owner(names: list[str], norms: list[float]) -> dict[str, float]:
 def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dtype) -> None:
     """Store frozen and trained modules in their types; buffers (statistics, tables) keep their own."""
     for name, child in objective.named_children():
+        cast = frozen if name in objective.frozen and name not in objective.keep_float32 else trained
         for parameter in child.parameters():
-            parameter.data = parameter.data.to(frozen if name in objective.frozen else trained)
+            parameter.data = parameter.data.to(cast)
 
 
 def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from vita_train.training.objectives.base import Objective
 
 _CLASSES: dict[str, str] = {
-    "next_token": "NextToken",
-    "caption_words": "CaptionWords",
-    "ctc": "Ctc",
-    "codec": "Codec",
-    "speech_tokens": "SpeechTokens",
+    "next_token": "NextTokenObjective",
+    "caption_words": "CaptionWordsObjective",
+    "ctc": "CtcObjective",
+    "codec": "CodecObjective",
+    "speech_tokens": "SpeechTokensObjective",
 }
 
 

@@ -83,6 +83,8 @@ class Objective(nn.Module):
     """Modules built and loaded for this objective, trained or not."""
     modules_optional: ClassVar[tuple[str, ...]] = ()
     """Modules built only if the stage trains them."""
+    keep_float32: ClassVar[tuple[str, ...]] = ()
+    """Modules whose weights stay float32 while frozen, whatever the compute type (a codec's codes depend on it)."""
     phases: ClassVar[tuple[str, ...]] = ("main",)
     """Optimizer steps within one training step, in order. Each has its own optimizer over ``train_parameters``."""
     options: ClassVar[dict[str, Option]] = {}
@@ -94,27 +96,30 @@ class Objective(nn.Module):
         self.frozen: tuple[str, ...] = ()
         """Children that stay in eval mode; set by ``vita_train.training.freeze``."""
         self.option = resolve_options(type(self), context.spec.options, where=f"stages.{context.stage}.options")
-        for name in self.modules_used(context.spec.trainable):
+        for name in self.modules_used(context.spec, context.corpus):
             self.add_module(name, modules[name])
 
     @classmethod
-    def modules_used(cls, trainable: Iterable[str]) -> tuple[str, ...]:
-        """Return the modules a stage with this trainable map builds, in the order of ``MODULES``."""
-        wanted = {*cls.modules_needed, *(name for name in cls.modules_optional if name in set(trainable))}
+    def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
+        """Return the modules that a stage builds for this objective, in the order of ``MODULES``."""
+        wanted = {*cls.modules_needed, *(name for name in cls.modules_optional if name in spec.trainable)}
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:
-        """Return the order of global batches of a split: a pure function of recipe, data and step.
+        """Return the order of global batches of a split, or None if no dataset of the stage has the split.
 
-        None if the split does not exist. See ``vita_train.training.batches.BatchOrder`` for what is returned.
+        A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``. Here: single
+        samples, ``batch.rows`` of them in a global batch.
         """
-        raise NotImplementedError
+        from vita_train.data.loader import sample_order
+
+        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split)
 
     def before_training(self, order: Any) -> None:
         """Prepare what must be known from the data before the first step (for example feature statistics).
 
-        Runs once on every rank, before the engine wraps the objective, and must give every rank the same result.
-        Skipped when training resumes from a checkpoint, which holds the result.
+        Runs at every start on every rank, before the engine wraps the objective, and must give every rank the same
+        result. A checkpoint that training goes on from replaces what it did to modules that train.
         """
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> Any:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vita_train.data.loader import sample_order
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, Discriminators, losses
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+if TYPE_CHECKING:
+    from vita_train.data.index import Corpus
+    from vita_train.recipe.stage import StageSpec
 
 #: Batches whose vectors the moving-average codebooks start from.
 START_BATCHES = 8
@@ -36,11 +41,12 @@ class CodecBatch:
 
 
 class CodecObjective(Objective):
-    """Reconstruction, quantiser and consistency losses; with ``adversarial`` above 0 also the discriminators' game."""
+    """Reconstruction, quantiser and consistency losses; where ``discriminators`` train, also their game."""
 
     modules_needed: ClassVar[tuple[str, ...]] = ("codec",)
+    modules_optional: ClassVar[tuple[str, ...]] = ("discriminators",)
     options: ClassVar[dict[str, Option]] = {
-        "adversarial": 1.0,  # weight of the adversarial and feature-matching terms; 0 trains without discriminators
+        "adversarial": 1.0,  # weight of the adversarial and feature-matching terms, when discriminators train
         "mel": "1024=45 512=1 256=1",  # transform size and weight of each log-mel resolution
         "quantizer": losses.QUANTIZER_WEIGHT,
         "consistency": losses.CONSISTENCY_WEIGHT,
@@ -55,16 +61,17 @@ class CodecObjective(Objective):
         self.adversarial = float(self.option["adversarial"])
         if self.adversarial > 0:
             self.phases = ("discriminators", "main")  # type: ignore[misc]
-            self.add_module("discriminators", modules["discriminators"])
 
-    def order(self, split: str = "train") -> Any:
-        """Return the order of batches of utterances."""
-        raise NotImplementedError
+    @classmethod
+    def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
+        """Return the codec, and the discriminators where they play."""
+        playing = float(spec.options.get("adversarial", cls.options["adversarial"])) > 0
+        return ("codec", "discriminators") if playing else ("codec",)
 
     def before_training(self, order: Any) -> None:
         """Start moving-average codebooks from the vectors of the first batches."""
         batches = min(START_BATCHES, order.steps_per_epoch)
-        samples = [sample for step in range(batches) for sample in order.batch(step)]
+        samples = [order.load(row) for step in range(batches) for row in order.rows(step)]
         self.codec.start(self.collate(samples, seed=self.context.seed).to(self.context.device).wave)
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> CodecBatch:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vita_train.data.loader import sample_order
 from vita_train.data.tokenizer import plain_ids
 from vita_train.errors import DataError
 from vita_train.models.codec import Codec
@@ -53,6 +54,7 @@ class SpeechTokensObjective(Objective):
     """
 
     modules_needed: ClassVar[tuple[str, ...]] = ("llm", "codec", "speech_decoder")
+    keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
     options: ClassVar[dict[str, Option]] = {
         "label_smoothing": 0.0,
     }
@@ -65,13 +67,9 @@ class SpeechTokensObjective(Objective):
         super().__init__(context, modules)
         self._codes: dict[str, Tensor] = {}
 
-    def order(self, split: str = "train") -> Any:
-        """Return the order of batches of utterances."""
-        raise NotImplementedError
-
     def before_training(self, order: Any) -> None:
         """Give the decoder its voice: the global tokens of the first utterance."""
-        sample = order.batch(0)[0]
+        sample = order.load(order.rows(0)[0])
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
 

@@ -1,0 +1,71 @@
+"""Speech features made a little different at every visit: louder, duller, noisier, with stretches missing.
+
+All of it works on log-mel features, so that stored features serve. Each function draws from the generator it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far features may be moved. Zero switches a part off."""
+
+    gain: float = 1.5
+    """Largest change of loudness, in natural log of energy (1.5 is 6.5 dB)."""
+    tilt: float = 1.0
+    """Largest change at the lowest and the highest bin, with opposite signs."""
+    noise: float = 0.5
+    """Share of clips that get noise, 5 to 30 dB below their mean energy."""
+    frequency_masks: int = 2
+    frequency_width: int = 16
+    """Most bins one mask covers."""
+    time_masks: int = 2
+    time_share: float = 0.05
+    """Most of a clip one mask covers."""
+
+    def __call__(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a changed copy of log-mel features (frames, bins)."""
+        frames, bins = features.shape
+        features = features + self.gain * _between(-1, 1, generator)
+        features = features + self.tilt * _between(-1, 1, generator) * torch.linspace(-1, 1, bins)
+        if _between(0, 1, generator) < self.noise:
+            features = add_noise(features, _between(5, 30, generator), generator)
+        silence = features.mean()
+        for _ in range(self.frequency_masks):
+            start, end = _stretch(bins, min(bins, self.frequency_width), generator)
+            features[:, start:end] = silence
+        for _ in range(self.time_masks):
+            start, end = _stretch(frames, int(frames * self.time_share), generator)
+            features[start:end] = silence
+        return features
+
+
+def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
+    """Return log-mel features (frames, bins) with noise of a random colour, ``decibels`` below the mean energy."""
+    frames, bins = features.shape
+    level = features.exp().mean().log() - decibels * math.log(10) / 10
+    colour = _between(-1, 1, generator) * torch.linspace(-2, 2, bins)
+    flicker = torch.randn(frames, bins, generator=generator) * 0.6
+    return torch.logaddexp(features, level + colour + flicker)
+
+
+def sample_generator(seed: int, name: str) -> torch.Generator:
+    """Return a generator for one visit to one sample: a function of the step's seed and the sample's name."""
+    return torch.Generator().manual_seed((seed << 32 | zlib.crc32(name.encode())) % 2**63)
+
+
+def _between(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _stretch(length: int, most: int, generator: torch.Generator) -> tuple[int, int]:
+    width = int(torch.randint(most + 1, (), generator=generator))
+    start = int(torch.randint(length - width + 1, (), generator=generator))
+    return start, start + width

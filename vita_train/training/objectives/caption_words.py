@@ -1,0 +1,148 @@
+"""Stage 0.vision: a stand-in for a pretrained tower, trained to say which words of a caption a picture deserves.
+
+Every token of the picture votes for every word and the votes are pooled by log-sum-exp, a soft "somewhere in the
+picture", so that what is seen stays where it is seen. The head is thrown away after the stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vita_train.data.units import spoken_form
+from vita_train.errors import DataError
+from vita_train.models.vision import VisionTower
+from vita_train.training.objectives.augment import sample_generator
+from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+#: Orders of the colour channels other than the true one.
+_PERMUTATIONS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
+
+
+@dataclass
+class CaptionBatch:
+    """B pictures of N tiles in all."""
+
+    tiles: Tensor
+    """(N, 3, S, S) uint8."""
+    owner: Tensor
+    """(N,) picture of each tile."""
+    labels: Tensor
+    """(B, words): 1 where the caption has the word, -1 where it is not known, else 0."""
+    sample_ids: list[str]
+
+    def to(self, device: torch.device) -> CaptionBatch:
+        """Return the batch on ``device``."""
+        return replace(self, tiles=self.tiles.to(device), owner=self.owner.to(device), labels=self.labels.to(device))
+
+
+class CaptionWordsObjective(Objective):
+    """Binary cross-entropy of each word of the captions, over the words whose presence is known."""
+
+    modules_needed: ClassVar[tuple[str, ...]] = ("vision",)
+    options: ClassVar[dict[str, Option]] = {
+        "min_count": 20,  # rarer words are not asked for
+        "permute_colours": 0.0,  # share of the pictures whose colour channels are exchanged
+        "colour_words": "",  # words that are not asked for on those
+    }
+
+    vision: VisionTower
+
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__(context, modules)
+        counts = caption_counts(captions(context.corpus.index(name, "train").column("turns"))
+                                for name in context.spec.data)
+        self.words = sorted(word for word, count in counts.items() if count >= int(self.option["min_count"]))
+        if not self.words:
+            raise DataError("the captions hold no word often enough to learn it",
+                            where=f"stages.{context.stage}.data", remedy="add captions or lower options.min_count")
+        self.places = {word: place for place, word in enumerate(self.words)}
+        colours = str(self.option["colour_words"]).split()
+        self.colours = [self.places[word] for word in colours if word in self.places]
+        if float(self.option["permute_colours"]) > 0 and not self.colours:
+            raise DataError("colours are permuted but none of colour_words stands in the captions",
+                            where=f"stages.{context.stage}.options.colour_words",
+                            remedy="name the colour words of the captions, with spaces between")
+        spec = context.recipe.model.vision
+        self.head = _head(spec.feature_size, len(self.words), spec.tokens_per_tile, context.seed)
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> CaptionBatch:
+        """Read pictures and mark the words of their captions."""
+        tiles, owner = [], []
+        labels = torch.zeros(len(samples), len(self.words))
+        for row, sample in enumerate(samples):
+            pixels = sample.load_pixels()
+            known = [self.places[word] for word in spoken_form(sample.text).split() if word in self.places]
+            labels[row, known] = 1
+            generator = sample_generator(seed, sample.key)
+            share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
+            if float(torch.rand((), generator=generator)) < share:
+                order = _PERMUTATIONS[int(torch.randint(len(_PERMUTATIONS), (), generator=generator))]
+                pixels = pixels[..., list(order)]
+                labels[row, self.colours] = -1
+            tiles.append(pixels)
+            owner += [row] * len(pixels)
+        pictures = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
+        return CaptionBatch(pictures, torch.tensor(owner), labels, [sample.key for sample in samples])
+
+    def weight(self, batch: CaptionBatch) -> float:
+        """Return the number of known words over all pictures."""
+        return float((batch.labels >= 0).sum())
+
+    def tokens(self, batch: CaptionBatch) -> float:
+        """Return the picture tokens."""
+        return float(len(batch.tiles) * self.context.recipe.model.vision.tokens_per_tile)
+
+    def forward(self, batch: CaptionBatch, phase: str = "main") -> LossOutput:
+        """Return the summed loss, with recall and precision at even odds."""
+        votes = self.head(self.vision(batch.tiles)).float()
+        logits = pool_votes(votes, batch.owner, len(batch.labels))
+        known = batch.labels >= 0
+        loss = F.binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), reduction="none")
+        found, wanted = (logits.detach() > 0) & known, batch.labels > 0
+        right = (found & wanted).sum()
+        return LossOutput((loss * known).sum(), float(known.sum()),
+                          {"recall": (right, wanted.sum()), "precision": (right, found.sum())})
+
+
+def pool_votes(votes: Tensor, owner: Tensor, pictures: int) -> Tensor:
+    """Pool votes (N, tokens, words) of tiles over all tokens of each picture, by log-sum-exp: (pictures, words)."""
+    tiles = torch.logsumexp(votes, dim=1)
+    if len(tiles) == pictures:
+        return tiles
+    return torch.stack([torch.logsumexp(tiles[owner == picture], dim=0) for picture in range(pictures)])
+
+
+def captions(turns: Iterable[list[str]]) -> Iterable[str]:
+    """Return the last answer of each conversation."""
+    return (conversation[-1] for conversation in turns)
+
+
+def caption_counts(sources: Iterable[Iterable[str]]) -> Counter[str]:
+    """Return in how many captions each word stands."""
+    counts: Counter[str] = Counter()
+    for source in sources:
+        for caption in source:
+            counts.update(set(spoken_form(caption).split()))
+    return counts
+
+
+def _head(features: int, words: int, tokens: int, seed: int) -> nn.Linear:
+    """Return the voting layer, drawn from its own seed so that it is the same on every rank.
+
+    Its bias makes a picture's pooled votes start near even odds whatever the number of tokens.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(features, words)
+    nn.init.constant_(head.bias, -math.log(tokens))
+    return head

@@ -1,0 +1,158 @@
+"""Stage 2.1a: the speech encoder learns to recognise, by CTC (Graves et al. 2006) over characters or words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vita_train.data.loader import sample_order
+from vita_train.models.audio_encoder import AudioEncoder
+from vita_train.training.objectives.augment import Augmentation, sample_generator
+from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+#: Unit 0 of the inventory.
+BLANK = 0
+
+
+@dataclass
+class CtcBatch:
+    """A utterances of at most T frames; targets of all, one after the other."""
+
+    fbank: Tensor
+    """(A, T, bins)."""
+    fbank_lengths: Tensor
+    """(A,)"""
+    targets: Tensor
+    """(sum of target_lengths,) units."""
+    target_lengths: Tensor
+    """(A,)"""
+    texts: list[str]
+    """What was said."""
+    sample_ids: list[str]
+
+    def to(self, device: torch.device) -> CtcBatch:
+        """Return the batch on ``device``."""
+        return replace(self, fbank=self.fbank.to(device), fbank_lengths=self.fbank_lengths.to(device),
+                       targets=self.targets.to(device), target_lengths=self.target_lengths.to(device))
+
+
+class CtcObjective(Objective):
+    """CTC loss, summed over utterances and divided by target units."""
+
+    modules_needed: ClassVar[tuple[str, ...]] = ("audio_encoder", "ctc_head")
+    options: ClassVar[dict[str, Option]] = {
+        "augment": True,  # change features at every visit
+        "gain": 1.5, "tilt": 1.0, "noise": 0.5, "frequency_masks": 2, "frequency_width": 16, "time_masks": 2,
+        "time_share": 0.05,  # see Augmentation
+        "cmvn_samples": 1000,  # utterances the feature statistics are taken from
+    }
+
+    audio_encoder: AudioEncoder
+    ctc_head: nn.Linear
+
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__(context, modules)
+        self.units = context.corpus.units
+        self.augmentation = Augmentation(**{name: self.option[name] for name in (
+            "gain", "tilt", "noise", "frequency_masks", "frequency_width", "time_masks", "time_share")})  # type: ignore[arg-type]
+
+    def order(self, split: str = "train") -> Any:
+        """Return the order of batches of utterances of similar length."""
+        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split,
+                            bucket="frames")
+
+    def before_training(self, order: Any) -> None:
+        """Set the feature statistics from the first utterances, unless the encoder came with its own."""
+        cmvn = self.audio_encoder.global_cmvn
+        if bool((cmvn.mean != 0).any()) or bool((cmvn.istd != 1).any()):
+            return
+        mean, istd = feature_statistics(order, int(self.option["cmvn_samples"]))
+        self.audio_encoder.set_cmvn(mean.to(cmvn.mean.device), istd.to(cmvn.mean.device))
+
+    def collate(self, samples: Sequence[Any], *, seed: int) -> CtcBatch:
+        """Pad features and join targets; features are changed by the sample's own generator while training."""
+        clips, targets = [], []
+        for sample in samples:
+            features = sample.load_fbank(0)
+            if self.option["augment"] and sample.split == "train":
+                features = self.augmentation(features, sample_generator(seed, sample.key))
+            clips.append(features)
+            targets.append(torch.tensor(self.units.encode(sample.text), dtype=torch.long))
+        return CtcBatch(
+            fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True),
+            fbank_lengths=torch.tensor([len(clip) for clip in clips]),
+            targets=torch.cat(targets),
+            target_lengths=torch.tensor([len(target) for target in targets]),
+            texts=[sample.text for sample in samples],
+            sample_ids=[sample.key for sample in samples],
+        )
+
+    def weight(self, batch: CtcBatch) -> float:
+        """Return the number of target units."""
+        return float(len(batch.targets))
+
+    def tokens(self, batch: CtcBatch) -> float:
+        """Return the number of real feature frames."""
+        return float(batch.fbank_lengths.sum())
+
+    def forward(self, batch: CtcBatch, phase: str = "main") -> LossOutput:
+        """Return the summed negative log likelihood; in eval mode also the errors of the greedy transcript."""
+        frames, lengths = self.audio_encoder(batch.fbank, batch.fbank_lengths)
+        log_probs = self.ctc_head(frames).float().log_softmax(-1)
+        # An utterance with more targets than frames has no alignment: it counts, with a loss of zero.
+        losses = F.ctc_loss(log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, blank=BLANK,
+                            reduction="none", zero_infinity=True)
+        metrics: dict[str, tuple[Any, Any]] = {
+            "unaligned": ((losses.detach() == 0).sum(), float(len(losses)))}
+        if not self.training:
+            metrics["errors"] = self._errors(log_probs, lengths, batch.texts)
+        return LossOutput(losses.sum(), float(len(batch.targets)), metrics)
+
+    def _errors(self, log_probs: Tensor, lengths: Tensor, texts: list[str]) -> tuple[float, float]:
+        said = [self.units.encode(text) for text in texts]
+        heard = greedy_decode(log_probs, lengths)
+        wrong = sum(edit_distance(a, b) for a, b in zip(said, heard, strict=True))
+        return float(wrong), float(sum(map(len, said)))
+
+
+def greedy_decode(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+    """Return the best path of each utterance (A, T, units), repeats joined and blanks removed."""
+    best = log_probs.argmax(-1).cpu()
+    paths = []
+    for row, length in zip(best, lengths.tolist(), strict=True):
+        path = torch.unique_consecutive(row[:length])
+        paths.append(path[path != BLANK].tolist())
+    return paths
+
+
+def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the fewest insertions, deletions and substitutions that turn ``a`` into ``b``."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, right in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
+    return row[-1]
+
+
+def feature_statistics(order: Any, count: int) -> tuple[Tensor, Tensor]:
+    """Return mean and inverse standard deviation (bins,) of the features of the order's first samples.
+
+    The same on every rank: the order does not depend on ranks.
+    """
+    total, squares, frames, seen, step = torch.zeros(()), torch.zeros(()), 0, 0, 0
+    while seen < count and step < order.steps_per_epoch:
+        for row in order.rows(step):
+            features = order.load(row).load_fbank(0).double()
+            total, squares = total + features.sum(0), squares + features.square().sum(0)
+            frames += len(features)
+            seen += 1
+        step += 1
+    mean = total / frames
+    variance = (squares / frames - mean.square()).clamp(min=1e-8)
+    return mean.float(), variance.rsqrt().float()

@@ -1,0 +1,273 @@
+"""One stage as one rank runs it: inputs, modules, training, weights, measures, gate, manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vita_train.data.index import Corpus
+from vita_train.errors import GateError, RecipeError, VitaError
+from vita_train.evaluation.gates import check_gates
+from vita_train.manifest import FileRef, Manifest, ModuleRef, digest_of
+from vita_train.models.activations import enable_checkpointing
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.load import load_modules
+from vita_train.models.checkpoint.save import save_modules
+from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
+from vita_train.storage.attempt import Attempt
+from vita_train.storage.cache import fetch_file
+from vita_train.storage.final import read_final, write_final
+from vita_train.storage.store import Store, is_local, local_path, open_store
+from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
+from vita_train.training.engines.base import Engine, EngineContext, build_engine
+from vita_train.training.evaluate import measure_stage
+from vita_train.training.freeze import apply_trainable
+from vita_train.training.inputs import Inputs, code_version, find_inputs, stage_digest
+from vita_train.training.journal import Journal
+from vita_train.training.loop import Counters, Loop
+from vita_train.training.objectives import objective_class
+from vita_train.training.objectives.base import Objective, StageContext
+from vita_train.training.outcome import write_outcome
+from vita_train.training.resume import Checkpoints
+from vita_train.training.telemetry import peak_memory
+from vita_train.training.watchdog import Watchdog
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts before.
+_COLLECTIVE_MARGIN = 600.0
+
+
+class StageRun:
+    """Names and places of one stage of one run, the same on every rank."""
+
+    def __init__(self, recipe: Recipe, stage: str, run: str) -> None:
+        self.recipe, self.run = recipe, run
+        self.stage = stage_id(stage)
+        if self.stage not in recipe.stages:
+            raise RecipeError(f"the recipe has no stage {self.stage}", where="stages",
+                              remedy=f"it has {', '.join(recipe.stages)}")
+        self.spec: StageSpec = recipe.stages[self.stage]
+        self.objective = objective_class(self.spec.objective)
+        self.store: Store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+        self.prefix = f"{run}/{self.stage}"
+        self.directory = run_directory(recipe, run) / self.stage
+        self.corpus = Corpus.open(run_directory(recipe, run) / "prepare" / "corpus")
+        self.modules = self.objective.modules_used(self.spec, self.corpus)
+
+    @property
+    def units(self) -> int:
+        """Outputs of the CTC head; 0 where no stage uses it."""
+        return len(self.corpus.units) if "ctc_head" in self.modules else 0
+
+    @property
+    def logs(self) -> Path:
+        """Where ranks write their logs and errors."""
+        return self.directory / "logs"
+
+    def remote(self) -> tuple[Store, str] | None:
+        """Return where the journal is published, when the run's store is not on this machine."""
+        return None if is_local(self.recipe.storage.root) else (self.store, self.prefix)
+
+
+def run_directory(recipe: Recipe, run: str) -> Path:
+    """Return the local directory of a run: the store itself, or a folder in the cache when the store is remote."""
+    if is_local(recipe.storage.root):
+        return local_path(recipe.storage.root) / run
+    cache = Path(os.environ.get("VITA_TRAIN_CACHE") or Path.home() / ".cache" / "vita-train")
+    return cache / "runs" / run
+
+
+def run_stage(recipe: Recipe, stage: str, run: str) -> Manifest | None:
+    """Train one stage as one of the ranks that the environment names, and commit its result.
+
+    A stage that is done already with the same digest returns its manifest at once. One that was interrupted goes on
+    from its newest checkpoint.
+
+    Returns:
+        The manifest on rank 0; None on the other ranks, which end when the weights are gathered.
+
+    Raises:
+        RecipeError: the stage cannot be built from this recipe or its inputs are not there.
+        GateError: the stage was trained but did not reach its gate; its last checkpoint stays.
+        StoppedError: SIGTERM came; the state was saved.
+        VitaError: any other end; each rank leaves ``logs/rank-<r>.error.json``.
+    """
+    world = world_from_environment()
+    place = StageRun(recipe, stage, run)
+    try:
+        return _run(place, world)
+    except VitaError as error:
+        write_outcome(place.logs, world.rank, error)
+        raise
+
+
+def _run(place: StageRun, world: World) -> Manifest | None:
+    recipe, spec = place.recipe, place.spec
+    inputs = find_inputs(recipe, place.stage, place.run, place.store, place.modules)
+    digest = stage_digest(recipe, place.stage, inputs, place.modules)
+    done = read_final(place.store, place.prefix)
+    if done is not None and done.lineage.get("stage_digest", done.digest) == digest:
+        check_gates(spec, done.metrics, where=f"stage {place.stage}")
+        return done if world.rank == 0 else None
+    watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(place.logs, world.rank, error))
+    engine_needs_group = spec.engine.kind != "torch"
+    timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
+    with contextlib.closing(watchdog), process_group(world, timeout=timeout, always=engine_needs_group):
+        with peer_errors():
+            trained = _train(place, world, inputs, digest, watchdog)
+        if trained is None:
+            return None
+    counters, objective, modules, attempt, journal = trained
+    with _failures(journal):
+        return _finish(place, world, inputs, digest, counters, objective, modules, attempt, journal)
+
+
+def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
+           ) -> tuple[Counters, Objective, nn.ModuleDict, Attempt, Journal] | None:
+    """Train to the last step; on rank 0 return what the manifest is made from."""
+    recipe, spec = place.recipe, place.spec
+    watchdog.beat("the start of the stage")
+    dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
+    context = StageContext(recipe=recipe, stage=place.stage, spec=spec, corpus=place.corpus,
+                           device=world.device, dtype=dtype, rank=world.rank, world=world.size, seed=recipe.seed)
+    with watchdog.off():  # large weights may have to be fetched
+        modules = load_inputs(recipe, inputs, place.modules, units=place.units)
+    if spec.engine.checkpoint_activations:
+        enable_checkpointing(modules)
+    objective = place.objective(context, modules)
+    apply_trainable(objective, spec.trainable, where=f"stages.{place.stage}.trainable")
+    order = objective.order()
+    steps = spec.steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
+    journal = Journal(place.directory if world.rank == 0 else None, steps, remote=place.remote())
+    checkpoints = Checkpoints(place.store, place.prefix, world, digest, keep_last=recipe.storage.keep_last)
+    with _failures(journal):
+        with watchdog.off():
+            objective.to(world.device).before_training(order)
+        engine = build_engine(objective, EngineContext(spec, world, dtype))
+        with watchdog.off():
+            found = checkpoints.restore(engine)
+            attempt = checkpoints.begin()
+        counters = Counters(**found) if found else Counters()
+        journal.rewind(counters.step)
+        journal.track(recipe.tracking, f"{place.run}/{place.stage}")
+        journal.progress(step=counters.step, state="running")
+        Loop(objective, engine, spec, world, recipe.seed, steps, order, journal, checkpoints, watchdog,
+             workers=recipe.launch.workers).run(counters)
+        watchdog.beat("gathering the weights")
+        final = _gather(place, engine, objective, modules, inputs)
+    return None if final is None else (counters, objective, final, attempt, journal)
+
+
+def load_inputs(recipe: Recipe, inputs: Inputs, names: tuple[str, ...], *, units: int) -> nn.ModuleDict:
+    """Return modules with the newest weights: of an earlier stage, of the pretrained source, or freshly drawn."""
+    known = [name for name in names if name in inputs.modules]
+    fresh = [name for name in names if name not in inputs.modules]
+    built = {**build_modules(recipe.model, known, units=units, seed=recipe.seed, pretrained=False),
+             **build_modules(recipe.model, fresh, units=units, seed=recipe.seed)}
+    files = {name: [fetch_file(file, endpoint=recipe.storage.endpoint) for file in inputs.modules[name].files]
+             for name in known}
+    load_modules({name: built[name] for name in known}, files)
+    return nn.ModuleDict({name: built[name] for name in names})
+
+
+def _gather(place: StageRun, engine: Engine, objective: Objective, modules: nn.ModuleDict, inputs: Inputs
+            ) -> nn.ModuleDict | None:
+    """Return the objective's modules with their final weights on rank 0, in the type the recipe stores."""
+    state = engine.gather()
+    engine.close()
+    if state is None:
+        return None
+    if place.spec.engine.kind != "torch":
+        modules = load_inputs(place.recipe, inputs, place.modules, units=place.units)
+        for name, tensors in state.items():
+            if name in modules:
+                modules[name].load_state_dict(tensors)
+        modules.to(objective.context.device)
+    return cast_parameters(modules, _DTYPES[place.recipe.model.dtype])
+
+
+def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters: Counters, objective: Objective,
+            modules: nn.ModuleDict, attempt: Attempt, journal: Journal) -> Manifest:
+    """Write weights, measure, pass the gate, commit."""
+    recipe, spec = place.recipe, place.spec
+    trained = [name for name in spec.trainable if name in modules]
+    refs = {name: ModuleRef(stage=place.stage, files=files)
+            for name, files in _upload(place, {name: modules[name] for name in trained}, attempt).items()}
+    if world.device.type == "cpu":
+        # The other ranks have ended: their processors are free.
+        torch.set_num_threads(torch.get_num_threads() * world.size)
+    modules.eval()
+    journal.progress(state="running", phase="measuring")
+    measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
+    metrics = {**counters.dev, **measured}
+    journal.progress(metrics=metrics)
+    check_gates(spec, metrics, where=f"stage {place.stage}")
+    manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=digest,
+                        modules={**inputs.modules, **refs}, metrics=metrics,
+                        lineage=_lineage(place, world, inputs, counters, objective, attempt))
+    journal.progress(state="done", eta_s=0)
+    journal.close()
+    write_final(place.store, place.prefix, manifest)
+    return manifest
+
+
+def _upload(place: StageRun, modules: dict[str, nn.Module], attempt: Attempt) -> dict[str, tuple[FileRef, ...]]:
+    place.directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.directory, prefix=".final-") as folder:
+        return {name: tuple(place.store.upload(path, f"{place.prefix}/final/{attempt.id}/{path.name}", move=True)
+                            for path in paths)
+                for name, paths in save_modules(modules, Path(folder)).items()}
+
+
+def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, objective: Objective,
+             attempt: Attempt) -> dict[str, Any]:
+    """Return where the weights come from and what they cost."""
+    children = objective.model_modules()
+    counts = {name: sum(parameter.numel() for parameter in child.parameters()) for name, child in children.items()}
+    names = [f"{name}.{key}" for name, child in children.items() if name not in objective.frozen
+             for key, _ in child.named_parameters()]
+    spent = asdict(counters)
+    return {
+        "recipe": digest_of(place.recipe.model_dump(mode="json")),
+        "code": code_version(),
+        "data": inputs.data,
+        "inputs": {name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
+                   for name, ref in inputs.modules.items() if name in children},
+        "trained": {name: count for name, count in counts.items() if name not in objective.frozen},
+        "frozen": {name: count for name, count in counts.items() if name in objective.frozen},
+        "trained_names": names,
+        "samples": {"steps": counters.step, "count": counters.samples, "sum": counters.sample_sum,
+                    "datasets": dict(place.spec.data)},
+        "seconds": round(counters.seconds, 2),
+        "tokens": spent["tokens"],
+        "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
+        "memory_gib": round(peak_memory(world.device), 3),
+        "loss": counters.loss,
+        "engine": place.spec.engine.model_dump(mode="json"),
+        "world": world.size,
+        "attempt": attempt.id,
+        "restarts": attempt.restarts,
+    }
+
+
+@contextlib.contextmanager
+def _failures(journal: Journal) -> Iterator[None]:
+    """Leave the reason of a failure in ``progress.json``."""
+    try:
+        yield
+    except VitaError as error:
+        state = "failed" if isinstance(error, GateError) or error.exit_code in (1, 2) else "stopped"
+        journal.progress(state=state, reason=str(error))
+        with contextlib.suppress(VitaError):
+            journal.close()
+        raise
