@@ -1,0 +1,117 @@
+"""Which held-out measures exist, what each needs, and which ones a stage takes.
+
+A stage takes the measures of its own goals and those of every stage before it, as far as it trained anything they
+depend on; the others cannot have changed. A dataset becomes a goal with the first stage that trains on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vita_train.data.index import Corpus
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import ObjectiveName
+
+#: Datasets whose replies are descriptions of pictures.
+CAPTIONS = ("caption",)
+#: Datasets whose replies are transcripts; their replies are read by word error, not by exact match.
+TRANSCRIPTS = ("asr", "tts")
+#: Name under which the speech decoder is measured.
+SPEECH = "speech"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Measures that one pass over one held-out slice takes together."""
+
+    kind: str
+    """replies, captions, retrieval, transcripts, recogniser, codec, resynthesis or speech: what is run."""
+    dataset: str
+    """Dataset of the corpus the slice belongs to."""
+    slice: str
+    modules: tuple[str, ...]
+    """Modules the measures depend on."""
+    measures: tuple[str, ...]
+    """Last parts of the measures' names."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of the measures."""
+        name = SPEECH if self.kind == "speech" else self.dataset
+        return tuple(f"{name}.{self.slice}.{measure}" for measure in self.measures)
+
+
+def stage_tasks(recipe: Recipe, corpus: Corpus, stage: str) -> list[Task]:
+    """Return the tasks of a stage: its own and its predecessors', without those it cannot have changed."""
+    stages = list(recipe.stages)
+    upto = stages[: stages.index(stage) + 1]
+    trained = recipe.stages[stage].trainable
+    return [task for task in _tasks(recipe, corpus, upto) if any(name in trained for name in task.modules)]
+
+
+def all_tasks(recipe: Recipe, corpus: Corpus, modules: Iterable[str]) -> list[Task]:
+    """Return every task of the recipe that the given modules allow."""
+    present = set(modules)
+    return [task for task in _tasks(recipe, corpus, list(recipe.stages)) if present.issuperset(task.modules)]
+
+
+def measures_for(recipe: Recipe, corpus: Corpus, stage: str) -> list[str]:
+    """Return the names of the measures a stage takes."""
+    return [name for task in stage_tasks(recipe, corpus, stage) for name in task.names]
+
+
+def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
+    """Return the modules that the measures of a stage need, which may be more than it trains or loads."""
+    return {name for task in stage_tasks(recipe, corpus, stage) for name in task.modules}
+
+
+def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
+    """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
+    available = {name for stage in stages for name in recipe.stages[stage].trainable}
+    if recipe.model.llm.source:
+        available.add("llm")
+    if recipe.model.vision.source:
+        available.add("vision")
+    goals: dict[tuple[str, ObjectiveName], None] = {}
+    for stage in stages:
+        spec = recipe.stages[stage]
+        goals |= dict.fromkeys((dataset, spec.objective) for dataset in spec.data)
+    tasks = []
+    for dataset, objective in goals:
+        for name in corpus.datasets.get(dataset, ()):
+            if name.startswith("test"):
+                tasks += _of_slice(recipe, corpus, dataset, name, objective)
+    # A later stage may train on a dataset whose modules came before its own; what is missing is left out.
+    return [task for task in dict.fromkeys(tasks) if available.issuperset(task.modules)]
+
+
+def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: ObjectiveName) -> list[Task]:
+    recogniser = ("audio_encoder", "ctc_head")
+    if objective == "ctc":
+        return [Task("recogniser", dataset, name, recogniser, ("wer",))]
+    if objective == "codec":
+        return [Task("codec", dataset, name, ("codec",), ("mel_distance", "codes_used", "perplexity")),
+                Task("resynthesis", dataset, name, ("codec", *recogniser), ("wer_original", "wer_resynthesis"))]
+    if objective == "speech_tokens":
+        return [Task("speech", dataset, name, ("llm", "codec", "speech_decoder", *recogniser), ("wer",))]
+    if objective != "next_token":
+        return []
+    modules = _reply_modules(corpus, dataset, name)
+    marked = ("state_mark",) if recipe.data.state_mode == "glyph" else ()
+    if dataset in TRANSCRIPTS:
+        return [Task("replies", dataset, name, modules, ("loss", *marked)),
+                Task("transcripts", dataset, name, modules, ("llm_wer",))]
+    tasks = [Task("replies", dataset, name, modules, ("accuracy", "loss", *marked))]
+    if dataset in CAPTIONS:
+        tasks += [Task("captions", dataset, name, modules, ("attributes",)),
+                  Task("retrieval", dataset, name, modules, ("retrieval", "loss_blind"))]
+    return tasks
+
+
+def _reply_modules(corpus: Corpus, dataset: str, name: str) -> tuple[str, ...]:
+    """The language model, and what the media of a slice pass through."""
+    index = corpus.index(dataset, name)
+    seen = ("vision", "projector") if index.tiles.any() else ()
+    heard = ("audio_encoder", "audio_adapter") if index.frames.any() else ()
+    return ("llm", *seen, *heard)

@@ -1,0 +1,198 @@
+"""Held-out measures of a model: ``<dataset>.<slice>.<measure>``, for gates, for the forgetting table and the report.
+
+Shares lie between 0 and 1; losses are nats a token. The same seed, data and weights give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from vita_train.data.constants import STATE_MARKS
+from vita_train.data.index import Corpus, Sample
+from vita_train.data.templates import load_template
+from vita_train.data.tokenizer import control_id, plain_ids
+from vita_train.evaluation.catalogue import Task, all_tasks
+from vita_train.evaluation.hearing import recognise, word_error_rate
+from vita_train.evaluation.replies import score_replies
+from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures
+from vita_train.evaluation.speaking import features_of, resynthesise, speak_sentences
+from vita_train.evaluation.speech_metrics import codebook_use, mel_distance
+from vita_train.evaluation.writing import recall_of_content, write_replies
+from vita_train.models.omni import Omni
+from vita_train.recipe.schema import Recipe
+
+#: Most samples of the measures that generate or read a sample many times; the others take the whole limit.
+SLOW_LIMITS = {"captions": 200, "transcripts": 200, "retrieval": 100, "codec": 200, "resynthesis": 200, "speech": 100}
+#: Room that a generated reply has beyond the longest true one of its slice.
+ROOM = 16
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measure is taken with."""
+
+    recipe: Recipe
+    corpus: Corpus
+    modules: nn.ModuleDict
+    device: torch.device
+
+    @property
+    def omni(self) -> Omni:
+        """The assembled model."""
+        return Omni(self.modules)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ordinary text."""
+        return plain_ids(self.corpus.tokenizer, text)
+
+
+def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Sequence[str] | None = None, *,
+            limit: int = 400, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Return the held-out measures of a model.
+
+    Args:
+        recipe: the run's recipe.
+        corpus: its prepared data.
+        modules: the model's modules, by their names in ``recipe.ladder.MODULES``.
+        names: measures wanted; None takes all that the modules allow. ``catalogue.measures_for`` lists a stage's.
+            A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
+            fails.
+        limit: most samples of a slice.
+        device: where the modules are.
+    """
+    bench = Bench(recipe, corpus, modules, torch.device(device))
+    wanted = None if names is None else set(names)
+    found: dict[str, float] = {}
+    with evaluating(modules), torch.no_grad():
+        for task in all_tasks(recipe, corpus, modules.keys()):
+            if wanted is None or wanted.intersection(task.names):
+                found |= run_task(bench, task, limit)
+    return {name: value for name, value in found.items() if wanted is None or name in wanted}
+
+
+def run_task(bench: Bench, task: Task, limit: int) -> dict[str, float]:
+    """Return the measures of one task over the first samples of its slice."""
+    index = bench.corpus.index(task.dataset, task.slice)
+    number = min(len(index), limit, SLOW_LIMITS.get(task.kind, limit))
+    samples = [index.sample(place) for place in range(number)]
+    values = _TASKS[task.kind](bench, samples)
+    return {name: values[measure] for name, measure in zip(task.names, task.measures, strict=True)
+            if measure in values}
+
+
+@contextmanager
+def evaluating(modules: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets back the mode it had."""
+    modes = [(module, module.training) for module in modules.modules()]
+    modules.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _replies(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Share of exact replies, loss a token, and share of right state marks, over all rounds of all conversations."""
+    marks = state_marks(bench)
+    scored = score_replies(bench.omni, samples, marks=marks, device=bench.device)
+    replies = [reply for conversation in scored for reply in conversation]
+    marked = [reply.mark for reply in replies if reply.mark is not None]
+    values = {"accuracy": _share([reply.exact for reply in replies]),
+              "loss": sum(reply.loss_sum for reply in replies) / max(1, sum(reply.tokens for reply in replies))}
+    return values | ({"state_mark": _share(marked)} if marked else {})
+
+
+def _captions(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Share of the things a true caption names that the model's own caption names too."""
+    return {"attributes": recall_of_content([sample.text for sample in samples], written(bench, samples))}
+
+
+def _transcripts(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Word error of what the language model writes of what it hears."""
+    return {"llm_wer": word_error_rate([sample.text for sample in samples], written(bench, samples))}
+
+
+def _retrieval(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    if len(samples) < CANDIDATES:
+        return {}
+    return retrieval_measures(*caption_losses(bench.omni, samples, device=bench.device))
+
+
+def _recogniser(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    texts = recognise(bench.modules, bench.corpus.units, [sample.load_fbank() for sample in samples],
+                      device=bench.device)
+    return {"wer": word_error_rate([sample.text for sample in samples], texts)}
+
+
+def _codec(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Distance of resynthesised speech, different codes in use, and the codes' perplexity."""
+    spec = bench.recipe.model.codec
+    waves = codec_waves(bench, samples)
+    made, codes = resynthesise(bench.modules["codec"], waves, device=bench.device)
+    use = codebook_use(codes, spec.codebook_size)
+    distances = [mel_distance(wave, other, spec.sample_rate) for wave, other in zip(waves, made, strict=True)]
+    return {"mel_distance": float(np.mean(distances)), "codes_used": float(use.used), "perplexity": use.perplexity}
+
+
+def _resynthesis(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Word error of the model's own recogniser on recordings, and on what the codec makes of them."""
+    waves = codec_waves(bench, samples)
+    made, _ = resynthesise(bench.modules["codec"], waves, device=bench.device)
+    truths = [sample.text for sample in samples]
+    return {"wer_original": word_error_rate(truths, heard(bench, waves)),
+            "wer_resynthesis": word_error_rate(truths, heard(bench, made))}
+
+
+def _speech(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Word error of the model's own recogniser on what the speech decoder says."""
+    truths = [sample.text for sample in samples]
+    waves = speak_sentences(bench.modules, bench.encode, truths, device=bench.device)
+    return {"wer": word_error_rate(truths, heard(bench, waves))}
+
+
+def state_marks(bench: Bench) -> frozenset[int]:
+    """Return the ids of the state marks, or none where replies carry none."""
+    if bench.recipe.data.state_mode == "none":
+        return frozenset()
+    return frozenset(control_id(bench.corpus.tokenizer, mark) for mark in STATE_MARKS)
+
+
+def written(bench: Bench, samples: Sequence[Sample]) -> list[str]:
+    """Return the model's own last reply to each conversation."""
+    longest = max((end - start for sample in samples for start, end in sample.spans[-1:]), default=0)
+    end = load_template(bench.recipe.data.template).layout.gpt.end
+    return write_replies(bench.omni, bench.corpus.tokenizer, samples, end=end, max_new_tokens=longest + ROOM)
+
+
+def codec_waves(bench: Bench, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Return the recordings at the codec's rate."""
+    return [sample.load_wave(0, bench.recipe.model.codec.sample_rate) for sample in samples]
+
+
+def heard(bench: Bench, waves: Sequence[np.ndarray]) -> list[str]:
+    """Return what the model's own recogniser hears in waves at the codec's rate."""
+    clips = [features_of(bench.recipe, wave) for wave in waves]
+    return recognise(bench.modules, bench.corpus.units, clips, device=bench.device)
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+_TASKS: dict[str, Callable[[Bench, Sequence[Sample]], dict[str, float]]] = {
+    "replies": _replies,
+    "captions": _captions,
+    "retrieval": _retrieval,
+    "transcripts": _transcripts,
+    "recogniser": _recogniser,
+    "codec": _codec,
+    "resynthesis": _resynthesis,
+    "speech": _speech,
+}
