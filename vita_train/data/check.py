@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vita_train.data.examine import examine_file
 from vita_train.data.ledger import Counting, Ledger
 from vita_train.data.prepare import Say, check_datasets, splits_of
 from vita_train.data.reading import Reject
 from vita_train.data.registry import load_registry, resolve
+from vita_train.data.sweep import Sweep
 from vita_train.data.vocabulary import make_tokenizer
 from vita_train.log import say
 from vita_train.recipe.schema import Recipe
@@ -43,20 +43,22 @@ def check(registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Sa
     registry = load_registry(registry_path)
     check_datasets(recipe, registry, registry_path)
     report = CheckReport(Ledger())
+    audio = recipe.data.audio.model_copy(update={"store_features": False})
+    unstored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"audio": audio})})
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = Path(scratch) / "tokenizer"
         make_tokenizer(recipe, registry, registry_path, tokenizer)
-        for dataset, split, source in splits_of(registry):
-            counting = Counting(dataset, split)
-            roots = {key: resolve(registry_path, root) for key, root in source.roots.items()}
-            for result in examine_file(recipe, tokenizer, dataset, resolve(registry_path, source.records), roots,
-                                       workers=workers, keep_features=False):
-                counting.add(result)
-                if isinstance(result, Reject):
-                    report.rejects.append((dataset, split, result))
-            counted = counting.close()
-            report.ledger.splits.append(counted)
-            fault = counting.fault(recipe.data.max_reject_share)
-            report.faults += [fault] if fault else []
-            progress(f"check: {dataset}/{split} {counted.used} rows, {counted.rejected} rejected")
+        with Sweep(unstored, tokenizer, workers) as sweep:
+            for dataset, split, source in splits_of(registry):
+                counting = Counting(dataset, split)
+                roots = {key: resolve(registry_path, root) for key, root in source.roots.items()}
+                for result in sweep.file(dataset, resolve(registry_path, source.records), roots):
+                    counting.add(result)
+                    if isinstance(result, Reject):
+                        report.rejects.append((dataset, split, result))
+                counted = counting.close()
+                report.ledger.splits.append(counted)
+                fault = counting.fault(recipe.data.max_reject_share)
+                report.faults += [fault] if fault else []
+                progress(f"check: {dataset}/{split} {counted.used} rows, {counted.rejected} rejected")
     return report

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from vita_train.data.media import MediaError
 from vita_train.data.prompt import MediaCounts, encode
-from vita_train.data.reading import Reject, Row, read_records
+from vita_train.data.reading import Reject, Row
 from vita_train.data.templates import load_template
-from vita_train.data.tokenizer import Tokenizer, load_tokenizer
+from vita_train.data.tokenizer import Tokenizer
 from vita_train.recipe.schema import Recipe
-
-_ROWS_PER_TASK = 128
 
 
 @dataclass(frozen=True)
@@ -168,47 +163,3 @@ class Examiner:
             raise MediaError("sound too long", f"{path} takes {length} encoder positions, "
                                                f"model.audio_encoder.max_positions is {most}")
         return wave
-
-
-def examine_file(recipe: Recipe, tokenizer_dir: Path, dataset: str, path: Path, roots: Mapping[str, Path], *,
-                 workers: int = 1, keep_features: bool = True) -> Iterator[Example | Reject]:
-    """Examine every row of a record file, in the file's order whatever the number of workers.
-
-    Args:
-        tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
-        keep_features: false drops the features of examples (checks only).
-    """
-    if not keep_features:
-        audio = recipe.data.audio.model_copy(update={"store_features": False})
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"audio": audio})})
-    rows = read_records(path, roots)
-    if workers <= 1:
-        examiner = Examiner(recipe, load_tokenizer(tokenizer_dir), dataset, roots)
-        for row in rows:
-            yield examiner.examine(row) if isinstance(row, Row) else row
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker,
-                             initargs=(recipe, tokenizer_dir, dataset, dict(roots))) as pool:
-        waiting: list[Future[list[Example | Reject]]] = []
-        while True:
-            task = list(islice(rows, _ROWS_PER_TASK))
-            if task:
-                waiting.append(pool.submit(_examine_rows, task))
-            if not waiting:
-                return
-            if not task or len(waiting) > 2 * workers:
-                yield from waiting.pop(0).result()
-
-
-_worker: list[Examiner] = []
-
-
-def _start_worker(recipe: Recipe, tokenizer_dir: Path, dataset: str, roots: dict[str, Path]) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    _worker[:] = [Examiner(recipe, load_tokenizer(tokenizer_dir), dataset, roots)]
-
-
-def _examine_rows(rows: list[Row | Reject]) -> list[Example | Reject]:
-    return [_worker[0].examine(row) if isinstance(row, Row) else row for row in rows]

@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vita_train.data.examine import examine_file
 from vita_train.data.index import MediaSettings
 from vita_train.data.ledger import Counting, Ledger, SplitLedger, reject_line
 from vita_train.data.reading import Reject
 from vita_train.data.registry import Registry, SplitSource, load_registry, resolve
 from vita_train.data.store import INDEX_FORMAT, IndexWriter
+from vita_train.data.sweep import Sweep
 from vita_train.data.templates import load_template
 from vita_train.data.vocabulary import TRAIN, make_tokenizer, make_units
 from vita_train.errors import DataError
@@ -106,7 +106,8 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
     progress(f"prepare: tokenizer of {len(tokenizer)} entries, {len(units)} recogniser units ({units.kind})")
     ledgers: list[SplitLedger] = []
     faults: list[str] = []
-    with (partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
+    with ((partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
+          Sweep(recipe, partial / "tokenizer", workers) as sweep):
         for dataset, split, source in splits_of(registry):
             counting = Counting(dataset, split)
             meta: dict[str, object] = {
@@ -115,8 +116,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
             }
             roots = {key: resolve(path, root) for key, root in source.roots.items()}
             bins = recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
-            results = examine_file(recipe, partial / "tokenizer", dataset, resolve(path, source.records), roots,
-                                   workers=workers)
+            results = sweep.file(dataset, resolve(path, source.records), roots)
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
                 for number, result in enumerate(results, 1):
                     counting.add(result)
