@@ -215,11 +215,14 @@ def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpe
                                                             tmp_path: Path) -> None:
     recipe = recipe.model_copy(update={"stages": recipe.stages | {"1.2": recipe.stages["1.1"]}})
     store = open_store(recipe.storage.root)
+    recipe = recipe.model_copy(update={"stages": recipe.stages | {"2.1b": recipe.stages["1.1"]}})
     newest = {"1.1": build(small_spec, 1, ("llm", "projector")), "1.2": build(small_spec, 2, ("projector",))}
     for stage, modules in newest.items():
         paths = save_modules(modules, tmp_path / stage)
         refs = {name: ModuleRef(stage=stage, files=tuple(map(reference, paths[name]))) for name in modules}
         write_final(store, f"demo/{stage}", Manifest(kind="model", run="demo", stage=stage, digest=stage, modules=refs))
+        if stage == "1.1":  # a later stage that read the older projector
+            write_final(store, "demo/2.1b", Manifest(kind="model", run="demo", stage="2.1b", digest="b", modules=refs))
     files = export_run(recipe, "demo", corpus, tmp_path / "model")
     assert tmp_path / "model" / "projector.safetensors" in files
     exported = load_exported(tmp_path / "model").modules

@@ -28,14 +28,14 @@ from torch import nn
 
 import vita_train
 from vita_train.errors import CheckpointError, UserError
-from vita_train.manifest import Manifest
+from vita_train.manifest import Manifest, ModuleRef
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.checkpoint.header import read_header
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.checkpoint.probe import difference
 from vita_train.models.checkpoint.save import save_modules
 from vita_train.recipe.data import SynthSource
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
 from vita_train.storage.cache import fetch_file
@@ -86,9 +86,12 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def newest_modules(manifests: list[Manifest]) -> dict[str, Any]:
-    """Return each module's reference in the last manifest that names it, in the order of MODULES."""
-    newest = {name: ref for manifest in manifests for name, ref in manifest.modules.items()}
+def newest_modules(manifests: list[Manifest]) -> dict[str, ModuleRef]:
+    """Return each module as the latest stage of the ladder trained it, in the order of MODULES."""
+    newest: dict[str, ModuleRef] = {}
+    for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
+        if name not in newest or STAGES.index(ref.stage) >= STAGES.index(newest[name].stage):
+            newest[name] = ref
     return {name: newest[name] for name in MODULES if name in newest}
 
 

@@ -1,0 +1,118 @@
+"""What a recipe will need before anything is run: parameters, memory, language positions of each kind of sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vita_train.errors import RecipeError
+from vita_train.models.counts import count_parameters
+from vita_train.recipe.ladder import STAGE_TITLES
+from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import MODULES_READ
+from vita_train.recipe.stage import StageSpec
+
+#: Outputs of the recogniser taken for a plan; the real number is known once transcripts are prepared.
+ASSUMED_UNITS = 5000
+#: Frames a second of the filterbank.
+_FRAME_RATE = 100
+#: Samples of the first frame that reach beyond the others, in frames.
+_WINDOW_OVERLAP = 2
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: what is in memory and what is trained."""
+
+    stage: str
+    title: str
+    modules: dict[str, int]
+    """Parameters of each module in memory."""
+    trained: dict[str, int]
+    """Parameters of each module that is trained."""
+    compute_bytes: int
+    """Of one weight as it is computed with."""
+    zero: int
+    """How the engine of the recipe shards: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights."""
+    rows: int
+    """Rows a rank holds at a time."""
+    row_tokens: int
+    """Language positions of a row; 0 where a row is one sample."""
+
+    def state_bytes(self, zero: int, ranks: int) -> int:
+        """Return bytes of weights, gradients and optimizer state on one of ``ranks``, activations not included.
+
+        A trained weight has a gradient of the compute type and two float32 moments of AdamW, and below float32 a
+        float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in all).
+        """
+        total, trained = sum(self.modules.values()), sum(self.trained.values())
+        weights, gradients = total * self.compute_bytes, trained * self.compute_bytes
+        optimizer = trained * (8 if self.compute_bytes == 4 else 12)
+        shares = [weights // (ranks if zero >= 3 else 1), gradients // (ranks if zero >= 2 else 1),
+                  optimizer // (ranks if zero >= 1 else 1)]
+        return sum(shares)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole recipe."""
+
+    name: str
+    modules: dict[str, int]
+    """Parameters of every module the recipe's stages use."""
+    stages: tuple[StagePlan, ...]
+    positions: dict[str, int]
+    """Language positions of each kind of media, by a name to show."""
+
+
+def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
+    """Plan every stage of a recipe on ``ranks`` processes (0: the recipe's own number)."""
+    ranks = ranks or recipe.launch.nproc
+    used = {name for stage in recipe.stages for name in MODULES_READ[stage]}
+    counts = count_parameters(recipe.model, used, units=ASSUMED_UNITS)
+    stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
+    return Plan(recipe.name, counts, stages, media_positions(recipe))
+
+
+def media_positions(recipe: Recipe) -> dict[str, int]:
+    """Return the language positions that pictures, videos and clips take."""
+    tile = recipe.model.vision.tokens_per_tile
+    image, video = recipe.data.image, recipe.data.video
+    tiles = image.max_tiles + (1 if image.thumbnail and image.max_tiles > 1 else 0)
+    seconds = {f"audio, {length:g} s": audio_positions(recipe.model, length)
+               for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})}
+    return {"picture, one tile": tile, f"picture, at most ({tiles} tiles)": tiles * tile,
+            f"video, {video.min_frames} frames": video.min_frames * tile,
+            f"video, {video.max_frames} frames": video.max_frames * tile, **seconds}
+
+
+def audio_positions(spec: ModelSpec, seconds: float) -> int:
+    """Return the language positions of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the adapter."""
+    frames = max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP)
+    encoded = max(0, ((frames - 1) // 2 - 1) // 2)
+    return -(-encoded // spec.audio_adapter.stride)
+
+
+def gpu_bytes(name: str) -> int:
+    """Return the memory of a GPU given as ``h100-80`` or ``80``: the number is gigabytes.
+
+    Raises:
+        RecipeError: the name does not end in a number.
+    """
+    size = name.rpartition("-")[2]
+    if not size.isdigit() or int(size) == 0:
+        raise RecipeError(f"unknown GPU {name!r}", where="--gpu",
+                          remedy="end the name with its memory in GB: h100-80, l40s-48")
+    return int(size) * 10**9
+
+
+def _stage(recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int) -> StagePlan:
+    names: Iterable[str] = (name for name in counts if name in MODULES_READ[stage] or name in spec.trainable)
+    dtype = spec.engine.dtype or recipe.model.dtype
+    zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
+    rows = -(-spec.batch.rows // (ranks * spec.batch.accumulate))
+    return StagePlan(stage, STAGE_TITLES[stage], {name: counts[name] for name in names},
+                     {name: counts[name] for name in spec.trainable if name in counts},
+                     4 if dtype == "float32" else 2, zero, rows,
+                     spec.batch.row_tokens if spec.objective == "next_token" else 0)
