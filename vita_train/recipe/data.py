@@ -26,7 +26,9 @@ class StampsSource(Strict):
     package: str | None = None
     """Path of a .deb already fetched; none asks apt-get for it."""
     language: str = "en"
-    """Captions and recordings used for training text."""
+    """Language of the captions, as the package writes it (``en``, ``fr``, ``pt_BR``)."""
+    recordings: tuple[str, ...] = ()
+    """Languages whose recorded descriptions are used; none uses all there are."""
 
 
 class RecordsSource(Strict):

@@ -34,7 +34,7 @@ def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -
     """
     try:
         _open_folder(out)
-        registry = _build(source, out, seed, workers or len(os.sched_getaffinity(0)))
+        registry = _build(source, out, seed, workers or os.cpu_count() or 1)
         registry.save(out / f"{REGISTRY}.part")
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
         (out / _UNFINISHED).unlink()
@@ -54,7 +54,7 @@ def _build(source: Source, out: Path, seed: int, workers: int) -> Registry:
         return _adopt(Path(source.registry))
     from vita_train.data.sources.stamps import build_stamps
 
-    return build_stamps(source, out, seed=seed)
+    return build_stamps(source, out, seed=seed, workers=workers)
 
 
 def _open_folder(out: Path) -> None:

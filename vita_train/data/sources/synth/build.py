@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.data.registry import Registry, SplitSource
+from vita_train.data.sources.files import write_records
 from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speech_qa, add_tts
 from vita_train.data.sources.synth.espeak import require_synthesiser
 from vita_train.data.sources.synth.leaks import FACTS, check_leaks
@@ -15,6 +16,7 @@ from vita_train.data.sources.synth.render import render
 from vita_train.data.sources.synth.splits import Splits
 from vita_train.data.sources.synth.textual import add_dialogue, add_instruct, add_textqa
 from vita_train.data.sources.synth.visual import add_caption, add_multi_image, add_video, add_vqa
+from vita_train.data.sources.synth.voices import Voice
 from vita_train.errors import DataError
 from vita_train.log import say
 from vita_train.recipe.data import SynthSource
@@ -58,16 +60,10 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
     if leaks:
         raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", where=str(out),
                         remedy="this is a fault of the generator: try another seed and report this one")
-    say(f"synthetic world: {sum(map(len, (rows for s in plan.records.values() for rows in s.values())))} records, "
-        f"{len(plan.pictures)} pictures, {len(plan.movies)} films, {len(plan.clips)} sounds")
+    records = sum(len(rows) for slices in plan.records.values() for rows in slices.values())
+    say(f"synthetic world: {records} records, {len(plan.pictures)} pictures, {len(plan.movies)} films, "
+        f"{len(plan.clips)} sounds")
     return registry
-
-
-def write_records(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a record file: a JSON array, one record a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def _facts(plan: Plan) -> list[dict[str, Any]]:
@@ -79,5 +75,5 @@ def _facts(plan: Plan) -> list[dict[str, Any]]:
     return [*pictures, *movies, *clips]
 
 
-def _voice_facts(voice: Any) -> dict[str, Any]:
+def _voice_facts(voice: Voice | None) -> dict[str, Any]:
     return {"voice": voice.name, "rate": voice.rate, "pitch": voice.pitch} if voice else {"voice": ""}
