@@ -100,11 +100,11 @@ def _events(folder: Path, logged: int, steps: int, clock: float, name: str) -> f
         for step in range(10, logged + 1, 10):
             share = step / steps
             loss = floor + (start - floor) * math.exp(-6 * share) * rng.uniform(0.8, 1.2) + rng.uniform(0, 0.05)
-            rate = 2e-3 * min(1.0, share / 0.03) * 0.5 * (1 + math.cos(math.pi * share))
-            event: dict[str, Any] = {"time": clock, "step": step, "steps": steps, "loss": loss, "lr": rate,
+            rate = min(1.0, share / 0.03) * 0.5 * (1 + math.cos(math.pi * share))
+            event: dict[str, Any] = {"time": clock, "step": step, "steps": steps, "loss": loss, "lr_factor": rate,
                                      "tokens_per_s": rng.uniform(6500, 7500), "memory_gib": 1.21}
             if step % (steps // 10 // 10 * 10 or 10) == 0:
-                event["dev_loss"] = loss * 1.08
+                event["dev.loss"] = loss * 1.08
             file.write(json.dumps(event) + "\n")
             clock += 1.1
     return clock

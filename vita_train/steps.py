@@ -17,7 +17,7 @@ from typing import Any
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
 from vita_train.launch.local import launch_stage
-from vita_train.launch.paths import corpus_dir, raw_dir, run_dir
+from vita_train.launch.paths import corpus_dir, raw_dir, run_dir, run_name
 from vita_train.manifest import FileRef, Manifest, digest_of
 from vita_train.recipe.ladder import STAGES, stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
@@ -50,7 +50,7 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     """
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
     resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
-    name = run or resolved.name
+    name = run_name(resolved, run)
     write_recipe(resolved, name)
     return resolved, name, Selection.parse(only, from_step, until_step, force)
 
@@ -125,7 +125,7 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
     def work(digest: str) -> Manifest:
         from vita_train.evaluation.run import evaluate_run
 
-        metrics = evaluate_run(recipe, run)
+        metrics = evaluate_run(recipe, run, corpus_dir(recipe, run))
         return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "evaluate")))
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 SHARES: tuple[str, ...] = ("accuracy", "attributes", "state_mark", "retrieval")
 #: Last parts of measure names that are shares of errors: less is better, differences are points.
 ERROR_SHARES: tuple[str, ...] = ("wer", "llm_wer", "wer_original", "wer_resynthesis")
+#: Measures that a stage takes of its own dev batches while training. They mean something else in every stage.
+DEV = "dev."
 
 
 def is_share(measure: str) -> bool:
@@ -86,6 +88,6 @@ def forgetting_table(metrics_by_stage: Mapping[str, Mapping[str, float]]) -> For
     measured: dict[str, dict[str, float]] = {}
     for stage, metrics in metrics_by_stage.items():
         for name in sorted(metrics):
-            if is_share(name):
+            if is_share(name) and not name.startswith(DEV):
                 measured.setdefault(name, {})[stage] = metrics[name]
     return ForgettingTable(tuple(metrics_by_stage), measured)

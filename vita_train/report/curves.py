@@ -29,7 +29,7 @@ def curve_panel(stage: StageView) -> CurvePanel | None:
     steps, losses = series(stage.events, "loss")
     if not steps:
         return None
-    dev_steps, dev = series(stage.events, "dev_loss")
+    dev_steps, dev = series(stage.events, "dev.loss")
     curves = [Curve(steps, losses, "raw", "loss"), Curve(steps, smooth(losses, max(2, len(losses) // 25)), "main"),
               Curve(dev_steps, dev, "dev", "held out")]
     positive = [value for value in losses + dev if value > 0]
@@ -37,7 +37,7 @@ def curve_panel(stage: StageView) -> CurvePanel | None:
     log = len(positive) == len(losses) + len(dev) and max(positive) > 10 * min(positive)
     title = f"{stage.name} {stage.title}: loss over {len(steps)} logged steps"
     return CurvePanel(stage, group_of(stage.name), line_chart(curves, title=title, log=log),
-                      rate_strip(*_rate(stage.events), title=f"{stage.name}: learning rate"),
+                      rate_strip(*_rate(stage), title=f"{stage.name}: learning rate"),
                       losses[-1], dev[-1] if dev else None)
 
 
@@ -48,13 +48,8 @@ def series(events: list[dict[str, Any]], key: str) -> tuple[list[float], list[fl
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _rate(events: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """The largest learning rate of each step: all groups follow one schedule, scaled."""
-    flat = []
-    for event in events:
-        rate = event.get("lr")
-        if isinstance(rate, dict):
-            numbers = [value for value in rate.values() if isinstance(value, int | float)]
-            rate = max(numbers) if numbers else None
-        flat.append({"step": event.get("step"), "lr": rate})
-    return series(flat, "lr")
+def _rate(stage: StageView) -> tuple[list[float], list[float]]:
+    """The highest learning rate of each step. All modules follow one schedule, each scaled to its own peak."""
+    steps, factors = series(stage.events, "lr_factor")
+    peak = max(stage.spec.trainable.values())
+    return steps, [factor * peak for factor in factors]

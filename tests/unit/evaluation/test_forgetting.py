@@ -38,6 +38,10 @@ def test_a_stage_that_could_not_change_a_measure_carries_it() -> None:
     assert table.largest_fall() is None
 
 
+def test_dev_measures_of_different_stages_are_not_compared() -> None:
+    assert forgetting_table({"1.1": {"dev.accuracy": 0.9}, "2.1a": {"dev.accuracy": 0.1}}).measured == {}
+
+
 def test_losses_are_not_in_points_and_stay_out() -> None:
     table = forgetting_table({"1.1": {"caption.test.loss": 1.0}, "1.2": {"caption.test.loss": 3.0}})
     assert table.measured == {}

@@ -1,0 +1,81 @@
+"""The finished model of a run: every measure in full, and samples for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vita_train.data.index import Corpus
+from vita_train.errors import UserError
+from vita_train.evaluation.catalogue import all_tasks
+from vita_train.evaluation.measures import Bench, evaluating, measure
+from vita_train.evaluation.samples import collect_samples
+from vita_train.models.build import build_modules
+from vita_train.models.checkpoint.export import newest_modules
+from vita_train.models.checkpoint.load import load_modules
+from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.cache import fetch_file
+from vita_train.storage.final import read_final
+from vita_train.storage.store import open_store
+
+#: Modules that training alone needs.
+LEFT_OUT = ("discriminators",)
+
+
+def evaluate_run(recipe: Recipe, run: str, corpus_dir: Path, *, limit: int | None = None) -> dict[str, float]:
+    """Return every measure of a run's newest weights, and write ``evaluate/samples.json`` with its media.
+
+    Args:
+        recipe: the run's recipe.
+        run: its name below ``storage.root``.
+        corpus_dir: the prepared corpus.
+        limit: most samples of a slice; None takes the largest ``eval.limit`` of the stages.
+
+    Raises:
+        UserError: no stage of the run is finished.
+        CheckpointError: weights are missing or damaged.
+    """
+    corpus = Corpus.open(corpus_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    modules = load_newest(recipe, run, units=len(corpus.units)).to(device)
+    limit = limit or max(spec.eval.limit for spec in recipe.stages.values())
+    metrics = measure(recipe, corpus, modules, limit=limit, device=device)
+    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    bench = Bench(recipe, corpus, modules, device)
+    with evaluating(modules), torch.no_grad():
+        listed = collect_samples(bench, all_tasks(recipe, corpus, modules.keys()),
+                                 lambda key, data: store.write(f"{run}/evaluate/{key}", data))
+    store.write(f"{run}/evaluate/samples.json", json.dumps(listed, ensure_ascii=False, indent=1).encode())
+    return metrics
+
+
+def load_newest(recipe: Recipe, run: str, *, units: int) -> nn.ModuleDict:
+    """Return every module a run has trained, at its newest weights, and those that come pretrained, in eval mode.
+
+    Args:
+        recipe: the run's recipe.
+        run: its name below ``storage.root``.
+        units: outputs of the recogniser.
+
+    Raises:
+        UserError: no stage of the run is finished.
+        CheckpointError: weights are missing or damaged.
+    """
+    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    found = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
+    newest = newest_modules([manifest for manifest in found if manifest])
+    if not newest:
+        raise UserError("no stage of this run is finished", where=store.uri_of(run),
+                        remedy="train at least one stage first")
+    files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
+             for name, ref in newest.items() if name not in LEFT_OUT}
+    pretrained = [name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
+                  if source and name not in files]
+    modules = {**build_modules(recipe.model, files, units=units, pretrained=False),
+               **build_modules(recipe.model, pretrained)}
+    load_modules({name: modules[name] for name in files}, files)
+    return nn.ModuleDict({name: modules[name] for name in MODULES if name in modules}).eval()

@@ -1,0 +1,160 @@
+"""Samples for people: what the model was asked, what it answered, and how that looks and sounds.
+
+The first samples of each held-out slice are taken, not the best ones.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from vita_train.data.index import Sample
+from vita_train.errors import VitaError
+from vita_train.evaluation.catalogue import CAPTIONS, TRANSCRIPTS, Task
+from vita_train.evaluation.hearing import word_error_rate
+from vita_train.evaluation.measures import Bench, codec_waves, heard, written
+from vita_train.evaluation.speaking import resynthesise, speak_sentences
+from vita_train.evaluation.writing import content_words
+
+FORMAT = "vita-train/samples/v1"
+#: Samples of a slice.
+PER_SLICE = 4
+#: Longer side of a picture that is kept, pixels.
+MAX_SIDE = 512
+_MEDIA = re.compile(r"(?<!\\)<(?:image|video|audio)>\n?")
+
+Write = Callable[[str, bytes], None]
+"""Stores a file under a key relative to the samples' list."""
+
+
+def collect_samples(bench: Bench, tasks: Sequence[Task], write: Write) -> dict[str, Any]:
+    """Return the list of samples, ready for JSON, and write their media.
+
+    Args:
+        bench: model and data, in eval mode.
+        tasks: tasks the model can do.
+        write: takes ``media/<name>`` and bytes.
+    """
+    entries: list[dict[str, Any]] = []
+    speaks = any(task.kind == "speech" for task in tasks)
+    for task in tasks:
+        index = bench.corpus.index(task.dataset, task.slice)
+        samples = [index.sample(place) for place in range(min(PER_SLICE, len(index)))]
+        if task.kind == "replies" and task.dataset not in TRANSCRIPTS:
+            entries += _replies(bench, samples, write, speaks=speaks)
+        elif task.kind == "transcripts":
+            entries += _replies(bench, samples[:2], write, speaks=False)
+        elif task.kind == "resynthesis":
+            entries += _resynthesised(bench, samples, write)
+        elif task.kind == "speech":
+            entries += _spoken(bench, samples, write)
+    return {"format": FORMAT, "samples": entries}
+
+
+def _replies(bench: Bench, samples: Sequence[Sample], write: Write, *, speaks: bool) -> list[dict[str, Any]]:
+    """Questions with the model's own answers; those to spoken questions are spoken as well if it can."""
+    answers = written(bench, samples)
+    aloud = [place for place, sample in enumerate(samples) if speaks and sample.audios and sample.inserted < 0
+             and answers[place].strip()]
+    waves = dict(zip(aloud, speak_sentences(bench.modules, bench.encode, [answers[place] for place in aloud],
+                                            device=bench.device), strict=True)) if aloud else {}
+    entries = []
+    for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        stem = f"media/{sample.dataset}-{sample.split}-{place}"
+        media = _pictures(sample, stem, write) + _questions(sample, stem, write)
+        if place in waves and len(waves[place]):
+            media.append(_sound(f"{stem}-answer.wav", waves[place], bench.recipe.model.codec.sample_rate, write,
+                                "the model's spoken answer"))
+        entries.append({"dataset": sample.dataset, "slice": sample.split, "id": sample.record_id, "media": media,
+                        "question": _question(sample), "answer": answer, "truth": sample.text,
+                        **_judgement(sample, answer)})
+    return entries
+
+
+def _judgement(sample: Sample, answer: str) -> dict[str, Any]:
+    if sample.dataset in CAPTIONS:
+        truth = content_words(sample.text)
+        named = (truth & content_words(answer)).total()
+        return {"right": None, "note": f"{named} of {truth.total()} attributes named"}
+    if sample.dataset in TRANSCRIPTS:
+        wrong = word_error_rate([sample.text], [answer])
+        return {"right": wrong == 0, "note": f"word error {100 * wrong:.0f} %"}
+    return {"right": answer.strip() == sample.text.strip()}
+
+
+def _resynthesised(bench: Bench, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
+    """Recordings before and after the codec."""
+    waves = codec_waves(bench, samples)
+    made, _ = resynthesise(bench.modules["codec"], waves, device=bench.device)
+    rate = bench.recipe.model.codec.sample_rate
+    entries = []
+    for place, (sample, text) in enumerate(zip(samples, heard(bench, made), strict=True)):
+        stem = f"media/{sample.dataset}-{sample.split}-{place}"
+        entries.append({
+            "title": "Through the codec and back", "dataset": sample.dataset, "slice": sample.split,
+            "id": sample.record_id, "question": sample.text, "note": f"The recogniser hears: {text}",
+            "media": [_sound(f"{stem}-original.wav", waves[place], rate, write, "recording"),
+                      _sound(f"{stem}-codec.wav", made[place], rate, write, "after the codec")],
+        })
+    return entries
+
+
+def _spoken(bench: Bench, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
+    """Sentences that the speech decoder says."""
+    texts = [sample.text for sample in samples]
+    waves = speak_sentences(bench.modules, bench.encode, texts, device=bench.device)
+    entries = []
+    for place, (sample, text) in enumerate(zip(samples, heard(bench, waves), strict=True)):
+        if len(waves[place]):
+            key = f"media/{sample.dataset}-{sample.split}-{place}-said.wav"
+            entries.append({
+                "title": "Read aloud", "dataset": sample.dataset, "slice": sample.split, "id": sample.record_id,
+                "question": sample.text, "note": f"The recogniser hears: {text}",
+                "media": [_sound(key, waves[place], bench.recipe.model.codec.sample_rate, write, "the model's voice")],
+            })
+    return entries
+
+
+def _question(sample: Sample) -> str:
+    """Everything said before the last reply, without the places of media."""
+    turns = [_MEDIA.sub("", turn).strip() for turn in sample.turns[:-1]]
+    return "\n".join(turn for turn in turns if turn)
+
+
+def _pictures(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
+    pictures: list[Image.Image] = []
+    try:
+        pictures = [Image.open(path).convert("RGB") for path in sample.images]
+        if sample.videos:
+            pictures += [Image.fromarray(frame) for frame in sample.load_pixels()]
+    except (OSError, VitaError):  # a file that vanished since it was measured costs its picture only
+        return []
+    media = []
+    for number, picture in enumerate(pictures):
+        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        key = f"{stem}-{number}.png"
+        write(key, out.getvalue())
+        media.append({"kind": "image", "path": key})
+    return media
+
+
+def _questions(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
+    rate = sample.settings.data.audio.sample_rate
+    label = "not meant for the model" if sample.inserted >= 0 else "what the model hears"
+    return [_sound(f"{stem}-heard-{clip}.wav", sample.load_wave(clip), rate, write, label)
+            for clip in range(len(sample.audios))]
+
+
+def _sound(key: str, wave: np.ndarray, rate: int, write: Write, label: str) -> dict[str, str]:
+    out = io.BytesIO()
+    soundfile.write(out, np.clip(wave, -1.0, 1.0), rate, format="WAV", subtype="PCM_16")
+    write(key, out.getvalue())
+    return {"kind": "audio", "path": key, "label": label}
