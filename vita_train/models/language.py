@@ -10,11 +10,13 @@ from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from vita_train.errors import CheckpointError
+from vita_train.models.packed_attention import register_varlen
 from vita_train.recipe.model import LlmSpec
 
 
 def qwen2_config(spec: LlmSpec) -> Qwen2Config:
     """Return transformers' configuration for a specification. The vocabulary is never resized afterwards."""
+    register_varlen()
     config = Qwen2Config(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -28,7 +30,7 @@ def qwen2_config(spec: LlmSpec) -> Qwen2Config:
         tie_word_embeddings=spec.tie_embeddings,
         use_cache=False,
     )
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = spec.attention
     return config
 
 
@@ -72,7 +74,7 @@ def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None,
         mask: (B, 1, L, keys) bool, True where a query may look; None is plain causal attention.
         cache: transformers' cache to read and extend; none keeps nothing. Without an explicit mask a cache makes
             packed documents see each other, so both are always passed by hand.
-        packing: ``cu_seq_lens_q`` and the like for flash attention over packed documents.
+        packing: ``cu_seq_lens_q`` and ``max_length_q`` for attention over packed documents without a mask.
     """
     output = llm.model(
         inputs_embeds=embeds,

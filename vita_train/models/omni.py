@@ -14,6 +14,7 @@ from vita_train.models.audio_adapter import AudioAdapter
 from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
 from vita_train.models.language import decode
+from vita_train.models.packed_attention import VARLEN
 from vita_train.models.vision import VisionTower
 
 #: Shortest clip the speech encoder gives a frame for.
@@ -52,8 +53,8 @@ class Omni(nn.Module):
             DataError: placeholders and features differ in number.
         """
         embeds = self.embed(batch)
-        if self.llm.config._attn_implementation == "flash_attention_2":
-            return self._decode_flat(embeds, batch)
+        if self.llm.config._attn_implementation == VARLEN and embeds.is_cuda and _half_precision(embeds):
+            return self.decode_flat(embeds, batch)
         return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids))
 
     def embed(self, batch: OmniBatch) -> Tensor:
@@ -102,12 +103,12 @@ class Omni(nn.Module):
         bins = self.audio_encoder.spec.num_mel_bins
         return torch.zeros(1, SHORTEST_CLIP, bins, device=device), torch.tensor([SHORTEST_CLIP], device=device)
 
-    def _decode_flat(self, embeds: Tensor, batch: OmniBatch) -> Tensor:
-        """Flash attention takes one long row and the places where documents begin."""
+    def decode_flat(self, embeds: Tensor, batch: OmniBatch) -> Tensor:
+        """Return the last hidden states (B, L, D) of embeddings read as one long row of documents, without a mask."""
         starts = document_starts(batch.document_ids)
         longest = int(starts.diff().max())
         hidden = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None,
-                        cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=longest, max_length_k=longest)
+                        cu_seq_lens_q=starts, max_length_q=longest)
         return hidden.view_as(embeds)
 
 
@@ -129,6 +130,10 @@ def document_starts(document_ids: Tensor) -> Tensor:
     starts = changes.flatten().nonzero().flatten()
     end = starts.new_tensor([document_ids.numel()])
     return torch.cat((starts, end)).to(torch.int32)
+
+
+def _half_precision(embeds: Tensor) -> bool:
+    return torch.is_autocast_enabled(embeds.device.type) or embeds.dtype != torch.float32
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
+from vita_train.data.batch import Batch
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 
 
-@dataclass
-class PackedBatch:
-    """The fields of a batch that the model reads."""
-
-    input_ids: Tensor
-    position_ids: Tensor
-    document_ids: Tensor
-    tiles: Tensor | None = None
-    fbank: Tensor | None = None
-    fbank_lengths: Tensor | None = None
-    labels: Tensor | None = None
-    sample_ids: list[str] = field(default_factory=list)
-    modalities: frozenset[str] = frozenset()
-
-
-def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> PackedBatch:
+def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Batch:
     """One document in one row: some text, tiles (4 positions each), a clip, text again."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(0, 97, (text,), generator=generator)
@@ -33,7 +17,7 @@ def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Packed
     media = torch.tensor([IMAGE_ID] * 4 * tiles + [AUDIO_ID] * positions, dtype=torch.long)
     ids = torch.cat((words[: text // 2], media, words[text // 2:]))
     labels = torch.where(torch.arange(len(ids)) >= len(ids) - text // 2, ids, -100)
-    return PackedBatch(
+    return Batch(
         input_ids=ids[None],
         position_ids=torch.arange(len(ids))[None],
         document_ids=torch.ones(1, len(ids), dtype=torch.long),
@@ -46,7 +30,7 @@ def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Packed
     )
 
 
-def pack(rows: list[list[PackedBatch]]) -> PackedBatch:
+def pack(rows: list[list[Batch]]) -> Batch:
     """Lay documents end to end in rows and pad the rows on the right."""
     width = max(sum(doc.input_ids.shape[1] for doc in row) for row in rows)
     columns: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "position_ids": [], "document_ids": []}
@@ -62,7 +46,7 @@ def pack(rows: list[list[PackedBatch]]) -> PackedBatch:
     documents = [doc for row in rows for doc in row]
     tiles = [doc.tiles for doc in documents if doc.tiles is not None]
     clips = [doc.fbank[0] for doc in documents if doc.fbank is not None]
-    return PackedBatch(
+    return Batch(
         **{name: torch.stack(values) for name, values in columns.items()},
         tiles=torch.cat(tiles) if tiles else None,
         fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True) if clips else None,

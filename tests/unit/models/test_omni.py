@@ -5,9 +5,13 @@ from torch import nn
 
 from vita_train.errors import DataError
 from vita_train.models.activations import enable_checkpointing
+from vita_train.models.build import build_modules
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.models.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni, document_starts
+from vita_train.recipe.model import ModelSpec
+
+OMNI = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 
 
 def documents() -> list:
@@ -122,3 +126,25 @@ def test_checkpointing_changes_nothing_but_memory(omni: Omni, modules: nn.Module
 def test_document_starts_mark_every_document_and_padding() -> None:
     ids = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
     assert document_starts(ids).tolist() == [0, 2, 5, 6, 10, 12]
+
+
+def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_size, enable_gqa):
+    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads, size) one by one."""
+    assert (window_size, enable_gqa, longest) == ((-1, 0), True, int(starts.diff().max()))
+    parts = []
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        parts.append(mixed[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpec,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vita_train.models.packed_attention.varlen_attn", plain_varlen)
+    llm = small_spec.llm.model_copy(update={"attention": "varlen"})
+    omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
+    batch = pack([documents()[:2], documents()[2:]])
+    flat = omni.decode_flat(omni.embed(batch), batch)
+    real = batch.document_ids > 0
+    torch.testing.assert_close(flat[real], omni(batch)[real], atol=1e-5, rtol=1e-5)
