@@ -5,21 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vita_train.data.loader import sample_order
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, Discriminators, losses
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
 if TYPE_CHECKING:
-    from vita_train.data.index import Corpus
-    from vita_train.recipe.stage import StageSpec
+    from vita_train.data.index import Sample
+    from vita_train.data.order import SampleOrder
 
 #: Batches whose vectors the moving-average codebooks start from.
 START_BATCHES = 8
@@ -58,23 +57,22 @@ class CodecObjective(Objective):
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
         self.mel_weights = parse_mel_weights(str(self.option["mel"]), where=f"stages.{context.stage}.options.mel")
-        self.adversarial = float(self.option["adversarial"])
-        if self.adversarial > 0:
+        plays = "discriminators" in context.spec.trainable
+        if not plays and float(context.spec.options.get("adversarial", 0)) > 0:
+            raise RecipeError("an adversarial loss needs discriminators that train",
+                              where=f"stages.{context.stage}.options.adversarial",
+                              remedy="add discriminators to the stage's trainable map, or remove the option")
+        self.adversarial = float(self.option["adversarial"]) if plays else 0.0
+        if plays:
             self.phases = ("discriminators", "main")  # type: ignore[misc]
 
-    @classmethod
-    def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
-        """Return the codec, and the discriminators where they play."""
-        playing = float(spec.options.get("adversarial", cls.options["adversarial"])) > 0
-        return ("codec", "discriminators") if playing else ("codec",)
-
-    def before_training(self, order: Any) -> None:
+    def before_training(self, order: SampleOrder) -> None:
         """Start moving-average codebooks from the vectors of the first batches."""
         batches = min(START_BATCHES, order.steps_per_epoch)
         samples = [order.load(row) for step in range(batches) for row in order.rows(step)]
         self.codec.start(self.collate(samples, seed=self.context.seed).to(self.context.device).wave)
 
-    def collate(self, samples: Sequence[Any], *, seed: int) -> CodecBatch:
+    def collate(self, samples: Sequence[Sample], *, seed: int) -> CodecBatch:
         """Cut two random crops of each sample; short utterances are followed by silence."""
         spec = self.context.recipe.model.codec
         first, second, ids = [], [], []

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.loader import sample_order
 from vita_train.data.tokenizer import plain_ids
 from vita_train.errors import DataError
 from vita_train.models.codec import Codec
 from vita_train.models.speech_decoder import SpeechDecoder
 from vita_train.models.streaming import speech_ids
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+if TYPE_CHECKING:
+    from vita_train.data.index import Sample
+    from vita_train.data.order import SampleOrder
 
 
 @dataclass
@@ -67,13 +70,20 @@ class SpeechTokensObjective(Objective):
         super().__init__(context, modules)
         self._codes: dict[str, Tensor] = {}
 
-    def before_training(self, order: Any) -> None:
+    def order(self, split: str = "train") -> SampleOrder | None:
+        """Return the order of batches of utterances of similar length; None if no dataset has the split."""
+        from vita_train.data.loader import sample_order
+
+        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split,
+                            bucket="frames")
+
+    def before_training(self, order: SampleOrder) -> None:
         """Give the decoder its voice: the global tokens of the first utterance."""
         sample = order.load(order.rows(0)[0])
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
 
-    def collate(self, samples: Sequence[Any], *, seed: int) -> SpeechTokensBatch:
+    def collate(self, samples: Sequence[Sample], *, seed: int) -> SpeechTokensBatch:
         """Tokenise what is spoken and load the waves that have not been encoded yet. ``seed`` is not used."""
         spec = self.context.recipe.model.codec
         codes: list[Tensor | None] = []
@@ -109,7 +119,7 @@ class SpeechTokensObjective(Objective):
                                    label_smoothing=smoothing)
         return LossOutput(loss.loss_sum, float(batch.supervised), {"accuracy": (loss.correct, loss.count)})
 
-    def _text(self, sample: Any) -> Tensor:
+    def _text(self, sample: Sample) -> Tensor:
         ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
         if not ids:
             raise DataError("the reply holds nothing that can be spoken", where=sample.id,
