@@ -122,6 +122,15 @@ class LocalStore:
                 except OSError:  # not empty, or gone already
                     break
 
+    def sweep(self, prefix: str) -> None:
+        for folder, _, files in os.walk(self.root / check_key(prefix), topdown=False):
+            for name in files:
+                if name.startswith(PRIVATE):
+                    with told(Path(folder) / name):
+                        (Path(folder) / name).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                Path(folder).rmdir()
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 

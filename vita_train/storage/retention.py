@@ -44,3 +44,6 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
         if (owner, step) not in kept and not being_written and not later:
             doomed.append(key)
     store.delete(doomed)
+    for owner, restarts in known.items():
+        if restarts < attempt.restarts:
+            store.sweep(f"{attempt.stage}/attempt-{owner}")

@@ -176,6 +176,13 @@ class S3Store:
                 if refused:
                     raise ClientError({"Error": refused[0]}, "DeleteObjects")
 
+    def sweep(self, prefix: str) -> None:
+        with self._told(""):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix) + "/")
+            for upload in [item for page in pages for item in page.get("Uploads", [])]:
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 

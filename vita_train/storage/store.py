@@ -113,6 +113,10 @@ class Store(Protocol):
         """Delete files; keys that are absent already are no error."""
         ...
 
+    def sweep(self, prefix: str) -> None:
+        """Remove what writers that died left unfinished below a prefix, where nobody writes any more."""
+        ...
+
 
 def open_store(uri: str, *, endpoint: str | None = None) -> Store:
     """Open a store.

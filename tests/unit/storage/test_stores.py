@@ -149,6 +149,26 @@ def test_large_file_goes_in_parts(s3_store: S3Store, tmp_path: Path, monkeypatch
     assert (tmp_path / "back.bin").read_bytes() == source.read_bytes()
 
 
+def test_sweep_ends_unfinished_uploads(s3_store: S3Store) -> None:
+    for key in ("a/dead.bin", "b/alive.bin"):
+        s3_store._client.create_multipart_upload(Bucket=s3_store.bucket, Key=f"some/prefix/{key}")
+    s3_store.write("a/whole.bin", b"whole")
+    s3_store.sweep("a")
+    left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket).get("Uploads", [])
+    assert [upload["Key"] for upload in left] == ["some/prefix/b/alive.bin"]
+    assert s3_store.read("a/whole.bin") == b"whole"
+
+
+def test_sweep_removes_unfinished_files(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("a/x/whole.bin", b"whole")
+    for name in ("a/x/.vita-tmp-1", "a/y/.vita-tmp-2", "b/.vita-tmp-3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    store.sweep("a")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["a", "x", "whole.bin", "b", ".vita-tmp-3"])
+
+
 def test_open_store_reads_uris(tmp_path: Path, s3_store: S3Store) -> None:
     spaced = tmp_path / "with space"
     for uri in (str(spaced), spaced.as_uri()):
