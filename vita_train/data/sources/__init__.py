@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 from vita_train.data.registry import Registry, load_registry, resolve
+from vita_train.data.sources.synth.leaks import check_leaks
 from vita_train.errors import DataError, UserError
 from vita_train.recipe.data import RecordsSource, Source, SynthSource
+
+__all__ = ["REGISTRY", "check_leaks", "fetch"]
 
 REGISTRY = "registry.json"
 _UNFINISHED = "UNFINISHED"

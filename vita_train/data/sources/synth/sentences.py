@@ -40,14 +40,14 @@ def spoken(text: str) -> str:
 def asr_families() -> tuple[Family, ...]:
     """Families of the recogniser's grammar; they cover every wording that any dataset speaks."""
     return (
-        Family("questions", 0.24, _sorted(map(spoken, all_questions()))),
+        Family("questions", 0.21, _sorted(map(spoken, all_questions()))),
         Family("requests", 0.14, _sorted(spoken(question) for question, _ in exchanges() if question not in TALK)),
-        Family("talk", 0.06, _sorted(_talk()), always_train=True),
-        Family("descriptions", 0.2, _sorted(_descriptions())),
+        Family("talk", 0.08, _sorted(_talk()), always_train=True),
+        Family("descriptions", 0.17, _sorted(_descriptions())),
         Family("statements", 0.08, _sorted(_statements())),
-        Family("side_talk", 0.14, side_talk()),
+        Family("side_talk", 0.13, side_talk()),
         Family("radio", 0.06, radio_talk()),
-        Family("answers", 0.08, _sorted(_answers()), always_train=True),
+        Family("answers", 0.13, _sorted(_answers()), always_train=True),
     )
 
 
