@@ -29,7 +29,8 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: every problem found, each with the setting it is about.
     """
-    problems = [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe)]
+    problems = [] if recipe.stages else ["stages is empty: there is nothing to train"]
+    problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe)]
     if problems:
         raise RecipeError("\n  ".join([f"cannot be run, {len(problems)} problem{'s'[:len(problems) - 1]}", *problems]),
                           where=recipe.name)

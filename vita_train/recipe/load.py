@@ -125,9 +125,11 @@ def _problem(detail: ErrorDetails, tree: Tree) -> RecipeError:
     if kind == "missing":
         return RecipeError(f"{name} is missing", where=tree.place(path[:-1]), remedy="add it")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = detail.get("ctx", {}).get("expected_tags", "")
-        choices = f"one of {expected}" if expected else "one of the known kinds"
-        return RecipeError(f"{name}.kind must be {choices}", where=tree.place((*path, "kind")))
+        inner = shape_of(shape, str(path[-1])) if shape is not None else None
+        kinds = [str(_kind_of(model)) for model in inner.models] if inner is not None else []
+        return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", where=tree.place((*path, "kind")))
+    if kind == "json_invalid":
+        return RecipeError("holds characters that are no text", where=tree.source)
     message = detail["msg"].removeprefix("Value error, ").replace("an object", "a mapping")
     if kind == "value_error":
         return RecipeError(f"{name}: {message}" if name else message, where=where)

@@ -64,6 +64,7 @@ def test_real_recipe_has_vita_s_shapes() -> None:
 
 
 @pytest.mark.parametrize(("settings", "words"), [
+    (["stages={}"], "stages is empty"),
     (["stages.0.llm=null"], "stages.1.1 reads llm frozen"),
     (["stages.2.1a=null"], "stages.2.1b reads audio_encoder frozen"),
     (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below launch.nproc 17"),
