@@ -123,6 +123,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
 def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Measure the finished model on every held-out slice."""
     def work(digest: str) -> Manifest:
+        _use_threads(recipe)
         from vita_train.evaluation.run import evaluate_run
 
         metrics = evaluate_run(recipe, run, corpus_dir(recipe, run))
@@ -137,6 +138,7 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
 def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Write the finished model into ``export/model``, load it back and compare before it is committed."""
     def work(digest: str) -> Manifest:
+        _use_threads(recipe)
         from vita_train.models.checkpoint.export import export_run
 
         files = export_run(recipe, run, corpus_dir(recipe, run), run_dir(recipe, run) / "export" / "model")
@@ -277,6 +279,11 @@ def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
 
 def _stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
     return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
+
+
+def _use_threads(recipe: Recipe) -> None:
+    """Give this one process the threads that a stage's processes have together. torch reads it when imported."""
+    os.environ["OMP_NUM_THREADS"] = str(recipe.launch.nproc * recipe.launch.threads)
 
 
 def _text_at(uri: str) -> str:

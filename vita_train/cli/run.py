@@ -30,6 +30,7 @@ def run(
     """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
     from rich.console import Console
 
+    from vita_train.launch.paths import run_name
     from vita_train.local.ending import show_ending
     from vita_train.local.run import run_pipeline
     from vita_train.preflight import check_all, show_checks
@@ -38,7 +39,7 @@ def run(
 
     console = Console()
     resolved = load_recipe(recipe, settings or [])
-    name = run or resolved.name
+    name = run_name(resolved, run)
     selection = Selection.parse(only, since, until, force)
     show_checks(check_all(resolved, name, selection), console)
     run_pipeline(resolved, name, selection, console)
@@ -54,6 +55,7 @@ def launch(
 ) -> None:
     """Run one stage as a job and print the manifest it committed."""
     from vita_train.errors import UserError
+    from vita_train.launch.paths import run_name
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection, step_id
     from vita_train.steps import train_step, write_recipe
@@ -61,7 +63,7 @@ def launch(
     if backend != "local":
         raise UserError(f"unknown backend {backend!r}", remedy="the backend is local")
     resolved = load_recipe(recipe, settings or [])
-    name = run or resolved.name
+    name = run_name(resolved, run)
     step = step_id(stage)
     if step not in resolved.stages:
         raise UserError(f"the recipe has no stage {step}", where="stages",
@@ -76,8 +78,9 @@ def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
     """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
     from rich.console import Console
 
+    from vita_train.launch.paths import run_name
     from vita_train.preflight import check_all, show_checks
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings or [])
-    show_checks(check_all(resolved, run or resolved.name), Console(), always=True)
+    show_checks(check_all(resolved, run_name(resolved, run)), Console(), always=True)

@@ -68,7 +68,8 @@ def _torchrun(nproc: int) -> list[str]:
 def _stage_entry(recipe: Recipe, stage: str, run: str, logs: Path) -> list[str]:
     path = run_dir(recipe, run) / stage / "recipe.yaml"
     path.write_text(dump_recipe(recipe), encoding="utf-8")
-    return ["-m", "vita_train.launch.rank", str(logs), "stage", str(path), "--stage", stage, "--run", run]
+    # No options: torchrun would take them for its own.
+    return ["-m", "vita_train.launch.rank", str(logs), str(path), stage, run]
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from vita_train.errors import UserError
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.store import is_local, local_path
+
+
+def run_name(recipe: Recipe, run: str) -> str:
+    """Return a run's name; empty takes the recipe's.
+
+    Raises:
+        UserError: it would not do as one part of a path and of a URI.
+    """
+    name = run or recipe.name
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise UserError(f"{name!r} is no name for a run", where="--run",
+                        remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    return name
 
 
 def run_dir(recipe: Recipe, run: str) -> Path:

@@ -1,6 +1,6 @@
 """What torchrun starts for each rank on one machine: `vita-train stage` with its output in ``rank-<r>.log``.
 
-    python -m vita_train.launch.rank LOGS ARGUMENT...
+    python -m vita_train.launch.rank LOGS RECIPE STAGE RUN
 
 The file is opened before anything heavy is imported, so that whatever ends the process is in it.
 """
@@ -15,7 +15,7 @@ from vita_train.launch.process import die_with_parent
 
 
 def main() -> None:
-    """Redirect standard output and error to the rank's log, then run the command line."""
+    """Redirect standard output and error to the rank's log, then train the stage."""
     die_with_parent()
     logs = Path(sys.argv[1])
     log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -23,11 +23,16 @@ def main() -> None:
     os.dup2(log, 2)
     os.environ["PYTHONUNBUFFERED"] = "1"
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.argv = ["vita-train", *sys.argv[2:]]
+    recipe, stage, run = sys.argv[2:]
 
-    from vita_train.cli.main import main as command_line
+    from vita_train.cli.main import build_app
+    from vita_train.errors import VitaError
 
-    command_line()
+    try:
+        build_app()(["stage", recipe, "--stage", stage, "--run", run])
+    except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
