@@ -143,7 +143,11 @@ class Loop:
         counters.seconds += seconds
         meter.count(agreed.tokens, agreed.samples)
         if self.world.rank == 0:
-            self.journal.samples(counters.step, self.order.ids(step), agreed.id_sum)
+            planned = self.order.ids(step)
+            if id_sum(planned) != agreed.id_sum:
+                raise VitaError(f"step {counters.step} was trained on other samples than its order names",
+                                remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
+            self.journal.samples(counters.step, planned, agreed.id_sum)
 
     def _log(self, counters: Counters, sums: Sums, norm: Any, meter: Meter) -> float:
         values = sums.means()

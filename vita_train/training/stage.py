@@ -207,7 +207,7 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
         # The other ranks have ended: their processors are free.
         torch.set_num_threads(torch.get_num_threads() * world.size)
     modules.eval()
-    journal.progress(state="running", phase="measuring")
+    journal.progress(phase="measuring")
     measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
     metrics = {**counters.dev, **measured}
     journal.progress(metrics=metrics)
@@ -215,7 +215,7 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
     manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=digest,
                         modules={**inputs.modules, **refs}, metrics=metrics,
                         lineage=_lineage(place, world, inputs, counters, objective, attempt))
-    journal.progress(state="done", eta_s=0)
+    journal.progress(state="done", eta_s=0, phase="done")
     journal.close()
     write_final(place.store, place.prefix, manifest)
     return manifest

@@ -83,7 +83,7 @@ class CaptionWordsObjective(Objective):
             pixels = sample.load_pixels()
             known = [self.places[word] for word in spoken_form(sample.text).split() if word in self.places]
             labels[row, known] = 1
-            generator = sample_generator(seed, sample.key)
+            generator = sample_generator(seed, sample.id)
             share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
             if float(torch.rand((), generator=generator)) < share:
                 order = _PERMUTATIONS[int(torch.randint(len(_PERMUTATIONS), (), generator=generator))]
@@ -92,7 +92,7 @@ class CaptionWordsObjective(Objective):
             tiles.append(pixels)
             owner += [row] * len(pixels)
         pictures = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
-        return CaptionBatch(pictures, torch.tensor(owner), labels, [sample.key for sample in samples])
+        return CaptionBatch(pictures, torch.tensor(owner), labels, [sample.id for sample in samples])
 
     def weight(self, batch: CaptionBatch) -> float:
         """Return the number of known words over all pictures."""

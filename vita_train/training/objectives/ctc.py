@@ -80,7 +80,7 @@ class CtcObjective(Objective):
         for sample in samples:
             features = sample.load_fbank(0)
             if self.option["augment"] and sample.split == "train":
-                features = self.augmentation(features, sample_generator(seed, sample.key))
+                features = self.augmentation(features, sample_generator(seed, sample.id))
             clips.append(features)
             targets.append(torch.tensor(self.units.encode(sample.text), dtype=torch.long))
         return CtcBatch(
@@ -89,7 +89,7 @@ class CtcObjective(Objective):
             targets=torch.cat(targets),
             target_lengths=torch.tensor([len(target) for target in targets]),
             texts=[sample.text for sample in samples],
-            sample_ids=[sample.key for sample in samples],
+            sample_ids=[sample.id for sample in samples],
         )
 
     def weight(self, batch: CtcBatch) -> float:

@@ -67,7 +67,7 @@ class NextTokenObjective(Objective):
         """Lay the samples of each row one after the other and read their media."""
         batch = collate_rows(samples, pad_id=self.pad_id, row_tokens=self.context.spec.batch.row_tokens)
         if self.option["augment"] and batch.fbank is not None and batch.fbank_lengths is not None:
-            names = [f"{sample.key}#{clip}" for row in samples for sample in row for clip in range(len(sample.audios))]
+            names = [f"{sample.id}#{clip}" for row in samples for sample in row for clip in range(len(sample.audios))]
             training = all(sample.split == "train" for row in samples for sample in row)
             for clip, (name, length) in enumerate(zip(names, batch.fbank_lengths.tolist(), strict=True)):
                 if training:
