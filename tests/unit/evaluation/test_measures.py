@@ -1,0 +1,51 @@
+"""Every measure of the ladder is taken, is repeatable, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from torch import nn
+
+from vita_train.evaluation.catalogue import all_tasks
+from vita_train.evaluation.measures import measure
+from vita_train.recipe.ladder import MODULES
+
+
+@pytest.fixture(scope="module")
+def everything(world: Any) -> dict[str, float]:
+    return measure(world.recipe, world.corpus, world.modules, limit=20)
+
+
+def test_every_measure_of_the_catalogue_is_taken(world: Any, everything: dict[str, float]) -> None:
+    names = {name for task in all_tasks(world.recipe, world.corpus, MODULES) for name in task.names}
+    assert set(everything) == names
+    assert not any(math.isnan(value) for value in everything.values())
+
+
+def test_measures_are_repeatable_and_leave_modes_alone(world: Any, everything: dict[str, float]) -> None:
+    world.modules.train()
+    world.modules["vision"].eval()
+    before = {name: module.training for name, module in world.modules.named_modules()}
+    names = ["caption.test.loss", "asr.test.wer", "speech.test.wer", "tts.test.codes_used"]
+    again = measure(world.recipe, world.corpus, world.modules, names, limit=20)
+    assert {name: module.training for name, module in world.modules.named_modules()} == before
+    world.modules.eval()
+    assert again == {name: everything[name] for name in names}, "dropout or masks must not act"
+
+
+def test_only_what_is_asked_for_is_returned(world: Any) -> None:
+    assert set(measure(world.recipe, world.corpus, world.modules, ["textqa.test.accuracy"], limit=4)) == {
+        "textqa.test.accuracy"}
+
+
+def test_a_measure_that_cannot_be_taken_is_absent(world: Any) -> None:
+    text = nn.ModuleDict({"llm": world.modules["llm"]})
+    found = measure(world.recipe, world.corpus, text, ["caption.test.loss", "textqa.test.loss"], limit=4)
+    assert set(found) == {"textqa.test.loss"}
+
+
+def test_the_limit_takes_the_first_samples(world: Any, everything: dict[str, float]) -> None:
+    few = measure(world.recipe, world.corpus, world.modules, ["textqa.test.loss"], limit=2)
+    assert few["textqa.test.loss"] != everything["textqa.test.loss"]

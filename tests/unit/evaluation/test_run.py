@@ -1,0 +1,57 @@
+"""A finished run is measured from its files alone, and its samples fill the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vita_train.errors import UserError
+from vita_train.evaluation.measures import measure
+from vita_train.evaluation.run import evaluate_run, load_newest
+from vita_train.manifest import Manifest, ModuleRef
+from vita_train.models.checkpoint.save import save_modules
+from vita_train.recipe.schema import StorageSpec
+from vita_train.report.render import render_report
+from vita_train.storage.final import write_final
+from vita_train.storage.store import open_store
+
+
+@pytest.fixture
+def run(world: Any, tmp_path: Path) -> Any:
+    """A run whose stages all committed the world's modules."""
+    recipe = world.recipe.model_copy(update={"storage": StorageSpec(root=str(tmp_path))})
+    store = open_store(str(tmp_path))
+    known: dict[str, ModuleRef] = {}
+    for stage, spec in recipe.stages.items():
+        trained = {name: world.modules[name] for name in spec.trainable}
+        for name, paths in save_modules(trained, tmp_path / "saved" / stage).items():
+            files = tuple(store.upload(path, f"r/{stage}/final/a/{path.name}") for path in paths)
+            known[name] = ModuleRef(stage=stage, files=files)
+        write_final(store, f"r/{stage}", Manifest(kind="model", run="r", stage=stage, digest=stage,
+                                                  modules=dict(known)))
+    (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return recipe
+
+
+def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_path: Path) -> None:
+    found = evaluate_run(run, "r", world.corpus.path, limit=12)
+    assert found == measure(world.recipe, world.corpus, world.modules, limit=12)
+    listed = json.loads((tmp_path / "r" / "evaluate" / "samples.json").read_text())["samples"]
+    assert {"textqa", "caption", "speech_qa", "negative", "asr", "tts"} == {entry["dataset"] for entry in listed}
+    for entry in listed:
+        for item in entry["media"]:
+            assert (tmp_path / "r" / "evaluate" / item["path"]).stat().st_size > 0
+    page = render_report(tmp_path / "r").read_text()
+    assert page.count("<audio") == sum(item["kind"] == "audio" for entry in listed for item in entry["media"])
+    assert page.count("<figure") == sum(bool(entry["media"]) and all(item["kind"] == "image" for item in entry["media"])
+                                        for entry in listed)
+
+
+def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:
+    recipe = world.recipe.model_copy(update={"storage": StorageSpec(root=str(tmp_path))})
+    with pytest.raises(UserError, match="no stage of this run is finished"):
+        load_newest(recipe, "none", units=4)
