@@ -45,11 +45,7 @@ def load_llm(spec: LlmSpec, source: str) -> Qwen2ForCausalLM:
     Raises:
         CheckpointError: nothing readable is there, or its shape is not the one the recipe states.
     """
-    try:
-        found = Qwen2Config.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError("no Qwen2 configuration can be read", where=source,
-                              remedy="give a directory with config.json and *.safetensors") from error
+    found = _configuration(source)
     wanted = qwen2_config(spec)
     fields = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
               "intermediate_size", "tie_word_embeddings")
@@ -61,6 +57,19 @@ def load_llm(spec: LlmSpec, source: str) -> Qwen2ForCausalLM:
         return Qwen2ForCausalLM.from_pretrained(source, config=wanted, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], where=source) from error
+
+
+def _configuration(source: str) -> Qwen2Config:
+    # transformers takes its own defaults where a directory holds no configuration.
+    nothing = CheckpointError("no Qwen2 configuration can be read", where=source,
+                              remedy="give a directory with config.json and *.safetensors")
+    try:
+        values, _ = Qwen2Config.get_config_dict(source)
+        if values.get("model_type") != "qwen2":
+            raise nothing
+        return Qwen2Config.from_dict(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise nothing from error
 
 
 def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None,

@@ -97,6 +97,14 @@ class AudioEncoderSpec(Strict):
     max_positions: int = 5000
     """Encoder frames (25 a second) the position table holds; longer clips are rejected before training."""
 
+    @model_validator(mode="after")
+    def _shapes(self) -> AudioEncoderSpec:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width} is not an even multiple of num_heads {self.num_heads}")
+        if self.conv_kernel and self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel {self.conv_kernel} is even; a frame could not stand in its middle")
+        return self
+
 
 class CtcHeadSpec(Strict):
     """Units of the recogniser of stage 2.1a."""
@@ -150,6 +158,9 @@ class SpeechDecoderSpec(Strict):
     num_heads: int = 14
     intermediate_size: int = 4864
     dropout: float = 0.0
+    alignment: Literal["none", "durations"] = "none"
+    """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is placed beside the
+    speech it stands for; little data then suffices."""
     max_positions: int = 2048
     max_codes: int = 1000
 

@@ -151,3 +151,10 @@ def test_the_adapter_equals_windows_padded_on_the_right(small_spec: ModelSpec) -
         normed = (window - window.mean()) / (window.var(unbiased=False) + 1e-3).sqrt()
         expected = adapter.project(nn.functional.gelu(normed * adapter.norm.weight + adapter.norm.bias))
         torch.testing.assert_close(hidden[0, t], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"width": 18, "num_heads": 4}, "even multiple"),
+                                               ({"conv_kernel": 4}, "conv_kernel 4 is even")])
+def test_shapes_that_cannot_be_built_are_refused(changes: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        AudioEncoderSpec.model_validate(SMALL | changes)

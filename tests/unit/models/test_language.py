@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from vita_train.errors import CheckpointError
+from vita_train.models.build import build_modules
+from vita_train.recipe.model import ModelSpec
+
+
+def with_source(spec: ModelSpec, source: Path, **changes: object) -> ModelSpec:
+    return spec.model_copy(update={"llm": spec.llm.model_copy(update={"source": str(source), **changes})})
+
+
+def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_path: Path) -> None:
+    pretrained = build_modules(small_spec, ["llm"], seed=9)["llm"]
+    pretrained.save_pretrained(tmp_path)
+    read = build_modules(with_source(small_spec, tmp_path), ["llm"])["llm"]
+    assert torch.equal(read.lm_head.weight, pretrained.lm_head.weight)
+    assert read.config._attn_implementation == "sdpa"
+    skipped = build_modules(with_source(small_spec, tmp_path), ["llm"], pretrained=False)["llm"]
+    assert not torch.equal(skipped.lm_head.weight, pretrained.lm_head.weight)
+    with pytest.raises(CheckpointError, match="vocab_size is 97 there and 98 in the recipe; num_hidden_layers"):
+        build_modules(with_source(small_spec, tmp_path, vocab_size=98, num_layers=1), ["llm"])
+
+
+def test_a_directory_without_a_model_is_refused(small_spec: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no Qwen2 configuration"):
+        build_modules(with_source(small_spec, tmp_path), ["llm"])
+
+
+def test_nothing_is_read_on_the_meta_device(small_spec: ModelSpec, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        modules = build_modules(with_source(small_spec, tmp_path / "missing"), ["llm"])
+    assert modules["llm"].lm_head.weight.is_meta
