@@ -9,6 +9,10 @@ The text block sees all of itself; speech sees the whole text block and earlier 
 the real end of the text, so that nothing depends on padding. Source: VITA-1.5 (Fu et al. 2025), Freeze-Omni (Wang et
 al. 2024). Different from the public code: mean loss per token, independent depths, dropout before the parts are
 joined, positions per sample, special ids never generated, no second target after the end.
+
+``alignment: durations`` is for small data and not part of VITA-1.5. A head guesses how many codes each text position
+lasts, learned from nothing but the length of whole utterances; text and speech are then counted from the same origin,
+text in guessed codes, so that what is being spoken stays at a constant rotary distance from the speech.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from vita_train.models.sampling import penalise_repetition, sample
 from vita_train.recipe.model import ModelSpec
 
 ROPE_THETA = 10000.0
+FIRST_DURATION = 8.0
 NUM_SPECIAL = 4
 IGNORE = -100
 
@@ -41,6 +46,33 @@ class TokenLoss:
     """Supervised positions: every code and every end."""
     correct: Tensor
     """Positions whose most likely id is the target."""
+    duration_error: Tensor
+    """Codes by which the guessed lengths of the utterances are wrong, part of ``loss_sum``; 0 without alignment."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text block as the AR layers see it."""
+
+    hidden: Tensor
+    """(B, M, width): separator and NAR(text)."""
+    lengths: Tensor
+    """(B,) real positions, separator included."""
+    positions: Tensor
+    """(B, M) rotary positions."""
+    origin: Tensor
+    """(B,) rotary position of ``start``."""
+    total: Tensor | None
+    """(B,) guessed codes of the utterance, with alignment."""
+
+
+def _mask(text: _Text, number: int) -> Tensor:
+    """Return who sees whom, (B, 1, M + number, M + number): all see the real text, speech also earlier speech."""
+    block = text.hidden.shape[1]
+    place = torch.arange(block + number, device=text.hidden.device)
+    real_text = place < text.lengths[:, None, None]
+    earlier_speech = (place >= block) & (place <= place[:, None])
+    return (real_text | earlier_speech)[:, None]
 
 
 class SpeechDecoder(nn.Module):
@@ -70,14 +102,17 @@ class SpeechDecoder(nn.Module):
         self.ar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers))
         self.norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.head = nn.Linear(width, size + NUM_SPECIAL, bias=False)
+        self.duration = nn.Linear(width, 1) if self.spec.alignment == "durations" else None
         self.register_buffer("voice", torch.zeros(spec.codec.num_global_tokens, dtype=torch.long))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        if self.duration is not None:
+            nn.init.constant_(self.duration.bias, FIRST_DURATION)
 
     def forward(
         self, text_embeds: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor, *,
-        label_smoothing: float = 0.0,
+        code_noise: float = 0.0, label_smoothing: float = 0.0,
     ) -> TokenLoss:
         """Return the loss of ``codes`` given the text.
 
@@ -86,35 +121,39 @@ class SpeechDecoder(nn.Module):
             text_lengths: (B,) text tokens of each row.
             codes: (B, T) long; what stands beyond a row's length is ignored.
             code_lengths: (B,).
+            code_noise: share of the codes it sees that are replaced by random ones, so that it must listen to the text.
             label_smoothing: share of the target spread evenly over all ids.
 
         Raises:
             DataError: a row takes more positions than the model has.
         """
-        text, text_lengths = self._encode_text(text_embeds, text_lengths)
-        number = codes.shape[1]
-        self._check_positions(int((text_lengths + code_lengths).max()) + 1)
+        text = self._encode_text(text_embeds, text_lengths)
+        block, number = text.hidden.shape[1], codes.shape[1]
+        self._check_positions(int((text.lengths + code_lengths).max()) + 1)
         step = torch.arange(number + 1, device=codes.device)
         real = step[:number] < code_lengths[:, None]
         codes = torch.where(real, codes, self.padding)
-        speech = self.dropout(self.embedding(F.pad(codes, (1, 0), value=self.start)))
+        seen = codes
+        if code_noise > 0:
+            noisy = torch.rand(codes.shape, device=codes.device) < code_noise
+            seen = torch.where(noisy, torch.randint_like(codes, self.num_codes), codes)
+        speech = self.dropout(self.embedding(F.pad(seen, (1, 0), value=self.start)))
 
-        hidden = torch.cat([text, speech], dim=1)
-        block = torch.arange(text.shape[1], device=codes.device)
-        positions = torch.cat([block.expand(len(codes), -1), text_lengths[:, None] + step], dim=1)
-        sees_text = (block < text_lengths[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
-        sees_speech = F.pad(step[:, None] >= step, (0, 0, text.shape[1], 0)).expand(len(codes), 1, -1, -1)
-        mask = torch.cat([sees_text, sees_speech], dim=3)
-        hidden = self._run(self.ar_layers, hidden, positions, mask)
+        hidden = torch.cat([text.hidden, speech], dim=1)
+        positions = torch.cat([text.positions, text.origin[:, None] + step], dim=1)
+        hidden = self._run(self.ar_layers, hidden, positions, _mask(text, number + 1))
 
         targets = F.pad(codes, (0, 1), value=self.padding)
         targets = torch.where(step == code_lengths[:, None], self.end, targets)
         supervised = step <= code_lengths[:, None]
-        logits = self.head(self.norm(hidden[:, text.shape[1]:])).float()
+        logits = self.head(self.norm(hidden[:, block:])).float()
         loss = F.cross_entropy(logits.transpose(1, 2), targets.masked_fill(~supervised, IGNORE), ignore_index=IGNORE,
                                reduction="sum", label_smoothing=label_smoothing)
         correct = ((logits.argmax(2) == targets) & supervised).sum()
-        return TokenLoss(loss, supervised.sum(), correct)
+        error = loss.new_zeros(())
+        if text.total is not None:
+            error = (text.total - code_lengths).abs().sum()
+        return TokenLoss(loss + error, supervised.sum(), correct, error.detach())
 
     def generate(
         self, text_embeds: Tensor, *, top_k: int = 2, temperature: float = 1.0, repetition_penalty: float = 1.0,
@@ -156,25 +195,21 @@ class SpeechDecoder(nn.Module):
         max_codes: int | None, generator: torch.Generator | None, use_cache: bool,
     ) -> Iterator[Tensor]:
         """Yield ids (B,), ``end`` for rows that are done, until all are."""
-        text, text_lengths = self._encode_text(text_embeds, text_lengths)
-        room = self.spec.max_positions - int(text_lengths.max()) - 1
+        text = self._encode_text(text_embeds, text_lengths)
+        room = self.spec.max_positions - int(text.lengths.max()) - 1
         self._check_positions(self.spec.max_positions - min(room, 0))
         limit = min(self.spec.max_codes if max_codes is None else max_codes, room)
-        batch, block = text.shape[:2]
-        sees_text = (torch.arange(block, device=text.device) < text_lengths[:, None])[:, None, None]
-        positions = torch.arange(block, device=text.device).expand(batch, -1)
-        mask = sees_text.expand(-1, -1, block, -1)
         cache = DynamicCache() if use_cache else None
         if cache is not None:
-            self._run(self.ar_layers, text, positions, mask, cache)
-        made = text_lengths.new_full((batch, 1), self.start)
-        done = torch.zeros(batch, dtype=torch.bool, device=text.device)
+            self._run(self.ar_layers, text.hidden, text.positions, _mask(text, 0), cache)
+        made = text.lengths.new_full((len(text_lengths), 1), self.start)
+        done = torch.zeros_like(text_lengths, dtype=torch.bool)
         for step in range(limit):
             if cache is not None:
-                hidden = self._run(self.ar_layers, self.embedding(made[:, -1:]), (text_lengths + step)[:, None],
-                                   F.pad(sees_text, (0, step + 1), value=True), cache)
+                hidden = self._run(self.ar_layers, self.embedding(made[:, -1:]), (text.origin + step)[:, None],
+                                   _mask(text, step + 1)[:, :, -1:], cache)
             else:
-                hidden = self._uncached(text, text_lengths, sees_text, made)
+                hidden = self._uncached(text, made)
             logits = self.head(self.norm(hidden[:, -1])).float()
             logits[:, [self.separator, self.start, self.padding]] = -torch.inf
             logits = penalise_repetition(logits, made, repetition_penalty)
@@ -186,26 +221,29 @@ class SpeechDecoder(nn.Module):
                 return
             made = torch.cat([made, chosen[:, None]], dim=1)
 
-    def _uncached(self, text: Tensor, text_lengths: Tensor, sees_text: Tensor, made: Tensor) -> Tensor:
+    def _uncached(self, text: _Text, made: Tensor) -> Tensor:
         """Run text and speech together; the straight computation that the cache must agree with."""
-        block, number = text.shape[1], made.shape[1]
-        step = torch.arange(number, device=text.device)
-        positions = torch.cat([torch.arange(block, device=text.device).expand(len(text), -1),
-                               text_lengths[:, None] + step], dim=1)
-        sees_speech = F.pad(step[:, None] >= step, (0, 0, block, 0)).expand(len(text), 1, -1, -1)
-        mask = torch.cat([sees_text.expand(-1, -1, block + number, -1), sees_speech], dim=3)
-        return self._run(self.ar_layers, torch.cat([text, self.embedding(made)], dim=1), positions, mask)
+        step = torch.arange(made.shape[1], device=made.device)
+        positions = torch.cat([text.positions, text.origin[:, None] + step], dim=1)
+        hidden = torch.cat([text.hidden, self.embedding(made)], dim=1)
+        return self._run(self.ar_layers, hidden, positions, _mask(text, made.shape[1]))
 
-    def _encode_text(self, embeds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return separator and NAR(text), (B, 1 + n * ratio, width), and its real lengths, separator included."""
-        text = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
+    def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
+        """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in front."""
+        hidden = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
-        index = torch.arange(text.shape[1], device=text.device)
+        index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.
-        valid = (index < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, text.shape[1], -1)
-        text = self._run(self.nar_layers, self.dropout(text), index.expand(len(text), -1), valid)
-        separator = self.embedding.weight[self.separator].expand(len(text), 1, -1)
-        return torch.cat([separator, text], dim=1), lengths + 1
+        valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
+        hidden = self._run(self.nar_layers, self.dropout(hidden), index[:, :-1], valid)
+        separator = self.embedding.weight[self.separator].expand(len(hidden), 1, -1)
+        joined = torch.cat([separator, hidden], dim=1)
+        if self.duration is None:
+            return _Text(joined, lengths + 1, index, lengths + 1, None)
+        durations = F.softplus(self.duration(hidden)[:, :, 0].float())
+        durations = durations * (index[:, :-1] < lengths[:, None])
+        begins = F.pad((durations.cumsum(1) - durations).detach(), (1, 0))
+        return _Text(joined, lengths + 1, begins, torch.zeros_like(lengths), durations.sum(1))
 
     def _run(
         self, layers: nn.ModuleList, hidden: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache | None = None
