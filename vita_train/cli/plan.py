@@ -40,7 +40,7 @@ def plan(
 
 
 def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
-    from vita_train.models.plan import ASSUMED_UNITS
+    from vita_train.models.count import UNITS
 
     modules = _table("module", "parameters")
     for name, count in plan.modules.items():
@@ -48,7 +48,7 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     modules.add_row("together", f"{sum(plan.modules.values()):,}", style="bold")
     console.print(f"[bold]{plan.name}[/bold]", modules)
     if "ctc_head" in plan.modules:
-        console.print(f"ctc_head is counted with {ASSUMED_UNITS:,} units; transcripts decide the real number.\n")
+        console.print(f"ctc_head is counted with {UNITS:,} units; transcripts decide the real number.\n")
 
     stages = _table("stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch")
     for stage in plan.stages:

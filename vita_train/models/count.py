@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -24,10 +25,10 @@ from vita_train.recipe.schema import Recipe
 UNITS = 1000
 
 
-def count_parameters(spec: ModelSpec) -> dict[str, int]:
-    """Return the number of parameters of every module of a model."""
+def count_parameters(spec: ModelSpec, names: Iterable[str] = MODULES, *, units: int = UNITS) -> dict[str, int]:
+    """Return the number of parameters of each named module; tied weights count once."""
     with torch.device("meta"):
-        modules = build_modules(spec, MODULES, units=UNITS)
+        modules = build_modules(spec, names, units=units)
     return {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in modules.items()}
 
 

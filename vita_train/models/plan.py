@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vita_train.errors import RecipeError
-from vita_train.models.counts import count_parameters
+from vita_train.models.count import count_parameters
 from vita_train.recipe.ladder import STAGE_TITLES
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import MODULES_READ
 from vita_train.recipe.stage import StageSpec
 
-#: Outputs of the recogniser taken for a plan; the real number is known once transcripts are prepared.
-ASSUMED_UNITS = 5000
 #: Frames a second of the filterbank.
 _FRAME_RATE = 100
 #: Samples of the first frame that reach beyond the others, in frames.
@@ -70,7 +68,7 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     """Plan every stage of a recipe on ``ranks`` processes (0: the recipe's own number)."""
     ranks = ranks or recipe.launch.nproc
     used = {name for stage in recipe.stages for name in MODULES_READ[stage]}
-    counts = count_parameters(recipe.model, used, units=ASSUMED_UNITS)
+    counts = count_parameters(recipe.model, used)
     stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
     return Plan(recipe.name, counts, stages, media_positions(recipe))
 
