@@ -121,6 +121,22 @@ def groups_of(objective: Objective, spec: StageSpec, phase: str) -> list[dict[st
     return param_groups(objective, spec.trainable, spec.optim.weight_decay, only)
 
 
+def return_tuples(objective: Objective) -> None:
+    """Make the objective's forward return (loss_sum, count, metrics) instead of a LossOutput.
+
+    Sharding engines hang their backward hooks on the tensors they find in a module's output, and they look into
+    tuples and dictionaries only. Without the hooks a parameter read outside its own module (the output matrix, by the
+    chunked loss) would be gone when backward computes a chunk again.
+    """
+    inner = objective.forward
+
+    def forward(batch: Any, phase: str = "main") -> tuple[Tensor, float, dict[str, Any]]:
+        output = inner(batch, phase)
+        return output.loss_sum, output.count, output.metrics
+
+    objective.forward = forward  # type: ignore[method-assign, assignment]
+
+
 def set_rates(groups: list[dict[str, Any]], factor: float) -> None:
     """Set every group's rate to ``factor`` x its peak."""
     for group in groups:

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.training.engines.base import EngineContext, State, detached, groups_of, set_rates, trained_children
+from vita_train.training.engines.base import (
+    EngineContext,
+    State,
+    detached,
+    groups_of,
+    return_tuples,
+    set_rates,
+    trained_children,
+)
 from vita_train.training.engines.fsdp2 import sync_buffers
 from vita_train.training.objectives.base import LossOutput, Objective
 
@@ -31,6 +39,7 @@ class DeepSpeedEngine:
         self.objective = objective
         self.world = context.world
         self.zero = context.spec.engine.zero
+        return_tuples(objective)
         groups = groups_of(objective, context.spec, "main")
         optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps)
         trained = sum(parameter.numel() for group in groups for parameter in group["params"])
@@ -42,7 +51,7 @@ class DeepSpeedEngine:
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._engine.set_gradient_accumulation_boundary(last)
-        output: LossOutput = self._engine(batch, phase)
+        output = LossOutput(*self._engine(batch, phase))
         # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a plain sum.
         self._engine.backward(output.loss_sum * (scale * self.world.size * self._accumulate))
         return detached(output)
@@ -50,7 +59,7 @@ class DeepSpeedEngine:
     def evaluate(self, batch: Any) -> LossOutput:
         self._engine.eval()
         with torch.no_grad():
-            output: LossOutput = self._engine(batch)
+            output = LossOutput(*self._engine(batch))
         self._engine.train()
         return output
 

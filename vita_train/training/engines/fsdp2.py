@@ -37,6 +37,7 @@ from vita_train.training.engines.base import (
     norms_by_owner,
     owners,
     phase_parameters,
+    return_tuples,
     set_rates,
 )
 from vita_train.training.objectives.base import LossOutput, Objective
@@ -55,6 +56,7 @@ class Fsdp2Engine:
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32,
                                           cast_forward_inputs=False)
         cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
+        return_tuples(objective)
         for block in transformer_blocks(objective):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(objective, mesh=mesh, mp_policy=policy)
@@ -66,7 +68,7 @@ class Fsdp2Engine:
         self._norms: dict[str, float] = {}
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
-        output: LossOutput = self.objective(batch, phase)
+        output = LossOutput(*self.objective(batch, phase))
         # Gradients are averaged over ranks when they are reduced; the product of both factors is a sum over ranks.
         (output.loss_sum * (scale * self.world.size)).backward()
         return detached(output)
@@ -74,7 +76,7 @@ class Fsdp2Engine:
     def evaluate(self, batch: Any) -> LossOutput:
         self.objective.eval()
         with torch.no_grad():
-            output: LossOutput = self.objective(batch)
+            output = LossOutput(*self.objective(batch))
         self.objective.train()
         return output
 
