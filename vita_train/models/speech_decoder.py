@@ -236,7 +236,7 @@ class SpeechDecoder(nn.Module):
         # A row without text still needs one key to attend to; what it yields is masked later.
         valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
         hidden = self._run(self.nar_layers, self.dropout(hidden), index[:, :-1], valid)
-        separator = self.embedding.weight[self.separator].expand(len(hidden), 1, -1)
+        separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
         joined = torch.cat([separator, hidden], dim=1)
         if self.duration is None:
             return _Text(joined, lengths + 1, index, lengths + 1, None)
