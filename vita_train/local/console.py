@@ -76,7 +76,7 @@ def ladder_table(steps: Iterable[StepState]) -> Table:
 
 def plain_line(step: StepState) -> str:
     """Return a step's line for output that is no terminal."""
-    parts = [f"{step.step:<10}", f"{STEP_TITLES[step.step]:<26}", f"{step.state:<8}"]
+    parts = [f"{step.step:<10}", f"{STEP_TITLES[step.step]:<27}", f"{step.state:<8}"]
     if step.state == "running" and step.progress.get("steps"):
         parts.append(f"{step.progress.get('step', 0)}/{step.progress['steps']}")
     parts += [part for part in (_loss(step), _measure(step), _time(step)) if part]

@@ -1,0 +1,164 @@
+"""The compiled pipelines, and the ladder as `vita-train run` executes it under kfp.local."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vita_train.launch.process import group_alive
+from vita_train.local.run import compiled_pipeline
+from vita_train.manifest import Manifest
+from vita_train.recipe.selection import STEPS
+from vita_train.storage.final import read_final
+from vita_train.storage.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILED = ROOT / "pipelines" / "compiled"
+SMALL = ["--set", "data.source.scale=0.005", "--set", "data.source.test_size=2"]
+
+
+def _compile(*arguments: str, cwd: Path = ROOT, seed: str = "0") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(ROOT / "pipelines" / "compile.py"), *arguments], cwd=cwd, text=True,
+                          env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=False)
+
+
+def _vita(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "vita_train.cli.main", *arguments]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_vita("run", *arguments), text=True, capture_output=True, check=False)
+
+
+def _final(root: Path, step: str) -> Manifest | None:
+    return read_final(open_store(str(root)), f"r/{step}")
+
+
+def test_committed_pipelines_are_what_the_sources_compile_to(tmp_path: Path) -> None:
+    done = _compile("--check", cwd=tmp_path, seed="11")
+    assert done.returncode == 0, done.stdout
+
+
+def test_check_shows_what_differs(tmp_path: Path) -> None:
+    for path in COMPILED.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "ladder.yaml").write_text((COMPILED / "ladder.yaml").read_text().replace("tiny", "huge"))
+    done = _compile("--check", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "-#    recipe: str [Default: 'huge']" in done.stdout
+
+
+def test_image_is_set_when_compiling(tmp_path: Path) -> None:
+    image = "registry.example/trainer-python@sha256:0123"
+    assert _compile("--out", str(tmp_path), "--image", image).returncode == 0
+    for path in sorted(tmp_path.glob("*.yaml")):
+        executors = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"]
+        assert {executor["container"]["image"] for executor in executors.values()} == {image}
+
+
+@pytest.mark.parametrize("path", sorted(COMPILED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_components_install_nothing_and_parameters_are_described(path: Path) -> None:
+    text = path.read_text()
+    assert "pip install" not in text
+    spec: dict[str, Any] = yaml.safe_load(text)
+    for parameter in spec["root"]["inputDefinitions"]["parameters"].values():
+        assert parameter["description"]
+        assert parameter["isOptional"]
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert "python" in executor["container"]["image"], "kfp.local warns about other names"
+
+
+def test_ladder_has_every_step_in_one_chain() -> None:
+    tasks = yaml.safe_load((COMPILED / "ladder.yaml").read_text())["root"]["dag"]["tasks"]
+    order = {task["taskInfo"]["name"].split()[0]: task for task in tasks.values()}
+    assert set(order) == set(STEPS)
+    names = {step: name for name, task in tasks.items() for step in order if order[step] is task}
+    for before, after in pairwise(STEPS):
+        assert names[before] in order[after]["dependentTasks"]
+
+
+def test_run_uses_the_committed_file() -> None:
+    assert compiled_pipeline() == COMPILED / "ladder.yaml"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage root that holds a run up to its prepared data."""
+    root = tmp_path_factory.mktemp("runs")
+    done = _run("smoke", "--run", "r", "--set", f"storage.root={root}", *SMALL, "--until", "prepare")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_part_of_a_run_is_committed_once_and_reused(prepared: Path) -> None:
+    manifest = _final(prepared, "prepare")
+    assert manifest is not None
+    assert manifest.metrics["records"] == manifest.metrics["used"] + manifest.metrics["rejected"]
+    assert _final(prepared, "0.llm") is None
+    again = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--until", "prepare")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("reused") == 2
+    assert _final(prepared, "prepare") == manifest
+    assert not (prepared / "r" / "scratch").exists()
+
+
+def test_failing_step_ends_in_one_line_with_its_log(prepared: Path) -> None:
+    records = prepared / "r" / "data_fetch" / "raw" / "registry.json"
+    text = records.read_text()
+    records.write_text(text.replace('"train"', '"trian"', 1))
+    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--only", "prepare", "--force")
+    records.write_text(text)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert "prepare (data validation) failed" in errors[0]
+    assert str(prepared / "r" / "logs" / "pipeline.log") in errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_stopping_a_run_ends_all_of_it(tmp_path: Path) -> None:
+    run = subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
+                                 "--set", "data.source.scale=3", "--until", "data_fetch"),
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "r" / "logs" / "steps.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "running" in log.read_text()):
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
+    groups = [int(pid) for pid in children.stdout.split()]
+    second = _run("smoke", "--run", "r", "--set", f"storage.root={tmp_path}", "--until", "data_fetch")
+    assert second.returncode == 2
+    assert "going on in another process" in second.stderr
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=90)
+    assert run.returncode == 143
+    assert "stopped as asked" in errors
+    assert groups
+    assert not any(group_alive(group) for group in groups)
+    assert _final(tmp_path, "data_fetch") is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whole_smoke_run_and_rerun(tmp_path: Path) -> None:
+    command = ["smoke", "--run", "r", "--set", f"storage.root={tmp_path}"]
+    done = _run(*command)
+    assert done.returncode == 0, done.stderr
+    assert all(_final(tmp_path, step) is not None for step in STEPS)
+    assert "chat --checkpoint" in done.stdout
+    report = (tmp_path / "r" / "report" / "report.html").read_text()
+    assert report.lstrip().lower().startswith("<!doctype html")
+    again = _run(*command)
+    assert again.stdout.count("reused") == len(STEPS)
