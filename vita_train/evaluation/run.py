@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,16 +15,30 @@ from vita_train.evaluation.catalogue import all_tasks
 from vita_train.evaluation.measures import Bench, evaluating, measure
 from vita_train.evaluation.samples import collect_samples
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.export import newest_modules
+from vita_train.models.checkpoint.export import LEFT_OUT, newest_modules
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.load import parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.cache import fetch_file
 from vita_train.storage.final import read_final
 from vita_train.storage.store import open_store
 
-#: Modules that training alone needs.
-LEFT_OUT = ("discriminators",)
+
+def find_run(uri: str) -> tuple[Recipe, str]:
+    """Return the recipe and the name of the run in a directory or s3:// URI, as it lies there now.
+
+    Raises:
+        UserError: there is no run.
+    """
+    store = open_store(uri)
+    if not store.exists("recipe.yaml"):
+        raise UserError("there is no run here", where=store.uri, remedy="give the directory <storage.root>/<run>")
+    text = store.read("recipe.yaml").decode(errors="replace")
+    root, _, run = store.uri.rstrip("/").rpartition("/")
+    recipe = parse_recipe(text, f"{store.uri}/recipe.yaml")
+    # It may have been moved since its recipe was written.
+    return recipe.model_copy(update={"storage": recipe.storage.model_copy(update={"root": root or "/"})}), run
 
 
 def evaluate_run(recipe: Recipe, run: str, corpus_dir: Path, *, limit: int | None = None) -> dict[str, float]:
@@ -53,13 +68,14 @@ def evaluate_run(recipe: Recipe, run: str, corpus_dir: Path, *, limit: int | Non
     return metrics
 
 
-def load_newest(recipe: Recipe, run: str, *, units: int) -> nn.ModuleDict:
+def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
     """Return every module a run has trained, at its newest weights, and those that come pretrained, in eval mode.
 
     Args:
         recipe: the run's recipe.
         run: its name below ``storage.root``.
-        units: outputs of the recogniser.
+        units: outputs of the recogniser; needed unless ``without`` names its head.
+        without: modules left out.
 
     Raises:
         UserError: no stage of the run is finished.
@@ -72,10 +88,11 @@ def load_newest(recipe: Recipe, run: str, *, units: int) -> nn.ModuleDict:
         raise UserError("no stage of this run is finished", where=store.uri_of(run),
                         remedy="train at least one stage first")
     files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
-             for name, ref in newest.items() if name not in LEFT_OUT}
+             for name, ref in newest.items() if name not in without}
     pretrained = [name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
                   if source and name not in files]
-    modules = {**build_modules(recipe.model, files, units=units, pretrained=False),
-               **build_modules(recipe.model, pretrained)}
+    dtype = getattr(torch, recipe.model.dtype)
+    modules = {**build_modules(recipe.model, files, units=units, dtype=dtype, pretrained=False),
+               **build_modules(recipe.model, pretrained, dtype=dtype)}
     load_modules({name: modules[name] for name in files}, files)
     return nn.ModuleDict({name: modules[name] for name in MODULES if name in modules}).eval()

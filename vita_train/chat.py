@@ -1,0 +1,253 @@
+"""A conversation with a trained model: text, pictures, sound and video in, text out as it is made, and speech.
+
+Media and prompts go through the same code as in training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from vita_train.data.constants import MARK_NEGATIVE, PLACEHOLDERS, STATE_MARKS
+from vita_train.data.media import MediaError
+from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_of
+from vita_train.data.media.image import cut_tiles, normalise, open_image
+from vita_train.data.media.video import frame_places, load_frames, probe_video
+from vita_train.data.prompt import MediaCounts, encode_prompt, expand
+from vita_train.data.templates import load_template
+from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, plain_ids
+from vita_train.errors import UserError
+from vita_train.models.generate import generate_ids, stream_text
+from vita_train.models.inputs import Prompt
+from vita_train.models.omni import Omni
+from vita_train.recipe.schema import Recipe
+
+#: Modules that each kind of input or output needs.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "text": ("llm",),
+    "pictures": ("vision", "projector"),
+    "video": ("vision", "projector"),
+    "sound": ("audio_encoder", "audio_adapter"),
+    "speech": ("codec", "speech_decoder"),
+}
+
+
+@dataclass
+class Conversation:
+    """What was said so far, and the media that were shown with it, in order."""
+
+    turns: list[str] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    """Tiles (N, 3, S, S) of each picture."""
+    videos: list[Tensor] = field(default_factory=list)
+    clips: list[Tensor] = field(default_factory=list)
+    """Filterbank features (T, bins) of each clip."""
+
+
+class Chat:
+    """A model in conversation.
+
+    Attributes:
+        ignored: the last reply opened with the mark of sound that was not meant for the model.
+    """
+
+    def __init__(self, recipe: Recipe, modules: nn.ModuleDict, tokenizer: Tokenizer) -> None:
+        self.recipe, self.modules, self.tokenizer = recipe, modules, tokenizer
+        self.template = load_template(recipe.data.template)
+        self.conversation = Conversation()
+        self.ignored = False
+        self._require("text")
+        self.omni = Omni(modules)
+        self.device = self.omni.head_weight.device
+
+    def reset(self) -> None:
+        """Begin a new conversation."""
+        self.conversation = Conversation()
+
+    def ask(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
+            video: Path | None = None, max_new_tokens: int = 512) -> Iterator[str]:
+        """Yield the reply to a turn as it is made. The turn joins the conversation when its reply is complete.
+
+        Raises:
+            UserError: a file cannot be used, or the model lacks what the turn needs.
+        """
+        asked = self.with_turn(text, images, audios, video)
+        prompt = self.prompt(asked)
+        marks = {control_id(self.tokenizer, mark): mark for mark in STATE_MARKS} if self._marked else {}
+        opened: list[str] = []
+        made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
+                            stop_ids={control_id(self.tokenizer, self.template.layout.gpt.end)})
+        reply = ""
+        for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
+            reply += piece
+            yield piece
+        self.ignored = opened == [MARK_NEGATIVE]
+        asked.turns.append(reply or " ")
+        self.conversation = asked
+
+    def speak(self, text: str, path: Path) -> float:
+        """Write a text as speech to a WAV file and return its seconds.
+
+        Raises:
+            UserError: the model cannot speak, the text holds nothing to say, or the file cannot be written.
+        """
+        from vita_train.models.streaming import speak
+
+        self._require("speech")
+        modules: Any = self.modules
+        rate = self.recipe.model.codec.sample_rate
+        pieces = list(speak(text, encode=lambda words: plain_ids(self.tokenizer, words),
+                            embedding=modules["llm"].get_input_embeddings(), decoder=modules["speech_decoder"],
+                            codec=modules["codec"], generator=torch.Generator(self.device).manual_seed(0)))
+        if not pieces:
+            raise UserError("the reply holds nothing that can be spoken", where=repr(text))
+        wave = np.clip(np.concatenate(pieces), -1.0, 1.0)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            soundfile.write(str(aside), wave, rate, format="WAV", subtype="PCM_16")
+            os.replace(aside, path)
+        except (OSError, soundfile.SoundFileError) as error:
+            aside.unlink(missing_ok=True)
+            raise UserError(f"the sound cannot be written: {error}", where=str(path),
+                            remedy="give the path of a WAV file in a directory that can be written") from error
+        return len(wave) / rate
+
+    @property
+    def _marked(self) -> bool:
+        return self.recipe.data.state_mode == "glyph"
+
+    def with_turn(self, text: str, images: Sequence[Path], audios: Sequence[Path], video: Path | None,
+                   ) -> Conversation:
+        """Return the conversation with a turn added: pictures or video first, sound last, as in training.
+
+        Raises:
+            UserError: a file cannot be used, or the model lacks what the turn needs.
+        """
+        now = self.conversation
+        if (images and (video or now.videos)) or (video and now.images):
+            raise UserError("pictures and video cannot be in one conversation",
+                            remedy="begin a new one, with /reset or another command")
+        if video and now.videos:
+            raise UserError("a conversation holds one video", remedy="begin a new one, with /reset or another command")
+        if not (text.strip() or audios):
+            raise UserError("there is no question", remedy="write one, or give a recording of one")
+        parts = ["<image>"] * len(images) + ["<video>"] * bool(video)
+        parts += [escaped(text.strip())] * bool(text.strip()) + ["<audio>"] * len(audios)
+        return Conversation(
+            [*now.turns, "\n".join(parts)],
+            now.images + [self._picture(path) for path in images],
+            now.videos + ([self._film(video)] if video else []),
+            now.clips + [self._clip(path) for path in audios],
+        )
+
+    def prompt(self, asked: Conversation) -> Prompt:
+        """Return a conversation as the model reads it, up to where its reply begins."""
+        model = self.recipe.model
+        per_tile = model.vision.tokens_per_tile
+        counts = MediaCounts(
+            images=tuple(len(tiles) * per_tile for tiles in asked.images),
+            videos=tuple(len(frames) * per_tile for frames in asked.videos),
+            audios=tuple(tokens_of(len(clip), model.audio_adapter) for clip in asked.clips),
+        )
+        encoded = encode_prompt(asked.turns, self.template, self.tokenizer, counts,
+                                state_mode=self.recipe.data.state_mode)
+        ids = expand(np.asarray(encoded.ids, dtype=np.int64), np.asarray(encoded.runs, dtype=np.int64))
+        tiles = [*asked.images, *asked.videos]
+        return Prompt(torch.from_numpy(ids), torch.cat(tiles) if tiles else None, tuple(asked.clips),
+                      "the conversation")
+
+    def _picture(self, path: Path) -> Tensor:
+        self._require("pictures")
+        spec = self.recipe.model.vision
+        pixels = _usable(lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.image_size))
+        return normalise(pixels, spec)
+
+    def _film(self, path: Path) -> Tensor:
+        self._require("video")
+        data, spec = self.recipe.data, self.recipe.model.vision
+
+        def frames() -> np.ndarray:
+            return load_frames(path, frame_places(*probe_video(path), data.video), data.image, spec.image_size)
+
+        return normalise(_usable(frames), spec)
+
+    def _clip(self, path: Path) -> Tensor:
+        self._require("sound")
+        spec, model = self.recipe.data.audio, self.recipe.model
+        wave = _usable(lambda: load_wave(path, spec.sample_rate))
+        _usable(lambda: check_length(path, wave, spec, model.audio_adapter))
+        return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
+
+    def _require(self, kind: str) -> None:
+        missing = [name for name in _NEEDS[kind] if name not in self.modules]
+        if missing:
+            raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained",
+                            remedy="train the stages that add it")
+
+
+def open_chat(checkpoint: str) -> Chat:
+    """Load an exported model, or the newest weights of a run.
+
+    Args:
+        checkpoint: an export's directory, or the directory or s3:// URI of a run.
+
+    Raises:
+        UserError: it is neither, or holds no finished stage.
+        CheckpointError: files are missing or damaged.
+    """
+    from vita_train.storage.store import is_local, local_path, open_store
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if is_local(checkpoint):
+        path = local_path(checkpoint)
+        if not path.is_dir():
+            raise UserError("there is no such directory", where=str(path),
+                            remedy="give an export, <run>/export/model, or a run's directory")
+        if (path / "export.json").is_file():
+            from vita_train.models.checkpoint.export import load_exported
+
+            exported = load_exported(path)
+            return Chat(exported.recipe, exported.modules.to(device), exported.tokenizer)
+    store = open_store(checkpoint)
+    if not store.exists("recipe.yaml"):
+        raise UserError("this is neither an export nor a run", where=store.uri,
+                        remedy="give an export, <run>/export/model, or a run's directory")
+    from vita_train.evaluation.run import find_run, load_newest
+    from vita_train.launch.paths import corpus_dir
+
+    recipe, run = find_run(checkpoint)
+    modules = load_newest(recipe, run, without=("discriminators", "ctc_head"))
+    tokenizer = load_tokenizer(recipe.tokenizer.source or corpus_dir(recipe, run) / "tokenizer")
+    return Chat(recipe, modules.to(device), tokenizer)
+
+
+def escaped(text: str) -> str:
+    """Return a text whose placeholder names stay text: nobody can type a picture."""
+    for kind in PLACEHOLDERS:
+        text = text.replace(f"<{kind}>", f"\\<{kind}>")
+    return text
+
+
+def _without_mark(ids: Iterator[int], marks: dict[int, str], opened: list[str]) -> Iterator[int]:
+    """Pass ids on, but put a state mark at the beginning into ``opened`` instead."""
+    for place, token in enumerate(ids):
+        if place == 0 and token in marks:
+            opened.append(marks[token])
+        else:
+            yield token
+
+
+def _usable(load: Callable[[], Any]) -> Any:
+    """Turn a file that cannot be used into one clear line."""
+    try:
+        return load()
+    except MediaError as error:
+        raise UserError(error.detail) from error

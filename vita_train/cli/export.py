@@ -1,0 +1,27 @@
+"""``vita-train export``: the newest weights of a run as one directory that runs by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+) -> None:
+    """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
+    from vita_train.evaluation.run import find_run
+    from vita_train.launch.paths import corpus_dir
+    from vita_train.models.checkpoint.export import export_run
+
+    recipe, name = find_run(run)
+    files = export_run(recipe, name, corpus_dir(recipe, name), out)
+    typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
