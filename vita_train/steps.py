@@ -26,7 +26,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final, write_final
-from vita_train.storage.store import Store, open_file, open_store
+from vita_train.storage.store import Store, is_local, open_file, open_store
 
 #: A file that gets one line for each change of a step's state; the console that shows a run follows it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
@@ -161,7 +161,8 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
     def work(digest: str) -> Manifest:
         from vita_train.report.render import render_report
 
-        page = render_report(run_dir(recipe, run))
+        remote = open_store(f"{recipe.storage.root.rstrip('/')}/{run}", endpoint=recipe.storage.endpoint)
+        page = render_report(run_dir(recipe, run), store=None if is_local(recipe.storage.root) else remote)
         return Manifest(kind="report", run=run, stage="report", digest=digest, files={"report": _file(page)},
                         lineage=_lineage(recipe, {}))
 

@@ -10,9 +10,16 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-def report(run: str = typer.Argument(help="Run directory, <storage.root>/<run>.")) -> None:
+def report(run: str = typer.Argument(help="Run directory or URI, <storage.root>/<run>.")) -> None:
     """Write a run, finished or not, as one self-contained HTML page and print its path."""
+    from vita_train.evaluation.run import find_run
+    from vita_train.launch.paths import run_dir
     from vita_train.report.render import render_report
-    from vita_train.storage.store import local_path
+    from vita_train.storage.store import is_local, local_path, open_store
 
-    typer.echo(str(render_report(local_path(run))))
+    if is_local(run):
+        page = render_report(local_path(run))
+    else:
+        recipe, name = find_run(run)
+        page = render_report(run_dir(recipe, name), store=open_store(run, endpoint=recipe.storage.endpoint))
+    typer.echo(str(page))

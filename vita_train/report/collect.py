@@ -4,7 +4,7 @@ page, never the page: a run that failed is the one people most want to read abou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,27 +106,30 @@ class RunView:
 class RunReader:
     """Reads a run's small files and remembers what could not be read."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = stores
         self.problems: list[str] = []
 
     def read(self, key: str) -> bytes | None:
-        """Return a file's bytes, or None if it is not there or cannot be read."""
-        try:
-            return self.store.read(key)
-        except MissingKeyError:
-            return None
-        except VitaError as error:
-            self.problems.append(str(error))
-            return None
+        """Return a file's bytes from the first store that has it, or None if none can give it."""
+        for store in self.stores:
+            try:
+                return store.read(key)
+            except MissingKeyError:
+                continue
+            except VitaError as error:
+                self.problems.append(str(error))
+        return None
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys below a prefix, sorted."""
-        try:
-            return self.store.list(prefix)
-        except VitaError as error:
-            self.problems.append(str(error))
-            return []
+        """Return the keys below a prefix in any store, sorted."""
+        found: set[str] = set()
+        for store in self.stores:
+            try:
+                found.update(store.list(prefix))
+            except VitaError as error:
+                self.problems.append(str(error))
+        return sorted(found)
 
     def json(self, key: str) -> Any:
         """Return a parsed JSON file, or None."""
@@ -153,11 +156,15 @@ class RunReader:
 
     def manifest(self, step: str) -> Manifest | None:
         """Return a step's manifest, or None."""
-        try:
-            return read_final(self.store, step)
-        except VitaError as error:
-            self.problems.append(str(error))
-            return None
+        for store in self.stores:
+            try:
+                manifest = read_final(store, step)
+            except VitaError as error:
+                self.problems.append(str(error))
+                continue
+            if manifest:
+                return manifest
+        return None
 
     def tail(self, key: str) -> list[str]:
         """Return the last lines of a text file."""
@@ -165,17 +172,17 @@ class RunReader:
         return [line for line in text.splitlines() if line.strip()][-LOG_LINES:]
 
 
-def read_run(store: Store) -> RunView:
-    """Collect a run from its store."""
-    reader = RunReader(store)
+def read_run(reader: RunReader) -> RunView:
+    """Collect a run."""
+    uri = reader.stores[0].uri
     recipe, recipe_text = _recipe(reader)
     stages = [_stage(reader, name, spec) for name, spec in (recipe.stages.items() if recipe else ())]
     ledger = reader.json("prepare/corpus/ledger.json")
     samples = reader.json("evaluate/samples.json")
     listed = samples.get("samples", []) if isinstance(samples, dict) else []
     return RunView(
-        name=store.uri.rstrip("/").rsplit("/", 1)[-1],
-        uri=store.uri,
+        name=uri.rstrip("/").rsplit("/", 1)[-1],
+        uri=uri,
         recipe=recipe,
         recipe_text=recipe_text,
         stages=stages,

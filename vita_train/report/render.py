@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vita_train import __version__
-from vita_train.errors import UserError, VitaError
+from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
 from vita_train.recipe.ladder import MODULES
 from vita_train.report import words
-from vita_train.report.collect import STEP_TITLES, RunView, StageView, parameter_counts, read_run
+from vita_train.report.collect import STEP_TITLES, RunReader, RunView, StageView, parameter_counts, read_run
 from vita_train.report.curves import curve_panel, series
 from vita_train.report.ledger import ledger_rows
 from vita_train.report.lineage import lineage_rows
@@ -25,28 +25,33 @@ from vita_train.storage.store import Store, open_store
 REPORT_KEY = "report/report.html"
 
 
-def render_report(run_dir: Path) -> Path:
-    """Write a run's report to ``report/report.html`` under its directory and return the path.
+def render_report(run_dir: Path, *, store: Store | None = None) -> Path:
+    """Write a run's report to ``report/report.html`` under its local directory and return the path.
 
     Works on runs that are unfinished or failed, and shows how far they came.
 
+    Args:
+        run_dir: the run's directory on this machine.
+        store: where its manifests are, if not in that directory: a run on S3 keeps only its data and logs here.
+
     Raises:
-        UserError: there is no run in that directory.
+        UserError: there is no run.
     """
-    store = open_store(str(run_dir))
-    store.write(REPORT_KEY, build_report(store).encode())
+    local = open_store(str(run_dir))
+    local.write(REPORT_KEY, build_report(*([store] if store else []), local).encode())
     return Path(run_dir) / REPORT_KEY
 
 
-def build_report(store: Store) -> str:
-    """Return the page of the run in a store.
+def build_report(*stores: Store) -> str:
+    """Return the page of the run in one or more stores; a file is taken from the first that has it.
 
     Raises:
-        UserError: the store holds no run.
+        UserError: they hold no run.
     """
-    if not (store.exists("recipe.yaml") or store.list("data_fetch/")):
-        raise UserError("there is no run here", where=store.uri, remedy="give the directory <storage.root>/<run>")
-    run = read_run(store)
+    if not any(store.exists("recipe.yaml") for store in stores):
+        raise UserError("there is no run here", where=stores[0].uri, remedy="give the directory <storage.root>/<run>")
+    reader = RunReader(stores)
+    run = read_run(reader)
     environment = Environment(loader=PackageLoader("vita_train.report"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(count=words.count, duration=words.duration, size=words.size)
@@ -62,7 +67,7 @@ def build_report(store: Store) -> str:
         rungs=[_rung(stage) for stage in run.stages],
         panels=[panel for stage in run.stages if (panel := curve_panel(stage)) is not None],
         forgetting=_forgetting(run),
-        samples=_samples(run, store),
+        samples=_samples(run, reader),
         pace=[row for stage in run.stages if (row := _pace(stage)) is not None],
         ledger=ledger_rows(run.ledger),
         lineage=lineage_rows(run),
@@ -168,23 +173,22 @@ def _pace(stage: StageView) -> dict[str, Any] | None:
             "tokens": sum(tokens) / len(tokens) if tokens else None, "memory": max(memory) * 2**30 if memory else None}
 
 
-def _samples(run: RunView, store: Store) -> dict[str, list[dict[str, Any]]]:
+def _samples(run: RunView, reader: RunReader) -> dict[str, list[dict[str, Any]]]:
     """Sort samples into those to look at, to listen to and to read, with their media inlined."""
     sorted_samples: dict[str, list[dict[str, Any]]] = {"look": [], "listen": [], "read": []}
     for sample in run.samples:
         entry: dict[str, Any] = {"images": [], "sounds": [], **{key: str(sample.get(key, "")) for key in
                  ("title", "dataset", "slice", "question", "answer", "truth", "note")}, "right": sample.get("right")}
         for item in sample.get("media", ()):
-            _add_media(entry, item, store)
+            _add_media(entry, item, reader)
         place = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
         sorted_samples[place].append(entry)
     return sorted_samples
 
 
-def _add_media(entry: dict[str, Any], item: dict[str, Any], store: Store) -> None:
-    try:
-        data = store.read(f"evaluate/{item['path']}")
-    except (VitaError, KeyError, TypeError):
+def _add_media(entry: dict[str, Any], item: dict[str, Any], reader: RunReader) -> None:
+    data = reader.read(f"evaluate/{item.get('path')}") if isinstance(item, dict) else None
+    if data is None:
         return
     if item.get("kind") == "image":
         uri = image_uri(data)

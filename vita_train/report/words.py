@@ -40,7 +40,7 @@ HEADLINES: dict[str, tuple[str, dict[str, str]]] = {
 #: The measure that says most about a stage without a gate; the first that was taken counts.
 KEY_MEASURES: dict[str, tuple[str, ...]] = {
     "0.llm": ("textqa.test.accuracy",),
-    "0.vision": (),
+    "0.vision": ("dev.recall",),
     "1.1": ("caption.test_seen.attributes", "caption.test.retrieval", "caption.test.loss"),
     "1.2": ("caption.test_seen.attributes", "caption.test.retrieval", "caption.test.loss"),
     "1.3": ("vqa.test_seen.accuracy", "caption.test_seen.attributes"),

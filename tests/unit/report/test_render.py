@@ -11,6 +11,7 @@ from fabricated_run import fabricate_run
 
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
+from vita_train.storage.store import open_store
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&{{ 7*7 }}</style>\u202e\x00'
 
@@ -116,6 +117,18 @@ def test_a_damaged_file_costs_its_part_only(tmp_path: Path, damaged: str) -> Non
     _, page = page_of(run)
     assert "2.1a" in page.text
     assert "Lineage" in page.text
+
+
+def test_a_run_in_a_remote_store_is_read_beside_its_local_files(tmp_path: Path) -> None:
+    """Manifests lie in the store, data and logs on this machine."""
+    remote = fabricate_run(tmp_path / "remote")
+    local = tmp_path / "local" / "tiny-demo"
+    (local / "prepare").mkdir(parents=True)
+    (remote / "prepare" / "corpus").rename(local / "prepare" / "corpus")
+    page = Page(render_report(local, store=open_store(str(remote))).read_text())
+    assert "All 10 stages are done" in page.text
+    assert "empty file" in page.text
+    assert (local / "report" / "report.html").exists()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
