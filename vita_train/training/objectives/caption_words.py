@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +25,8 @@ from vita_train.models.vision import VisionTower
 from vita_train.training.objectives.augment import sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
-#: Orders of the colour channels other than the true one.
-_PERMUTATIONS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
+#: Orders of the colour channels.
+_PERMUTATIONS = list(permutations(range(3)))
 
 
 @dataclass
@@ -51,7 +52,7 @@ class CaptionWordsObjective(Objective):
     modules_needed: ClassVar[tuple[str, ...]] = ("vision",)
     options: ClassVar[dict[str, Option]] = {
         "min_count": 20,  # rarer words are not asked for
-        "permute_colours": 0.0,  # share of the pictures whose colour channels are exchanged
+        "permute_colours": 0.0,  # share of the pictures whose colour channels are exchanged and inverted by chance
         "colour_words": "",  # words that are not asked for on those
     }
 
@@ -86,8 +87,7 @@ class CaptionWordsObjective(Objective):
             generator = sample_generator(seed, sample.id)
             share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
             if float(torch.rand((), generator=generator)) < share:
-                order = _PERMUTATIONS[int(torch.randint(len(_PERMUTATIONS), (), generator=generator))]
-                pixels = pixels[..., list(order)]
+                pixels = recolour(pixels, generator)
                 labels[row, self.colours] = -1
             tiles.append(pixels)
             owner += [row] * len(pixels)
@@ -112,6 +112,17 @@ class CaptionWordsObjective(Objective):
         right = (found & wanted).sum()
         return LossOutput((loss * known).sum(), float(known.sum()),
                           {"recall": (right, wanted.sum()), "precision": (right, found.sum())})
+
+
+def recolour(pixels: NDArray[np.uint8], generator: torch.Generator) -> NDArray[np.uint8]:
+    """Return pixels (N, S, S, 3) with their channels in another order and each inverted or not, drawn by chance.
+
+    These 48 changes carry every corner of the colour cube to every other, so that a shape is met in all colours.
+    """
+    order = _PERMUTATIONS[int(torch.randint(len(_PERMUTATIONS), (), generator=generator))]
+    inverted = (torch.rand(3, generator=generator) < 0.5).numpy()
+    changed = pixels[..., list(order)]
+    return np.where(inverted, 255 - changed, changed)
 
 
 def pool_votes(votes: Tensor, owner: Tensor, pictures: int) -> Tensor:
