@@ -16,7 +16,7 @@ import numpy as np
 
 from vita_train.data.index import Index, Sample
 from vita_train.data.mix import Mix, Refs, key_of
-from vita_train.data.pack import Budgets, pack
+from vita_train.data.pack import Budgets, TooLargeError, pack
 from vita_train.errors import DataError
 from vita_train.manifest import digest_of
 
@@ -157,8 +157,8 @@ class PackedOrder(_Order):
             refs = self.mix.window(epoch, size * window // parts, size * (window + 1) // parts)
             try:
                 places = pack(self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window))
-            except ValueError as error:
-                ref = self._refs(refs)[error.args[1]]
+            except TooLargeError as error:
+                ref = self._refs(refs)[error.place]
                 raise DataError(f"needs {self.indexes[ref.dataset].lengths[ref.place].tolist()} positions, tiles and "
                                 f"sound frames, a row holds {list(self.budgets)}", where=self._id(ref),
                                 remedy="raise row_tokens, row_tiles or row_frames of this stage's batch") from None
