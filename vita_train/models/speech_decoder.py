@@ -32,6 +32,7 @@ from vita_train.recipe.model import ModelSpec
 
 ROPE_THETA = 10000.0
 FIRST_DURATION = 8.0
+EMBEDDING_STD = 0.5
 NUM_SPECIAL = 4
 IGNORE = -100
 
@@ -97,6 +98,9 @@ class SpeechDecoder(nn.Module):
         )
         config._attn_implementation = "sdpa"
         self.dropout = nn.Dropout(self.spec.dropout)
+        # Embeddings of language models are small (about 0.02); unnormalised, what the first layers add would drown
+        # which token it is, and the decoder would learn to babble before it learns to listen.
+        self.text_norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.embedding = nn.Embedding(size + NUM_SPECIAL, width)
         self.nar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.nar_layers))
         self.ar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers))
@@ -106,7 +110,7 @@ class SpeechDecoder(nn.Module):
         self.register_buffer("voice", torch.zeros(spec.codec.num_global_tokens, dtype=torch.long))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Linear) else EMBEDDING_STD)
         if self.duration is not None:
             nn.init.constant_(self.duration.bias, FIRST_DURATION)
 
@@ -230,12 +234,12 @@ class SpeechDecoder(nn.Module):
 
     def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
         """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in front."""
-        hidden = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
+        hidden = embeds.to(self.text_norm.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.
         valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
-        hidden = self._run(self.nar_layers, self.dropout(hidden), index[:, :-1], valid)
+        hidden = self._run(self.nar_layers, self.dropout(self.text_norm(hidden)), index[:, :-1], valid)
         separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
         joined = torch.cat([separator, hidden], dim=1)
         if self.duration is None:

@@ -60,6 +60,7 @@ class SpeechTokensObjective(Objective):
     keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
     options: ClassVar[dict[str, Option]] = {
         "label_smoothing": 0.0,
+        "code_noise": 0.0,  # share of the codes seen while training that are replaced by random ones
     }
 
     llm: Any
@@ -109,15 +110,19 @@ class SpeechTokensObjective(Objective):
         return float(batch.supervised)
 
     def forward(self, batch: SpeechTokensBatch, phase: str = "main") -> LossOutput:
-        """Return the summed cross-entropy; label smoothing only while training."""
+        """Return the summed cross-entropy; label smoothing and code noise only while training."""
         codes = [self._encoded(*row) for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
         with torch.no_grad():
             embeds = self.llm.get_input_embeddings()(batch.text_ids)
-        smoothing = float(self.option["label_smoothing"]) if self.training else 0.0
+        regularisers = {name: float(self.option[name]) if self.training else 0.0
+                        for name in ("label_smoothing", "code_noise")}
         loss = self.speech_decoder(embeds, batch.text_lengths, pad_sequence(codes, batch_first=True), lengths,
-                                   label_smoothing=smoothing)
-        return LossOutput(loss.loss_sum, float(batch.supervised), {"accuracy": (loss.correct, loss.count)})
+                                   **regularisers)
+        metrics = {"accuracy": (loss.correct, loss.count)}
+        if self.context.recipe.model.speech_decoder.alignment == "durations":
+            metrics["duration_error"] = (loss.duration_error, float(len(codes)))
+        return LossOutput(loss.loss_sum, float(batch.supervised), metrics)
 
     def _text(self, sample: Sample) -> Tensor:
         ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
