@@ -52,8 +52,8 @@ def process_group(world: World, *, timeout: float, always: bool = False) -> Iter
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.size == 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "0")
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "LOCAL_RANK": "0"}.items():
+            os.environ.setdefault(name, value)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
     failed = True

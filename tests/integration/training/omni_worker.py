@@ -83,8 +83,8 @@ def train(engine: dict[str, Any], trainable: dict[str, float], world: Any) -> di
         losses.append(sum_over_ranks([loss])[0] / total)
     state = runner.gather() or {}
     runner.close()
-    return {"losses": losses,
-            "weights": {name: float(sum(v.double().abs().sum() for v in part.values())) for name, part in state.items()}}
+    weights = {name: float(sum(v.double().abs().sum() for v in part.values())) for name, part in state.items()}
+    return {"losses": losses, "weights": weights}
 
 
 def main() -> None:

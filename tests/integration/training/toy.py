@@ -91,6 +91,9 @@ class ToyObjective(Objective):
         return ToyBatch(tokens, pictures, torch.tensor(owner) if owner else None,
                         [sample.id for sample in samples], frozenset({"image"} if owner else ()))
 
+    def order(self, split: str = "train") -> ToyOrder:
+        return ToyOrder()
+
     def weight(self, batch: ToyBatch) -> float:
         return float((batch.tokens[:, 1:] >= 0).sum())
 
@@ -127,13 +130,27 @@ def toy_recipe(**stage: Any) -> Recipe:
     return Recipe.model_validate({"name": "toy", "stages": {"1.2": spec | stage}})
 
 
-def global_batch(step: int, rows: int = 8) -> list[SimpleNamespace]:
-    """Return the samples of a step; the first batches of rank 1 of 2 hold no picture."""
-    del rows
+def global_batch(step: int) -> list[SimpleNamespace]:
+    """Return the 8 samples of a step: even places have pictures, odd places have none."""
     start = int(hashlib.sha256(str(step).encode()).hexdigest()[:4], 16) % 50
     with_pictures = [3 * (start + i) for i in range(4)]
     without = [3 * (start + i) + 1 for i in range(4)]
     return [toy_sample(index) for pair in zip(with_pictures, without, strict=True) for index in pair]
+
+
+class ToyOrder:
+    """Global batches of ``global_batch``."""
+
+    steps_per_epoch = 4
+
+    def rows(self, step: int) -> list[SimpleNamespace]:
+        return global_batch(step)
+
+    def load(self, row: SimpleNamespace) -> SimpleNamespace:
+        return row
+
+    def ids(self, step: int) -> list[str]:
+        return [sample.id for sample in global_batch(step)]
 
 
 def union(batch: ToyBatch, modalities: frozenset[str]) -> ToyBatch:

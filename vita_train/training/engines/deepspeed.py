@@ -20,6 +20,7 @@ from vita_train.training.engines.base import (
     State,
     detached,
     groups_of,
+    phase_parameters,
     return_tuples,
     set_rates,
     trained_children,
@@ -41,13 +42,13 @@ class DeepSpeedEngine:
         self.zero = context.spec.engine.zero
         return_tuples(objective)
         groups = groups_of(objective, context.spec, "main")
+        self._parameters = phase_parameters(objective, "main")
         optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps)
-        trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+        trained = sum(parameter.numel() for parameter in self._parameters)
         config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config,
                                                                    dist_init_required=False)
         self._accumulate = context.spec.batch.accumulate
-        self._total = 0.0
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -65,9 +66,12 @@ class DeepSpeedEngine:
 
     def step(self, phase: str, factor: float) -> Tensor | float:
         set_rates(self._engine.optimizer.param_groups, factor)
+        # ZeRO-0 in float32 clips without telling the norm; gradients are already summed over ranks here.
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        before = torch.nn.utils.get_total_norm(gradients) if self.zero == 0 and gradients else 0.0
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else 0.0
+        return float(norm) if norm is not None else before
 
     def norms(self) -> dict[str, float]:
         return {}

@@ -1,0 +1,95 @@
+"""One rank of a toy stage: the real loop, journal, checkpoints and watchdog around the toy objective.
+
+    python -m tests.integration.training.loop_worker ROOT '{"engine": ..., "steps": ..., "stall": ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.integration.training.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
+from vita_train.errors import EXIT_FAILED, VitaError
+from vita_train.storage.store import open_store
+from vita_train.training.distributed import peer_errors, process_group, world_from_environment
+from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.freeze import apply_trainable
+from vita_train.training.journal import Journal
+from vita_train.training.loop import Counters, Loop
+from vita_train.training.objectives.base import LossOutput
+from vita_train.training.outcome import write_outcome
+from vita_train.training.resume import Checkpoints
+from vita_train.training.watchdog import Watchdog
+
+case: dict[str, Any] = json.loads(sys.argv[2])
+root = Path(sys.argv[1])
+
+
+class Faulty(ToyObjective):
+    """Dropout noise makes the loss depend on the random state; a fault happens at a chosen step of a chosen rank."""
+
+    def forward(self, batch: ToyBatch, phase: str = "main") -> LossOutput:
+        output = super().forward(batch, phase)
+        noise = torch.rand(()) if self.training else torch.zeros(())
+        return LossOutput(output.loss_sum * (1 + 0.01 * noise), output.count, output.metrics)
+
+    def after_step(self, step: int) -> None:
+        time.sleep(case.get("pause", 0.0))
+        fault = case.get("fault", {})
+        if fault.get("step") != step or fault.get("rank", 0) != self.context.rank:
+            return
+        if fault["kind"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault["kind"] == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if fault["kind"] == "stall":
+            time.sleep(60)
+
+
+def main() -> int:
+    """Train; return the exit code that the command line would have."""
+    world = world_from_environment()
+    recipe = toy_recipe(engine=case.get("engine", {}), steps=case.get("steps", 8), save_every=2,
+                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)}, eval={"batches": 1})
+    spec = recipe.stages["1.2"]
+    logs = root / "run" / "1.2" / "logs"
+    store = open_store(str(root))
+    watchdog = Watchdog(case.get("timeout", 60.0), lambda error: write_outcome(logs, world.rank, error))
+    try:
+        with process_group(world, timeout=60, always=True), peer_errors():
+            objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
+            apply_trainable(objective, spec.trainable)
+            engine = build_engine(objective, EngineContext(spec, world, torch.float32))
+            checkpoints = Checkpoints(store, "run/1.2", world, "digest", keep_last=4)
+            counters = Counters(**(checkpoints.restore(engine) or {}))
+            checkpoints.begin()
+            journal = Journal(root / "run" / "1.2" if world.rank == 0 else None, spec.steps or 0)
+            journal.rewind(counters.step)
+            Loop(objective, engine, spec, world, 0, spec.steps or 0, objective.order(), journal, checkpoints,
+                 watchdog).run(counters)
+            engine.close()
+    except VitaError as error:
+        write_outcome(logs, world.rank, error)
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        code = EXIT_FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,90 @@
+"""Every engine computes the same training: same losses, same gradient norms, same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.training import ranks
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "ddp": {"kind": "torch"},
+    "fsdp2": {"kind": "fsdp2"},
+    **{f"zero{stage}": {"kind": "deepspeed", "zero": stage} for stage in range(4)},
+}
+#: What trains beside a frozen rest.
+TRAINABLE = {"all": {"llm": 1e-3, "vision": 1e-3, "projector": 1e-3, "audio_adapter": 1e-3},
+             "projector": {"projector": 1e-3}}
+
+
+def run_cases(tmp: Path, name: str, cases: dict[str, Any], *, worker: str = "engines_worker",
+              count: int = 2) -> dict[str, Any]:
+    cases_file, out = tmp / f"{name}.json", tmp / f"{name}-out.json"
+    cases_file.write_text(json.dumps(cases))
+    code, output = ranks.run(worker, str(cases_file), str(out), ranks=count)
+    assert code == 0, output[-4000:]
+    results: dict[str, Any] = json.loads(out.read_text())
+    return results
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    tmp = tmp_path_factory.mktemp("engines")
+    cases = {name: {"engine": engine, "accumulate": 1} for name, engine in ENGINES.items()}
+    cases |= {"ddp accumulate 2": {"engine": {"kind": "torch"}, "accumulate": 2},
+              "ddp resumed": {"engine": {"kind": "torch"}, "accumulate": 1, "resume": 3},
+              "fsdp2 accumulate 2": {"engine": {"kind": "fsdp2"}, "accumulate": 2},
+              "fsdp2 resumed": {"engine": {"kind": "fsdp2"}, "accumulate": 1, "resume": 3},
+              "zero1 accumulate 2": {"engine": {"kind": "deepspeed", "zero": 1}, "accumulate": 2},
+              "zero2 resumed": {"engine": {"kind": "deepspeed", "zero": 2}, "accumulate": 1, "resume": 3},
+              "zero3 accumulate 4": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 4},
+              "zero3 resumed": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 1, "resume": 3}}
+    alone = {"one": {"engine": {"kind": "torch"}, "accumulate": 1},
+             "one accumulate 4": {"engine": {"kind": "torch"}, "accumulate": 4}}
+    return run_cases(tmp, "two", cases) | run_cases(tmp, "one", alone, count=1)
+
+
+@pytest.mark.parametrize("name", [
+    *ENGINES, "ddp accumulate 2", "ddp resumed", "fsdp2 accumulate 2", "fsdp2 resumed", "zero1 accumulate 2",
+    "zero2 resumed", "zero3 accumulate 4", "zero3 resumed", "one accumulate 4"])
+def test_same_training_as_one_process(trained: dict[str, Any], name: str) -> None:
+    reference, other = trained["one"], trained[name]
+    assert other["losses"] == pytest.approx(reference["losses"], rel=1e-5)
+    assert other["norms"] == pytest.approx(reference["norms"], rel=1e-4)
+    assert other["weights"] == pytest.approx(reference["weights"], rel=1e-5)
+
+
+def test_training_lowers_the_loss(trained: dict[str, Any]) -> None:
+    assert trained["one"]["losses"][-1] < 0.8 * trained["one"]["losses"][0]
+
+
+@pytest.fixture(scope="module")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The real model on two ranks, of which one has neither picture nor clip, and on one process with both rows."""
+    tmp = tmp_path_factory.mktemp("omni")
+    plain, bfloat16 = {"kind": "torch"}, {"dtype": "bfloat16"}
+    two: dict[str, Any] = {f"{name} {kind}": {"engine": ENGINES[name], "trainable": trainable}
+                           for kind, trainable in TRAINABLE.items() for name in ("ddp", "fsdp2", "zero3")}
+    two |= {f"{name} bfloat16": {"engine": ENGINES[name] | bfloat16, "trainable": TRAINABLE["all"]}
+            for name in ("ddp", "fsdp2", "zero2", "zero3")}
+    one = {f"one {kind}": {"engine": plain, "trainable": trainable} for kind, trainable in TRAINABLE.items()}
+    return (run_cases(tmp, "two", two, worker="omni_worker")
+            | run_cases(tmp, "one", one, worker="omni_worker", count=1))
+
+
+@pytest.mark.parametrize("kind", [*TRAINABLE])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero3"])
+def test_text_only_rank_does_not_hang(omni: dict[str, Any], engine: str, kind: str) -> None:
+    result, reference = omni[f"{engine} {kind}"], omni[f"one {kind}"]
+    assert result["losses"] == pytest.approx(reference["losses"], rel=1e-5)
+    assert result["weights"] == pytest.approx(reference["weights"], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_bfloat16_stays_near_float32(omni: dict[str, Any], engine: str) -> None:
+    losses = omni[f"{engine} bfloat16"]["losses"]
+    assert losses == pytest.approx(omni["one all"]["losses"], rel=2e-3)
+    assert losses[-1] < losses[0]
