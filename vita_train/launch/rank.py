@@ -1,4 +1,4 @@
-"""What torchrun starts for each rank on one machine: `vita-train stage` with its output in ``rank-<r>.log``.
+"""What torchrun starts for each rank on one machine: a stage, with all output in ``rank-<r>.log``.
 
     python -m vita_train.launch.rank LOGS RECIPE STAGE RUN
 
@@ -21,15 +21,15 @@ def main() -> None:
     log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ["PYTHONUNBUFFERED"] = "1"
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     recipe, stage, run = sys.argv[2:]
 
-    from vita_train.cli.main import build_app
     from vita_train.errors import VitaError
+    from vita_train.recipe.load import load_recipe
+    from vita_train.training.stage import run_stage
 
     try:
-        build_app()(["stage", recipe, "--stage", stage, "--run", run])
+        run_stage(load_recipe(recipe), stage, run)
     except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
