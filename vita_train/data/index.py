@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -199,17 +200,22 @@ class Index:
         self.settings = MediaSettings.model_validate(meta["settings"])
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path / "index.arrow")))
-            self.lengths = self._map("lengths.bin", "<i4", (self._rows, len(LENGTHS)))
+            self.lengths = self._map("lengths.bin", "<i4", (self._rows, len(LENGTHS)), soon=True)
             self._features = (self._map("features.bin", "<f2", (self._feature_frames, self._bins))
                               if self._bins else None)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"index cannot be opened: {error}", where=str(path), remedy=_REMEDY) from error
         self._batch: tuple[int, Any] = (-1, None)
 
-    def _map(self, name: str, kind: str, shape: tuple[int, int]) -> np.ndarray:
+    def _map(self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False) -> np.ndarray:
+        """Map a table. ``soon``: begin to read it now, since planning will touch it all over."""
         if 0 in shape:
             return np.zeros(shape, kind)
-        return np.asarray(np.memmap(self.path / name, dtype=kind, mode="r", shape=shape))
+        with (self.path / name).open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), shape[0] * shape[1] * np.dtype(kind).itemsize, access=mmap.ACCESS_READ)
+        if soon:
+            mapped.madvise(mmap.MADV_WILLNEED)
+        return np.frombuffer(mapped, dtype=kind).reshape(shape)
 
     def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
         return Index, (self.path,)
