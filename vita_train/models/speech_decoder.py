@@ -239,12 +239,14 @@ class SpeechDecoder(nn.Module):
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.
         valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
-        hidden = self._run(self.nar_layers, self.dropout(self.text_norm(hidden)), index[:, :-1], valid)
+        token = self.text_norm(hidden)
+        hidden = self._run(self.nar_layers, self.dropout(token), index[:, :-1], valid)
         separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
         joined = torch.cat([separator, hidden], dim=1)
         if self.duration is None:
             return _Text(joined, lengths + 1, index, lengths + 1, None)
-        durations = F.softplus(self.duration(hidden)[:, :, 0].float())
+        # From the token alone: with context, any split of the right sum would do and words would lose their places.
+        durations = F.softplus(self.duration(token)[:, :, 0].float())
         durations = durations * (index[:, :-1] < lengths[:, None])
         begins = F.pad((durations.cumsum(1) - durations).detach(), (1, 0))
         return _Text(joined, lengths + 1, begins, torch.zeros_like(lengths), durations.sum(1))

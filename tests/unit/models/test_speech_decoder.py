@@ -80,7 +80,7 @@ def test_later_codes_do_not_reach_earlier_ones(decoder: SpeechDecoder) -> None:
 
 
 def test_text_is_seen_both_ways(decoder: SpeechDecoder) -> None:
-    embeds, text_lengths, codes, code_lengths = batch()
+    embeds, text_lengths, codes, _ = batch()
     for place in (0, 4):
         changed = embeds.clone()
         changed[0, place] += 1.0
@@ -169,7 +169,7 @@ def test_learns_a_mapping_from_text_to_codes() -> None:
         ids = torch.randint(6, (number, 3), generator=generator)
         return words[ids], torch.stack([2 * ids, 2 * ids + 1], dim=2).flatten(1)
 
-    for _ in range(150):
+    for _ in range(100):
         embeds, codes = sentences(16)
         loss = decoder(embeds, torch.full((16,), 3), codes, torch.full((16,), 6))
         optimizer.zero_grad()
@@ -192,3 +192,32 @@ def test_sampling_stays_within_the_top() -> None:
     logits = torch.tensor([[0.0, 5.0, 4.0, 4.5]]).expand(200, -1)
     drawn = sample(logits, top_k=2, temperature=5.0, generator=torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {1, 3}
+
+
+def test_scale_of_the_text_embeddings_does_not_matter(decoder: SpeechDecoder) -> None:
+    embeds, text_lengths, codes, code_lengths = batch()
+    losses = [decoder(scale * embeds, text_lengths, codes, code_lengths).loss_sum for scale in (1.0, 10.0)]
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
+
+
+def test_durations_of_words_are_learned_from_lengths_of_sentences() -> None:
+    """Six words last 1 to 6 codes; only the number of codes of whole sentences is ever shown."""
+    torch.manual_seed(0)
+    words = torch.randn(6, 64)
+    decoder = SpeechDecoder(ALIGNED)
+    assert decoder.duration is not None
+    optimizer = torch.optim.AdamW(decoder.duration.parameters(), lr=2e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 200)
+    for _ in range(200):
+        ids = torch.randint(6, (16, 4))
+        total = decoder._encode_text(words[ids], torch.full((16,), 4)).total
+        assert total is not None
+        optimizer.zero_grad()
+        (total - (ids + 1).sum(1)).abs().sum().backward()
+        optimizer.step()
+        schedule.step()
+    text = decoder.eval()._encode_text(words[torch.tensor([[0, 5, 2, 3]])], torch.tensor([4]))
+    assert text.total is not None
+    assert text.total.item() == pytest.approx(1 + 6 + 3 + 4, abs=1.0)
+    begins = text.positions[0, 1::2]  # every token is two positions wide
+    torch.testing.assert_close(begins, torch.tensor([0.0, 1.0, 7.0, 10.0]), atol=1.0, rtol=0)
