@@ -13,7 +13,7 @@ from vita_train.data.sources.synth.scenes import COLOURS, Scene, Thing
 
 SIZE = 64
 _OVERSAMPLE = 4
-_RADIUS = {"big": 14.0, "small": 8.0}
+_RADIUS = {"big": 14.0, "small": 9.0}
 _CENTRE = {"top": (32, 16), "left": (16, 32), "middle": (32, 32), "right": (48, 32), "bottom": (32, 48)}
 Point = tuple[float, float]
 

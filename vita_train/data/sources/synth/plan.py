@@ -18,8 +18,8 @@ from vita_train.data.sources.synth.voices import Voice, vary
 #: Training records at scale 1.
 TRAIN_SIZES: dict[str, int] = {
     "caption": 4000,
-    "textqa": 8000,
-    "instruct": 4000,
+    "textqa": 20000,
+    "instruct": 8000,
     "dialogue": 2000,
     "vqa": 5000,
     "multi_image": 1200,
@@ -27,7 +27,7 @@ TRAIN_SIZES: dict[str, int] = {
     "asr": 5000,
     "speech_qa": 3000,
     "negative": 1200,
-    "tts": 1200,
+    "tts": 2000,
 }
 _FEWEST = 8
 

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from random import Random
 
 from vita_train.data.sources.synth.scenes import (
-    ALL_PAIRS,
     COLOURS,
     NUMBERS,
     PLACES,
     SHAPES,
-    SIZES,
     Scene,
     Thing,
 )
@@ -61,22 +59,15 @@ def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-def _unique(scene: Scene, thing: Thing, *names: str) -> bool:
-    """Whether no other thing shares these attributes."""
-    mine = [getattr(thing, name) for name in names]
-    return sum([getattr(other, name) for name in names] == mine for other in scene.things) == 1
+def _unique(scene: Scene, thing: Thing, name: str) -> bool:
+    """Whether no other thing shares this attribute."""
+    return sum(getattr(other, name) == getattr(thing, name) for other in scene.things) == 1
 
 
 def _references(scene: Scene, thing: Thing, hidden: str) -> list[str]:
     """Phrases that single out the thing without naming the hidden attribute."""
-    phrases = {
-        ("shape",): thing.shape,
-        ("colour",): f"{thing.colour} shape",
-        ("place",): f"shape {PLACES[thing.place]}",
-        ("colour", "shape"): f"{thing.colour} {thing.shape}",
-        ("size", "shape"): f"{thing.size} {thing.shape}",
-    }
-    return [phrase for names, phrase in phrases.items() if hidden not in names and _unique(scene, thing, *names)]
+    phrases = {"shape": thing.shape, "colour": f"{thing.colour} shape", "place": f"shape {PLACES[thing.place]}"}
+    return [phrase for name, phrase in phrases.items() if name != hidden and _unique(scene, thing, name)]
 
 
 def _ask_colour(scene: Scene, thing: Thing, rng: Random) -> Question | None:
@@ -85,7 +76,7 @@ def _ask_colour(scene: Scene, thing: Thing, rng: Random) -> Question | None:
 
 
 def _ask_shape(scene: Scene, thing: Thing, rng: Random) -> Question | None:
-    phrases = {"colour": thing.colour, "place": PLACES[thing.place], "size": thing.size}
+    phrases = {"colour": thing.colour, "place": PLACES[thing.place]}
     clear = [phrase for name, phrase in phrases.items() if _unique(scene, thing, name)]
     return Question("shape", f"which shape is {rng.choice(clear)}?", f"{thing.shape}.")
 
@@ -105,8 +96,6 @@ def _ask_place(scene: Scene, thing: Thing, rng: Random) -> Question | None:
 def _ask_count(scene: Scene, thing: Thing, rng: Random) -> Question | None:
     options: dict[str, Callable[[Thing], bool]] = {"shapes": lambda other: True}
     options[plural(thing.shape)] = lambda other: other.shape == thing.shape
-    options[f"{thing.colour} shapes"] = lambda other: other.colour == thing.colour
-    options[f"{thing.size} shapes"] = lambda other: other.size == thing.size
     absent = [shape for shape in SHAPES if all(other.shape != shape for other in scene.things)]
     options[plural(rng.choice(absent))] = lambda other: False
     what = rng.choice(list(options))
@@ -115,29 +104,12 @@ def _ask_count(scene: Scene, thing: Thing, rng: Random) -> Question | None:
 
 
 def _ask_exists(scene: Scene, thing: Thing, rng: Random) -> Question | None:
-    true = {
-        thing.shape: True,
-        f"{thing.colour} shape": True,
-        f"{thing.colour} {thing.shape}": True,
-        f"{thing.size} {thing.shape}": True,
-    }
-    present = {
-        *(other.shape for other in scene.things),
-        *(f"{other.colour} shape" for other in scene.things),
-        *(f"{other.colour} {other.shape}" for other in scene.things),
-        *(f"{other.size} {other.shape}" for other in scene.things),
-    }
-    false = [[shape for shape in SHAPES],
-             [f"{colour} shape" for colour in COLOURS],
-             # Half right is what makes a good false one: the colour or the shape of something that is there.
-             [f"{colour} {shape}" for colour, shape in ALL_PAIRS if colour == thing.colour or shape == thing.shape],
-             [f"{size} {thing.shape}" for size in SIZES]]
     if rng.random() < 0.5:
-        what, answer = rng.choice(list(true)), "yes."
+        what, answer = rng.choice((thing.shape, f"{thing.colour} shape")), "yes."
     else:
-        absent = [phrase for phrase in rng.choice(false) if phrase not in present]
-        if not absent:
-            return None
+        shapes, colours = {other.shape for other in scene.things}, {other.colour for other in scene.things}
+        absent = rng.choice(([shape for shape in SHAPES if shape not in shapes],
+                             [f"{colour} shape" for colour in COLOURS if colour not in colours]))
         what, answer = rng.choice(absent), "no."
     return Question("exists", f"is there a {what}?", answer)
 
@@ -154,18 +126,12 @@ _ASKERS: dict[str, Callable[[Scene, Thing, Random], Question | None]] = {
 
 def all_questions() -> list[str]:
     """Every question text that ``ask`` can produce, sorted."""
-    things = [*SHAPES, *(f"{colour} {shape}" for colour, shape in ALL_PAIRS),
-              *(f"{size} {shape}" for size in SIZES for shape in SHAPES)]
     coloured = [f"{colour} shape" for colour in COLOURS]
     placed = [f"shape {phrase}" for phrase in PLACES.values()]
     texts = {f"what colour is the {what}?" for what in [*SHAPES, *placed]}
-    texts |= {f"what colour is the {size} {shape}?" for size in SIZES for shape in SHAPES}
-    texts |= {f"which shape is {what}?" for what in [*COLOURS, *PLACES.values(), *SIZES]}
-    sized = [what for what in things if what.split()[0] not in SIZES]
-    texts |= {f"is the {what} big or small?" for what in [*sized, *coloured, *placed]}
-    texts |= {f"where is the {what}?" for what in [*things, *coloured]}
-    counted = [*map(plural, SHAPES), "shapes", *(f"{colour} shapes" for colour in COLOURS),
-               *(f"{size} shapes" for size in SIZES)]
-    texts |= {f"how many {what} are there?" for what in counted}
-    texts |= {f"is there a {what}?" for what in [*things, *coloured]}
+    texts |= {f"which shape is {what}?" for what in [*COLOURS, *PLACES.values()]}
+    texts |= {f"is the {what} big or small?" for what in [*SHAPES, *coloured, *placed]}
+    texts |= {f"where is the {what}?" for what in [*SHAPES, *coloured]}
+    texts |= {f"how many {what} are there?" for what in [*map(plural, SHAPES), "shapes"]}
+    texts |= {f"is there a {what}?" for what in [*SHAPES, *coloured]}
     return sorted(texts)

@@ -39,7 +39,7 @@ LAYOUTS: dict[int, tuple[tuple[str, ...], ...]] = {
     2: (("left", "right"), ("top", "bottom")),
     3: (("top", "left", "right"), ("left", "right", "bottom")),
 }
-_COUNT_WEIGHTS = {1: 0.35, 2: 0.45, 3: 0.2}
+_COUNT_WEIGHTS = {1: 0.4, 2: 0.45, 3: 0.15}
 
 Pair = tuple[str, str]
 """A colour and a shape."""

@@ -13,7 +13,7 @@ from vita_train.data.sources.synth.splits import TRAIN, Splits, rng_for
 
 DESCRIBE = "Describe the picture."
 SEEN, UNSEEN = "test_seen", "test_unseen"
-_MOST_QUESTIONS = 3
+_MOST_QUESTIONS = 5
 _TRIES = 200
 
 
@@ -46,7 +46,7 @@ def film_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) ->
 
 def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: tuple[Pair, ...],
                     asked: set[tuple[str, str]]) -> tuple[Scene, list[Question]]:
-    """Draw a scene with its questions: one to three in training, one in tests, where none is asked twice.
+    """Draw a scene with its questions: one to five in training, one in tests, where none is asked twice.
 
     ``asked`` holds the caption and question of every test record so far and is added to. In the slice of unseen
     combinations the question is about a thing of such a combination.
