@@ -98,10 +98,12 @@ def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective
     if objective != "next_token":
         return []
     modules = _reply_modules(corpus, dataset, name)
-    marked = ("state_mark",) if recipe.data.state_mode == "glyph" else ()
     if dataset in TRANSCRIPTS:
-        return [Task("replies", dataset, name, modules, ("loss", *marked)),
+        return [Task("replies", dataset, name, modules, ("loss",)),
                 Task("transcripts", dataset, name, modules, ("llm_wer",))]
+    # The mark says whether and how the model was spoken to: there is something to tell only where some are.
+    heard = any(corpus.index(dataset, split).frames.any() for split in corpus.datasets[dataset])
+    marked = ("state_mark",) if heard and recipe.data.state_mode == "glyph" else ()
     tasks = [Task("replies", dataset, name, modules, ("accuracy", "loss", *marked))]
     if dataset in CAPTIONS:
         tasks += [Task("captions", dataset, name, modules, ("attributes",)),

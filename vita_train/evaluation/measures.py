@@ -28,7 +28,7 @@ from vita_train.models.omni import Omni
 from vita_train.recipe.schema import Recipe
 
 #: Most samples of the measures that generate or read a sample many times; the others take the whole limit.
-SLOW_LIMITS = {"captions": 200, "transcripts": 200, "retrieval": 100, "codec": 200, "resynthesis": 200, "speech": 100}
+SLOW_LIMITS = {"captions": 200, "transcripts": 200, "retrieval": 50, "codec": 200, "resynthesis": 200, "speech": 100}
 #: Room that a generated reply has beyond the longest true one of its slice.
 ROOM = 16
 

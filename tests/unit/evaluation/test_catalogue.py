@@ -33,6 +33,8 @@ def test_earlier_measures_are_taken_again_only_where_they_can_have_changed(world
 def test_paired_slices_and_marks_are_measured(world: Any) -> None:
     names = set(measures_for(world.recipe, world.corpus, "2.2"))
     assert {"speech_qa.test.accuracy", "speech_qa.test_typed.accuracy", "negative.test.state_mark"} <= names
+    assert {name for name in names if name.endswith("state_mark")} == {
+        "speech_qa.test.state_mark", "speech_qa.test_typed.state_mark", "negative.test.state_mark"}
     plain = world.recipe.model_copy(update={"data": world.recipe.data.model_copy(update={"state_mode": "none"})})
     assert not any("state_mark" in name for name in measures_for(plain, world.corpus, "2.2"))
 
