@@ -58,7 +58,8 @@ def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> 
 
 def sample_generator(seed: int, name: str) -> torch.Generator:
     """Return a generator for one visit to one sample: a function of the step's seed and the sample's name."""
-    return torch.Generator().manual_seed((seed << 32 | zlib.crc32(name.encode())) % 2**63)
+    # torch's generator on the CPU looks at the lowest 32 bits of its seed alone, so both must be mixed into them.
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
