@@ -127,22 +127,23 @@ def test_failing_step_ends_in_one_line_with_its_log(prepared: Path) -> None:
 
 
 def test_stopping_a_run_ends_all_of_it(tmp_path: Path) -> None:
-    run = subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
-                                 "--set", "data.source.scale=3", "--until", "data_fetch"),
-                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "r" / "logs" / "steps.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and "running" in log.read_text()):
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.1)
-    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
-    groups = [int(pid) for pid in children.stdout.split()]
-    second = _run("smoke", "--run", "r", "--set", f"storage.root={tmp_path}", "--until", "data_fetch")
+    with subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
+                                "--set", "data.source.scale=3", "--until", "data_fetch"),
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            while not (log.exists() and "running" in log.read_text()):
+                assert run.poll() is None, "the run ended before it could be stopped"
+                time.sleep(0.1)
+            children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
+            groups = [int(pid) for pid in children.stdout.split()]
+            second = _run("smoke", "--run", "r", "--set", f"storage.root={tmp_path}", "--until", "data_fetch")
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate()
+        finally:
+            run.terminate()
     assert second.returncode == 2
     assert "going on in another process" in second.stderr
-    run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=90)
     assert run.returncode == 143
     assert "stopped as asked" in errors
     assert groups
