@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from vita_train.data.index import Corpus
+from vita_train.evaluation.catalogue import measures_for, modules_for
+from vita_train.evaluation.measures import measure
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.training.inputs import Inputs
+from vita_train.training.weights import load_inputs
 
 
 def measure_stage(stage: str, recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, inputs: Inputs
@@ -17,10 +20,6 @@ def measure_stage(stage: str, recipe: Recipe, corpus: Corpus, modules: nn.Module
     Modules that only measuring needs (the recogniser that listens to resynthesised speech) are loaded beside the
     trained ones where an earlier stage has made them.
     """
-    from vita_train.evaluation.catalogue import measures_for, modules_for
-    from vita_train.evaluation.measures import measure
-    from vita_train.training.stage import load_inputs
-
     names = measures_for(recipe, corpus, stage)
     if not names:
         return {}

@@ -18,14 +18,12 @@ from vita_train.errors import GateError, RecipeError, VitaError
 from vita_train.evaluation.gates import check_gates
 from vita_train.manifest import FileRef, Manifest, ModuleRef, digest_of
 from vita_train.models.activations import enable_checkpointing
-from vita_train.models.build import build_modules, cast_parameters
-from vita_train.models.checkpoint.load import load_modules
+from vita_train.models.build import cast_parameters
 from vita_train.models.checkpoint.save import save_modules
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.storage.attempt import Attempt
-from vita_train.storage.cache import fetch_file
 from vita_train.storage.final import read_final, write_final
 from vita_train.storage.store import Store, is_local, local_path, open_store
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
@@ -41,6 +39,7 @@ from vita_train.training.outcome import write_outcome
 from vita_train.training.resume import Checkpoints
 from vita_train.training.telemetry import peak_memory
 from vita_train.training.watchdog import Watchdog
+from vita_train.training.weights import load_inputs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts before.
@@ -166,18 +165,6 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
         watchdog.beat("gathering the weights")
         final = _gather(place, engine, objective, modules, inputs)
     return None if final is None else (counters, objective, final, attempt, journal)
-
-
-def load_inputs(recipe: Recipe, inputs: Inputs, names: tuple[str, ...], *, units: int) -> nn.ModuleDict:
-    """Return modules with the newest weights: of an earlier stage, of the pretrained source, or freshly drawn."""
-    known = [name for name in names if name in inputs.modules]
-    fresh = [name for name in names if name not in inputs.modules]
-    built = {**build_modules(recipe.model, known, units=units, seed=recipe.seed, pretrained=False),
-             **build_modules(recipe.model, fresh, units=units, seed=recipe.seed)}
-    files = {name: [fetch_file(file, endpoint=recipe.storage.endpoint) for file in inputs.modules[name].files]
-             for name in known}
-    load_modules({name: built[name] for name in known}, files)
-    return nn.ModuleDict({name: built[name] for name in names})
 
 
 def _gather(place: StageRun, engine: Engine, objective: Objective, modules: nn.ModuleDict, inputs: Inputs
