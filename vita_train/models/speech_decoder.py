@@ -106,13 +106,16 @@ class SpeechDecoder(nn.Module):
         self.ar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers))
         self.norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.head = nn.Linear(width, size + NUM_SPECIAL, bias=False)
-        self.duration = nn.Linear(width, 1) if self.spec.alignment == "durations" else None
+        self.duration = None
+        if self.spec.alignment == "durations":
+            length = nn.Linear(width, 1)
+            self.duration = nn.Sequential(nn.Linear(width, width), nn.GELU(), length)
         self.register_buffer("voice", torch.zeros(spec.codec.num_global_tokens, dtype=torch.long))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Linear) else EMBEDDING_STD)
         if self.duration is not None:
-            nn.init.constant_(self.duration.bias, FIRST_DURATION)
+            nn.init.constant_(length.bias, FIRST_DURATION)
 
     def forward(
         self, text_embeds: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor, *,

@@ -206,7 +206,7 @@ def test_durations_of_words_are_learned_from_lengths_of_sentences() -> None:
     words = torch.randn(6, 64)
     decoder = SpeechDecoder(ALIGNED)
     assert decoder.duration is not None
-    optimizer = torch.optim.AdamW(decoder.duration.parameters(), lr=2e-2)
+    optimizer = torch.optim.AdamW(decoder.duration.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 200)
     for _ in range(200):
         ids = torch.randint(6, (16, 4))
