@@ -19,6 +19,7 @@ from vita_train.errors import EXIT_FAILED, UserError, VitaError
 from vita_train.launch.local import launch_stage
 from vita_train.launch.paths import corpus_dir, raw_dir, run_dir, run_name
 from vita_train.manifest import FileRef, Manifest, digest_of
+from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.ladder import STAGES, stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import preset_names
@@ -84,8 +85,7 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
 def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
-        settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
-        return {**settings, "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
+        return {**corpus_settings(recipe), "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare import prepare

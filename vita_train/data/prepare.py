@@ -20,6 +20,7 @@ from vita_train.data.vocabulary import TRAIN, make_tokenizer, make_units
 from vita_train.errors import DataError
 from vita_train.log import say
 from vita_train.manifest import digest_of
+from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.schema import Recipe
 
 Say = Callable[[str], None]
@@ -76,19 +77,12 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
 
 def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
     """Digest of everything the corpus is made of: settings, registry and record files (not the media's bytes)."""
-    model = recipe.model
     files = {f"{name}/{split}": _file_digest(resolve(path, source.records))
              for name, splits in registry.datasets.items() for split, source in splits.items()}
     return digest_of({
-        "format": INDEX_FORMAT, "registry": registry.model_dump(mode="json"), 
-        "files": files, "data": recipe.data.model_dump(mode="json", exclude={"source"}),
+        "format": INDEX_FORMAT, "registry": registry.model_dump(mode="json"), "files": files,
         "template": load_template(recipe.data.template).model_dump(mode="json"),
-        "tokenizer": recipe.tokenizer.model_dump(mode="json"), "units": model.ctc_head.units,
-        "model": [model.vision.image_size, model.vision.tokens_per_tile, model.vision.mean, model.vision.std,
-                  model.audio_encoder.num_mel_bins, model.audio_encoder.max_positions, model.llm.vocab_size,
-                  model.llm.max_positions, model.audio_adapter.model_dump(mode="json")],
-        "stages": {stage: [spec.objective, sorted(spec.data), spec.batch.row_tokens, spec.batch.row_tiles,
-                           spec.batch.row_frames] for stage, spec in recipe.stages.items()},
+        "settings": corpus_settings(recipe),
     })
 
 

@@ -1,0 +1,27 @@
+"""Which settings of a recipe shape the prepared corpus, so that nothing else prepares it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vita_train.recipe.schema import Recipe
+
+
+def corpus_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that the prepared corpus depends on, as plain values; where the data come from left out.
+
+    Stages count through their row budgets alone: a record longer than the rows it would be packed into is rejected.
+    """
+    model = recipe.model
+    return {
+        "data": recipe.data.model_dump(mode="json", exclude={"source"}),
+        "tokenizer": recipe.tokenizer.model_dump(mode="json"),
+        "units": model.ctc_head.units,
+        "vision": [model.vision.image_size, model.vision.tokens_per_tile, list(model.vision.mean),
+                   list(model.vision.std)],
+        "audio": [model.audio_encoder.num_mel_bins, model.audio_encoder.max_positions],
+        "adapter": model.audio_adapter.model_dump(mode="json"),
+        "llm": [model.llm.vocab_size, model.llm.max_positions],
+        "stages": {stage: [spec.objective, sorted(spec.data), spec.batch.row_tokens, spec.batch.row_tiles,
+                           spec.batch.row_frames] for stage, spec in recipe.stages.items()},
+    }
