@@ -1,6 +1,7 @@
 # vita-train's verbs. The environment lives in .venv and is made once; edit pyproject.toml and it is made again.
 
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+# The Python to make the environment with; empty takes the first of the usual names that runs and is new enough.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
