@@ -68,7 +68,7 @@ def main() -> None:
     out = Path(sys.argv[2])
     world = world_from_environment()
     results = {}
-    with process_group(world, timeout=60, always=True):
+    with process_group(world, timeout=300, always=True):
         for name, case in cases.items():
             resume = case.pop("resume", None)
             results[name] = train(world=world, resume_at=(resume, out.parent / name) if resume else None, **case)

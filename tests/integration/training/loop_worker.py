@@ -63,7 +63,7 @@ def main() -> int:
     store = open_store(str(root))
     watchdog = Watchdog(case.get("timeout", 60.0), lambda error: write_outcome(logs, world.rank, error))
     try:
-        with process_group(world, timeout=60, always=True), peer_errors():
+        with process_group(world, timeout=300, always=True), peer_errors():
             objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
             apply_trainable(objective, spec.trainable)
             engine = build_engine(objective, EngineContext(spec, world, torch.float32))

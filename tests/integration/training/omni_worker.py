@@ -91,7 +91,7 @@ def main() -> None:
     """Run the cases of a JSON file: name -> {engine, trainable}."""
     cases = json.loads(Path(sys.argv[1]).read_text())
     world = world_from_environment()
-    with process_group(world, timeout=60, always=True):
+    with process_group(world, timeout=300, always=True):
         results = {name: train(case["engine"], case["trainable"], world) for name, case in cases.items()}
     if world.rank == 0:
         Path(sys.argv[2]).write_text(json.dumps(results))

@@ -23,7 +23,7 @@ def start(module: str, *arguments: str, ranks: int = 2) -> subprocess.Popen[str]
                             cwd=Path(__file__).parents[3])
 
 
-def run(module: str, *arguments: str, ranks: int = 2, timeout: float = 150) -> tuple[int, str]:
+def run(module: str, *arguments: str, ranks: int = 2, timeout: float = 600) -> tuple[int, str]:
     """Run a worker module to its end; return exit code and output."""
     process = start(module, *arguments, ranks=ranks)
     try:

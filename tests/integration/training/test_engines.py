@@ -10,6 +10,9 @@ import pytest
 
 from tests.integration.training import ranks
 
+# Two ranks on a machine that does other work too may take minutes.
+pytestmark = pytest.mark.timeout(1200)
+
 ENGINES: dict[str, dict[str, Any]] = {
     "ddp": {"kind": "torch"},
     "fsdp2": {"kind": "fsdp2"},

@@ -11,6 +11,9 @@ import pytest
 from tests.integration.training import ranks
 from vita_train.errors import EXIT_RETRYABLE, EXIT_STOPPED
 
+# Two ranks on a machine that does other work too may take minutes.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,9 +79,9 @@ def test_sigterm_saves_after_the_step_and_exits_143(tmp_path: Path) -> None:
 
 
 def test_stuck_rank_makes_every_rank_print_its_stack(tmp_path: Path) -> None:
-    code, output = ranks.train(tmp_path, {"timeout": 4.0, "fault": {"kind": "stall", "step": 2, "rank": 1}})
+    code, output = ranks.train(tmp_path, {"timeout": 8.0, "fault": {"kind": "stall", "step": 2, "rank": 1}})
     assert code != 0
-    assert output.count("watchdog: step 4 took longer than 4 s") + output.count("watchdog: step 3") == 2, output
+    assert output.count("took longer than 8 s; samples of this rank") == 2, output
     assert "after_step" in output  # where rank 1 stood
     assert "toy/train/" in output
     assert {ranks.outcome(tmp_path, rank)["code"] for rank in (0, 1)} == {EXIT_RETRYABLE}
