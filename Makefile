@@ -16,7 +16,7 @@ help: ## Show this list
 
 setup: $(READY) ## Make the environment in .venv
 
-demo: $(READY) ## Train a small omni model from raw data to spoken answers (about 25 minutes)
+demo: $(READY) ## Train a small omni model from raw data to spoken answers (well under an hour)
 	$(BIN)/vita-train run tiny
 
 smoke: $(READY) ## Run every stage for a few steps (under 2 minutes)
