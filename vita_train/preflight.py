@@ -22,6 +22,7 @@ from vita_train.errors import UserError, VitaError
 from vita_train.launch.paths import corpus_dir, logs_dir, run_dir
 from vita_train.launch.process import has_gpu
 from vita_train.manifest import digest_of
+from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
@@ -94,6 +95,7 @@ def _check(name: str, check: Callable[[], str]) -> Check:
 
 
 def _recipe(recipe: Recipe, selection: Selection) -> str:
+    check_recipe(recipe)
     steps = selection.steps(recipe)
     if not steps:
         raise UserError("none of the chosen steps is in the recipe",
