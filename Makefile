@@ -19,7 +19,7 @@ setup: $(READY) ## Make the environment in .venv
 demo: $(READY) ## Train a small omni model from raw data to spoken answers (well under an hour)
 	$(BIN)/vita-train run tiny
 
-smoke: $(READY) ## Run every stage for a few steps (under 2 minutes)
+smoke: $(READY) ## Run every stage for a few steps (about 2 minutes)
 	$(BIN)/vita-train run smoke --force
 
 test: $(READY) ## Run the tests
