@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vita_train.data.index import MediaSettings
+from vita_train.data.sample import MediaSettings
 from vita_train.data.store import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.model import AudioAdapterSpec, VisionSpec

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from vita_train import __version__
 from vita_train.errors import UserError, VitaError
-from vita_train.launch.paths import corpus_dir, logs_dir, run_dir
 from vita_train.launch.process import has_gpu
 from vita_train.manifest import digest_of
 from vita_train.recipe.check import check_recipe
@@ -28,6 +27,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
 from vita_train.steps import needed
 from vita_train.storage.final import read_final
+from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir
 from vita_train.storage.store import is_local, open_store
 
 _GIB = 2**30

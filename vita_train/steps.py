@@ -6,34 +6,26 @@ again. KFP components call these functions and nothing else. Nothing here import
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vita_train import __version__
-from vita_train.errors import EXIT_FAILED, UserError, VitaError
+from vita_train.errors import UserError
 from vita_train.launch.local import launch_stage
-from vita_train.launch.paths import corpus_dir, raw_dir, run_dir, run_name
 from vita_train.manifest import FileRef, Manifest, digest_of
 from vita_train.recipe.corpus import corpus_settings
-from vita_train.recipe.ladder import STAGES, stage_id
+from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
+from vita_train.step_commit import STEP_DIGEST, commit_step, store_of
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.final import final_key, read_final, write_final
-from vita_train.storage.store import Store, is_local, open_file, open_store
-
-#: A file that gets one line for each change of a step's state; the console that shows a run follows it.
-STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
-
-#: Key in a model manifest's lineage under which `train_step` keeps its own digest.
-STEP_DIGEST = "step_digest"
+from vita_train.storage.final import final_key, read_final
+from vita_train.storage.run_paths import corpus_dir, raw_dir, run_dir, run_name
+from vita_train.storage.store import is_local, open_file, open_store
 
 ALL = Selection()
 
@@ -58,7 +50,7 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
 
 def write_recipe(recipe: Recipe, run: str) -> None:
     """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""
-    store, key = _store(recipe), f"{run}/recipe.yaml"
+    store, key = store_of(recipe), f"{run}/recipe.yaml"
     text = dump_recipe(recipe).encode()
     if not store.exists(key) or store.read(key) != text:
         store.write(key, text)
@@ -77,7 +69,7 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _file(raw / "registry.json")}, lineage=_lineage(recipe, {}))
 
-    return _commit(recipe, run, "data_fetch", selection, lambda: {
+    return commit_step(recipe, run, "data_fetch", selection, lambda: {
         "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": _content(recipe),
     }, work)
 
@@ -98,7 +90,7 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
                         files={"ledger": _file(out / "ledger.json")},
                         lineage=_lineage(recipe, {"data_fetch": needed(recipe, run, "data_fetch", by="prepare")}))
 
-    return _commit(recipe, run, "prepare", selection, inputs, work)
+    return commit_step(recipe, run, "prepare", selection, inputs, work)
 
 
 def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL) -> Manifest | None:
@@ -117,7 +109,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
         manifest = launch_stage(recipe, stage, run)
         return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
 
-    return _commit(recipe, run, stage, selection, inputs, work)
+    return commit_step(recipe, run, stage, selection, inputs, work)
 
 
 def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
@@ -130,7 +122,7 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
         return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "evaluate")))
 
-    return _commit(recipe, run, "evaluate", selection, lambda: {
+    return commit_step(recipe, run, "evaluate", selection, lambda: {
         "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "evaluate")),
     }, work)
 
@@ -146,7 +138,7 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
                         files={path.name: _file(path) for path in files},
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
 
-    return _commit(recipe, run, "export", selection, lambda: {
+    return commit_step(recipe, run, "export", selection, lambda: {
         "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "export")),
     }, work)
 
@@ -166,7 +158,7 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         return Manifest(kind="report", run=run, stage="report", digest=digest, files={"report": _file(page)},
                         lineage=_lineage(recipe, {}))
 
-    return _commit(recipe, run, "report", selection, inputs, work)
+    return commit_step(recipe, run, "report", selection, inputs, work)
 
 
 def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
@@ -175,10 +167,10 @@ def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
     Raises:
         UserError: it was never done; the command that does it is the remedy.
     """
-    manifest = read_final(_store(recipe), f"{run}/{step}")
+    manifest = read_final(store_of(recipe), f"{run}/{step}")
     if manifest is None:
         raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
-                        where=_store(recipe).uri_of(final_key(f"{run}/{step}")),
+                        where=store_of(recipe).uri_of(final_key(f"{run}/{step}")),
                         remedy=f"vita-train run {_given_as(recipe)} --run {run} --until {step}")
     return manifest
 
@@ -209,71 +201,6 @@ def publish_page(manifest: Manifest | None, page: Any) -> None:
     Path(page.path).write_text(text, encoding="utf-8")
 
 
-def _commit(recipe: Recipe, run: str, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
-            work: Callable[[str], Manifest]) -> Manifest | None:
-    """Return a step's commit, doing the work first if there is none for these inputs.
-
-    A step that was not asked for returns whatever it committed before, or None.
-    """
-    store = _store(recipe)
-    done = read_final(store, f"{run}/{step}")
-    if not selection.picks(step):
-        _log_state(step, "skipped")
-        return done
-    with _told(store, run, step):
-        digest = digest_of({"version": __version__, **inputs()})
-        if done is not None and _digest(done) == digest and not selection.force:
-            _log_state(step, "reused")
-            return done
-        _tell(store, run, step, "running")
-        if selection.force or step not in STAGES:  # a stage decides itself what of its past still holds
-            _forget(store, run, step)
-        manifest = work(digest)
-        write_final(store, f"{run}/{step}", manifest)
-        if step in STAGES:  # the job has written its own progress.json
-            _log_state(step, "done")
-        else:
-            _tell(store, run, step, "done")
-        return manifest
-
-
-@contextmanager
-def _told(store: Store, run: str, step: str) -> Iterator[None]:
-    """Note a failure in the step's progress.json and in the steps' log, and pass it on."""
-    try:
-        yield
-    except VitaError as error:
-        _tell(store, run, step, "failed", reason=str(error), error={
-            "code": error.exit_code, "what": error.what, "where": error.where, "remedy": error.remedy})
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        _tell(store, run, step, "failed", reason=what, error={
-            "code": EXIT_FAILED, "what": what, "where": "", "remedy": ""})
-        raise
-
-
-def _tell(store: Store, run: str, step: str, state: str, **more: Any) -> None:
-    store.write(f"{run}/{step}/progress.json", json.dumps({"state": state, **more}).encode())
-    _log_state(step, state, **more)
-
-
-def _log_state(step: str, state: str, **more: Any) -> None:
-    if path := os.environ.get(STEPS_LOG):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "step": step, "state": state, **more}) + "\n")
-
-
-def _forget(store: Store, run: str, step: str) -> None:
-    """Remove a commit that no longer holds, and the checkpoints that belong to it."""
-    store.delete([final_key(f"{run}/{step}")])
-    store.delete(store.list(f"{run}/{step}/committed/"))
-
-
-def _digest(manifest: Manifest) -> str:
-    return str(manifest.lineage.get(STEP_DIGEST, manifest.digest))
-
-
 def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     return {name: manifest.digest for name, manifest in manifests.items()}
 
@@ -296,10 +223,6 @@ def _text_at(uri: str) -> str:
 def _given_as(recipe: Recipe) -> str:
     """Return how a user names a recipe on the command line."""
     return recipe.name if recipe.name in preset_names() else "RECIPE"
-
-
-def _store(recipe: Recipe) -> Store:
-    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
 
 
 def _recipe_digest(recipe: Recipe) -> str:

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from vita_train.chat import Chat, open_chat
 from vita_train.cli import chat as command
-from vita_train.data.index import Corpus, Sample
+from vita_train.data.index import Corpus
+from vita_train.data.sample import Sample
 from vita_train.errors import EXIT_REFUSED, UserError
 from vita_train.evaluation.writing import prompt_of
 from vita_train.models.checkpoint.export import export_model

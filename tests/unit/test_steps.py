@@ -14,13 +14,14 @@ import pytest
 
 from vita_train import steps
 from vita_train.errors import UserError
-from vita_train.launch.paths import run_name
 from vita_train.manifest import Manifest
 from vita_train.recipe.data import RecordsSource
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
+from vita_train.step_commit import commit_step
 from vita_train.storage.final import read_final, write_final
+from vita_train.storage.run_paths import run_name
 from vita_train.storage.store import open_store
 
 
@@ -45,7 +46,7 @@ class Work:
 
 def _do(recipe: Recipe, work: Work, inputs: Mapping[str, Any] | None = None, selection: Selection = steps.ALL
         ) -> Manifest | None:
-    return steps._commit(recipe, "r", "data_fetch", selection, lambda: inputs or {}, work)
+    return commit_step(recipe, "r", "data_fetch", selection, lambda: inputs or {}, work)
 
 
 def _progress(recipe: Recipe) -> dict[str, Any]:
@@ -86,9 +87,9 @@ def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe:
         raise AssertionError("an unpicked step has no inputs")
 
     work = Work()
-    assert steps._commit(recipe, "r", "data_fetch", other, inputs, work) is None
+    assert commit_step(recipe, "r", "data_fetch", other, inputs, work) is None
     done = _do(recipe, work)
-    assert steps._commit(recipe, "r", "data_fetch", other, inputs, work) == done
+    assert commit_step(recipe, "r", "data_fetch", other, inputs, work) == done
     assert work.times == 1
 
 

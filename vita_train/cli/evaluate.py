@@ -18,7 +18,7 @@ def evaluate(
 ) -> None:
     """Print every held-out measure of a run's newest weights, and keep samples for its report."""
     from vita_train.evaluation.run import evaluate_run, find_run
-    from vita_train.launch.paths import corpus_dir
+    from vita_train.storage.run_paths import corpus_dir
 
     recipe, name = find_run(run)
     for measure, value in sorted(evaluate_run(recipe, name, corpus_dir(recipe, name), limit=limit).items()):

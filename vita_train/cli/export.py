@@ -19,8 +19,8 @@ def export(
 ) -> None:
     """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
     from vita_train.evaluation.run import find_run
-    from vita_train.launch.paths import corpus_dir
     from vita_train.models.checkpoint.export import export_run
+    from vita_train.storage.run_paths import corpus_dir
 
     recipe, name = find_run(run)
     files = export_run(recipe, name, corpus_dir(recipe, name), out)

@@ -13,8 +13,8 @@ def register(app: typer.Typer) -> None:
 def report(run: str = typer.Argument(help="Run directory or URI, <storage.root>/<run>.")) -> None:
     """Write a run, finished or not, as one self-contained HTML page and print its path."""
     from vita_train.evaluation.run import find_run
-    from vita_train.launch.paths import run_dir
     from vita_train.report.render import render_report
+    from vita_train.storage.run_paths import run_dir
     from vita_train.storage.store import is_local, local_path, open_store
 
     if is_local(run):

@@ -30,12 +30,12 @@ def run(
     """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
     from rich.console import Console
 
-    from vita_train.launch.paths import run_name
     from vita_train.local.ending import show_ending
     from vita_train.local.run import run_pipeline
     from vita_train.preflight import check_all, show_checks
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
+    from vita_train.storage.run_paths import run_name
 
     console = Console()
     resolved = load_recipe(recipe, settings or [])
@@ -55,10 +55,10 @@ def launch(
 ) -> None:
     """Run one stage as a job and print the manifest it committed."""
     from vita_train.errors import UserError
-    from vita_train.launch.paths import run_name
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection, step_id
     from vita_train.steps import train_step, write_recipe
+    from vita_train.storage.run_paths import run_name
 
     if backend != "local":
         raise UserError(f"unknown backend {backend!r}", remedy="the backend is local")
@@ -78,9 +78,9 @@ def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
     """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
     from rich.console import Console
 
-    from vita_train.launch.paths import run_name
     from vita_train.preflight import check_all, show_checks
     from vita_train.recipe.load import load_recipe
+    from vita_train.storage.run_paths import run_name
 
     resolved = load_recipe(recipe, settings or [])
     show_checks(check_all(resolved, run_name(resolved, run)), Console(), always=True)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_train.data.batch import Batch
 from vita_train.data.constants import IGNORE_INDEX
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 
 LENGTH_MULTIPLE = 32
 """Rows are padded to a multiple of this, so that few different shapes occur."""

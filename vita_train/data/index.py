@@ -5,175 +5,20 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vita_train.data.prompt import expand, expand_labels, labels_of
 from vita_train.data.reading import MediaRef
+from vita_train.data.sample import REMEDY, MediaSettings, Sample
 from vita_train.data.store import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.units import Units
 from vita_train.errors import DataError
-from vita_train.recipe.base import Strict
-from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_REMEDY = "prepare the data again"
-
-
-class MediaSettings(Strict):
-    """The settings media were counted with; samples load them with the same."""
-
-    data: DataSpec
-    vision: VisionSpec
-    adapter: AudioAdapterSpec
-    mel_bins: int
-
-
-@dataclass
-class Sample:
-    """One conversation, ready to be trained on. Media are loaded when asked for."""
-
-    dataset: str
-    split: str
-    index: int
-    record_id: str
-    """The record's own id."""
-    ids: np.ndarray
-    """(n,) int32, media compact: one id for each file."""
-    spans: list[tuple[int, int]]
-    """Supervised stretches of ``ids``: first, one past the last."""
-    runs: np.ndarray
-    """Language positions of each media id, in order."""
-    turns: list[str]
-    """Texts of human, gpt, human, ... turns as the record has them."""
-    inserted: int
-    """Turn that answers sound not meant for the assistant; -1 without."""
-    images: list[Path]
-    image_tiles: list[int]
-    image_tiled: list[bool]
-    """False for pictures of a set that is never tiled."""
-    videos: list[Path]
-    video_places: list[int]
-    audios: list[Path]
-    audio_frames: list[int]
-    tokens: int
-    """Language positions after expansion."""
-    tiles: int
-    frames: int
-    supervised: int
-    seconds: float
-    settings: MediaSettings = field(repr=False)
-    features: list[np.ndarray] = field(default_factory=list, repr=False)
-    """Stored filterbank features of each clip, float16; empty when they are not stored."""
-    seed: int = 0
-    """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
-
-    @property
-    def id(self) -> str:
-        """Unique name within the corpus, ``vqa/train/17``."""
-        return f"{self.dataset}/{self.split}/{self.index}"
-
-    @property
-    def name(self) -> str:
-        """The id with the record's own, for messages."""
-        return f"{self.id} ({self.record_id})"
-
-    @property
-    def text(self) -> str:
-        """The last answer."""
-        return self.turns[-1]
-
-    @property
-    def input_ids(self) -> np.ndarray:
-        """(n,) compact ids."""
-        return self.ids
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(n,) labels of the compact ids."""
-        return np.asarray(labels_of(self.ids.tolist(), self.spans), dtype=np.int32)
-
-    @property
-    def prompt_ids(self) -> np.ndarray:
-        """Compact ids up to and with the open header of the last reply; the state mark is not in it."""
-        return self.ids[:self.spans[-1][0]]
-
-    def expanded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
-        return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
-
-    def load_pixels(self) -> np.ndarray:
-        """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
-
-        Raises:
-            DataError: a file cannot be decoded any more, or has changed since the data was prepared.
-        """
-        from vita_train.data.media import MediaError
-        from vita_train.data.media.image import cut_tiles, open_image
-        from vita_train.data.media.video import load_frames
-
-        spec, side = self.settings.data.image, self.settings.vision.image_size
-        try:
-            parts = [cut_tiles(open_image(path), spec, side, tiled=tiled)
-                     for path, tiled in zip(self.images, self.image_tiled, strict=True)]
-            parts += [load_frames(path, self.video_places, spec, side) for path in self.videos]
-        except MediaError as error:
-            raise DataError(error.detail, where=self.name, remedy=_REMEDY) from error
-        pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
-        self._unchanged(len(pixels), self.tiles, "tiles")
-        return pixels
-
-    def load_tiles(self) -> Tensor:
-        """Return tiles and frames as (N, 3, S, S) float32, normalised for the vision tower."""
-        from vita_train.data.media.image import normalise
-
-        return normalise(self.load_pixels(), self.settings.vision)
-
-    def load_wave(self, clip: int = 0, rate: int | None = None) -> np.ndarray:
-        """Return a clip as (samples,) float32 at ``rate`` (the recipe's if none).
-
-        Raises:
-            DataError: the file cannot be decoded any more.
-        """
-        from vita_train.data.media import MediaError
-        from vita_train.data.media.audio import load_wave
-
-        try:
-            return load_wave(self.audios[clip], rate or self.settings.data.audio.sample_rate)
-        except MediaError as error:
-            raise DataError(error.detail, where=self.name, remedy=_REMEDY) from error
-
-    def load_fbank(self, clip: int = 0) -> Tensor:
-        """Return the filterbank features of a clip, (frames, mel bins) float32.
-
-        Raises:
-            DataError: the file cannot be decoded any more, or has another length than when the data was prepared.
-        """
-        import torch
-
-        from vita_train.data.media.audio import fbank
-
-        if self.features:
-            return torch.from_numpy(self.features[clip].astype(np.float32))
-        rate = self.settings.data.audio.sample_rate
-        features = fbank(self.load_wave(clip), rate, self.settings.mel_bins)
-        self._unchanged(len(features), self.audio_frames[clip], "sound frames")
-        return features
-
-    def _unchanged(self, found: int, prepared: int, what: str) -> None:
-        if found != prepared:
-            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.name,
-                            remedy=_REMEDY)
 
 
 class Index:
@@ -189,7 +34,7 @@ class Index:
         meta = _read_json(path / "meta.json")
         if meta.get("format") != INDEX_FORMAT:
             raise DataError(f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}", where=str(path),
-                            remedy=_REMEDY)
+                            remedy=REMEDY)
         self.dataset: str = meta["dataset"]
         self.split: str = meta["split"]
         self.digest: str = meta["digest"]
@@ -204,7 +49,7 @@ class Index:
             self._features = (self._map("features.bin", "<f2", (self._feature_frames, self._bins))
                               if self._bins else None)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"index cannot be opened: {error}", where=str(path), remedy=_REMEDY) from error
+            raise DataError(f"index cannot be opened: {error}", where=str(path), remedy=REMEDY) from error
         self._batch: tuple[int, Any] = (-1, None)
 
     def _map(self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False) -> np.ndarray:
@@ -336,4 +181,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         fault = "not an object"
     except (OSError, ValueError) as error:
         fault = str(error)
-    raise DataError(f"prepared data cannot be read: {fault}", where=str(path), remedy=_REMEDY)
+    raise DataError(f"prepared data cannot be read: {fault}", where=str(path), remedy=REMEDY)

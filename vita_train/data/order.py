@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vita_train.data.index import Index, Sample
+from vita_train.data.index import Index
 from vita_train.data.mix import Mix, Refs, key_of
 from vita_train.data.pack import Budgets, TooLargeError, pack
+from vita_train.data.sample import Sample
 from vita_train.errors import DataError
 from vita_train.manifest import digest_of
 

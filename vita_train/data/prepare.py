@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vita_train.data.index import MediaSettings
 from vita_train.data.ledger import Counting, Ledger, SplitLedger, reject_line
 from vita_train.data.reading import Reject
 from vita_train.data.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sample import MediaSettings
 from vita_train.data.store import INDEX_FORMAT, IndexWriter
 from vita_train.data.sweep import Sweep
 from vita_train.data.templates import load_template

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from vita_train.data.batch import Batch
 from vita_train.data.collate import collate_rows
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 
 #: What a batch may hold: language positions with padding, tiles, filterbank frames with padding.
 POSITIONS, TILES, FRAMES = 8192, 64, 40_000

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from vita_train.data.constants import STATE_MARKS
-from vita_train.data.index import Corpus, Sample
+from vita_train.data.index import Corpus
+from vita_train.data.sample import Sample
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import control_id, plain_ids
 from vita_train.evaluation.catalogue import Task, all_tasks

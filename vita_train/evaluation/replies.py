@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita_train.data.batch import Batch
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 from vita_train.evaluation.batches import reply_batches
 from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.omni import Omni

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 from vita_train.evaluation.replies import reply_losses
 from vita_train.models.omni import Omni
 

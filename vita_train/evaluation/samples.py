@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 from vita_train.errors import VitaError
 from vita_train.evaluation.catalogue import CAPTIONS, TRANSCRIPTS, Task
 from vita_train.evaluation.hearing import word_error_rate

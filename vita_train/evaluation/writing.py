@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from vita_train.data.constants import STATE_MARKS
-from vita_train.data.index import Sample
 from vita_train.data.prompt import expand
+from vita_train.data.sample import Sample
 from vita_train.data.tokenizer import control_id
 from vita_train.models.generate import answer
 from vita_train.models.inputs import Prompt

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from vita_train.errors import EXIT_RETRYABLE, StoppedError, VitaError
 from vita_train.launch.outcome import explain, forget_outcomes
-from vita_train.launch.paths import logs_dir, run_dir
 from vita_train.launch.process import die_with_parent, has_gpu, on_stop, stop_group
 from vita_train.manifest import Manifest
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
+from vita_train.storage.run_paths import logs_dir, run_dir
 from vita_train.storage.store import open_store
 
 #: Seconds a stage may take to save its state when it is asked to stop.

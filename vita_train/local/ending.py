@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vita_train.launch.paths import run_dir
 from vita_train.manifest import Manifest
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import Gate
 from vita_train.storage.final import read_final
+from vita_train.storage.run_paths import run_dir
 from vita_train.storage.store import is_local, local_path, open_store
 
 

@@ -26,14 +26,15 @@ from vita_train.errors import (
 )
 from vita_train.launch.local import STOP_GRACE
 from vita_train.launch.outcome import tail
-from vita_train.launch.paths import logs_dir, run_dir
 from vita_train.launch.process import die_with_parent, on_stop, stop_group
 from vita_train.local.console import Ladder
 from vita_train.local.state import RunState, StepState
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEP_TITLES, Selection
-from vita_train.steps import STEPS_LOG, write_recipe
+from vita_train.step_commit import STEPS_LOG
+from vita_train.steps import write_recipe
+from vita_train.storage.run_paths import logs_dir, run_dir
 
 _CLASSES: dict[int, type[VitaError]] = {
     EXIT_REFUSED: UserError, EXIT_RETRYABLE: PeerLostError, EXIT_STOPPED: StoppedError,

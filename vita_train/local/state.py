@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vita_train.launch.paths import run_dir
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import run_steps
+from vita_train.storage.run_paths import run_dir
 
 #: States a step ends in.
 ENDED = ("done", "reused", "failed")
@@ -50,7 +50,7 @@ class RunState:
     Args:
         recipe: the run's recipe.
         run: its name.
-        log: the steps' log (see `vita_train.steps.STEPS_LOG`).
+        log: the steps' log (see `vita_train.step_commit.STEPS_LOG`).
     """
 
     def __init__(self, recipe: Recipe, run: str, log: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,7 +24,8 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.storage.attempt import Attempt
 from vita_train.storage.final import read_final, write_final
-from vita_train.storage.store import Store, is_local, local_path, open_store
+from vita_train.storage.run_paths import corpus_dir, run_dir
+from vita_train.storage.store import Store, is_local, open_store
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import Engine, EngineContext, build_engine
 from vita_train.training.evaluate import measure_stage
@@ -59,8 +59,8 @@ class StageRun:
         self.objective = objective_class(self.spec.objective)
         self.store: Store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
         self.prefix = f"{run}/{self.stage}"
-        self.directory = run_directory(recipe, run) / self.stage
-        self.corpus = Corpus.open(run_directory(recipe, run) / "prepare" / "corpus")
+        self.directory = run_dir(recipe, run) / self.stage
+        self.corpus = Corpus.open(corpus_dir(recipe, run))
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
@@ -76,14 +76,6 @@ class StageRun:
     def remote(self) -> tuple[Store, str] | None:
         """Return where the journal is published, when the run's store is not on this machine."""
         return None if is_local(self.recipe.storage.root) else (self.store, self.prefix)
-
-
-def run_directory(recipe: Recipe, run: str) -> Path:
-    """Return the local directory of a run: the store itself, or a folder in the cache when the store is remote."""
-    if is_local(recipe.storage.root):
-        return local_path(recipe.storage.root) / run
-    cache = Path(os.environ.get("VITA_TRAIN_CACHE") or Path.home() / ".cache" / "vita-train")
-    return cache / "runs" / run
 
 
 def run_stage(recipe: Recipe, stage: str, run: str) -> Manifest | None:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita_train.data.examine import Example
-from vita_train.data.index import Corpus, Index, MediaSettings
+from vita_train.data.index import Corpus, Index
 from vita_train.data.loader import packed_order, sample_order
 from vita_train.data.mix import Mix, permute
 from vita_train.data.order import PackedOrder, SampleOrder
 from vita_train.data.pack import Budgets, fill, pack
+from vita_train.data.sample import MediaSettings
 from vita_train.data.store import IndexWriter
 from vita_train.errors import DataError, RecipeError
 from vita_train.recipe.data import DataSpec

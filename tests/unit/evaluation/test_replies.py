@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vita_train.data.index import Sample
+from vita_train.data.sample import Sample
 from vita_train.data.tokenizer import control_id
 from vita_train.evaluation.batches import reply_batches
 from vita_train.evaluation.measures import Bench, state_marks

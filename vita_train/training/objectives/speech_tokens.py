@@ -19,8 +19,8 @@ from vita_train.models.streaming import speech_ids
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
 if TYPE_CHECKING:
-    from vita_train.data.index import Sample
     from vita_train.data.order import SampleOrder
+    from vita_train.data.sample import Sample
 
 
 @dataclass

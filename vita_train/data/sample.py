@@ -1,0 +1,167 @@
+"""One row of a prepared corpus: its token ids and labels at hand, its media loaded when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vita_train.data.prompt import expand, expand_labels, labels_of
+from vita_train.errors import DataError
+from vita_train.recipe.base import Strict
+from vita_train.recipe.data import DataSpec
+from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What to do when a prepared corpus does not fit what it was made from.
+REMEDY = "prepare the data again"
+
+
+class MediaSettings(Strict):
+    """The settings media were counted with; samples load them with the same."""
+
+    data: DataSpec
+    vision: VisionSpec
+    adapter: AudioAdapterSpec
+    mel_bins: int
+
+
+@dataclass
+class Sample:
+    """One conversation, ready to be trained on. Media are loaded when asked for."""
+
+    dataset: str
+    split: str
+    index: int
+    record_id: str
+    """The record's own id."""
+    ids: np.ndarray
+    """(n,) int32, media compact: one id for each file."""
+    spans: list[tuple[int, int]]
+    """Supervised stretches of ``ids``: first, one past the last."""
+    runs: np.ndarray
+    """Language positions of each media id, in order."""
+    turns: list[str]
+    """Texts of human, gpt, human, ... turns as the record has them."""
+    inserted: int
+    """Turn that answers sound not meant for the assistant; -1 without."""
+    images: list[Path]
+    image_tiles: list[int]
+    image_tiled: list[bool]
+    """False for pictures of a set that is never tiled."""
+    videos: list[Path]
+    video_places: list[int]
+    audios: list[Path]
+    audio_frames: list[int]
+    tokens: int
+    """Language positions after expansion."""
+    tiles: int
+    frames: int
+    supervised: int
+    seconds: float
+    settings: MediaSettings = field(repr=False)
+    features: list[np.ndarray] = field(default_factory=list, repr=False)
+    """Stored filterbank features of each clip, float16; empty when they are not stored."""
+    seed: int = 0
+    """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
+
+    @property
+    def id(self) -> str:
+        """Unique name within the corpus, ``vqa/train/17``."""
+        return f"{self.dataset}/{self.split}/{self.index}"
+
+    @property
+    def name(self) -> str:
+        """The id with the record's own, for messages."""
+        return f"{self.id} ({self.record_id})"
+
+    @property
+    def text(self) -> str:
+        """The last answer."""
+        return self.turns[-1]
+
+    @property
+    def input_ids(self) -> np.ndarray:
+        """(n,) compact ids."""
+        return self.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) labels of the compact ids."""
+        return np.asarray(labels_of(self.ids.tolist(), self.spans), dtype=np.int32)
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """Compact ids up to and with the open header of the last reply; the state mark is not in it."""
+        return self.ids[:self.spans[-1][0]]
+
+    def expanded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
+        return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
+
+    def load_pixels(self) -> np.ndarray:
+        """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
+
+        Raises:
+            DataError: a file cannot be decoded any more, or has changed since the data was prepared.
+        """
+        from vita_train.data.media import MediaError
+        from vita_train.data.media.image import cut_tiles, open_image
+        from vita_train.data.media.video import load_frames
+
+        spec, side = self.settings.data.image, self.settings.vision.image_size
+        try:
+            parts = [cut_tiles(open_image(path), spec, side, tiled=tiled)
+                     for path, tiled in zip(self.images, self.image_tiled, strict=True)]
+            parts += [load_frames(path, self.video_places, spec, side) for path in self.videos]
+        except MediaError as error:
+            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+        pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
+        self._unchanged(len(pixels), self.tiles, "tiles")
+        return pixels
+
+    def load_tiles(self) -> Tensor:
+        """Return tiles and frames as (N, 3, S, S) float32, normalised for the vision tower."""
+        from vita_train.data.media.image import normalise
+
+        return normalise(self.load_pixels(), self.settings.vision)
+
+    def load_wave(self, clip: int = 0, rate: int | None = None) -> np.ndarray:
+        """Return a clip as (samples,) float32 at ``rate`` (the recipe's if none).
+
+        Raises:
+            DataError: the file cannot be decoded any more.
+        """
+        from vita_train.data.media import MediaError
+        from vita_train.data.media.audio import load_wave
+
+        try:
+            return load_wave(self.audios[clip], rate or self.settings.data.audio.sample_rate)
+        except MediaError as error:
+            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+
+    def load_fbank(self, clip: int = 0) -> Tensor:
+        """Return the filterbank features of a clip, (frames, mel bins) float32.
+
+        Raises:
+            DataError: the file cannot be decoded any more, or has another length than when the data was prepared.
+        """
+        import torch
+
+        from vita_train.data.media.audio import fbank
+
+        if self.features:
+            return torch.from_numpy(self.features[clip].astype(np.float32))
+        rate = self.settings.data.audio.sample_rate
+        features = fbank(self.load_wave(clip), rate, self.settings.mel_bins)
+        self._unchanged(len(features), self.audio_frames[clip], "sound frames")
+        return features
+
+    def _unchanged(self, found: int, prepared: int, what: str) -> None:
+        if found != prepared:
+            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.name,
+                            remedy=REMEDY)
