@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from vita_train.errors import DataError
 from vita_train.models.inputs import Prompt, PromptBatch
@@ -138,6 +137,8 @@ class _Session:
 
     def __init__(self, omni: Omni, prompts: Sequence[Prompt]) -> None:
         self._omni = omni
+        from transformers import DynamicCache
+
         batch = left_padded(prompts, omni.head_weight.device)
         self.longest = batch.input_ids.shape[1]
         limit = omni.llm.config.max_position_embeddings

@@ -1,21 +1,28 @@
-"""The language model: Qwen2 from transformers."""
+"""The language model: Qwen2 from transformers.
+
+transformers is imported where a model is built: it takes seconds, and stages of speech alone need none of it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from vita_train.errors import CheckpointError
 from vita_train.models.packed_attention import register_varlen
 from vita_train.recipe.model import LlmSpec
 
+if TYPE_CHECKING:
+    from transformers import Qwen2Config
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
 
 def qwen2_config(spec: LlmSpec) -> Qwen2Config:
     """Return transformers' configuration for a specification. The vocabulary is never resized afterwards."""
+    from transformers import Qwen2Config
+
     register_varlen()
     config = Qwen2Config(
         vocab_size=spec.vocab_size,
@@ -36,6 +43,8 @@ def qwen2_config(spec: LlmSpec) -> Qwen2Config:
 
 def build_llm(spec: LlmSpec) -> Qwen2ForCausalLM:
     """Return a randomly initialised language model."""
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
     return Qwen2ForCausalLM(qwen2_config(spec))
 
 
@@ -45,6 +54,8 @@ def load_llm(spec: LlmSpec, source: str) -> Qwen2ForCausalLM:
     Raises:
         CheckpointError: nothing readable is there, or its shape is not the one the recipe states.
     """
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
     found = _configuration(source)
     wanted = qwen2_config(spec)
     fields = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -60,6 +71,8 @@ def load_llm(spec: LlmSpec, source: str) -> Qwen2ForCausalLM:
 
 
 def _configuration(source: str) -> Qwen2Config:
+    from transformers import Qwen2Config
+
     # transformers takes its own defaults where a directory holds no configuration.
     nothing = CheckpointError("no Qwen2 configuration can be read", where=source,
                               remedy="give a directory with config.json and *.safetensors")

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 #: Name under which transformers finds it.
 VARLEN = "varlen"
@@ -26,7 +23,11 @@ def varlen_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
     """
     starts = options.get("cu_seq_lens_q")
     if starts is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    from torch.nn.attention.varlen import varlen_attn
+
     # Rotary positions leave queries and keys in float32 under autocast; the kernel takes half precision only.
     q, k, v = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     longest = options["max_length_q"]
@@ -37,4 +38,6 @@ def varlen_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
 
 def register_varlen() -> None:
     """Make the kernel known to transformers by its name."""
+    from transformers import AttentionInterface
+
     AttentionInterface.register(VARLEN, varlen_attention)

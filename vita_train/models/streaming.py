@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vita_train.models.codec import Codec
-from vita_train.models.speech_decoder import SpeechDecoder
+if TYPE_CHECKING:
+    from vita_train.models.codec import Codec
+    from vita_train.models.speech_decoder import SpeechDecoder
 
 MIN_CLAUSE = 5
 STOPS = ".,;:!?。，；：！？、"

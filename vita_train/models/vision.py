@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
-from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from vita_train.recipe.model import VisionSpec
 
@@ -33,6 +31,9 @@ class VisionTower(nn.Module):
     """
 
     def __init__(self, spec: VisionSpec) -> None:
+        from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+        from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
         super().__init__()
         self.spec = spec
         config = InternVLVisionConfig(

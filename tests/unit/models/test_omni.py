@@ -141,7 +141,7 @@ def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_si
 
 def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpec,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vita_train.models.packed_attention.varlen_attn", plain_varlen)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
     llm = small_spec.llm.model_copy(update={"attention": "varlen"})
     omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
     batch = pack([documents()[:2], documents()[2:]])

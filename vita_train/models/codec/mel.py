@@ -12,7 +12,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.audio_utils import mel_filter_bank
 
 from vita_train.models.codec.precision import full_precision
 
@@ -43,6 +42,8 @@ def loss_resolution(sample_rate: int, n_fft: int) -> MelSettings:
 @lru_cache(maxsize=32)
 def _filters(settings: MelSettings, device: torch.device) -> Tensor:
     """Return the filter bank, (num_mels, n_fft // 2 + 1). Not a buffer, so that weights never hold constants."""
+    from transformers.audio_utils import mel_filter_bank
+
     bank = mel_filter_bank(
         num_frequency_bins=settings.n_fft // 2 + 1, num_mel_filters=settings.num_mels, min_frequency=0.0,
         max_frequency=settings.sample_rate / 2, sampling_rate=settings.sample_rate, norm="slaney", mel_scale="slaney",
