@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from vita_train.errors import RecipeError
+from vita_train.errors import RecipeError, VitaError
 from vita_train.training.distributed import World
 from vita_train.training.objectives.base import Objective
 
@@ -43,14 +43,20 @@ def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: 
 
     Raises:
         RecipeError: a global batch has fewer rows than micro-batches over all ranks.
+        DataError: a sample cannot be read; the same message with and without workers.
     """
     steps = _Steps(objective, order, accumulate, world, seed)
     loader = DataLoader(steps, batch_size=None, sampler=range(start, stop), num_workers=workers,
                         prefetch_factor=2 if workers else None)
-    yield from loader
+    for parts in loader:
+        if isinstance(parts, VitaError):
+            raise parts
+        yield parts
 
 
-class _Steps(Dataset[list[Any]]):
+class _Steps(Dataset["list[Any] | VitaError"]):
+    """The micro-batches of a step, or the error that reading them gave: torch would pass it on as mere text."""
+
     def __init__(self, objective: Objective, order: BatchOrder, accumulate: int, world: World, seed: int) -> None:
         self._collate = objective.collate
         self._order = order
@@ -58,7 +64,13 @@ class _Steps(Dataset[list[Any]]):
         self._rank, self._size = world.rank, world.size
         self._seed = seed
 
-    def __getitem__(self, step: int) -> list[Any]:
+    def __getitem__(self, step: int) -> list[Any] | VitaError:
+        try:
+            return self._parts(step)
+        except VitaError as error:
+            return error
+
+    def _parts(self, step: int) -> list[Any]:
         rows = self._order.rows(step)
         if len(rows) < self._size * self._accumulate:
             raise RecipeError(f"a global batch of {len(rows)} rows cannot be split into {self._accumulate} "

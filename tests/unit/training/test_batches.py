@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.integration.training.toy import ToyObjective, ToyOrder, toy_context, toy_modules, toy_recipe
-from vita_train.errors import RecipeError
+from vita_train.errors import DataError, RecipeError
 from vita_train.training.batches import micro_batches
 from vita_train.training.distributed import World
 
@@ -37,3 +39,23 @@ def test_starting_later_gives_the_later_batches() -> None:
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(RecipeError, match="8 rows cannot be split into 5 micro-batches on 2 ranks"):
         ids(2, 5)
+
+
+class BrokenOrder(ToyOrder):
+    """One sample of step 1 cannot be read."""
+
+    def load(self, row: SimpleNamespace) -> SimpleNamespace:
+        if row.id in self.ids(1):
+            raise DataError("the picture is cut off", where="a.jpg", remedy="fetch it again")
+        return row
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
+    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
+    batches = micro_batches(objective, BrokenOrder(), start=0, stop=4, accumulate=1,
+                            world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers)
+    next(batches)
+    with pytest.raises(DataError) as told:
+        next(batches)
+    assert str(told.value) == "a.jpg: the picture is cut off (fetch it again)"
