@@ -13,6 +13,7 @@ from vita_train.data.prompt import MediaCounts, encode
 from vita_train.data.reading import Reject, Row
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer
+from vita_train.data.units import ctc_frames_needed
 from vita_train.recipe.schema import Recipe
 
 
@@ -91,6 +92,7 @@ class Examiner:
         self.template = load_template(recipe.data.template)
         self.limits = limits_of(recipe, dataset)
         self.roots = roots
+        self.recognised = any(spec.objective == "ctc" and dataset in spec.data for spec in recipe.stages.values())
 
     def examine(self, row: Row) -> Example | Reject:
         """Decode the media of a row and write its ids, or say why it cannot be used."""
@@ -124,9 +126,10 @@ class Examiner:
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
         )
-        fault = self._too_long(example)
-        if fault:
+        if fault := self._too_long(example):
             return Reject(row.row, "too long", fault, row.id)
+        if self.recognised and (fault := self._too_wordy(example)):
+            return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
             bins = model.audio_encoder.num_mel_bins
             example.features = [fbank(wave, data.audio.sample_rate, bins).numpy().astype(np.float16) for wave in waves]
@@ -139,6 +142,16 @@ class Examiner:
             if taken > most:
                 return f"takes {taken} {name}, {limits.stage} allows {most}"
         return ""
+
+    def _too_wordy(self, example: Example) -> str:
+        """CTC cannot align more units than the encoder gives frames; such a row would train nothing, unnoticed."""
+        from vita_train.data.media.audio import encoder_frames
+
+        kind = self.recipe.model.ctc_head.units
+        needed, given = ctc_frames_needed(example.turns[-1], kind), encoder_frames(example.audio_frames[0])
+        if needed <= given:
+            return ""
+        return f"the transcript needs {needed} encoder frames by {kind}, {example.audios[0]} gives {given}"
 
     def _count_tiles(self, root: str, path: Path) -> int:
         from vita_train.data.media.image import count_tiles, open_image

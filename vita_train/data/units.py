@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,7 @@ class Units:
         """Collect the units of transcripts, sorted."""
         found: set[str] = set()
         for text in texts:
-            found.update(_pieces(text, kind))
+            found.update(pieces(text, kind))
         return cls(kind, (BLANK, UNKNOWN, *sorted(found)))
 
     @cached_property
@@ -46,7 +47,7 @@ class Units:
 
     def encode(self, text: str) -> list[int]:
         """Return the units of a transcript."""
-        return [self._places.get(piece, 1) for piece in _pieces(text, self.kind)]
+        return [self._places.get(piece, 1) for piece in pieces(text, self.kind)]
 
     def decode(self, units: Sequence[int]) -> str:
         """Return the text of units; blanks are skipped (collapse repeats before)."""
@@ -73,6 +74,13 @@ class Units:
                             remedy="prepare the data again") from error
 
 
-def _pieces(text: str, kind: Literal["char", "word"]) -> Sequence[str]:
+def pieces(text: str, kind: Literal["char", "word"]) -> Sequence[str]:
+    """Return the characters or words of a transcript's spoken form."""
     form = spoken_form(text)
     return form.split() if kind == "word" else form
+
+
+def ctc_frames_needed(text: str, kind: Literal["char", "word"]) -> int:
+    """Return the fewest encoder frames CTC can align a transcript to: one a unit, and a blank between equal ones."""
+    units = pieces(text, kind)
+    return len(units) + sum(left == right for left, right in pairwise(units))

@@ -75,6 +75,21 @@ def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
     assert np.abs(stored.load_fbank().numpy()).max() > 1
 
 
+def test_a_transcript_that_ctc_cannot_align_is_rejected(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 4)
+    rows = json.loads((tmp_path / "hear-train.json").read_text())
+    for row, said in ((2, "a" * 8), (3, "ab" * 5 + "a")):  # equal neighbours need a blank between them
+        sound(tmp_path / "sounds" / f"s{row}.wav", 0.5)  # 11 frames
+        rows[row]["conversations"] = turns("<audio>\nwrite it down.", said)
+    (tmp_path / "hear-train.json").write_text(json.dumps(rows))
+    out = tmp_path / "corpus"
+    prepare(recipe(data=features(0.9)), registry, out, progress=QUIET.append)
+    lines = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines() if "hear-" in line]
+    assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
+        ("train", "hear-2", "transcript too long")]
+    assert "needs 15 encoder frames by char, audio:s2.wav gives 11" in lines[0]["detail"]
+
+
 def test_too_many_rejects_stop_preparation_and_stay_listed(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     (tmp_path / "pics" / "p1.jpg").unlink()

@@ -91,7 +91,7 @@ def small_world(at: Path, records: int = 12) -> Path:
     for number in range(records):
         colour = colours[number % 4]
         picture(at / "pics" / f"p{number}.jpg", 30 + 10 * (number % 3), 30, seed=number)
-        sound(at / "sounds" / f"s{number}.wav", 0.4 + 0.05 * (number % 4), seed=number)
+        sound(at / "sounds" / f"s{number}.wav", 0.8 + 0.05 * (number % 4), seed=number)
         look.append({"id": f"look-{number}", "set": "pics", "image": f"p{number}.jpg",
                      "conversations": turns("<image>\nwhat colour is it?", f"it is {colour}.")})
         talk.append({"id": f"talk-{number}", "conversations": turns(f"say {colour}", colour, "again", colour)})
