@@ -77,7 +77,8 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
 def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
-        return {**corpus_settings(recipe), "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
+        return {**corpus_settings(recipe), **_template(recipe),
+                "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare import prepare
@@ -236,6 +237,15 @@ def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _file(path: Path) -> FileRef:
     return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _template(recipe: Recipe) -> dict[str, Any]:
+    """What a user's own template file says, so that editing it is noticed; empty for a shipped one."""
+    from vita_train.data.templates import load_template, template_names
+
+    if recipe.data.template in template_names():
+        return {}
+    return {"template_text": load_template(recipe.data.template).model_dump(mode="json")}
 
 
 def _content(recipe: Recipe) -> dict[str, str]:

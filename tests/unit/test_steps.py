@@ -146,6 +146,18 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
     assert steps._content(recipe) != before
 
 
+def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
+    shipped = (Path(steps.__file__).parent / "data" / "templates" / "qwen2p5_instruct.yaml").read_text()
+    template = tmp_path / "mine.yaml"
+    template.write_text(shipped)
+    recipe = load_recipe("smoke", [f"data.template={template}"])
+    before = steps._template(recipe)
+    template.write_text(shipped.replace("helpfully", "briefly"))
+    assert before
+    assert steps._template(recipe) != before
+    assert steps._template(load_recipe("smoke")) == {}
+
+
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
     text = (Path(steps.__file__).parent / "recipe" / "presets" / "smoke.yaml").read_text()
     recipe, run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
