@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +13,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
+from s3_server import S3Server
 
 from vita_train.launch.process import group_alive
 from vita_train.local.run import compiled_pipeline
 from vita_train.manifest import Manifest
 from vita_train.recipe.selection import STEPS
 from vita_train.storage.final import read_final
-from vita_train.storage.store import open_store
+from vita_train.storage.store import open_file, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"
@@ -163,3 +167,26 @@ def test_whole_smoke_run_and_rerun(tmp_path: Path) -> None:
     assert report.lstrip().lower().startswith("<!doctype html")
     again = _run(*command)
     assert again.stdout.count("reused") == len(STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_on_s3_keeps_its_commits_there(tmp_path: Path, s3_server: S3Server, s3_credentials: None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = s3_server.endpoint
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="whole-run")
+    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
+    command = ["smoke", "--run", "r", "--set", "storage.root=s3://whole-run/runs", "--set",
+               f"storage.endpoint={endpoint}", *SMALL, "--until", "0.llm"]
+    done = _run(*command)
+    assert done.returncode == 0, done.stderr
+    store = open_store("s3://whole-run/runs", endpoint=endpoint)
+    manifest = read_final(store, "r/0.llm")
+    assert manifest is not None
+    weights = manifest.modules["llm"].files[0]
+    inside, key = open_file(weights.uri, endpoint=endpoint)
+    assert hashlib.sha256(inside.read(key)).hexdigest() == weights.sha256
+    shutil.rmtree(tmp_path / "cache" / "runs" / "r" / "0.llm")  # as on another machine: S3 alone knows of the stage
+    again = _run(*command)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("reused") == 3
