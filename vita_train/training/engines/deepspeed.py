@@ -6,8 +6,11 @@ trains too.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from vita_train.training.engines.fsdp2 import sync_buffers
 from vita_train.training.objectives.base import LossOutput, Objective
 
 _TAG = "state"
+_UNIVERSAL = "universal"
 _BUCKET = 500_000_000
 
 
@@ -78,9 +82,9 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         sync_buffers(self.objective)
-        state = {"world": self.world.size, "zero": self.zero}
-        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state=state, save_latest=False,
-                                     exclude_frozen_parameters=True)
+        # Without this key DeepSpeed will not convert the state for another number of ranks.
+        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"universal_checkpoint_info": {}},
+                                     save_latest=False, exclude_frozen_parameters=True)
         if self.world.rank == 0:
             (directory / "world_size").write_text(f"{self.world.size} {self.zero}\n", encoding="utf-8")
 
@@ -90,13 +94,33 @@ class DeepSpeedEngine:
             raise CheckpointError("the checkpoint was not written by engine deepspeed", where=str(directory),
                                   remedy="go on with the engine that wrote it, or start the stage under a new run name")
         world, zero = (int(part) for part in path.read_text(encoding="utf-8").split())
-        if (world, zero) != (self.world.size, self.zero):
+        if zero != self.zero:
             raise CheckpointError(
-                f"the checkpoint was written by {world} ranks under ZeRO-{zero}, this job has {self.world.size} ranks "
-                f"under ZeRO-{self.zero}", where=str(directory),
-                remedy=f"go on with launch.nproc {world} and engine.zero {zero}, or use engine fsdp2 or torch, whose "
-                       "checkpoints load on any number of ranks")
-        self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
+                f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}", where=str(directory),
+                remedy=f"go on with engine.zero {zero}, or use engine fsdp2 or torch")
+        if world == self.world.size or zero == 0:
+            self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
+        else:
+            self._load_for_other_ranks(directory)
+
+    def _load_for_other_ranks(self, directory: Path) -> None:
+        """Load state that another number of ranks wrote: cut by parameter first, DeepSpeed's universal format."""
+        if self.world.local_rank == 0:  # each node has its own copy of the checkpoint
+            convert_to_universal(directory / _TAG, directory / _UNIVERSAL)
+        torch.distributed.barrier()
+        groups = self._engine.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        config = self._engine._config
+        config.load_universal_checkpoint = True
+        try:
+            self._engine.load_checkpoint(str(directory), tag=_UNIVERSAL, load_module_strict=False)
+        finally:
+            config.load_universal_checkpoint = False
+        for group, own in zip(self._engine.optimizer.param_groups, settings, strict=True):
+            group.update(own)  # it gave every group the settings of the first
+        for state in self._engine.optimizer.optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()  # one tensor for all would be counted up once for each
 
     def gather(self) -> State | None:
         import deepspeed
@@ -111,6 +135,24 @@ class DeepSpeedEngine:
     def close(self) -> None:
         # Without it, tearing down the process group right after ZeRO training can abort the process.
         self._engine.destroy()
+
+
+def convert_to_universal(state: Path, out: Path) -> None:
+    """Cut a ZeRO checkpoint's flat shards into one file a parameter and state, which any number of ranks can load.
+
+    Raises:
+        CheckpointError: DeepSpeed cannot convert it.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    settings = Namespace(input_folder=str(state), output_folder=str(out), num_extract_workers=1, num_merge_workers=1,
+                         keep_temp_folder=False, strict=True, inject_missing_state=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ds_to_universal.main(settings)
+    except (AssertionError, KeyError, ValueError, RuntimeError, NotImplementedError, OSError) as error:
+        raise CheckpointError(f"the checkpoint cannot be converted for another number of ranks: {error}",
+                              where=str(state), remedy="go on with the number of ranks that wrote it") from error
 
 
 def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
