@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -48,6 +48,16 @@ class Manifest(Strict):
     metrics: dict[str, float] = {}
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Recipe digest, code version, input manifests' digests, trained parameter names and counts, sample range."""
+
+
+def content_of(prepared: Manifest, datasets: Iterable[str]) -> dict[str, str]:
+    """Return the digest of what each dataset holds for training, as the preparation noted it in its lineage.
+
+    Preparing again for another reason (a stage's longer rows, one more dataset) leaves it as it was, so that stages
+    already trained on the same rows stay done.
+    """
+    contents = prepared.lineage.get("content", {})
+    return {name: contents.get(name, prepared.digest) for name in sorted(datasets)}
 
 
 def digest_of(value: Mapping[str, Any] | list[Any]) -> str:

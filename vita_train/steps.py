@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vita_train import __version__
 from vita_train.errors import UserError
 from vita_train.launch.local import launch_stage
-from vita_train.manifest import FileRef, Manifest, digest_of
+from vita_train.manifest import FileRef, Manifest, content_of, digest_of
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
@@ -26,6 +26,9 @@ from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final
 from vita_train.storage.run_paths import corpus_dir, raw_dir, run_dir, run_name
 from vita_train.storage.store import is_local, open_file, open_store
+
+if TYPE_CHECKING:
+    from vita_train.data.ledger import Ledger
 
 ALL = Selection()
 
@@ -84,12 +87,14 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
         from vita_train.data.prepare import prepare
 
         out = corpus_dir(recipe, run)
+        fetched = needed(recipe, run, "data_fetch", by="prepare")
         ledger = prepare(recipe, raw_dir(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
                         metrics={name: float(count) for name, count in counts.items()},
                         files={"ledger": _file(out / "ledger.json")},
-                        lineage=_lineage(recipe, {"data_fetch": needed(recipe, run, "data_fetch", by="prepare")}))
+                        lineage={**_lineage(recipe, {"data_fetch": fetched}),
+                                 "content": _contents(recipe, ledger, out, fetched)})
 
     return commit_step(recipe, run, "prepare", selection, inputs, work)
 
@@ -101,10 +106,12 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
         return None
 
     def inputs() -> dict[str, Any]:
-        sources = ["prepare", *input_stages(recipe, stage)]
+        prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
+        earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
-        return {**settings, "stage": stage, "spec": recipe.stages[stage].model_dump(mode="json"),
-                "inputs": {name: needed(recipe, run, name, by=stage).digest for name in sources}}
+        return {**settings, "stage": stage, "spec": spec.model_dump(mode="json"),
+                "data": content_of(prepared, spec.data),
+                "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 
     def work(digest: str) -> Manifest:
         manifest = launch_stage(recipe, stage, run)
@@ -125,6 +132,7 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
 
     return commit_step(recipe, run, "evaluate", selection, lambda: {
         "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "evaluate")),
+        "prepare": needed(recipe, run, "prepare", by="evaluate").digest,
     }, work)
 
 
@@ -237,6 +245,16 @@ def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _file(path: Path) -> FileRef:
     return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _contents(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -> dict[str, str]:
+    """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
+    settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
+    vocabularies = [corpus / "units.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
+    shared = {"settings": settings, **_template(recipe), "fetched": fetched.digest,
+              "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
+    return {split.dataset: digest_of({**shared, "rows": split.digest})
+            for split in ledger.splits if split.split == "train"}
 
 
 def _template(recipe: Recipe) -> dict[str, Any]:

@@ -104,9 +104,10 @@ def test_stage_that_the_recipe_leaves_out_is_passed_over(recipe: Recipe) -> None
     assert steps.train_step(without, "r", "0.llm") is None
 
 
-def _finish(recipe: Recipe, step: str, digest: str) -> None:
+def _finish(recipe: Recipe, step: str, digest: str, **content: str) -> None:
     kind = "prepared" if step == "prepare" else "model"
-    write_final(open_store(recipe.storage.root), f"r/{step}", Manifest(kind=kind, run="r", stage=step, digest=digest))
+    manifest = Manifest(kind=kind, run="r", stage=step, digest=digest, lineage={"content": content})
+    write_final(open_store(recipe.storage.root), f"r/{step}", manifest)
 
 
 def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +119,8 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
         return Manifest(kind="model", run=run, stage=stage, digest="weights")
 
     monkeypatch.setattr(steps, "launch_stage", launch)
-    for step in ("prepare", "0.llm", "0.vision", "2.1a"):
+    _finish(recipe, "prepare", "one", caption="rows", vqa="rows")
+    for step in ("0.llm", "0.vision", "2.1a"):
         _finish(recipe, step, "one")
     for _ in range(2):
         manifest = steps.train_step(recipe, "r", "1.1")
@@ -128,9 +130,15 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
     _finish(recipe, "2.1a", "two")
     steps.train_step(recipe, "r", "1.1")
     assert launched == ["1.1"], "1.1 does not read the recogniser"
+    _finish(recipe, "prepare", "two", caption="rows", vqa="other rows")
+    steps.train_step(recipe, "r", "1.1")
+    assert launched == ["1.1"], "1.1 trains on captions alone, and they are the same"
     _finish(recipe, "0.vision", "two")
     steps.train_step(recipe, "r", "1.1")
     assert launched == ["1.1", "1.1"]
+    _finish(recipe, "prepare", "two", caption="other rows")
+    steps.train_step(recipe, "r", "1.1")
+    assert launched == ["1.1", "1.1", "1.1"]
 
 
 def test_edited_records_are_noticed(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class SplitLedger(Strict):
     """Filterbank frames."""
     seconds: float = 0.0
     """Of sound."""
+    digest: str = ""
+    """Of the rows in the index."""
 
     @model_validator(mode="after")
     def _balanced(self) -> SplitLedger:

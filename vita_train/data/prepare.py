@@ -120,7 +120,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
                         writer.add(result)
                     if number % _PROGRESS_ROWS == 0:
                         progress(f"prepare: {dataset}/{split} {number} rows")
-            ledgers.append(counting.close())
+            ledgers.append(counting.close().model_copy(update={"digest": writer.digest}))
             faults += [fault] if (fault := counting.fault(recipe.data.max_reject_share)) else []
             progress(f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} rejected")
     if faults:

@@ -56,13 +56,20 @@ class IndexWriter:
         self._features = (self._out / "features.bin").open("wb") if self._bins else None
         return self
 
+    @property
+    def digest(self) -> str:
+        """Digest of the rows written: ids, labels, lengths, names of media and stored features."""
+        return self._digest.hexdigest()
+
     def add(self, example: Example) -> None:
         """Append a row."""
         self._pending.append(example)
         self._offsets.append(self._frames)
         if self._features:
             for clip in example.features:
-                self._features.write(np.ascontiguousarray(clip, dtype=np.float16).tobytes())
+                stored = np.ascontiguousarray(clip, dtype=np.float16).tobytes()
+                self._features.write(stored)
+                self._digest.update(stored)
                 self._frames += len(clip)
         if len(self._pending) == ROWS_PER_BATCH:
             self._flush()
@@ -76,7 +83,7 @@ class IndexWriter:
         if self._features:
             self._features.close()
         if kind is None:
-            meta = {"format": INDEX_FORMAT, "rows": self._rows, "digest": self._digest.hexdigest(),
+            meta = {"format": INDEX_FORMAT, "rows": self._rows, "digest": self.digest,
                     "feature_bins": self._bins, "feature_frames": self._frames, **self._meta}
             (self._out / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -90,7 +97,8 @@ class IndexWriter:
         lengths = np.array([[getattr(e, name) for name in LENGTHS] for e in self._pending], dtype="<i4")
         self._lengths.write(lengths.tobytes())
         self._digest.update(lengths.tobytes())
-        self._digest.update(repr([(e.id, e.ids, e.spans) for e in self._pending]).encode())
+        self._digest.update(repr([(e.id, e.ids, e.spans, e.images, e.videos, e.video_places, e.audios, e.turns)
+                                  for e in self._pending]).encode())
         self._rows += len(self._pending)
         self._pending.clear()
         self._offsets.clear()

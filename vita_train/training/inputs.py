@@ -11,7 +11,7 @@ from typing import Any
 
 import vita_train
 from vita_train.errors import RecipeError
-from vita_train.manifest import Manifest, ModuleRef, digest_of
+from vita_train.manifest import Manifest, ModuleRef, content_of, digest_of
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
@@ -29,8 +29,8 @@ class Inputs:
 
     modules: dict[str, ModuleRef]
     """Every module an earlier stage has trained, at the newest of them."""
-    data: str
-    """Digest of the prepared corpus."""
+    data: dict[str, str]
+    """Dataset of the stage to the digest of its training rows."""
 
 
 def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iterable[str]) -> Inputs:
@@ -57,7 +57,7 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
                                   remedy=f"run stage {earlier} first")
             continue
         modules.update(trained_by(manifest))
-    return Inputs(modules, prepared.digest)
+    return Inputs(modules, content_of(prepared, recipe.stages[stage].data))
 
 
 def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:

@@ -188,4 +188,22 @@ def test_checking_agrees_with_preparing_and_writes_nothing(tmp_path: Path) -> No
     assert not check(registry, recipe(), progress=QUIET.append).ok
     assert sorted(tmp_path.rglob("*")) == before
     prepared = prepare(recipe(data=features(0.5)), registry, tmp_path / "corpus", progress=QUIET.append)
-    assert prepared.splits == report.ledger.splits
+    counts = [split.model_copy(update={"digest": ""}) for split in prepared.splits]
+    assert counts == report.ledger.splits
+
+
+def test_rows_keep_their_digest_when_only_the_budget_of_a_stage_changes(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 4)
+    made = recipe(data=features())
+    stage = made.stages["1.3"]
+    longer = made.model_copy(update={"stages": {**made.stages, "1.3": stage.model_copy(
+        update={"batch": stage.batch.model_copy(update={"row_tokens": 256})})}})
+    first, second = (prepare(each, registry, tmp_path / name, progress=QUIET.append)
+                     for each, name in ((made, "one"), (longer, "two")))
+    assert first.digest != second.digest
+    assert first.splits == second.splits
+    sound(tmp_path / "sounds" / "s3.wav", 0.95, seed=99)  # as long as before, another sound
+    third = prepare(longer, registry, tmp_path / "three", progress=QUIET.append)
+    changed = {split.dataset for split, before in zip(third.splits, second.splits, strict=True)
+               if split.digest != before.digest}
+    assert changed == {"hear"}
