@@ -26,13 +26,13 @@ COUNTS = {"llm": 3_290_000, "vision": 812_000, "projector": 205_000, "audio_enco
 USES = {"1.1": ("llm", "vision"), "2.1b": ("llm", "audio_encoder"), "3.1": (), "3.2": ("llm", "codec")}
 METRICS: dict[str, dict[str, float]] = {
     "0.llm": {"textqa.test.accuracy": 0.871, "instruct.test.accuracy": 0.942, "textqa.test.loss": 0.112},
-    "0.vision": {},
-    "1.1": {"caption.test_seen.attributes": 0.712},
-    "1.2": {"caption.test_seen.attributes": 0.893, "textqa.test.accuracy": 0.865, "instruct.test.accuracy": 0.951},
+    "0.vision": {"dev.precision": 0.962},
+    "1.1": {"caption.test_seen.attributes": 0.832},
+    "1.2": {"caption.test_seen.attributes": 0.913, "textqa.test.accuracy": 0.865, "instruct.test.accuracy": 0.951},
     "1.3": {"vqa.test_seen.accuracy": 0.801, "vqa.test_unseen.accuracy": 0.623, "textqa.test.accuracy": 0.858,
             "caption.test_seen.attributes": 0.915, "instruct.test.accuracy": 0.948},
     "2.1a": {"asr.test_sentences.wer": 0.021, "asr.test_voices.wer": 0.034},
-    "2.1b": {"asr.test_sentences.llm_wer": 0.112},
+    "2.1b": {"asr.test_sentences.llm_wer": 0.112, "dev.accuracy": 0.741},
     "2.2": {"speech_qa.test.accuracy": 0.793, "speech_qa.test_typed.accuracy": 0.852, "speech_qa.test.state_mark": 0.99,
             "negative.test.state_mark": 0.985, "vqa.test_seen.accuracy": 0.785, "vqa.test_unseen.accuracy": 0.63,
             "textqa.test.accuracy": 0.862, "caption.test_seen.attributes": 0.921, "asr.test_sentences.wer": 0.038,
