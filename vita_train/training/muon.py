@@ -6,7 +6,8 @@ A matrix moves along its momentum with all singular values brought near one by a
 learning rates of a recipe serve both. Small models reach the same loss in a fraction of the tokens.
 
 torch.optim.Muon iterates in bfloat16, which processors without native bfloat16 emulate 10 to 50 times slower; here
-the iteration runs in float32 off the GPU, on all matrices of one shape at a time.
+the iteration runs in float32 off the GPU, on all matrices of one shape at a time. Ranks of a data-parallel job hold the
+same gradients, so they divide the matrices among them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -40,6 +42,21 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def orthogonalize_together(matrices: Tensor) -> Tensor:
+    """Return `orthogonalize` of matrices (N, rows, columns) that are the same on every rank; each does its share."""
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world == 1:
+        return orthogonalize(matrices)
+    share = -(-len(matrices) // world)
+    first = dist.get_rank() * share
+    part = matrices.new_zeros(share, *matrices.shape[1:])
+    if mine := len(matrices[first:first + share]):
+        part[:mine] = orthogonalize(matrices[first:first + share])
+    parts = [torch.empty_like(part) for _ in range(world)]
+    dist.all_gather(parts, part)
+    return torch.cat(parts)[:len(matrices)]
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -85,7 +102,7 @@ class MuonAdamW(torch.optim.AdamW):
             momenta: list[Any] = [self._momentum(parameter) for parameter in parameters]
             weights: list[Any] = list(parameters)
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-            updates = orthogonalize(torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM)))
+            updates = orthogonalize_together(torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM)))
             rate = group["lr"] * 0.2 * max(shape) ** 0.5
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])

@@ -19,9 +19,10 @@ STEPS = 5
 
 
 def train(engine: dict[str, Any], accumulate: int, world: Any, text_only: bool = False,
-          resume_at: tuple[int, Path] | None = None) -> dict[str, Any]:
+          resume_at: tuple[int, Path] | None = None, optim: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return losses, gradient norms and a checksum of the gathered weights."""
-    recipe = toy_recipe(engine=engine, batch={"rows": 8, "accumulate": accumulate})
+    changes = {"optim": optim} if optim else {}
+    recipe = toy_recipe(engine=engine, batch={"rows": 8, "accumulate": accumulate}, **changes)
     spec = recipe.stages["1.2"]
     objective, runner = start(recipe, spec, world)
     losses, norms = [], []

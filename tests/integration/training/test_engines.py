@@ -60,6 +60,15 @@ def test_same_training_as_one_process(trained: dict[str, Any], name: str) -> Non
     assert other["weights"] == pytest.approx(reference["weights"], rel=1e-5)
 
 
+def test_ranks_that_divide_the_matrices_of_muon_compute_what_one_does(tmp_path: Path) -> None:
+    case = {"engine": {"kind": "torch"}, "accumulate": 1, "optim": {"kind": "muon", "warmup": 2}}
+    two = run_cases(tmp_path, "two", {"muon": case})["muon"]
+    one = run_cases(tmp_path, "one", {"muon": case}, count=1)["muon"]
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    assert one["losses"][-1] < one["losses"][0]
+
+
 def test_training_lowers_the_loss(trained: dict[str, Any]) -> None:
     assert trained["one"]["losses"][-1] < 0.8 * trained["one"]["losses"][0]
 
