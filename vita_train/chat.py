@@ -221,11 +221,11 @@ def open_chat(checkpoint: str) -> Chat:
         raise UserError("this is neither an export nor a run", where=store.uri,
                         remedy="give an export, <run>/export/model, or a run's directory")
     from vita_train.evaluation.run import find_run, load_newest
-    from vita_train.storage.run_paths import corpus_dir
+    from vita_train.storage.run_paths import present_corpus
 
     recipe, run = find_run(checkpoint)
     modules = load_newest(recipe, run, without=("discriminators", "ctc_head"))
-    tokenizer = load_tokenizer(recipe.tokenizer.source or corpus_dir(recipe, run) / "tokenizer")
+    tokenizer = load_tokenizer(recipe.tokenizer.source or present_corpus(recipe, run) / "tokenizer")
     return Chat(recipe, modules.to(device), tokenizer)
 
 

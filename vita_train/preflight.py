@@ -150,7 +150,7 @@ def _prepared(recipe: Recipe, run: str) -> str:
     manifest = read_final(open_store(recipe.storage.root, endpoint=recipe.storage.endpoint), f"{run}/prepare")
     if manifest is None:
         return "not prepared yet; the run does it"
-    if not (corpus_dir(recipe, run) / "ledger.json").is_file():
+    if is_local(recipe.storage.root) and not (corpus_dir(recipe, run) / "ledger.json").is_file():
         raise UserError("the prepared corpus is committed, but its files are gone", where=str(corpus_dir(recipe, run)),
                         remedy="run again with --only prepare --force")
     return f"corpus {manifest.digest[:12]}"

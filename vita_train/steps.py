@@ -24,8 +24,9 @@ from vita_train.recipe.selection import Selection, input_stages
 from vita_train.step_commit import STEP_DIGEST, commit_step, store_of
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final
-from vita_train.storage.run_paths import corpus_dir, raw_dir, run_dir, run_name
+from vita_train.storage.run_paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name
 from vita_train.storage.store import is_local, open_file, open_store
+from vita_train.storage.tree import publish_tree
 
 if TYPE_CHECKING:
     from vita_train.data.ledger import Ledger
@@ -70,7 +71,8 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
         counts = {"datasets": float(len(registry.datasets)),
                   "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
-                        files={"registry": _file(raw / "registry.json")}, lineage=_lineage(recipe, {}))
+                        files={"registry": _file(raw / "registry.json"),
+                               **_published(recipe, run, "data_fetch", raw, digest)}, lineage=_lineage(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
         "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": _content(recipe),
@@ -88,11 +90,12 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
 
         out = corpus_dir(recipe, run)
         fetched = needed(recipe, run, "data_fetch", by="prepare")
-        ledger = prepare(recipe, raw_dir(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1)
+        ledger = prepare(recipe, present_raw(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
                         metrics={name: float(count) for name, count in counts.items()},
-                        files={"ledger": _file(out / "ledger.json")},
+                        files={"ledger": _file(out / "ledger.json"),
+                               **_published(recipe, run, "prepare", out, digest)},
                         lineage={**_lineage(recipe, {"data_fetch": fetched}),
                                  "content": _contents(recipe, ledger, out, fetched)})
 
@@ -126,7 +129,7 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
         _use_threads(recipe)
         from vita_train.evaluation.run import evaluate_run
 
-        metrics = evaluate_run(recipe, run, corpus_dir(recipe, run))
+        metrics = evaluate_run(recipe, run, present_corpus(recipe, run))
         return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "evaluate")))
 
@@ -142,7 +145,7 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         _use_threads(recipe)
         from vita_train.models.checkpoint.export import export_run
 
-        files = export_run(recipe, run, corpus_dir(recipe, run), run_dir(recipe, run) / "export" / "model")
+        files = export_run(recipe, run, present_corpus(recipe, run), run_dir(recipe, run) / "export" / "model")
         return Manifest(kind="export", run=run, stage="export", digest=digest,
                         files={path.name: _file(path) for path in files},
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
@@ -245,6 +248,13 @@ def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _file(path: Path) -> FileRef:
     return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _published(recipe: Recipe, run: str, step: str, folder: Path, digest: str) -> dict[str, FileRef]:
+    """Store a step's folder for the other machines of a run; nothing to do where the store is this machine."""
+    if is_local(recipe.storage.root):
+        return {}
+    return publish_tree(folder, store_of(recipe), f"{run}/{step}/shards", digest)
 
 
 def _contents(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -> dict[str, str]:

@@ -186,7 +186,12 @@ def test_a_run_on_s3_keeps_its_commits_there(tmp_path: Path, s3_server: S3Server
     weights = manifest.modules["llm"].files[0]
     inside, key = open_file(weights.uri, endpoint=endpoint)
     assert hashlib.sha256(inside.read(key)).hexdigest() == weights.sha256
-    shutil.rmtree(tmp_path / "cache" / "runs" / "r" / "0.llm")  # as on another machine: S3 alone knows of the stage
+    shutil.rmtree(tmp_path / "cache")  # as on another machine: S3 alone knows of the run
     again = _run(*command)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("reused") == 3
+    assert not (tmp_path / "cache" / "runs" / "r" / "prepare" / "corpus").exists(), "what is done needs no data"
+    further = _run(*command[:-2], "--only", "0.vision")
+    assert further.returncode == 0, further.stderr
+    assert read_final(store, "r/0.vision") is not None
+    assert any((tmp_path / "cache" / "runs" / "r" / "data_fetch" / "raw").rglob("*.jpg"))

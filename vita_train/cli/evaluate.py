@@ -18,8 +18,8 @@ def evaluate(
 ) -> None:
     """Print every held-out measure of a run's newest weights, and keep samples for its report."""
     from vita_train.evaluation.run import evaluate_run, find_run
-    from vita_train.storage.run_paths import corpus_dir
+    from vita_train.storage.run_paths import present_corpus
 
     recipe, name = find_run(run)
-    for measure, value in sorted(evaluate_run(recipe, name, corpus_dir(recipe, name), limit=limit).items()):
+    for measure, value in sorted(evaluate_run(recipe, name, present_corpus(recipe, name), limit=limit).items()):
         typer.echo(f"{measure:<40} {value:.4f}")

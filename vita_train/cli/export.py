@@ -20,8 +20,8 @@ def export(
     """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
     from vita_train.evaluation.run import find_run
     from vita_train.models.checkpoint.export import export_run
-    from vita_train.storage.run_paths import corpus_dir
+    from vita_train.storage.run_paths import present_corpus
 
     recipe, name = find_run(run)
-    files = export_run(recipe, name, corpus_dir(recipe, name), out)
+    files = export_run(recipe, name, present_corpus(recipe, name), out)
     typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")

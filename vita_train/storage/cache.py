@@ -44,7 +44,7 @@ def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
     path = cache_dir() / "files" / ref.sha256[:2] / f"{ref.sha256}-{ref.uri.rpartition('/')[2]}"
     if _is_whole(path, ref):
         return path
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         if not _is_whole(path, ref):
             store, key = open_file(ref.uri, endpoint=endpoint)
             store.download(key, path, sha256=ref.sha256)
@@ -71,7 +71,7 @@ def _is_whole(path: Path, ref: FileRef) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock among the processes of this node; the system drops it when its holder dies."""
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""Where the parts of a run lie on this machine: logs, raw data and the prepared corpus are always local."""
+"""Where the parts of a run lie on this machine: logs, raw data and the prepared corpus are always local.
+
+With a store elsewhere, data that another machine made are fetched first.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from pathlib import Path
 
 from vita_train.errors import UserError
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.store import is_local, local_path
+from vita_train.storage.final import read_final
+from vita_train.storage.store import is_local, local_path, open_store
+from vita_train.storage.tree import fetch_tree
 
 
 def run_name(recipe: Recipe, run: str) -> str:
@@ -40,6 +45,24 @@ def raw_dir(recipe: Recipe, run: str) -> Path:
 def corpus_dir(recipe: Recipe, run: str) -> Path:
     """Return where the prepared corpus lies."""
     return run_dir(recipe, run) / "prepare" / "corpus"
+
+
+def present_raw(recipe: Recipe, run: str) -> Path:
+    """Return the fetched data as a local folder, downloaded once per node if another machine fetched them."""
+    return _present(recipe, run, "data_fetch", raw_dir(recipe, run))
+
+
+def present_corpus(recipe: Recipe, run: str) -> Path:
+    """Return the prepared corpus as a local folder, and see to it that the media it names are there too."""
+    present_raw(recipe, run)
+    return _present(recipe, run, "prepare", corpus_dir(recipe, run))
+
+
+def _present(recipe: Recipe, run: str, step: str, folder: Path) -> Path:
+    if is_local(recipe.storage.root):
+        return folder
+    manifest = read_final(open_store(recipe.storage.root, endpoint=recipe.storage.endpoint), f"{run}/{step}")
+    return fetch_tree(manifest, folder, endpoint=recipe.storage.endpoint) if manifest else folder
 
 
 def logs_dir(recipe: Recipe, run: str, step: str = "") -> Path:

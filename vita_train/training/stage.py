@@ -24,7 +24,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.storage.attempt import Attempt
 from vita_train.storage.final import read_final, write_final
-from vita_train.storage.run_paths import corpus_dir, run_dir
+from vita_train.storage.run_paths import present_corpus, run_dir
 from vita_train.storage.store import Store, is_local, open_store
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import Engine, EngineContext, build_engine
@@ -60,7 +60,7 @@ class StageRun:
         self.store: Store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
         self.prefix = f"{run}/{self.stage}"
         self.directory = run_dir(recipe, run) / self.stage
-        self.corpus = Corpus.open(corpus_dir(recipe, run))
+        self.corpus = Corpus.open(present_corpus(recipe, run))
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
