@@ -18,8 +18,8 @@ from vita_train.data.sources.synth.voices import Voice, vary
 #: Training records at scale 1.
 TRAIN_SIZES: dict[str, int] = {
     "caption": 4000,
-    "textqa": 20000,
-    "instruct": 8000,
+    "textqa": 40000,
+    "instruct": 12000,
     "dialogue": 2000,
     "vqa": 5000,
     "multi_image": 1200,
