@@ -147,7 +147,7 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
 
         files = export_run(recipe, run, present_corpus(recipe, run), run_dir(recipe, run) / "export" / "model")
         return Manifest(kind="export", run=run, stage="export", digest=digest,
-                        files={path.name: _file(path) for path in files},
+                        files={path.name: _stored(recipe, f"{run}/export/model/{path.name}", path) for path in files},
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
 
     return commit_step(recipe, run, "export", selection, lambda: {
@@ -167,7 +167,8 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
 
         remote = open_store(f"{recipe.storage.root.rstrip('/')}/{run}", endpoint=recipe.storage.endpoint)
         page = render_report(run_dir(recipe, run), store=None if is_local(recipe.storage.root) else remote)
-        return Manifest(kind="report", run=run, stage="report", digest=digest, files={"report": _file(page)},
+        return Manifest(kind="report", run=run, stage="report", digest=digest,
+                        files={"report": _file(page), "stored": _stored(recipe, f"{run}/report/report.html", page)},
                         lineage=_lineage(recipe, {}))
 
     return commit_step(recipe, run, "report", selection, inputs, work)
@@ -248,6 +249,11 @@ def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
 
 def _file(path: Path) -> FileRef:
     return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _stored(recipe: Recipe, key: str, path: Path) -> FileRef:
+    """Put a step's result into the run's store, unless that is where it lies already."""
+    return _file(path) if is_local(recipe.storage.root) else store_of(recipe).upload(path, key)
 
 
 def _published(recipe: Recipe, run: str, step: str, folder: Path, digest: str) -> dict[str, FileRef]:

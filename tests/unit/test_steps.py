@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
+from s3_server import S3Server
 
 from vita_train import steps
 from vita_train.errors import UserError
@@ -164,6 +166,19 @@ def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
     assert before
     assert steps._template(recipe) != before
     assert steps._template(load_recipe("smoke")) == {}
+
+
+def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3Server, s3_credentials: None) -> None:
+    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket="results")
+    made = tmp_path / "model.safetensors"
+    made.write_bytes(b"weights")
+    here = load_recipe("smoke", [f"storage.root={tmp_path}"])
+    there = load_recipe("smoke", ["storage.root=s3://results/runs", f"storage.endpoint={s3_server.endpoint}"])
+    assert steps._stored(here, "r/export/model/model.safetensors", made).uri == str(made)
+    reference = steps._stored(there, "r/export/model/model.safetensors", made)
+    assert reference.uri == "s3://results/runs/r/export/model/model.safetensors"
+    assert open_store("s3://results/runs", endpoint=s3_server.endpoint).read(
+        "r/export/model/model.safetensors") == b"weights"
 
 
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
