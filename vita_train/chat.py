@@ -225,7 +225,7 @@ def open_chat(checkpoint: str) -> Chat:
 
     recipe, run = find_run(checkpoint)
     modules = load_newest(recipe, run, without=("discriminators", "ctc_head"))
-    tokenizer = load_tokenizer(recipe.tokenizer.source or present_corpus(recipe, run) / "tokenizer")
+    tokenizer = load_tokenizer(recipe.tokenizer.source or present_corpus(recipe, run, media=False) / "tokenizer")
     return Chat(recipe, modules.to(device), tokenizer)
 
 

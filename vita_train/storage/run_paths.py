@@ -52,9 +52,15 @@ def present_raw(recipe: Recipe, run: str) -> Path:
     return _present(recipe, run, "data_fetch", raw_dir(recipe, run))
 
 
-def present_corpus(recipe: Recipe, run: str) -> Path:
-    """Return the prepared corpus as a local folder, and see to it that the media it names are there too."""
-    present_raw(recipe, run)
+def present_corpus(recipe: Recipe, run: str, *, media: bool = True) -> Path:
+    """Return the prepared corpus as a local folder.
+
+    Args:
+        recipe, run: which.
+        media: see to it that the media it names are there too; tokenizer and units need none.
+    """
+    if media:
+        present_raw(recipe, run)
     return _present(recipe, run, "prepare", corpus_dir(recipe, run))
 
 

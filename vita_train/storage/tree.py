@@ -17,7 +17,6 @@ from typing import IO, cast
 from vita_train.log import progress
 from vita_train.manifest import FileRef, Manifest
 from vita_train.storage.cache import locked
-from vita_train.storage.digest import sha256_file
 from vita_train.storage.local import told
 from vita_train.storage.store import DamagedError, Store, check_key, open_file
 
@@ -41,8 +40,7 @@ def publish_tree(folder: Path, store: Store, prefix: str, digest: str) -> dict[s
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = Path(scratch) / f"{_NAME}{number:05d}.tar"
             _pack(path, folder, group)
-            key = f"{prefix}/{_NAME}{number:05d}-{sha256_file(path)[:16]}.tar"
-            shards[path.stem] = store.upload(path, key, move=True)
+            shards[path.stem] = store.upload(path, f"{prefix}/{digest[:16]}-{path.name}", move=True)
             path.unlink(missing_ok=True)
     kept = {ref.uri for ref in shards.values()}
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])

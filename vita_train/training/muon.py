@@ -52,8 +52,9 @@ def orthogonalize_together(matrices: Tensor) -> Tensor:
     share = -(-len(matrices) // world)
     first = dist.get_rank() * share
     part = matrices.new_zeros(share, *matrices.shape[1:])
-    if mine := len(matrices[first:first + share]):
-        part[:mine] = orthogonalize(matrices[first:first + share])
+    mine = matrices[first:first + share]
+    if len(mine):
+        part[:len(mine)] = orthogonalize(mine)
     parts = [torch.empty_like(part) for _ in range(world)]
     dist.all_gather(parts, part)
     return torch.cat(parts)[:len(matrices)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_damaged_shard_is_refused(folder: Path, tmp_path: Path, s3_store: Stor
     assert not (tmp_path / "there" / "raw").exists()
 
 
-def test_processes_of_a_node_fetch_once(folder: Path, tmp_path: Path) -> None:
+def test_processes_that_ask_at_once_all_get_the_whole_folder(folder: Path, tmp_path: Path) -> None:
     manifest = published(folder, LocalStore(tmp_path / "store"))
     there = tmp_path / "there" / "raw"
     context = get_context("spawn")
@@ -114,3 +115,19 @@ def test_processes_of_a_node_fetch_once(folder: Path, tmp_path: Path) -> None:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert contents(there) == contents(folder)
+
+
+def test_whoever_asks_at_once_one_fetches(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = published(folder, LocalStore(tmp_path / "store"))
+    fetched: list[Path] = []
+    fetch = tree._fetch
+
+    def counted(shards: dict[str, FileRef], there: Path, endpoint: str | None) -> None:
+        fetched.append(there)
+        fetch(shards, there, endpoint)
+
+    monkeypatch.setattr(tree, "_fetch", counted)
+    there = tmp_path / "there" / "raw"
+    with ThreadPoolExecutor(4) as pool:  # the lock holds between open files, so threads stand in for processes
+        list(pool.map(lambda _: fetch_tree(manifest, there), range(4)))
+    assert fetched == [there]
