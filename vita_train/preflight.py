@@ -27,8 +27,8 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
 from vita_train.steps import needed
 from vita_train.storage.final import read_final
-from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir
-from vita_train.storage.store import is_local, open_store
+from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir, store_of
+from vita_train.storage.store import is_local
 
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
@@ -104,7 +104,7 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
 
 
 def _storage(recipe: Recipe, run: str) -> str:
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     probe = f"{run}/logs/probe-{uuid.uuid4().hex}"
     store.write(probe, b"probe")
     if store.read(probe) != b"probe":
@@ -147,7 +147,7 @@ def _source(recipe: Recipe, run: str, selection: Selection) -> str:
 
 
 def _prepared(recipe: Recipe, run: str) -> str:
-    manifest = read_final(open_store(recipe.storage.root, endpoint=recipe.storage.endpoint), f"{run}/prepare")
+    manifest = read_final(store_of(recipe), f"{run}/prepare")
     if manifest is None:
         return "not prepared yet; the run does it"
     if is_local(recipe.storage.root) and not (corpus_dir(recipe, run) / "ledger.json").is_file():

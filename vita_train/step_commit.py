@@ -16,18 +16,14 @@ from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.storage.final import final_key, read_final, write_final
-from vita_train.storage.store import Store, open_store
+from vita_train.storage.run_paths import store_of
+from vita_train.storage.store import Store
 
 #: A file that gets one line for each change of a step's state; the console that shows a run follows it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
 
 #: Key in a model manifest's lineage under which `train_step` keeps its own digest.
 STEP_DIGEST = "step_digest"
-
-
-def store_of(recipe: Recipe) -> Store:
-    """Return the store that holds the recipe's runs."""
-    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
 
 
 def commit_step(recipe: Recipe, run: str, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],

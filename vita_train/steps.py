@@ -21,10 +21,10 @@ from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
-from vita_train.step_commit import STEP_DIGEST, commit_step, store_of
+from vita_train.step_commit import STEP_DIGEST, commit_step
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final
-from vita_train.storage.run_paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name
+from vita_train.storage.run_paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
 from vita_train.storage.store import is_local, open_file, open_store
 from vita_train.storage.tree import publish_tree
 
@@ -145,7 +145,8 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         _use_threads(recipe)
         from vita_train.models.checkpoint.export import export_run
 
-        files = export_run(recipe, run, present_corpus(recipe, run), run_dir(recipe, run) / "export" / "model")
+        corpus = present_corpus(recipe, run, media=False)
+        files = export_run(recipe, run, corpus, run_dir(recipe, run) / "export" / "model")
         return Manifest(kind="export", run=run, stage="export", digest=digest,
                         files={path.name: _stored(recipe, f"{run}/export/model/{path.name}", path) for path in files},
                         lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))

@@ -23,5 +23,5 @@ def export(
     from vita_train.storage.run_paths import present_corpus
 
     recipe, name = find_run(run)
-    files = export_run(recipe, name, present_corpus(recipe, name), out)
+    files = export_run(recipe, name, present_corpus(recipe, name, media=False), out)
     typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")

@@ -22,6 +22,7 @@ from vita_train.recipe.load import parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.cache import fetch_file
 from vita_train.storage.final import read_final
+from vita_train.storage.run_paths import store_of
 from vita_train.storage.store import open_store
 
 
@@ -59,7 +60,7 @@ def evaluate_run(recipe: Recipe, run: str, corpus_dir: Path, *, limit: int | Non
     modules = load_newest(recipe, run, units=len(corpus.units)).to(device)
     limit = limit or max(spec.eval.limit for spec in recipe.stages.values())
     metrics = measure(recipe, corpus, modules, limit=limit, device=device)
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     bench = Bench(recipe, corpus, modules, device)
     with evaluating(modules), torch.no_grad():
         listed = collect_samples(bench, all_tasks(recipe, corpus, modules.keys()),
@@ -81,7 +82,7 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
         UserError: no stage of the run is finished.
         CheckpointError: weights are missing or damaged.
     """
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     found = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
     newest = newest_modules([manifest for manifest in found if manifest])
     if not newest:

@@ -20,8 +20,7 @@ from vita_train.manifest import Manifest
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
-from vita_train.storage.run_paths import logs_dir, run_dir
-from vita_train.storage.store import open_store
+from vita_train.storage.run_paths import logs_dir, run_dir, store_of
 
 #: Seconds a stage may take to save its state when it is asked to stop.
 STOP_GRACE = 60.0
@@ -51,7 +50,7 @@ def launch_stage(recipe: Recipe, stage: str, run: str, *, entry: Sequence[str] |
             break
         if failure.exit_code != EXIT_RETRYABLE or attempt == recipe.launch.restarts:
             raise failure
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     manifest = read_final(store, f"{run}/{stage}")
     if manifest is None:
         raise VitaError("the job ended as if it were done, but committed nothing",

@@ -16,13 +16,13 @@ from vita_train.manifest import Manifest
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import Gate
 from vita_train.storage.final import read_final
-from vita_train.storage.run_paths import run_dir
-from vita_train.storage.store import is_local, local_path, open_store
+from vita_train.storage.run_paths import run_dir, store_of
+from vita_train.storage.store import is_local, local_path
 
 
 def show_ending(recipe: Recipe, run: str, console: Console) -> None:
     """Print the scores, the report's path and a chat command, as far as the run has them."""
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     evaluation, exported, report = (read_final(store, f"{run}/{step}") for step in ("evaluate", "export", "report"))
     if evaluation is not None:
         console.print()

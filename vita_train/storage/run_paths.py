@@ -12,7 +12,7 @@ from pathlib import Path
 from vita_train.errors import UserError
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
-from vita_train.storage.store import is_local, local_path, open_store
+from vita_train.storage.store import Store, is_local, local_path, open_store
 from vita_train.storage.tree import fetch_tree
 
 
@@ -27,6 +27,11 @@ def run_name(recipe: Recipe, run: str) -> str:
         raise UserError(f"{name!r} is no name for a run", where="--run",
                         remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return name
+
+
+def store_of(recipe: Recipe) -> Store:
+    """Return the store that holds the recipe's runs."""
+    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
 
 
 def run_dir(recipe: Recipe, run: str) -> Path:
@@ -67,7 +72,7 @@ def present_corpus(recipe: Recipe, run: str, *, media: bool = True) -> Path:
 def _present(recipe: Recipe, run: str, step: str, folder: Path) -> Path:
     if is_local(recipe.storage.root):
         return folder
-    manifest = read_final(open_store(recipe.storage.root, endpoint=recipe.storage.endpoint), f"{run}/{step}")
+    manifest = read_final(store_of(recipe), f"{run}/{step}")
     return fetch_tree(manifest, folder, endpoint=recipe.storage.endpoint) if manifest else folder
 
 

@@ -24,8 +24,8 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.storage.attempt import Attempt
 from vita_train.storage.final import read_final, write_final
-from vita_train.storage.run_paths import present_corpus, run_dir
-from vita_train.storage.store import Store, is_local, open_store
+from vita_train.storage.run_paths import present_corpus, run_dir, store_of
+from vita_train.storage.store import Store, is_local
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import Engine, EngineContext, build_engine
 from vita_train.training.evaluate import measure_stage
@@ -57,7 +57,7 @@ class StageRun:
                               remedy=f"it has {', '.join(recipe.stages)}")
         self.spec: StageSpec = recipe.stages[self.stage]
         self.objective = objective_class(self.spec.objective)
-        self.store: Store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+        self.store: Store = store_of(recipe)
         self.prefix = f"{run}/{self.stage}"
         self.directory = run_dir(recipe, run) / self.stage
         self.corpus = Corpus.open(present_corpus(recipe, run))

@@ -41,7 +41,7 @@ from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSp
 from vita_train.storage.cache import fetch_file
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import read_final
-from vita_train.storage.store import open_store
+from vita_train.storage.run_paths import store_of
 
 FORMAT = "vita-train/export/v1"
 #: Modules that training alone needs.
@@ -72,7 +72,7 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
     """
-    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    store = store_of(recipe)
     manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
     files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
              for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
