@@ -71,7 +71,7 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
         counts = {"datasets": float(len(registry.datasets)),
                   "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
-                        files={"registry": _file(raw / "registry.json"),
+                        files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
                                **_published(recipe, run, "data_fetch", raw, digest)}, lineage=_lineage(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
@@ -82,7 +82,7 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
 def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
-        return {**corpus_settings(recipe), **_template(recipe),
+        return {**corpus_settings(recipe), "template": _template(recipe),
                 "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
@@ -94,7 +94,7 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
                         metrics={name: float(count) for name, count in counts.items()},
-                        files={"ledger": _file(out / "ledger.json"),
+                        files={"ledger": _stored(recipe, f"{run}/prepare/ledger.json", out / "ledger.json"),
                                **_published(recipe, run, "prepare", out, digest)},
                         lineage={**_lineage(recipe, {"data_fetch": fetched}),
                                  "content": _contents(recipe, ledger, out, fetched)})
@@ -169,7 +169,7 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         remote = open_store(f"{recipe.storage.root.rstrip('/')}/{run}", endpoint=recipe.storage.endpoint)
         page = render_report(run_dir(recipe, run), store=None if is_local(recipe.storage.root) else remote)
         return Manifest(kind="report", run=run, stage="report", digest=digest,
-                        files={"report": _file(page), "stored": _stored(recipe, f"{run}/report/report.html", page)},
+                        files={"report": _stored(recipe, f"{run}/report/report.html", page)},
                         lineage=_lineage(recipe, {}))
 
     return commit_step(recipe, run, "report", selection, inputs, work)
@@ -207,12 +207,13 @@ def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> No
         metrics.log_metric(name, value)
 
 
-def publish_page(manifest: Manifest | None, page: Any) -> None:
+def publish_page(recipe: Recipe, manifest: Manifest | None, page: Any) -> None:
     """Hand the report to KFP as an HTML artifact."""
-    text = "<p>The report was not asked for.</p>"
-    if manifest is not None:
-        text = Path(manifest.files["report"].uri).read_text(encoding="utf-8")
-    Path(page.path).write_text(text, encoding="utf-8")
+    text = b"<p>The report was not asked for.</p>"
+    if manifest is not None:  # read from the store: another machine may have rendered it
+        store, key = open_file(manifest.files["report"].uri, endpoint=recipe.storage.endpoint)
+        text = store.read(key)
+    Path(page.path).write_bytes(text)
 
 
 def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
@@ -268,19 +269,17 @@ def _contents(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -
     """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
     settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
     vocabularies = [corpus / "units.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
-    shared = {"settings": settings, **_template(recipe), "fetched": fetched.digest,
+    shared = {"settings": settings, "template": _template(recipe), "fetched": fetched.digest,
               "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
     return {split.dataset: digest_of({**shared, "rows": split.digest})
             for split in ledger.splits if split.split == "train"}
 
 
 def _template(recipe: Recipe) -> dict[str, Any]:
-    """What a user's own template file says, so that editing it is noticed; empty for a shipped one."""
-    from vita_train.data.templates import load_template, template_names
+    """What the recipe's template says: editing a user's own must be noticed."""
+    from vita_train.data.templates import load_template
 
-    if recipe.data.template in template_names():
-        return {}
-    return {"template_text": load_template(recipe.data.template).model_dump(mode="json")}
+    return load_template(recipe.data.template).model_dump(mode="json")
 
 
 def _content(recipe: Recipe) -> dict[str, str]:

@@ -36,4 +36,4 @@ def report(
     """
     from vita_train import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
-    steps.publish_page(steps.report_step(resolved, name, selection), page)
+    steps.publish_page(resolved, steps.report_step(resolved, name, selection), page)

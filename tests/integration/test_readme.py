@@ -72,11 +72,15 @@ def test_quick_command_succeeds(command: str, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
-def test_chat_line_that_a_run_prints_is_understood() -> None:
-    files = {"export.json": FileRef(uri="/runs of mine/tiny/export/model/export.json", sha256="0", bytes=1)}
+@pytest.mark.parametrize(("export", "checkpoint"), [
+    ("/runs of mine/tiny/export/model", "/runs of mine/tiny/export/model"),
+    ("s3://bucket/runs/tiny/export/model", "s3://bucket/runs/tiny"),  # chat reads exports from disk only
+])
+def test_chat_line_that_a_run_prints_is_understood(export: str, checkpoint: str) -> None:
+    files = {"export.json": FileRef(uri=f"{export}/export.json", sha256="0", bytes=1)}
     line = chat_command(Manifest(kind="export", run="tiny", stage="export", digest="d", files=files))
     context = _parse(shlex.split(line)[1:])
-    assert context.params["checkpoint"] == "/runs of mine/tiny/export/model"
+    assert context.params["checkpoint"] == checkpoint
 
 
 def test_links_lead_somewhere() -> None:

@@ -54,8 +54,10 @@ def last_gates(recipe: Recipe) -> dict[str, Gate]:
 
 def chat_command(exported: Manifest) -> str:
     """Return a line that talks to the exported model when pasted into the shell this was printed in."""
-    folder = Path(exported.files["export.json"].uri).parent
-    return shlex.join([program(), "chat", "--checkpoint", _short(str(folder))])
+    folder = exported.files["export.json"].uri.removesuffix("/export.json")
+    if not is_local(folder):  # chat reads exports from disk, runs from anywhere
+        folder = folder.removesuffix("/export/model")
+    return shlex.join([program(), "chat", "--checkpoint", _short(folder)])
 
 
 def program() -> str:
