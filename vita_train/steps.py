@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vita_train import __version__
 from vita_train.errors import UserError
-from vita_train.launch.local import launch_stage
+from vita_train.launch.stage import launch_stage
 from vita_train.manifest import FileRef, Manifest, content_of, digest_of
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.ladder import stage_id

@@ -23,7 +23,7 @@ def plan(
                                           show_default=False)],
     gpu: Annotated[str, typer.Option(help="GPU to check against, its memory in GB at the end: h100-80.",
                                      show_default=False)] = "",
-    ranks: Annotated[int, typer.Option(min=0, help="Processes; 0 takes the recipe's launch.nproc.")] = 0,
+    ranks: Annotated[int, typer.Option(min=0, help="Processes; 0 takes the recipe's own number.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                        help="Change a setting of the recipe.")] = None,
 ) -> None:
@@ -35,7 +35,7 @@ def plan(
 
     memory = gpu_bytes(gpu) if gpu else 0
     resolved = load_recipe(recipe, settings or [])
-    ranks = ranks or resolved.launch.nproc
+    ranks = ranks or resolved.launch.ranks
     _show(plan_recipe(resolved, ranks=ranks), ranks, memory, Console())
 
 

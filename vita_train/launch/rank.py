@@ -1,4 +1,4 @@
-"""What torchrun starts for each rank on one machine: a stage, with all output in ``rank-<r>.log``.
+"""What torchrun starts for each rank: a stage, with all output in ``rank-<r>.log``.
 
     python -m vita_train.launch.rank LOGS RECIPE STAGE RUN
 
@@ -29,7 +29,7 @@ def main() -> None:
     from vita_train.training.stage import run_stage
 
     try:
-        run_stage(load_recipe(recipe), stage, run)
+        run_stage(load_recipe(recipe), stage, run, logs=logs)
     except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

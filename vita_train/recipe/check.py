@@ -68,13 +68,13 @@ def _sizes(recipe: Recipe) -> list[str]:
 
 
 def _batches(recipe: Recipe) -> list[str]:
-    positions, ranks, problems = recipe.model.llm.max_positions, recipe.launch.nproc, []
+    positions, ranks, problems = recipe.model.llm.max_positions, recipe.launch.ranks, []
     for stage, spec in recipe.stages.items():
         if spec.objective == "next_token" and spec.batch.row_tokens > positions:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
                             f"model.llm.max_positions {positions}")
         if spec.batch.rows < ranks:
-            problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below launch.nproc {ranks}: some "
+            problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below the {ranks} ranks: some "
                             "processes would have nothing to do")
         if spec.optim.kind == "muon" and spec.engine.kind != "torch":
             problems.append(f"stages.{stage}.optim.kind muon needs engine.kind torch")

@@ -10,6 +10,7 @@ from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.ladder import STAGES, stage_id
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
+from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.stage import StageSpec
 
 
@@ -27,7 +28,10 @@ class StorageSpec(Strict):
 class LaunchSpec(Strict):
     """How a stage's processes are started."""
 
-    backend: Literal["local"] = "local"
+    backend: Literal["auto", "local", "pytorchjob", "trainjob"] = "auto"
+    """auto: as the cluster's platform settings say; on this machine where there are none."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines of a training job; this machine alone is one."""
     nproc: int = Field(default=1, ge=1)
     """Processes per node."""
     threads: int = Field(default=1, ge=1)
@@ -38,6 +42,13 @@ class LaunchSpec(Strict):
     """Seconds a step may take before every rank prints its stack and exits retryably."""
     restarts: int = Field(default=1, ge=0)
     """Times a retryable failure is started again."""
+    pod: PodSettings = PodSettings()
+    """Laid over the platform's pod settings."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a job."""
+        return self.nodes * self.nproc
 
 
 class TrackingSpec(Strict):

@@ -75,7 +75,7 @@ class _Steps(Dataset["list[Any] | VitaError"]):
         if len(rows) < self._size * self._accumulate:
             raise RecipeError(f"a global batch of {len(rows)} rows cannot be split into {self._accumulate} "
                               f"micro-batches on {self._size} ranks", where="batch.rows",
-                              remedy="raise batch.rows or lower batch.accumulate or launch.nproc")
+                              remedy="raise batch.rows or lower batch.accumulate or the number of ranks")
         mine = rows[self._rank::self._size]
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         bounds = [len(mine) * part // self._accumulate for part in range(self._accumulate + 1)]

@@ -49,7 +49,7 @@ _COLLECTIVE_MARGIN = 600.0
 class StageRun:
     """Names and places of one stage of one run, the same on every rank."""
 
-    def __init__(self, recipe: Recipe, stage: str, run: str) -> None:
+    def __init__(self, recipe: Recipe, stage: str, run: str, logs: Path | None = None) -> None:
         self.recipe, self.run = recipe, run
         self.stage = stage_id(stage)
         if self.stage not in recipe.stages:
@@ -60,6 +60,7 @@ class StageRun:
         self.store: Store = store_of(recipe)
         self.prefix = f"{run}/{self.stage}"
         self.directory = run_dir(recipe, run) / self.stage
+        self.logs = logs or self.directory / "logs"
         self.corpus = Corpus.open(present_corpus(recipe, run))
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
@@ -68,21 +69,22 @@ class StageRun:
         """Outputs of the CTC head; 0 where no stage uses it."""
         return len(self.corpus.units) if "ctc_head" in self.modules else 0
 
-    @property
-    def logs(self) -> Path:
-        """Where ranks write their logs and errors."""
-        return self.directory / "logs"
-
     def remote(self) -> tuple[Store, str] | None:
         """Return where the journal is published, when the run's store is not on this machine."""
         return None if is_local(self.recipe.storage.root) else (self.store, self.prefix)
 
 
-def run_stage(recipe: Recipe, stage: str, run: str) -> Manifest | None:
+def run_stage(recipe: Recipe, stage: str, run: str, *, logs: Path | None = None) -> Manifest | None:
     """Train one stage as one of the ranks that the environment names, and commit its result.
 
     A stage that is done already with the same digest returns its manifest at once. One that was interrupted goes on
     from its newest checkpoint.
+
+    Args:
+        recipe: the run's recipe.
+        stage: stage id or alias.
+        run: name of the run.
+        logs: where this rank's error file goes; the stage's own ``logs`` when not given.
 
     Returns:
         The manifest on rank 0; None on the other ranks, which end when the weights are gathered.
@@ -94,7 +96,7 @@ def run_stage(recipe: Recipe, stage: str, run: str) -> Manifest | None:
         VitaError: any other end; each rank leaves ``logs/rank-<r>.error.json``.
     """
     world = world_from_environment()
-    place = StageRun(recipe, stage, run)
+    place = StageRun(recipe, stage, run, logs)
     try:
         return _run(place, world)
     except VitaError as error:

@@ -53,7 +53,7 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     # one packed row at a time on each process
     for name in ("1.1", "1.2", "1.3", "2.1b", "2.2"):
         batch = recipe.stages[name].batch
-        assert batch.rows == recipe.launch.nproc * batch.accumulate
+        assert batch.rows == recipe.launch.ranks * batch.accumulate
     trained = {name: set(spec.trainable) for name, spec in recipe.stages.items()}
     assert trained == {
         "1.1": {"projector"}, "1.2": {"llm", "projector", "vision"}, "1.3": {"llm", "projector", "vision"},
@@ -67,7 +67,7 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     (["stages={}"], "stages is empty"),
     (["stages.0.llm=null"], "stages.1.1 reads llm frozen"),
     (["stages.2.1a=null"], "stages.2.1b reads audio_encoder frozen"),
-    (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below launch.nproc 17"),
+    (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below the 17 ranks"),
     (["stages.1.1.batch.row_tokens=5000"], "stages.1.1.batch.row_tokens 5000 is above model.llm.max_positions 1024"),
     (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
     (["model.codec.kind=waveform"], "hop_length is 400"),

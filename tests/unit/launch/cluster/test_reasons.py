@@ -1,0 +1,113 @@
+"""Failures as Kubernetes shows them, and the reason a user is told. Objects are cut down to what matters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vita_train.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_RETRYABLE
+from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain
+from vita_train.launch.cluster.state import JobState, Phase
+
+FAILED = JobState(Phase.FAILED, "PyTorchJobFailed", "PyTorchJob failed because 1 Worker replica(s) failed.")
+
+
+def _ended(name: str, code: int, message: str = "", reason: str = "Error") -> dict[str, Any]:
+    state = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+    return {"metadata": {"name": name}, "status": {"phase": "Failed", "containerStatuses": [{"state": state}]}}
+
+
+def _words(code: int, what: str, *, where: str = "", remedy: str = "", tail: str = "") -> str:
+    return json.dumps({"code": code, "what": what, "where": where, "remedy": remedy, "tails": {"rank-3": tail}})
+
+
+def _waiting(name: str, reason: str, message: str = "") -> dict[str, Any]:
+    return {"metadata": {"name": name},
+            "status": {"containerStatuses": [{"state": {"waiting": {"reason": reason, "message": message}}}]}}
+
+
+def _told(name: str, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "status": status}
+
+
+DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "by high"}]
+CASES = [
+    (_ended("p", 2, _words(2, "no pictures in vqa", where="recipe.yaml:7", remedy="name another")), Reason.USER_ERROR),
+    (_ended("p", 137, reason="OOMKilled"), Reason.OOM),
+    (_ended("p", 1, _words(1, "the job failed", tail="torch.OutOfMemoryError: CUDA out of memory.")), Reason.OOM),
+    (_ended("p", 137), Reason.INFRA),
+    (_ended("p", 138, _words(138, "NCCL error: remote process exited")), Reason.NCCL),
+    (_ended("p", 138, _words(138, "a step hung")), Reason.INFRA),
+    (_ended("p", 143, _words(143, "stopped as asked")), Reason.PREEMPTED),
+    (_ended("p", 1, _words(1, "the job failed", tail="ValueError: shapes")), Reason.CRASH),
+    (_ended("p", 1, "Traceback\nValueError: shapes"), Reason.CRASH),
+    # argparse and shells end with 2 as well; only our own entry's refusal is the user's.
+    (_ended("p", 2, "sh: 1: not found"), Reason.CRASH),
+    (_told("p", conditions=DISRUPTED), Reason.PREEMPTED),
+    (_told("p", reason="Evicted", message="The node was low on resource: memory."), Reason.PREEMPTED),
+    (_told("p", reason="NodeLost"), Reason.INFRA),
+    (_waiting("p", "ImagePullBackOff", "Back-off pulling image"), Reason.IMAGE),
+    (_waiting("p", "CreateContainerConfigError", 'secret "vita-s3" not found'), Reason.USER_ERROR),
+]
+
+
+@pytest.mark.parametrize(("pod", "reason"), CASES)
+def test_one_pod_says_why(pod: dict[str, Any], reason: Reason) -> None:
+    failure = explain(FAILED, [pod])
+    assert failure.reason == reason
+    assert failure.where.startswith("p")
+    codes = {Reason.USER_ERROR: EXIT_REFUSED, Reason.PREEMPTED: EXIT_RETRYABLE, Reason.NCCL: EXIT_RETRYABLE,
+             Reason.INFRA: EXIT_RETRYABLE}
+    assert failure.error().exit_code == codes.get(reason, EXIT_FAILED)
+
+
+def test_the_cause_is_told_and_not_its_consequences_with_every_ranks_last_lines() -> None:
+    pods = [_ended("master-0", 138, _words(138, "a peer was lost", tail="gloo: connection closed")),
+            _ended("worker-0", 2, _words(2, "no pictures", where="x.yaml:7", remedy="name another", tail="refused")),
+            _ended("worker-1", 143, _words(143, "stopped"))]
+    for order in (pods, pods[::-1]):
+        failure = explain(FAILED, order)
+        assert (failure.reason, failure.where) == (Reason.USER_ERROR, "worker-0: x.yaml:7")
+        assert failure.tails["master-0/rank-3"] == "gloo: connection closed"
+        text = str(failure.error())
+        assert "name another" in text
+        assert "gloo: connection closed" in text
+
+
+def test_a_pod_restarted_in_place_still_shows_its_last_end() -> None:
+    status = {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    assert explain(FAILED, [_told("p", containerStatuses=[status])]).reason == Reason.OOM
+
+
+def test_the_controllers_word_counts_where_pods_say_nothing() -> None:
+    assert explain(JobState(Phase.FAILED, "DeadlineExceeded", "x"), []).reason == Reason.DEADLINE
+    message = "Job has failed because it was active longer than specified deadline"
+    assert explain(JobState(Phase.FAILED, "PyTorchJobFailed", message), []).reason == Reason.DEADLINE
+    unknown = explain(JobState(Phase.FAILED, "FailedJobs", "jobset failed"), [_told("p", phase="Running")])
+    assert unknown == Failure(Reason.INFRA, "FailedJobs: jobset failed")
+
+
+def test_waiting_is_explained_by_the_pod_or_the_newest_event() -> None:
+    assert blocked([_told("p", phase="Pending")]) is None
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    failure = blocked([_told("p", conditions=[unscheduled])])
+    assert failure is not None
+    assert (failure.reason, failure.what) == (Reason.UNSCHEDULABLE, "0/3 nodes")
+    events = [{"reason": "FailedCreate", "message": "exceeded quota: gpu", "lastTimestamp": "2026-01-02"},
+              {"reason": "FailedScheduling", "message": "older", "lastTimestamp": "2026-01-01"},
+              {"reason": "Scheduled", "message": "noise", "lastTimestamp": "2026-01-03"}]
+    failure = blocked([], events)
+    assert failure is not None
+    assert (failure.reason, failure.what) == (Reason.UNSCHEDULABLE, "FailedCreate: exceeded quota: gpu")
+
+
+@pytest.mark.parametrize(("event", "message", "reason"), [
+    ("TrainJobResourcesCreationFailed", "failed calling webhook", Reason.INFRA),
+    ("FailedCreate", "violates PodSecurity restricted", Reason.USER_ERROR),
+    ("FailedMount", 'secret "s3" not found', Reason.USER_ERROR),
+    ("FailedAttachVolume", "timed out", Reason.INFRA),
+])
+def test_events_tell_user_errors_from_the_clusters(event: str, message: str, reason: Reason) -> None:
+    assert explain(FAILED, [], [{"reason": event, "message": message}]).reason == reason

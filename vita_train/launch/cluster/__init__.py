@@ -1,0 +1,1 @@
+"""Training jobs on Kubernetes: PyTorchJob and TrainJob behind one interface."""

@@ -1,0 +1,107 @@
+"""What a cluster is like for training jobs: set once by whoever installs the chart, not by each recipe.
+
+The chart puts it into a ConfigMap; ``VITA_TRAIN_PLATFORM`` names the file it is mounted as. A recipe's ``launch.pod``
+and the settings of a KFP task are laid over its ``pod``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vita_train.errors import RecipeError
+from vita_train.recipe.base import Strict
+from vita_train.recipe.pod import PodSettings
+from vita_train.recipe.validation import validated
+from vita_train.recipe.yaml_tree import parse_yaml
+
+#: Environment variable that names the platform's file.
+PLATFORM = "VITA_TRAIN_PLATFORM"
+
+
+class QueueSpec(Strict):
+    """Kueue, where the cluster has it."""
+
+    name: str = ""
+    """LocalQueue that admits the jobs; empty starts them at once."""
+    priority: str = ""
+    """WorkloadPriorityClass of the jobs."""
+
+
+class TimeSpec(Strict):
+    """Clocks the launcher keeps; the jobs' own cannot be relied on (waiting counts there, or nothing re-queues them).
+    """
+
+    queue: float = Field(default=7 * 86400.0, gt=0)
+    """Seconds a job may wait for its pods to run."""
+    run: float = Field(default=14 * 86400.0, gt=0)
+    """Seconds a job may run, restarts included, waiting not."""
+    outage: float = Field(default=600.0, gt=0)
+    """Seconds the Kubernetes API may stay away before the launcher gives up."""
+
+
+class Platform(Strict):
+    """Defaults for every training job of a namespace."""
+
+    backend: Literal["auto", "pytorchjob", "trainjob", "local"] = "auto"
+    """auto takes TrainJob where the cluster serves it, else PyTorchJob."""
+    namespace: str = ""
+    """Namespace of the jobs; empty takes the launcher's own."""
+    image: str = ""
+    """Image of the training pods, by digest."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    runtime: str = "vita-torchrun"
+    """TrainingRuntime the chart installed, for TrainJob."""
+    queue: QueueSpec = QueueSpec()
+    times: TimeSpec = TimeSpec()
+    restart_policy: Literal["Never", "OnFailure", "ExitCode"] = "Never"
+    """What a PyTorchJob does about a failed pod. Never: the launcher starts the whole job again, which is the only one
+    that restarts all pods together. OnFailure and ExitCode: the kubelet or the operator restarts single pods."""
+    preemptions: int = Field(default=20, ge=0)
+    """Times a job may be preempted before that counts as a failure; they do not use up ``launch.restarts``."""
+    pod: PodSettings = PodSettings()
+
+
+def load_platform(path: str | None = None) -> Platform | None:
+    """Return the cluster's settings, or None where there is no cluster.
+
+    Args:
+        path: file; none takes the one ``VITA_TRAIN_PLATFORM`` names.
+
+    Raises:
+        RecipeError: the file cannot be read or is wrong somewhere; each problem with its line.
+    """
+    named = path or os.environ.get(PLATFORM)
+    if not named:
+        return None
+    try:
+        text = Path(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the platform's settings cannot be read", where=named,
+                          remedy=f"mount the chart's ConfigMap there, or unset {PLATFORM}") from error
+    tree = parse_yaml(text, named)
+    tree.value = tree.value or {}
+    return validated(Platform, tree)
+
+
+def laid_over(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:
+    """Return pod settings with others laid over them, in order.
+
+    What a layer states replaces what was there; mappings are joined key by key, and lists are added to.
+    """
+    result = base
+    for layer in layers:
+        changes: dict[str, Any] = {}
+        for name in layer.model_fields_set:
+            old, new = getattr(result, name), getattr(layer, name)
+            if isinstance(new, dict) and name not in PodSettings.REPLACED:
+                new = {**old, **new}
+            elif isinstance(new, tuple):
+                new = (*old, *(item for item in new if item not in old))
+            changes[name] = new
+        result = result.model_copy(update=changes)
+    return result
