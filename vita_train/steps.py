@@ -117,7 +117,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 
     def work(digest: str) -> Manifest:
-        manifest = launch_stage(recipe, stage, run)
+        manifest = launch_stage(recipe, stage, run, digest)
         return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
 
     return commit_step(recipe, run, stage, selection, inputs, work)

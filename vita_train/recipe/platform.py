@@ -40,6 +40,8 @@ class TimeSpec(Strict):
     """Seconds a job may wait for its pods to run."""
     run: float = Field(default=14 * 86400.0, gt=0)
     """Seconds a job may run, restarts included, waiting not."""
+    start: float = Field(default=180.0, gt=0)
+    """Seconds a pod may be unable to start (image, missing Secret) before that counts as final."""
     outage: float = Field(default=600.0, gt=0)
     """Seconds the Kubernetes API may stay away before the launcher gives up."""
 

@@ -21,6 +21,8 @@ RUN_LABEL, STAGE_LABEL = f"{DOMAIN}/run", f"{DOMAIN}/stage"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "vita-train"}
 #: Annotation that says what a job was made from: another launcher adopts a job only if it is the same.
 SPEC_HASH = f"{DOMAIN}/spec-hash"
+#: Annotation on a job: how often it was started again before, so that the budget outlives a launcher.
+RESTARTS = f"{DOMAIN}/restarts"
 #: Annotation on a job: the Workflow whose end the janitor waits for.
 WORKFLOW = f"{DOMAIN}/workflow"
 _NAME_LENGTH = 40

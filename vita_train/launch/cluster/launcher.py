@@ -1,0 +1,286 @@
+"""One stage as a job on the cluster: created or taken up, followed, explained, and believed only after its commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from queue import Empty, Queue
+from typing import Any
+
+from vita_train.errors import StoppedError, UserError, VitaError
+from vita_train.launch.cluster.api import Cluster, ConflictError, Object, own_namespace
+from vita_train.launch.cluster.backend import JobBackend, choose
+from vita_train.launch.cluster.clocks import Clocks
+from vita_train.launch.cluster.job import RESTARTS, SPEC_HASH, TrainingJob, training_job
+from vita_train.launch.cluster.logs import LogFollower, last_lines
+from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain
+from vita_train.launch.cluster.state import JobState, Phase
+from vita_train.launch.cluster.view import JobView, restart_count
+from vita_train.launch.cluster.watch import EVENTS, PODS, Watcher
+from vita_train.launch.cluster.workflow import Workflow, is_cancelled, own_workflow
+from vita_train.launch.process import on_stop
+from vita_train.launch.verify import committed
+from vita_train.log import say
+from vita_train.manifest import Manifest
+from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.platform import Platform
+from vita_train.recipe.pod import PodSettings
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.run_paths import store_of
+
+Say = Callable[[str], None]
+_TURN = 0.5
+_EVENTS_EVERY = 15.0
+_DELETE_WAIT = 20.0
+
+
+def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platform: Platform, *,
+                      task: PodSettings | None = None, cluster: Cluster | None = None, out: Say = say) -> Manifest:
+    """Run a stage to its end as a job and return the manifest it committed.
+
+    Args:
+        recipe: the run's recipe; it is stored as ``<run>/<stage>/recipe.yaml``, where the pods read it.
+        stage: canonical stage id.
+        run: the run's name.
+        digest: the step's digest; a launcher that starts again with the same one takes up the job it left.
+        platform: the cluster's settings.
+        task: settings of the KFP task, laid over the others for the job's pods.
+        cluster: the API; none connects.
+        out: takes each line of the job's progress and of rank 0's log.
+
+    Raises:
+        UserError: the recipe, the data or a setting is refused.
+        VitaError: the job failed; reason, pod, and the last lines of every failed rank.
+        PeerLostError: retryable, and the restarts that the recipe allows were used; or the API stayed away.
+        StoppedError: the launcher was told to stop; the job is deleted if that was a cancel, else it goes on.
+    """
+    cluster = cluster or Cluster.connect(outage=platform.times.outage)
+    backend = choose(recipe.launch.backend if recipe.launch.backend != "auto" else platform.backend, cluster.served())
+    namespace = platform.namespace or own_namespace()
+    workflow = own_workflow(cluster, own_namespace())
+    store, key = store_of(recipe), f"{run}/{stage}/recipe.yaml"
+    store.write(key, dump_recipe(recipe).encode())
+    owned = workflow is not None and workflow.namespace == namespace
+    job = training_job(recipe, run, stage, digest, platform=platform, namespace=namespace,
+                       recipe_uri=store.uri_of(key), task=task, workflow=workflow.name if workflow else "",
+                       owner=workflow.owner() if owned and workflow else None)
+    launcher = Launcher(cluster, backend, job, workflow, restarts=recipe.launch.restarts, out=out)
+    launcher.run()
+    manifest = committed(recipe, run, stage, logs=f"the log of job {job.name}")
+    launcher.delete()
+    return manifest
+
+
+class Launcher:
+    """One job, from its creation to its end.
+
+    Args:
+        cluster: the API.
+        backend: kind of job.
+        job: what to run.
+        workflow: what the launcher is a step of, if it is.
+        restarts: times a retryable failure is started again, by whomever.
+        out: takes each line of progress.
+    """
+
+    def __init__(self, cluster: Cluster, backend: JobBackend, job: TrainingJob, workflow: Workflow | None, *,
+                 restarts: int, out: Say) -> None:
+        self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
+        self._restarts, self._out = restarts, out
+        self._clocks = Clocks(job.platform.times)
+        self._uid = ""
+        self._used = 0
+        self._stops: list[int] = []
+        self._tails: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Bring the job to success, starting it again as often as allowed.
+
+        Raises:
+            VitaError: it failed for good, or the launcher was told to stop.
+        """
+        preemptions = 0
+        with on_stop(self._stops.append):
+            self._create_or_adopt()
+            while failure := self._follow(self._restarts - self._used):
+                if failure.reason == Reason.PREEMPTED and preemptions < self._job.platform.preemptions:
+                    preemptions += 1
+                elif failure.reason.retryable and self._used < self._restarts:
+                    self._used += 1
+                else:
+                    self.delete()
+                    raise failure.error()
+                self._out(f"job {self._job.name}: {failure.reason}: {failure.what}; starting it again")
+                self.delete(wait=True)
+                self._create_or_adopt()
+
+    def delete(self, *, wait: bool = False) -> None:
+        """Delete the job and its pods; with ``wait``, return only when they are gone."""
+        self._cluster.delete(self._backend.resource, self._job.namespace, self._job.name, self._uid)
+        deadline = time.monotonic() + (self._job.pod.grace + _DELETE_WAIT if wait else 0)
+        while wait and time.monotonic() < deadline:
+            found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+            if found is None or found["metadata"]["uid"] != self._uid:
+                return
+            time.sleep(1)
+
+    def _create_or_adopt(self) -> None:
+        """Create the job, or take up the one of its name if it is the same and not over."""
+        manifest = self._backend.manifest(self._job)
+        manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
+        while True:
+            self._check_stop()
+            try:
+                self._uid = str(self._cluster.create(self._backend.resource, manifest)["metadata"]["uid"])
+                self._out(f"job {self._job.name}: created in {self._job.namespace}, {self._job.nodes} nodes of "
+                          f"{self._job.nproc} ranks")
+                return
+            except ConflictError:
+                found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+            if found is not None and self._adopt(found):
+                return
+            time.sleep(_TURN)
+
+    def _adopt(self, found: Object) -> bool:
+        """Take up a job that is there already; False when it is on its way out and another attempt must be made."""
+        metadata = found["metadata"]
+        if metadata.get("deletionTimestamp"):
+            return False
+        self._uid = str(metadata["uid"])
+        state = self._backend.state(found)
+        if (metadata.get("annotations") or {}).get(SPEC_HASH) == self._job.spec_hash and state.phase != Phase.FAILED:
+            self._used = max(self._used, int(metadata["annotations"].get(RESTARTS, 0)))
+            self._out(f"job {self._job.name}: taken up, it is {state.phase}")
+            return True
+        if not state.phase.over:
+            raise UserError(f"job {self._job.name} runs already, with other settings", where="launch",
+                            remedy="wait for it, delete it, or launch with the settings it has")
+        self._out(f"job {self._job.name}: an older one of this name {state.phase}; replacing it")
+        self.delete(wait=True)
+        return False
+
+    def _follow(self, restarts_left: int) -> Failure | None:
+        """Watch the job until it is over; None if it succeeded, else why it did not."""
+        changes: Queue[tuple[str, str, Any]] = Queue()
+        view = JobView(self._backend, self._keep_tail)
+        name, namespace = self._job.name, self._job.namespace
+        watchers = [
+            Watcher(self._cluster, self._backend.resource, namespace, changes, fieldSelector=f"metadata.name={name}"),
+            Watcher(self._cluster, PODS, namespace, changes, labelSelector=self._backend.selector(name)),
+        ]
+        with _Follower(self._cluster, namespace, self._backend.container, self._out) as log:
+            try:
+                return self._until_over(changes, view, log, restarts_left)
+            finally:
+                for watcher in watchers:
+                    watcher.stop()
+
+    def _until_over(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: _Follower, restarts_left: int
+                    ) -> Failure | None:
+        told, looked, hindrance = "", -_EVENTS_EVERY, None
+        while True:
+            self._check_stop()
+            self._take(changes, view)
+            if view.is_deleted:
+                raise StoppedError(f"job {self._job.name} was deleted by somebody else", where=self._job.namespace,
+                                   remedy="run the same step again to go on from its last checkpoint")
+            if view.job is None:
+                continue
+            state, now = self._backend.state(view.job), time.monotonic()
+            log.see(view.first)
+            if state.phase == Phase.SUCCEEDED:
+                return None
+            if state.phase == Phase.FAILED:
+                return self._explained(state, changes, view)
+            if view.restarts > restarts_left:
+                return _for_good(self._explained(state, changes, view), restarts_left)
+            if now - looked >= _EVENTS_EVERY:
+                looked = now
+                hindrance = blocked(view.present, self._events(view) if state.phase == Phase.PENDING else ())
+            if failure := self._clocks.over(state.phase, hindrance, now=now):
+                return failure
+            line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")
+            if line != told:
+                self._out(line)
+                told = line
+
+    def _take(self, changes: Queue[tuple[str, str, Any]], view: JobView) -> None:
+        """Take in what has changed; returns after a short while at the latest."""
+        try:
+            kind, change, thing = changes.get(timeout=_TURN)
+            while True:
+                if change == "FAILED":
+                    assert isinstance(thing, VitaError)
+                    raise thing
+                view.take(kind, change, thing)
+                kind, change, thing = changes.get_nowait()
+        except Empty:
+            return
+
+    def _explained(self, state: JobState, changes: Queue[tuple[str, str, Any]], view: JobView) -> Failure:
+        for _ in range(4):  # the pods' own ends may come after the job's
+            self._take(changes, view)
+        failure = explain(state, view.by_node, self._events(view))
+        return failure if failure.tails else replace(failure, tails=self._tails)
+
+    def _events(self, view: JobView) -> list[Object]:
+        """Return the events about the job and its pods."""
+        ours = {self._job.name, *(str(pod["metadata"]["name"]) for pod in view.by_node)}
+        found, _ = self._cluster.objects(EVENTS, self._job.namespace)
+        return [event for event in found if any(
+            str((event.get("involvedObject") or {}).get("name") or "").startswith(name) for name in ours)]
+
+    def _keep_tail(self, pod: Object) -> None:
+        """Keep a failed pod's last lines while they are there."""
+        name = str(pod["metadata"]["name"])
+        self._tails[name] = last_lines(self._cluster, self._job.namespace, name, self._backend.container)
+
+    def _check_stop(self) -> None:
+        """End if the launcher was told to: with the job if that was a cancel, without if only the launcher must go."""
+        if not self._stops:
+            return
+        if not is_cancelled(self._cluster, self._workflow):
+            raise StoppedError("only the launcher was stopped; the job goes on", where=self._job.name,
+                               remedy="the next launcher of the same step takes it up")
+        found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+        if found is not None:
+            self._uid = str(found["metadata"]["uid"])
+            self.delete()
+        raise StoppedError("cancelled; the job is deleted", where=self._job.name,
+                           remedy="run the same step again to go on from its last checkpoint")
+
+
+def _for_good(failure: Failure, restarts: int) -> Failure:
+    """Return a failure as one that no further start may follow."""
+    reason = Reason.CRASH if failure.reason.retryable else failure.reason
+    return replace(failure, reason=reason, what=f"{failure.what} (after {restarts} restarts)")
+
+
+class _Follower:
+    """Follows the log of whichever pod holds rank 0 now."""
+
+    def __init__(self, cluster: Cluster, namespace: str, container: str, out: Say) -> None:
+        self._cluster, self._namespace, self._container, self._out = cluster, namespace, container, out
+        self._uid = ""
+        self._log: LogFollower | None = None
+
+    def __enter__(self) -> _Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log:
+            self._log.finish()
+
+    def see(self, pod: Object | None) -> None:
+        """Follow this pod from now on, if it is another than before and has begun."""
+        if pod is None or (pod.get("status") or {}).get("phase") in (None, "Pending"):
+            return
+        if pod["metadata"]["uid"] != self._uid:
+            if self._log:
+                self._log.finish()
+            self._uid = str(pod["metadata"]["uid"])
+            self._log = LogFollower(self._cluster, self._namespace, str(pod["metadata"]["name"]), self._container,
+                                    self._out)
+        if self._log:
+            self._log.restarted(restart_count(pod))

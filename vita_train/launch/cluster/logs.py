@@ -1,0 +1,79 @@
+"""Following a pod's log as if it were our own output: across cut connections and restarts of the container."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from vita_train.launch.cluster.api import Cluster
+
+_PAUSE = 2.0
+#: Exceptions of a stream that broke, or of a container that has no log yet.
+BROKEN = (ApiException, urllib3.exceptions.HTTPError, OSError)
+
+
+class LogFollower:
+    """A thread that writes one pod's log, line by line, each line once.
+
+    Lines carry the kubelet's time in front, to the nanosecond: what was written up to the last one seen is skipped
+    when a connection comes back. A container that was restarted is read to its end before the next one.
+
+    Args:
+        cluster, namespace, pod, container: whose log.
+        write: takes each line, without its time.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, pod: str, container: str, write: Callable[[str], None]
+                 ) -> None:
+        self._cluster, self._namespace, self._pod, self._container = cluster, namespace, pod, container
+        self._write = write
+        self._last = ""
+        self._restarts = 0
+        self._seen_restarts = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"log-{pod}", daemon=True)
+        self._thread.start()
+
+    def restarted(self, count: int) -> None:
+        """Tell how often the container was restarted by now."""
+        self._restarts = count
+
+    def finish(self, timeout: float = 10.0) -> None:
+        """Read what is left of a container that has ended, and stop."""
+        self._over.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            last_turn = self._over.is_set()
+            if self._restarts > self._seen_restarts:
+                self._seen_restarts = self._restarts
+                self._read(previous="true")
+            self._read(**({} if last_turn else {"follow": "true"}))
+            if last_turn:
+                return
+            self._over.wait(_PAUSE)
+
+    def _read(self, **query: str) -> None:
+        since = {"sinceTime": self._last[:19] + "Z"} if self._last else {}
+        try:
+            for line in self._cluster.log(self._namespace, self._pod, self._container, timestamps="true",
+                                          **since, **query):
+                time, _, text = line.partition(" ")
+                if time > self._last:
+                    self._last = time
+                    self._write(text)
+        except BROKEN:
+            return  # not started, gone, or the connection was cut: the next turn tells
+
+
+def last_lines(cluster: Cluster, namespace: str, pod: str, container: str, lines: int = 50) -> str:
+    """Return the end of a pod's log, indented; empty where there is none to be had any more."""
+    try:
+        found = list(cluster.log(namespace, pod, container, tailLines=str(lines)))
+    except BROKEN:
+        return ""
+    return "\n".join(f"  | {line}" for line in found)
