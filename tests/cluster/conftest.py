@@ -1,0 +1,69 @@
+"""One control plane for all tests of this folder; two nodes whose pods are processes; a namespace for each test."""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+from control_plane import ControlPlane, missing
+from kubelet import Kubelet
+
+from vita_train.launch.cluster.api import Cluster
+
+urllib3.disable_warnings()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A running cluster, or a skip that says how to build one."""
+    if why := missing():
+        pytest.skip(why)
+    plane = ControlPlane(tmp_path_factory.mktemp("control-plane"))
+    try:
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture(scope="session")
+def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    """A node that runs pods as processes."""
+    kubelet = Kubelet(control_plane.api, "node-a", tmp_path_factory.mktemp("node-a"))
+    try:
+        yield kubelet
+    finally:
+        kubelet.stop()
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+    """A fresh namespace."""
+    name = urllib.parse.quote(request.node.originalname or "t").replace("_", "-").lower()[:40].strip("-")
+    return control_plane.namespace(f"{name}-{time.time_ns() % 10**6}")
+
+
+@pytest.fixture
+def cluster(control_plane: ControlPlane) -> Cluster:
+    """The launcher's own view of the API."""
+    return Cluster(control_plane.api, outage=60)
+
+
+def until(is_done: Callable[[], object], *, seconds: float = 60) -> None:
+    """Wait for something to be true."""
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.2)
+
+

@@ -1,0 +1,164 @@
+"""A real Kubernetes control plane on this machine: etcd, API server, controllers, scheduler, PyTorchJob controller.
+
+Built by ``tests/cluster/build.sh`` from pinned Go modules. Everything listens on 127.0.0.1 and lies in one folder.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+HOME = Path(os.environ.get("VITA_TRAIN_CONTROL_PLANE") or Path.home() / ".cache/vita-train-test/control-plane")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator")
+_ADMIN = "test-admin-token"
+#: The controller's own asks for nslookup, which a bare machine may not have.
+_INIT_CONTAINER = "- name: init-pytorch\n  image: this-machine\n  command: ['true']\n"
+_START_SECONDS = 90.0
+
+
+def missing() -> str:
+    """Return what is not built yet, as a message to skip with; empty if nothing is missing."""
+    absent = [name for name in PROGRAMS if not (HOME / "bin" / name).exists()]
+    return f"no {', '.join(absent)} in {HOME / 'bin'}: run tests/cluster/build.sh" if absent else ""
+
+
+class ControlPlane:
+    """The processes of one cluster.
+
+    Args:
+        folder: where they keep everything.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.server = f"https://127.0.0.1:{_free_port()}"
+        self._keys()
+        etcd = f"http://127.0.0.1:{_free_port()}"
+        peers = f"http://127.0.0.1:{_free_port()}"
+        self._start("etcd", ["--data-dir", str(folder / "etcd"), "--listen-client-urls", etcd, "--unsafe-no-fsync",
+                             "--advertise-client-urls", etcd, "--listen-peer-urls", peers,
+                             "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"])
+        key, public = str(folder / "accounts.key"), str(folder / "accounts.pub")
+        self._start("kube-apiserver", [
+            f"--etcd-servers={etcd}", "--bind-address=127.0.0.1", f"--secure-port={self.server.rpartition(':')[2]}",
+            f"--cert-dir={folder / 'certs'}", "--endpoint-reconciler-type=none", "--authorization-mode=Node,RBAC",
+            f"--token-auth-file={folder / 'tokens.csv'}", "--allow-privileged=true", "--profiling=false",
+            "--service-cluster-ip-range=10.96.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={public}", f"--service-account-signing-key-file={key}",
+            "--kubelet-preferred-address-types=InternalIP"])
+        self.kubeconfig = self.write_kubeconfig("admin", _ADMIN)
+        self.api = client.ApiClient(self.settings("admin"))
+        self._until(self._is_ready, "the API server")
+        authority = str(folder / "certs" / "apiserver.crt")
+        common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1"]
+        self._start("kube-controller-manager", [
+            *common, "--use-service-account-credentials=true", f"--service-account-private-key-file={key}",
+            f"--root-ca-file={authority}", f"--secure-port={_free_port()}", "--node-monitor-period=2s",
+            "--node-monitor-grace-period=20s", "--concurrent-gc-syncs=4"])
+        self._start("kube-scheduler", [*common, f"--secure-port={_free_port()}"])
+        self.apply_crd(HOME / "kubeflow.org_pytorchjobs.yaml")
+        (folder / "init.yaml").write_text(_INIT_CONTAINER)
+        self._start("training-operator", [f"--kubeconfig={self.kubeconfig}",
+                                          f"--init-container-template={folder / 'init.yaml'}"])
+        self._until(self._has_accounts, "the controller manager")
+
+    def stop(self) -> None:
+        """End all processes, the last started first."""
+        for process in reversed(self._processes):
+            process.kill()
+        for process in self._processes:
+            process.wait()
+
+    def settings(self, user: str) -> client.Configuration:
+        """Return a client configuration of a user whose kubeconfig was written."""
+        found = client.Configuration()
+        config.load_kube_config(str(self.folder / f"{user}.kubeconfig"), client_configuration=found)
+        return found
+
+    def write_kubeconfig(self, user: str, token: str, namespace: str = "default") -> Path:
+        """Write a kubeconfig with a bearer token and return its path."""
+        path = self.folder / f"{user}.kubeconfig"
+        path.write_text(yaml.safe_dump({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.server, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": namespace}}]}))
+        return path
+
+    def apply_crd(self, path: Path) -> None:
+        """Create a resource definition; wait until it is served."""
+        definition = yaml.safe_load(path.read_text(encoding="utf-8"))
+        api = client.ApiextensionsV1Api(self.api)
+        api.create_custom_resource_definition(definition)
+        name = definition["metadata"]["name"]
+
+        def is_served() -> bool:
+            conditions = api.read_custom_resource_definition(name).status.conditions or ()
+            return any(one.type == "Established" and one.status == "True" for one in conditions)
+
+        self._until(is_served, name)
+
+    def namespace(self, name: str) -> str:
+        """Create a namespace, and wait for its default service account."""
+        core = client.CoreV1Api(self.api)
+        core.create_namespace({"metadata": {"name": name}})
+        self._until(lambda: bool(core.list_namespaced_service_account(name).items), f"namespace {name}")
+        return name
+
+    def _keys(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        (self.folder / "accounts.key").write_bytes(key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()))
+        (self.folder / "accounts.pub").write_bytes(key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+        (self.folder / "tokens.csv").write_text(f'{_ADMIN},admin,admin,"system:masters"\n')
+
+    def _start(self, name: str, arguments: Sequence[str]) -> None:
+        log = (self.folder / f"{name}.log").open("wb")
+        self._processes.append(subprocess.Popen([str(HOME / "bin" / name), *arguments], stdout=log, stderr=log,
+                                                stdin=subprocess.DEVNULL))
+
+    def _until(self, is_done: Any, what: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            for process in self._processes:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{process.args[0]} ended; its log is in {self.folder}")  # type: ignore[index]
+            try:
+                if is_done():
+                    return
+            except (ApiException, OSError, ValueError, client.exceptions.OpenApiException):
+                pass
+            except Exception as error:  # urllib3 raises its own while nothing listens yet
+                if "urllib3" not in type(error).__module__:
+                    raise
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} is not there after {_START_SECONDS:.0f} s; logs are in {self.folder}")
+            time.sleep(0.2)
+
+    def _is_ready(self) -> bool:
+        answer = self.api.call_api("/readyz", "GET", auth_settings=["BearerToken"], _preload_content=False,
+                                   _return_http_data_only=True)
+        return bool(answer.status == 200)
+
+    def _has_accounts(self) -> bool:
+        return bool(client.CoreV1Api(self.api).list_namespaced_service_account("default").items)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
