@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-all lint lock clean
+.PHONY: help setup demo smoke test test-all test-cluster lint clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the environment in .venv
 
@@ -23,19 +23,20 @@ smoke: $(READY) ## Run every stage for a few steps (about 2 minutes)
 	$(BIN)/vita-train run smoke --force
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster"
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not cluster"
+
+test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some ten minutes) and run the tests on it
+	tests/cluster/build.sh
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(READY) ## Check style, types, import directions and the compiled pipelines
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python pipelines/compile.py --check
-
-lock: $(READY) ## Write the installed versions to requirements.lock
-	tools/lock $(BIN)/python > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean: ## Remove the environment and the caches; runs are kept
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

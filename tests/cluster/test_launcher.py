@@ -1,0 +1,188 @@
+"""The launcher against a real API server, scheduler and PyTorchJob controller; pods are processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import until
+from control_plane import ControlPlane
+from kubelet import Kubelet
+from kubernetes import client
+
+from vita_train.errors import EXIT_REFUSED, StoppedError, UserError, VitaError
+from vita_train.launch.cluster.api import Cluster
+from vita_train.launch.cluster.job import TrainingJob, job_name
+from vita_train.launch.cluster.launcher import Launcher
+from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from vita_train.recipe.platform import Platform, TimeSpec
+from vita_train.recipe.pod import PodSettings
+
+POD = PodSettings(gpu_resource="", cpu="100m", memory="1Gi", shm="64Mi", scratch="64Mi", grace=30)
+JOBS = PyTorchJobs()
+HERE = Path(__file__).parent
+
+
+def _job(namespace: str, code: str, *, nodes: int = 2, image: str = "this-machine",
+         times: dict[str, float] | None = None, **pod: Any) -> TrainingJob:
+    platform = Platform(image=image, times=TimeSpec(**(times or {})))
+    return TrainingJob(name=job_name(namespace, "1.1", code), namespace=namespace, run=namespace, stage="1.1",
+                       image=image, command=("python", "-c", code), nodes=nodes, nproc=1,
+                       pod=POD.model_copy(update=pod), platform=platform)
+
+
+def _launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0) -> list[str]:
+    lines: list[str] = []
+    launcher = Launcher(cluster, JOBS, job, None, restarts=restarts, out=lines.append)
+    launcher.run()
+    launcher.delete(wait=True)
+    return lines
+
+
+def _jobs(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
+    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
+        JOBS.resource.group, JOBS.resource.version, namespace, JOBS.resource.plural)
+    items = found["items"]
+    assert isinstance(items, list)
+    return items
+
+
+def _pods(control_plane: ControlPlane, namespace: str) -> list[Any]:
+    return list(client.CoreV1Api(control_plane.api).list_namespaced_pod(namespace).items)
+
+
+@pytest.mark.usefixtures("node")
+def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namespace: str, tmp_path: Path,
+                                                        control_plane: ControlPlane) -> None:
+    code = (f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, os.environ['PET_NODE_RANK']).touch()\n"
+            "for i in range(200): print('line', i, 'of', os.environ['PET_NNODES'], flush=True)")
+    lines = _launch(cluster, _job(namespace, code))
+    assert [line for line in lines if line.startswith("line")] == [f"line {i} of 2" for i in range(200)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+    assert _jobs(control_plane, namespace) == []
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(("change", "code", "reason", "words"), [
+    ({"image": "registry.example/missing:1", "times": {"start": 3}}, "", "IMAGE", "missing:1"),
+    ({"cpu": "900", "times": {"queue": 5}}, "", "UNSCHEDULABLE", "Insufficient cpu"),
+    ({"memory": "150Mi"}, "x = bytearray(10**9); input()", "OOM", "more memory"),
+    ({}, "raise ValueError('shapes differ')", "CRASH", "shapes differ"),
+    ({"times": {"run": 3}}, "import time; time.sleep(600)", "DEADLINE", "run for"),
+    ({"secret_env": {"KEY": {"secret": "nowhere", "key": "k"}}, "times": {"start": 3}}, "", "USER_ERROR", "nowhere"),
+])
+def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, control_plane: ControlPlane,
+                                         change: dict[str, Any], code: str, reason: str, words: str) -> None:
+    if "secret_env" in change:
+        change = {**change, "secret_env": PodSettings.model_validate({"secret_env": change["secret_env"]}).secret_env}
+    with pytest.raises(VitaError, match=reason) as caught:
+        _launch(cluster, _job(namespace, code, nodes=1, **change))
+    assert words in str(caught.value)
+    until(lambda: not _pods(control_plane, namespace), seconds=60)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_refusal_is_never_tried_again(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    code = (f"import os, json, pathlib; p = pathlib.Path({str(tmp_path)!r}, str(os.getpid())); p.touch()\n"
+            "said = {'code': 2, 'what': 'no pictures', 'where': 'recipe.yaml:7', 'remedy': 'name some', 'tails': {}}\n"
+            "pathlib.Path(os.environ['VITA_TRAIN_TERMINATION_LOG']).write_text(json.dumps(said)); raise SystemExit(2)")
+    with pytest.raises(UserError, match="no pictures") as caught:
+        _launch(cluster, _job(namespace, code, nodes=1), restarts=3)
+    assert caught.value.exit_code == EXIT_REFUSED
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: str, node: Kubelet, tmp_path: Path
+                                                 ) -> None:
+    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); rank = os.environ['PET_NODE_RANK']\n"
+            "tries = len(list(here.glob(f'{rank}-*'))); (here / f'{rank}-{tries}').touch()\n"
+            "time.sleep(0 if tries else 600)")
+    job = _job(namespace, code)
+
+    def kill() -> None:
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        node.kill_pod(f"{job.name}-worker-0")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    lines = _launch(cluster, job, restarts=1)
+    killer.join()
+    assert any("starting it again" in line for line in lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
+
+
+def _in_process(control_plane: ControlPlane, job: TrainingJob, more: str = "") -> subprocess.Popen[str]:
+    """A launcher of its own for a job, as a process that can be killed."""
+    code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
+            "from vita_train.errors import VitaError\n"
+            f"job = t._job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
+            "api = kubernetes.config.new_client_from_config()\n"
+            "try: t._launch(t.Cluster(api, outage=60), job)\n"
+            "except VitaError as error: print(error); sys.exit(error.exit_code)\n" + more)
+    env = {**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)}
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, start_new_session=True)
+
+
+def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_up_its_job(
+        cluster: Cluster, namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet) -> None:
+    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
+            "while not (here / 'go').exists(): time.sleep(0.2)")
+    job = _job(namespace, code, nodes=1)
+    first = _in_process(control_plane, job)
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (tmp_path / "go").touch()
+    lines = _launch(cluster, job)
+    assert any("taken up" in line for line in lines)
+    assert len(list(tmp_path.iterdir())) == 2  # one process, and the word to go
+
+
+def test_two_launchers_at_once_make_one_job(namespace: str, control_plane: ControlPlane, tmp_path: Path,
+                                            node: Kubelet) -> None:
+    code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(5)")
+    job = _job(namespace, code, nodes=1)
+    both = [_in_process(control_plane, job) for _ in range(2)]
+    outs = [one.communicate(timeout=90)[0] for one in both]
+    assert len(list(tmp_path.iterdir())) == 1, outs
+    assert 0 in [one.returncode for one in both]
+
+
+def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: ControlPlane, tmp_path: Path,
+                                            node: Kubelet) -> None:
+    code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(600)")
+    launcher = _in_process(control_plane, _job(namespace, code, nodes=2))
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    launcher.send_signal(signal.SIGTERM)
+    out = launcher.communicate(timeout=30)[0]
+    assert launcher.returncode == StoppedError.exit_code, out
+    until(lambda: not _pods(control_plane, namespace) and not _jobs(control_plane, namespace), seconds=40)
+
+
+def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace: str, control_plane: ControlPlane
+                                                    ) -> None:
+    manifest = JOBS.manifest(_job(namespace, "", nodes=1))
+    manifest["spec"]["runPolicies"] = {}
+    with pytest.raises(UserError, match="runPolicies"):
+        cluster.create(JOBS.resource, manifest)
+    assert _jobs(control_plane, namespace) == []
+
+
+@pytest.mark.usefixtures("node")
+def test_a_job_of_the_same_name_with_other_settings_is_not_taken_for_ours(cluster: Cluster, namespace: str,
+                                                                          control_plane: ControlPlane) -> None:
+    job = _job(namespace, "import time; time.sleep(600)", nodes=1)
+    cluster.create(JOBS.resource, JOBS.manifest(job))
+    other = replace(job, nproc=2)
+    with pytest.raises(UserError, match="other settings"):
+        _launch(cluster, other)
+    [left] = _jobs(control_plane, namespace)
+    cluster.delete(JOBS.resource, namespace, job.name, left["metadata"]["uid"])
