@@ -35,7 +35,6 @@ def qwen2_config(spec: LlmSpec) -> Qwen2Config:
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
         rms_norm_eps=spec.rms_norm_eps,
         tie_word_embeddings=spec.tie_embeddings,
-        initializer_range=spec.initializer_range,
         use_cache=False,
     )
     config._attn_implementation = spec.attention

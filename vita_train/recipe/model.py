@@ -27,8 +27,6 @@ class LlmSpec(Strict):
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
     tie_embeddings: bool = False
-    initializer_range: float = Field(default=0.02, gt=0)
-    """Standard deviation of fresh weights, where there is no source."""
     attention: Literal["sdpa", "varlen"] = "sdpa"
     """How packed documents are kept apart. sdpa: by a mask, anywhere. varlen: by torch's variable-length kernel on
     GPUs in half precision, elsewhere as sdpa."""

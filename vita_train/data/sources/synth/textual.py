@@ -27,10 +27,6 @@ REPEAT = "Repeat:"
 _INSTRUCTIONS: dict[str, float] = {"repeat": 0.12, "transcribe": 0.2, "describe": 0.14, "pair": 0.16, "film": 0.12,
                                    "spoken_scene": 0.13, "spoken_request": 0.08, "side_talk": 0.05}
 
-#: Training scenes of one, two and three things. One thing teaches nothing about which attribute belongs to which.
-_CROWD = (0.1, 0.45, 0.45)
-
-
 def exchanges_of(splits: Splits, split: str) -> list[Exchange]:
     """Questions and answers whose wording belongs to a split."""
     return [exchange for exchange in exchanges() if splits.of_sentence(spoken(exchange[0])) == split]
@@ -42,7 +38,7 @@ def add_textqa(plan: Plan) -> None:
         rng = rng_for(plan.splits.seed, "textqa", name)
         asked: set[tuple[str, str]] = set()
         for _ in range(number):
-            scene, questions = scene_questions(plan.splits, name, split, rng, ALL_PAIRS, asked, crowd=_CROWD)
+            scene, questions = scene_questions(plan.splits, name, split, rng, ALL_PAIRS, asked)
             plan.add("textqa", name, rounds(scene.caption, questions))
 
 

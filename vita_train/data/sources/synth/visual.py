@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 
 from vita_train.data.sources.synth.films import Film, draw_film, film_questions
@@ -46,15 +45,14 @@ def film_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) ->
 
 
 def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: tuple[Pair, ...],
-                    asked: set[tuple[str, str]], *, crowd: Sequence[float] = ()) -> tuple[Scene, list[Question]]:
+                    asked: set[tuple[str, str]]) -> tuple[Scene, list[Question]]:
     """Draw a scene with its questions: one to five in training, one in tests, where none is asked twice.
 
-    ``crowd`` weighs training scenes of one, two and three things; by default they are as common as in tests.
     ``asked`` holds the caption and question of every test record so far and is added to. In the slice of unseen
     combinations the question is about a thing of such a combination.
     """
     if split == TRAIN:
-        scene = scene_of(splits, split, rng, pairs, count=rng.choices((1, 2, 3), crowd)[0] if crowd else None)
+        scene = scene_of(splits, split, rng, pairs)
         return scene, ask_several(scene, rng, rng.randint(1, _MOST_QUESTIONS))
     for _ in range(_TRIES):
         first = rng.choice(splits.unseen_pairs) if name == UNSEEN else None
