@@ -27,6 +27,7 @@ REPEAT = "Repeat:"
 _INSTRUCTIONS: dict[str, float] = {"repeat": 0.12, "transcribe": 0.2, "describe": 0.14, "pair": 0.16, "film": 0.12,
                                    "spoken_scene": 0.13, "spoken_request": 0.08, "side_talk": 0.05}
 
+
 def exchanges_of(splits: Splits, split: str) -> list[Exchange]:
     """Questions and answers whose wording belongs to a split."""
     return [exchange for exchange in exchanges() if splits.of_sentence(spoken(exchange[0])) == split]
