@@ -64,7 +64,7 @@ def _strict(schema: Any) -> Any:
 def test_a_trainjob_fits_the_published_definition() -> None:
     path = DEFINITIONS / "trainer-v2.3.0" / "trainer.kubeflow.org_trainjobs.yaml"
     if not path.exists():
-        pytest.skip(f"no definition of TrainJob in {DEFINITIONS}: let VITA_TRAIN_CRDS name a folder with trainer-v2.3.0")
+        pytest.skip(f"no definition of TrainJob in {DEFINITIONS}; VITA_TRAIN_CRDS names another")
     definition = yaml.safe_load(path.read_text(encoding="utf-8"))
     version = next(one for one in definition["spec"]["versions"] if one["name"] == TrainJobs.resource.version)
     schema = _strict(version["schema"]["openAPIV3Schema"])
