@@ -26,6 +26,8 @@ from vita_train.storage.store import open_file
 TERMINATION_LOG = Path(os.environ.get("VITA_TRAIN_TERMINATION_LOG", "/dev/termination-log"))
 #: Environment variable: seconds between a pod's SIGTERM and its SIGKILL.
 GRACE = "VITA_TRAIN_GRACE"
+#: Environment variable: S3 endpoint of the store that the recipe lies in, when it is not AWS.
+ENDPOINT = "VITA_TRAIN_ENDPOINT"
 _MARGIN = 10.0
 _MOST_BYTES = 4096
 _READ = 1 << 16
@@ -86,7 +88,7 @@ def say_last_words(failure: VitaError, logs: Path, to: Path = TERMINATION_LOG) -
 
 
 def _run(uri: str, stage: str, run: str, folder: Path) -> VitaError | None:
-    store, key = open_file(uri, endpoint=os.environ.get("VITA_TRAIN_ENDPOINT") or None)
+    store, key = open_file(uri, endpoint=os.environ.get(ENDPOINT) or None)
     path = folder / "recipe.yaml"
     path.write_bytes(store.read(key))
     recipe = load_recipe(str(path))

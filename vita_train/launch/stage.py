@@ -32,4 +32,4 @@ def launch_stage(recipe: Recipe, stage: str, run: str, digest: str) -> Manifest:
                         where="launch.backend", remedy=f"let {PLATFORM} name the platform's settings")
     from vita_train.launch.cluster.launcher import launch_on_cluster
 
-    return launch_on_cluster(recipe, stage, run, digest, platform)
+    return launch_on_cluster(recipe, stage, run, digest, platform, backend)

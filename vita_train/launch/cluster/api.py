@@ -19,9 +19,12 @@ from kubernetes.client.exceptions import ApiException
 
 from vita_train.errors import PeerLostError, UserError
 from vita_train.launch.cluster.backend import Resource
+from vita_train.launch.cluster.job import Object
 
-Object = dict[str, Any]
 Result = TypeVar("Result")
+
+#: Exceptions of a stream that broke, or of one that cannot be had yet.
+BROKEN = (ApiException, urllib3.exceptions.HTTPError, OSError)
 
 #: Seconds one plain call may take, and one stretch of a watch or of a followed log may stay silent.
 _CALL, _SILENCE = 30.0, 300.0
@@ -47,13 +50,11 @@ class Cluster:
     Args:
         api: the client to speak through.
         outage: seconds the API may stay away before a call gives up.
-        sleep: how to pause; tests hand in their own.
     """
 
-    def __init__(self, api: client.ApiClient, *, outage: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, api: client.ApiClient, *, outage: float) -> None:
         self._api = api
         self._outage = outage
-        self._sleep = sleep
         self._answered = False
 
     @classmethod
@@ -181,7 +182,7 @@ class Cluster:
             if time.monotonic() - since > outage:
                 raise PeerLostError(f"the Kubernetes API has not answered for {outage:.0f} s: {last}", where=what,
                                     remedy="the job goes on; run the same step again and it is taken up")
-            self._sleep(pause)
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.launch.node import GRACE
+from vita_train.launch.node import ENDPOINT, GRACE
 from vita_train.manifest import digest_of
 from vita_train.recipe.platform import Platform, laid_over
 from vita_train.recipe.pod import PodSettings
@@ -25,7 +25,6 @@ SPEC_HASH = f"{DOMAIN}/spec-hash"
 RESTARTS = f"{DOMAIN}/restarts"
 #: Annotation on a job: the Workflow whose end the janitor waits for.
 WORKFLOW = f"{DOMAIN}/workflow"
-_NAME_LENGTH = 40
 CACHE, SCRATCH, SHM = "/cache", "/tmp", "/dev/shm"
 
 Object = dict[str, Any]
@@ -99,9 +98,9 @@ def training_job(recipe: Recipe, run: str, stage: str, digest: str, *, platform:
         raise RecipeError("no image is set for training pods", where="platform.image",
                           remedy="set images.trainer in the chart's values, by digest")
     pod = laid_over(platform.pod, [recipe.launch.pod, *([task] if task else [])])
-    endpoint = {"VITA_TRAIN_ENDPOINT": recipe.storage.endpoint} if recipe.storage.endpoint else {}
-    env = {"PYTHONUNBUFFERED": "1", "HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace),
-           "OMP_NUM_THREADS": str(recipe.launch.threads), **endpoint, **pod.env}
+    endpoint = {ENDPOINT: recipe.storage.endpoint} if recipe.storage.endpoint else {}
+    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **endpoint,
+           **pod.env}
     return TrainingJob(name=job_name(run, stage, digest), namespace=namespace, run=run, stage=stage,
                        image=platform.image, command=("python", "-m", "vita_train.launch.node", recipe_uri, stage, run),
                        nodes=recipe.launch.nodes, nproc=recipe.launch.nproc, pod=pod, platform=platform, env=env,
@@ -114,7 +113,7 @@ def job_name(run: str, stage: str, digest: str) -> str:
     At most 40 characters, because JobSet makes longer names of it.
     """
     told = hashlib.sha256("\n".join([run, stage, digest]).encode()).hexdigest()
-    return f"vita-{stage.replace('.', '-')}-{told[:16]}"[:_NAME_LENGTH]
+    return f"vita-{stage.replace('.', '-')}-{told[:16]}"
 
 
 def label_value(text: str) -> str:

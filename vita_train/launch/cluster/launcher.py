@@ -9,10 +9,10 @@ from queue import Empty, Queue
 from typing import Any
 
 from vita_train.errors import StoppedError, UserError, VitaError
-from vita_train.launch.cluster.api import Cluster, ConflictError, Object, own_namespace
+from vita_train.launch.cluster.api import Cluster, ConflictError, own_namespace
 from vita_train.launch.cluster.backend import JobBackend, choose
 from vita_train.launch.cluster.clocks import Clocks
-from vita_train.launch.cluster.job import RESTARTS, SPEC_HASH, TrainingJob, training_job
+from vita_train.launch.cluster.job import RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
 from vita_train.launch.cluster.logs import LogFollower, last_lines
 from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain
 from vita_train.launch.cluster.state import JobState, Phase
@@ -35,7 +35,7 @@ _EVENTS_EVERY = 15.0
 _DELETE_WAIT = 20.0
 
 
-def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platform: Platform, *,
+def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platform: Platform, wanted: str, *,
                       task: PodSettings | None = None, cluster: Cluster | None = None, out: Say = say) -> Manifest:
     """Run a stage to its end as a job and return the manifest it committed.
 
@@ -45,6 +45,7 @@ def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platfor
         run: the run's name.
         digest: the step's digest; a launcher that starts again with the same one takes up the job it left.
         platform: the cluster's settings.
+        wanted: kind of job: ``auto``, ``pytorchjob`` or ``trainjob``.
         task: settings of the KFP task, laid over the others for the job's pods.
         cluster: the API; none connects.
         out: takes each line of the job's progress and of rank 0's log.
@@ -56,7 +57,7 @@ def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platfor
         StoppedError: the launcher was told to stop; the job is deleted if that was a cancel, else it goes on.
     """
     cluster = cluster or Cluster.connect(outage=platform.times.outage)
-    backend = choose(recipe.launch.backend if recipe.launch.backend != "auto" else platform.backend, cluster.served())
+    backend = choose(wanted, cluster.served())
     namespace = platform.namespace or own_namespace()
     workflow = own_workflow(cluster, own_namespace())
     store, key = store_of(recipe), f"{run}/{stage}/recipe.yaml"

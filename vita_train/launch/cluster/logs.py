@@ -5,14 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import urllib3
-from kubernetes.client.exceptions import ApiException
-
-from vita_train.launch.cluster.api import Cluster
+from vita_train.launch.cluster.api import BROKEN, Cluster
 
 _PAUSE = 2.0
-#: Exceptions of a stream that broke, or of a container that has no log yet.
-BROKEN = (ApiException, urllib3.exceptions.HTTPError, OSError)
 
 
 class LogFollower:

@@ -62,10 +62,10 @@ def placement(job: TrainingJob) -> Object:
 
 
 def pod_template(job: TrainingJob, container: str) -> Object:
-    """Return a whole pod template with the ranks' container under the name that the job's kind wants."""
+    """Return a pod template with the ranks' container under the name its job wants; that says when to restart."""
     pod = job.pod
     spec = {
-        **placement(job), "restartPolicy": "Never", "automountServiceAccountToken": False,
+        **placement(job), "automountServiceAccountToken": False,
         "enableServiceLinks": False, "securityContext": pod_security(job), "volumes": volumes(job),
         "containers": [{
             "name": container, "image": job.image, "imagePullPolicy": job.platform.image_pull_policy,

@@ -27,7 +27,6 @@ class PyTorchJobs:
     def manifest(self, job: TrainingJob) -> Object:
         """Return the PyTorchJob."""
         template = pod_template(job, self.container)
-        del template["spec"]["restartPolicy"]  # the replica's own replaces it
 
         def replica(number: int) -> Object:
             return {"replicas": number, "restartPolicy": job.platform.restart_policy, "template": template}

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita_train.launch.cluster.backend import JobBackend
+from vita_train.launch.cluster.job import Object
 from vita_train.launch.cluster.reasons import Reason, pod_failures
-
-Object = dict[str, Any]
 
 
 @dataclass

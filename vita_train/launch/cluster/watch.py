@@ -6,14 +6,9 @@ import threading
 from queue import Queue
 from typing import Any
 
-import urllib3
-from kubernetes.client.exceptions import ApiException
-
 from vita_train.errors import VitaError
-from vita_train.launch.cluster.api import Cluster, GoneError
+from vita_train.launch.cluster.api import BROKEN, Cluster, GoneError
 from vita_train.launch.cluster.backend import Resource
-
-Object = dict[str, Any]
 
 PODS = Resource("", "v1", "pods", "Pod")
 EVENTS = Resource("", "v1", "events", "Event")
@@ -59,7 +54,7 @@ class Watcher:
                     pause = _FIRST_PAUSE
             except GoneError:
                 pause = _FIRST_PAUSE
-            except (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError):
+            except (*BROKEN, ValueError):
                 pass  # listing again tells whether it is over, and waits for the API as long as allowed
             self._stopped.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

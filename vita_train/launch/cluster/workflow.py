@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vita_train.launch.cluster.api import POD_NAME, Cluster, Object
+from vita_train.launch.cluster.api import POD_NAME, Cluster
 from vita_train.launch.cluster.backend import Resource
+from vita_train.launch.cluster.job import Object
 from vita_train.launch.cluster.watch import PODS
 
 WORKFLOWS = Resource("argoproj.io", "v1alpha1", "workflows", "Workflow")
