@@ -118,14 +118,14 @@ def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
 
 
-def _in_process(control_plane: ControlPlane, job: TrainingJob, more: str = "") -> subprocess.Popen[str]:
+def _in_process(control_plane: ControlPlane, job: TrainingJob) -> subprocess.Popen[str]:
     """A launcher of its own for a job, as a process that can be killed."""
     code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
             "from vita_train.errors import VitaError\n"
             f"job = t._job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
             "api = kubernetes.config.new_client_from_config()\n"
             "try: t._launch(t.Cluster(api, outage=60), job)\n"
-            "except VitaError as error: print(error); sys.exit(error.exit_code)\n" + more)
+            "except VitaError as error: print(error); sys.exit(error.exit_code)\n")
     env = {**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)}
     return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True, start_new_session=True)

@@ -25,7 +25,7 @@ class PodSettings(Strict):
     """What every pod of a training job gets, one pod a node."""
 
     #: Mappings that make no sense joined.
-    REPLACED: ClassVar[frozenset[str]] = frozenset({"affinity"})
+    REPLACED: ClassVar[frozenset[str]] = frozenset({"affinity", "cache"})
 
     cpu: str = Field(default="8", pattern=QUANTITY)
     memory: str = Field(default="64Gi", pattern=QUANTITY)

@@ -17,7 +17,7 @@ def main() -> None:
     with (logs / f"rank-{rank}.log").open("a", buffering=1) as out:
         print(f"rank {rank} of {os.environ['WORLD_SIZE']}", file=out)
         if behaviour == "wait":
-            (Path(sys.argv[4]) / f"started-{rank}").touch()
+            (Path(sys.argv[4]) / f"started-{rank}").write_text(str(os.getpid()))
             time.sleep(120)
         if behaviour == "refuse" and rank == 3:
             report = {"code": 2, "what": "no pictures", "where": "recipe.yaml:7", "remedy": "name another"}

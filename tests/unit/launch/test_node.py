@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from vita_train.errors import EXIT_DONE, EXIT_REFUSED, EXIT_STOPPED
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
@@ -77,8 +79,14 @@ def test_a_pod_that_is_asked_to_stop_stops_its_ranks_and_says_so(tmp_path: Path)
         assert time.monotonic() < deadline, pod.poll()
         time.sleep(0.1)
     pod.send_signal(signal.SIGTERM)
-    pod.communicate(timeout=60)
+    err = pod.communicate(timeout=60)[1]
     assert pod.returncode == EXIT_STOPPED
+    assert "error: " in err
+    assert "stopped as asked" in err
+    assert json.loads((tmp_path / "words-0").read_text())["code"] == EXIT_STOPPED
+    for started in tmp_path.glob("started-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(started.read_text()), 0)
 
 
 def test_a_recipe_that_is_not_there_is_one_line(tmp_path: Path) -> None:

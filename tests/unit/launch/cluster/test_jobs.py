@@ -87,7 +87,7 @@ def _pod_spec(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
-def test_pods_ask_for_every_rank_and_fit_the_restricted_level(backend: JobBackend) -> None:
+def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobBackend) -> None:
     manifest = backend.manifest(_job())
     pod = _pod_spec(backend, manifest)
     container = pod["containers"][0]
@@ -106,6 +106,19 @@ def test_pods_ask_for_every_rank_and_fit_the_restricted_level(backend: JobBacken
     assert {env["HOME"]["value"], env["VITA_TRAIN_CACHE"]["value"]} <= written
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"] == {"secretKeyRef": {"name": "s3", "key": "id"}}
     assert pod["terminationGracePeriodSeconds"] == 120
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
+def test_pods_fit_the_restricted_level(backend: JobBackend) -> None:
+    pod = _pod_spec(backend, backend.manifest(_job(Platform(image="i"))))
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    [container] = pod["containers"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                            "capabilities": {"drop": ["ALL"]}}
+    allowed = {"emptyDir", "persistentVolumeClaim", "secret", "configMap", "projected", "downwardAPI", "csi"}
+    assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
 
 
 def test_a_pytorchjob_has_one_master_and_a_pod_for_each_further_node() -> None:
@@ -141,6 +154,8 @@ def test_the_recipe_lies_over_the_platform_and_the_task_over_both() -> None:
     assert job.pod.env == {"A": "1", "B": "2", "C": "3"}
     assert (job.pod.cpu, job.pod.memory) == ("4", "1Gi")
     assert job.pod.tolerations == ({"key": "a"}, {"key": "b"})
+    # A volume has one source: another one replaces it.
+    assert _job(platform, pod={"cache": {"hostPath": {"path": "/ssd"}}}).pod.cache == {"hostPath": {"path": "/ssd"}}
 
 
 def test_what_cannot_be_said_is_refused() -> None:
