@@ -13,6 +13,7 @@ import time
 
 from vita_train.data.index import Corpus
 from vita_train.data.loader import packed_order
+from vita_train.data.order import PackedOrder
 from vita_train.recipe.load import load_recipe
 
 
@@ -27,8 +28,8 @@ def main() -> None:
     for stage, spec in recipe.stages.items():
         if spec.objective != "next_token":
             continue
-        order = packed_order(corpus, spec, seed=recipe.seed)
-        assert order is not None
+        order = packed_order(corpus, spec.model_copy(update={"curriculum": []}), seed=recipe.seed)
+        assert isinstance(order, PackedOrder)
         start = time.process_time()
         steps = order.steps_per_epoch
         seconds = time.process_time() - start

@@ -139,7 +139,7 @@ def _source(recipe: Recipe, run: str, selection: Selection) -> str:
             if not resolve(path, entry.records).is_file():
                 raise UserError(f"the records of {name}/{split} are missing", where=str(resolve(path, entry.records)),
                                 remedy="correct the path in the registry")
-    absent = sorted({name for stage in recipe.stages.values() for name in stage.data} - set(datasets))
+    absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - set(datasets))
     if absent:
         raise UserError(f"the recipe trains on {', '.join(absent)}, which the registry does not have", where=str(path),
                         remedy=f"it has {', '.join(sorted(datasets))}")

@@ -113,7 +113,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
         return {**settings, "stage": stage, "spec": spec.model_dump(mode="json"),
-                "data": content_of(prepared, spec.data),
+                "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 
     def work(digest: str) -> Manifest:

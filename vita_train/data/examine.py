@@ -63,7 +63,7 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
     A dataset that no stage packs is held to the largest rows of any stage.
     """
     packing = {name: spec for name, spec in recipe.stages.items() if spec.objective == "next_token"}
-    using = {name: spec for name, spec in packing.items() if dataset in spec.data}
+    using = {name: spec for name, spec in packing.items() if dataset in spec.datasets}
     context = recipe.model.llm.max_positions
     most = 2**31 - 1
     if not packing:

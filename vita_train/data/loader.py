@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vita_train.data.curriculum import CurriculumOrder
 from vita_train.data.index import Corpus
+from vita_train.data.mix import key_of
 from vita_train.data.order import PackedOrder, SampleOrder
 from vita_train.data.pack import Budgets
 from vita_train.data.vocabulary import TRAIN
 from vita_train.recipe.stage import StageSpec
 
 
-def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN) -> PackedOrder | None:
+def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN
+                 ) -> PackedOrder | CurriculumOrder | None:
     """Return the order of packed rows of a stage; none if no dataset of the stage has the split.
 
-    In other splits than train every dataset is taken with weight 1.
+    In other splits than train every dataset is taken with weight 1, and there is no curriculum.
 
     Raises:
         DataError: a dataset has no train split.
@@ -24,8 +27,15 @@ def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
     if not weights:
         return None
     batch = spec.batch
-    return PackedOrder({name: corpus.index(name, split) for name in weights}, weights, batch.rows,
-                       Budgets(batch.row_tokens, batch.row_tiles, batch.row_frames), seed)
+    budgets = Budgets(batch.row_tokens, batch.row_tiles, batch.row_frames)
+    lessons = spec.curriculum if split == TRAIN else []
+    indexes = {name: corpus.index(name, split) for name in (spec.datasets if lessons else weights)}
+    order = PackedOrder(indexes, weights, batch.rows, budgets, seed)
+    if not lessons:
+        return order
+    return CurriculumOrder([(lesson.steps, PackedOrder(indexes, lesson.data, batch.rows, budgets,
+                                                       key_of(seed, "lesson", number)))
+                            for number, lesson in enumerate(lessons)], order)
 
 
 def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN,

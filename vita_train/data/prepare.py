@@ -68,7 +68,7 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
         DataError: the dataset, the stage, and what the registry has.
     """
     for stage, spec in recipe.stages.items():
-        for name in spec.data:
+        for name in spec.datasets:
             if TRAIN not in registry.datasets.get(name, {}):
                 known = ", ".join(sorted(name for name, splits in registry.datasets.items() if TRAIN in splits))
                 raise DataError(f"stage {stage} trains on {name!r}, which has no train split", where=str(path),

@@ -22,6 +22,6 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
         "audio": [model.audio_encoder.num_mel_bins, model.audio_encoder.max_positions],
         "adapter": model.audio_adapter.model_dump(mode="json"),
         "llm": [model.llm.vocab_size, model.llm.max_positions],
-        "stages": {stage: [spec.objective, sorted(spec.data), spec.batch.row_tokens, spec.batch.row_tiles,
+        "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.row_tokens, spec.batch.row_tiles,
                            spec.batch.row_frames] for stage, spec in recipe.stages.items()},
     }

@@ -82,12 +82,22 @@ class Gate(Strict):
         return self
 
 
+class Lesson(Strict):
+    """The first steps of a stage, on data of their own."""
+
+    steps: int = Field(ge=1)
+    data: dict[str, float]
+    """Dataset name to mixing weight, as a stage's."""
+
+
 class StageSpec(Strict):
     """One step of the ladder."""
 
     objective: ObjectiveName
     data: dict[str, float]
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0 each twice."""
+    curriculum: list[Lesson] = []
+    """Lessons that come before ``data``, one after another. Their steps are among the stage's; next_token only."""
     trainable: dict[str, float]
     """Module to peak learning rate. Everything else is frozen and in eval mode."""
     steps: int | None = Field(default=None, ge=1)
@@ -115,6 +125,20 @@ class StageSpec(Strict):
             raise ValueError("trainable is empty: the stage would train nothing")
         if not self.data:
             raise ValueError("data is empty: the stage has nothing to train on")
+        if self.curriculum and self.objective != "next_token":
+            raise ValueError(f"a curriculum needs objective next_token, not {self.objective}")
+        if self.curriculum and not self.taught < (self.steps or 0):
+            raise ValueError(f"the curriculum takes {self.taught} steps: give the stage steps, and more than that")
         if self.optim.kind == "muon" and self.engine.kind != "torch":
             raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
         return self
+
+    @property
+    def taught(self) -> int:
+        """Steps that the curriculum takes."""
+        return sum(lesson.steps for lesson in self.curriculum)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Every dataset the stage trains on, lessons included; sorted."""
+        return tuple(sorted({*self.data, *(name for lesson in self.curriculum for name in lesson.data)}))

@@ -57,7 +57,7 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
                                   remedy=f"run stage {earlier} first")
             continue
         modules.update(trained_by(manifest))
-    return Inputs(modules, content_of(prepared, recipe.stages[stage].data))
+    return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 
 def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:

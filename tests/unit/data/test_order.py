@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vita_train.data.curriculum import CurriculumOrder
 from vita_train.data.examine import Example
 from vita_train.data.index import Corpus, Index
 from vita_train.data.loader import packed_order, sample_order
@@ -166,6 +167,32 @@ def test_state_carries_the_place_without_packing_what_came_before(indexes: dict[
     stranger = packed(indexes, seed=5)
     stranger.seek(state)
     assert stranger.rows(3) == packed(indexes, seed=5).rows(3)
+
+
+def lessons_first(indexes: dict[str, Index]) -> CurriculumOrder:
+    lessons = [(3, PackedOrder(indexes, {"small": 1.0}, 8, BUDGETS, 1, window=200)),
+               (40, PackedOrder(indexes, {"mid": 1.0}, 8, BUDGETS, 2, window=200))]
+    return CurriculumOrder(lessons, packed(indexes))
+
+
+def test_lessons_come_first_and_then_the_order_begins_at_its_start(indexes: dict[str, Index]) -> None:
+    order = lessons_first(indexes)
+    of_step = [{ref.dataset for row in order.rows(step) for ref in row} for step in range(43)]
+    assert of_step == [{"small"}] * 3 + [{"mid"}] * 40
+    assert [order.rows(43 + step) for step in range(5)] == [packed(indexes).rows(step) for step in range(5)]
+    assert order.ids(50) == packed(indexes).ids(7)
+    names = [sample.id for sample in order.load(order.rows(20)[0])]
+    assert names == [f"mid/train/{ref.place}" for ref in order.rows(20)[0]]
+
+
+@pytest.mark.parametrize("step", [2, 40, 200])
+def test_lessons_are_taken_up_where_they_were(indexes: dict[str, Index], step: int) -> None:
+    resumed = lessons_first(indexes)
+    resumed.seek(lessons_first(indexes).state(step))
+    assert [resumed.rows(step + more) for more in range(4)] == [lessons_first(indexes).rows(step + more)
+                                                                for more in range(4)]
+    assert pickle.loads(pickle.dumps(resumed)).ids(step) == resumed.ids(step)
+    assert resumed.digest not in (packed(indexes).digest, CurriculumOrder([], packed(indexes)).digest)
 
 
 def test_every_batch_is_full_and_epochs_follow_without_loss(indexes: dict[str, Index]) -> None:

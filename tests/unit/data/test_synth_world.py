@@ -25,8 +25,8 @@ from vita_train.recipe.data import RecordsSource, SynthSource
 
 pytest.importorskip("espeakng_loader")
 SMALL = SynthSource(scale=0.005, test_size=6)
-DATASETS = {"caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa", "negative",
-            "tts"}
+DATASETS = {"recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa",
+            "negative", "tts"}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -52,7 +52,7 @@ class NextTokenObjective(Objective):
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
         """Return the language model, what the data needs and what the stage trains."""
         wanted = set(super().modules_used(spec, corpus))
-        indices = [corpus.index(name, "train") for name in spec.data]
+        indices = [corpus.index(name, "train") for name in spec.datasets]
         if any(index.tiles.any() for index in indices):
             wanted |= {"vision", "projector"}
         if any(index.frames.any() for index in indices):

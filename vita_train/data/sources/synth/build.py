@@ -12,6 +12,7 @@ from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speec
 from vita_train.data.sources.synth.espeak import require_synthesiser
 from vita_train.data.sources.synth.leaks import FACTS, check_leaks
 from vita_train.data.sources.synth.plan import Plan
+from vita_train.data.sources.synth.recall import add_recall
 from vita_train.data.sources.synth.render import render
 from vita_train.data.sources.synth.splits import Splits
 from vita_train.data.sources.synth.textual import add_dialogue, add_instruct, add_textqa
@@ -24,8 +25,8 @@ from vita_train.recipe.data import SynthSource
 MEDIA = "media"
 RECORDS = "records"
 _ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
-_DATASETS = (add_caption, add_textqa, add_instruct, add_dialogue, add_vqa, add_multi_image, add_video, add_asr,
-             add_speech_qa, add_negative, add_tts)
+_DATASETS = (add_recall, add_caption, add_textqa, add_instruct, add_dialogue, add_vqa, add_multi_image, add_video,
+             add_asr, add_speech_qa, add_negative, add_tts)
 
 
 def plan_world(source: SynthSource, seed: int) -> Plan:
