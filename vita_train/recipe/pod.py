@@ -56,6 +56,8 @@ class PodSettings(Strict):
     annotations: dict[str, str] = {}
     priority_class: str = ""
     """PriorityClass of the pods. A TrainJob takes it from its runtime instead."""
+    metrics_port: int = Field(default=0, ge=0, le=65000)
+    """Port of a pod's first rank for Prometheus, each further rank takes the next one; 0 exports nothing."""
     grace: int = Field(default=120, ge=30)
     """Seconds between SIGTERM and SIGKILL; must exceed the worst time to save and upload a checkpoint."""
     run_as: int = Field(default=65532, ge=1)

@@ -43,6 +43,8 @@ class AsyncCommitter:
         self._poll = poll
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self.committed_at: float | None = None
+        """``time.monotonic()`` of the last commit; rank 0 only."""
 
     def submit(self, step: int, files: Mapping[str, Path], *, meta: Mapping[str, Any] | None = None) -> None:
         """Hand over a step's files; returns at once unless the step before is still under way.
@@ -81,6 +83,7 @@ class AsyncCommitter:
             if self._rank == 0:
                 self._wait_for_peers(step)
                 commit_step(self._store, self._attempt, step, self._world_size, meta=meta)
+                self.committed_at = time.monotonic()
                 retire(self._store, self._attempt, self._keep_last)
         except BaseException as error:  # carried to the thread that asked
             self._error = error

@@ -21,7 +21,7 @@ from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.resume import Checkpoints, seed_step
 from vita_train.training.samples import id_sum
 from vita_train.training.schedule import rate_factor
-from vita_train.training.telemetry import Meter, peak_memory
+from vita_train.training.telemetry import Meter, Readings, peak_memory
 from vita_train.training.watchdog import Watchdog
 
 #: Longer stages log every tenth step: a line costs a sum over ranks.
@@ -61,6 +61,8 @@ class Loop:
     checkpoints: Checkpoints
     watchdog: Watchdog
     workers: int = 0
+    readings: Readings = field(default_factory=Readings)
+    """The newest values, for whoever looks in while it trains."""
 
     def run(self, counters: Counters) -> None:
         """Train from ``counters.step`` to the end, counting along.
@@ -73,6 +75,7 @@ class Loop:
         if counters.order and hasattr(self.order, "seek"):
             self.order.seek(counters.order)
         meter, sums = Meter(), Sums()
+        self.readings.step, self.readings.steps = counters.step, self.steps
         every = 1 if self.steps <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
             batches = micro_batches(self.objective, self.order, start=counters.step, stop=self.steps,
@@ -82,7 +85,8 @@ class Loop:
                 started = time.perf_counter()
                 self.watchdog.beat(f"step {step + 1}")
                 parts = next(batches)
-                meter.waited(time.perf_counter() - started)
+                meter.waited(waited := time.perf_counter() - started)
+                self.readings.data_wait_s += waited
                 agreed = self._agree(parts, stopping())
                 norm = self._step(step, parts, agreed, sums)
                 self._count(counters, step, agreed, meter, time.perf_counter() - started)
@@ -136,7 +140,7 @@ class Loop:
         return norm
 
     def _count(self, counters: Counters, step: int, agreed: Agreed, meter: Meter, seconds: float) -> None:
-        counters.step = step + 1
+        counters.step = self.readings.step = step + 1
         counters.samples += agreed.samples
         counters.tokens += agreed.tokens
         counters.sample_sum = (counters.sample_sum + agreed.id_sum) % 2**53
@@ -152,6 +156,8 @@ class Loop:
     def _log(self, counters: Counters, sums: Sums, norm: Any, meter: Meter) -> float:
         values = sums.means()
         loss = values.pop("loss")
+        rates, memory = meter.read(), peak_memory(self.world.device)
+        self.readings.log(loss, rates, memory)
         if not math.isfinite(loss):
             raise VitaError(f"the loss is not finite after step {counters.step}",
                             where=f"samples {', '.join(sums.ids[:8])}",
@@ -159,8 +165,8 @@ class Loop:
         left = (self.steps - counters.step) * counters.seconds / max(1, counters.step)
         norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
         self.journal.event(counters.step, {
-            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": float(norm), **norms, **meter.read(),
-            "memory_gib": peak_memory(self.world.device)})
+            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": float(norm), **norms, **rates,
+            "memory_gib": memory})
         self.journal.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
         return loss
 

@@ -113,6 +113,10 @@ class Checkpoints:
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self._committer.submit(step, files, meta={"digest": self._digest, "step": step})
 
+    def committed_at(self) -> float | None:
+        """Return the ``time.monotonic()`` of this process's last commit; None before the first, and beyond rank 0."""
+        return None if self._committer is None else self._committer.committed_at
+
     def wait(self) -> None:
         """Wait until everything handed over is stored (on rank 0: committed).
 

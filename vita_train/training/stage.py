@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vita_train import __version__
 from vita_train.data.index import Corpus
 from vita_train.errors import GateError, RecipeError, VitaError
 from vita_train.evaluation.gates import check_gates
@@ -29,6 +30,7 @@ from vita_train.storage.store import Store, is_local
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import Engine, EngineContext, build_engine
 from vita_train.training.evaluate import measure_stage
+from vita_train.training.exporter import ReadingsCollector, served
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.inputs import Inputs, code_version, find_inputs, stage_digest
 from vita_train.training.journal import Journal
@@ -37,7 +39,7 @@ from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
 from vita_train.training.outcome import write_outcome
 from vita_train.training.resume import Checkpoints
-from vita_train.training.telemetry import peak_memory
+from vita_train.training.telemetry import Readings, full_speed, peak_flops, peak_memory
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
 
@@ -146,6 +148,7 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
     with _failures(journal):
         with watchdog.off():
             objective.to(world.device).before_training(order)
+        speed = full_speed(objective.flops_per_token(), world.size, peak_flops(world.device, dtype))
         engine = build_engine(objective, EngineContext(spec, world, dtype))
         with watchdog.off():
             found = checkpoints.restore(engine)
@@ -154,11 +157,24 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
         journal.rewind(counters.step)
         journal.track(recipe.tracking, f"{place.run}/{place.stage}")
         journal.progress(step=counters.step, state="running")
-        Loop(objective, engine, spec, world, recipe.seed, steps, order, journal, checkpoints, watchdog,
-             workers=recipe.launch.workers).run(counters)
-        watchdog.beat("gathering the weights")
-        final = _gather(place, engine, objective, modules, inputs)
+        readings = Readings()
+        with served(_collector(place, world, readings, checkpoints, speed), world.local_rank):
+            Loop(objective, engine, spec, world, recipe.seed, steps, order, journal, checkpoints, watchdog,
+                 workers=recipe.launch.workers, readings=readings).run(counters)
+            watchdog.beat("gathering the weights")
+            final = _gather(place, engine, objective, modules, inputs)
     return None if final is None else (counters, objective, final, attempt, journal)
+
+
+def _collector(place: StageRun, world: World, readings: Readings, checkpoints: Checkpoints, speed: float | None
+               ) -> ReadingsCollector:
+    """Return what the exporter asks for this rank's metrics."""
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
+    info = {"version": __version__, "objective": place.spec.objective, "engine": place.spec.engine.kind,
+            "device": device}
+    return ReadingsCollector(readings, {"run": place.run, "stage": place.stage, "rank": str(world.rank)}, info,
+                             ranks=world.size, full_speed=speed,
+                             committed_at=checkpoints.committed_at if world.rank == 0 else None)
 
 
 def _gather(place: StageRun, engine: Engine, objective: Objective, modules: nn.ModuleDict, inputs: Inputs

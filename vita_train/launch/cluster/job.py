@@ -14,6 +14,7 @@ from vita_train.manifest import digest_of
 from vita_train.recipe.platform import Platform, laid_over
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
+from vita_train.training.metrics import PORT
 
 #: Prefix of our labels and annotations.
 DOMAIN = "vita-train.dev"
@@ -59,6 +60,21 @@ class TrainingJob:
                 **{name: value for name, value in kueue.items() if value}}
 
     @property
+    def metrics_ports(self) -> dict[str, int]:
+        """Name and number of the port of each of a pod's ranks for Prometheus; none where they export nothing."""
+        first = self.pod.metrics_port
+        return {f"metrics-{rank}": first + rank for rank in range(self.nproc)} if first else {}
+
+    @property
+    def pod_annotations(self) -> dict[str, str]:
+        """Annotations of the pods; ``vita-train.dev/metrics-<i>`` is the port of local rank i.
+
+        A PodMonitor goes by these: a TrainJob cannot declare its pods' ports, and their number is the job's.
+        """
+        ports = {f"{DOMAIN}/{name}": str(port) for name, port in self.metrics_ports.items()}
+        return {**self.pod.annotations, **ports}
+
+    @property
     def spec_hash(self) -> str:
         """Digest of what the job computes with; neither its owner nor its clocks count."""
         return digest_of({
@@ -99,8 +115,8 @@ def training_job(recipe: Recipe, run: str, stage: str, digest: str, *, platform:
                           remedy="set images.trainer in the chart's values, by digest")
     pod = laid_over(platform.pod, [recipe.launch.pod, *([task] if task else [])])
     endpoint = {ENDPOINT: recipe.storage.endpoint} if recipe.storage.endpoint else {}
-    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **endpoint,
-           **pod.env}
+    metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
+    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **endpoint, **metrics, **pod.env}
     return TrainingJob(name=job_name(run, stage, digest), namespace=namespace, run=run, stage=stage,
                        image=platform.image, command=("python", "-m", "vita_train.launch.node", recipe_uri, stage, run),
                        nodes=recipe.launch.nodes, nproc=recipe.launch.nproc, pod=pod, platform=platform, env=env,

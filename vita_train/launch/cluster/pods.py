@@ -64,6 +64,7 @@ def placement(job: TrainingJob) -> Object:
 def pod_template(job: TrainingJob, container: str) -> Object:
     """Return a pod template with the ranks' container under the name its job wants; that says when to restart."""
     pod = job.pod
+    ports = [{"name": name, "containerPort": number} for name, number in job.metrics_ports.items()]
     spec = {
         **placement(job), "automountServiceAccountToken": False,
         "enableServiceLinks": False, "securityContext": pod_security(job), "volumes": volumes(job),
@@ -71,8 +72,8 @@ def pod_template(job: TrainingJob, container: str) -> Object:
             "name": container, "image": job.image, "imagePullPolicy": job.platform.image_pull_policy,
             "command": list(job.command), "env": environment(job), "resources": resources(job),
             "securityContext": container_security(job), "volumeMounts": volume_mounts(job),
-            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "terminationMessagePolicy": "FallbackToLogsOnError", **({"ports": ports} if ports else {}),
         }],
         **({"priorityClassName": pod.priority_class} if pod.priority_class else {}),
     }
-    return {"metadata": {"labels": job.labels, "annotations": dict(pod.annotations)}, "spec": spec}
+    return {"metadata": {"labels": job.labels, "annotations": job.pod_annotations}, "spec": spec}

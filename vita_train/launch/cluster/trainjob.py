@@ -43,7 +43,7 @@ class TrainJobs:
                               remedy="set it in the chart's values, from which the runtime is made, "
                                      "or use queue.priority")
         pod = {
-            "metadata": {"labels": job.labels, "annotations": dict(job.pod.annotations)},
+            "metadata": {"labels": job.labels, "annotations": job.pod_annotations},
             "spec": {**placement(job), "securityContext": pod_security(job), "volumes": volumes(job), "containers": [
                 # No env here: Trainer refuses it in patches of this container.
                 {"name": self.container, "securityContext": container_security(job),

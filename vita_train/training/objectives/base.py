@@ -139,6 +139,13 @@ class Objective(nn.Module):
         """Return what throughput counts: positions without padding. Runs on the CPU before ``batch.to``."""
         return self.weight(batch)
 
+    def flops_per_token(self) -> float | None:
+        """Return about how much the model computes forward and backward per token of ``tokens``, in FLOP.
+
+        None where no such number can be given. Called before an engine has split the parameters over ranks.
+        """
+        return None
+
     def forward(self, batch: Any, phase: str = "main") -> LossOutput:
         """Return the loss of one micro-batch."""
         raise NotImplementedError

@@ -83,6 +83,18 @@ class NextTokenObjective(Objective):
         """Return the positions that are no padding."""
         return float((batch.document_ids > 0).sum())
 
+    def flops_per_token(self) -> float:
+        """Return the usual estimate: 2 FLOP a parameter forward, 2 for its input's gradient, 2 for its own.
+
+        Towers count as if they saw one position per token; they are small beside the language model. Attention's
+        quadratic part and recomputed activations do not count.
+        """
+        children = self.model_modules()
+        sizes = {name: sum(parameter.numel() for parameter in child.parameters()) for name, child in children.items()}
+        before_llm = any(name != "llm" and name not in self.frozen for name in children)
+        return float(sum(size * (6 if name not in self.frozen else 4 if name == "llm" and before_llm else 2)
+                         for name, size in sizes.items()))
+
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
         """Return the summed loss and the share of labels that were the most likely token."""
         hidden = self.omni(replace(batch, modalities=batch.modalities | self.always))

@@ -21,6 +21,7 @@ from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
+from vita_train.training import metrics
 
 #: Published definitions are not part of this project: a folder beside it, or the one that is named.
 DEFINITIONS = Path(os.environ.get("VITA_TRAIN_CRDS") or Path(__file__).resolve().parents[5] / "shared" / "crds")
@@ -76,12 +77,18 @@ def test_a_trainjob_fits_the_published_definition() -> None:
         jsonschema.validate(manifest, schema)
 
 
-def _pod_spec(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _pod_template(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(backend, PyTorchJobs):
-        spec = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+        template = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
     else:
-        template = manifest["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]
-        spec = template["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        jobset = manifest["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]
+        template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert isinstance(template, dict)
+    return template
+
+
+def _pod_spec(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    spec = _pod_template(backend, manifest)["spec"]
     assert isinstance(spec, dict)
     return spec
 
@@ -119,6 +126,28 @@ def test_pods_fit_the_restricted_level(backend: JobBackend) -> None:
                                             "capabilities": {"drop": ["ALL"]}}
     allowed = {"emptyDir", "persistentVolumeClaim", "secret", "configMap", "projected", "downwardAPI", "csi"}
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
+def test_pods_say_where_each_rank_exports_its_metrics(backend: JobBackend) -> None:
+    def parts(**launch: Any) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+        manifest = backend.manifest(_job(Platform(image="i"), nproc=2, **launch))
+        container = _pod_spec(backend, manifest)["containers"][0]
+        env = container.get("env") or manifest["spec"]["trainer"]["env"]
+        return _pod_template(backend, manifest), container, {entry["name"]: entry["value"] for entry in env}
+
+    template, container, env = parts(pod={"metrics_port": 9400, "annotations": {"a": "b"}})
+    assert env[metrics.PORT] == "9400"
+    assert template["metadata"]["annotations"] == {
+        "a": "b", "vita-train.dev/metrics-0": "9400", "vita-train.dev/metrics-1": "9401"}
+    assert template["metadata"]["labels"]["vita-train.dev/stage"] == "1.1"  # what a PodMonitor selects by
+    if isinstance(backend, PyTorchJobs):  # Trainer refuses ports in patches
+        assert container["ports"] == [{"name": "metrics-0", "containerPort": 9400},
+                                      {"name": "metrics-1", "containerPort": 9401}]
+    template, container, env = parts()
+    assert metrics.PORT not in env
+    assert "ports" not in container
+    assert template["metadata"]["annotations"] == {}
 
 
 def test_a_pytorchjob_has_one_master_and_a_pod_for_each_further_node() -> None:
