@@ -54,8 +54,14 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return a recipe as YAML with every setting in it; `load_recipe` reads it back as the same recipe."""
-    return dump_yaml(recipe.model_dump(mode="json"))
+    """Return a recipe as YAML with every setting in it; `load_recipe` reads it back as the same recipe.
+
+    Of ``launch.pod`` only what was set is written: it is laid over the platform's settings, which defaults must not
+    replace.
+    """
+    tree = recipe.model_dump(mode="json")
+    tree["launch"]["pod"] = recipe.launch.pod.model_dump(mode="json", exclude_unset=True)
+    return dump_yaml(tree)
 
 
 def _name_stages(tree: Tree) -> None:

@@ -32,6 +32,11 @@ def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
     assert load_recipe(dump_recipe(recipe)) == recipe
 
 
+def test_a_recipe_that_travelled_sets_no_more_of_the_pod_than_its_author() -> None:
+    recipe = load_recipe(GOOD + "launch: {pod: {cpu: '4'}}\n")
+    assert load_recipe(dump_recipe(recipe)).launch.pod.model_fields_set == {"cpu"}
+
+
 def test_stages_run_in_the_ladder_s_order_whatever_the_file_s() -> None:
     stage = "{objective: next_token, data: {caption: 1}, trainable: {projector: 1e-3}, steps: 1}"
     recipe = load_recipe(f"name: m\nstages:\n  2.2: {stage}\n  finetune_qwen.sh: {stage}\n  '1.1': {stage}\n")
