@@ -32,11 +32,11 @@ def answer(text: str) -> str:
 def test_every_answer_follows_from_its_question() -> None:
     rng = Random(0)
     drawn = [draw_recall(rng) for _ in range(2000)]
-    for [(human, said)] in drawn:
+    turns = [turn for record in drawn for turn in record]
+    for human, said in turns:
         assert said == answer(human)
-    kinds = {human.split()[0] for [(human, _)] in drawn}
-    assert kinds == {"Repeat", "Which", "The"}
-    assert {word for [(human, _)] in drawn for word in WORDS if f" {word}" in human} == set(WORDS)
+    assert {human.split()[0] for human, _ in turns} == {"Repeat", "Which", "The"}
+    assert {word for human, _ in turns for word in WORDS if f" {word}" in human} == set(WORDS)
 
 
 def test_no_row_of_words_is_trained_and_held_out() -> None:

@@ -13,8 +13,8 @@ from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import describe_presets, preset_names
 
-DATASETS = {"caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa", "negative",
-            "tts"}
+DATASETS = {"recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa",
+            "negative", "tts"}
 
 
 def test_what_is_shipped() -> None:

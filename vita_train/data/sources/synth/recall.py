@@ -19,7 +19,7 @@ WORDS: tuple[str, ...] = (*COLOURS, *SHAPES, *SIZES, *PLACES, *NUMBERS[:6])
 
 #: How far from the named word, and how one asks for it.
 _BESIDE: dict[int, str] = {1: "after", -1: "before", 2: "second after", -2: "second before"}
-_KINDS: dict[str, float] = {"repeat": 0.2, "backwards": 0.2, "last": 0.15, "beside": 0.45}
+_KINDS: dict[str, float] = {"repeat": 0.13, "backwards": 0.17, "last": 0.2, "beside": 0.5}
 
 
 def add_recall(plan: Plan) -> None:
@@ -49,8 +49,8 @@ def _backwards(rng: Random) -> Turns:
 
 
 def _last(rng: Random) -> Turns:
-    words = rng.sample(WORDS, rng.randint(3, 6))
-    return [(f"Which word is last: {' '.join(words)}?", f"{words[-1]}.")]
+    rows = [rng.sample(WORDS, rng.randint(2, 5)) for _ in range(rng.randint(1, 3))]
+    return [(f"Which word is last: {' '.join(words)}?", f"{words[-1]}.") for words in rows]
 
 
 def _beside(rng: Random) -> Turns:
