@@ -22,6 +22,11 @@ build kube-scheduler kubernetes k8s.io/kubernetes/cmd/kube-scheduler "$stamp"
 build kube-controller-manager kubernetes k8s.io/kubernetes/cmd/kube-controller-manager "$stamp"
 build kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver "$stamp"
 build training-operator operator .
+# Without these helm takes every cluster it does not see for Kubernetes 1.20.
+h=helm.sh/helm/v3
+build helm helm $h/cmd/helm "-X $h/internal/version.version=v3.22.0 \
+  -X $h/pkg/lint/rules.k8sVersionMajor=1 -X $h/pkg/lint/rules.k8sVersionMinor=37 \
+  -X $h/pkg/chartutil.k8sVersionMajor=1 -X $h/pkg/chartutil.k8sVersionMinor=37"
 
 operator=$(cd "$here/operator" && go list -m -f '{{.Dir}}' github.com/kubeflow/training-operator)
 install -m 0644 "$operator/manifests/base/crds/kubeflow.org_pytorchjobs.yaml" "$target/"

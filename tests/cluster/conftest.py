@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import urllib3
 from control_plane import ControlPlane, missing
 from kubelet import Kubelet
 
 from vita_train.launch.cluster.api import Cluster
-
-urllib3.disable_warnings()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

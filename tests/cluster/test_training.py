@@ -1,0 +1,169 @@
+"""Stages train on the cluster: pods of a job, DeepSpeed over gloo, checkpoints in a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from conftest import until
+from control_plane import ControlPlane
+from kubelet import Kubelet
+from kubernetes import client
+from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+
+from vita_train.errors import PeerLostError
+from vita_train.manifest import Manifest
+from vita_train.storage.final import read_final
+from vita_train.storage.store import Store, open_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = "s3://cluster/runs"
+#: A world small enough to be made in seconds.
+SMALL = ("--set", "data.source.scale=0.005", "--set", "data.source.test_size=2")
+SHARDED = ("--set", "launch.nodes=2", "--set", "stages.0.llm.engine.kind=deepspeed",
+           "--set", "stages.0.llm.engine.zero=2")
+
+
+class Bench:
+    """Runs ``vita-train run`` as a step of a pipeline does: with the platform's settings and an account of the API.
+
+    Args:
+        folder: for settings and caches.
+        env: credentials of S3.
+        endpoint: of S3.
+        kubeconfig: account of the launcher.
+        namespace: of the jobs.
+    """
+
+    def __init__(self, folder: Path, env: dict[str, str], endpoint: str, kubeconfig: Path, namespace: str) -> None:
+        self.endpoint, self.namespace = endpoint, namespace
+        platform = {"backend": "pytorchjob", "namespace": namespace, "image": "this-machine",
+                    "pod": {"gpu_resource": "", "cpu": "1", "memory": "4Gi", "shm": "64Mi", "grace": 60,
+                            "secret_env": {name: {"secret": "s3", "key": name} for name in env}}}
+        (folder / "platform.yaml").write_text(yaml.safe_dump(platform))
+        self.env = {**os.environ, **env, "KUBECONFIG": str(kubeconfig), "VITA_TRAIN_CACHE": str(folder / "cache"),
+                    "VITA_TRAIN_PLATFORM": str(folder / "platform.yaml")}
+        self.store: Store = open_store(ROOT, endpoint=endpoint)
+
+    def start(self, run: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start steps of the smoke recipe; the caller waits."""
+        command = [sys.executable, "-m", "vita_train.cli.main", "run", "smoke", "--run", run, "--set",
+                   f"storage.root={ROOT}", "--set", f"storage.endpoint={self.endpoint}", *SMALL, *arguments]
+        return subprocess.Popen(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def run(self, run: str, *arguments: str) -> str:
+        """Do steps of the smoke recipe and return what was printed."""
+        process = self.start(run, *arguments)
+        printed = process.communicate()[0]
+        assert process.returncode == 0, printed
+        return printed
+
+    def final(self, run: str, stage: str) -> Manifest | None:
+        """Return what a stage committed."""
+        return read_final(self.store, f"{run}/{stage}")
+
+
+@pytest.fixture
+def bench(control_plane: ControlPlane, node: Kubelet, namespace: str, s3_server: S3Server, s3_credentials: None,
+          tmp_path: Path) -> Bench:
+    """A namespace with the Secret that pods read S3's credentials from."""
+    names = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    client.CoreV1Api(control_plane.api).create_namespaced_secret(
+        namespace, {"metadata": {"name": "s3"}, "stringData": names})
+    store = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
+    if "cluster" not in [bucket["Name"] for bucket in store.list_buckets()["Buckets"]]:
+        store.create_bucket(Bucket="cluster")
+    return Bench(tmp_path, names, s3_server.endpoint, control_plane.kubeconfig, namespace)
+
+
+def _jobs(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
+    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
+        "kubeflow.org", "v1", namespace, "pytorchjobs")
+    return list(found["items"])
+
+
+def _when(is_so: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    def wait() -> None:
+        until(is_so, seconds=240)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def _samples(manifest: Manifest | None) -> dict[str, Any]:
+    assert manifest is not None
+    return dict(manifest.lineage["samples"])
+
+
+def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, control_plane: ControlPlane) -> None:
+    bench.run("whole", "--until", "prepare")
+    bench.run("whole", "--only", "0.llm", *SHARDED)
+    manifest = bench.final("whole", "0.llm")
+    assert manifest is not None
+    assert manifest.lineage["world"] == 2
+    assert manifest.lineage["engine"]["kind"] == "deepspeed"
+    assert _jobs(control_plane, bench.namespace) == []
+    # The same stage on this machine alone sees the same samples.
+    bench.env.pop("VITA_TRAIN_PLATFORM")
+    bench.run("alone", "--until", "0.llm")
+    assert _samples(bench.final("alone", "0.llm")) == _samples(manifest)
+
+
+def test_a_worker_killed_on_its_way_costs_a_restart_and_no_sample(bench: Bench, node: Kubelet,
+                                                                  control_plane: ControlPlane) -> None:
+    longer = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.save_every=5")
+    bench.run("broken", "--until", "prepare")
+
+    def saved() -> bool:
+        return any("/committed/" in key for key in bench.store.list("broken/0.llm/"))
+
+    def kill() -> None:
+        [job] = _jobs(control_plane, bench.namespace)
+        node.kill_pod(f"{job['metadata']['name']}-worker-0", signal.SIGKILL)
+
+    killer = _when(saved, kill)
+    printed = bench.run("broken", "--only", "0.llm", *SHARDED, *longer)
+    killer.join()
+    manifest = bench.final("broken", "0.llm")
+    assert manifest is not None
+    assert manifest.lineage["samples"]["steps"] == 40
+    assert manifest.lineage["restarts"] >= 1, printed
+    bench.run("whole-again", "--until", "prepare")
+    bench.run("whole-again", "--only", "0.llm", *SHARDED, *longer)
+    undisturbed = bench.final("whole-again", "0.llm")
+    assert _samples(undisturbed) == _samples(manifest)
+    assert undisturbed is not None
+    assert manifest.lineage["loss"] == pytest.approx(undisturbed.lineage["loss"], rel=1e-3)
+
+
+def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Kubelet, control_plane: ControlPlane
+                                                          ) -> None:
+    bench.run("spent", "--until", "prepare")
+    process = bench.start("spent", "--only", "0.llm", *SHARDED, "--set", "launch.restarts=0",
+                          "--set", "stages.0.llm.steps=400")
+
+    def running() -> bool:
+        return len(node.processes()) == 2
+
+    def kill() -> None:
+        [job] = _jobs(control_plane, bench.namespace)
+        node.kill_pod(f"{job['metadata']['name']}-worker-0", signal.SIGKILL)
+
+    killer = _when(running, kill)
+    printed = process.communicate()[0]
+    killer.join()
+    assert process.returncode == PeerLostError.exit_code, printed
+    assert re.search(r"error: .*(NCCL|INFRASTRUCTURE|CRASH)", printed), printed
+    assert bench.final("spent", "0.llm") is None
