@@ -253,6 +253,22 @@ def test_a_job_runs_as_the_launchers_account(control_plane: ControlPlane, namesp
     assert "trained" in lines
 
 
+@pytest.mark.usefixtures("node")
+def test_a_launcher_that_may_not_read_logs_says_so_once(control_plane: ControlPlane, namespace: str, tmp_path: Path
+                                                        ) -> None:
+    platform = _installed(control_plane, namespace, tmp_path)
+    roles = client.RbacAuthorizationV1Api(control_plane.api)
+    role = roles.read_namespaced_role("vita-launcher", namespace)
+    role.rules = [rule for rule in role.rules if "pods/log" not in rule.resources]
+    roles.replace_namespaced_role("vita-launcher", namespace, role)
+    lines: list[str] = []
+    launcher = Launcher(_as_launcher(control_plane, namespace), PyTorchJobs(),
+                        job_of(platform, "import time; time.sleep(5)"), None, restarts=0, out=lines.append)
+    launcher.run()
+    launcher.delete(wait=True)
+    assert sum("pods/log" in line for line in lines) == 1, lines
+
+
 @pytest.mark.usefixtures("apis")
 def test_pods_fit_the_restricted_level_and_trainjobs_the_runtime(control_plane: ControlPlane, namespace: str,
                                                                  tmp_path: Path) -> None:

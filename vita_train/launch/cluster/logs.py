@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from kubernetes.client.exceptions import ApiException
+
 from vita_train.launch.cluster.api import BROKEN, Cluster
 
 _PAUSE = 2.0
@@ -28,6 +30,7 @@ class LogFollower:
         self._last = ""
         self._restarts = 0
         self._seen_restarts = 0
+        self._is_refused = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"log-{pod}", daemon=True)
         self._thread.start()
@@ -61,8 +64,12 @@ class LogFollower:
                 if time > self._last:
                     self._last = time
                     self._write(text)
-        except BROKEN:
-            return  # not started, gone, or the connection was cut: the next turn tells
+        except BROKEN as error:
+            # Else it has not started, is gone, or the connection was cut: the next turn tells.
+            if isinstance(error, ApiException) and error.status == 403 and not self._is_refused:
+                self._is_refused = True
+                self._write(f"warning: the log of pod {self._pod} may not be read, the job goes on without it; the "
+                            "chart's Role allows it (pods/log): install or upgrade it, and use its service account")
 
 
 def last_lines(cluster: Cluster, namespace: str, pod: str, container: str, lines: int = 50) -> str:
