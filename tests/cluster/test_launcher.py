@@ -72,7 +72,7 @@ def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namesp
 @pytest.mark.usefixtures("node")
 @pytest.mark.parametrize(("change", "code", "reason", "words"), [
     ({"image": "registry.example/missing:1", "times": {"start": 3}}, "", "IMAGE", "missing:1"),
-    ({"cpu": "900", "times": {"queue": 5}}, "", "UNSCHEDULABLE", "Insufficient cpu"),
+    ({"cpu": "900", "times": {"queue": 20}}, "", "UNSCHEDULABLE", "Insufficient cpu"),
     ({"memory": "150Mi"}, "x = bytearray(10**9); input()", "OOM", "more memory"),
     ({}, "raise ValueError('shapes differ')", "CRASH", "shapes differ"),
     ({"times": {"run": 3}}, "import time; time.sleep(600)", "DEADLINE", "run for"),
