@@ -1,4 +1,4 @@
-"""One control plane for all tests of this folder; two nodes whose pods are processes; a namespace for each test."""
+"""One control plane for all tests of this folder; a node whose pods are processes; a namespace for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercises of recall: every answer can be read off the words in the question, and no row of words is on both sides."""
+"""Exercises of recall: every answer can be read off the words in the question, and none begins alike on both sides."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_answer_follows_from_its_question() -> None:
     assert {word for human, _ in turns for word in WORDS if f" {word}" in human} == set(WORDS)
 
 
-def test_no_row_of_words_is_trained_and_held_out() -> None:
+def test_no_exercise_that_is_held_out_begins_as_one_in_training() -> None:
     plan = Plan(Splits.cut(3), 0.1, 200)
     add_recall(plan)
     asked = {name: {row["conversations"][0]["value"] for row in rows} for name, rows in plan.records["recall"].items()}
