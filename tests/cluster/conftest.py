@@ -6,12 +6,15 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from control_plane import ControlPlane, missing
 from kubelet import Kubelet
+from kubernetes import client
 
 from vita_train.launch.cluster.api import Cluster
+from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,3 +67,9 @@ def until(is_done: Callable[[], object], *, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+def jobs_of(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
+    """Return the PyTorchJobs of a namespace."""
+    job = PyTorchJobs.resource
+    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
+        job.group, job.version, namespace, job.plural)
+    return list(found["items"])

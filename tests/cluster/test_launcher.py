@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import until
+from conftest import jobs_of, until
 from control_plane import ControlPlane
 from kubelet import Kubelet
 from kubernetes import client
@@ -46,14 +46,6 @@ def _launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0) -> list[st
     return lines
 
 
-def _jobs(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
-    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
-        JOBS.resource.group, JOBS.resource.version, namespace, JOBS.resource.plural)
-    items = found["items"]
-    assert isinstance(items, list)
-    return items
-
-
 def _pods(control_plane: ControlPlane, namespace: str) -> list[Any]:
     return list(client.CoreV1Api(control_plane.api).list_namespaced_pod(namespace).items)
 
@@ -66,7 +58,7 @@ def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namesp
     lines = _launch(cluster, _job(namespace, code))
     assert [line for line in lines if line.startswith("line")] == [f"line {i} of 2" for i in range(200)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
-    assert _jobs(control_plane, namespace) == []
+    assert jobs_of(control_plane, namespace) == []
 
 
 @pytest.mark.usefixtures("node")
@@ -164,7 +156,7 @@ def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: Contr
     launcher.send_signal(signal.SIGTERM)
     out = launcher.communicate(timeout=30)[0]
     assert launcher.returncode == StoppedError.exit_code, out
-    until(lambda: not _pods(control_plane, namespace) and not _jobs(control_plane, namespace), seconds=40)
+    until(lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace), seconds=40)
 
 
 def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace: str, control_plane: ControlPlane
@@ -173,7 +165,7 @@ def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace:
     manifest["spec"]["runPolicies"] = {}
     with pytest.raises(UserError, match="runPolicies"):
         cluster.create(JOBS.resource, manifest)
-    assert _jobs(control_plane, namespace) == []
+    assert jobs_of(control_plane, namespace) == []
 
 
 @pytest.mark.usefixtures("node")
@@ -184,5 +176,5 @@ def test_a_job_of_the_same_name_with_other_settings_is_not_taken_for_ours(cluste
     other = replace(job, nproc=2)
     with pytest.raises(UserError, match="other settings"):
         _launch(cluster, other)
-    [left] = _jobs(control_plane, namespace)
+    [left] = jobs_of(control_plane, namespace)
     cluster.delete(JOBS.resource, namespace, job.name, left["metadata"]["uid"])

@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from conftest import until
+from conftest import jobs_of, until
 from control_plane import ControlPlane
 from kubelet import Kubelet
 from kubernetes import client
@@ -86,12 +86,6 @@ def bench(control_plane: ControlPlane, node: Kubelet, namespace: str, s3_server:
     return Bench(tmp_path, names, s3_server.endpoint, control_plane.kubeconfig, namespace)
 
 
-def _jobs(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
-    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
-        "kubeflow.org", "v1", namespace, "pytorchjobs")
-    return list(found["items"])
-
-
 def _when(is_so: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
     def wait() -> None:
         until(is_so, seconds=240)
@@ -114,7 +108,7 @@ def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, contro
     assert manifest is not None
     assert manifest.lineage["world"] == 2
     assert manifest.lineage["engine"]["kind"] == "deepspeed"
-    assert _jobs(control_plane, bench.namespace) == []
+    assert jobs_of(control_plane, bench.namespace) == []
     # The same stage on this machine alone sees the same samples.
     bench.env.pop("VITA_TRAIN_PLATFORM")
     bench.run("alone", "--until", "0.llm")
@@ -130,7 +124,7 @@ def test_a_worker_killed_on_its_way_costs_a_restart_and_no_sample(bench: Bench, 
         return any("/committed/" in key for key in bench.store.list("broken/0.llm/"))
 
     def kill() -> None:
-        [job] = _jobs(control_plane, bench.namespace)
+        [job] = jobs_of(control_plane, bench.namespace)
         node.kill_pod(f"{job['metadata']['name']}-worker-0", signal.SIGKILL)
 
     killer = _when(saved, kill)
@@ -158,7 +152,7 @@ def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Ku
         return len(node.processes()) == 2
 
     def kill() -> None:
-        [job] = _jobs(control_plane, bench.namespace)
+        [job] = jobs_of(control_plane, bench.namespace)
         node.kill_pod(f"{job['metadata']['name']}-worker-0", signal.SIGKILL)
 
     killer = _when(running, kill)

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from scrape import scrape
 
 from vita_train import steps
 from vita_train.launch.local import launch_local
@@ -58,12 +57,9 @@ def _two_free_ports() -> int:
 
 def _scrape(port: int) -> dict[str, tuple[dict[str, str], float]] | None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
+        return scrape(port)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return None
-    return {sample.name: (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
 class Watcher:

@@ -7,7 +7,6 @@ import math
 import re
 import socket
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
+from scrape import scrape
 
 from vita_train.training import metrics
 from vita_train.training.exporter import ReadingsCollector, served
@@ -41,13 +40,6 @@ def _readings() -> Readings:
     return readings
 
 
-def _scrape(port: int) -> dict[str, tuple[dict[str, str], float]]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {sample.name: (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text) for sample in family.samples}
-
-
 def _listening() -> set[int]:
     return {one.laddr.port for one in psutil.Process().net_connections("tcp") if one.status == psutil.CONN_LISTEN}
 
@@ -67,7 +59,7 @@ def _free() -> int:
 def test_every_metric_is_exported_with_its_labels_under_its_name() -> None:
     port = _free()
     with served(_collector(_readings()), 1, {metrics.PORT: str(port - 1)}):
-        found = _scrape(port)
+        found = scrape(port)
     assert set(found) == set(metrics.HELP)
     values = {name: value for name, (_, value) in found.items()}
     assert 60 <= values.pop(metrics.COMMIT_AGE) < 90
@@ -85,9 +77,9 @@ def test_what_is_not_known_is_absent_and_a_loss_that_is_no_number_is_told() -> N
     readings = Readings(steps=10)
     port = _free()
     with served(_collector(readings, full_speed=None, committed_at=None), 0, {metrics.PORT: str(port)}):
-        assert set(_scrape(port)) == {metrics.INFO, metrics.RANKS, metrics.STEP, metrics.STEPS, metrics.DATA_WAIT_S}
+        assert set(scrape(port)) == {metrics.INFO, metrics.RANKS, metrics.STEP, metrics.STEPS, metrics.DATA_WAIT_S}
         readings.loss = math.nan
-        assert math.isnan(_scrape(port)[metrics.LOSS][1])
+        assert math.isnan(scrape(port)[metrics.LOSS][1])
 
 
 def test_before_the_first_commit_its_age_counts_from_the_start() -> None:
