@@ -1,8 +1,9 @@
 """Compile every pipeline to ``pipelines/compiled``, or check that what is committed there is up to date.
 
-    python pipelines/compile.py [--check] [--image IMAGE] [--out DIRECTORY]
+    python pipelines/compile.py [--check] [--out DIRECTORY] [--trainer-image IMAGE] [--launcher-image IMAGE]
+                                [--data-image IMAGE] [--prefix PREFIX] [--s3-secret NAME]
 
-The same sources give the same bytes. Give the image by digest for a cluster.
+The same sources give the same bytes. Give images by digest for a cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 COMPILED = HERE / "compiled"
+#: Option to the environment variable that components and pipelines read it from, and what it is.
+SETTINGS = {
+    "trainer-image": ("VITA_TRAIN_TRAINER_IMAGE", "image of the steps that run the model, best by digest"),
+    "launcher-image": ("VITA_TRAIN_LAUNCHER_IMAGE", "image of the steps that start training jobs"),
+    "data-image": ("VITA_TRAIN_DATA_IMAGE", "image of the steps that fetch and check data"),
+    "prefix": ("VITA_TRAIN_PREFIX", "prefix that the chart was installed with"),
+    "s3-secret": ("VITA_TRAIN_S3_SECRET", "Secret with the keys of the object store; the chart's unless given"),
+}
 
 
 def compile_all(out: Path) -> list[Path]:
@@ -50,11 +59,13 @@ def main() -> int:
     """Run the command line; 1 when a check found differences."""
     parser = argparse.ArgumentParser(description="Compile the pipelines.")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
-    parser.add_argument("--image", help="image of every component, best by digest")
+    for option, (_, meaning) in SETTINGS.items():
+        parser.add_argument(f"--{option}", help=meaning)
     parser.add_argument("--out", type=Path, default=COMPILED, help="where the YAML files go")
     options = parser.parse_args()
-    if options.image:
-        os.environ["VITA_TRAIN_IMAGE"] = options.image
+    for option, (variable, _) in SETTINGS.items():
+        if given := getattr(options, option.replace("-", "_")):
+            os.environ[variable] = given
     sys.path.insert(0, str(HERE.parent))
     if options.check:
         lines = differences(options.out)

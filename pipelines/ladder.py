@@ -19,6 +19,7 @@ from components.report.component import report
 from components.sft.component import sft
 from components.speech_decoder.component import speech_decoder
 from components.vision_alignment.component import vision_alignment
+from pipelines.cluster import on_cluster
 from vita_train.recipe.selection import STEP_TITLES
 
 #: Stages in order, each with the component that trains it.
@@ -64,7 +65,7 @@ def ladder(
 
     def named(task: dsl.PipelineTask, step: str) -> dsl.PipelineTask:
         # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
-        return task.set_display_name(f"{step} {STEP_TITLES[step]}").set_caching_options(False)
+        return on_cluster(task).set_display_name(f"{step} {STEP_TITLES[step]}").set_caching_options(False)
 
     fetched = named(data_fetch(**common), "data_fetch")
     corpus = named(data_validation(raw=fetched.outputs["raw"], **common), "prepare").outputs["corpus"]

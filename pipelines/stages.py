@@ -3,6 +3,7 @@
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from pipelines.cluster import on_cluster
 from pipelines.ladder import CHAIN
 from vita_train.recipe.ladder import STAGE_TITLES
 
@@ -30,7 +31,7 @@ def stage_pipeline(stage: str, component: BaseComponent) -> BaseComponent:
         """
         task = component(stage=stage, recipe=recipe, run=run, storage_root=storage_root, overrides=overrides,
                          only=stage, from_step="", until_step="", force=force)
-        task.set_display_name(f"{stage} {STAGE_TITLES[stage]}").set_caching_options(False)
+        on_cluster(task).set_display_name(f"{stage} {STAGE_TITLES[stage]}").set_caching_options(False)
 
     return pipeline
 

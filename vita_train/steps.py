@@ -102,8 +102,13 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
     return commit_step(recipe, run, "prepare", selection, inputs, work)
 
 
-def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL) -> Manifest | None:
-    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over."""
+def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
+    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over.
+
+    Args:
+        recipe, run, stage, selection: what.
+        task: KFP's ``TaskConfig``: what was set on the task, for the job's pods.
+    """
     stage = stage_id(stage)
     if stage not in recipe.stages:
         return None
@@ -117,7 +122,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL)
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 
     def work(digest: str) -> Manifest:
-        manifest = launch_stage(recipe, stage, run, digest)
+        manifest = launch_stage(recipe, stage, run, digest, task)
         return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
 
     return commit_step(recipe, run, stage, selection, inputs, work)

@@ -2,10 +2,10 @@
 
 from kfp.dsl import Dataset, Metrics, Output
 
-from components.base import component
+from components.base import data_component
 
 
-@component
+@data_component
 def data_fetch(
     recipe: str,
     run: str,

@@ -2,10 +2,10 @@
 
 from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components.base import component
+from components.base import data_component
 
 
-@component
+@data_component
 def data_validation(
     recipe: str,
     run: str,

@@ -2,10 +2,10 @@
 
 from kfp.dsl import Input, Metrics, Model, Output
 
-from components.base import component
+from components.base import model_component
 
 
-@component
+@model_component
 def export(
     recipe: str,
     run: str,

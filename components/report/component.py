@@ -2,10 +2,10 @@
 
 from kfp.dsl import HTML, Artifact, Input, Model, Output
 
-from components.base import component
+from components.base import model_component
 
 
-@component
+@model_component
 def report(
     recipe: str,
     run: str,

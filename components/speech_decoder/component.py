@@ -1,11 +1,11 @@
 """The speech decoder."""
 
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Dataset, Input, Metrics, Model, Output, TaskConfig
 
-from components.base import component
+from components.base import training_component
 
 
-@component
+@training_component
 def speech_decoder(
     stage: str,
     recipe: str,
@@ -20,6 +20,7 @@ def speech_decoder(
     metrics: Output[Metrics],
     corpus: Input[Dataset] = None,
     start: Input[Model] = None,
+    task_config: TaskConfig = None,
 ) -> None:
     """Train the decoder from the language model's text to codec codes.
 
@@ -37,7 +38,8 @@ def speech_decoder(
         metrics: Its measures.
         corpus: Manifest of the prepared corpus; without it the run's own counts.
         start: Manifest of the stage before; without it the run's own counts.
+        task_config: What KFP was told for this task; it goes to the pods of the job.
     """
     from vita_train import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
-    steps.publish(steps.train_step(resolved, name, stage, selection), model, metrics)
+    steps.publish(steps.train_step(resolved, name, stage, selection, task_config), model, metrics)

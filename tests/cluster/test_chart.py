@@ -21,7 +21,7 @@ from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.trainjob import TrainJobs
-from vita_train.recipe.platform import Platform
+from vita_train.recipe.platform import S3_SETTINGS, Platform
 from vita_train.recipe.pod import PodSettings
 
 #: Published definitions are not part of this project: a folder beside it, or the one that is named.
@@ -73,6 +73,10 @@ def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -
     assert platform.namespace == "team"
     assert platform.image == given["images"]["trainer"]
     assert_within(given.get("platform", {}), arrived)
+    (config,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap")
+    s3 = given.get("s3", {})
+    assert {name: config["data"].get(name, "") for name in S3_SETTINGS} == {
+        "AWS_ENDPOINT_URL_S3": s3.get("endpoint", ""), "AWS_DEFAULT_REGION": s3.get("region", "")}
     runtime = next((one for (kind, _), one in objects.items() if kind == "TrainingRuntime"), None)
     assert (runtime is not None) == (given.get("trainJob", {}).get("enabled") is True)
     if runtime:

@@ -61,19 +61,43 @@ def test_check_shows_what_differs(tmp_path: Path) -> None:
     assert "-#    recipe: str [Default: 'huge']" in done.stdout
 
 
-def test_image_is_set_when_compiling(tmp_path: Path) -> None:
-    image = "registry.example/trainer-python@sha256:0123"
-    assert _compile("--out", str(tmp_path), "--image", image).returncode == 0
-    for path in sorted(tmp_path.glob("*.yaml")):
-        executors = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"]
-        assert {executor["container"]["image"] for executor in executors.values()} == {image}
+def test_images_and_the_charts_names_are_set_when_compiling(tmp_path: Path) -> None:
+    images = {kind: f"registry.example/{kind}-python@sha256:0123" for kind in ("data", "trainer", "launcher")}
+    options = [word for kind, image in images.items() for word in (f"--{kind}-image", image)]
+    assert _compile("--out", str(tmp_path), *options, "--prefix", "omni", "--s3-secret", "keys").returncode == 0
+    pipeline, platform = yaml.safe_load_all((tmp_path / "ladder.yaml").read_text())
+    used = {name.removeprefix("exec-").rstrip("-0123456789"): executor["container"]["image"]
+            for name, executor in pipeline["deploymentSpec"]["executors"].items()}
+    assert {used["data-fetch"], used["data-validation"]} == {images["data"]}
+    assert {used["evaluate"], used["export"], used["report"]} == {images["trainer"]}
+    assert {used["base-model"], used["vision-alignment"], used["audio-alignment"], used["sft"], used["codec"],
+            used["speech-decoder"]} == {images["launcher"]}
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert {volume["configMapName"] for volume in executor["configMapAsVolume"]} == {"omni-platform"}
+        assert {secret["secretName"] for secret in executor["secretAsEnv"]} == {"keys"}
+
+
+def test_every_step_gets_the_platforms_settings_and_what_is_set_on_training_goes_to_its_job() -> None:
+    pipeline, platform = yaml.safe_load_all((COMPILED / "ladder.yaml").read_text())
+    executors = pipeline["deploymentSpec"]["executors"]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(settings) == set(executors)
+    for setting in settings.values():
+        assert [volume["mountPath"] for volume in setting["configMapAsVolume"]] == ["/etc/vita-train"]
+        assert all(source["optional"] for kind in ("configMapAsVolume", "configMapAsEnv", "secretAsEnv")
+                   for source in setting[kind]), "a step without the chart must start and say what is missing"
+    for name, component in pipeline["components"].items():
+        passed = [entry["field"] for entry in component.get("taskConfigPassthroughs", [])]
+        is_training = "stage" in component["inputDefinitions"]["parameters"]
+        assert ("RESOURCES" in passed) == is_training, name
+        assert ("task_config" in component["inputDefinitions"]["parameters"]) == is_training, name
 
 
 @pytest.mark.parametrize("path", sorted(COMPILED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_components_install_nothing_and_parameters_are_described(path: Path) -> None:
     text = path.read_text()
     assert "pip install" not in text
-    spec: dict[str, Any] = yaml.safe_load(text)
+    spec: dict[str, Any] = next(yaml.safe_load_all(text))
     for parameter in spec["root"]["inputDefinitions"]["parameters"].values():
         assert parameter["description"]
         assert parameter["isOptional"]
@@ -82,7 +106,7 @@ def test_components_install_nothing_and_parameters_are_described(path: Path) -> 
 
 
 def test_ladder_has_every_step_in_one_chain() -> None:
-    tasks = yaml.safe_load((COMPILED / "ladder.yaml").read_text())["root"]["dag"]["tasks"]
+    tasks = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))["root"]["dag"]["tasks"]
     order = {task["taskInfo"]["name"].split()[0]: task for task in tasks.values()}
     assert set(order) == set(STEPS)
     names = {step: name for name, task in tasks.items() for step in order if order[step] is task}

@@ -116,7 +116,7 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
                                                                  ) -> None:
     launched = []
 
-    def launch(recipe: Recipe, stage: str, run: str, digest: str) -> Manifest:
+    def launch(recipe: Recipe, stage: str, run: str, digest: str, task: object) -> Manifest:
         launched.append(stage)
         return Manifest(kind="model", run=run, stage=stage, digest="weights")
 

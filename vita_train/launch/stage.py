@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from vita_train.errors import UserError
 from vita_train.launch.local import launch_local
 from vita_train.manifest import Manifest
-from vita_train.recipe.platform import PLATFORM, load_platform
+from vita_train.recipe.platform import PLATFORM, POD, load_platform
 from vita_train.recipe.schema import Recipe
 
 
-def launch_stage(recipe: Recipe, stage: str, run: str, digest: str) -> Manifest:
+def launch_stage(recipe: Recipe, stage: str, run: str, digest: str, task: Any = None) -> Manifest:
     """Run a stage to its end and return the manifest it committed.
 
     Args:
@@ -17,19 +20,25 @@ def launch_stage(recipe: Recipe, stage: str, run: str, digest: str) -> Manifest:
         stage: canonical stage id.
         run: the run's name.
         digest: of all that goes into the step; on a cluster a job is taken up by it.
+        task: KFP's ``TaskConfig`` of the task that launches the stage, for the pods of its job.
 
     Raises:
+        UserError: a pipeline's step finds no settings of the cluster.
         VitaError: as `launch_local` and `launch_on_cluster` raise.
     """
     platform = load_platform()
     backend = recipe.launch.backend
-    if backend == "auto":
+    # A pipeline's step has no GPU of its own: without the chart it must not begin to train there.
+    if backend == "auto" and (platform or not os.environ.get(POD)):
         backend = platform.backend if platform else "local"
     if backend == "local":
         return launch_local(recipe, stage, run)
     if platform is None:
         raise UserError(f"launch.backend is {backend}, but nothing says what the cluster is like",
-                        where="launch.backend", remedy=f"let {PLATFORM} name the platform's settings")
+                        where="launch.backend", remedy="install the chart vita-training into this namespace, with the "
+                        f"prefix that the pipeline was compiled for, or let {PLATFORM} name a file of settings")
     from vita_train.launch.cluster.launcher import launch_on_cluster
+    from vita_train.launch.cluster.task import task_settings
 
-    return launch_on_cluster(recipe, stage, run, digest, platform, backend)
+    return launch_on_cluster(recipe, stage, run, digest, platform, backend,
+                             task=task_settings(task, recipe.launch.nproc))

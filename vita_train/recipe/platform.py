@@ -1,7 +1,7 @@
 """What a cluster is like for training jobs: set once by whoever installs the chart, not by each recipe.
 
-The chart puts it into a ConfigMap; ``VITA_TRAIN_PLATFORM`` names the file it is mounted as. A recipe's ``launch.pod``
-and the settings of a KFP task are laid over its ``pod``.
+The chart puts it into a ConfigMap, which the pipelines mount; ``VITA_TRAIN_PLATFORM`` names another file. A recipe's
+``launch.pod`` and the settings of a KFP task are laid over its ``pod``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from vita_train.recipe.yaml_tree import parse_yaml
 
 #: Environment variable that names the platform's file.
 PLATFORM = "VITA_TRAIN_PLATFORM"
+#: Where the pipelines mount the chart's ConfigMap.
+FOLDER = Path("/etc/vita-train")
+#: Environment variable with the name of the pod that a pipeline's step runs in.
+POD = "VITA_TRAIN_POD"
+#: Variables of the object store that a step takes from the chart's ConfigMap and Secret, where they have them.
+S3_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 class QueueSpec(Strict):
@@ -72,12 +79,13 @@ def load_platform(path: str | None = None) -> Platform | None:
     """Return the cluster's settings, or None where there is no cluster.
 
     Args:
-        path: file; none takes the one ``VITA_TRAIN_PLATFORM`` names.
+        path: file; none takes the one ``VITA_TRAIN_PLATFORM`` names, else the one that the pipelines mount.
 
     Raises:
         RecipeError: the file cannot be read or is wrong somewhere; each problem with its line.
     """
-    named = path or os.environ.get(PLATFORM)
+    mounted = FOLDER / "platform.yaml"
+    named = path or os.environ.get(PLATFORM) or (str(mounted) if mounted.exists() else "")
     if not named:
         return None
     try:

@@ -32,8 +32,8 @@ _WATCH_SECONDS = 240
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _FIRST_OUTAGE = 30.0
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-#: Name or namespace under which Kubernetes tells a pod who it is.
-POD_NAME, POD_NAMESPACE = "HOSTNAME", "VITA_TRAIN_NAMESPACE"
+#: Names the namespace of a process that has no service account.
+POD_NAMESPACE = "VITA_TRAIN_NAMESPACE"
 
 
 class ConflictError(Exception):

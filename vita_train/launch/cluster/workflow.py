@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vita_train.launch.cluster.api import POD_NAME, Cluster
+from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.backend import Resource
 from vita_train.launch.cluster.job import Object
 from vita_train.launch.cluster.watch import PODS
+from vita_train.recipe.platform import POD
 
+#: A pod's name, unless it is longer than a host name may be.
+HOSTNAME = "HOSTNAME"
 WORKFLOWS = Resource("argoproj.io", "v1alpha1", "workflows", "Workflow")
 _LABEL = "workflows.argoproj.io/workflow"
 _STOPS = ("Stop", "Terminate")
@@ -31,7 +34,8 @@ class Workflow:
 
 def own_workflow(cluster: Cluster, namespace: str) -> Workflow | None:
     """Return the Workflow that this process's pod is a step of; None outside of one."""
-    pod = cluster.read(PODS, namespace, os.environ[POD_NAME]) if os.environ.get(POD_NAME) else None
+    named = os.environ.get(POD) or os.environ.get(HOSTNAME)
+    pod = cluster.read(PODS, namespace, named) if named else None
     name = str(((pod or {}).get("metadata", {}).get("labels") or {}).get(_LABEL, ""))
     found = cluster.read(WORKFLOWS, namespace, name) if name else None
     return Workflow(namespace, name, str(found["metadata"]["uid"])) if found else None
