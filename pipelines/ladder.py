@@ -67,12 +67,13 @@ def ladder(
         # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
         return on_cluster(task).set_display_name(f"{step} {STEP_TITLES[step]}").set_caching_options(False)
 
-    fetched = named(data_fetch(**common), "data_fetch")
-    corpus = named(data_validation(raw=fetched.outputs["raw"], **common), "prepare").outputs["corpus"]
-    start: dict[str, Any] = {}
-    for stage, component in CHAIN:
-        task = named(component(stage=stage, corpus=corpus, **start, **common), stage)
-        start = {"start": task.outputs["model"]}
-    measured = named(evaluate(corpus=corpus, **start, **common), "evaluate")
-    written = named(export(**start, **common).after(measured), "export")
-    named(report(evaluation=measured.outputs["evaluation"], exported=written.outputs["exported"], **common), "report")
+    # The page shows how far a run came: it is written whatever happened before.
+    with dsl.ExitHandler(named(report(**common), "report"), name="training"):
+        fetched = named(data_fetch(**common), "data_fetch")
+        corpus = named(data_validation(raw=fetched.outputs["raw"], **common), "prepare").outputs["corpus"]
+        start: dict[str, Any] = {}
+        for stage, component in CHAIN:
+            task = named(component(stage=stage, corpus=corpus, **start, **common), stage)
+            start = {"start": task.outputs["model"]}
+        measured = named(evaluate(corpus=corpus, **start, **common), "evaluate")
+        named(export(**start, **common).after(measured), "export")

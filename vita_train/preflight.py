@@ -25,7 +25,7 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
-from vita_train.steps import needed
+from vita_train.step_inputs import needed
 from vita_train.storage.final import read_final
 from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir, store_of
 from vita_train.storage.store import is_local

@@ -7,29 +7,34 @@ again. KFP components call these functions and nothing else. Nothing here import
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vita_train import __version__
-from vita_train.errors import UserError
 from vita_train.launch.stage import launch_stage
-from vita_train.manifest import FileRef, Manifest, content_of, digest_of
+from vita_train.manifest import FileRef, Manifest, content_of
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
-from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
 from vita_train.step_commit import STEP_DIGEST, commit_step
+from vita_train.step_inputs import (
+    dataset_digests,
+    digests_of,
+    last_progress,
+    lineage_of,
+    needed,
+    recipe_digest,
+    source_digests,
+    stage_manifests,
+    template_text,
+)
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.final import final_key, read_final
+from vita_train.storage.final import read_final
 from vita_train.storage.run_paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
 from vita_train.storage.store import is_local, open_file, open_store
 from vita_train.storage.tree import publish_tree
-
-if TYPE_CHECKING:
-    from vita_train.data.ledger import Ledger
 
 ALL = Selection()
 
@@ -72,17 +77,17 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
                   "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
-                               **_published(recipe, run, "data_fetch", raw, digest)}, lineage=_lineage(recipe, {}))
+                               **_published(recipe, run, "data_fetch", raw, digest)}, lineage=lineage_of(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
-        "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": _content(recipe),
+        "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": source_digests(recipe),
     }, work)
 
 
 def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
-        return {**corpus_settings(recipe), "template": _template(recipe),
+        return {**corpus_settings(recipe), "template": template_text(recipe),
                 "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
@@ -96,8 +101,8 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
                         metrics={name: float(count) for name, count in counts.items()},
                         files={"ledger": _stored(recipe, f"{run}/prepare/ledger.json", out / "ledger.json"),
                                **_published(recipe, run, "prepare", out, digest)},
-                        lineage={**_lineage(recipe, {"data_fetch": fetched}),
-                                 "content": _contents(recipe, ledger, out, fetched)})
+                        lineage={**lineage_of(recipe, {"data_fetch": fetched}),
+                                 "content": dataset_digests(recipe, ledger, out, fetched)})
 
     return commit_step(recipe, run, "prepare", selection, inputs, work)
 
@@ -136,10 +141,10 @@ def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manif
 
         metrics = evaluate_run(recipe, run, present_corpus(recipe, run))
         return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
-                        lineage=_lineage(recipe, _stage_manifests(recipe, run, "evaluate")))
+                        lineage=lineage_of(recipe, stage_manifests(recipe, run, "evaluate")))
 
     return commit_step(recipe, run, "evaluate", selection, lambda: {
-        "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "evaluate")),
+        "recipe": recipe_digest(recipe), "stages": digests_of(stage_manifests(recipe, run, "evaluate")),
         "prepare": needed(recipe, run, "prepare", by="evaluate").digest,
     }, work)
 
@@ -154,19 +159,21 @@ def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         files = export_run(recipe, run, corpus, run_dir(recipe, run) / "export" / "model")
         return Manifest(kind="export", run=run, stage="export", digest=digest,
                         files={path.name: _stored(recipe, f"{run}/export/model/{path.name}", path) for path in files},
-                        lineage=_lineage(recipe, _stage_manifests(recipe, run, "export")))
+                        lineage=lineage_of(recipe, stage_manifests(recipe, run, "export")))
 
     return commit_step(recipe, run, "export", selection, lambda: {
-        "recipe": _recipe_digest(recipe), "stages": _digests(_stage_manifests(recipe, run, "export")),
+        "recipe": recipe_digest(recipe), "stages": digests_of(stage_manifests(recipe, run, "export")),
     }, work)
 
 
 def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
-    """Render the run as one HTML page, ``report/report.html``."""
+    """Render the run as one HTML page, ``report/report.html``: finished or not, it shows how far the run came."""
     def inputs() -> dict[str, Any]:
-        manifests = _stage_manifests(recipe, run, "report")
-        manifests["evaluate"] = needed(recipe, run, "evaluate", by="report")
-        return {"recipe": _recipe_digest(recipe), "steps": _digests(manifests)}
+        store = store_of(recipe)
+        commits = {step: read_final(store, f"{run}/{step}") for step in (*recipe.stages, "evaluate")}
+        # Of what has no commit the page shows how it went.
+        return {"recipe": recipe_digest(recipe), "steps": {
+            step: commit.digest if commit else last_progress(recipe, run, step) for step, commit in commits.items()}}
 
     def work(digest: str) -> Manifest:
         from vita_train.report.render import render_report
@@ -175,23 +182,9 @@ def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifes
         page = render_report(run_dir(recipe, run), store=None if is_local(recipe.storage.root) else remote)
         return Manifest(kind="report", run=run, stage="report", digest=digest,
                         files={"report": _stored(recipe, f"{run}/report/report.html", page)},
-                        lineage=_lineage(recipe, {}))
+                        lineage=lineage_of(recipe, {}))
 
     return commit_step(recipe, run, "report", selection, inputs, work)
-
-
-def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
-    """Return the manifest of a step that another one builds on.
-
-    Raises:
-        UserError: it was never done; the command that does it is the remedy.
-    """
-    manifest = read_final(store_of(recipe), f"{run}/{step}")
-    if manifest is None:
-        raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
-                        where=store_of(recipe).uri_of(final_key(f"{run}/{step}")),
-                        remedy=f"vita-train run {_given_as(recipe)} --run {run} --until {step}")
-    return manifest
 
 
 def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:
@@ -221,14 +214,6 @@ def publish_page(recipe: Recipe, manifest: Manifest | None, page: Any) -> None:
     Path(page.path).write_bytes(text)
 
 
-def _digests(manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    return {name: manifest.digest for name, manifest in manifests.items()}
-
-
-def _stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
-    return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
-
-
 def _use_threads(recipe: Recipe) -> None:
     """Give this one process the threads that a stage's processes have together. torch reads it when imported."""
     os.environ["OMP_NUM_THREADS"] = str(recipe.launch.nproc * recipe.launch.threads)
@@ -238,20 +223,6 @@ def _text_at(uri: str) -> str:
     """Return a recipe's YAML from a store; the line end says that it is text."""
     store, key = open_file(uri)
     return store.read(key).decode() + "\n"
-
-
-def _given_as(recipe: Recipe) -> str:
-    """Return how a user names a recipe on the command line."""
-    return recipe.name if recipe.name in preset_names() else "RECIPE"
-
-
-def _recipe_digest(recipe: Recipe) -> str:
-    """Digest of what a recipe computes; where it is stored and how it is launched do not count."""
-    return digest_of(recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"}))
-
-
-def _lineage(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
-    return {"recipe": _recipe_digest(recipe), "code": __version__, "inputs": _digests(inputs)}
 
 
 def _file(path: Path) -> FileRef:
@@ -268,35 +239,3 @@ def _published(recipe: Recipe, run: str, step: str, folder: Path, digest: str) -
     if is_local(recipe.storage.root):
         return {}
     return publish_tree(folder, store_of(recipe), f"{run}/{step}/shards", digest)
-
-
-def _contents(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -> dict[str, str]:
-    """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
-    settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
-    vocabularies = [corpus / "units.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
-    shared = {"settings": settings, "template": _template(recipe), "fetched": fetched.digest,
-              "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
-    return {split.dataset: digest_of({**shared, "rows": split.digest})
-            for split in ledger.splits if split.split == "train"}
-
-
-def _template(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe's template says: editing a user's own must be noticed."""
-    from vita_train.data.templates import load_template
-
-    return load_template(recipe.data.template).model_dump(mode="json")
-
-
-def _content(recipe: Recipe) -> dict[str, str]:
-    """Digests of the user's own record files, so that editing them is noticed; empty for other sources."""
-    source = recipe.data.source
-    if source.kind != "records":
-        return {}
-    from vita_train.data.registry import load_registry, resolve
-
-    path = Path(source.registry).expanduser().absolute()
-    records = {entry.records for splits in load_registry(path).datasets.values() for entry in splits.values()}
-    files = {name: resolve(path, name) for name in sorted(records)}
-    return {"registry": sha256_file(path),
-            **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
-

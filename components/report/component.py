@@ -1,6 +1,6 @@
 """The run as one page."""
 
-from kfp.dsl import HTML, Artifact, Input, Model, Output
+from kfp.dsl import HTML, Output
 
 from components.base import model_component
 
@@ -16,10 +16,8 @@ def report(
     until_step: str,
     force: bool,
     page: Output[HTML],
-    evaluation: Input[Artifact] = None,
-    exported: Input[Model] = None,
 ) -> None:
-    """Render the run as one HTML page.
+    """Render the run as one HTML page, however far it came.
 
     Args:
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
@@ -31,8 +29,6 @@ def report(
         until_step: Last step to do; empty for the last.
         force: Do the step again even if it is committed.
         page: The report.
-        evaluation: Manifest of the evaluation.
-        exported: Manifest of the exported model.
     """
     from vita_train import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)

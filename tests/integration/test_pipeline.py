@@ -105,13 +105,17 @@ def test_components_install_nothing_and_parameters_are_described(path: Path) -> 
         assert "python" in executor["container"]["image"], "kfp.local warns about other names"
 
 
-def test_ladder_has_every_step_in_one_chain() -> None:
-    tasks = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))["root"]["dag"]["tasks"]
+def test_ladder_has_every_step_in_one_chain_and_the_report_whatever_happens() -> None:
+    pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
+    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     order = {task["taskInfo"]["name"].split()[0]: task for task in tasks.values()}
-    assert set(order) == set(STEPS)
+    assert set(order) == set(STEPS) - {"report"}
     names = {step: name for name, task in tasks.items() for step in order if order[step] is task}
-    for before, after in pairwise(STEPS):
+    for before, after in pairwise(step for step in STEPS if step != "report"):
         assert names[before] in order[after]["dependentTasks"]
+    last = pipeline["root"]["dag"]["tasks"]["report"]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert last["dependentTasks"] == ["exit-handler-1"]
 
 
 def test_run_uses_the_committed_file() -> None:
@@ -139,11 +143,11 @@ def test_part_of_a_run_is_committed_once_and_reused(prepared: Path) -> None:
     assert not (prepared / "r" / "scratch").exists()
 
 
-def test_failing_step_ends_in_one_line_with_its_log(prepared: Path) -> None:
+def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -> None:
     records = prepared / "r" / "data_fetch" / "raw" / "registry.json"
     text = records.read_text()
     records.write_text(text.replace('"train"', '"trian"', 1))
-    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--only", "prepare", "--force")
+    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--from", "prepare", "--force")
     records.write_text(text)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
@@ -152,6 +156,9 @@ def test_failing_step_ends_in_one_line_with_its_log(prepared: Path) -> None:
     assert "prepare (data validation) failed" in errors[0]
     assert str(prepared / "r" / "logs" / "pipeline.log") in errors[0]
     assert "Traceback" not in done.stdout + done.stderr
+    page = prepared / "r" / "report" / "report.html"
+    assert f"report: {page}" in errors[0]
+    assert "The preparation of the data failed" in page.read_text(), "the page is written whatever happened"
 
 
 def test_stopping_a_run_ends_all_of_it(tmp_path: Path) -> None:

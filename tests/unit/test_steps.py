@@ -22,6 +22,7 @@ from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.step_commit import commit_step
+from vita_train.step_inputs import source_digests, template_text
 from vita_train.storage.final import read_final, write_final
 from vita_train.storage.run_paths import run_name
 from vita_train.storage.store import open_store
@@ -151,9 +152,9 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
                                     "datasets": {"caption": {"train": {"records": "records.json", "roots": {}}}}}))
     data = load_recipe("smoke").data.model_copy(update={"source": RecordsSource(registry=str(registry))})
     recipe = load_recipe("smoke").model_copy(update={"data": data})
-    before = steps._content(recipe)
+    before = source_digests(recipe)
     records.write_text("[{}]")
-    assert steps._content(recipe) != before
+    assert source_digests(recipe) != before
 
 
 def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
@@ -161,10 +162,10 @@ def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
     template = tmp_path / "mine.yaml"
     template.write_text(shipped)
     recipe = load_recipe("smoke", [f"data.template={template}"])
-    before = steps._template(recipe)
+    before = template_text(recipe)
     template.write_text(shipped.replace("helpfully", "briefly"))
-    assert before == steps._template(load_recipe("smoke"))
-    assert steps._template(recipe) != before
+    assert before == template_text(load_recipe("smoke"))
+    assert template_text(recipe) != before
 
 
 def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3Server, s3_credentials: None) -> None:

@@ -74,7 +74,7 @@ def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Consol
         with pipeline_log.open("wb") as output:
             code = _follow(command, {**os.environ, STEPS_LOG: str(steps_log)}, output.fileno(), state, console)
     if failed := state.failed():
-        raise _step_error(failed, logs_dir(recipe, run, failed.step), pipeline_log)
+        raise _step_error(failed, run_dir(recipe, run), logs_dir(recipe, run, failed.step))
     if code != 0:
         raise VitaError(f"the pipeline ended with exit code {code}; its log ends\n{tail(pipeline_log)}",
                         where=str(pipeline_log))
@@ -116,12 +116,13 @@ def _follow(command: list[str], environment: dict[str, str], output: int, state:
     return process.returncode
 
 
-def _step_error(failed: StepState, logs: Path, pipeline_log: Path) -> VitaError:
+def _step_error(failed: StepState, home: Path, logs: Path) -> VitaError:
     """Return a step's error with the step named, as the class that gives its exit code."""
     error = failed.error
     code = int(error.get("code", 1))
-    log = logs if any(logs.glob("*.log")) else pipeline_log
-    remedy = "; ".join(part for part in (str(error.get("remedy") or ""), f"logs: {log}") if part)
+    log, page = logs if any(logs.glob("*.log")) else home / "logs" / "pipeline.log", home / "report" / "report.html"
+    parts = (str(error.get("remedy") or ""), f"logs: {log}", f"report: {page}" if page.exists() else "")
+    remedy = "; ".join(part for part in parts if part)
     return _CLASSES.get(code, VitaError)(
         f"{failed.step} ({STEP_TITLES[failed.step]}) failed: {error.get('what', 'no reason given')}",
         where=str(error.get("where") or ""), remedy=remedy)
