@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
 from conftest import until
 from control_plane import ControlPlane
 from kubernetes import client
 
+from vita_train.cli.main import build_app
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.trainjob import TrainJobs
-from vita_train.recipe.platform import S3_SETTINGS, Platform
+from vita_train.recipe.platform import FOLDER, S3_SETTINGS, Platform
 from vita_train.recipe.pod import PodSettings
 
 #: Published definitions are not part of this project: a folder beside it, or the one that is named.
@@ -81,6 +83,21 @@ def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -
     assert (runtime is not None) == (given.get("trainJob", {}).get("enabled") is True)
     if runtime:
         assert_fits(TrainJobs().manifest(job_of(platform)), runtime)
+
+
+def test_the_janitor_runs_a_command_that_there_is() -> None:
+    values = CHART / "ci" / "everything-values.yaml"
+    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)["CronJob", "all-janitor"]
+    assert (job["spec"]["schedule"], job["spec"]["suspend"]) == ("0 * * * *", True)
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "steps", "the launcher's rights are what it needs"
+    [container] = pod["containers"]
+    assert container["image"] == yaml.safe_load(values.read_text())["images"]["launcher"]
+    assert container["volumeMounts"][0]["mountPath"] == str(FOLDER)
+    program, verb, *options = container["command"]
+    assert program == "vita-train"
+    command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
+    assert command.make_context(verb, options).params == {"is_rehearsal": False, "workflow": 60.0, "over": 3600.0}
 
 
 def test_the_defaults_are_the_codes_own(tmp_path: Path) -> None:

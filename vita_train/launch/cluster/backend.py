@@ -50,6 +50,15 @@ class JobBackend(Protocol):
         """Return which node of the job a pod is; 0 holds rank 0."""
 
 
+def served_backends(served: Collection[str]) -> list[JobBackend]:
+    """Return the kinds of job that a cluster serves, the preferred one first.
+
+    Args:
+        served: ``group/version`` of every API the cluster serves.
+    """
+    return [backend for backend in _known().values() if backend.resource.api_version in served]
+
+
 def choose(wanted: str, served: Collection[str]) -> JobBackend:
     """Return the backend to use.
 
@@ -60,10 +69,7 @@ def choose(wanted: str, served: Collection[str]) -> JobBackend:
     Raises:
         UserError: the cluster does not serve it, or neither.
     """
-    from vita_train.launch.cluster.pytorchjob import PyTorchJobs
-    from vita_train.launch.cluster.trainjob import TrainJobs
-
-    known: dict[str, JobBackend] = {"trainjob": TrainJobs(), "pytorchjob": PyTorchJobs()}
+    known = _known()
     names = list(known) if wanted == "auto" else [wanted]
     for name in names:
         if known[name].resource.api_version in served:
@@ -71,3 +77,10 @@ def choose(wanted: str, served: Collection[str]) -> JobBackend:
     missing = " nor ".join(known[name].resource.api_version for name in names)
     raise UserError(f"this cluster serves no {missing}", where="platform.backend",
                     remedy="install Kubeflow Trainer (or the Training Operator), or choose another backend")
+
+
+def _known() -> dict[str, JobBackend]:
+    from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+    from vita_train.launch.cluster.trainjob import TrainJobs
+
+    return {"trainjob": TrainJobs(), "pytorchjob": PyTorchJobs()}

@@ -52,5 +52,10 @@ def is_cancelled(cluster: Cluster, workflow: Workflow | None) -> bool:
     found = cluster.read(WORKFLOWS, workflow.namespace, workflow.name)
     if found is None or found["metadata"].get("deletionTimestamp"):
         return True
-    spec, phase = found.get("spec") or {}, str((found.get("status") or {}).get("phase") or "")
-    return spec.get("shutdown") in _STOPS or spec.get("activeDeadlineSeconds") == 0 or phase not in _GOING_ON
+    spec = found.get("spec") or {}
+    return spec.get("shutdown") in _STOPS or spec.get("activeDeadlineSeconds") == 0 or not is_going_on(found)
+
+
+def is_going_on(workflow: Object) -> bool:
+    """Say whether a Workflow has not ended yet."""
+    return str((workflow.get("status") or {}).get("phase") or "") in _GOING_ON

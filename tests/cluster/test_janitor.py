@@ -1,0 +1,88 @@
+"""Jobs that nobody waits for are deleted, all others are left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import jobs_of, until
+from control_plane import ControlPlane
+from kubernetes import client
+
+from vita_train.launch.cluster.api import Cluster
+from vita_train.launch.cluster.janitor import Patience, tidy
+from vita_train.launch.cluster.job import TrainingJob
+from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from vita_train.launch.cluster.workflow import WORKFLOWS
+from vita_train.recipe.platform import Platform
+from vita_train.recipe.pod import PodSettings
+
+JOBS = PyTorchJobs()
+NOW = Patience(workflow=0, over=0)
+#: Argo's own definition is not part of these tests: one that takes anything stands in for it.
+WORKFLOW_DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+    "metadata": {"name": f"{WORKFLOWS.plural}.{WORKFLOWS.group}"},
+    "spec": {"group": WORKFLOWS.group, "scope": "Namespaced",
+             "names": {"plural": WORKFLOWS.plural, "singular": "workflow", "kind": WORKFLOWS.kind},
+             "versions": [{"name": WORKFLOWS.version, "served": True, "storage": True, "schema": {"openAPIV3Schema": {
+                 "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}]},
+}
+
+
+@pytest.fixture(scope="module")
+def workflows(control_plane: ControlPlane) -> client.CustomObjectsApi:
+    """The API serves Workflows from here on."""
+    client.ApiextensionsV1Api(control_plane.api).create_custom_resource_definition(WORKFLOW_DEFINITION)
+    api = Cluster(control_plane.api, outage=10)
+    until(lambda: WORKFLOWS.api_version in api.served())
+    return client.CustomObjectsApi(control_plane.api)
+
+
+def _workflow(workflows: client.CustomObjectsApi, namespace: str, name: str, **status: str) -> None:
+    body = {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "metadata": {"name": name}, "status": status}
+    workflows.create_namespaced_custom_object(WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural, body)
+
+
+def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str = "") -> None:
+    job = TrainingJob(name=name, namespace=namespace, run="r", stage="1.1", image="this-machine", nodes=1, nproc=1,
+                      command=("python", "-c", code), platform=Platform(image="this-machine"), workflow=workflow,
+                      pod=PodSettings(gpu_resource="", cpu="100m", memory="1Gi", shm="64Mi", scratch="64Mi", grace=30))
+    cluster.create(JOBS.resource, JOBS.manifest(job))
+
+
+def _tidy(cluster: Cluster, namespace: str, patience: Patience, *, is_rehearsal: bool = False) -> list[str]:
+    lines: list[str] = []
+    number = tidy(cluster, [JOBS], namespace, namespace, patience, out=lines.append, is_rehearsal=is_rehearsal)
+    assert number == len(lines)
+    return lines
+
+
+@pytest.mark.usefixtures("node")
+def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, workflows: client.CustomObjectsApi,
+                                  control_plane: ControlPlane, tmp_path: Path) -> None:
+    def names() -> list[str]:
+        return sorted(str(job["metadata"]["name"]) for job in jobs_of(control_plane, namespace))
+
+    _workflow(workflows, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
+    _workflow(workflows, namespace, "on", phase="Running")
+    forever = "import time; time.sleep(600)"
+    _job(cluster, namespace, "left-by-over", forever, workflow="over")
+    _job(cluster, namespace, "left-by-gone", forever, workflow="gone")
+    _job(cluster, namespace, "of-on", forever, workflow="on")
+    _job(cluster, namespace, "of-a-shell", forever)
+    _job(cluster, namespace, "done", "pass")
+    until(lambda: JOBS.state(cluster.read(JOBS.resource, namespace, "done") or {"spec": {}}).phase.over)
+    every = names()
+    # A job of a Workflow that is gone is left alone while it is young: the Workflow may have gone this moment.
+    assert [line.split(":")[0] for line in _tidy(cluster, namespace, Patience(3600, 3600))] == ["job left-by-over"]
+    until(lambda: "left-by-over" not in names())
+    rehearsed = _tidy(cluster, namespace, NOW, is_rehearsal=True)
+    assert names() == [name for name in every if name != "left-by-over"]
+    assert rehearsed == ["job done: it ended and nobody deleted it; it would be deleted",
+                         "job left-by-gone: its Workflow gone is gone; it would be deleted"]
+    _tidy(cluster, namespace, replace(NOW, over=3600))
+    until(lambda: names() == ["done", "of-a-shell", "of-on"])
+    _tidy(cluster, namespace, NOW)
+    until(lambda: names() == ["of-a-shell", "of-on"])
