@@ -46,7 +46,7 @@ def objects_of(text: str) -> Objects:
 
 def platform_of(objects: Objects, folder: Path) -> Platform:
     """Read the ConfigMap as the launcher does."""
-    (found,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap")
+    (found,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap" and "platform.yaml" in one["data"])
     path = folder / "platform.yaml"
     path.write_text(found["data"]["platform.yaml"])
     platform = load_platform(str(path))

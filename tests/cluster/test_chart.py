@@ -1,43 +1,33 @@
-"""The chart: what helm makes of its values, and what a real API server makes of that."""
+"""The chart in a real API server: installed, upgraded, its rights, and jobs that run on them."""
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
 from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
 from conftest import until
-from control_plane import ControlPlane
+from control_plane import ControlPlane, stand_in
 from kubernetes import client
 
-from vita_train.cli.main import build_app
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.trainjob import TrainJobs
-from vita_train.recipe.platform import FOLDER, S3_SETTINGS, Platform
-from vita_train.recipe.pod import PodSettings
+from vita_train.recipe.platform import Platform
 
 #: Published definitions are not part of this project: a folder beside it, or the one that is named.
 DEFINITIONS = Path(os.environ.get("VITA_TRAIN_CRDS") or Path(__file__).resolve().parents[3] / "shared" / "crds")
 TRAINER = [DEFINITIONS / "trainer-v2.3.0" / f"trainer.kubeflow.org_{kind}.yaml"
            for kind in ("trainjobs", "trainingruntimes")]
-#: Stands in for Kueue's own definition, which is not at hand: any content passes.
-LOCAL_QUEUE = {
-    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-    "metadata": {"name": "localqueues.kueue.x-k8s.io"},
-    "spec": {"group": "kueue.x-k8s.io", "scope": "Namespaced",
-             "names": {"kind": "LocalQueue", "plural": "localqueues", "singular": "localqueue"},
-             "versions": [{"name": "v1beta2", "served": True, "storage": True, "schema": {
-                 "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}}]}}
+#: Operators whose own definitions are not at hand.
+OTHERS = [stand_in("kueue.x-k8s.io", "v1beta2", "LocalQueue"), stand_in("monitoring.coreos.com", "v1", "PodMonitor"),
+          stand_in("monitoring.coreos.com", "v1", "PrometheusRule")]
 
 _JOB_VERBS = {"create", "get", "list", "watch", "delete"}
 #: What the launcher does: (group, resource) to verbs.
@@ -60,113 +50,18 @@ DENIED = [
     ("create", "rbac.authorization.k8s.io", "rolebindings"), ("delete", "", "resourcequotas")]
 
 
-@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
-def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -> None:
-    helm("lint", "--strict", CHART, "--values", values)
-    objects = objects_of(helm("template", "one", CHART, "--namespace", "team", "--values", values).stdout)
-    for made in objects.values():
-        assert made["metadata"]["namespace"] == "team"
-        labels = made["metadata"]["labels"]
-        assert labels["app.kubernetes.io/instance"] == "one"
-        assert labels["app.kubernetes.io/part-of"] == "vita-train"
-    # Each value that is set arrives; the chart only adds.
-    given, platform = yaml.safe_load(values.read_text()), platform_of(objects, tmp_path)
-    arrived = platform.model_dump(mode="json")
-    assert platform.namespace == "team"
-    assert platform.image == given["images"]["trainer"]
-    assert_within(given.get("platform", {}), arrived)
-    (config,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap")
-    s3 = given.get("s3", {})
-    assert {name: config["data"].get(name, "") for name in S3_SETTINGS} == {
-        "AWS_ENDPOINT_URL_S3": s3.get("endpoint", ""), "AWS_DEFAULT_REGION": s3.get("region", "")}
-    runtime = next((one for (kind, _), one in objects.items() if kind == "TrainingRuntime"), None)
-    assert (runtime is not None) == (given.get("trainJob", {}).get("enabled") is True)
-    if runtime:
-        assert_fits(TrainJobs().manifest(job_of(platform)), runtime)
-
-
-def test_the_janitor_runs_a_command_that_there_is() -> None:
-    values = CHART / "ci" / "everything-values.yaml"
-    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)["CronJob", "all-janitor"]
-    assert (job["spec"]["schedule"], job["spec"]["suspend"]) == ("0 * * * *", True)
-    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"] == "steps", "the launcher's rights are what it needs"
-    [container] = pod["containers"]
-    assert container["image"] == yaml.safe_load(values.read_text())["images"]["launcher"]
-    assert container["volumeMounts"][0]["mountPath"] == str(FOLDER)
-    program, verb, *options = container["command"]
-    assert program == "vita-train"
-    command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
-    assert command.make_context(verb, options).params == {"is_rehearsal": False, "workflow": 60.0, "over": 3600.0}
-
-
-def test_the_defaults_are_the_codes_own(tmp_path: Path) -> None:
-    objects = objects_of(helm("template", "one", CHART, "--namespace", "team").stdout)
-    assert {kind for kind, _ in objects} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap"}
-    assert platform_of(objects, tmp_path) == Platform(namespace="team", pod=PodSettings(service_account="vita-trainer"))
-    served = helm("template", "one", CHART, "--api-versions", "trainer.kubeflow.org/v1alpha1/TrainingRuntime").stdout
-    assert ("TrainingRuntime", Platform().runtime) in objects_of(served)
-
-
-def test_the_schema_says_what_the_code_takes() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    model = _bare(Platform.model_json_schema())
-    definitions = {**model.pop("$defs"), "Platform": model}
-    for filled_in in ("namespace", "image", "runtime"):
-        del model["properties"][filled_in]
-    assert {name: schema["$defs"][name] for name in definitions} == definitions
-    _assert_strict(schema)
-
-
-def _bare(node: Any, *, is_names: bool = False) -> Any:
-    """A model's schema without what the chart states elsewhere."""
-    if isinstance(node, list):
-        return [_bare(one) for one in node]
-    if not isinstance(node, dict):
-        return node
-    return {key: _bare(value, is_names=not is_names and key in ("properties", "$defs"))
-            for key, value in node.items() if is_names or key not in ("title", "description", "default")}
-
-
-def _assert_strict(node: Any) -> None:
-    for one in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
-        _assert_strict(one)
-    if isinstance(node, dict) and node.get("type") == "object":
-        assert node["additionalProperties"] is False if "properties" in node else "additionalProperties" in node, node
-
-
-@pytest.mark.parametrize(("setting", "words"), [
-    ("platfrom.backend=auto", "'platfrom' not allowed"),
-    ("platform.pod.memmory=1Gi", "'memmory' not allowed"),
-    ("platform.pod.cpu=8", "/platform/pod/cpu': got number, want string"),
-    ("platform.pod.run_as=0", "/platform/pod/run_as': minimum: got 0, want 1"),
-    ("platform.backend=mpi", "/platform/backend': value must be one of 'auto'"),
-    ("platform.namespace=other", "'namespace' not allowed"),
-    ("trainJob.enabled=maybe", "/trainJob/enabled': value must be one of 'auto', true, false"),
-    ("s3.accessKeyId=id", "accessKeyId and secretAccessKey go together"),
-    ("kueue.clusterQueue=q", "platform.queue.name must name the LocalQueue"),
-    ("serviceAccounts.trainer.create=false", "name the account to take"),
-])
-def test_wrong_values_are_refused_by_name(setting: str, words: str) -> None:
-    done = helm("template", "one", CHART, "--set", setting, check=False)
-    assert done.returncode != 0
-    assert words in done.stderr.replace('"', "'"), done.stderr
-
-
 @pytest.fixture(scope="module")
-def apis(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Trainer's published definitions and a stand-in for Kueue's; gone afterwards, as other tests go by what is served.
-    """
+def apis(control_plane: ControlPlane) -> Iterator[None]:
+    """Trainer's published definitions and stand-ins for others'; gone afterwards, as tests go by what is served."""
     if not all(path.exists() for path in TRAINER):
         pytest.skip(f"no definitions of Trainer in {DEFINITIONS}; VITA_TRAIN_CRDS names another folder")
-    queue = tmp_path_factory.mktemp("crds") / "queue.yaml"
-    queue.write_text(yaml.safe_dump(LOCAL_QUEUE))
-    for path in (*TRAINER, queue):
-        control_plane.apply_crd(path)
+    every = [*(yaml.safe_load(path.read_text()) for path in TRAINER), *OTHERS]
+    for definition in every:
+        control_plane.apply_crd(definition)
     yield
-    definitions = client.ApiextensionsV1Api(control_plane.api)
-    for path in (*TRAINER, queue):
-        definitions.delete_custom_resource_definition(yaml.safe_load(path.read_text())["metadata"]["name"])
+    api = client.ApiextensionsV1Api(control_plane.api)
+    for definition in every:
+        api.delete_custom_resource_definition(definition["metadata"]["name"])
 
 
 def _contents(control_plane: ControlPlane, namespace: str) -> set[tuple[str, str]]:
@@ -177,7 +72,9 @@ def _contents(control_plane: ControlPlane, namespace: str) -> set[tuple[str, str
                          ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
                          ("apis/networking.k8s.io/v1", "networkpolicies"),
                          ("apis/trainer.kubeflow.org/v1alpha1", "trainingruntimes"),
-                         ("apis/kueue.x-k8s.io/v1beta2", "localqueues")):
+                         ("apis/batch/v1", "cronjobs"), ("apis/kueue.x-k8s.io/v1beta2", "localqueues"),
+                         ("apis/monitoring.coreos.com/v1", "podmonitors"),
+                         ("apis/monitoring.coreos.com/v1", "prometheusrules")):
         answer = control_plane.api.call_api(f"/{root}/namespaces/{namespace}/{plural}", "GET", response_type="object",
                                             auth_settings=["BearerToken"], _return_http_data_only=True)
         found |= {(plural, str(one["metadata"]["name"])) for one in answer["items"]}

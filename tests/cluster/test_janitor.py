@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import jobs_of, until
-from control_plane import ControlPlane
+from control_plane import ControlPlane, stand_in
 from kubernetes import client
 
 from vita_train.launch.cluster.api import Cluster
@@ -20,23 +20,12 @@ from vita_train.recipe.pod import PodSettings
 
 JOBS = PyTorchJobs()
 NOW = Patience(workflow=0, over=0)
-#: Argo's own definition is not part of these tests: one that takes anything stands in for it.
-WORKFLOW_DEFINITION = {
-    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-    "metadata": {"name": f"{WORKFLOWS.plural}.{WORKFLOWS.group}"},
-    "spec": {"group": WORKFLOWS.group, "scope": "Namespaced",
-             "names": {"plural": WORKFLOWS.plural, "singular": "workflow", "kind": WORKFLOWS.kind},
-             "versions": [{"name": WORKFLOWS.version, "served": True, "storage": True, "schema": {"openAPIV3Schema": {
-                 "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}]},
-}
 
 
 @pytest.fixture(scope="module")
 def workflows(control_plane: ControlPlane) -> client.CustomObjectsApi:
     """The API serves Workflows from here on."""
-    client.ApiextensionsV1Api(control_plane.api).create_custom_resource_definition(WORKFLOW_DEFINITION)
-    api = Cluster(control_plane.api, outage=10)
-    until(lambda: WORKFLOWS.api_version in api.served())
+    control_plane.apply_crd(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind))
     return client.CustomObjectsApi(control_plane.api)
 
 
