@@ -55,7 +55,7 @@ class ControlPlane:
         self.folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.server = f"https://127.0.0.1:{_free_port()}"
-        self._authority = folder / "certs" / "apiserver.crt"
+        self.authority = folder / "certs" / "apiserver.crt"
         self._keys()
         etcd = f"http://127.0.0.1:{_free_port()}"
         peers = f"http://127.0.0.1:{_free_port()}"
@@ -70,14 +70,14 @@ class ControlPlane:
             "--service-cluster-ip-range=10.96.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={public}", f"--service-account-signing-key-file={key}",
             "--kubelet-preferred-address-types=InternalIP"])
-        self._until(self._authority.exists, "the API server's certificate")
+        self._until(self.authority.exists, "the API server's certificate")
         self.kubeconfig = self.write_kubeconfig("admin", _ADMIN)
         self.api = client.ApiClient(self.settings("admin"))
         self._until(self._is_ready, "the API server")
         common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1"]
         self._start("kube-controller-manager", [
             *common, "--use-service-account-credentials=true", f"--service-account-private-key-file={key}",
-            f"--root-ca-file={self._authority}", f"--secure-port={_free_port()}", "--node-monitor-period=2s",
+            f"--root-ca-file={self.authority}", f"--secure-port={_free_port()}", "--node-monitor-period=2s",
             "--node-monitor-grace-period=20s", "--concurrent-gc-syncs=4"])
         self._start("kube-scheduler", [*common, f"--secure-port={_free_port()}"])
         self.apply_crd(yaml.safe_load((HOME / "kubeflow.org_pytorchjobs.yaml").read_text(encoding="utf-8")))
@@ -105,7 +105,7 @@ class ControlPlane:
         path.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
-                "server": self.server, "certificate-authority": str(self._authority)}}],
+                "server": self.server, "certificate-authority": str(self.authority)}}],
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": namespace}}]}))
         return path

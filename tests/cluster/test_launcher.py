@@ -30,15 +30,17 @@ JOBS = PyTorchJobs()
 HERE = Path(__file__).parent
 
 
-def _job(namespace: str, code: str, *, nodes: int = 2, image: str = "this-machine",
-         times: dict[str, float] | None = None, **pod: Any) -> TrainingJob:
+def small_job(namespace: str, code: str, *, nodes: int = 2, image: str = "this-machine",
+              times: dict[str, float] | None = None, **pod: Any) -> TrainingJob:
+    """Return a job whose pods run some Python."""
     platform = Platform(image=image, times=TimeSpec(**(times or {})))
     return TrainingJob(name=job_name(namespace, "1.1", code), namespace=namespace, run=namespace, stage="1.1",
                        image=image, command=("python", "-c", code), nodes=nodes, nproc=1,
                        pod=POD.model_copy(update=pod), platform=platform)
 
 
-def _launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0) -> list[str]:
+def launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0) -> list[str]:
+    """Run a job to its end, delete it, and return what was printed."""
     lines: list[str] = []
     launcher = Launcher(cluster, JOBS, job, None, restarts=restarts, out=lines.append)
     launcher.run()
@@ -55,7 +57,7 @@ def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namesp
                                                         control_plane: ControlPlane) -> None:
     code = (f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, os.environ['PET_NODE_RANK']).touch()\n"
             "for i in range(200): print('line', i, 'of', os.environ['PET_NNODES'], flush=True)")
-    lines = _launch(cluster, _job(namespace, code))
+    lines = launch(cluster, small_job(namespace, code))
     assert [line for line in lines if line.startswith("line")] == [f"line {i} of 2" for i in range(200)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
     assert jobs_of(control_plane, namespace) == []
@@ -75,7 +77,7 @@ def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, contr
     if "secret_env" in change:
         change = {**change, "secret_env": PodSettings.model_validate({"secret_env": change["secret_env"]}).secret_env}
     with pytest.raises(VitaError, match=reason) as caught:
-        _launch(cluster, _job(namespace, code, nodes=1, **change))
+        launch(cluster, small_job(namespace, code, nodes=1, **change))
     assert words in str(caught.value)
     until(lambda: not _pods(control_plane, namespace), seconds=60)
 
@@ -86,7 +88,7 @@ def test_a_refusal_is_never_tried_again(cluster: Cluster, namespace: str, tmp_pa
             "said = {'code': 2, 'what': 'no pictures', 'where': 'recipe.yaml:7', 'remedy': 'name some', 'tails': {}}\n"
             "pathlib.Path(os.environ['VITA_TRAIN_TERMINATION_LOG']).write_text(json.dumps(said)); raise SystemExit(2)")
     with pytest.raises(UserError, match="no pictures") as caught:
-        _launch(cluster, _job(namespace, code, nodes=1), restarts=3)
+        launch(cluster, small_job(namespace, code, nodes=1), restarts=3)
     assert caught.value.exit_code == EXIT_REFUSED
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -96,7 +98,7 @@ def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: st
     code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); rank = os.environ['PET_NODE_RANK']\n"
             "tries = len(list(here.glob(f'{rank}-*'))); (here / f'{rank}-{tries}').touch()\n"
             "time.sleep(0 if tries else 600)")
-    job = _job(namespace, code)
+    job = small_job(namespace, code)
 
     def kill() -> None:
         until(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -104,7 +106,7 @@ def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: st
 
     killer = threading.Thread(target=kill)
     killer.start()
-    lines = _launch(cluster, job, restarts=1)
+    lines = launch(cluster, job, restarts=1)
     killer.join()
     assert any("starting it again" in line for line in lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
@@ -114,9 +116,9 @@ def _in_process(control_plane: ControlPlane, job: TrainingJob) -> subprocess.Pop
     """A launcher of its own for a job, as a process that can be killed."""
     code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
             "from vita_train.errors import VitaError\n"
-            f"job = t._job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
+            f"job = t.small_job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
             "api = kubernetes.config.new_client_from_config()\n"
-            "try: t._launch(t.Cluster(api, outage=60), job)\n"
+            "try: t.launch(t.Cluster(api, outage=60), job)\n"
             "except VitaError as error: print(error); sys.exit(error.exit_code)\n")
     env = {**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)}
     return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -127,13 +129,13 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_up_its_job(
         cluster: Cluster, namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet) -> None:
     code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
             "while not (here / 'go').exists(): time.sleep(0.2)")
-    job = _job(namespace, code, nodes=1)
+    job = small_job(namespace, code, nodes=1)
     first = _in_process(control_plane, job)
     until(lambda: len(list(tmp_path.iterdir())) == 1)
     first.send_signal(signal.SIGKILL)
     first.wait()
     (tmp_path / "go").touch()
-    lines = _launch(cluster, job)
+    lines = launch(cluster, job)
     assert any("taken up" in line for line in lines)
     assert len(list(tmp_path.iterdir())) == 2  # one process, and the word to go
 
@@ -141,7 +143,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_up_its_job(
 def test_two_launchers_at_once_make_one_job(namespace: str, control_plane: ControlPlane, tmp_path: Path,
                                             node: Kubelet) -> None:
     code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(5)")
-    job = _job(namespace, code, nodes=1)
+    job = small_job(namespace, code, nodes=1)
     both = [_in_process(control_plane, job) for _ in range(2)]
     outs = [one.communicate(timeout=90)[0] for one in both]
     assert len(list(tmp_path.iterdir())) == 1, outs
@@ -151,7 +153,7 @@ def test_two_launchers_at_once_make_one_job(namespace: str, control_plane: Contr
 def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: ControlPlane, tmp_path: Path,
                                             node: Kubelet) -> None:
     code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(600)")
-    launcher = _in_process(control_plane, _job(namespace, code, nodes=2))
+    launcher = _in_process(control_plane, small_job(namespace, code, nodes=2))
     until(lambda: len(list(tmp_path.iterdir())) == 2)
     launcher.send_signal(signal.SIGTERM)
     out = launcher.communicate(timeout=30)[0]
@@ -161,7 +163,7 @@ def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: Contr
 
 def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace: str, control_plane: ControlPlane
                                                     ) -> None:
-    manifest = JOBS.manifest(_job(namespace, "", nodes=1))
+    manifest = JOBS.manifest(small_job(namespace, "", nodes=1))
     manifest["spec"]["runPolicies"] = {}
     with pytest.raises(UserError, match="runPolicies"):
         cluster.create(JOBS.resource, manifest)
@@ -171,10 +173,10 @@ def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace:
 @pytest.mark.usefixtures("node")
 def test_a_job_of_the_same_name_with_other_settings_is_not_taken_for_ours(cluster: Cluster, namespace: str,
                                                                           control_plane: ControlPlane) -> None:
-    job = _job(namespace, "import time; time.sleep(600)", nodes=1)
+    job = small_job(namespace, "import time; time.sleep(600)", nodes=1)
     cluster.create(JOBS.resource, JOBS.manifest(job))
     other = replace(job, nproc=2)
     with pytest.raises(UserError, match="other settings"):
-        _launch(cluster, other)
+        launch(cluster, other)
     [left] = jobs_of(control_plane, namespace)
     cluster.delete(JOBS.resource, namespace, job.name, left["metadata"]["uid"])
