@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,29 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     assert program == "vita-train"
     command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
     assert command.make_context(verb, options).params == {"is_rehearsal": False, "workflow": 60.0, "over": 3600.0}
+
+
+def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_path: Path) -> None:
+    values = CHART / "ci" / "everything-values.yaml"
+    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)["Job", "all-upload-1"]
+    pod = job["spec"]["template"]["spec"]
+    [compiling], [uploading] = pod["initContainers"], pod["containers"]
+    _, _, out, *options = compiling["command"]
+    subprocess.run([sys.executable, CHART.parents[1] / "pipelines" / "compile.py", f"--out={tmp_path}", *options],
+                   check=True, capture_output=True)
+    pipeline, platform = yaml.safe_load_all((tmp_path / "ladder.yaml").read_text())
+    images = yaml.safe_load(values.read_text())["images"]
+    assert {one["container"]["image"] for one in pipeline["deploymentSpec"]["executors"].values()} == set(
+        images.values())
+    rendered = objects_of(helm("template", "one", CHART, "--values", values).stdout)
+    for one in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert ("ConfigMap", one["configMapAsVolume"][0]["configMapName"]) in rendered
+        assert ("Secret", one["secretAsEnv"][0]["secretName"]) in rendered
+    program, verb, folder, *options = uploading["command"]
+    assert (program, f"--out={folder}") == ("vita-train", out)
+    command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
+    assert command.make_context(verb, [folder, *options]).params == {
+        "files": [Path(folder)], "endpoint": "http://ml-pipeline.kubeflow:8888", "namespace": "team"}
 
 
 def test_prometheus_is_told_where_each_rank_exports() -> None:

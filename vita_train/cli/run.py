@@ -51,7 +51,8 @@ def launch(
     stage: Annotated[str, typer.Option(help="Stage id or alias.")],
     run: Run = "",
     settings: Set = None,
-    backend: Annotated[str, typer.Option(help="Where the job runs.")] = "local",
+    backend: Annotated[str, typer.Option(help="Where the job runs: local, pytorchjob, trainjob; as the recipe says "
+                                              "when not given.", show_default=False)] = "",
 ) -> None:
     """Run one stage as a job and print the manifest it committed."""
     from vita_train.errors import UserError
@@ -60,9 +61,7 @@ def launch(
     from vita_train.steps import train_step, write_recipe
     from vita_train.storage.run_paths import run_name
 
-    if backend != "local":
-        raise UserError(f"unknown backend {backend!r}", remedy="the backend is local")
-    resolved = load_recipe(recipe, settings or [])
+    resolved = load_recipe(recipe, [*(settings or []), *([f"launch.backend={backend}"] if backend else [])])
     name = run_name(resolved, run)
     step = step_id(stage)
     if step not in resolved.stages:

@@ -75,3 +75,48 @@ true
 {{- end -}}
 {{- toYaml $platform -}}
 {{- end }}
+
+{{/* Of the pods of our own that the restricted level of Pod Security admits. */}}
+{{- define "vita-training.restricted" -}}
+{{- with .Values.platform.pod.image_pull_secrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{ end -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .Values.platform.pod.run_as }}
+  fsGroup: {{ .Values.platform.pod.run_as }}
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Of each of their containers. */}}
+{{- define "vita-training.small" -}}
+imagePullPolicy: {{ .Values.platform.image_pull_policy }}
+env:
+  - {name: HOME, value: /tmp}
+resources:
+  requests: {cpu: 50m, memory: 128Mi}
+  limits: {memory: 512Mi}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+volumeMounts:
+  - {name: platform, mountPath: /etc/vita-train, readOnly: true}
+  - {name: scratch, mountPath: /tmp}
+  - {name: pipelines-token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
+{{- end }}
+
+{{- define "vita-training.volumes" -}}
+- name: platform
+  configMap: {name: {{ include "vita-training.configMap" . }}}
+- name: scratch
+  emptyDir: {sizeLimit: 64Mi}
+# What Kubeflow Pipelines knows a pod by.
+- name: pipelines-token
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 7200, audience: pipelines.kubeflow.org}
+{{- end }}

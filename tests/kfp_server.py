@@ -1,0 +1,91 @@
+"""Stands in for the API server of Kubeflow Pipelines, which needs a database and Argo: keeps what it is sent.
+
+It speaks the part of v2beta1 that kfp's own client uses to find, upload and start pipelines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass
+class FakeKfp:
+    """What the server holds; ``refusal`` is a status and message for every request."""
+
+    endpoint: str = ""
+    versions: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Pipeline to its versions, oldest first, each with the file that was uploaded."""
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    refusal: tuple[int, str] | None = None
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
+        """Return status and JSON for a request."""
+        if self.refusal:
+            return self.refusal[0], {"error_message": self.refusal[1]}
+        if path.endswith("/pipelines/upload"):
+            self.versions[query["name"]] = {query["name"]: _file(body)}
+            return 200, {"pipeline_id": query["name"], "display_name": query["name"]}
+        if path.endswith("/pipelines/upload_version"):
+            self.versions[query["pipelineid"]][query["name"]] = _file(body)
+            return 200, {"pipeline_version_id": query["name"]}
+        if found := re.search(r"/pipelines/([^/]+)/versions$", path):
+            names = list(self.versions[found[1]])
+            assert query["sort_by"] == "created_at desc"
+            return 200, {"pipeline_versions": [{"pipeline_version_id": f"id of {name}", "display_name": name}
+                                               for name in reversed(names)]}
+        if path.endswith("/pipelines"):
+            [wanted] = json.loads(query["filter"])["predicates"]
+            names = [name for name in self.versions if name == wanted["stringValue"]]
+            return 200, {"pipelines": [{"pipeline_id": name, "display_name": name} for name in names]}
+        if path.endswith("/experiments"):
+            return 200, ({"experiment_id": "e1", "display_name": json.loads(body)["display_name"]} if method == "POST"
+                         else {"experiments": []})
+        assert path.endswith("/runs"), path
+        self.runs.append(json.loads(body))
+        return 200, {"run_id": f"run-{len(self.runs)}"}
+
+
+@contextmanager
+def fake_kfp() -> Iterator[FakeKfp]:
+    """A server that listens until the block ends."""
+    state = FakeKfp()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            state.tokens.append(self.headers.get("authorization", ""))
+            status, said = state.answer(self.command, url.path, {k: v[0] for k, v in parse_qs(url.query).items()}, body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _file(body: bytes) -> bytes:
+    """Return the one file of a multipart form."""
+    boundary, _, rest = body.partition(b"\r\n")
+    return rest.partition(b"\r\n\r\n")[2].partition(b"\r\n" + boundary)[0]

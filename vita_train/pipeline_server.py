@@ -1,0 +1,162 @@
+"""A Kubeflow Pipelines server: putting compiled pipelines there, and starting runs of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3.exceptions
+import yaml
+
+from vita_train import __version__
+from vita_train.errors import PeerLostError, UserError
+from vita_train.storage.digest import sha256_file
+
+#: Where a pod's token for Kubeflow Pipelines is mounted, unless the variable says so.
+TOKEN, TOKEN_VARIABLE = Path("/var/run/secrets/kubeflow/pipelines/token"), "KF_PIPELINES_SA_TOKEN_PATH"
+_NO_ENTRY = (401, 403)
+
+
+class PipelineServer:
+    """The API of Kubeflow Pipelines, v2beta1.
+
+    Args:
+        endpoint: URL, such as http://ml-pipeline.kubeflow:8888.
+        namespace: of a multi-user installation; empty for one that has a single user.
+    """
+
+    def __init__(self, endpoint: str, namespace: str = "") -> None:
+        import kfp_server_api as api  # kfp.Client asks five times for the server's health and prints each traceback
+
+        settings = api.Configuration(host=endpoint.rstrip("/"))
+        if mounted := os.environ.get(TOKEN_VARIABLE) or (str(TOKEN) if TOKEN.exists() else ""):
+            settings.api_key = {"authorization": Path(mounted).read_text(encoding="utf-8").strip()}
+            settings.api_key_prefix = {"authorization": "Bearer"}
+        client = api.ApiClient(settings)
+        self._api = api
+        self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
+        self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
+        self._endpoint = settings.host
+        self._where = {"namespace": namespace} if namespace else {}
+
+    def upload(self, path: Path) -> str:
+        """Put a compiled pipeline there, as a new version if the pipeline is known; the same file only once.
+
+        Returns:
+            The version's name.
+
+        Raises:
+            UserError: it is no compiled pipeline, or the server refuses it.
+            PeerLostError: the server does not answer.
+        """
+        name, version = _name_of(path), f"{__version__}-{sha256_file(path)[:12]}"
+        with _explained(self._endpoint):
+            known = self._find(name)
+            if known is None:
+                # The server names a pipeline's first version after the pipeline.
+                known = str(self._uploads.upload_pipeline(str(path), name=name, **self._where).pipeline_id)
+            if version not in self._versions(known):
+                self._uploads.upload_pipeline_version(str(path), name=version, pipelineid=known)
+            return version
+
+    def submit(self, pipeline: str, arguments: Mapping[str, Any], *, name: str, experiment: str,
+               service_account: str = "") -> str:
+        """Start a run of a pipeline's newest version and return where it can be watched.
+
+        Args:
+            pipeline: the pipeline's name.
+            arguments: its parameters.
+            name: of the run in the page of Kubeflow Pipelines.
+            experiment: what the run is listed under; made if there is none.
+            service_account: what the steps run as; empty takes the server's default.
+
+        Raises:
+            UserError: there is no such pipeline, or the server refuses the run.
+            PeerLostError: the server does not answer.
+        """
+        with _explained(self._endpoint):
+            known = self._find(pipeline)
+            if known is None:
+                raise UserError(f"the server has no pipeline {pipeline!r}", where=self._endpoint,
+                                remedy="upload it: vita-train upload --endpoint ... FILE")
+            version = next(iter(self._versions(known).values()))
+            run = self._runs.run_service_create_run(self._api.V2beta1Run(
+                experiment_id=self._experiment(experiment), display_name=name, service_account=service_account or None,
+                pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
+                    pipeline_id=known, pipeline_version_id=version),
+                runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments))))
+        return f"{self._endpoint}/#/runs/details/{run.run_id}"
+
+    def _experiment(self, name: str) -> str:
+        """Return an experiment's id, making it if there is none of this name."""
+        found = self._experiments.experiment_service_list_experiments(
+            filter=_named(name), **self._where).experiments or []
+        made = found[0] if found else self._experiments.experiment_service_create_experiment(
+            self._api.V2beta1Experiment(display_name=name, **self._where))
+        return str(made.experiment_id)
+
+    def _find(self, name: str) -> str | None:
+        """Return a pipeline's id."""
+        found = self._pipelines.pipeline_service_list_pipelines(filter=_named(name), **self._where).pipelines or []
+        return str(found[0].pipeline_id) if found else None
+
+    def _versions(self, pipeline: str) -> dict[str, str]:
+        """Return names and ids of a pipeline's versions, the newest first."""
+        found: dict[str, str] = {}
+        page = ""
+        while True:
+            answer = self._pipelines.pipeline_service_list_pipeline_versions(
+                pipeline, page_token=page, page_size=100, sort_by="created_at desc")
+            for version in answer.pipeline_versions or []:
+                found.setdefault(str(version.display_name), str(version.pipeline_version_id))
+            page = answer.next_page_token or ""
+            if not page:
+                return found
+
+
+def _named(name: str) -> str:
+    """Return the server's filter for a display name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _name_of(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return str(next(yaml.safe_load_all(file))["pipelineInfo"]["name"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
+        raise UserError("this is no compiled pipeline", where=str(path),
+                        remedy="give a file that pipelines/compile.py wrote") from error
+
+
+@contextmanager
+def _explained(endpoint: str) -> Iterator[None]:
+    """Tell what kfp's client runs into as our own errors."""
+    from kfp_server_api.exceptions import ApiException
+
+    try:
+        yield
+    except ApiException as error:
+        if error.status in _NO_ENTRY:
+            raise UserError(f"the server does not let us in: {error.status} {error.reason}", where=endpoint,
+                            remedy=f"let {TOKEN_VARIABLE} name a file with a token for Kubeflow Pipelines, and give "
+                                   "--namespace on a multi-user installation") from error
+        if error.status and error.status < 500:
+            raise UserError(f"the server refuses: {_message(error)}", where=endpoint,
+                            remedy="correct what it names") from error
+        raise PeerLostError(f"the server failed: {error.status} {_message(error)}", where=endpoint,
+                            remedy="try again, or look at the log of ml-pipeline") from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise PeerLostError(f"Kubeflow Pipelines does not answer: {error}", where=endpoint,
+                            remedy="check --endpoint, or forward the port of service ml-pipeline") from error
+
+
+def _message(error: Any) -> str:
+    try:
+        said = json.loads(error.body)
+        return str(said.get("error_message") or said.get("message") or error.reason)
+    except (TypeError, ValueError, AttributeError):
+        return str(error.reason)
