@@ -72,7 +72,8 @@ def _contents(control_plane: ControlPlane, namespace: str) -> set[tuple[str, str
                          ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
                          ("apis/networking.k8s.io/v1", "networkpolicies"),
                          ("apis/trainer.kubeflow.org/v1alpha1", "trainingruntimes"),
-                         ("apis/batch/v1", "cronjobs"), ("apis/batch/v1", "jobs"), ("apis/kueue.x-k8s.io/v1beta2", "localqueues"),
+                         ("apis/batch/v1", "cronjobs"), ("apis/batch/v1", "jobs"),
+                         ("apis/kueue.x-k8s.io/v1beta2", "localqueues"),
                          ("apis/monitoring.coreos.com/v1", "podmonitors"),
                          ("apis/monitoring.coreos.com/v1", "prometheusrules")):
         answer = control_plane.api.call_api(f"/{root}/namespaces/{namespace}/{plural}", "GET", response_type="object",
