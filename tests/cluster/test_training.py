@@ -23,6 +23,7 @@ from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 from vita_train.errors import PeerLostError
 from vita_train.manifest import Manifest
+from vita_train.recipe.load import load_recipe
 from vita_train.storage.final import read_final
 from vita_train.storage.store import Store, open_store
 
@@ -113,6 +114,17 @@ def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, contro
     bench.env.pop("VITA_TRAIN_PLATFORM")
     bench.run("alone", "--until", "0.llm")
     assert _samples(bench.final("alone", "0.llm")) == _samples(manifest)
+
+
+@pytest.mark.timeout(1800)
+def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench, control_plane: ControlPlane) -> None:
+    printed = bench.run("ladder", "--set", "launch.nodes=2")
+    for stage in load_recipe("smoke", []).stages:
+        manifest = bench.final("ladder", stage)
+        assert manifest is not None, printed
+        assert manifest.lineage["world"] == 2, stage
+    assert all(bench.final("ladder", step) is not None for step in ("evaluate", "export", "report")), printed
+    assert jobs_of(control_plane, bench.namespace) == []
 
 
 def test_a_worker_killed_on_its_way_costs_a_restart_and_no_sample(bench: Bench, node: Kubelet,
