@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
 from conftest import until
 from control_plane import ControlPlane, stand_in
+from definitions import trainer_definition
 from kubernetes import client
 
 from vita_train.launch.cluster.api import Cluster
@@ -21,10 +21,6 @@ from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform
 
-#: Published definitions are not part of this project: a folder beside it, or the one that is named.
-DEFINITIONS = Path(os.environ.get("VITA_TRAIN_CRDS") or Path(__file__).resolve().parents[3] / "shared" / "crds")
-TRAINER = [DEFINITIONS / "trainer-v2.3.0" / f"trainer.kubeflow.org_{kind}.yaml"
-           for kind in ("trainjobs", "trainingruntimes")]
 #: Operators whose own definitions are not at hand.
 OTHERS = [stand_in("kueue.x-k8s.io", "v1beta2", "LocalQueue"), stand_in("monitoring.coreos.com", "v1", "PodMonitor"),
           stand_in("monitoring.coreos.com", "v1", "PrometheusRule")]
@@ -53,9 +49,7 @@ DENIED = [
 @pytest.fixture(scope="module")
 def apis(control_plane: ControlPlane) -> Iterator[None]:
     """Trainer's published definitions and stand-ins for others'; gone afterwards, as tests go by what is served."""
-    if not all(path.exists() for path in TRAINER):
-        pytest.skip(f"no definitions of Trainer in {DEFINITIONS}; VITA_TRAIN_CRDS names another folder")
-    every = [*(yaml.safe_load(path.read_text()) for path in TRAINER), *OTHERS]
+    every = [trainer_definition("trainjobs"), trainer_definition("trainingruntimes"), *OTHERS]
     for definition in every:
         control_plane.apply_crd(definition)
     yield

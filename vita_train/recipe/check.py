@@ -5,22 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import STAGES
+from vita_train.recipe.ladder import MODULES_NEEDED, STAGES
 from vita_train.recipe.schema import Recipe
-
-#: Modules a stage of the language model's ladder reads, trained or frozen.
-_READ: dict[str, tuple[str, ...]] = {
-    "0.llm": ("llm",),
-    "0.vision": ("vision",),
-    "1.1": ("llm", "vision", "projector"),
-    "1.2": ("llm", "vision", "projector"),
-    "1.3": ("llm", "vision", "projector"),
-    "2.1a": ("audio_encoder", "ctc_head"),
-    "2.1b": ("llm", "audio_encoder", "audio_adapter"),
-    "2.2": ("llm", "vision", "projector", "audio_encoder", "audio_adapter"),
-    "3.1": ("codec",),
-    "3.2": ("llm", "codec", "speech_decoder"),
-}
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -45,7 +31,7 @@ def _never_trained(recipe: Recipe) -> list[str]:
         if stage not in recipe.stages:
             continue
         trained = set(recipe.stages[stage].trainable)
-        missing = [name for name in _READ[stage] if name not in trained | given]
+        missing = [name for name in MODULES_NEEDED[stage] if name not in trained | given]
         problems += [f"stages.{stage} reads {name} frozen, but no stage before it trains {name} and the recipe names "
                      "no pretrained source" for name in missing]
         given |= trained | set(missing)

@@ -51,6 +51,20 @@ MODULES: tuple[str, ...] = (
     "speech_decoder",
 )
 
+#: Modules a stage's own model is made of, trained or frozen.
+MODULES_NEEDED: dict[str, tuple[str, ...]] = {
+    "0.llm": ("llm",),
+    "0.vision": ("vision",),
+    "1.1": ("llm", "vision", "projector"),
+    "1.2": ("llm", "vision", "projector"),
+    "1.3": ("llm", "vision", "projector"),
+    "2.1a": ("audio_encoder", "ctc_head"),
+    "2.1b": ("llm", "audio_encoder", "audio_adapter"),
+    "2.2": ("llm", "vision", "projector", "audio_encoder", "audio_adapter"),
+    "3.1": ("codec",),
+    "3.2": ("llm", "codec", "speech_decoder"),
+}
+
 
 def stage_id(name: str) -> str:
     """Return the canonical id of a stage given by id, script name (``.sh`` allowed) or alias.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from vita_train.errors import RecipeError, UserError
-from vita_train.recipe.ladder import STAGE_TITLES, STAGES, stage_id
+from vita_train.recipe.ladder import MODULES_NEEDED, STAGE_TITLES, STAGES, stage_id
 from vita_train.recipe.schema import Recipe
 
 #: Every step of the pipeline in the order it runs.
@@ -21,19 +21,16 @@ STEP_TITLES: dict[str, str] = {
     "report": "report",
 }
 
-#: Modules whose weights a stage may read: those of its model, and the recogniser where speech is measured.
-MODULES_READ: dict[str, tuple[str, ...]] = {
-    "0.llm": ("llm",),
-    "0.vision": ("vision",),
-    "1.1": ("llm", "vision", "projector"),
-    "1.2": ("llm", "vision", "projector"),
-    "1.3": ("llm", "vision", "projector"),
-    "2.1a": ("audio_encoder", "ctc_head"),
-    "2.1b": ("llm", "vision", "projector", "audio_encoder", "audio_adapter"),
-    "2.2": ("llm", "vision", "projector", "audio_encoder", "audio_adapter"),
-    "3.1": ("codec", "discriminators", "audio_encoder", "ctc_head"),
-    "3.2": ("llm", "codec", "speech_decoder", "audio_encoder", "ctc_head"),
+#: What a stage may read beside what it cannot do without: the rest of the model that later stages go on with, an
+#: opponent to go on with, and the recogniser where speech is measured.
+_READ_TOO: dict[str, tuple[str, ...]] = {
+    "2.1b": ("vision", "projector"),
+    "3.1": ("discriminators", "audio_encoder", "ctc_head"),
+    "3.2": ("audio_encoder", "ctc_head"),
 }
+#: Modules whose weights a stage may read.
+MODULES_READ: dict[str, tuple[str, ...]] = {
+    stage: (*needed, *_READ_TOO.get(stage, ())) for stage, needed in MODULES_NEEDED.items()}
 
 
 def step_id(name: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from definitions import trainer_definition
 
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.cluster.backend import JobBackend, choose
@@ -23,8 +21,6 @@ from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
 from vita_train.training import metrics
 
-#: Published definitions are not part of this project: a folder beside it, or the one that is named.
-DEFINITIONS = Path(os.environ.get("VITA_TRAIN_CRDS") or Path(__file__).resolve().parents[5] / "shared" / "crds")
 BACKENDS: tuple[JobBackend, ...] = (PyTorchJobs(), TrainJobs())
 FULL = PodSettings(
     devices={"rdma/hca": 8}, env={"NCCL_DEBUG": "WARN"},
@@ -63,10 +59,7 @@ def _strict(schema: Any) -> Any:
 
 
 def test_a_trainjob_fits_the_published_definition() -> None:
-    path = DEFINITIONS / "trainer-v2.3.0" / "trainer.kubeflow.org_trainjobs.yaml"
-    if not path.exists():
-        pytest.skip(f"no definition of TrainJob in {DEFINITIONS}; VITA_TRAIN_CRDS names another")
-    definition = yaml.safe_load(path.read_text(encoding="utf-8"))
+    definition = trainer_definition("trainjobs")
     version = next(one for one in definition["spec"]["versions"] if one["name"] == TrainJobs.resource.version)
     schema = _strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
