@@ -26,7 +26,7 @@ test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster"
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 -m "not cluster"
+	$(BIN)/python -m pytest -n 2 -m "not cluster and not images"
 
 test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some ten minutes) and run the tests on it
 	tests/cluster/build.sh

@@ -1,0 +1,38 @@
+"""The images, built once for all tests of this folder that run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine import Engine, missing, offers_cpu_torch
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """Something that builds and runs images, or a skip that says what is missing."""
+    if why := missing():
+        pytest.skip(why)
+    return Engine(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="session")
+def launcher_image(engine: Engine) -> str:
+    """The launcher's image."""
+    return engine.build("launcher")
+
+
+@pytest.fixture(scope="session")
+def data_image(engine: Engine) -> str:
+    """The data image, with the synthesiser that the shipped recipes' synthetic world needs."""
+    build = "+cpu" if offers_cpu_torch() else ""
+    return engine.build("data", "--build-arg", f"TORCH_BUILD={build}", "--build-arg", "EXTRA=espeakng-loader")
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A folder that the images' user may write."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
