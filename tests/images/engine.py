@@ -116,7 +116,7 @@ def _pip_settings() -> tuple[str, str]:
         key, _, value = line.partition("=")
         found[key.rpartition(".")[2]] = str(ast.literal_eval(value))
     certificates = found.get("cert", "")
-    kept: dict[str, str] = {name: found[name] for name in ("index-url", "extra-index-url", "trusted-host", "timeout") if name in found}
+    kept = {name: found[name] for name in ("index-url", "extra-index-url", "trusted-host", "timeout") if name in found}
     if certificates:
         kept["cert"] = "/run/secrets/ca.pem"
     return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in kept.items()), certificates
