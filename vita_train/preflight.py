@@ -33,6 +33,8 @@ from vita_train.storage.store import is_local
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
 _PROCESS_BYTES = 1 * _GIB
+#: Seconds for which a store that does not answer is tried again: a wrong address is to be told soon.
+_PATIENCE = 10.0
 #: Free space below which nothing is worth starting.
 _LEAST_FREE = 2 * _GIB
 
@@ -104,7 +106,7 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
 
 
 def _storage(recipe: Recipe, run: str) -> str:
-    store = store_of(recipe)
+    store = store_of(recipe, patience=_PATIENCE)
     probe = f"{run}/logs/probe-{uuid.uuid4().hex}"
     store.write(probe, b"probe")
     if store.read(probe) != b"probe":

@@ -1,21 +1,23 @@
 """Files of a store as local files: where they are when they are local, through a cache of this node when not.
 
 The cache is keyed by sha256 and holds only files that were verified before they got their name, so that any number of
-processes may share it and a process that dies leaves nothing that could be taken for a file.
+processes may share it and a process that dies leaves nothing that could be taken for a file. What it left half written
+is removed by the next that wants the same.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vita_train.manifest import FileRef
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.local import told
-from vita_train.storage.store import DamagedError, MissingKeyError, is_local, local_path, open_file
+from vita_train.storage.disk_errors import told
+from vita_train.storage.store import PRIVATE, DamagedError, MissingKeyError, is_local, local_path, open_file
 
 #: Local files whose hash this process has checked: path, size, modification time, sha256.
 _verified: set[tuple[str, int, int, str]] = set()
@@ -41,14 +43,32 @@ def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
         path = local_path(ref.uri)
         _verify(path, ref)
         return path
-    path = cache_dir() / "files" / ref.sha256[:2] / f"{ref.sha256}-{ref.uri.rpartition('/')[2]}"
+    folder = cache_dir() / "files" / ref.sha256[:2] / ref.sha256
+    path = folder / ref.uri.rpartition("/")[2]
     if _is_whole(path, ref):
         return path
-    with locked(path.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not _is_whole(path, ref):
+            remove_unfinished(folder)
             store, key = open_file(ref.uri, endpoint=endpoint)
             store.download(key, path, sha256=ref.sha256)
     return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what downloads into a folder that were killed have left. Whoever calls this holds the folder's lock."""
+    for path in folder.rglob(f"{PRIVATE}*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_beside(folder: Path) -> None:
+    """Remove what lies beside a folder, but for what has a name that begins with the folder's."""
+    for path in folder.parent.glob("*"):
+        if not path.name.startswith(folder.name):
+            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def _verify(path: Path, ref: FileRef) -> None:

@@ -7,18 +7,21 @@ nothing, whatever happens to the writer.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from vita_train.errors import StorageError, UserError, VitaError
 from vita_train.manifest import FileRef
 from vita_train.storage.digest import HashingReader, sha256_file
-from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, check_key
+from vita_train.storage.disk_errors import told
+from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, check_key
 
 
 class LocalStore:
@@ -47,7 +50,8 @@ class LocalStore:
             if not if_absent:
                 os.replace(temporary, path)
             elif not _link(temporary, path) and path.read_bytes() != data:
-                raise KeyExistsError("is there already, written by someone else", where=str(path))
+                raise KeyExistsError("is there already, written by someone else", where=str(path),
+                                     remedy="do not start one run twice at the same time")
         _flush_directory(path.parent)
 
     def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
@@ -86,7 +90,8 @@ class LocalStore:
             reader = HashingReader(stored)
             shutil.copyfileobj(reader, file, 1 << 20)
             if sha256 is not None and reader.sha256() != sha256:
-                raise DamagedError(f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}", where=str(source))
+                raise DamagedError(f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}", where=str(source),
+                                   remedy="run the step that made it again")
             flush(file)
             os.replace(temporary, path)
 
@@ -122,14 +127,20 @@ class LocalStore:
                 except OSError:  # not empty, or gone already
                     break
 
-    def sweep(self, prefix: str) -> None:
+    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
+        swept = []
+        latest = time.time() - older_than.total_seconds() if older_than else math.inf
         for folder, _, files in os.walk(self.root / check_key(prefix), topdown=False):
-            for name in files:
-                if name.startswith(PRIVATE):
-                    with told(Path(folder) / name):
-                        (Path(folder) / name).unlink(missing_ok=True)
+            for path in (Path(folder) / name for name in files):
+                key = path.relative_to(self.root)
+                if any(part.startswith(PRIVATE) for part in key.parts) and _last_change(path) <= latest:
+                    with told(path):
+                        path.unlink(missing_ok=True)
+                    swept.append(key.as_posix())
             with suppress(OSError):  # not empty
-                Path(folder).rmdir()
+                if _last_change(Path(folder)) <= latest:
+                    Path(folder).rmdir()
+        return tuple(sorted(swept))
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -172,6 +183,14 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
+def _last_change(path: Path) -> float:
+    """Return when a file was last written, or a folder last got or lost one; infinity if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
 def flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
@@ -191,30 +210,3 @@ def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         with told(Path(error.filename or "")):
             raise error
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into ours, with the path in them."""
-    try:
-        yield
-    except VitaError:
-        raise
-    except FileNotFoundError as error:
-        raise MissingKeyError("does not exist", where=str(path)) from error
-    except OSError as error:
-        raise _translate(error, path) from error
-
-
-def _translate(error: OSError, path: Path) -> VitaError:
-    where = str(path)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError("there is no space left on the disk", where=where,
-                         remedy="free some space or choose another storage.root, then run the same command again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError("may not be read or written by this user", where=where,
-                         remedy="change its owner or mode, or choose another storage.root")
-    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UserError("a file stands where a directory is needed, or the other way round", where=where,
-                         remedy="choose another storage.root or remove what is in the way")
-    return StorageError(f"could not be read or written: {error.strerror or error}", where=where)

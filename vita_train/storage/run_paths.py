@@ -29,9 +29,9 @@ def run_name(recipe: Recipe, run: str) -> str:
     return name
 
 
-def store_of(recipe: Recipe) -> Store:
-    """Return the store that holds the recipe's runs."""
-    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+def store_of(recipe: Recipe, *, patience: float | None = None) -> Store:
+    """Return the store that holds the recipe's runs; `patience` as in `open_store`."""
+    return open_store(recipe.storage.root, endpoint=recipe.storage.endpoint, patience=patience)
 
 
 def run_dir(recipe: Recipe, run: str) -> Path:

@@ -3,17 +3,21 @@
 Servers differ: some lower-case metadata, some make their ETag from other things than MD5, some ignore conditional
 writes. So nothing here is read from metadata or ETags, hashes are ours, and a conditional write is trusted only after
 a probe has shown that the server refuses the second of two.
+
+boto3 repeats a request that fails, up to a budget that all threads share; a body that breaks off after its first bytes
+it does not repeat. So every operation here is repeated as a whole, for as long as the store is patient.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -23,9 +27,13 @@ from botocore.exceptions import ClientError
 from vita_train.errors import StorageError
 from vita_train.manifest import FileRef
 from vita_train.storage.digest import HashingReader, sha256_file
-from vita_train.storage.local import flush, private_file, told
-from vita_train.storage.s3_errors import S3_ERRORS, bucket_is_missing, is_conflict, is_missing, translate
+from vita_train.storage.disk_errors import told
+from vita_train.storage.local import flush, private_file
+from vita_train.storage.patience import patiently
+from vita_train.storage.s3_errors import S3_ERRORS, bucket_is_missing, code_of, is_conflict, is_missing, translate
 from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, check_key
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 #: Bytes of one part of a large file, and the most parts S3 allows.
@@ -35,6 +43,8 @@ MAX_PARTS = 10_000
 PARTS_IN_MEMORY = 4
 #: Most keys of one delete request.
 DELETE_BATCH = 1000
+#: Seconds for which an operation is tried again while the server is away.
+PATIENCE = 120.0
 
 
 class S3Store:
@@ -44,15 +54,17 @@ class S3Store:
         bucket: its name.
         prefix: where the store's root lies, without slashes at its ends; may be empty.
         endpoint: URL of the server when it is not AWS. Credentials come from the environment, as boto3 reads them.
-        attempts: tries of one request before it fails, waiting longer each time.
+        patience: seconds for which an operation is tried again while the server is away; PATIENCE when not given.
+        attempts: tries of one request within each of these.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None, attempts: int = 8,
-                 connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
+    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None, patience: float | None = None,
+                 attempts: int = 4, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
         self.bucket = bucket
         self.prefix = prefix
+        self._patience = PATIENCE if patience is None else patience
         custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         self._server = custom or "AWS"
         with self._told(""):
@@ -83,68 +95,86 @@ class S3Store:
         return f"{self.uri}/{check_key(key)}"
 
     def read(self, key: str) -> bytes:
-        with self._told(key):
-            return bytes(self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read())
+        name = self._key(key)
+        return self._ask(key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=name)["Body"].read()))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         if if_absent:
             self._write_if_absent(key, data)
             return
-        with self._told(key):
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+        name = self._key(key)
+        self._ask(key, lambda: self._client.put_object(Bucket=self.bucket, Key=name, Body=data))
 
     def _write_if_absent(self, key: str, data: bytes) -> None:
-        try:
-            if self.honours_conditions:
-                with self._told(key):
-                    self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+        name = self._key(key)
+        if self.honours_conditions:
+            # Refused is someone's write, or ours whose answer was lost: the bytes tell.
+            with suppress(KeyExistsError):
+                self._ask(key, lambda: self._client.put_object(Bucket=self.bucket, Key=name, Body=data,
+                                                               IfNoneMatch="*"))
                 return
-            if not self.exists(key):
-                self.write(key, data)
-        except KeyExistsError:
-            pass  # someone's write, or ours whose answer was lost: the bytes tell
+        elif not self.exists(key):
+            self.write(key, data)
         # Without conditions, of several that found nothing the last one wins, and the others see that here.
         if self.read(key) != data:
-            raise KeyExistsError("is there already, written by someone else", where=self.uri_of(key))
+            raise KeyExistsError("is there already, written by someone else", where=self.uri_of(key),
+                                 remedy="do not start one run twice at the same time")
 
     @cached_property
     def honours_conditions(self) -> bool:
         """Whether the server refuses ``If-None-Match: *`` for a key that is taken, found out by trying."""
+        return self._ask("", self._probe)
+
+    def _probe(self) -> bool:
         key = f"{self.prefix}/{PRIVATE}{uuid.uuid4().hex}".lstrip("/")
-        with self._told(""):
-            try:
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=b"1")
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=b"2", IfNoneMatch="*")
-            except ClientError as error:
-                if is_conflict(error) or error.response.get("Error", {}).get("Code") == "NotImplemented":
-                    return is_conflict(error)
-                raise
-            finally:
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=b"1")
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=b"2", IfNoneMatch="*")
+        except ClientError as error:
+            if is_conflict(error) or code_of(error) == "NotImplemented":
+                return is_conflict(error)
+            raise
+        finally:
+            with suppress(*S3_ERRORS):  # what went wrong before says more
                 self._client.delete_object(Bucket=self.bucket, Key=key)
         return False
 
     def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
+        ref = self._ask(key, lambda: self._upload(path, key))
+        if move:
+            path.unlink(missing_ok=True)
+        return ref
+
+    def _upload(self, path: Path, key: str) -> FileRef:
+        name = self._key(key)
         with told(path):
             size = path.stat().st_size
             file = path.open("rb")
         with file:
             reader = HashingReader(file)
-            with self._told(key):
-                self._client.upload_fileobj(reader, self.bucket, self._key(key), Config=_transfer(size))
-        if self.size(key) != reader.count:
-            raise DamagedError(f"is not the {reader.count} bytes that were sent", where=self.uri_of(key))
-        if move:
-            path.unlink(missing_ok=True)
+            with told(path), self._told(key):
+                self._client.upload_fileobj(reader, self.bucket, name, Config=_transfer(size))
+        stored = int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
+        if stored != reader.count:
+            raise DamagedError(f"has {stored} bytes, {reader.count} were sent", where=self.uri_of(key),
+                               remedy="find out what else writes there, then run the same command again")
         return FileRef(uri=self.uri_of(key), sha256=reader.sha256(), bytes=reader.count)
 
     def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        try:
+            self._ask(key, lambda: self._download(key, path, sha256))
+        except DamagedError:  # on the server, or only on the way here
+            self._ask(key, lambda: self._download(key, path, sha256))
+
+    def _download(self, key: str, path: Path, sha256: str | None) -> None:
         with told(path), private_file(path) as (temporary, file):
             with self._told(key):
                 self._client.download_fileobj(self.bucket, self._key(key), file, Config=_transfer(0))
             flush(file)
             found = sha256_file(temporary) if sha256 is not None else None
             if found != sha256:
-                raise DamagedError(f"has sha256 {found}, expected {sha256}", where=self.uri_of(key))
+                raise DamagedError(f"has sha256 {found}, expected {sha256}", where=self.uri_of(key),
+                                   remedy="run the step that made it again")
             os.replace(temporary, path)
 
     def exists(self, key: str) -> bool:
@@ -155,36 +185,58 @@ class S3Store:
         return True
 
     def size(self, key: str) -> int:
-        with self._told(key):
-            return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+        name = self._key(key)
+        return self._ask(key, lambda: int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]))
 
     def list(self, prefix: str = "") -> list[str]:
         root = f"{self.prefix}/" if self.prefix else ""
-        with self._told(""):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
-            keys = [item["Key"].removeprefix(root) for page in pages for item in page.get("Contents", [])]
+        keys = [item["Key"].removeprefix(root) for item in self._pages("list_objects_v2", "Contents", root + prefix)]
         # Keys that end in a slash are the folders of POSIX-backed servers.
         return sorted(key for key in keys if not key.endswith("/") and PRIVATE not in key)
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._key(key) for key in keys]
         for start in range(0, len(names), DELETE_BATCH):
-            objects = [{"Key": name} for name in names[start:start + DELETE_BATCH]]
-            with self._told(""):
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
-                refused = [item for item in answer.get("Errors", []) if item.get("Code") != "NoSuchKey"]
-                if refused:
-                    raise ClientError({"Error": refused[0]}, "DeleteObjects")
+            self._ask("", partial(self._delete, names[start:start + DELETE_BATCH]))
 
-    def sweep(self, prefix: str) -> None:
-        with self._told(""):
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix) + "/")
-            for upload in [item for page in pages for item in page.get("Uploads", [])]:
-                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    def _delete(self, names: Iterable[str]) -> None:
+        answer = self._client.delete_objects(Bucket=self.bucket, Delete={
+            "Objects": [{"Key": name} for name in names], "Quiet": True})
+        refused = [item for item in answer.get("Errors", []) if item.get("Code") != "NoSuchKey"]
+        if refused:
+            raise ClientError({"Error": refused[0]}, "DeleteObjects")
+
+    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
+        stale = [upload for upload in self._pages("list_multipart_uploads", "Uploads", self._key(prefix) + "/")
+                 if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than]
+        for upload in stale:
+            self._ask("", partial(self._abort, upload["Key"], upload["UploadId"]))
+        root = f"{self.prefix}/" if self.prefix else ""
+        return tuple(sorted(upload["Key"].removeprefix(root) for upload in stale))
+
+    def _abort(self, name: str, upload_id: str) -> None:
+        try:
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload_id)
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":  # finished or aborted since it was listed
+                raise
+
+    def _pages(self, operation: str, member: str, prefix: str) -> tuple[dict[str, Any], ...]:
+        """Return all that a listing of the bucket has to say below a prefix."""
+        pages = self._client.get_paginator(operation)
+        return self._ask("", lambda: tuple(item for page in pages.paginate(Bucket=self.bucket, Prefix=prefix)
+                                           for item in page.get(member, [])))
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
+
+    def _ask(self, key: str, work: Callable[[], T]) -> T:
+        """Return what a request returns, with patience."""
+        def told_work() -> T:
+            with self._told(key):
+                return work()
+
+        return patiently(told_work, self._patience)
 
     @contextmanager
     def _told(self, key: str) -> Iterator[None]:
@@ -194,9 +246,10 @@ class S3Store:
             yield
         except S3_ERRORS as error:
             if is_missing(error) and not self._bucket_is_missing(error):
-                raise MissingKeyError("does not exist", where=uri) from error
+                raise MissingKeyError("does not exist", where=uri, remedy="run the step that made it again") from error
             if is_conflict(error):
-                raise KeyExistsError("is there already", where=uri) from error
+                raise KeyExistsError("is there already", where=uri,
+                                     remedy="do not start one run twice at the same time") from error
             raise translate(error, uri, self.bucket, self._server) from error
 
     def _bucket_is_missing(self, error: Exception) -> bool:
@@ -208,7 +261,8 @@ class S3Store:
         except S3_ERRORS as second:
             if is_missing(second):
                 return True
-            raise StorageError("cannot tell whether the bucket is there", where=self.uri) from second
+            raise StorageError("cannot tell whether the bucket is there", where=self.uri,
+                               remedy="run the same command again") from second
         return False
 
 

@@ -7,6 +7,7 @@ that names the URI. Nothing else is assumed, no rename, no append, no locking, s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -113,17 +114,26 @@ class Store(Protocol):
         """Delete files; keys that are absent already are no error."""
         ...
 
-    def sweep(self, prefix: str) -> None:
-        """Remove what writers that died left unfinished below a prefix, where nobody writes any more."""
+    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
+        """Remove what writers that died left unfinished below a prefix: uploads that take space and are no files yet.
+
+        Args:
+            prefix: of keys, up to a slash.
+            older_than: leave what began within this time. Where someone may be writing, longer than any upload takes.
+
+        Returns:
+            The keys of what was removed, sorted: on S3 those it was to have.
+        """
         ...
 
 
-def open_store(uri: str, *, endpoint: str | None = None) -> Store:
+def open_store(uri: str, *, endpoint: str | None = None, patience: float | None = None) -> Store:
     """Open a store.
 
     Args:
         uri: a local path, ``file:///path`` or ``s3://bucket/prefix``.
         endpoint: URL of the S3 server when it is not AWS; without it AWS_ENDPOINT_URL counts.
+        patience: seconds for which an S3 server that is away is tried again; `S3Store` says how many by default.
 
     Raises:
         UserError: the URI is of another kind.
@@ -135,7 +145,7 @@ def open_store(uri: str, *, endpoint: str | None = None) -> Store:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not bucket:
             raise UserError("the URI names no bucket", where=uri, remedy="write s3://<bucket>/<prefix>")
-        return S3Store(bucket, prefix.strip("/"), endpoint=endpoint)
+        return S3Store(bucket, prefix.strip("/"), endpoint=endpoint, patience=patience)
     from vita_train.storage.local import LocalStore
 
     return LocalStore(local_path(uri))

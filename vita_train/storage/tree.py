@@ -17,7 +17,7 @@ from typing import IO, cast
 from vita_train.log import progress
 from vita_train.manifest import FileRef, Manifest
 from vita_train.storage.cache import locked
-from vita_train.storage.local import told
+from vita_train.storage.disk_errors import told
 from vita_train.storage.store import DamagedError, Store, check_key, open_file
 
 _SHARD_BYTES = 256 * 2**20
@@ -71,16 +71,19 @@ def fetch_tree(manifest: Manifest, folder: Path, *, endpoint: str | None = None)
 def _fetch(shards: Mapping[str, FileRef], folder: Path, endpoint: str | None) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with told(partial):
-        partial.mkdir(parents=True)
-        for name in progress(sorted(shards), len(shards), f"fetching {folder.name}"):
-            store, key = open_file(shards[name].uri, endpoint=endpoint)
-            path = folder.with_name(f"{folder.name}.{name}.tar")
-            store.download(key, path, sha256=shards[name].sha256)
-            _unpack(path, partial)
-            path.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+    try:
+        with told(partial):
+            (partial / "tree").mkdir(parents=True)
+            for name in progress(sorted(shards), len(shards), f"fetching {folder.name}"):
+                store, key = open_file(shards[name].uri, endpoint=endpoint)
+                path = partial / f"{name}.tar"
+                store.download(key, path, sha256=shards[name].sha256)
+                _unpack(path, partial / "tree")
+                path.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial / "tree", folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _groups(files: list[Path]) -> Iterator[list[Path]]:

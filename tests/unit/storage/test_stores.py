@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+import time
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server
 
 from vita_train.errors import UserError
 from vita_train.storage.local import LocalStore
 from vita_train.storage.s3 import MIB, S3Store
-from vita_train.storage.store import DamagedError, KeyExistsError, MissingKeyError, Store, open_file, open_store
+from vita_train.storage.store import (
+    PRIVATE,
+    DamagedError,
+    KeyExistsError,
+    MissingKeyError,
+    Store,
+    open_file,
+    open_store,
+)
 
 
 def test_bytes_come_back(store: Store) -> None:
@@ -157,6 +170,53 @@ def test_sweep_ends_unfinished_uploads(s3_store: S3Store) -> None:
     left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket).get("Uploads", [])
     assert [upload["Key"] for upload in left] == ["some/prefix/b/alive.bin"]
     assert s3_store.read("a/whole.bin") == b"whole"
+
+
+def test_sweep_leaves_uploads_that_are_young(s3_store: S3Store, s3_server: S3Server,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    if s3_server.kind == "moto":
+        pytest.skip("moto gives every upload the same date")
+    begin = partial(s3_store._client.create_multipart_upload, Bucket=s3_store.bucket)
+    begin(Key="some/prefix/run/1.1/old.bin")
+    begin(Key="some/prefix/other-run/old.bin")
+    time.sleep(1.5)  # servers date by the second
+    between = datetime.now(UTC)
+    time.sleep(1.5)
+    begin(Key="some/prefix/run/1.1/young.bin")
+
+    class DayLater(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return between + timedelta(days=1)
+
+    monkeypatch.setattr("vita_train.storage.s3.datetime", DayLater)
+    assert s3_store.sweep("run", older_than=timedelta(days=1)) == ("run/1.1/old.bin",)
+    left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket)["Uploads"]
+    assert {upload["Key"] for upload in left} == {"some/prefix/other-run/old.bin", "some/prefix/run/1.1/young.bin"}
+
+
+def test_sweep_takes_an_upload_that_another_sweep_has_ended(s3_store: S3Store) -> None:
+    s3_store._client.create_multipart_upload(Bucket=s3_store.bucket, Key="some/prefix/a/dead.bin")
+    pages = s3_store._pages("list_multipart_uploads", "Uploads", "some/prefix/a/")
+    s3_store.sweep("a")
+    s3_store.__dict__["_pages"] = lambda *arguments: pages
+    assert s3_store.sweep("a") == ("a/dead.bin",)
+
+
+def test_sweep_leaves_files_that_are_young(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    old, young = (tmp_path / "run" / "1.1" / f"{PRIVATE}{name}" for name in ("old", "young"))
+    staged = tmp_path / "run" / "1.1" / f"{PRIVATE}staging" / "dead" / "rank-0" / "state.pt"
+    for path in (old, young, staged):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    for path in (old, staged):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    store.write("run/1.1/final.json", b"whole")
+    os.utime(tmp_path / "run" / "1.1" / "final.json", (0, 0))
+    swept = store.sweep("run", older_than=timedelta(days=1))
+    assert swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [young.name, "final.json"]
 
 
 def test_sweep_removes_unfinished_files(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What the operating system's errors mean to the reader: make room, mend the settings, or try again later."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vita_train.errors import StorageError, UserError, VitaError
+from vita_train.storage.store import MissingKeyError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: A disk with less room than this is full for a writer of weights, which asks for much at once.
+_FULL_BYTES = 16 << 20
+#: The settings that say which disk is used.
+_PLACE = "storage.root or VITA_TRAIN_CACHE"
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours, with the path in them."""
+    try:
+        yield
+    except VitaError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingKeyError("does not exist", where=str(path), remedy="run the step that made it again") from error
+    except OSError as error:
+        raise _translate(error, path) from error
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Tell a full disk from other errors of writers that do not say it themselves, as torch and safetensors do.
+
+    Raises:
+        UserError: the writer failed and the folder's disk is full; what the folder held is removed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, VitaError) or not _is_full(error, folder):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise no_space(folder) from error
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    try:
+        return shutil.disk_usage(folder).free < _FULL_BYTES
+    except OSError:
+        return False
+
+
+def _translate(error: OSError, path: Path) -> VitaError:
+    where = str(path)
+    if error.errno in _FULL:
+        return no_space(path)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError("may not be read or written by this user", where=where,
+                         remedy=f"change its owner or mode, or choose another {_PLACE}")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return UserError("a file stands where a directory is needed, or the other way round", where=where,
+                         remedy=f"remove what is in the way, or choose another {_PLACE}")
+    return StorageError(f"could not be read or written: {error.strerror or error}", where=where,
+                        remedy="look at the disk and its mount, then run the same command again")
+
+
+def no_space(path: Path) -> UserError:
+    """Return the error of a disk that is full."""
+    return UserError("there is no space left on the disk", where=str(path),
+                     remedy=f"free some space or choose another {_PLACE}, then run the same command again")

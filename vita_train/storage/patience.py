@@ -1,0 +1,42 @@
+"""Trying again while a store is away: servers restart, networks break, throttles open again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from vita_train.errors import EXIT_RETRYABLE, StorageError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 20.0
+
+
+def patiently(work: Callable[[], T], seconds: float) -> T:
+    """Return what `work` returns; when the store is away, call it again, for so many seconds since the first call.
+
+    Pauses grow and are random, so that the ranks of a job do not all come back at once.
+
+    Raises:
+        StorageError: the store stayed away; the last error.
+        VitaError: any other error at once, as `work` raised it.
+    """
+    tries = Retrying(retry=retry_if_exception(_passes), stop=stop_before_delay(seconds), before_sleep=_tell,
+                     wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE), reraise=True)
+    return tries(work)
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, StorageError) and error.exit_code == EXIT_RETRYABLE
+
+
+def _tell(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, StorageError):
+        log.warning("%s: %s; trying again", error.where, error.what)
