@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vita_train.errors import PeerLostError
-from vita_train.storage.cache import cache_dir
+from vita_train.storage.cache import cache_dir, remove_beside
+from vita_train.storage.disk_errors import told
 from vita_train.storage.local import LocalStore
 from vita_train.storage.store import PRIVATE, KeyExistsError, Store
 
@@ -41,12 +42,19 @@ def begin_attempt(store: Store, stage: str) -> Attempt:
     restarts = max(attempts(store, stage).values(), default=-1) + 1
     while True:
         try:
-            text = json.dumps({"attempt": attempt_id}) + "\n"
-            store.write(f"{stage}/attempts/restart-{restarts:06d}.json", text.encode(), if_absent=True)
+            store.write(_register(stage, restarts), _entry(attempt_id), if_absent=True)
         except KeyExistsError:
             restarts += 1
             continue
         return Attempt(stage, attempt_id, restarts)
+
+
+def _register(stage: str, restarts: int) -> str:
+    return f"{stage}/attempts/restart-{restarts:06d}.json"
+
+
+def _entry(attempt_id: str) -> bytes:
+    return (json.dumps({"attempt": attempt_id}) + "\n").encode()
 
 
 def attempts(store: Store, stage: str) -> dict[str, int]:
@@ -62,15 +70,16 @@ def attempts(store: Store, stage: str) -> dict[str, int]:
 
 
 def check_not_replaced(store: Store, attempt: Attempt) -> None:
-    """Make sure that no later attempt has taken the stage over.
+    """Make sure that no other attempt has taken the stage over.
 
     Raises:
         PeerLostError: one has; what this one computes must not be committed.
     """
-    later = [key for key in store.list(f"{attempt.stage}/attempts/restart-")
-             if int(key.rpartition("-")[2].removesuffix(".json")) > attempt.restarts]
-    if later:
-        raise PeerLostError("a later start of this stage has taken over", where=store.uri_of(later[-1]),
+    own = _register(attempt.stage, attempt.restarts)
+    newest = max(store.list(f"{attempt.stage}/attempts/restart-"), default=own)
+    # A store without conditional writes lets two attempts take one number; the register then names the last of them.
+    if newest > own or store.read(own) != _entry(attempt.id):
+        raise PeerLostError("a later start of this stage has taken over", where=store.uri_of(max(newest, own)),
                             remedy="let it run; do not start one run twice at the same time")
 
 
@@ -86,11 +95,9 @@ def staging_folder(store: Store, attempt: Attempt, rank: int) -> Path:
         name = hashlib.sha256(store.uri_of(attempt.stage).encode()).hexdigest()[:16]
         parent = cache_dir() / "staging" / name
     own = parent / attempt.id
-    if parent.is_dir():
-        for other in parent.iterdir():
-            if other != own:
-                shutil.rmtree(other, ignore_errors=True)
+    remove_beside(own)
     folder = own / f"rank-{rank}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with told(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     return folder

@@ -24,17 +24,21 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from vita_train.errors import PeerLostError, StorageError, UserError
+from vita_train.errors import StorageError, UserError
 from vita_train.recipe.base import Strict
 from vita_train.storage.attempt import Attempt, check_not_replaced
+from vita_train.storage.cache import locked, remove_unfinished
 from vita_train.storage.digest import sha256_file
+from vita_train.storage.disk_errors import told
 from vita_train.storage.local import LocalStore
-from vita_train.storage.store import DamagedError, KeyExistsError, MissingKeyError, Store
+from vita_train.storage.marker import Marker, markers, write_marker
+from vita_train.storage.store import DamagedError, MissingKeyError, Store
 
 log = logging.getLogger(__name__)
 
 #: Requests under way at once when a checkpoint's files are checked or fetched.
 _THREADS = 8
+_OLDER = "run the same command again: training goes on from the checkpoint before"
 
 
 class StoredFile(Strict):
@@ -62,18 +66,6 @@ class StepManifest(Strict):
     ranks: tuple[RankFiles, ...]
     meta: dict[str, Any]
     """Small facts for the reader: recipe digest, topology, position in the data."""
-
-
-class Marker(Strict):
-    """What makes a checkpoint count."""
-
-    manifest: str
-    """Key of the manifest."""
-    sha256: str
-    """Of the manifest."""
-    attempt: str
-    restarts: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,7 @@ def commit_step(store: Store, attempt: Attempt, step: int, world_size: int, *,
     """Make a step's checkpoint count. Rank 0 only, after every rank's `save_rank_files`.
 
     Raises:
-        PeerLostError: a later attempt has taken over the stage; nothing was committed.
+        PeerLostError: a later attempt has taken over the stage; its checkpoints count, not this one's.
         StorageError: a rank's list is missing or two ranks stored the same name.
     """
     prefix = attempt.step_prefix(step)
@@ -149,7 +141,8 @@ def commit_step(store: Store, attempt: Attempt, step: int, world_size: int, *,
     names = [name for part in ranks for name in part.files]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise StorageError(f"two ranks stored {', '.join(twice)}", where=store.uri_of(prefix))
+        raise StorageError(f"two ranks stored {', '.join(twice)}", where=store.uri_of(prefix),
+                           remedy="report it: each rank's files need names of their own")
     manifest = StepManifest(attempt=attempt.id, restarts=attempt.restarts, step=step, world_size=world_size,
                             ranks=ranks, meta=dict(meta or {}))
     text = manifest.model_dump_json().encode()
@@ -157,41 +150,9 @@ def commit_step(store: Store, attempt: Attempt, step: int, world_size: int, *,
     marker = Marker(manifest=f"{prefix}/manifest.json", sha256=hashlib.sha256(text).hexdigest(), attempt=attempt.id,
                     restarts=attempt.restarts, step=step)
     check_not_replaced(store, attempt)
-    marker_key = f"{attempt.stage}/committed/step-{step:08d}.json"
-    _write_marker(store, marker_key, marker)
+    marker_key = write_marker(store, attempt.stage, marker)
+    check_not_replaced(store, attempt)  # while the marker was on its way
     return Commit(marker_key, prefix, manifest)
-
-
-def _write_marker(store: Store, key: str, marker: Marker) -> None:
-    text = marker.model_dump_json().encode()
-    try:
-        store.write(key, text, if_absent=True)
-    except KeyExistsError:
-        other = read_marker(store, key)
-        if other is not None and other.restarts >= marker.restarts:
-            raise PeerLostError("another start of this stage has committed this step", where=store.uri_of(key),
-                                remedy="let it run; do not start one run twice at the same time") from None
-        store.write(key, text)  # an earlier attempt's: ours is the stage's history now
-
-
-def read_marker(store: Store, key: str) -> Marker | None:
-    """Return a marker; None, with a warning, when it cannot be read as one."""
-    try:
-        return Marker.model_validate_json(store.read(key))
-    except (ValidationError, MissingKeyError) as error:
-        log.warning("checkpoint passed over: %s is no marker (%s)", store.uri_of(key), type(error).__name__)
-        return None
-
-
-def markers(store: Store, stage: str) -> list[tuple[str, Marker]]:
-    """Return a stage's markers with their keys, the one to resume from first.
-
-    A later attempt's come before an earlier one's, whatever their steps: what an attempt that was replaced went on
-    to write is not part of the stage's history.
-    """
-    found = [(key, marker) for key in store.list(f"{stage}/committed/step-")
-             if (marker := read_marker(store, key)) is not None]
-    return sorted(found, key=lambda item: (item[1].restarts, item[1].step), reverse=True)
 
 
 def latest_commit(store: Store, stage: str, *, refused: Collection[str] = ()) -> Commit | None:
@@ -221,7 +182,7 @@ def restore(store: Store, commit: Commit, folder: Path, *, select: Callable[[str
     Args:
         store: where.
         commit: what `latest_commit` returned.
-        folder: where to put files that are not on this machine. Ranks may share it.
+        folder: where to put files that are not on this machine. Ranks may share it: one fetches, the others find them.
         select: says for a name whether it is wanted; all are by default.
 
     Raises:
@@ -232,7 +193,9 @@ def restore(store: Store, commit: Commit, folder: Path, *, select: Callable[[str
         local = store.root / commit.prefix
         _for_each(lambda item: _check_bytes(local / item[0], item[1]), wanted.items())
         return local
-    _for_each(lambda item: _fetch(store, f"{commit.prefix}/{item[0]}", folder / item[0], item[1]), wanted.items())
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        remove_unfinished(folder)
+        _for_each(lambda item: _fetch(store, f"{commit.prefix}/{item[0]}", folder / item[0], item[1]), wanted.items())
     return folder
 
 
@@ -240,18 +203,18 @@ def _read_rank(store: Store, key: str) -> RankFiles:
     try:
         return RankFiles.model_validate_json(store.read(key))
     except ValidationError as error:
-        raise DamagedError("is not a rank's list of files", where=store.uri_of(key)) from error
+        raise DamagedError("is not a rank's list of files", where=store.uri_of(key), remedy=_OLDER) from error
 
 
 def _check(store: Store, key: str, marker: Marker) -> Commit:
     text = store.read(marker.manifest)
     where = store.uri_of(marker.manifest)
     if hashlib.sha256(text).hexdigest() != marker.sha256:
-        raise DamagedError("is not the manifest that was committed (sha256 differs)", where=where)
+        raise DamagedError("is not the manifest that was committed (sha256 differs)", where=where, remedy=_OLDER)
     try:
         manifest = StepManifest.model_validate_json(text)
     except ValidationError as error:
-        raise DamagedError("is not a checkpoint manifest of this version", where=where) from error
+        raise DamagedError("is not a checkpoint manifest of this version", where=where, remedy=_OLDER) from error
     commit = Commit(key, marker.manifest.rpartition("/")[0], manifest)
     _for_each(lambda item: _check_size(store, f"{commit.prefix}/{item[0]}", item[1]), commit.files.items())
     return commit
@@ -260,14 +223,17 @@ def _check(store: Store, key: str, marker: Marker) -> Commit:
 def _check_size(store: Store, key: str, file: StoredFile) -> None:
     size = store.size(key)
     if size != file.bytes:
-        raise DamagedError(f"has {size} bytes, expected {file.bytes}", where=store.uri_of(key))
+        raise DamagedError(f"has {size} bytes, expected {file.bytes}", where=store.uri_of(key), remedy=_OLDER)
 
 
 def _check_bytes(path: Path, file: StoredFile) -> None:
     if not path.is_file():
-        raise MissingKeyError("does not exist", where=str(path))
-    if sha256_file(path) != file.sha256:
-        raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path))
+        raise MissingKeyError("does not exist", where=str(path), remedy=_OLDER)
+    with told(path):
+        found = sha256_file(path)
+    if found != file.sha256:
+        raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),
+                           remedy=_OLDER)
 
 
 def _fetch(store: Store, key: str, path: Path, file: StoredFile) -> None:

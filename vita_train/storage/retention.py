@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from vita_train.storage.attempt import Attempt, attempts
-from vita_train.storage.commit import markers
+from vita_train.storage.marker import markers
 from vita_train.storage.store import Store
 
 _STEP = re.compile(r"attempt-([^/]+)/step-(\d+)/")
