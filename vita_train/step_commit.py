@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vita_train import __version__
@@ -59,20 +59,21 @@ def _told(store: Store, run: str, step: str) -> Iterator[None]:
     """Note a failure in the step's progress.json and in the steps' log, and pass it on."""
     try:
         yield
-    except VitaError as error:
-        _tell(store, run, step, "failed", reason=str(error), error={
-            "code": error.exit_code, "what": error.what, "where": error.where, "remedy": error.remedy})
-        raise
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        _tell(store, run, step, "failed", reason=what, error={
-            "code": EXIT_FAILED, "what": what, "where": "", "remedy": ""})
+        if isinstance(error, VitaError):
+            reason, code, what, where, remedy = str(error), error.exit_code, error.what, error.where, error.remedy
+        else:
+            reason = what = f"{type(error).__name__}: {error}"
+            code, where, remedy = EXIT_FAILED, "", ""
+        with suppress(VitaError):  # a store that is away is told less than why the step failed
+            _tell(store, run, step, "failed", reason=reason, error={
+                "code": code, "what": what, "where": where, "remedy": remedy})
         raise
 
 
 def _tell(store: Store, run: str, step: str, state: str, **more: Any) -> None:
-    store.write(f"{run}/{step}/progress.json", json.dumps({"state": state, **more}).encode())
     _log_state(step, state, **more)
+    store.write(f"{run}/{step}/progress.json", json.dumps({"state": state, **more}).encode())
 
 
 def _log_state(step: str, state: str, **more: Any) -> None:

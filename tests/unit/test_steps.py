@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import pytest
 from s3_server import S3Server
 
 from vita_train import steps
-from vita_train.errors import UserError
+from vita_train.errors import DataError, UserError
 from vita_train.manifest import Manifest
 from vita_train.recipe.data import RecordsSource
 from vita_train.recipe.load import load_recipe
@@ -54,6 +55,16 @@ def _do(recipe: Recipe, work: Work, inputs: Mapping[str, Any] | None = None, sel
 
 def _progress(recipe: Recipe) -> dict[str, Any]:
     return json.loads(open_store(recipe.storage.root).read("r/data_fetch/progress.json"))
+
+
+def test_why_a_step_failed_is_told_even_when_the_store_cannot_be_written(recipe: Recipe, tmp_path: Path) -> None:
+    def work(digest: str) -> Manifest:
+        shutil.rmtree(tmp_path / "r")
+        (tmp_path / "r").write_text("a file where the run's folder was")
+        raise DataError("row 7 has no picture")
+
+    with pytest.raises(DataError, match="row 7 has no picture"):
+        commit_step(recipe, "r", "data_fetch", steps.ALL, dict, work)
 
 
 def test_same_inputs_return_the_commit_without_work(recipe: Recipe) -> None:
