@@ -6,6 +6,7 @@ checkpoint holds weights, optimizer state and a few counters, nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -17,9 +18,10 @@ import torch
 
 from vita_train.errors import VitaError
 from vita_train.storage.attempt import Attempt, begin_attempt, staging_folder
-from vita_train.storage.cache import cache_dir
+from vita_train.storage.cache import cache_dir, remove_beside
 from vita_train.storage.commit import Commit, latest_commit, restore
 from vita_train.storage.committer import AsyncCommitter
+from vita_train.storage.disk_errors import full_disk_told, told
 from vita_train.storage.store import DamagedError, MissingKeyError, Store
 from vita_train.training.distributed import World, broadcast_json, sum_over_ranks
 from vita_train.training.engines.base import Engine
@@ -54,6 +56,8 @@ class Checkpoints:
         self._keep_last = keep_last
         self._committer: AsyncCommitter | None = None
         self._staging = Path()
+        name = hashlib.sha256(store.uri_of(prefix).encode()).hexdigest()[:16]
+        self._restored = cache_dir() / "restore" / name
 
     def restore(self, engine: Engine) -> dict[str, Any] | None:
         """Load the newest whole checkpoint into the engine; return its counters, or None if there is none.
@@ -63,7 +67,7 @@ class Checkpoints:
         """
         refused: list[str] = []
         while (commit := self._newest(refused)) is not None:
-            folder = cache_dir() / "restore" / f"{commit.manifest.attempt}-{commit.step}"
+            folder = self._restored / f"{commit.manifest.attempt}-{commit.step}"
             damaged: VitaError | None = None
             try:
                 folder = restore(self._store, commit, folder)
@@ -72,6 +76,8 @@ class Checkpoints:
             if sum_over_ranks([damaged is not None])[0]:
                 refused.append(commit.marker_key)
                 continue
+            if folder.parent == self._restored:
+                remove_beside(folder)
             engine.load(folder)
             counters: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
             return counters
@@ -100,16 +106,19 @@ class Checkpoints:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
 
         Raises:
+            UserError: there is no space for it on this machine.
             VitaError: the checkpoint before could not be stored.
         """
         assert self._committer is not None, "begin() comes first"
         self._committer.wait()
         folder = self._staging / f"step-{step}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        engine.save(folder)
-        if self._world.rank == 0:
-            (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
+        with told(folder):
+            folder.mkdir(parents=True)
+        with full_disk_told(folder):
+            engine.save(folder)
+            if self._world.rank == 0:
+                (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self._committer.submit(step, files, meta={"digest": self._digest, "step": step})
 
