@@ -63,13 +63,14 @@ class Engine:
             self.podman("import", "--quiet", str(archive), BASE)
         return BASE
 
-    def build(self, kind: str, *options: str) -> str:
-        """Build an image of this checkout with images/build and return its name."""
+    def build(self, kind: str, *options: str, root: Path = ROOT) -> str:
+        """Build an image of a checkout with images/build and return its name."""
         config, certificates = _pip_settings()
         (self._folder / "pip.conf").write_text(config)
         given = ["--engine", "podman", "--base", self.base(), "--tag", "localhost/vita-train-test",
-                 "--pip-config", str(self._folder / "pip.conf"), *(["--ca", certificates] if certificates else [])]
-        self._run([str(ROOT / "images" / "build"), *given, kind, "--", *options], check=True)
+                 "--source", "https://example.org/vita-train", "--pip-config", str(self._folder / "pip.conf"),
+                 *(["--ca", certificates] if certificates else [])]
+        self._run([str(root / "images" / "build"), *given, kind, "--", *options], check=True)
         from vita_train import __version__
 
         return f"localhost/vita-train-test-{kind}-python:{__version__}"

