@@ -74,6 +74,8 @@ class Failure:
     remedy: str = ""
     tails: Mapping[str, str] = field(default_factory=dict)
     """Last lines of each failed rank, by ``<pod>/rank-<r>``."""
+    is_echo: bool = False
+    """The pod only did as it was told when it ended, so another's failure says more."""
 
     def error(self) -> VitaError:
         """Return the failure as the error a command ends with."""
@@ -95,7 +97,8 @@ def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = 
     if state.reason == "DeadlineExceeded" or "longer than specified deadline" in state.message:
         found.append(Failure(Reason.DEADLINE, f"the job's own deadline passed: {state.message}"))
     if found:
-        first = min(found, key=lambda failure: _ORDER.index(failure.reason))
+        # A controller stops the pods that are left when one has failed: being told to stop explains nothing then.
+        first = min(found, key=lambda failure: (failure.is_echo, _ORDER.index(failure.reason)))
         return Failure(first.reason, first.what, first.where, first.remedy,
                        {name: tail for failure in found for name, tail in failure.tails.items()})
     if warning := _warning(events):
@@ -174,7 +177,7 @@ def _ended(pod: str, ended: Object) -> Failure:
         return Failure(Reason.NCCL, what, where, tails=tails)
     if code in (EXIT_RETRYABLE, EXIT_STOPPED):
         return Failure(Reason.PREEMPTED if code == EXIT_STOPPED else Reason.INFRA, what, where,
-                       str(words.get("remedy") or ""), tails)
+                       str(words.get("remedy") or ""), tails, is_echo=code == EXIT_STOPPED)
     return Failure(Reason.CRASH, what, where, str(words.get("remedy") or ""), tails)
 
 

@@ -63,6 +63,15 @@ def test_one_pod_says_why(pod: dict[str, Any], reason: Reason) -> None:
     assert failure.error().exit_code == codes.get(reason, EXIT_FAILED)
 
 
+def test_pods_that_were_stopped_because_one_was_killed_do_not_pass_for_preempted() -> None:
+    pods = [_ended("master-0", 143, _words(143, "stopped as asked")), _ended("worker-0", 137)]
+    for order in (pods, pods[::-1]):
+        failure = explain(FAILED, order)
+        assert (failure.reason, failure.where) == (Reason.INFRA, "worker-0"), "it uses up a restart"
+    disrupted = [pods[0], _told("worker-0", conditions=DISRUPTED)]
+    assert explain(FAILED, disrupted).reason == Reason.PREEMPTED
+
+
 def test_the_cause_is_told_and_not_its_consequences_with_every_ranks_last_lines() -> None:
     pods = [_ended("master-0", 138, _words(138, "a peer was lost", tail="gloo: connection closed")),
             _ended("worker-0", 2, _words(2, "no pictures", where="x.yaml:7", remedy="name another", tail="refused")),
