@@ -171,5 +171,5 @@ def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Ku
     printed = process.communicate()[0]
     killer.join()
     assert process.returncode == PeerLostError.exit_code, printed
-    assert re.search(r"error: .*(NCCL|INFRASTRUCTURE|CRASH)", printed), printed
+    assert re.search(r"error: .*(NCCL|INFRA): ", printed), printed
     assert bench.final("spent", "0.llm") is None
