@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vita_train.cli.run import Recipe, Run, Set
+from vita_train.cli.run import Force, Only, Recipe, Run, Set, Since, Until
 
 Endpoint = Annotated[str, typer.Option(envvar="KFP_ENDPOINT", help="URL of the server.", show_default=False)]
 Namespace = Annotated[str, typer.Option(help="Namespace on a multi-user installation.", show_default=False)]
@@ -38,10 +38,10 @@ def submit(
     endpoint: Endpoint,
     run: Run = "",
     settings: Set = None,
-    only: Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)] = "",
-    since: Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)] = "",
-    until: Annotated[str, typer.Option(help="Last step to do.", show_default=False)] = "",
-    force: Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")] = False,
+    only: Only = "",
+    since: Since = "",
+    until: Until = "",
+    force: Force = False,
     storage: Annotated[str, typer.Option(help="s3:// URI under which runs lie; the recipe's when not given.",
                                          show_default=False)] = "",
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline on the server.")] = "vita-train-ladder",

@@ -9,6 +9,10 @@ import typer
 Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
 Run = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+Only = Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)]
+Since = Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)]
+Until = Annotated[str, typer.Option(help="Last step to do.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +26,10 @@ def run(
     recipe: Recipe,
     run: Run = "",
     settings: Set = None,
-    only: Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)] = "",
-    since: Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)] = "",
-    until: Annotated[str, typer.Option(help="Last step to do.", show_default=False)] = "",
-    force: Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")] = False,
+    only: Only = "",
+    since: Since = "",
+    until: Until = "",
+    force: Force = False,
 ) -> None:
     """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
     from rich.console import Console
