@@ -62,8 +62,8 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
 
 def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_path: Path) -> None:
     values = CHART / "ci" / "everything-values.yaml"
-    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)["Job", "all-upload-1"]
-    pod = job["spec"]["template"]["spec"]
+    rendered = objects_of(helm("template", "one", CHART, "--values", values).stdout)
+    pod = rendered["Job", "all-upload-1"]["spec"]["template"]["spec"]
     [compiling], [uploading] = pod["initContainers"], pod["containers"]
     _, _, out, *options = compiling["command"]
     subprocess.run([sys.executable, CHART.parents[1] / "pipelines" / "compile.py", f"--out={tmp_path}", *options],
@@ -72,7 +72,6 @@ def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_p
     images = yaml.safe_load(values.read_text())["images"]
     assert {one["container"]["image"] for one in pipeline["deploymentSpec"]["executors"].values()} == set(
         images.values())
-    rendered = objects_of(helm("template", "one", CHART, "--values", values).stdout)
     for one in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert ("ConfigMap", one["configMapAsVolume"][0]["configMapName"]) in rendered
         assert ("Secret", one["secretAsEnv"][0]["secretName"]) in rendered
