@@ -1,17 +1,20 @@
-"""Child processes that never outlive their parent."""
+"""Child processes that never outlive their parent, and that end as what they did says."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,6 +27,24 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it went before the request was in place
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_rank(main: Callable[[], int]) -> NoReturn:
+    """Run ``main`` as a whole process of a job and end with its exit code, or 1 after an error nobody caught.
+
+    Exit handlers run; the interpreter is not taken down. Threads of a process group may still hold tensors at that
+    time, and one that lets go of its tensor then aborts the process (pytorch/pytorch#190489): a stage that was
+    trained and committed would count as failed.
+    """
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def has_gpu() -> bool:

@@ -11,11 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from vita_train.launch.process import die_with_parent
+from vita_train.launch.process import die_with_parent, run_rank
 
 
-def main() -> None:
-    """Redirect standard output and error to the rank's log, then train the stage."""
+def main() -> int:
+    """Redirect standard output and error to the rank's log, then train the stage; return the exit code."""
     die_with_parent()
     logs = Path(sys.argv[1])
     log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -32,8 +32,9 @@ def main() -> None:
         run_stage(load_recipe(recipe), stage, run, logs=logs)
     except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tests.integration.training.toy import ToyObjective, global_batch, toy_context, toy_modules, toy_recipe, union
+from vita_train.launch.process import run_rank
 from vita_train.training.distributed import process_group, sum_over_ranks, world_from_environment
 from vita_train.training.engines.base import EngineContext, build_engine
 from vita_train.training.freeze import apply_trainable
@@ -63,7 +64,7 @@ def start(recipe: Any, spec: Any, world: Any) -> tuple[ToyObjective, Any]:
     return objective, build_engine(objective, EngineContext(spec, world, dtype))
 
 
-def main() -> None:
+def main() -> int:
     """Run the cases named in a JSON file: name -> {engine, accumulate, ...}."""
     cases = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
@@ -75,7 +76,8 @@ def main() -> None:
             results[name] = train(world=world, resume_at=(resume, out.parent / name) if resume else None, **case)
     if world.rank == 0:
         out.write_text(json.dumps(results))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from tests.integration.training.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
-from vita_train.errors import EXIT_FAILED, VitaError
+from vita_train.errors import VitaError
+from vita_train.launch.process import run_rank
 from vita_train.storage.store import open_store
 from vita_train.training.distributed import peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import EngineContext, build_engine
@@ -83,13 +84,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        code = EXIT_FAILED
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run_rank(main)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vita_train.data.batch import Batch
+from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.recipe.schema import Recipe
@@ -87,7 +88,7 @@ def train(engine: dict[str, Any], trainable: dict[str, float], world: Any) -> di
     return {"losses": losses, "weights": weights}
 
 
-def main() -> None:
+def main() -> int:
     """Run the cases of a JSON file: name -> {engine, trainable}."""
     cases = json.loads(Path(sys.argv[1]).read_text())
     world = world_from_environment()
@@ -95,7 +96,8 @@ def main() -> None:
         results = {name: train(case["engine"], case["trainable"], world) for name, case in cases.items()}
     if world.rank == 0:
         Path(sys.argv[2]).write_text(json.dumps(results))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)
