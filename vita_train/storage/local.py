@@ -127,18 +127,20 @@ class LocalStore:
                 except OSError:  # not empty, or gone already
                     break
 
-    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+              ) -> tuple[str, ...]:
         swept = []
         latest = time.time() - older_than.total_seconds() if older_than else math.inf
-        for folder, _, files in os.walk(self.root / check_key(prefix), topdown=False):
+        for folder, _, files in os.walk(self._path(prefix) if prefix else self.root, topdown=False):
             for path in (Path(folder) / name for name in files):
                 key = path.relative_to(self.root)
                 if any(part.startswith(PRIVATE) for part in key.parts) and _last_change(path) <= latest:
-                    with told(path):
-                        path.unlink(missing_ok=True)
                     swept.append(key.as_posix())
+                    if not is_rehearsal:
+                        with told(path):
+                            path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
-                if _last_change(Path(folder)) <= latest:
+                if not is_rehearsal and _last_change(Path(folder)) <= latest:
                     Path(folder).rmdir()
         return tuple(sorted(swept))
 

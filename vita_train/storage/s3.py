@@ -206,12 +206,14 @@ class S3Store:
         if refused:
             raise ClientError({"Error": refused[0]}, "DeleteObjects")
 
-    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
-        stale = [upload for upload in self._pages("list_multipart_uploads", "Uploads", self._key(prefix) + "/")
-                 if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than]
-        for upload in stale:
-            self._ask("", partial(self._abort, upload["Key"], upload["UploadId"]))
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+              ) -> tuple[str, ...]:
         root = f"{self.prefix}/" if self.prefix else ""
+        below = f"{self._key(prefix)}/" if prefix else root
+        stale = [upload for upload in self._pages("list_multipart_uploads", "Uploads", below)
+                 if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than]
+        for upload in () if is_rehearsal else stale:
+            self._ask("", partial(self._abort, upload["Key"], upload["UploadId"]))
         return tuple(sorted(upload["Key"].removeprefix(root) for upload in stale))
 
     def _abort(self, name: str, upload_id: str) -> None:

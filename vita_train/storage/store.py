@@ -114,15 +114,17 @@ class Store(Protocol):
         """Delete files; keys that are absent already are no error."""
         ...
 
-    def sweep(self, prefix: str, *, older_than: timedelta = timedelta(0)) -> tuple[str, ...]:
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+              ) -> tuple[str, ...]:
         """Remove what writers that died left unfinished below a prefix: uploads that take space and are no files yet.
 
         Args:
-            prefix: of keys, up to a slash.
+            prefix: of keys, up to a slash; empty takes the whole store.
             older_than: leave what began within this time. Where someone may be writing, longer than any upload takes.
+            is_rehearsal: remove nothing.
 
         Returns:
-            The keys of what was removed, sorted: on S3 those it was to have.
+            The keys of what was removed, or would be, sorted: on S3 those it was to have.
         """
         ...
 

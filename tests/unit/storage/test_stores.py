@@ -190,9 +190,12 @@ def test_sweep_leaves_uploads_that_are_young(s3_store: S3Store, s3_server: S3Ser
             return between + timedelta(days=1)
 
     monkeypatch.setattr("vita_train.storage.s3.datetime", DayLater)
-    assert s3_store.sweep("run", older_than=timedelta(days=1)) == ("run/1.1/old.bin",)
+    for is_rehearsal in (True, False):
+        swept = s3_store.sweep("run", older_than=timedelta(days=1), is_rehearsal=is_rehearsal)
+        assert swept == ("run/1.1/old.bin",)
     left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket)["Uploads"]
     assert {upload["Key"] for upload in left} == {"some/prefix/other-run/old.bin", "some/prefix/run/1.1/young.bin"}
+    assert s3_store.sweep() == ("other-run/old.bin", "run/1.1/young.bin"), "of the whole store, whatever their age"
 
 
 def test_sweep_takes_an_upload_that_another_sweep_has_ended(s3_store: S3Store) -> None:
@@ -214,8 +217,9 @@ def test_sweep_leaves_files_that_are_young(tmp_path: Path) -> None:
         os.utime(path, (time.time() - 90_000,) * 2)
     store.write("run/1.1/final.json", b"whole")
     os.utime(tmp_path / "run" / "1.1" / "final.json", (0, 0))
+    rehearsed = store.sweep(older_than=timedelta(days=1), is_rehearsal=True)
     swept = store.sweep("run", older_than=timedelta(days=1))
-    assert swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
+    assert rehearsed == swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [young.name, "final.json"]
 
 
