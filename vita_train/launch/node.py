@@ -20,12 +20,11 @@ from vita_train.errors import VitaError
 from vita_train.launch.outcome import tail
 from vita_train.launch.torchrun import environment, rank_entry, run_torchrun
 from vita_train.recipe.load import load_recipe
+from vita_train.recipe.platform import GRACE
 from vita_train.storage.store import open_file
 
 #: Kubernetes reads a container's last words here, up to 4096 bytes.
 TERMINATION_LOG = Path(os.environ.get("VITA_TRAIN_TERMINATION_LOG", "/dev/termination-log"))
-#: Environment variable: seconds between a pod's SIGTERM and its SIGKILL.
-GRACE = "VITA_TRAIN_GRACE"
 #: Environment variable: S3 endpoint of the store that the recipe lies in, when it is not AWS.
 ENDPOINT = "VITA_TRAIN_ENDPOINT"
 _MARGIN = 10.0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from vita_train.errors import UserError
 from vita_train.launch.local import launch_local
 from vita_train.manifest import Manifest
-from vita_train.recipe.platform import PLATFORM, POD, load_platform
+from vita_train.recipe.platform import POD, load_platform, needed_platform
 from vita_train.recipe.schema import Recipe
 
 
@@ -33,10 +32,7 @@ def launch_stage(recipe: Recipe, stage: str, run: str, digest: str, task: Any = 
         backend = platform.backend if platform else "local"
     if backend == "local":
         return launch_local(recipe, stage, run)
-    if platform is None:
-        raise UserError(f"launch.backend is {backend}, but nothing says what the cluster is like",
-                        where="launch.backend", remedy="install the chart vita-training into this namespace, with the "
-                        f"prefix that the pipeline was compiled for, or let {PLATFORM} name a file of settings")
+    platform = platform or needed_platform(f"launch.backend is {backend}", "launch.backend")
     from vita_train.launch.cluster.launcher import launch_on_cluster
     from vita_train.launch.cluster.task import task_settings
 

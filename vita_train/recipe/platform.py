@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vita_train.errors import RecipeError
+from vita_train.errors import RecipeError, UserError
 from vita_train.recipe.base import Strict
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.validation import validated
@@ -25,6 +25,8 @@ PLATFORM = "VITA_TRAIN_PLATFORM"
 FOLDER = Path("/etc/vita-train")
 #: Environment variable with the name of the pod that a pipeline's step runs in.
 POD = "VITA_TRAIN_POD"
+#: Environment variable of training pods: seconds between SIGTERM and SIGKILL.
+GRACE = "VITA_TRAIN_GRACE"
 #: Variables of the object store that a step takes from the chart's ConfigMap and Secret, where they have them.
 S3_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -96,6 +98,25 @@ def load_platform(path: str | None = None) -> Platform | None:
     tree = parse_yaml(text, named)
     tree.value = tree.value or {}
     return validated(Platform, tree)
+
+
+def needed_platform(what: str, where: str) -> Platform:
+    """Return the cluster's settings for something that cannot do without.
+
+    Args:
+        what: wants them, as a clause.
+        where: it was asked for.
+
+    Raises:
+        UserError: there are none.
+        RecipeError: as `load_platform`.
+    """
+    platform = load_platform()
+    if platform is None:
+        raise UserError(f"{what}, but nothing says what the cluster is like", where=where,
+                        remedy="install the chart vita-training into this namespace, with the prefix that the "
+                               f"pipeline was compiled for, or let {PLATFORM} name a file of settings")
+    return platform
 
 
 def laid_over(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:

@@ -49,6 +49,8 @@ class PodSettings(Strict):
     image_pull_secrets: tuple[str, ...] = ()
     node_selector: dict[str, str] = {}
     tolerations: tuple[Raw, ...] = ()
+    node_timeout: int = Field(default=60, ge=0)
+    """Seconds after which a node that does not answer loses its pods; Kubernetes' own default is 300."""
     affinity: Raw = {}
     volumes: tuple[Raw, ...] = ()
     volume_mounts: tuple[Raw, ...] = ()
@@ -58,8 +60,9 @@ class PodSettings(Strict):
     """PriorityClass of the pods. A TrainJob takes it from its runtime instead."""
     metrics_port: int = Field(default=0, ge=0, le=65000)
     """Port of a pod's first rank for Prometheus, each further rank takes the next one; 0 exports nothing."""
-    grace: int = Field(default=120, ge=30)
-    """Seconds between SIGTERM and SIGKILL; must exceed the worst time to save and upload a checkpoint."""
+    grace: int = Field(default=300, ge=30)
+    """Seconds between SIGTERM and SIGKILL; must exceed twice the worst time to save and upload a checkpoint, as one may
+    be under way, and the two minutes for which a store that is away is tried again. Training warns if it does not."""
     run_as: int = Field(default=65532, ge=1)
     """User and group id of the ranks. Root is not offered: the pods fit Pod Security's restricted level."""
     lock_memory: bool = False

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import numpy as np
 import torch
 
 from vita_train.errors import VitaError
+from vita_train.log import say
+from vita_train.recipe.platform import GRACE
 from vita_train.storage.attempt import Attempt, begin_attempt, staging_folder
 from vita_train.storage.cache import cache_dir, remove_beside
 from vita_train.storage.commit import Commit, latest_commit, restore
@@ -56,6 +61,8 @@ class Checkpoints:
         self._keep_last = keep_last
         self._committer: AsyncCommitter | None = None
         self._staging = Path()
+        self._saved_from = 0.0
+        self._warned = False
         name = hashlib.sha256(store.uri_of(prefix).encode()).hexdigest()[:16]
         self._restored = cache_dir() / "restore" / name
 
@@ -110,7 +117,8 @@ class Checkpoints:
             VitaError: the checkpoint before could not be stored.
         """
         assert self._committer is not None, "begin() comes first"
-        self._committer.wait()
+        self.wait()
+        self._saved_from = time.monotonic()
         folder = self._staging / f"step-{step}"
         shutil.rmtree(folder, ignore_errors=True)
         with told(folder):
@@ -134,6 +142,16 @@ class Checkpoints:
         """
         if self._committer is not None:
             self._committer.wait()
+            self._check_grace(self._committer.committed_at or 0.0)
+
+    def _check_grace(self, committed: float) -> None:
+        """Warn once, on rank 0, where a pod that is told to stop would be killed before its state is safe."""
+        seconds, grace = committed - self._saved_from, float(os.environ.get(GRACE, "inf"))
+        if seconds > 0 and 2 * seconds > grace and not self._warned:
+            self._warned = True
+            say(f"warning: a checkpoint took {seconds:.0f} s to save, and pods are killed {grace:.0f} s after they are "
+                "told to stop, when one may be under way: raise platform.pod.grace to "
+                f"{math.ceil(seconds / 30) * 75}, or a stop may lose the steps since the last one")
 
 
 def _read_commit(store: Store, prefix: str, key: str, refused: list[str]) -> Commit:

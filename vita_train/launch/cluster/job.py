@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.launch.node import ENDPOINT, GRACE
+from vita_train.launch.node import ENDPOINT
 from vita_train.manifest import digest_of
-from vita_train.recipe.platform import Platform, laid_over
+from vita_train.recipe.platform import GRACE, Platform, laid_over
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
 from vita_train.training.metrics import PORT
@@ -20,6 +20,8 @@ from vita_train.training.metrics import PORT
 DOMAIN = "vita-train.dev"
 RUN_LABEL, STAGE_LABEL = f"{DOMAIN}/run", f"{DOMAIN}/stage"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "vita-train"}
+#: Labels by which a stage's jobs are found again.
+OURS = (RUN_LABEL, STAGE_LABEL, *MANAGED_BY)
 #: Annotation that says what a job was made from: another launcher adopts a job only if it is the same.
 SPEC_HASH = f"{DOMAIN}/spec-hash"
 #: Annotation on a job: how often it was started again before, so that the budget outlives a launcher.

@@ -105,7 +105,7 @@ def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobBacken
     # The root file system is read-only: whatever is written to must be mounted.
     assert {env["HOME"]["value"], env["VITA_TRAIN_CACHE"]["value"]} <= written
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"] == {"secretKeyRef": {"name": "s3", "key": "id"}}
-    assert pod["terminationGracePeriodSeconds"] == 120
+    assert pod["terminationGracePeriodSeconds"] == 300
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
@@ -247,3 +247,14 @@ def test_node_ranks() -> None:
         0, 1, 5]
     index = {"metadata": {"annotations": {"batch.kubernetes.io/job-completion-index": "3"}}}
     assert TrainJobs().node_rank(index) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
+def test_a_node_that_does_not_answer_loses_its_pods_soon(backend: JobBackend) -> None:
+    pod = _pod_template(backend, backend.manifest(_job()))["spec"]
+    waits = {entry["key"]: entry.get("tolerationSeconds") for entry in pod["tolerations"]}
+    assert waits == {"gpu": None, "node.kubernetes.io/not-ready": 60, "node.kubernetes.io/unreachable": 60}
+    stated = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 900}
+    platform = Platform(image="i", pod=PodSettings(tolerations=(stated,), node_timeout=5))
+    pod = _pod_template(backend, backend.manifest(_job(platform)))["spec"]
+    assert [entry["tolerationSeconds"] for entry in pod["tolerations"]] == [900, 5], "what is stated goes first"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from vita_train.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_RETRYABLE
-from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain
+from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain, lost
 from vita_train.launch.cluster.state import JobState, Phase
 
 FAILED = JobState(Phase.FAILED, "PyTorchJobFailed", "PyTorchJob failed because 1 Worker replica(s) failed.")
@@ -120,3 +121,17 @@ def test_waiting_is_explained_by_the_pod_or_the_newest_event() -> None:
 ])
 def test_events_tell_user_errors_from_the_clusters(event: str, message: str, reason: Reason) -> None:
     assert explain(FAILED, [], [{"reason": event, "message": message}]).reason == reason
+
+
+def test_a_pod_that_outlives_its_grace_has_lost_its_node() -> None:
+    def pod(stamp: str | None) -> dict[str, Any]:
+        return {"metadata": {"name": "p", **({"deletionTimestamp": stamp} if stamp else {})},
+                "spec": {"nodeName": "node-7"}}
+
+    due = 1_800_000_000.0
+    stamp = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert lost([pod(None), pod(stamp)], due + 10) is None, "a node may be a little late"
+    failure = lost([pod(None), pod(stamp)], due + 60)
+    assert failure is not None
+    assert (failure.reason, failure.where) == (Reason.INFRA, "p")
+    assert "node-7" in failure.what
