@@ -12,13 +12,11 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from vita_train import __version__
-from vita_train.errors import UserError, VitaError
+from vita_train.checks import Check, check
+from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.manifest import digest_of
 from vita_train.recipe.check import check_recipe
@@ -39,15 +37,6 @@ _PATIENCE = 10.0
 _LEAST_FREE = 2 * _GIB
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the preflight."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
 def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> list[Check]:
     """Return the outcome of every check, in order. A check that fails does not keep the others from being made."""
     chosen = selection or Selection()
@@ -62,38 +51,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
         ("memory and disk", lambda: _resources(recipe, run, parameters)),
         ("ports", _ports),
     ]
-    return [_check(name, check) for name, check in checks]
-
-
-def show_checks(checks: list[Check], console: Console, *, always: bool = False) -> None:
-    """Print the checks, numbered, with a tick or a cross each.
-
-    Args:
-        checks: what to print.
-        console: where to.
-        always: print also when every check passed; otherwise one line says so.
-
-    Raises:
-        UserError: a check failed; the run would fail as well.
-    """
-    failed = [check for check in checks if not check.ok]
-    if failed or always:
-        for number, check in enumerate(checks, 1):
-            mark, style = ("✓", "green") if check.ok else ("✗", "bold red")
-            console.print(f"{number}. [{style}]{mark}[/] {check.name}: ", end="", highlight=False)
-            console.print(check.detail, markup=False, highlight=False, soft_wrap=True)
-    else:
-        console.print(f"preflight: {len(checks)} checks passed", highlight=False)
-    if failed:
-        raise UserError(f"preflight refused: {', '.join(check.name for check in failed)}",
-                        remedy="mend what is marked above, then run the same command again")
-
-
-def _check(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, check())
-    except VitaError as error:
-        return Check(name, False, str(error))
+    return [check(name, work) for name, work in checks]
 
 
 def _recipe(recipe: Recipe, selection: Selection) -> str:

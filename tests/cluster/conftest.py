@@ -39,7 +39,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 @pytest.fixture(scope="session")
 def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
     """A node that runs pods as processes."""
-    kubelet = Kubelet(control_plane.api, "node-a", tmp_path_factory.mktemp("node-a"))
+    kubelet = Kubelet(control_plane.api, "node-a", tmp_path_factory.mktemp("node-a"),
+                      kubeconfig_of=control_plane.kubeconfig_of)
     try:
         yield kubelet
     finally:

@@ -110,6 +110,12 @@ class ControlPlane:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": namespace}}]}))
         return path
 
+    def kubeconfig_of(self, namespace: str, account: str) -> Path:
+        """Write a kubeconfig of a service account and return its path."""
+        token = client.CoreV1Api(self.api).create_namespaced_service_account_token(
+            account, namespace, {"spec": {}}).status.token
+        return self.write_kubeconfig(f"{namespace}-{account}", token, namespace)
+
     def apply_crd(self, definition: dict[str, Any]) -> None:
         """Create a resource definition; wait until it is served."""
         api = client.ApiextensionsV1Api(self.api)

@@ -3,14 +3,15 @@
 What is real: commands, environment, exit codes, signals and their grace, restart policies, memory limits (the process
 group is killed when it exceeds them), secrets, termination messages, logs through the API server. What is not: images
 (one whose name contains ``missing`` cannot be pulled; any other is this machine), mounts (a variable whose value lies
-below a mount's path is pointed to a folder), names of pods (they become 127.0.0.1), and the port of a job's master,
-which is made unique on this machine.
+below a mount's path is pointed to a folder; our ConfigMap and a service account's token are named by variables),
+names of pods (they become 127.0.0.1), and the port of a job's master, which is made unique on this machine.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,10 +29,12 @@ class Kubelet:
         name: the node's name.
         folder: where pods keep their files.
         gpus: fake GPUs the node offers.
+        kubeconfig_of: gives a kubeconfig of a service account, by namespace and name.
     """
 
-    def __init__(self, api: client.ApiClient, name: str, folder: Path, *, gpus: int = 0) -> None:
-        self.name, self.folder = name, folder
+    def __init__(self, api: client.ApiClient, name: str, folder: Path, *, gpus: int = 0,
+                 kubeconfig_of: Callable[[str, str], Path] | None = None) -> None:
+        self.name, self.folder, self.kubeconfig_of = name, folder, kubeconfig_of
         self.core = client.CoreV1Api(api)
         self.leases = client.CoordinationV1Api(api)
         self.api = api

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ import psutil
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from pod_logs import LogFile
+
+from vita_train.launch.cluster.api import POD_NAMESPACE
+from vita_train.recipe.platform import FOLDER, PLATFORM
 
 Object = dict[str, Any]
 _JOB = "training.kubeflow.org/job-name"
@@ -31,6 +35,7 @@ class Node(Protocol):
     folder: Path
     core: client.CoreV1Api
     stopped: threading.Event
+    kubeconfig_of: Callable[[str, str], Path] | None
 
     def force_delete(self, namespace: str, name: str) -> None:
         """Tell the API that a pod that was to be deleted has ended."""
@@ -121,7 +126,8 @@ class PodProcess:
         self.log = LogFile(self.folder / f"{container['name']}-{self.restarts}.log")
         self._oom = False
         command = [*container.get("command", ()), *container.get("args", ())]
-        command[0] = sys.executable if command[0] == "python" else command[0]
+        command[0] = {"python": sys.executable, "vita-train": str(Path(sys.executable).with_name("vita-train"))}.get(
+            command[0], command[0])
         self.process = subprocess.Popen(command, env={**env, "VITA_TRAIN_TERMINATION_LOG": str(words)},
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         start_new_session=True, cwd=self.folder)
@@ -172,7 +178,24 @@ class PodProcess:
             env[entry["name"]] = self._translated(entry["name"], value, mounts)
         for folder in mounts.values():
             folder.mkdir(exist_ok=True)
-        return env
+        return {**env, **self._identity(), **self._platform(mounts)}
+
+    def _identity(self) -> dict[str, str]:
+        account, get = self.spec.get("serviceAccountName", ""), self.node.kubeconfig_of
+        if get is None or account in ("", "default") or self.spec.get("automountServiceAccountToken") is False:
+            return {}
+        return {"KUBECONFIG": str(get(self.namespace, account)), POD_NAMESPACE: self.namespace}
+
+    def _platform(self, mounts: dict[str, Path]) -> dict[str, str]:
+        volumes = {one["name"]: one["configMap"]["name"] for one in self.spec.get("volumes") or ()
+                   if "configMap" in one}
+        folder = mounts.get(str(FOLDER))
+        if folder is None or folder.name not in volumes:
+            return {}
+        found = self.node.core.read_namespaced_config_map(volumes[folder.name], self.namespace)
+        for name, text in found.data.items():
+            (folder / name).write_text(text)
+        return {PLATFORM: str(folder / "platform.yaml")}
 
     def _translated(self, name: str, value: str, mounts: dict[str, Path]) -> str:
         job = self.labels.get(_JOB, "")

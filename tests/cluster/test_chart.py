@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
 from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
-from conftest import until
+from conftest import jobs_of, until
 from control_plane import ControlPlane, stand_in
 from definitions import trainer_definition
 from kubernetes import client
+from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from vita_train.launch.cluster.rights import JOB_VERBS, NEEDED
 from vita_train.launch.cluster.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform
 
@@ -25,12 +28,8 @@ from vita_train.recipe.platform import Platform
 OTHERS = [stand_in("kueue.x-k8s.io", "v1beta2", "LocalQueue"), stand_in("monitoring.coreos.com", "v1", "PodMonitor"),
           stand_in("monitoring.coreos.com", "v1", "PrometheusRule")]
 
-_JOB_VERBS = {"create", "get", "list", "watch", "delete"}
-#: What the launcher does: (group, resource) to verbs.
-NEEDED: dict[tuple[str, str], set[str]] = {
-    ("kubeflow.org", "pytorchjobs"): _JOB_VERBS, ("trainer.kubeflow.org", "trainjobs"): _JOB_VERBS,
-    ("", "pods"): {"get", "list", "watch"}, ("", "pods/log"): {"get"}, ("", "events"): {"list"},
-    ("argoproj.io", "workflows"): {"get"}}
+#: (group, resource) to verbs.
+ALLOWED = {("kubeflow.org", "pytorchjobs"): JOB_VERBS, ("trainer.kubeflow.org", "trainjobs"): JOB_VERBS, **NEEDED}
 DENIED = [
     ("get", "", "secrets"), ("list", "", "secrets"), ("create", "", "secrets"), ("create", "", "pods"),
     ("delete", "", "pods"), ("patch", "", "pods"), ("create", "", "pods/exec"), ("get", "", "pods/exec"),
@@ -130,8 +129,8 @@ def test_the_accounts_may_do_what_they_must_and_no_more(control_plane: ControlPl
                "launcher.extraSubjects[0].kind=ServiceAccount,launcher.extraSubjects[0].name=pipeline-runner")
     role = client.RbacAuthorizationV1Api(control_plane.api).read_namespaced_role("vita-launcher", namespace)
     stated = {(rule.api_groups[0], rule.resources[0]): set(rule.verbs) for rule in role.rules}
-    assert stated == NEEDED
-    every = [(verb, group, resource) for (group, resource), verbs in NEEDED.items() for verb in verbs]
+    assert stated == ALLOWED
+    every = [(verb, group, resource) for (group, resource), verbs in ALLOWED.items() for verb in verbs]
     trainer = (namespace, "vita-trainer")
     for name in ("vita-launcher", "pipeline-runner"):
         account = (namespace, name)
@@ -148,10 +147,8 @@ def test_the_accounts_may_do_what_they_must_and_no_more(control_plane: ControlPl
 
 def _as_launcher(control_plane: ControlPlane, namespace: str) -> Cluster:
     """The API, as the chart's service account sees it."""
-    token = client.CoreV1Api(control_plane.api).create_namespaced_service_account_token(
-        "vita-launcher", namespace, {"spec": {}}).status.token
-    control_plane.write_kubeconfig("launcher", token, namespace)
-    return Cluster(client.ApiClient(control_plane.settings("launcher")), outage=20)
+    control_plane.kubeconfig_of(namespace, "vita-launcher")
+    return Cluster(client.ApiClient(control_plane.settings(f"{namespace}-vita-launcher")), outage=20)
 
 
 @pytest.mark.usefixtures("node")
@@ -166,14 +163,39 @@ def test_a_job_runs_as_the_launchers_account(control_plane: ControlPlane, namesp
     assert "trained" in lines
 
 
-@pytest.mark.usefixtures("node")
-def test_a_launcher_that_may_not_read_logs_says_so_once(control_plane: ControlPlane, namespace: str, tmp_path: Path
-                                                        ) -> None:
-    platform = _installed(control_plane, namespace, tmp_path)
+def _without_logs(control_plane: ControlPlane, namespace: str) -> None:
+    """Take the right to read logs from the launcher."""
     roles = client.RbacAuthorizationV1Api(control_plane.api)
     role = roles.read_namespaced_role("vita-launcher", namespace)
     role.rules = [rule for rule in role.rules if "pods/log" not in rule.resources]
     roles.replace_namespaced_role("vita-launcher", namespace, role)
+
+
+@pytest.mark.usefixtures("node")
+def test_helm_test_tries_what_jobs_need(control_plane: ControlPlane, namespace: str, s3_server: S3Server,
+                                        s3_credentials: None, tmp_path: Path) -> None:
+    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket=namespace)
+    _installed(control_plane, namespace, tmp_path, "--set",
+               f"images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},s3.endpoint={s3_server.endpoint},"
+               f"s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}")
+    test = ("test", "one", "--namespace", namespace, "--kubeconfig", control_plane.kubeconfig, "--timeout", "100s",
+            "--logs")
+    printed = helm(*test).stdout
+    for name in ("image", "kind of job", "rights", "job accepted", f"store s3://{namespace}/runs", "job run"):
+        assert f"✓ {name}: " in printed, printed
+    assert "trainer 0" in printed, "what the small job said"
+    assert jobs_of(control_plane, namespace) == []
+    _without_logs(control_plane, namespace)
+    failed = helm(*test, check=False)
+    assert failed.returncode != 0
+    assert "✗ rights: this account may not get pods/log" in failed.stdout, failed.stdout
+
+
+@pytest.mark.usefixtures("node")
+def test_a_launcher_that_may_not_read_logs_says_so_once(control_plane: ControlPlane, namespace: str, tmp_path: Path
+                                                        ) -> None:
+    platform = _installed(control_plane, namespace, tmp_path)
+    _without_logs(control_plane, namespace)
     lines: list[str] = []
     launcher = Launcher(_as_launcher(control_plane, namespace), PyTorchJobs(),
                         job_of(platform, "import time; time.sleep(5)"), None, restarts=0, out=lines.append)

@@ -57,7 +57,13 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     program, verb, *options = container["command"]
     assert program == "vita-train"
     command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
-    assert command.make_context(verb, options).params == {"is_rehearsal": False, "workflow": 60.0, "over": 3600.0}
+    assert command.make_context(verb, options).params == {
+        "is_rehearsal": False, "workflow": 60.0, "over": 3600.0, "unfinished": 7200.0,
+        "stores": ["s3://omni/runs", "s3://omni/more"]}
+    assert {entry["name"]: entry.get("value") or entry["valueFrom"]["secretKeyRef"]["key"]
+            for entry in container["env"] if entry["name"].startswith("AWS_")} == {
+        "AWS_ENDPOINT_URL_S3": "https://s3.example", "AWS_DEFAULT_REGION": "overridden",
+        "AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
 
 
 def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ ROOT = "s3://cluster/runs"
 SMALL = ("--set", "data.source.scale=0.005", "--set", "data.source.test_size=2")
 SHARDED = ("--set", "launch.nodes=2", "--set", "stages.0.llm.engine.kind=deepspeed",
            "--set", "stages.0.llm.engine.zero=2")
+LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.save_every=5")
 
 
 class Bench:
@@ -48,13 +49,19 @@ class Bench:
 
     def __init__(self, folder: Path, env: dict[str, str], endpoint: str, kubeconfig: Path, namespace: str) -> None:
         self.endpoint, self.namespace = endpoint, namespace
-        platform = {"backend": "pytorchjob", "namespace": namespace, "image": "this-machine",
-                    "pod": {"gpu_resource": "", "cpu": "1", "memory": "4Gi", "shm": "64Mi", "grace": 60,
-                            "secret_env": {name: {"secret": "s3", "key": name} for name in env}}}
-        (folder / "platform.yaml").write_text(yaml.safe_dump(platform))
+        self._platform = {"backend": "pytorchjob", "namespace": namespace, "image": "this-machine",
+                          "pod": {"gpu_resource": "", "cpu": "1", "memory": "4Gi", "shm": "64Mi", "grace": 30,
+                                  "node_timeout": 5,
+                                  "secret_env": {name: {"secret": "s3", "key": name} for name in env}}}
+        self._file = folder / "platform.yaml"
+        self.set()
         self.env = {**os.environ, **env, "KUBECONFIG": str(kubeconfig), "VITA_TRAIN_CACHE": str(folder / "cache"),
-                    "VITA_TRAIN_PLATFORM": str(folder / "platform.yaml")}
+                    "VITA_TRAIN_PLATFORM": str(self._file)}
         self.store: Store = open_store(ROOT, endpoint=endpoint)
+
+    def set(self, **settings: str) -> None:
+        """Change settings of the platform."""
+        self._file.write_text(yaml.safe_dump({**self._platform, **settings}))
 
     def start(self, run: str, *arguments: str) -> subprocess.Popen[str]:
         """Start steps of the smoke recipe; the caller waits."""
@@ -127,31 +134,74 @@ def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench,
     assert jobs_of(control_plane, bench.namespace) == []
 
 
-def test_a_worker_killed_on_its_way_costs_a_restart_and_no_sample(bench: Bench, node: Kubelet,
-                                                                  control_plane: ControlPlane) -> None:
-    longer = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.save_every=5")
-    bench.run("broken", "--until", "prepare")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """What the longer stage comes to on this machine alone."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([sys.executable, "-m", "vita_train.cli.main", "run", "smoke", "--until", "0.llm", "--set",
+                    f"storage.root={root}", *SMALL, *LONGER], check=True, capture_output=True)
+    manifest = read_final(open_store(str(root)), "smoke/0.llm")
+    assert manifest is not None
+    return manifest
 
-    def saved() -> bool:
-        return any("/committed/" in key for key in bench.store.list("broken/0.llm/"))
+
+def _assert_went_on(bench: Bench, run: str, undisturbed: Manifest, printed: str) -> None:
+    """The stage was started again and trained on the same samples to the same loss as if nothing had happened."""
+    manifest = bench.final(run, "0.llm")
+    assert manifest is not None, printed
+    assert manifest.lineage["world"] == 2
+    assert manifest.lineage["restarts"] >= 1, printed
+    assert _samples(manifest) == _samples(undisturbed)
+    assert manifest.lineage["loss"] == pytest.approx(undisturbed.lineage["loss"], rel=1e-3)
+
+
+def _has_saved(bench: Bench, run: str) -> bool:
+    return any("/committed/" in key for key in bench.store.list(f"{run}/0.llm/"))
+
+
+@pytest.mark.parametrize(("policy", "pod"), [
+    ("Never", "worker-0"), ("Never", "master-0"), ("OnFailure", "worker-0"), ("ExitCode", "worker-0")])
+def test_a_pod_killed_on_its_way_costs_a_restart_and_no_sample(
+        bench: Bench, node: Kubelet, control_plane: ControlPlane, undisturbed: Manifest, policy: str, pod: str) -> None:
+    bench.set(restart_policy=policy)
+    bench.run("broken", "--until", "prepare")
 
     def kill() -> None:
         [job] = jobs_of(control_plane, bench.namespace)
-        node.kill_pod(f"{job['metadata']['name']}-worker-0", signal.SIGKILL)
+        node.kill_pod(f"{job['metadata']['name']}-{pod}", signal.SIGKILL)
 
-    killer = _when(saved, kill)
-    printed = bench.run("broken", "--only", "0.llm", *SHARDED, *longer)
+    killer = _when(lambda: _has_saved(bench, "broken"), kill)
+    printed = bench.run("broken", "--only", "0.llm", *SHARDED, *LONGER)
     killer.join()
-    manifest = bench.final("broken", "0.llm")
-    assert manifest is not None
-    assert manifest.lineage["samples"]["steps"] == 40
-    assert manifest.lineage["restarts"] >= 1, printed
-    bench.run("whole-again", "--until", "prepare")
-    bench.run("whole-again", "--only", "0.llm", *SHARDED, *longer)
-    undisturbed = bench.final("whole-again", "0.llm")
-    assert _samples(undisturbed) == _samples(manifest)
-    assert undisturbed is not None
-    assert manifest.lineage["loss"] == pytest.approx(undisturbed.lineage["loss"], rel=1e-3)
+    _assert_went_on(bench, "broken", undisturbed, printed)
+    assert jobs_of(control_plane, bench.namespace) == []
+
+
+def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, control_plane: ControlPlane,
+                                                undisturbed: Manifest, tmp_path_factory: pytest.TempPathFactory
+                                                ) -> None:
+    core = client.CoreV1Api(control_plane.api)
+    bench.run("lost", "--until", "prepare")
+    core.patch_node(node.name, {"spec": {"unschedulable": True}})
+    other = Kubelet(control_plane.api, "node-b", tmp_path_factory.mktemp("node-b"))
+
+    def lose() -> None:
+        core.patch_node(node.name, {"spec": {"unschedulable": False}})
+        other.stop()
+
+    loser = _when(lambda: _has_saved(bench, "lost"), lose)
+    try:
+        printed = bench.run("lost", "--only", "0.llm", *SHARDED, *LONGER)
+        loser.join()
+        _assert_went_on(bench, "lost", undisturbed, printed)
+        assert "node node-b does not answer" in printed, printed
+        [left] = jobs_of(control_plane, bench.namespace)
+        assert left["metadata"]["deletionTimestamp"], "it goes once its node is gone for good"
+    finally:
+        other.stop()
+        core.patch_node(node.name, {"spec": {"unschedulable": False}})
+        core.delete_node(other.name)
+    until(lambda: not jobs_of(control_plane, bench.namespace), seconds=180)
 
 
 def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Kubelet, control_plane: ControlPlane

@@ -1,4 +1,4 @@
-"""``vita-train janitor``: what the chart's CronJob runs in a namespace of training jobs."""
+"""``vita-train check-cluster`` and ``janitor``: what the chart's tests and its CronJob run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,28 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
+    app.command("check-cluster")(check_cluster)
     app.command("janitor")(janitor)
+
+
+def check_cluster(
+    stores: Annotated[list[str] | None, typer.Option(
+        "--store", metavar="URI", help="Try to commit below it, such as s3://bucket/runs.")] = None,
+    is_trial: Annotated[bool, typer.Option("--run-job", help="Also run a small job to its end.")] = False,
+) -> None:
+    """Check that training jobs can run in this namespace: settings, rights, kind of job, stores."""
+    from rich.console import Console
+
+    from vita_train.checks import show_checks
+    from vita_train.launch.cluster import checks
+    from vita_train.launch.cluster.api import Cluster
+    from vita_train.recipe.platform import needed_platform
+
+    platform = needed_platform("the cluster is to be checked", "check-cluster")
+    cluster = Cluster.connect(outage=platform.times.outage)
+    show_checks(checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo), Console(),
+                what="check-cluster", always=True)
 
 
 def janitor(
@@ -18,19 +38,28 @@ def janitor(
         min=0, help="Seconds after the end of its Workflow until a job is deleted.")] = 600.0,
     over: Annotated[float, typer.Option(
         min=0, help="Seconds after its own end until a job is deleted, with its logs.")] = 86400.0,
+    stores: Annotated[list[str] | None, typer.Option(
+        "--store", metavar="URI", help="Remove unfinished uploads below it, such as s3://bucket/runs.")] = None,
+    unfinished: Annotated[float, typer.Option(
+        min=3600, help="Seconds until an upload that began counts as left by a writer that died.")] = 604800.0,
 ) -> None:
-    """Delete training jobs that no launcher waits for any more."""
-    from vita_train.errors import UserError
+    """Delete training jobs that no launcher waits for any more, and uploads that nobody will finish."""
+    from datetime import timedelta
+
     from vita_train.launch.cluster.api import Cluster, own_namespace
     from vita_train.launch.cluster.backend import served_backends
     from vita_train.launch.cluster.janitor import Patience, tidy
-    from vita_train.recipe.platform import PLATFORM, load_platform
+    from vita_train.recipe.platform import needed_platform
+    from vita_train.storage.store import open_store
 
-    platform = load_platform()
-    if platform is None:
-        raise UserError("nothing says what the cluster is like", where="janitor",
-                        remedy=f"run it where the chart's ConfigMap is mounted, or let {PLATFORM} name its file")
+    platform = needed_platform("the janitor looks for jobs", "janitor")
     cluster = Cluster.connect(outage=platform.times.outage)
     number = tidy(cluster, served_backends(cluster.served()), platform.namespace or own_namespace(), own_namespace(),
                   Patience(workflow, over), out=typer.echo, is_rehearsal=is_rehearsal)
-    typer.echo(f"{number} jobs {'would be deleted' if is_rehearsal else 'deleted'}")
+    done = "would be deleted" if is_rehearsal else "deleted"
+    typer.echo(f"{number} jobs {done}")
+    for uri in stores or ():
+        swept = open_store(uri).sweep(older_than=timedelta(seconds=unfinished), is_rehearsal=is_rehearsal)
+        for key in swept:
+            typer.echo(f"{uri}/{key}: an upload that was never finished; {done}")
+        typer.echo(f"{uri}: {len(swept)} unfinished uploads {done}")

@@ -22,7 +22,7 @@ from vita_train.errors import EXIT_FAILED, UserError, VitaError
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
 COMMANDS: tuple[str, ...] = ("recipe", "plan", "data", "run", "stage", "evaluate", "export", "report", "chat",
-                             "pipelines", "janitor")
+                             "pipelines", "cluster")
 
 #: Faults of the machine that the reader can mend: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {

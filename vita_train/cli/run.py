@@ -34,9 +34,10 @@ def run(
     """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
     from rich.console import Console
 
+    from vita_train.checks import show_checks
     from vita_train.local.ending import show_ending
     from vita_train.local.run import run_pipeline
-    from vita_train.preflight import check_all, show_checks
+    from vita_train.preflight import check_all
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
     from vita_train.storage.run_paths import run_name
@@ -81,7 +82,8 @@ def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
     """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
     from rich.console import Console
 
-    from vita_train.preflight import check_all, show_checks
+    from vita_train.checks import show_checks
+    from vita_train.preflight import check_all
     from vita_train.recipe.load import load_recipe
     from vita_train.storage.run_paths import run_name
 

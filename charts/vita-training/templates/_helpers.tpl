@@ -96,6 +96,18 @@ securityContext:
 imagePullPolicy: {{ .Values.platform.image_pull_policy }}
 env:
   - {name: HOME, value: /tmp}
+  {{- /* The object store's, as the training pods get them. */}}
+  {{- $pod := (include "vita-training.platform" . | fromYaml).pod }}
+  {{- range $name, $value := $pod.env }}
+  {{- if hasPrefix "AWS_" $name }}
+  - {name: {{ $name }}, value: {{ $value | quote }}}
+  {{- end }}
+  {{- end }}
+  {{- range $name, $source := $pod.secret_env }}
+  {{- if hasPrefix "AWS_" $name }}
+  - {name: {{ $name }}, valueFrom: {secretKeyRef: {name: {{ $source.secret }}, key: {{ $source.key }}}}}
+  {{- end }}
+  {{- end }}
 resources:
   requests: {cpu: 50m, memory: 128Mi}
   limits: {memory: 512Mi}

@@ -79,15 +79,30 @@ class Cluster:
         groups = self._json("GET", "/apis")["groups"]
         return {version["groupVersion"] for group in groups for version in group["versions"]}
 
-    def create(self, resource: Resource, manifest: Mapping[str, Any]) -> Object:
+    def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Ask whether this account may do something; ``resource`` may have a part, as in ``pods/log``."""
+        name, _, part = resource.partition("/")
+        wanted = {"verb": verb, "group": group, "resource": name, "subresource": part, "namespace": namespace}
+        answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body={
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted}})
+        return bool(answer["status"]["allowed"])
+
+    def create(self, resource: Resource, manifest: Mapping[str, Any], *, is_rehearsal: bool = False) -> Object:
         """Create a job; unknown fields are errors, not dropped.
+
+        Args:
+            resource: kind.
+            manifest: the object.
+            is_rehearsal: the API server makes all of its checks and keeps nothing.
 
         Raises:
             ConflictError: there is one of this name.
             UserError: the API server refuses the object; its message.
         """
         path = _path(resource, manifest["metadata"]["namespace"])
-        return self._json("POST", path, query={"fieldValidation": "Strict"}, body=manifest)
+        rehearsal = {"dryRun": "All"} if is_rehearsal else {}
+        return self._json("POST", path, query={"fieldValidation": "Strict", **rehearsal}, body=manifest)
 
     def read(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object, or None if there is none."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.backend import JobBackend
 from vita_train.launch.cluster.job import MANAGED_BY, WORKFLOW, Object
+from vita_train.launch.cluster.state import seconds
 from vita_train.launch.cluster.workflow import WORKFLOWS, is_going_on
 
 Say = Callable[[str], None]
@@ -77,9 +77,9 @@ def _why(cluster: Cluster, backend: JobBackend, job: Object, workflows: str, pat
     workflow = cluster.read(WORKFLOWS, workflows, name)
     if workflow is None:
         # It may have been deleted this moment; a job younger than that waits for the next time.
-        old = now - _seconds(job["metadata"]["creationTimestamp"]) > patience.workflow
+        old = now - seconds(job["metadata"]["creationTimestamp"]) > patience.workflow
         return f"its Workflow {name} is gone" if old else ""
-    if is_going_on(workflow) or now - _seconds((workflow.get("status") or {}).get("finishedAt")) <= patience.workflow:
+    if is_going_on(workflow) or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= patience.workflow:
         return ""
     return f"its Workflow {name} is over"
 
@@ -87,9 +87,4 @@ def _why(cluster: Cluster, backend: JobBackend, job: Object, workflows: str, pat
 def _ended(job: Mapping[str, Any]) -> float:
     """Return when a job that is over last changed, in seconds since 1970."""
     conditions = (job.get("status") or {}).get("conditions") or ()
-    return max((_seconds(entry.get("lastTransitionTime")) for entry in conditions), default=0.0)
-
-
-def _seconds(stamp: str | None) -> float:
-    """Return a Kubernetes time stamp in seconds since 1970; 0 for none."""
-    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
+    return max((seconds(entry.get("lastTransitionTime")) for entry in conditions), default=0.0)

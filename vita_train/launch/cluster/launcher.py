@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,11 @@ from vita_train.errors import StoppedError, UserError, VitaError
 from vita_train.launch.cluster.api import Cluster, ConflictError, own_namespace
 from vita_train.launch.cluster.backend import JobBackend, choose
 from vita_train.launch.cluster.clocks import Clocks
-from vita_train.launch.cluster.job import RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
-from vita_train.launch.cluster.logs import LogFollower, last_lines
-from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain
-from vita_train.launch.cluster.state import JobState, Phase
-from vita_train.launch.cluster.view import JobView, restart_count
+from vita_train.launch.cluster.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
+from vita_train.launch.cluster.logs import FirstLog, last_lines
+from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain, lost
+from vita_train.launch.cluster.state import JobState, Phase, seconds
+from vita_train.launch.cluster.view import JobView
 from vita_train.launch.cluster.watch import EVENTS, PODS, Watcher
 from vita_train.launch.cluster.workflow import Workflow, is_cancelled, own_workflow
 from vita_train.launch.process import on_stop
@@ -90,6 +91,7 @@ class Launcher:
         self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
         self._restarts, self._out = restarts, out
         self._clocks = Clocks(job.platform.times)
+        self._name = job.name
         self._uid = ""
         self._used = 0
         self._stops: list[int] = []
@@ -127,27 +129,44 @@ class Launcher:
             time.sleep(1)
 
     def _create_or_adopt(self) -> None:
-        """Create the job, or take up the one of its name if it is the same and not over."""
-        manifest = self._backend.manifest(self._job)
-        manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
+        """Create the job, or take up one of ours that is the same and not over."""
+        turn = 1
         while True:
             self._check_stop()
+            if found := self._at_work():
+                self._job = replace(self._job, name=str(found["metadata"]["name"]))
+                if self._adopt(found):
+                    return
+                continue
+            self._job = replace(self._job, name=f"{self._name}-{turn}" if turn > 1 else self._name)
+            manifest = self._backend.manifest(self._job)
+            manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
             try:
                 self._uid = str(self._cluster.create(self._backend.resource, manifest)["metadata"]["uid"])
                 self._out(f"job {self._job.name}: created in {self._job.namespace}, {self._job.nodes} nodes of "
                           f"{self._job.nproc} ranks")
                 return
-            except ConflictError:
+            except ConflictError:  # on its way out, or another launcher was faster
                 found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
-            if found is not None and self._adopt(found):
-                return
-            time.sleep(_TURN)
+            since = seconds(found["metadata"].get("deletionTimestamp")) if found else 0.0
+            if since and time.time() - since > self._job.pod.grace + _DELETE_WAIT:
+                turn += 1
+                self._out(f"job {self._job.name}: it does not go away, because a node with a pod of it does not "
+                          "answer; leaving it")
+            else:
+                time.sleep(_TURN)
+
+    def _at_work(self) -> Object | None:
+        """Return the job of this name, or of one taken in its place, that is not on its way out."""
+        selector = ",".join(f"{name}={value}" for name, value in self._job.labels.items() if name in OURS)
+        found, _ = self._cluster.objects(self._backend.resource, self._job.namespace, labelSelector=selector)
+        ours = [job for job in found if not job["metadata"].get("deletionTimestamp")
+                and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))]
+        return min(ours, key=lambda job: str(job["metadata"]["name"]), default=None)
 
     def _adopt(self, found: Object) -> bool:
-        """Take up a job that is there already; False when it is on its way out and another attempt must be made."""
+        """Take up a job that is there already; False when it was over, and is replaced."""
         metadata = found["metadata"]
-        if metadata.get("deletionTimestamp"):
-            return False
         self._uid = str(metadata["uid"])
         state = self._backend.state(found)
         if (metadata.get("annotations") or {}).get(SPEC_HASH) == self._job.spec_hash and state.phase != Phase.FAILED:
@@ -170,14 +189,14 @@ class Launcher:
             Watcher(self._cluster, self._backend.resource, namespace, changes, fieldSelector=f"metadata.name={name}"),
             Watcher(self._cluster, PODS, namespace, changes, labelSelector=self._backend.selector(name)),
         ]
-        with _Follower(self._cluster, namespace, self._backend.container, self._out) as log:
+        with FirstLog(self._cluster, namespace, self._backend.container, self._out) as log:
             try:
                 return self._until_over(changes, view, log, restarts_left)
             finally:
                 for watcher in watchers:
                     watcher.stop()
 
-    def _until_over(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: _Follower, restarts_left: int
+    def _until_over(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: FirstLog, restarts_left: int
                     ) -> Failure | None:
         told, looked, hindrance = "", -_EVENTS_EVERY, None
         while True:
@@ -194,6 +213,8 @@ class Launcher:
                 return None
             if state.phase == Phase.FAILED:
                 return self._explained(state, changes, view)
+            if failure := lost(view.present, time.time()):
+                return failure
             if view.restarts > restarts_left:
                 return _for_good(self._explained(state, changes, view), restarts_left)
             if now - looked >= _EVENTS_EVERY:
@@ -244,8 +265,8 @@ class Launcher:
         if not is_cancelled(self._cluster, self._workflow):
             raise StoppedError("only the launcher was stopped; the job goes on", where=self._job.name,
                                remedy="the next launcher of the same step takes it up")
-        found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
-        if found is not None:
+        if found := self._at_work():
+            self._job = replace(self._job, name=str(found["metadata"]["name"]))
             self._uid = str(found["metadata"]["uid"])
             self.delete()
         raise StoppedError("cancelled; the job is deleted", where=self._job.name,
@@ -256,32 +277,3 @@ def _for_good(failure: Failure, restarts: int) -> Failure:
     """Return a failure as one that no further start may follow."""
     reason = Reason.CRASH if failure.reason.retryable else failure.reason
     return replace(failure, reason=reason, what=f"{failure.what} (after {restarts} restarts)")
-
-
-class _Follower:
-    """Follows the log of whichever pod holds rank 0 now."""
-
-    def __init__(self, cluster: Cluster, namespace: str, container: str, out: Say) -> None:
-        self._cluster, self._namespace, self._container, self._out = cluster, namespace, container, out
-        self._uid = ""
-        self._log: LogFollower | None = None
-
-    def __enter__(self) -> _Follower:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._log:
-            self._log.finish()
-
-    def see(self, pod: Object | None) -> None:
-        """Follow this pod from now on, if it is another than before and has begun."""
-        if pod is None or (pod.get("status") or {}).get("phase") in (None, "Pending"):
-            return
-        if pod["metadata"]["uid"] != self._uid:
-            if self._log:
-                self._log.finish()
-            self._uid = str(pod["metadata"]["uid"])
-            self._log = LogFollower(self._cluster, self._namespace, str(pod["metadata"]["name"]), self._container,
-                                    self._out)
-        if self._log:
-            self._log.restarted(restart_count(pod))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from kubernetes.client.exceptions import ApiException
 
 from vita_train.launch.cluster.api import BROKEN, Cluster
+from vita_train.launch.cluster.job import Object
+from vita_train.launch.cluster.view import restart_count
 
 _PAUSE = 2.0
 
@@ -79,3 +81,33 @@ def last_lines(cluster: Cluster, namespace: str, pod: str, container: str, lines
     except BROKEN:
         return ""
     return "\n".join(f"  | {line}" for line in found)
+
+
+class FirstLog:
+    """Follows the log of whichever pod holds rank 0 now."""
+
+    def __init__(self, cluster: Cluster, namespace: str, container: str, out: Callable[[str], None]
+                 ) -> None:
+        self._cluster, self._namespace, self._container, self._out = cluster, namespace, container, out
+        self._uid = ""
+        self._log: LogFollower | None = None
+
+    def __enter__(self) -> FirstLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log:
+            self._log.finish()
+
+    def see(self, pod: Object | None) -> None:
+        """Follow this pod from now on, if it is another than before and has begun."""
+        if pod is None or (pod.get("status") or {}).get("phase") in (None, "Pending"):
+            return
+        if pod["metadata"]["uid"] != self._uid:
+            if self._log:
+                self._log.finish()
+            self._uid = str(pod["metadata"]["uid"])
+            self._log = LogFollower(self._cluster, self._namespace, str(pod["metadata"]["name"]), self._container,
+                                    self._out)
+        if self._log:
+            self._log.restarted(restart_count(pod))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vita_train.launch.cluster.job import CACHE, SCRATCH, SHM, Object, TrainingJob
+from vita_train.recipe.pod import PodSettings
 
 
 def environment(job: TrainingJob) -> list[Object]:
@@ -56,9 +57,17 @@ def placement(job: TrainingJob) -> Object:
     fields = {
         "serviceAccountName": pod.service_account,
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
-        "nodeSelector": pod.node_selector, "tolerations": list(pod.tolerations), "affinity": pod.affinity,
+        "nodeSelector": pod.node_selector, "tolerations": _tolerations(pod), "affinity": pod.affinity,
     }
     return {"terminationGracePeriodSeconds": pod.grace, **{name: value for name, value in fields.items() if value}}
+
+
+def _tolerations(pod: PodSettings) -> list[Object]:
+    """Return the tolerations; what the settings say of a node's state goes before ours."""
+    stated = {entry.get("key") for entry in pod.tolerations}
+    states = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+    return [*pod.tolerations, *({"key": state, "operator": "Exists", "effect": "NoExecute",
+                                 "tolerationSeconds": pod.node_timeout} for state in states if state not in stated)]
 
 
 def pod_template(job: TrainingJob, container: str) -> Object:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from vita_train.errors import EXIT_REFUSED, EXIT_RETRYABLE, EXIT_STOPPED, PeerLostError, UserError, VitaError
-from vita_train.launch.cluster.state import JobState
+from vita_train.launch.cluster.state import JobState, seconds
 
 Object = Mapping[str, Any]
 
@@ -55,6 +55,8 @@ _WARNINGS = ("FailedScheduling", "FailedCreate", "TrainJobResourcesCreationFaile
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _NCCL = re.compile(r"\bNCCL\b|ncclInternalError|ncclSystemError|ProcessGroupNCCL")
 _SIGKILL = 137
+#: Seconds a node may be late to say that a pod has ended.
+_SILENCE = 30.0
 _REMEDIES = {
     Reason.OOM: "lower batch.rows or batch.row_tokens and raise batch.accumulate, or ask for more with pod.memory",
     Reason.CRASH: "the traceback is in the pod's log",
@@ -120,6 +122,22 @@ def blocked(pods: Sequence[Object], events: Iterable[Object] = ()) -> Failure | 
             if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
                 return Failure(Reason.UNSCHEDULABLE, str(condition.get("message") or "no node has room"), _name(pod))
     return _warning(events)
+
+
+def lost(pods: Sequence[Object], now: float) -> Failure | None:
+    """Return the failure of a job with a pod that should have ended by now, which only its node can say; else None.
+
+    Args:
+        pods: that are there now.
+        now: seconds since 1970.
+    """
+    for pod in pods:
+        stamp = pod["metadata"].get("deletionTimestamp")  # when it has to be gone, its grace included
+        if stamp and now - seconds(stamp) > _SILENCE:
+            node = (pod.get("spec") or {}).get("nodeName")
+            return Failure(Reason.INFRA, f"node {node} does not answer, and its pod cannot be ended", _name(pod),
+                           "see to the node; once its Node object is gone, so are the job and the pod")
+    return None
 
 
 def pod_failures(pod: Object) -> list[Failure]:

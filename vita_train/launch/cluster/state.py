@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -44,3 +45,8 @@ def condition(job: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
 def said(phase: Phase, entry: Mapping[str, Any] | None) -> JobState:
     """Return a state with what a condition says about it."""
     return JobState(phase, str((entry or {}).get("reason") or ""), str((entry or {}).get("message") or ""))
+
+
+def seconds(stamp: str | None) -> float:
+    """Return a Kubernetes time stamp in seconds since 1970; 0 for none."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
