@@ -19,8 +19,9 @@ SCRATCH = "/tmp"
 _STEPS = ("kfp.dsl.executor_main", "vita_train.cli.main", "vita_train.steps", "vita_train.storage.s3")
 #: What each image has to be able to import.
 MODULES: dict[str, tuple[str, ...]] = {
-    "launcher": (*_STEPS, "kfp.compiler", "kfp.kubernetes", "vita_train.launch.cluster.checks", "vita_train.launch.cluster.janitor",
-                 "vita_train.launch.cluster.launcher", "vita_train.launch.cluster.task"),
+    "launcher": (*_STEPS, "kfp.compiler", "kfp.kubernetes", "vita_train.launch.cluster.checks",
+                 "vita_train.launch.cluster.janitor", "vita_train.launch.cluster.launcher",
+                 "vita_train.launch.cluster.task"),
     "data": (*_STEPS, "transformers", "vita_train.data.media.audio", "vita_train.data.media.image",
              "vita_train.data.media.video", "vita_train.data.prepare", "vita_train.data.sources"),
     "trainer": (*_STEPS, "deepspeed", "vita_train.evaluation.run", "vita_train.launch.node",
