@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane, missing
+from control_plane import ControlPlane, missing, stand_in
 from kubelet import Kubelet
 from kubernetes import client
 
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from vita_train.launch.cluster.workflow import WORKFLOWS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +59,20 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> st
 def cluster(control_plane: ControlPlane) -> Cluster:
     """The launcher's own view of the API."""
     return Cluster(control_plane.api, outage=60)
+
+
+@pytest.fixture(scope="module")
+def workflows(control_plane: ControlPlane) -> Iterator[None]:
+    """The API serves Workflows."""
+    with control_plane.serving(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
+        yield
+
+
+def make_workflow(control_plane: ControlPlane, namespace: str, name: str, **status: str) -> None:
+    """Create a Workflow, as Kubeflow Pipelines would."""
+    client.CustomObjectsApi(control_plane.api).create_namespaced_custom_object(
+        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural,
+        {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "metadata": {"name": name}, "status": status})
 
 
 def until(is_done: Callable[[], object], *, seconds: float = 60) -> None:

@@ -9,7 +9,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,21 @@ class ControlPlane:
             return any(one.type == "Established" and one.status == "True" for one in conditions)
 
         self._until(is_served, name)
+
+    @contextmanager
+    def serving(self, *definitions: dict[str, Any]) -> Iterator[None]:
+        """Serve further kinds for a while; tests go by what is served."""
+        api = client.ApiextensionsV1Api(self.api)
+        names = {str(one["metadata"]["name"]) for one in definitions}
+        for definition in definitions:
+            self.apply_crd(definition)
+        try:
+            yield
+        finally:
+            for name in names:
+                api.delete_custom_resource_definition(name)
+            self._until(lambda: not names & {one.metadata.name for one in
+                                             api.list_custom_resource_definition().items}, f"the end of {names}")
 
     def namespace(self, name: str) -> str:
         """Create a namespace, and wait for its default service account."""

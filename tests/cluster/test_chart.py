@@ -47,14 +47,9 @@ DENIED = [
 
 @pytest.fixture(scope="module")
 def apis(control_plane: ControlPlane) -> Iterator[None]:
-    """Trainer's published definitions and stand-ins for others'; gone afterwards, as tests go by what is served."""
-    every = [trainer_definition("trainjobs"), trainer_definition("trainingruntimes"), *OTHERS]
-    for definition in every:
-        control_plane.apply_crd(definition)
-    yield
-    api = client.ApiextensionsV1Api(control_plane.api)
-    for definition in every:
-        api.delete_custom_resource_definition(definition["metadata"]["name"])
+    """Trainer's published definitions and stand-ins for others'."""
+    with control_plane.serving(trainer_definition("trainjobs"), trainer_definition("trainingruntimes"), *OTHERS):
+        yield
 
 
 def _contents(control_plane: ControlPlane, namespace: str) -> set[tuple[str, str]]:

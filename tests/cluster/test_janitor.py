@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from conftest import jobs_of, until
-from control_plane import ControlPlane, stand_in
-from kubernetes import client
+from conftest import jobs_of, make_workflow, until
+from control_plane import ControlPlane
 
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.janitor import Patience, tidy
 from vita_train.launch.cluster.job import TrainingJob
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
-from vita_train.launch.cluster.workflow import WORKFLOWS
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 
 JOBS = PyTorchJobs()
 NOW = Patience(workflow=0, over=0)
-
-
-@pytest.fixture(scope="module")
-def workflows(control_plane: ControlPlane) -> client.CustomObjectsApi:
-    """The API serves Workflows from here on."""
-    control_plane.apply_crd(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind))
-    return client.CustomObjectsApi(control_plane.api)
-
-
-def _workflow(workflows: client.CustomObjectsApi, namespace: str, name: str, **status: str) -> None:
-    body = {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "metadata": {"name": name}, "status": status}
-    workflows.create_namespaced_custom_object(WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural, body)
 
 
 def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str = "") -> None:
@@ -48,14 +33,13 @@ def _tidy(cluster: Cluster, namespace: str, patience: Patience, *, is_rehearsal:
     return lines
 
 
-@pytest.mark.usefixtures("node")
-def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, workflows: client.CustomObjectsApi,
-                                  control_plane: ControlPlane, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("node", "workflows")
+def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, control_plane: ControlPlane) -> None:
     def names() -> list[str]:
         return sorted(str(job["metadata"]["name"]) for job in jobs_of(control_plane, namespace))
 
-    _workflow(workflows, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
-    _workflow(workflows, namespace, "on", phase="Running")
+    make_workflow(control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
+    make_workflow(control_plane, namespace, "on", phase="Running")
     forever = "import time; time.sleep(600)"
     _job(cluster, namespace, "left-by-over", forever, workflow="over")
     _job(cluster, namespace, "left-by-gone", forever, workflow="gone")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import jobs_of, until
+from conftest import jobs_of, make_workflow, until
 from control_plane import ControlPlane
 from kubelet import Kubelet
 from kubernetes import client
@@ -22,6 +22,7 @@ from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.job import TrainingJob, job_name
 from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from vita_train.launch.cluster.workflow import WORKFLOWS, Workflow
 from vita_train.recipe.platform import Platform, TimeSpec
 from vita_train.recipe.pod import PodSettings
 
@@ -39,10 +40,11 @@ def small_job(namespace: str, code: str, *, nodes: int = 2, image: str = "this-m
                        pod=POD.model_copy(update=pod), platform=platform)
 
 
-def launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0) -> list[str]:
-    """Run a job to its end, delete it, and return what was printed."""
+def launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0, workflow: str = "") -> list[str]:
+    """Run a job to its end, as a step of a Workflow if one is named, delete it, and return what was printed."""
     lines: list[str] = []
-    launcher = Launcher(cluster, JOBS, job, None, restarts=restarts, out=lines.append)
+    launcher = Launcher(cluster, JOBS, job, Workflow(job.namespace, workflow, "") if workflow else None,
+                        restarts=restarts, out=lines.append)
     launcher.run()
     launcher.delete(wait=True)
     return lines
@@ -112,13 +114,13 @@ def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
 
 
-def _in_process(control_plane: ControlPlane, job: TrainingJob) -> subprocess.Popen[str]:
+def _in_process(control_plane: ControlPlane, job: TrainingJob, workflow: str = "") -> subprocess.Popen[str]:
     """A launcher of its own for a job, as a process that can be killed."""
     code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
             "from vita_train.errors import VitaError\n"
             f"job = t.small_job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
             "api = kubernetes.config.new_client_from_config()\n"
-            "try: t.launch(t.Cluster(api, outage=60), job)\n"
+            f"try: t.launch(t.Cluster(api, outage=60), job, workflow={workflow!r})\n"
             "except VitaError as error: print(error); sys.exit(error.exit_code)\n")
     env = {**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)}
     return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -159,6 +161,32 @@ def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: Contr
     out = launcher.communicate(timeout=30)[0]
     assert launcher.returncode == StoppedError.exit_code, out
     until(lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace), seconds=40)
+
+
+@pytest.mark.usefixtures("node", "workflows")
+@pytest.mark.parametrize(("change", "survives"), [
+    ({}, True),  # only the launcher's pod was evicted: Kubeflow Pipelines starts the step again
+    ({"activeDeadlineSeconds": 0}, False)])  # how Kubeflow Pipelines terminates a run
+def test_an_evicted_launcher_leaves_its_job_and_a_terminated_run_does_not(
+        namespace: str, control_plane: ControlPlane, tmp_path: Path, change: dict[str, Any], survives: bool) -> None:
+    make_workflow(control_plane, namespace, "run", phase="Running")
+    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
+            "while not (here / 'go').exists(): time.sleep(0.2)")
+    job = small_job(namespace, code, nodes=1)
+    launcher = _in_process(control_plane, job, workflow="run")
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    client.CustomObjectsApi(control_plane.api).patch_namespaced_custom_object(
+        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural, "run", {"spec": change})
+    launcher.send_signal(signal.SIGTERM)
+    out = launcher.communicate(timeout=30)[0]
+    assert launcher.returncode == StoppedError.exit_code, out
+    if not survives:
+        until(lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace), seconds=40)
+        return
+    (tmp_path / "go").touch()
+    lines = launch(Cluster(control_plane.api, outage=60), job, workflow="run")
+    assert any("taken up" in line for line in lines)
+    assert len(list(tmp_path.iterdir())) == 2  # one process, and the word to go
 
 
 def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace: str, control_plane: ControlPlane
