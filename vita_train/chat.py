@@ -5,15 +5,14 @@ Media and prompts go through the same code as in training.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vita_train.data.constants import MARK_NEGATIVE, PLACEHOLDERS, STATE_MARKS
@@ -29,6 +28,10 @@ from vita_train.models.generate import generate_ids, stream_text
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
 from vita_train.recipe.schema import Recipe
+from vita_train.spoken_file import SpokenFile
+
+if TYPE_CHECKING:
+    from vita_train.models.streaming import Speaker
 
 #: Modules that each kind of input or output needs.
 _NEEDS: dict[str, tuple[str, ...]] = {
@@ -73,8 +76,10 @@ class Chat:
         self.conversation = Conversation()
 
     def ask(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
-            video: Path | None = None, max_new_tokens: int = 512) -> Iterator[str]:
+            video: Path | None = None, max_new_tokens: int = 512) -> Generator[str]:
         """Yield the reply to a turn as it is made. The turn joins the conversation when its reply is complete.
+
+        Whoever closes the generator interrupts the reply: what was said by then is the turn.
 
         Raises:
             UserError: a file cannot be used, or the model lacks what the turn needs.
@@ -88,10 +93,31 @@ class Chat:
         reply = ""
         for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
             reply += piece
-            yield piece
+            try:
+                yield piece
+            except GeneratorExit:
+                self._remember(asked, reply, opened)
+                raise
+        self._remember(asked, reply, opened)
+
+    def _remember(self, asked: Conversation, reply: str, opened: list[str]) -> None:
         self.ignored = opened == [MARK_NEGATIVE]
         asked.turns.append(reply or " ")
         self.conversation = asked
+
+    def ask_aloud(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
+                  video: Path | None = None, max_new_tokens: int = 512) -> Generator[str | NDArray[np.float32]]:
+        """Yield a reply as `ask` does, and between its pieces its sound, clause by clause, while it is being written.
+
+        Raises:
+            UserError: as `ask`; or the model cannot speak.
+        """
+        speaker = self._speaker()
+        said = self.ask(text, images=images, audios=audios, video=video, max_new_tokens=max_new_tokens)
+        try:
+            yield from speaker.speak_along(said)
+        finally:
+            said.close()
 
     def speak(self, text: str, path: Path) -> float:
         """Write a text as speech to a WAV file and return its seconds.
@@ -99,26 +125,25 @@ class Chat:
         Raises:
             UserError: the model cannot speak, the text holds nothing to say, or the file cannot be written.
         """
-        from vita_train.models.streaming import speak
+        speaker = self._speaker()
+        with SpokenFile(path, self.sample_rate) as file:
+            for piece in speaker.speak(text):
+                file.write(piece)
+        return file.seconds
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the model's speech."""
+        return self.recipe.model.codec.sample_rate
+
+    def _speaker(self) -> Speaker:
+        from vita_train.models.streaming import Speaker
 
         self._require("speech")
         modules: Any = self.modules
-        rate = self.recipe.model.codec.sample_rate
-        pieces = list(speak(text, encode=lambda words: plain_ids(self.tokenizer, words),
-                            embedding=modules["llm"].get_input_embeddings(), decoder=modules["speech_decoder"],
-                            codec=modules["codec"], generator=torch.Generator(self.device).manual_seed(0)))
-        if not pieces:
-            raise UserError("the reply holds nothing that can be spoken", where=repr(text))
-        wave = np.clip(np.concatenate(pieces), -1.0, 1.0)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            soundfile.write(str(aside), wave, rate, format="WAV", subtype="PCM_16")
-            os.replace(aside, path)
-        except (OSError, soundfile.SoundFileError) as error:
-            aside.unlink(missing_ok=True)
-            raise UserError(f"the sound cannot be written: {error}", where=str(path),
-                            remedy="give the path of a WAV file in a directory that can be written") from error
-        return len(wave) / rate
+        return Speaker(encode=lambda words: plain_ids(self.tokenizer, words),
+                       embedding=modules["llm"].get_input_embeddings(), decoder=modules["speech_decoder"],
+                       codec=modules["codec"], generator=torch.Generator(self.device).manual_seed(0))
 
     @property
     def _marked(self) -> bool:

@@ -102,6 +102,25 @@ def test_speech_is_a_whole_wav_file(chat: Chat, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
 
 
+def test_a_reply_is_spoken_while_it_is_written(chat: Chat) -> None:
+    events = list(chat.ask_aloud("say red now", max_new_tokens=12))
+    reply = "".join(event for event in events if isinstance(event, str))
+    assert chat.conversation.turns == ["say red now", reply or " "]
+    sound = [event for event in events if not isinstance(event, str)]
+    assert all(piece.dtype == np.float32 for piece in sound)
+
+
+def test_an_interrupted_reply_is_what_was_said_by_then(chat: Chat) -> None:
+    said = chat.ask("say red now", max_new_tokens=12)
+    first = [next(said), next(said)]
+    said.close()
+    assert chat.conversation.turns == ["say red now", "".join(first)]
+    again = chat.ask_aloud("and now?", max_new_tokens=12)
+    begun = next(again)
+    again.close()
+    assert chat.conversation.turns[2:] == ["and now?", begun]
+
+
 def broken_jpeg() -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(out, "JPEG")

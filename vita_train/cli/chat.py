@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +32,7 @@ def chat(
     image: Annotated[list[Path] | None, typer.Option(help="Picture, may be repeated.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Recording; alone it is a spoken question.")] = None,
     video: Annotated[Path | None, typer.Option(help="Film.")] = None,
-    speak: Annotated[Path | None, typer.Option(help="Write the reply as speech to this WAV file.")] = None,
+    speak: Annotated[Path | None, typer.Option(help="Speak the reply into this WAV file while it is made.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
 ) -> None:
     """Talk to a trained model. Text streams out as it is made."""
@@ -38,23 +40,41 @@ def chat(
 
     model = open_chat(checkpoint)
     if text.strip() or audio:
-        reply = say(model, text, image or [], [audio] if audio else [], video, max_tokens)
-        if speak:
-            seconds = model.speak(reply, speak)
-            print(f"spoken: {speak}, {seconds:.1f} s", file=sys.stderr)
+        say(model, text, image or [], [audio] if audio else [], video, max_tokens, speak)
     else:
         Session(model, list(image or []), video, speak, max_tokens).run()
 
 
-def say(model: Chat, text: str, images: list[Path], audios: list[Path], video: Path | None, max_tokens: int) -> str:
-    """Print a reply as it is made and return it."""
+def say(model: Chat, text: str, images: list[Path], audios: list[Path], video: Path | None, max_tokens: int,
+        speak: Path | None = None) -> str:
+    """Print a reply as it is made, with ``speak`` write its sound as it is made too, and return the reply.
+
+    Ctrl-C interrupts it: what was said by then stays in the conversation.
+    """
+    from vita_train.spoken_file import SpokenFile
+
+    asked, heard, written = time.monotonic(), 0.0, 0.0
+    ask = model.ask_aloud if speak else model.ask
+    said = ask(text, images=images, audios=audios, video=video, max_new_tokens=max_tokens)
     reply = ""
-    for piece in model.ask(text, images=images, audios=audios, video=video, max_new_tokens=max_tokens):
-        print(piece, end="", flush=True)
-        reply += piece
+    with SpokenFile(speak, model.sample_rate) if speak else nullcontext() as file:
+        try:
+            for piece in said:
+                if isinstance(piece, str):
+                    print(piece, end="", flush=True)
+                    reply, written = reply + piece, time.monotonic() - asked
+                elif file:
+                    heard = heard or time.monotonic() - asked
+                    file.write(piece)
+        except KeyboardInterrupt:
+            said.close()
+            print(" [interrupted]", end="")
     print()
     if model.ignored:
         print("(the model took this as not meant for it)", file=sys.stderr)
+    if file:
+        print(f"spoken: {speak}, {file.seconds:.1f} s; it began after {heard:.1f} s, the text was complete after "
+              f"{written:.1f} s", file=sys.stderr)
     return reply
 
 
@@ -117,7 +137,5 @@ class Session:
 
     def answer(self, text: str) -> None:
         """Put a turn to the model with what was attached to it."""
-        self.reply = say(self.model, text, self.images, self.audios, self.video, self.max_tokens)
+        self.reply = say(self.model, text, self.images, self.audios, self.video, self.max_tokens, self.speak)
         self.images, self.audios, self.video = [], [], None
-        if self.speak:
-            self.model.speak(self.reply, self.speak)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,24 @@ def spoken_text(text: str) -> str:
 
 def clauses(text: str) -> list[str]:
     """Cut spoken text after stops, each part at least five characters long (a short rest joins the last part)."""
+    return _with_words(_cut(text))
+
+
+def completed_clauses(pieces: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each piece of a text that is being written with the clauses that it completed; at last "" and the rest.
+
+    Together these are the clauses of the whole text, each given as soon as nothing that follows can change it.
+    """
+    text, given = "", 0
+    for piece in pieces:
+        text += piece
+        firm = _cut(text)[:-1]  # the last part may still grow
+        yield piece, _with_words(firm[given:])
+        given = len(firm)
+    yield "", _with_words(_cut(text)[given:])
+
+
+def _cut(text: str) -> list[str]:
     parts: list[str] = []
     current = ""
     for piece in re.findall(f"[^{STOPS}]*[{STOPS}]*", spoken_text(text)):
@@ -79,6 +98,10 @@ def clauses(text: str) -> list[str]:
             current = ""
     if current.strip():
         parts[-1:] = [" ".join([*parts[-1:], current.strip()])]
+    return parts
+
+
+def _with_words(parts: list[str]) -> list[str]:
     return [part for part in parts if re.search(r"\w", part)]
 
 
@@ -88,20 +111,45 @@ def speech_ids(text: str, encode: Callable[[str], list[int]]) -> list[int]:
     return encode(" " + " ".join(words)) if words else []
 
 
-def speak(
-    text: str, *, encode: Callable[[str], list[int]], embedding: nn.Embedding, decoder: SpeechDecoder, codec: Codec,
-    top_k: int = 2, temperature: float = 1.0, generator: torch.Generator | None = None,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the sound of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is made.
+@dataclass
+class Speaker:
+    """What it takes to say a text with a trained model.
 
-    Args:
+    Attributes:
         encode: text to ids of the language model's tokenizer, without special tokens.
         embedding: the language model's input embedding.
         decoder, codec: in eval mode, on the device of ``embedding``.
+        top_k, temperature, generator: as `SpeechDecoder.generate` takes them.
     """
-    for clause in clauses(text):
-        ids = speech_ids(clause, encode)
+
+    encode: Callable[[str], list[int]]
+    embedding: nn.Embedding
+    decoder: SpeechDecoder
+    codec: Codec
+    top_k: int = 2
+    temperature: float = 1.0
+    generator: torch.Generator | None = None
+
+    def speak(self, text: str) -> Iterator[NDArray[np.float32]]:
+        """Yield the sound of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is made."""
+        for clause in clauses(text):
+            yield from self._say(clause)
+
+    def speak_along(self, pieces: Iterable[str]) -> Iterator[str | NDArray[np.float32]]:
+        """Yield a text that is being written, piece by piece, and between the pieces the sound of what is complete.
+
+        The sound is that of :meth:`speak` with the whole text; its first part comes with the first complete clause.
+        """
+        for piece, complete in completed_clauses(pieces):
+            if piece:
+                yield piece
+            for clause in complete:
+                yield from self._say(clause)
+
+    def _say(self, clause: str) -> Iterator[NDArray[np.float32]]:
+        ids = speech_ids(clause, self.encode)
         if ids:
-            embeds = embedding(torch.tensor([ids], device=embedding.weight.device)).detach()
-            codes = decoder.generate(embeds, top_k=top_k, temperature=temperature, generator=generator)
-            yield from stream_decode(codec, codes, decoder.voice)
+            embeds = self.embedding(torch.tensor([ids], device=self.embedding.weight.device)).detach()
+            codes = self.decoder.generate(embeds, top_k=self.top_k, temperature=self.temperature,
+                                          generator=self.generator)
+            yield from stream_decode(self.codec, codes, self.decoder.voice)

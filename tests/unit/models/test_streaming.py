@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from vita_train.models.codec import Codec, build_codec
 from vita_train.models.speech_decoder import SpeechDecoder
-from vita_train.models.streaming import clauses, speak, spoken_text, stream_decode
+from vita_train.models.streaming import Speaker, clauses, completed_clauses, spoken_text, stream_decode
 from vita_train.recipe.model import CodecSpec, LlmSpec, ModelSpec, SpeechDecoderSpec
 
 CODEC = CodecSpec(kind="spectral", sample_rate=8000, hop_length=160, channels=32, num_blocks=2, codebook_size=32,
@@ -84,8 +86,27 @@ def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
         asked.append(text)
         return [ord(letter) % 50 for letter in text]
 
-    pieces = list(speak("One red star. Two blue hearts!", encode=encode, embedding=nn.Embedding(50, 32),
-                        decoder=decoder, codec=codec, top_k=1))
+    speaker = Speaker(encode=encode, embedding=nn.Embedding(50, 32), decoder=decoder, codec=codec, top_k=1)
+    pieces = list(speaker.speak("One red star. Two blue hearts!"))
     assert asked == [" one red star", " two blue hearts"]
     assert pieces
     assert all(piece.dtype == np.float32 and len(piece) % 160 == 0 for piece in pieces)
+    # The same while the text is still being written: the first clause is heard before the second is complete.
+    events = list(speaker.speak_along(iter(["One red", " star. Two", " blue", " hearts!"])))
+    heard = [index for index, event in enumerate(events) if not isinstance(event, str)]
+    written = [index for index, event in enumerate(events) if isinstance(event, str)]
+    assert heard[0] < written[-1]
+    assert [events[index] for index in written] == ["One red", " star. Two", " blue", " hearts!"]
+    np.testing.assert_array_equal(np.concatenate([events[index] for index in heard]), np.concatenate(pieces))
+
+
+@given(st.lists(st.text(alphabet="ab Σσ.,!?。1'☞", max_size=9), max_size=12))
+def test_clauses_of_a_text_that_is_being_written_are_those_of_the_whole(pieces: list[str]) -> None:
+    given_out = list(completed_clauses(pieces))
+    assert "".join(piece for piece, _ in given_out) == "".join(pieces)
+    assert [clause for _, complete in given_out for clause in complete] == clauses("".join(pieces))
+
+
+def test_a_clause_is_given_out_as_soon_as_it_cannot_change() -> None:
+    given_out = list(completed_clauses(["yes, there ", "are stars.", " and", " two hearts"]))
+    assert [complete for _, complete in given_out] == [[], [], [], ["yes, there are stars."], ["and two hearts"]]
