@@ -55,10 +55,20 @@ class Conversation:
     """Filterbank features (T, bins) of each clip."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the most likely one at temperature 0, else drawn."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
 class Chat:
     """A model in conversation.
 
     Attributes:
+        sampling: how replies are drawn.
         ignored: the last reply opened with the mark of sound that was not meant for the model.
     """
 
@@ -67,6 +77,7 @@ class Chat:
         self.template = load_template(recipe.data.template)
         self.conversation = Conversation()
         self.ignored = False
+        self.sampling = Sampling()
         self._require("text")
         self.omni = Omni(modules)
         self.device = self.omni.head_weight.device
@@ -89,7 +100,9 @@ class Chat:
         marks = {control_id(self.tokenizer, mark): mark for mark in STATE_MARKS} if self._marked else {}
         opened: list[str] = []
         made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
-                            stop_ids={control_id(self.tokenizer, self.template.layout.gpt.end)})
+                            stop_ids={control_id(self.tokenizer, self.template.layout.gpt.end)},
+                            temperature=self.sampling.temperature, top_p=self.sampling.top_p,
+                            generator=torch.Generator(self.device).manual_seed(self.sampling.seed))
         reply = ""
         for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
             reply += piece

@@ -18,7 +18,7 @@ from evaluation_world import small_corpus, small_model, small_recipe
 from PIL import Image
 from typer.testing import CliRunner
 
-from vita_train.chat import Chat, open_chat
+from vita_train.chat import Chat, Sampling, open_chat
 from vita_train.cli import chat as command
 from vita_train.data.index import Corpus
 from vita_train.data.sample import Sample
@@ -100,6 +100,18 @@ def test_speech_is_a_whole_wav_file(chat: Chat, tmp_path: Path) -> None:
     assert rate == 16000
     assert len(wave) / rate == pytest.approx(seconds)
     assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
+
+
+def test_replies_are_drawn_by_seed_temperature_and_probability(chat: Chat) -> None:
+    def reply(sampling: Sampling) -> str:
+        chat.reset()
+        chat.sampling = sampling
+        return "".join(chat.ask("say red now", max_new_tokens=12))
+
+    likely = reply(Sampling())
+    assert reply(Sampling(5.0, 1.0, seed=1)) == reply(Sampling(5.0, 1.0, seed=1))
+    assert len({reply(Sampling(5.0, 1.0, seed=seed)) for seed in range(4)}) > 1
+    assert reply(Sampling(5.0, 1e-6, seed=1)) == likely, "the fewest tokens are one"
 
 
 def test_a_reply_is_spoken_while_it_is_written(chat: Chat) -> None:

@@ -34,11 +34,15 @@ def chat(
     video: Annotated[Path | None, typer.Option(help="Film.")] = None,
     speak: Annotated[Path | None, typer.Option(help="Speak the reply into this WAV file while it is made.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the most likely token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw from the fewest tokens that reach it.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Talk to a trained model. Text streams out as it is made."""
-    from vita_train.chat import open_chat
+    from vita_train.chat import Sampling, open_chat
 
     model = open_chat(checkpoint)
+    model.sampling = Sampling(temperature, top_p, seed)
     if text.strip() or audio:
         say(model, text, image or [], [audio] if audio else [], video, max_tokens, speak)
     else:
