@@ -171,7 +171,8 @@ def test_helm_test_tries_what_jobs_need(control_plane: ControlPlane, namespace: 
                                         s3_credentials: None, tmp_path: Path) -> None:
     boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket=namespace)
     _installed(control_plane, namespace, tmp_path, "--set",
-               f"images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},s3.endpoint={s3_server.endpoint},"
+               f"platform.backend=pytorchjob,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
+               f"s3.endpoint={s3_server.endpoint},"
                f"s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}")
     test = ("test", "one", "--namespace", namespace, "--kubeconfig", control_plane.kubeconfig, "--timeout", "100s",
             "--logs")
@@ -183,7 +184,8 @@ def test_helm_test_tries_what_jobs_need(control_plane: ControlPlane, namespace: 
     _without_logs(control_plane, namespace)
     failed = helm(*test, check=False)
     assert failed.returncode != 0
-    assert "✗ rights: this account may not get pods/log" in failed.stdout, failed.stdout
+    assert "this account may not get pods/log" in failed.stdout, failed.stdout
+    assert "✗ job run: " in failed.stdout, "it ended well, but nobody could read what it said"
 
 
 @pytest.mark.usefixtures("node")

@@ -107,7 +107,16 @@ def _accepted(cluster: Cluster, backend: JobBackend, job: TrainingJob) -> str:
 
 
 def _trial(cluster: Cluster, backend: JobBackend, job: TrainingJob, out: Say) -> str:
-    launcher = Launcher(cluster, backend, job, None, restarts=0, out=out)
+    lines: list[str] = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        out(line)
+
+    launcher = Launcher(cluster, backend, job, None, restarts=0, out=take)
     launcher.run()
     launcher.delete(wait=True)
+    if not any(line.startswith("trainer ") for line in lines):
+        raise UserError("the job ended well, but its log could not be read", where=f"job {job.name}",
+                        remedy="what keeps logs from being read is said above")
     return "a pod started, its rank ended well, and its log was read"
