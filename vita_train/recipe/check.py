@@ -59,9 +59,9 @@ def _batches(recipe: Recipe) -> list[str]:
         if spec.objective == "next_token" and spec.batch.row_tokens > positions:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
                             f"model.llm.max_positions {positions}")
-        if spec.batch.rows < ranks:
-            problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below the {ranks} ranks: some "
-                            "processes would have nothing to do")
+        if spec.batch.rows < ranks * spec.batch.accumulate:
+            problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below {ranks} ranks x "
+                            f"batch.accumulate {spec.batch.accumulate}: some processes would have nothing to do")
         if spec.optim.kind == "muon" and spec.engine.kind != "torch":
             problems.append(f"stages.{stage}.optim.kind muon needs engine.kind torch")
     return problems
