@@ -16,6 +16,7 @@ from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
 from vita_train.storage.store import Store
+from vita_train.training.given import given_modules
 
 #: Settings of a stage that do not change its weights.
 _NOT_IN_DIGEST = {"gates", "eval", "save_every"}
@@ -28,7 +29,7 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them."""
+    """Every module an earlier stage has trained, at the newest of them; else as the recipe's ``weights`` say."""
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -38,13 +39,14 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
 
     Raises:
         RecipeError: the data is not prepared, or a stage that trains a needed module has not been run.
+        CheckpointError: weights that the recipe names are not there.
     """
     prepared = read_final(store, f"{run}/prepare")
     if prepared is None:
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
     wanted = set(needed)
-    modules: dict[str, ModuleRef] = {}
+    modules = given_modules(recipe.weights, endpoint=recipe.storage.endpoint)
     for earlier in STAGES[:STAGES.index(stage)]:
         if earlier not in recipe.stages:
             continue
