@@ -39,7 +39,7 @@ def _files(name: str, source: str, endpoint: str | None) -> tuple[FileRef, ...]:
                                                   *path.glob(f"{name}-*-of-*.safetensors")})
     if not paths:
         raise CheckpointError(f"holds no weights of {name}", where=f"weights.{name}: {source}",
-                              remedy="name the folder of a finished stage, or a file with the module's own tensor names")
+                              remedy="name the folder of a finished stage, or a file with its own tensor names")
     return tuple(FileRef(uri=str(file), sha256=sha256_file(file), bytes=file.stat().st_size) for file in paths)
 
 

@@ -29,7 +29,8 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them; else as the recipe's ``weights`` say."""
+    """Every module an earlier stage has trained, at the newest of them, and those needed of the recipe's ``weights``.
+    """
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -46,7 +47,8 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
     wanted = set(needed)
-    modules = given_modules(recipe.weights, endpoint=recipe.storage.endpoint)
+    given = {name: source for name, source in recipe.weights.items() if name in wanted}
+    modules = given_modules(given, endpoint=recipe.storage.endpoint)
     for earlier in STAGES[:STAGES.index(stage)]:
         if earlier not in recipe.stages:
             continue
