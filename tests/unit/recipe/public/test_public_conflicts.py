@@ -72,7 +72,7 @@ def test_quantised_weights_below_an_adapter_are_no_contradiction() -> None:
 
 
 def test_like_public_goes_on_where_the_public_code_does() -> None:
-    run = public_run([*BASE, *"--mm_projector_lr 1e-6 --lr_scheduler_type cosine".split(),
+    run = public_run([*BASE, *["--mm_projector_lr", "1e-6", "--lr_scheduler_type", "cosine"],
                       "--deepspeed", "ds_config_zero3.json"], like_public=True)
     assert run.recipe.stages["1.3"].optim.schedule == "linear"
     assert sum("taken as the public code does" in note for note in run.notes) == 2

@@ -213,12 +213,12 @@ def test_the_stage_can_be_named_and_settings_laid_over() -> None:
     run = public_run(BASE, stage="finetune_qwen.sh", settings=["stages.1.2.batch.row_tiles=9", "seed=3"])
     assert run.stage == "1.2"
     assert (run.recipe.stages["1.2"].batch.row_tiles, run.recipe.seed) == (9, 3)
-    with pytest.raises(UserError, match="--stage 3.1 is none that the public trainer runs"):
+    with pytest.raises(UserError, match=r"--stage 3\.1 is none that the public trainer runs"):
         public_run(BASE, stage="3.1")
 
 
 def test_like_public_keeps_what_the_public_code_does() -> None:
-    run = public_run([*BASE, *"--model_max_length 33300 --image_aspect_ratio square".split()], like_public=True)
+    run = public_run([*BASE, *["--model_max_length", "33300", "--image_aspect_ratio", "square"]], like_public=True)
     assert run.recipe.model.llm.max_positions == 33300
     assert run.recipe.data.image.single_tile == "crop"
     check_recipe(run.recipe)

@@ -137,7 +137,7 @@ def test_false_freezes_nothing_and_that_is_told() -> None:
 
 
 def test_the_projector_s_rate_is_the_tower_s() -> None:
-    arguments = parse_arguments("--learning_rate 2e-5 --mm_projector_lr 2e-6".split())
+    arguments = parse_arguments(["--learning_rate", "2e-5", "--mm_projector_lr", "2e-6"])
     assert rates(PARTS, arguments) == {
         "llm": 2e-5, "vision": 2e-6, "projector": 2e-5, "audio_encoder": 2e-5, "audio_adapter": 2e-5,
         "audio_prompt": 2e-5, "state_head": 2e-5}
