@@ -19,7 +19,7 @@ FLAGS = """--model_type qwen2p5_instruct --version qwen2p5_instruct --model_name
 --dataset_use Pretrain_video0 --image_aspect_ratio square --min_dynamic_patch 1 --max_dynamic_patch 1
 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_steps 2 --learning_rate 1e-3 --weight_decay 0.
 --lr_scheduler_type cosine --save_strategy steps --save_steps 500 --evaluation_strategy no --model_max_length 128
---report_to none --registry registry.json""".split()
+--report_to none --registry registry.json"""
 #: A model of the smallest sizes, with no pretrained parts.
 SIZES = ("tokenizer={vocab_size: 320}",
          "model.llm={vocab_size: 320, hidden_size: 32, num_layers: 1, num_heads: 2, num_kv_heads: 1, "
@@ -45,8 +45,8 @@ def _world(folder: Path) -> None:
 
 def _train(folder: Path, output: str, settings: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
     options = [word for setting in (*SIZES, *settings) for word in ("--set", setting)]
-    return subprocess.run([sys.executable, "-m", "vita_train.cli.main", "train", *FLAGS, "--output_dir", output, *flags,
-                           *options], cwd=folder, text=True, capture_output=True, check=False)
+    return subprocess.run([sys.executable, "-m", "vita_train.cli.main", "train", *FLAGS.split(), "--output_dir", output,
+                           *flags, *options], cwd=folder, text=True, capture_output=True, check=False)
 
 
 def test_one_stage_after_another(tmp_path: Path) -> None:

@@ -42,22 +42,20 @@ PENDING: tuple[Pending, ...] = (
 )
 
 
-def missing(arguments: Arguments, parts: tuple[str, ...]) -> list[str]:
-    """Return what is asked for and cannot be said yet: each flag with the reason."""
+def refuse_missing(arguments: Arguments, parts: tuple[str, ...]) -> None:
+    """Refuse what cannot be said yet.
+
+    Args:
+        arguments: the command line.
+        parts: what trains.
+
+    Raises:
+        UserError: naming each flag with what it asks for.
+    """
     understood = {"model_type": model_type(arguments), "vision_tower": tower_kind(arguments)}
     found = [f"{arguments.shown(entry.flag)} ({entry.what})" for entry in PENDING
              if understood.get(entry.flag, arguments[entry.flag]) not in entry.supported]
     if ("llm" in parts) != ("lm_head" in parts):
         found.append(f"{arguments.shown('freeze_backbone')} (a head that trains while the llm is frozen)")
-    return found
-
-
-def refuse_missing(arguments: Arguments, parts: tuple[str, ...]) -> None:
-    """Refuse what cannot be said yet.
-
-    Raises:
-        UserError: naming each flag.
-    """
-    found = missing(arguments, parts)
     if found:
         raise UserError(f"not yet supported: {', '.join(found)}", where="train")
