@@ -47,8 +47,7 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
     wanted = set(needed)
-    given = {name: source for name, source in recipe.weights.items() if name in wanted}
-    modules = given_modules(given, endpoint=recipe.storage.endpoint)
+    modules: dict[str, ModuleRef] = {}
     for earlier in STAGES[:STAGES.index(stage)]:
         if earlier not in recipe.stages:
             continue
@@ -61,6 +60,8 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
                                   remedy=f"run stage {earlier} first")
             continue
         modules.update(trained_by(manifest))
+    given = {name: source for name, source in recipe.weights.items() if name in wanted - set(modules)}
+    modules |= given_modules(given, endpoint=recipe.storage.endpoint)
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 

@@ -95,8 +95,8 @@ CONFLICTS: tuple[Conflict, ...] = (
              lambda g: g.arguments["audio_prompt_finetune"] and not g.arguments["audio_prompt_num"],
              "a prompt of no rows cannot be trained", "add --audio_prompt_num 25"),
     Conflict("lr_scheduler_type", "deepspeed",
-             lambda g: bool(g.zero and g.zero.scheduler) and "lr_scheduler_type" in g.arguments.given
-             and g.arguments["lr_scheduler_type"] != g.zero.scheduler,
+             lambda g: g.zero is not None and g.zero.scheduler not in ("", g.arguments["lr_scheduler_type"])
+             and "lr_scheduler_type" in g.arguments.given,
              "the file brings a scheduler of its own, which would take its place",
              "remove the scheduler from the file, or take zero3.json", is_public=True),
     Conflict("debug_mode", "report_to",

@@ -32,7 +32,7 @@ _FO = (f"{_NEG} --model_type qwen2p5_fo_instruct --freeze_audio_encoder_adapter 
 
 _S1 = ("--tune_mm_mlp_adapter True --freeze_audio_encoder_adapter True --learning_rate 5e-4 "
        "--output_dir runs/llava-s1-pretrain_mlp_video")
-_S2 = ("--pretrain_mm_mlp_adapter runs/llava-s1-pretrain_mlp_video/mm_projector.bin "
+_S2 = ("--pretrain_mm_mlp_adapter runs/llava-s1-pretrain_mlp_video/1.1 "
        "--freeze_audio_encoder_adapter True --learning_rate 2e-5 --output_dir runs/llava-s2-pretrain_video")
 _S2_QWEN = f"{_S2} --unfreeze_vision_tower True --mm_projector_lr 2e-6 --dataset_use Pretrain_video0"
 _S3 = ("--freeze_audio_encoder_adapter True --learning_rate 2e-5 --model_name_or_path runs/llava-s2-pretrain_video "
