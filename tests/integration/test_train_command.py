@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from vita_train.manifest import GIVEN
@@ -49,6 +50,7 @@ def _train(folder: Path, output: str, settings: list[str], *flags: str) -> subpr
                            *flags, *options], cwd=folder, text=True, capture_output=True, check=False)
 
 
+@pytest.mark.timeout(900)
 def test_one_stage_after_another(tmp_path: Path) -> None:
     _world(tmp_path)
     done = _train(tmp_path, "runs/whole", ["weights={}"], "--unfreeze_vision_tower", "True")
