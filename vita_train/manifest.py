@@ -15,6 +15,9 @@ from pydantic import Field
 
 from vita_train.recipe.base import Strict
 
+#: What stands for the stage of a module whose weights came from outside the run.
+GIVEN = "given"
+
 
 class FileRef(Strict):
     """A file in a store."""
@@ -29,7 +32,7 @@ class ModuleRef(Strict):
     """The weights of one module (a safetensors file, or several for a large one)."""
 
     stage: str
-    """Stage that trained or imported it."""
+    """Stage that trained or imported it, or `GIVEN`."""
     files: tuple[FileRef, ...]
 
 

@@ -122,6 +122,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
         prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
+        settings |= {"weights": recipe.weights} if recipe.weights else {}
         return {**settings, "stage": stage, "spec": spec.model_dump(mode="json"),
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}

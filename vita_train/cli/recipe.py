@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,11 +19,14 @@ def register(app: typer.Typer) -> None:
 
 @group.command("list")
 def list_recipes() -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes, and those of the public launch scripts."""
     from vita_train.recipe.presets import describe_presets
+    from vita_train.recipe.public.scripts import describe_scripts
 
-    for name, text in describe_presets().items():
-        typer.echo(f"{name:<14} {text}")
+    texts = {**describe_presets(), **describe_scripts()}
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        typer.echo(f"{name:<{width}}  {text}")
 
 
 @group.command()
@@ -54,19 +57,19 @@ def check(recipe: Name, settings: Set = None) -> None:
 
 
 @group.command()
-def diff(first: Name, second: Name, settings: Set = None) -> None:
-    """Print the settings in which two recipes differ. --set applies to the second."""
+def diff(
+    first: Name,
+    second: Name,
+    settings: Set = None,
+    stage: Annotated[str, typer.Option(help="Compare this stage alone, and all that no stage owns.",
+                                       show_default=False)] = "",
+) -> None:
+    """Print the settings in which two recipes differ, with both values. --set applies to the second."""
+    from vita_train.recipe.diff import differences
     from vita_train.recipe.load import load_recipe
 
-    old = _flatten(load_recipe(first).model_dump(mode="json"))
-    new = _flatten(load_recipe(second, settings or []).model_dump(mode="json"))
-    for key in [*old, *(key for key in new if key not in old)]:
-        if key not in new:
-            typer.echo(f"- {key} = {old[key]}")
-        elif key not in old:
-            typer.echo(f"+ {key} = {new[key]}")
-        elif old[key] != new[key]:
-            typer.echo(f"  {key} = {old[key]} -> {new[key]}")
+    for change in differences(load_recipe(first), load_recipe(second, settings or []), stage=stage):
+        typer.echo(str(change))
 
 
 @group.command()
@@ -81,11 +84,3 @@ def schema() -> None:
 
 def _pairs(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in values.items())
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted path."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    parts = [_flatten(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items()]
-    return {key: leaf for part in parts for key, leaf in part.items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vita_train.recipe import schema
 
 Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
 Run = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False)]
@@ -62,8 +65,8 @@ def launch(
     """Run one stage as a job and print the manifest it committed."""
     from vita_train.errors import UserError
     from vita_train.recipe.load import load_recipe
-    from vita_train.recipe.selection import Selection, step_id
-    from vita_train.steps import train_step, write_recipe
+    from vita_train.recipe.selection import step_id
+    from vita_train.steps import write_recipe
     from vita_train.storage.run_paths import run_name
 
     resolved = load_recipe(recipe, [*(settings or []), *([f"launch.backend={backend}"] if backend else [])])
@@ -73,7 +76,15 @@ def launch(
         raise UserError(f"the recipe has no stage {step}", where="stages",
                         remedy=f"it has {', '.join(resolved.stages)}")
     write_recipe(resolved, name)
-    manifest = train_step(resolved, name, step, Selection(only=(step,)))
+    run_stage_of(resolved, name, step)
+
+
+def run_stage_of(recipe: schema.Recipe, name: str, stage: str) -> None:
+    """Run one stage of a recipe as a job and print the manifest it committed."""
+    from vita_train.recipe.selection import Selection
+    from vita_train.steps import train_step
+
+    manifest = train_step(recipe, name, stage, Selection(only=(stage,)))
     assert manifest is not None  # the stage is in the recipe and was asked for
     typer.echo(manifest.model_dump_json(indent=1))
 

@@ -25,7 +25,7 @@ def check_recipe(recipe: Recipe) -> None:
 def _never_trained(recipe: Recipe) -> list[str]:
     """A frozen module whose weights would still be the random ones it was made with."""
     given = {name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-             if source is not None}
+             if source is not None} | set(recipe.weights)
     problems = []
     for stage in STAGES:
         if stage not in recipe.stages:
@@ -33,7 +33,7 @@ def _never_trained(recipe: Recipe) -> list[str]:
         trained = set(recipe.stages[stage].trainable)
         missing = [name for name in MODULES_NEEDED[stage] if name not in trained | given]
         problems += [f"stages.{stage} reads {name} frozen, but no stage before it trains {name} and the recipe names "
-                     "no pretrained source" for name in missing]
+                     f"no pretrained source (weights.{name} can name one)" for name in missing]
         given |= trained | set(missing)
     return problems
 

@@ -11,6 +11,7 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
+from vita_train.recipe.public.scripts import SCRIPTS, script_name, script_run
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.validation import validated
 from vita_train.recipe.yaml_tree import Tree, dump_yaml, parse_yaml
@@ -20,14 +21,18 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved in full.
 
     Args:
-        name_or_path: a shipped recipe's name, a YAML file, or (more than one line) the YAML itself.
+        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line)
+            the YAML itself.
         overrides: settings ``a.b=c`` laid over it, in order.
 
     Raises:
         RecipeError: there is no such recipe, or it is wrong somewhere; each problem with its file and line.
+        UserError: a public script asks for what no recipe can say yet.
     """
     if "\n" in name_or_path:
         return parse_recipe(name_or_path, "recipe", overrides)
+    if script := script_name(name_or_path):
+        return parse_recipe(dump_recipe(script_run(script).recipe), script, overrides)
     preset = preset_path(name_or_path)
     path = preset or FilePath(name_or_path).expanduser()
     try:
@@ -89,6 +94,6 @@ def _name_stages(tree: Tree) -> None:
 def _unknown(name: str) -> RecipeError:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return RecipeError("there is no such recipe file", where=name)
-    near = get_close_matches(name, preset_names(), n=3)
+    near = get_close_matches(name, [*preset_names(), *SCRIPTS], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shipped recipes are {', '.join(preset_names())}"
     return RecipeError(f"there is no recipe {name!r}", remedy=f"{hint}; a file is given by its path")

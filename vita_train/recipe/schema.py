@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.ladder import STAGES, stage_id
+from vita_train.recipe.ladder import MODULES, STAGES, stage_id
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.stage import StageSpec
@@ -67,9 +67,20 @@ class Recipe(Strict):
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
+    weights: dict[str, str] = {}
+    """Module to the weights it starts from, where no stage before trains it: the folder of a finished stage, a folder
+    of an export, or a safetensors file with the module's own tensor names."""
     stages: dict[str, StageSpec]
     launch: LaunchSpec = LaunchSpec()
     tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("weights")
+    @classmethod
+    def _known_modules(cls, weights: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in weights if name not in MODULES]
+        if unknown:
+            raise ValueError(f"unknown modules {unknown}; modules are {', '.join(MODULES)}")
+        return {name: weights[name] for name in MODULES if name in weights}
 
     @field_validator("stages")
     @classmethod

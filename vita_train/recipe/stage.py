@@ -38,7 +38,7 @@ class OptimSpec(Strict):
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     """Global gradient norm limit; 0 switches clipping off."""
-    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "exponential"] = "cosine"
     warmup: float = Field(default=0.03, ge=0)
     """Steps, or a share of all steps when below 1."""
     final: float = Field(default=0.0, ge=0, le=1)

@@ -16,6 +16,7 @@ from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
 from vita_train.storage.store import Store
+from vita_train.training.given import given_modules
 
 #: Settings of a stage that do not change its weights.
 _NOT_IN_DIGEST = {"gates", "eval", "save_every"}
@@ -28,7 +29,8 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them."""
+    """Every module an earlier stage has trained, at the newest of them, and those needed of the recipe's ``weights``.
+    """
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -38,6 +40,7 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
 
     Raises:
         RecipeError: the data is not prepared, or a stage that trains a needed module has not been run.
+        CheckpointError: weights that the recipe names are not there.
     """
     prepared = read_final(store, f"{run}/prepare")
     if prepared is None:
@@ -57,6 +60,8 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
                                   remedy=f"run stage {earlier} first")
             continue
         modules.update(trained_by(manifest))
+    given = {name: source for name, source in recipe.weights.items() if name in wanted - set(modules)}
+    modules |= given_modules(given, endpoint=recipe.storage.endpoint)
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 

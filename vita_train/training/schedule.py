@@ -17,7 +17,7 @@ def rate_factor(step: int, steps: int, optim: OptimSpec) -> float:
     """Return the factor on every peak rate at ``step`` (from 0) of ``steps``.
 
     Linear warm-up that reaches 1 at its last step; then from 1 towards ``optim.final``, which would be met at
-    step ``steps``: along half a cosine, geometrically, or not at all (constant).
+    step ``steps``: along half a cosine, along a line, geometrically, or not at all (constant).
 
     Raises:
         RecipeError: exponential decay to zero, which has no ratio.
@@ -30,6 +30,8 @@ def rate_factor(step: int, steps: int, optim: OptimSpec) -> float:
         return 1.0
     if optim.schedule == "cosine":
         return optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.schedule == "linear":
+        return optim.final + (1 - optim.final) * (1 - progress)
     if optim.final <= 0:
         raise RecipeError("an exponential schedule needs final above 0", where="optim.final",
                           remedy="give the share of the peak rate reached at the last step, for example 0.1")

@@ -23,7 +23,8 @@ def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "tiny"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "tiny"],
+                                       ["recipe", "check", "finetune_qwen"]])
 def test_answers_without_heavy_imports(arguments: list[str]) -> None:
     code = (
         "import sys; from vita_train.cli.main import main; sys.argv = ['vita-train', *sys.argv[1:]]\n"
@@ -95,13 +96,16 @@ def test_unexpected_errors_leave_a_log(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_recipe_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("recipe", "list", monkeypatch=monkeypatch) == 0
-    assert "tiny" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert all(f"\n{name}  " in f"\n{listed}" for name in ("vita-1.5-7b".ljust(29), "finetune_qwen".ljust(29)))
     assert run("recipe", "show", "tiny", "--set", "seed=5", monkeypatch=monkeypatch) == 0
     assert "\nseed: 5\n" in capsys.readouterr().out
     assert run("recipe", "diff", "tiny", "tiny", "--set", "stages.2.1b.steps=7", "--set", "stages.3.2=null",
                monkeypatch=monkeypatch) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "-> 7" in next(line for line in lines if line.startswith("  stages.2.1b.steps"))
-    assert all(line.startswith("- stages.3.2.") for line in lines if "2.1b" not in line)
+    assert "-> 7" in next(line for line in lines if line.startswith("stages.2.1b.steps: "))
+    assert all(line.startswith("stages.3.2.") for line in lines if "2.1b" not in line)
+    assert run("recipe", "diff", "tiny", "tiny", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == ""
     assert run("recipe", "schema", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.startswith("{")

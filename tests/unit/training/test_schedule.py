@@ -28,6 +28,11 @@ def test_share_of_steps() -> None:
     assert warmup_steps(OptimSpec(warmup=500), 200) == 200
 
 
+def test_linear() -> None:
+    optim = OptimSpec(schedule="linear", warmup=2, final=0.5)
+    assert [rate_factor(step, 6, optim) for step in range(7)] == pytest.approx([0.5, 1, 1, 0.875, 0.75, 0.625, 0.5])
+
+
 def test_exponential_and_constant() -> None:
     optim = OptimSpec(schedule="exponential", warmup=0, final=0.25)
     assert [rate_factor(step, 2, optim) for step in range(3)] == pytest.approx([1.0, 0.5, 0.25])

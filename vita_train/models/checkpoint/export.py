@@ -28,7 +28,7 @@ from torch import nn
 
 import vita_train
 from vita_train.errors import CheckpointError, UserError
-from vita_train.manifest import Manifest, ModuleRef
+from vita_train.manifest import GIVEN, Manifest, ModuleRef
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.checkpoint.header import read_header
 from vita_train.models.checkpoint.load import load_modules
@@ -89,8 +89,9 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
 def newest_modules(manifests: list[Manifest]) -> dict[str, ModuleRef]:
     """Return each module as the latest stage of the ladder trained it, in the order of MODULES."""
     newest: dict[str, ModuleRef] = {}
+    order = (GIVEN, *STAGES)
     for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
-        if name not in newest or STAGES.index(ref.stage) >= STAGES.index(newest[name].stage):
+        if name not in newest or order.index(ref.stage) >= order.index(newest[name].stage):
             newest[name] = ref
     return {name: newest[name] for name in MODULES if name in newest}
 
@@ -171,7 +172,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
     model = recipe.model.model_copy(update={"llm": recipe.model.llm.model_copy(update={"source": None}),
                                             "vision": recipe.model.vision.model_copy(update={"source": None})})
     neutral = recipe.model_copy(update={
-        "model": model, "storage": StorageSpec(), "launch": LaunchSpec(), "tracking": TrackingSpec(),
+        "model": model, "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(), "tracking": TrackingSpec(),
         "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
         "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
     _write_json(out / "config.json", {"format": FORMAT, **neutral.model_dump(mode="json")})
