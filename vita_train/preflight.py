@@ -22,6 +22,7 @@ from vita_train.launch.process import has_gpu
 from vita_train.manifest import digest_of
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
 from vita_train.step_inputs import needed
@@ -62,6 +63,11 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
     if not steps:
         raise UserError("none of the chosen steps is in the recipe",
                         remedy=f"its stages are {', '.join(recipe.stages)}")
+    quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
+    here = recipe.launch.backend in ("auto", "local") and not os.environ.get(POD)
+    if quantized and here and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
+                        remedy="pip install 'vita-train[quant]', or take quantize out")
     return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,12 @@ def test_probe_sees_adapters_of_every_module(modules: nn.ModuleDict) -> None:
         merge_adapters(modules[name])
         assert torch.allclose(probe_logits(modules), before, atol=1e-5)
         before = probe_logits(modules)
+
+
+def test_without_bitsandbytes_one_line_says_so(small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(RecipeError) as caught:
+        quantize_blocks(language_model(small_spec), QuantizeSpec(kind="nf4"), device=torch.device("cpu"),
+                        dtype=torch.float32, where="stages.1.2.quantize")
+    assert str(caught.value) == ("stages.1.2.quantize: bitsandbytes is not installed "
+                                 "(pip install 'vita-train[quant]', or take quantize out)")
