@@ -62,8 +62,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is done."""
     root = tmp_path_factory.mktemp("runs")
     recipe = _recipe(root)
-    small_corpus(root / "world", recipe, records=8)
-    shutil.copytree(root / "world" / "corpus", corpus_dir(recipe, RUN))
+    corpus = small_corpus(root / RUN / "prepare", recipe, records=8)
+    assert corpus.path == corpus_dir(recipe, RUN)
     write_final(store_of(recipe), f"{RUN}/prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
     for stage in recipe.stages:
         run_stage(recipe, stage, RUN)

@@ -83,7 +83,8 @@ def weights_digest(module: nn.Module) -> str:
     def one(item: tuple[str, Tensor]) -> list[Any]:
         name, tensor = item
         plain = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
-        return [name, *tensor.shape, hashlib.sha256(memoryview(plain.view(-1).view(torch.uint8).numpy())).hexdigest()]
+        data: Any = plain.view(-1).view(torch.uint8).numpy()
+        return [name, *tensor.shape, hashlib.sha256(data).hexdigest()]
 
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to the others
         return digest_of(list(pool.map(one, sorted(tensors.items()))))
