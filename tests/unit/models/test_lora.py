@@ -181,7 +181,9 @@ def test_the_digest_of_weights_does_not_depend_on_their_type(small_spec: ModelSp
     ({"rank_pattern": {"q_proj": 2}}, "uses rank_pattern"),
     ({"peft_type": "IA3"}, "is no LoRA adapter: peft_type"),
     ({"r": "4"}, "is no LoRA adapter: r"),
-    ({"r": 5}, "does not fit the model"),
+    ({"r": 10**12}, "matrices are of rank 4, its configuration says 1000000000000"),
+    ({"init_lora_weights": "pissa"}, "uses init_lora_weights"),
+    ({"bias": "all"}, "does not fit the model: .*bias is missing"),
     ({"target_modules": ["self_attn.q_proj"]}, "belongs to no layer"),
     ({"target_modules": ["elsewhere"]}, "fits no layer"),
 ])

@@ -138,7 +138,11 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
     """
     path, weights = _pair(files)
     config = _read_config(path)
-    header = read_header(weights)
+    # Before anything is made of a size that a file claims.
+    ranks = {info.shape[0] for name, info in read_header(weights).items() if ".lora_A." in name and info.shape}
+    if ranks != {config.r}:
+        raise CheckpointError(f"the adapter's matrices are of rank {', '.join(map(str, sorted(ranks))) or 'none'}, its "
+                              f"configuration says {config.r}", where=str(path), remedy="write both files again")
     if (wanted := base_of(files)) != base:
         raise CheckpointError(f"the adapter was trained on other weights (digest {wanted[:12] or 'not given'}) than it "
                               f"is to be merged into ({base[:12]})", where=str(weights),
@@ -147,8 +151,6 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
         tensors = load_file(weights)
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(weights), remedy="write the file again") from error
-    if not all(info.floating for info in header.values()):
-        raise CheckpointError("holds tensors that are no real numbers", where=str(weights))
     try:
         add_adapters(module, config.peft())
     except ValueError as error:
@@ -177,7 +179,7 @@ def _read_config(path: Path) -> AdapterConfig:
         raise CheckpointError(f"is no LoRA adapter: {place}: {first['msg']}", where=str(path)) from error
     usual = json.loads(json.dumps(config.peft().to_dict(), default=str))
     strange = [name for name, value in sorted((config.model_extra or {}).items())
-               if name not in _NEUTRAL and value != usual.get(name)]
+               if value and name not in _NEUTRAL and value != usual.get(name)]
     if strange:
         raise CheckpointError(f"the adapter uses {', '.join(strange)}, which is not supported", where=str(path),
                               remedy="merge it with PEFT first, and give the merged model as the source")
