@@ -29,11 +29,15 @@ class FileRef(Strict):
 
 
 class ModuleRef(Strict):
-    """The weights of one module (a safetensors file, or several for a large one)."""
+    """The weights of one module (a safetensors file, or several for a large one), or an adapter over others."""
 
     stage: str
     """Stage that trained or imported it, or `GIVEN`."""
     files: tuple[FileRef, ...]
+    """Of an adapter, its ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    base: ModuleRef | Literal["source"] | None = None
+    """What an adapter belongs to: the weights of a stage before, or the pretrained source that the recipe names. None
+    for weights that are whole."""
 
 
 class Manifest(Strict):

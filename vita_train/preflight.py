@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vita_train import __version__
 from vita_train.checks import Check, check
@@ -21,6 +22,7 @@ from vita_train.launch.process import has_gpu
 from vita_train.manifest import digest_of
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
 from vita_train.step_inputs import needed
@@ -41,14 +43,15 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
     """Return the outcome of every check, in order. A check that fails does not keep the others from being made."""
     chosen = selection or Selection()
     parameters: dict[str, int] = {}
+    adapters: dict[str, dict[str, int]] = {}
     checks: list[tuple[str, Callable[[], str]]] = [
         ("recipe", lambda: _recipe(recipe, chosen)),
         ("storage", lambda: _storage(recipe, run)),
         ("data source", lambda: _source(recipe, run, chosen)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
-        ("model", lambda: _model(recipe, run, parameters)),
-        ("memory and disk", lambda: _resources(recipe, run, parameters)),
+        ("model", lambda: _model(recipe, run, parameters, adapters)),
+        ("memory and disk", lambda: _resources(recipe, run, parameters, adapters)),
         ("ports", _ports),
     ]
     return [check(name, work) for name, work in checks]
@@ -60,6 +63,11 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
     if not steps:
         raise UserError("none of the chosen steps is in the recipe",
                         remedy=f"its stages are {', '.join(recipe.stages)}")
+    quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
+    here = recipe.launch.backend in ("auto", "local") and not os.environ.get(POD)
+    if quantized and here and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
+                        remedy="pip install 'vita-train[quant]', or take quantize out")
     return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
 
 
@@ -128,22 +136,24 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
     return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
 
 
-def _model(recipe: Recipe, run: str, parameters: dict[str, int]) -> str:
+def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
     """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
-    spec = recipe.model.model_dump(mode="json")
-    digest = digest_of({"model": spec, "version": __version__})
+    lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
+    digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__})
     cache = logs_dir(recipe, run) / "model.json"
     if cache.is_file() and (known := json.loads(cache.read_text())).get("digest") == digest:
-        parameters.update(known["parameters"])
+        counted = known["counted"]
     else:
-        parameters.update(_count(recipe))
+        counted = _count(recipe)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"digest": digest, "parameters": parameters}), encoding="utf-8")
+        cache.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
+    parameters.update(counted["modules"])
+    adapters.update(counted["adapters"])
     return f"{_millions(sum(parameters.values()))} parameters: " + ", ".join(
         f"{name} {_millions(count)}" for name, count in parameters.items())
 
 
-def _count(recipe: Recipe) -> dict[str, int]:
+def _count(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -152,17 +162,19 @@ def _count(recipe: Recipe) -> dict[str, int]:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(f"the model cannot be built: {reason}", where="model", remedy="correct the model's sizes")
-    return {str(name): int(count) for name, count in json.loads(done.stdout.strip().splitlines()[-1]).items()}
+    counted: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return counted
 
 
-def _resources(recipe: Recipe, run: str, parameters: dict[str, int]) -> str:
+def _resources(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
     if not parameters:
         return "not estimated, because the model cannot be built"
     bytes_each = 4 if recipe.model.dtype == "float32" else 2
     weights = sum(parameters.values()) * bytes_each
     # Per trained parameter: a gradient, a float32 master copy, and AdamW's two moments.
-    state, stage = max((sum(parameters[name] for name in spec.trainable) * (bytes_each + 12), stage)
-                       for stage, spec in recipe.stages.items())
+    trained = {stage: sum(adapters.get(stage, {}).get(name, parameters[name]) for name in spec.trainable)
+               for stage, spec in recipe.stages.items()}
+    state, stage = max((count * (bytes_each + 12), stage) for stage, count in trained.items())
     memory = recipe.launch.nproc * (_PROCESS_BYTES + weights + state)
     parts = [f"about {memory / _GIB:.1f} GiB in {recipe.launch.nproc} processes at stage {stage}"]
     if not has_gpu():

@@ -78,6 +78,8 @@ def _table(*headings: str) -> Table:
 
 
 def _gigabytes(stage: StagePlan, zero: int, ranks: int, memory: int) -> str:
+    if stage.quantized and zero == 3:
+        return "-"  # refused
     needed = stage.state_bytes(zero, ranks)
     text = f"{needed / 1e9:,.1f}" if needed >= 1e8 else f"{needed / 1e9:,.3f}"
     text += "*" if zero == stage.zero else ""

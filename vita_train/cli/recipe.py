@@ -50,6 +50,10 @@ def check(recipe: Name, settings: Set = None) -> None:
         length = f"{spec.steps} steps" if spec.steps is not None else f"{spec.epochs:g} epochs"
         typer.echo(f"{stage:<9} {STAGE_TITLES[stage]:<27} {length} of {spec.batch.rows}, {spec.objective}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
+        if spec.lora:
+            typer.echo(f"{'':<9} adapters of rank {spec.lora.rank} in {', '.join(spec.lora.modules)}")
+        if spec.quantize:
+            typer.echo(f"{'':<9} over weights in {spec.quantize.kind}")
         for lesson in spec.curriculum:
             typer.echo(f"{'':<9} first {lesson.steps} steps on {_pairs(lesson.data)}")
         typer.echo(f"{'':<9} on {_pairs(spec.data)}")

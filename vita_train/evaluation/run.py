@@ -16,11 +16,10 @@ from vita_train.evaluation.measures import Bench, evaluating, measure
 from vita_train.evaluation.samples import collect_samples
 from vita_train.models.build import build_modules
 from vita_train.models.checkpoint.export import LEFT_OUT, newest_modules
-from vita_train.models.checkpoint.load import load_modules
+from vita_train.models.checkpoint.refs import load_refs
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.load import parse_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.cache import fetch_file
 from vita_train.storage.final import read_final
 from vita_train.storage.run_paths import store_of
 from vita_train.storage.store import open_store
@@ -88,12 +87,10 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
     if not newest:
         raise UserError("no stage of this run is finished", where=store.uri_of(run),
                         remedy="train at least one stage first")
-    files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
-             for name, ref in newest.items() if name not in without}
+    refs = {name: ref for name, ref in newest.items() if name not in without}
     pretrained = [name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-                  if source and name not in files]
+                  if source and name not in refs]
     dtype = getattr(torch, recipe.model.dtype)
-    modules = {**build_modules(recipe.model, files, units=units, dtype=dtype, pretrained=False),
+    modules = {**load_refs(recipe.model, refs, units=units, dtype=dtype, endpoint=recipe.storage.endpoint),
                **build_modules(recipe.model, pretrained, dtype=dtype)}
-    load_modules({name: modules[name] for name in files}, files)
     return nn.ModuleDict({name: modules[name] for name in MODULES if name in modules}).eval()

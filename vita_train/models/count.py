@@ -2,7 +2,8 @@
 
     python -m vita_train.models.count RECIPE.yaml
 
-prints one JSON object, parameters by module. A process of its own, so that who asks need not import torch.
+prints one JSON object: parameters by module, and for stages with adapters those that train. A process of its own, so
+that who asks need not import torch.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch import nn
 
 from vita_train.errors import VitaError
+from vita_train.models.activations import transformer_blocks
 from vita_train.models.build import build_modules
+from vita_train.models.lora import target_layers
+from vita_train.models.quantize import quantized_bytes
 from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 
@@ -32,11 +38,41 @@ def count_parameters(spec: ModelSpec, names: Iterable[str] = MODULES, *, units: 
     return {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in modules.items()}
 
 
+def count_adapters(spec: ModelSpec, lora: LoraSpec) -> dict[str, int]:
+    """Return the parameters that train in each module that adapters are put into.
+
+    Raises:
+        RecipeError: a module has no layers of a role.
+    """
+    with torch.device("meta"):
+        modules = build_modules(spec, lora.modules)
+    counts = {}
+    for name, module in modules.items():
+        endings = tuple(f".{ending}" for ending in target_layers(module, lora.roles))
+        layers = [layer for key, layer in module.named_modules()
+                  if isinstance(layer, nn.Linear) and f".{key}".endswith(endings)]
+        biases = [parameter for key, parameter in module.named_parameters() if f".{key}".endswith(".bias")]
+        counts[name] = (sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+                        + (sum(bias.numel() for bias in biases) if lora.bias == "all" else 0))
+    return counts
+
+
+def count_quantized(spec: ModelSpec, quantize: QuantizeSpec) -> tuple[int, int]:
+    """Return the weights of the language model that would be quantised, and the bytes they would take."""
+    with torch.device("meta"):
+        blocks = transformer_blocks(build_modules(spec, ["llm"])["llm"])
+    layers = [layer for layer in blocks.modules() if isinstance(layer, nn.Linear)]
+    return (sum(layer.weight.numel() for layer in layers),
+            sum(quantized_bytes(layer, quantize) for layer in layers))
+
+
 def main() -> int:
     """Print the counts of the recipe named on the command line, or the reason why its model cannot be built."""
     recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
-        print(json.dumps(count_parameters(recipe.model)))
+        adapters = {stage: count_adapters(recipe.model, spec.lora)
+                    for stage, spec in recipe.stages.items() if spec.lora}
+        print(json.dumps({"modules": count_parameters(recipe.model), "adapters": adapters}))
     except (VitaError, ValueError, RuntimeError) as error:  # a shape that some library turns down
         print(f"{type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
         return 1

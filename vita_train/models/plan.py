@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vita_train.errors import RecipeError
-from vita_train.models.count import count_parameters
+from vita_train.models.count import count_adapters, count_parameters, count_quantized
 from vita_train.recipe.ladder import STAGE_TITLES
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
@@ -26,9 +26,9 @@ class StagePlan:
     stage: str
     title: str
     modules: dict[str, int]
-    """Parameters of each module in memory."""
+    """Parameters of each module in memory, adapters included."""
     trained: dict[str, int]
-    """Parameters of each module that is trained."""
+    """Parameters of each module that are trained."""
     compute_bytes: int
     """Of one weight as it is computed with."""
     zero: int
@@ -37,6 +37,10 @@ class StagePlan:
     """Rows a rank holds at a time."""
     row_tokens: int
     """Language positions of a row; 0 where a row is one sample."""
+    quantized: int = 0
+    """Weights held in 4 or 8 bit."""
+    quantized_bytes: int = 0
+    """What these take, scales included."""
 
     def state_bytes(self, zero: int, ranks: int) -> int:
         """Return bytes of weights, gradients and optimizer state on one of ``ranks``, activations not included.
@@ -45,7 +49,8 @@ class StagePlan:
         float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in all).
         """
         total, trained = sum(self.modules.values()), sum(self.trained.values())
-        weights, gradients = total * self.compute_bytes, trained * self.compute_bytes
+        weights = (total - self.quantized) * self.compute_bytes + self.quantized_bytes
+        gradients = trained * self.compute_bytes
         optimizer = trained * (8 if self.compute_bytes == 4 else 12)
         shares = [weights // (ranks if zero >= 3 else 1), gradients // (ranks if zero >= 2 else 1),
                   optimizer // (ranks if zero >= 1 else 1)]
@@ -110,7 +115,10 @@ def _stage(recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], 
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
     rows = -(-spec.batch.rows // (ranks * spec.batch.accumulate))
-    return StagePlan(stage, STAGE_TITLES[stage], {name: counts[name] for name in names},
-                     {name: counts[name] for name in spec.trainable if name in counts},
+    adapters = count_adapters(recipe.model, spec.lora) if spec.lora else {}
+    added = count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"})) if spec.lora else {}
+    quantized = count_quantized(recipe.model, spec.quantize) if spec.quantize else (0, 0)
+    return StagePlan(stage, STAGE_TITLES[stage], {name: counts[name] + added.get(name, 0) for name in names},
+                     {name: adapters.get(name, counts[name]) for name in spec.trainable if name in counts},
                      4 if dtype == "float32" else 2, zero, rows,
-                     spec.batch.row_tokens if spec.objective == "next_token" else 0)
+                     spec.batch.row_tokens if spec.objective == "next_token" else 0, *quantized)

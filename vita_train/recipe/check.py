@@ -30,10 +30,11 @@ def _never_trained(recipe: Recipe) -> list[str]:
     for stage in STAGES:
         if stage not in recipe.stages:
             continue
-        trained = set(recipe.stages[stage].trainable)
-        missing = [name for name in MODULES_NEEDED[stage] if name not in trained | given]
-        problems += [f"stages.{stage} reads {name} frozen, but no stage before it trains {name} and the recipe names "
-                     f"no pretrained source (weights.{name} can name one)" for name in missing]
+        trained, adapted = set(recipe.stages[stage].trainable), set(recipe.stages[stage].adapted)
+        missing = [name for name in MODULES_NEEDED[stage] if name not in (trained - adapted) | given]
+        problems += [f"stages.{stage} {'adapts' if name in adapted else 'reads'} {name} frozen, but no stage before it "
+                     f"trains {name} and the recipe names no pretrained source (weights.{name} can name one)"
+                     for name in missing]
         given |= trained | set(missing)
     return problems
 

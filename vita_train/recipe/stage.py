@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vita_train.recipe.base import Strict
 from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 
 ObjectiveName = Literal["next_token", "caption_words", "ctc", "codec", "speech_tokens"]
 
@@ -106,6 +114,10 @@ class StageSpec(Strict):
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
     engine: EngineSpec = EngineSpec()
+    lora: LoraSpec | None = None
+    """Train adapters in place of the modules it names."""
+    quantize: QuantizeSpec | None = None
+    """Hold the frozen matrices of the language model in 4 or 8 bit."""
     eval: EvalSpec = EvalSpec()
     gates: dict[str, Gate] = {}
     """Measure name (e.g. ``vqa_seen.accuracy``) to bounds, checked on the final weights."""
@@ -113,6 +125,50 @@ class StageSpec(Strict):
     """Steps between resumable checkpoints."""
     options: dict[str, float | int | bool | str] = {}
     """Settings of the objective (augmentation, loss weights); each objective refuses names it does not know."""
+
+    @field_validator("lora")
+    @classmethod
+    def _adapters_fit(cls, lora: LoraSpec | None, info: ValidationInfo) -> LoraSpec | None:
+        """Check against the settings above it; those that are wrong themselves are missing."""
+        if lora is None:
+            return None
+        frozen = [name for name in lora.modules if name not in info.data.get("trainable", lora.modules)]
+        if frozen:
+            raise ValueError(f"modules names {', '.join(frozen)}, which trainable does not: give its adapters a rate "
+                             "there, or take it out of lora.modules")
+        if info.data.get("objective", "next_token") != "next_token":
+            raise ValueError(f"adapters need objective next_token, not {info.data['objective']}")
+        if "optim" in info.data and info.data["optim"].kind == "muon":
+            raise ValueError("optim.kind muon is meant for whole matrices, not for adapters: use adamw")
+        return lora
+
+    @field_validator("quantize")
+    @classmethod
+    def _quantization_fits(cls, quantize: QuantizeSpec | None, info: ValidationInfo) -> QuantizeSpec | None:
+        if quantize is None or not {"objective", "trainable", "engine", "lora"} <= set(info.data):
+            return quantize
+        engine, lora = info.data["engine"], info.data["lora"]
+        if info.data["objective"] != "next_token":
+            raise ValueError(f"needs objective next_token, not {info.data['objective']}: no other reads the language "
+                             "model's matrices")
+        if engine.kind == "fsdp2" or (engine.kind == "deepspeed" and engine.zero == 3):
+            sharding = "fsdp2" if engine.kind == "fsdp2" else "ZeRO-3"
+            raise ValueError(f"{sharding} cuts every matrix over the ranks, which {quantize.bits} bit weights with "
+                             "their scales do not survive: set engine.kind to torch, or to deepspeed with engine.zero "
+                             "2, or take quantize out")
+        if "llm" in info.data["trainable"] and (lora is None or "llm" not in lora.modules):
+            raise ValueError("quantised weights cannot be trained: give the language model adapters (lora), or take "
+                             "llm out of trainable")
+        if lora is not None and lora.bias == "all":
+            raise ValueError("the biases of quantised layers cannot be trained: set lora.bias to none")
+        return quantize
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out lora and quantize where they are not used: digests of such stages know nothing of them."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items()
+                if value is not None or name not in ("lora", "quantize")}
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
@@ -132,6 +188,11 @@ class StageSpec(Strict):
         if self.optim.kind == "muon" and self.engine.kind != "torch":
             raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
         return self
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Modules that train through adapters; none without lora."""
+        return self.lora.modules if self.lora is not None else ()
 
     @property
     def taught(self) -> int:

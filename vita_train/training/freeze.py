@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from vita_train.errors import RecipeError, VitaError
+from vita_train.models.lora import has_adapters, release_adapters
 from vita_train.recipe.ladder import MODULES
 from vita_train.training.objectives.base import Objective
 
@@ -15,6 +16,7 @@ from vita_train.training.objectives.base import Objective
 def apply_trainable(objective: Objective, trainable: Mapping[str, float], *, where: str = "trainable") -> list[str]:
     """Freeze every module of the model that ``trainable`` does not name, and release the others.
 
+    Of a module with adapters only these are released.
     Throw-away heads (children that are no modules of the model) always train. Frozen modules are put in eval mode
     and stay there, because ``Objective.train`` forces it again.
 
@@ -35,7 +37,12 @@ def apply_trainable(objective: Objective, trainable: Mapping[str, float], *, whe
                               remedy="remove it from the trainable map")
     objective.frozen = tuple(name for name in children if name in MODULES and name not in trainable)
     for name, child in children.items():
-        child.requires_grad_(name not in objective.frozen)
+        if name in objective.frozen:
+            child.requires_grad_(False)
+        elif has_adapters(child):
+            release_adapters(child)
+        else:
+            child.requires_grad_(True)
     objective.train()
     names = trained_names(objective)
     assert_trainable(objective, names)

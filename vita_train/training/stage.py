@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vita_train import __version__
 from vita_train.data.index import Corpus
 from vita_train.errors import GateError, RecipeError, VitaError
 from vita_train.evaluation.gates import check_gates
-from vita_train.manifest import FileRef, Manifest, ModuleRef, digest_of
+from vita_train.manifest import Manifest, digest_of
 from vita_train.models.activations import enable_checkpointing
-from vita_train.models.build import cast_parameters
-from vita_train.models.checkpoint.save import save_modules
+from vita_train.models.checkpoint.adapter import Adapter
+from vita_train.models.quantize import elements
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
@@ -27,8 +25,9 @@ from vita_train.storage.attempt import Attempt
 from vita_train.storage.final import read_final, write_final
 from vita_train.storage.run_paths import present_corpus, run_dir, store_of
 from vita_train.storage.store import Store, is_local
+from vita_train.training.adapters import check_libraries, prepare_adapters
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
-from vita_train.training.engines.base import Engine, EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext, build_engine
 from vita_train.training.evaluate import measure_stage
 from vita_train.training.exporter import ReadingsCollector, served
 from vita_train.training.freeze import apply_trainable
@@ -38,6 +37,7 @@ from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
 from vita_train.training.outcome import write_outcome
+from vita_train.training.results import Result, gather_result, store_result
 from vita_train.training.resume import Checkpoints
 from vita_train.training.telemetry import Readings, full_speed, peak_flops, peak_memory
 from vita_train.training.watchdog import Watchdog
@@ -122,25 +122,28 @@ def _run(place: StageRun, world: World) -> Manifest | None:
             trained = _train(place, world, inputs, digest, watchdog)
         if trained is None:
             return None
-    counters, objective, modules, attempt, journal = trained
+    counters, objective, result, attempt, journal = trained
     with _failures(journal):
-        return _finish(place, world, inputs, digest, counters, objective, modules, attempt, journal)
+        return _finish(place, world, inputs, digest, counters, objective, result, attempt, journal)
 
 
 def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
-           ) -> tuple[Counters, Objective, nn.ModuleDict, Attempt, Journal] | None:
+           ) -> tuple[Counters, Objective, Result, Attempt, Journal] | None:
     """Train to the last step; on rank 0 return what the manifest is made from."""
     recipe, spec = place.recipe, place.spec
     watchdog.beat("the start of the stage")
     dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
     context = StageContext(recipe=recipe, stage=place.stage, spec=spec, corpus=place.corpus,
                            device=world.device, dtype=dtype, rank=world.rank, world=world.size, seed=recipe.seed)
+    settings = f"stages.{place.stage}"
+    check_libraries(spec, where=settings)
     with watchdog.off():  # large weights may have to be fetched
         modules = load_inputs(recipe, inputs, place.modules, units=place.units)
+        prepare_adapters(modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings)
     if spec.engine.checkpoint_activations:
         enable_checkpointing(modules)
     objective = place.objective(context, modules)
-    apply_trainable(objective, spec.trainable, where=f"stages.{place.stage}.trainable")
+    apply_trainable(objective, spec.trainable, where=f"{settings}.trainable")
     order = objective.order()
     steps = spec.steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
     journal = Journal(place.directory if world.rank == 0 else None, steps, remote=place.remote())
@@ -162,8 +165,9 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
             Loop(objective, engine, spec, world, recipe.seed, steps, order, journal, checkpoints, watchdog,
                  workers=recipe.launch.workers, readings=readings).run(counters)
             watchdog.beat("gathering the weights")
-            final = _gather(place, engine, objective, modules, inputs)
-    return None if final is None else (counters, objective, final, attempt, journal)
+            result = gather_result(recipe, place.stage, engine, modules, inputs, units=place.units,
+                                   device=world.device)
+    return None if result is None else (counters, objective, result, attempt, journal)
 
 
 def _collector(place: StageRun, world: World, readings: Readings, checkpoints: Checkpoints, speed: float | None
@@ -177,29 +181,12 @@ def _collector(place: StageRun, world: World, readings: Readings, checkpoints: C
                              committed_at=checkpoints.committed_at if world.rank == 0 else None)
 
 
-def _gather(place: StageRun, engine: Engine, objective: Objective, modules: nn.ModuleDict, inputs: Inputs
-            ) -> nn.ModuleDict | None:
-    """Return the objective's modules with their final weights on rank 0, in the type the recipe stores."""
-    state = engine.gather()
-    engine.close()
-    if state is None:
-        return None
-    if place.spec.engine.kind != "torch":
-        modules = load_inputs(place.recipe, inputs, place.modules, units=place.units)
-        for name, tensors in state.items():
-            if name in modules:
-                modules[name].load_state_dict(tensors)
-        modules.to(objective.context.device)
-    return cast_parameters(modules, _DTYPES[place.recipe.model.dtype])
-
-
 def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters: Counters, objective: Objective,
-            modules: nn.ModuleDict, attempt: Attempt, journal: Journal) -> Manifest:
+            result: Result, attempt: Attempt, journal: Journal) -> Manifest:
     """Write weights, measure, pass the gate, commit."""
-    recipe, spec = place.recipe, place.spec
-    trained = [name for name in spec.trainable if name in modules]
-    refs = {name: ModuleRef(stage=place.stage, files=files)
-            for name, files in _upload(place, {name: modules[name] for name in trained}, attempt).items()}
+    recipe, spec, modules = place.recipe, place.spec, result.modules
+    refs = store_result(recipe, place.stage, result, inputs, place.store, f"{place.prefix}/final/{attempt.id}",
+                        place.directory)
     if world.device.type == "cpu":
         # The other ranks have ended: their processors are free.
         torch.set_num_threads(torch.get_num_threads() * world.size)
@@ -211,28 +198,25 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
     check_gates(spec, metrics, where=f"stage {place.stage}")
     manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=digest,
                         modules={**inputs.modules, **refs}, metrics=metrics,
-                        lineage=_lineage(place, world, inputs, counters, objective, attempt))
+                        lineage=_lineage(place, world, inputs, counters, objective, result.adapters, attempt))
     journal.progress(state="done", eta_s=0, phase="done")
     journal.close()
     write_final(place.store, place.prefix, manifest)
     return manifest
 
 
-def _upload(place: StageRun, modules: dict[str, nn.Module], attempt: Attempt) -> dict[str, tuple[FileRef, ...]]:
-    place.directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.directory, prefix=".final-") as folder:
-        return {name: tuple(place.store.upload(path, f"{place.prefix}/final/{attempt.id}/{path.name}", move=True)
-                            for path in paths)
-                for name, paths in save_modules(modules, Path(folder)).items()}
-
-
 def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, objective: Objective,
-             attempt: Attempt) -> dict[str, Any]:
+             adapters: Mapping[str, Adapter], attempt: Attempt) -> dict[str, Any]:
     """Return where the weights come from and what they cost."""
     children = objective.model_modules()
-    counts = {name: sum(parameter.numel() for parameter in child.parameters()) for name, child in children.items()}
+    trained: dict[str, int] = {}
+    frozen: dict[str, int] = {}
+    for name, child in children.items():
+        for parameter in child.parameters():
+            counts = trained if name not in objective.frozen and parameter.requires_grad else frozen
+            counts[name] = counts.get(name, 0) + elements(parameter)
     names = [f"{name}.{key}" for name, child in children.items() if name not in objective.frozen
-             for key, _ in child.named_parameters()]
+             for key, parameter in child.named_parameters() if parameter.requires_grad]
     spent = asdict(counters)
     return {
         "recipe": digest_of(place.recipe.model_dump(mode="json")),
@@ -240,8 +224,8 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "data": inputs.data,
         "inputs": {name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
                    for name, ref in inputs.modules.items() if name in children},
-        "trained": {name: count for name, count in counts.items() if name not in objective.frozen},
-        "frozen": {name: count for name, count in counts.items() if name in objective.frozen},
+        "trained": trained,
+        "frozen": frozen,
         "trained_names": names,
         "samples": {"steps": counters.step, "count": counters.samples, "sum": counters.sample_sum,
                     "datasets": dict(place.spec.data),
@@ -251,6 +235,7 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
         "memory_gib": round(peak_memory(world.device), 3),
         "loss": counters.loss,
+        "adapters": {name: adapter.base for name, adapter in adapters.items()},
         "engine": place.spec.engine.model_dump(mode="json"),
         "world": world.size,
         "attempt": attempt.id,

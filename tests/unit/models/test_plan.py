@@ -10,6 +10,7 @@ from vita_train.models.plan import Plan, audio_positions, gpu_bytes, media_posit
 from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.stage import StageSpec
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,30 @@ def test_the_command_prints_every_stage() -> None:
     for stage in load_recipe("tiny").stages:
         assert f"\n{stage} " in result.output
     assert "stages on 2 processes" in result.output
+
+
+def _adapted(**stage: object) -> Plan:
+    recipe = load_recipe("vita-1.5-7b")
+    spec = recipe.stages["1.2"].model_dump() | {"trainable": {"llm": 1e-4}, "lora": {"rank": 64},
+                                                "engine": {"kind": "torch"}} | stage
+    return plan_recipe(recipe.model_copy(update={"stages": {"1.2": StageSpec.model_validate(spec)}}))
+
+
+def test_adapters_of_the_published_model_have_the_published_size() -> None:
+    (stage,) = _adapted().stages
+    assert stage.trained == {"llm": 161_480_704}
+    assert stage.modules["llm"] == 7_615_616_512 + 161_480_704
+    assert stage.state_bytes(0, 1) == 2 * sum(stage.modules.values()) + 14 * 161_480_704
+
+
+def test_biases_that_train_are_counted() -> None:
+    (stage,) = _adapted(lora={"rank": 64, "bias": "all"}).stages
+    assert stage.trained["llm"] == 161_480_704 + 28 * (3584 + 2 * 512)
+
+
+@pytest.mark.parametrize(("kind", "gigabytes"), [("nf4", 3.4), ("int8", 6.5)])
+def test_quantised_matrices_take_their_bits(kind: str, gigabytes: float) -> None:
+    (full,), (stage,) = _adapted().stages, _adapted(quantize={"kind": kind}).stages
+    assert stage.quantized == 28 * 233_046_016  # matrices of a block
+    assert stage.quantized_bytes / 1e9 == pytest.approx(gigabytes, rel=0.02)
+    assert full.state_bytes(0, 1) - stage.state_bytes(0, 1) == 2 * stage.quantized - stage.quantized_bytes

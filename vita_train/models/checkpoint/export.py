@@ -33,12 +33,12 @@ from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.checkpoint.header import read_header
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.checkpoint.probe import difference
+from vita_train.models.checkpoint.refs import fetched, load_refs
 from vita_train.models.checkpoint.save import save_modules
 from vita_train.recipe.data import SynthSource
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
-from vita_train.storage.cache import fetch_file
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import read_final
 from vita_train.storage.run_paths import store_of
@@ -74,14 +74,14 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     """
     store = store_of(recipe)
     manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
-    files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
-             for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
-             if name not in LEFT_OUT}
-    if not files:
+    refs = {name: ref for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
+            if name not in LEFT_OUT}
+    if not refs:
         raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
                               remedy="train at least one stage before exporting")
-    modules = build_modules(recipe.model, files, units=_units(files), dtype=_dtype(recipe), pretrained=False)
-    load_modules(modules, files)
+    heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
+    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=_dtype(recipe),
+                        endpoint=recipe.storage.endpoint)
     export_model(modules, recipe, corpus_dir, out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 

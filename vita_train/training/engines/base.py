@@ -178,11 +178,12 @@ def norms_by_owner(names: list[str], norms: list[float]) -> dict[str, float]:
 
 
 def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dtype) -> None:
-    """Store frozen and trained modules in their types; buffers (statistics, tables) keep their own."""
+    """Store frozen and trained parameters in their types; buffers (statistics, tables) keep their own."""
     for name, child in objective.named_children():
-        cast = frozen if name in objective.frozen and name not in objective.keep_float32 else trained
         for parameter in child.parameters():
-            parameter.data = parameter.data.to(cast)
+            if parameter.is_floating_point():  # quantised weights are not
+                cast = trained if parameter.requires_grad or name in objective.keep_float32 else frozen
+                parameter.data = parameter.data.to(cast)
 
 
 def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
@@ -192,5 +193,32 @@ def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
 
 
 def trained_children(objective: Objective) -> dict[str, nn.Module]:
-    """Return the children that are not frozen: what a checkpoint must hold."""
+    """Return the children that are not frozen."""
     return {name: child for name, child in objective.named_children() if name not in objective.frozen}
+
+
+def trained_state(child: nn.Module) -> dict[str, Tensor]:
+    """Return what a checkpoint must hold of a child: parameters that train, and buffers.
+
+    Of a module with adapters that is the adapter alone, without the matrices below it and without what quantised
+    layers add to a state dict.
+    """
+    kept = kept_names(child)
+    return {name: tensor for name, tensor in child.state_dict().items() if name in kept}
+
+
+def kept_names(child: nn.Module) -> set[str]:
+    """Return the names of a child's parameters that train, tied ones under each of their names, and of its buffers."""
+    kept = {name for name, parameter in child.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    return kept | {name for name, _ in child.named_buffers()}
+
+
+def load_trained_state(child: nn.Module, state: dict[str, Tensor]) -> None:
+    """Read back what `trained_state` returned.
+
+    Raises:
+        RuntimeError: the names are others.
+    """
+    missing, unexpected = child.load_state_dict(state, strict=False)
+    if unexpected or set(missing) & set(trained_state(child)):
+        raise RuntimeError(f"the state does not fit the module: {[*unexpected, *missing][:5]}")

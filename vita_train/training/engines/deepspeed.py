@@ -27,6 +27,7 @@ from vita_train.training.engines.base import (
     return_tuples,
     set_rates,
     trained_children,
+    trained_state,
 )
 from vita_train.training.engines.fsdp2 import sync_buffers
 from vita_train.training.objectives.base import LossOutput, Objective
@@ -127,9 +128,10 @@ class DeepSpeedEngine:
 
         state: State = {}
         for name, child in trained_children(self.objective).items():
-            with deepspeed.zero.GatheredParameters(list(child.parameters()), enabled=self.zero == 3):
+            trained = [parameter for parameter in child.parameters() if parameter.requires_grad]
+            with deepspeed.zero.GatheredParameters(trained, enabled=self.zero == 3):
                 if self.world.rank == 0:
-                    state[name] = {key: value.detach().cpu().clone() for key, value in child.state_dict().items()}
+                    state[name] = {key: value.detach().cpu().clone() for key, value in trained_state(child).items()}
         return None if self.world.rank else state
 
     def close(self) -> None:

@@ -34,11 +34,13 @@ from vita_train.training.engines.base import (
     detached,
     fill_gradients,
     groups_of,
+    kept_names,
     norms_by_owner,
     owners,
     phase_parameters,
     return_tuples,
     set_rates,
+    trained_children,
 )
 from vita_train.training.objectives.base import LossOutput, Objective
 
@@ -135,11 +137,12 @@ def transformer_blocks(objective: nn.Module) -> Iterator[nn.Module]:
 
 
 def split_by_child(full: dict[str, Any], objective: Objective) -> State:
-    """Return flat names ``child.tensor`` as child to tensors, frozen children left out."""
-    state: State = {name: {} for name, _ in objective.named_children() if name not in objective.frozen}
+    """Return flat names ``child.tensor`` as child to tensors; what is frozen is left out, under all of its names."""
+    kept = {name: kept_names(child) for name, child in trained_children(objective).items()}
+    state: State = {name: {} for name in kept}
     for key, value in full.items():
         child, _, rest = key.partition(".")
-        if child in state:
+        if rest in kept.get(child, ()):
             state[child][rest] = value
     return state
 

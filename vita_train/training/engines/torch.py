@@ -21,11 +21,13 @@ from vita_train.training.engines.base import (
     detached,
     fill_gradients,
     groups_of,
+    load_trained_state,
     norms_by_owner,
     owners,
     phase_parameters,
     set_rates,
     trained_children,
+    trained_state,
 )
 from vita_train.training.muon import MuonAdamW, matrix_parameters
 from vita_train.training.objectives.base import LossOutput, Objective
@@ -114,7 +116,7 @@ class TorchEngine:
     def save(self, directory: Path) -> None:
         if self.world.rank:
             return
-        children = {name: child.state_dict() for name, child in trained_children(self.objective).items()}
+        children = {name: trained_state(child) for name, child in trained_children(self.objective).items()}
         optimizers = {phase: optimizer.state_dict() for phase, optimizer in self._optimizers.items()}
         torch.save({"format": _FORMAT, "children": children, "optimizers": optimizers}, directory / _FILE)
 
@@ -125,7 +127,7 @@ class TorchEngine:
                                   remedy="go on with the engine that wrote it, or start the stage under a new run name")
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         for name, child in trained_children(self.objective).items():
-            child.load_state_dict(state["children"][name])
+            load_trained_state(child, state["children"][name])
         for phase, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][phase])
 
@@ -133,7 +135,7 @@ class TorchEngine:
         if self.world.rank:
             return None
         children = trained_children(self.objective)
-        return {name: {key: value.detach().cpu() for key, value in child.state_dict().items()}
+        return {name: {key: value.detach().cpu() for key, value in trained_state(child).items()}
                 for name, child in children.items()}
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from vita_train.data.loader import packed_order
 from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
+from vita_train.models.quantize import elements
 from vita_train.recipe.ladder import MODULES
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
@@ -90,10 +91,14 @@ class NextTokenObjective(Objective):
         quadratic part and recomputed activations do not count.
         """
         children = self.model_modules()
-        sizes = {name: sum(parameter.numel() for parameter in child.parameters()) for name, child in children.items()}
         before_llm = any(name != "llm" and name not in self.frozen for name in children)
-        return float(sum(size * (6 if name not in self.frozen else 4 if name == "llm" and before_llm else 2)
-                         for name, size in sizes.items()))
+        total = 0
+        for name, child in children.items():
+            passes_on = name not in self.frozen or (name == "llm" and before_llm)
+            for parameter in child.parameters():
+                trains = name not in self.frozen and parameter.requires_grad
+                total += elements(parameter) * (6 if trains else 4 if passes_on else 2)
+        return float(total)
 
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
         """Return the summed loss and the share of labels that were the most likely token."""

@@ -1,0 +1,134 @@
+"""A stage's adapters merged for good: whole weights that other tools read, compared with what was trained.
+
+::
+
+    llm/                 as transformers saves it: a directory for ``model.llm.source``, or for any other tool
+    <module>.safetensors other modules that the stage trained
+    merge.json           stage, base of each adapter, largest difference of the logits
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vita_train.errors import CheckpointError, UserError
+from vita_train.manifest import Manifest, ModuleRef
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.adapter import attach_adapter, base_of
+from vita_train.models.checkpoint.probe import probe_logits
+from vita_train.models.checkpoint.refs import digest_under, fetched, load_refs
+from vita_train.models.checkpoint.save import save_modules
+from vita_train.models.lora import merge_adapters
+from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.final import read_final
+from vita_train.storage.run_paths import store_of
+
+FORMAT = "vita-train/merge/v1"
+#: Most that float32 logits may change by merging, as a share of the largest of them.
+BOUND = 1e-4
+#: Modules that a probe passes through.
+_PROBED = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merging changed."""
+
+    stage: str
+    largest_logit: float
+    """Of the probe, adapters beside the weights, float32."""
+    difference: float
+    """Largest change of a logit by merging in float32."""
+    rounded: float
+    """Largest change of a logit by merging and storing in the recipe's type; the same as above for float32."""
+
+
+def merge_stage(recipe: Recipe, run: str, out: Path, *, stage: str = "") -> Merged:
+    """Merge the adapters of one stage into their bases and write whole weights to a new directory.
+
+    Args:
+        recipe: the run's recipe.
+        run: its name.
+        out: directory to make.
+        stage: stage id or alias; empty takes the last one that has trained adapters.
+
+    Raises:
+        UserError: ``out`` exists, or no such stage has trained adapters.
+        CheckpointError: an adapter belongs to other weights, or merging changes the logits by more than `BOUND`.
+    """
+    if out.exists():
+        raise UserError("exists already", where=str(out), remedy="choose another directory")
+    manifest = _adapted_stage(recipe, run, stage)
+    own = {name: ref for name, ref in manifest.modules.items() if ref.stage == manifest.stage}
+    adapters = {name: ref for name, ref in own.items() if ref.base is not None}
+    modules = _unmerged(recipe, manifest, adapters)
+    before = probe_logits(modules)
+    for name in adapters:
+        merge_adapters(modules[name], where=f"stage {manifest.stage}, {name}")
+    difference = float((probe_logits(modules) - before).abs().max())
+    dtype, largest = getattr(torch, recipe.model.dtype), float(before.abs().max())
+    if not difference <= BOUND * largest:
+        raise CheckpointError(f"merging changes logits by up to {difference:.3g}, more than {BOUND:g} of the largest "
+                              f"({largest:.3g})", where=f"stage {manifest.stage}",
+                              remedy="nothing was written; use the adapter beside its base")
+    cast_parameters(cast_parameters(modules, dtype), torch.float32)
+    merged = Merged(manifest.stage, largest, difference, float((probe_logits(modules) - before).abs().max()))
+    _write(cast_parameters(modules, dtype), own, merged, recipe, out,
+           {name: base_of(fetched(ref, recipe.storage.endpoint)) for name, ref in adapters.items()})
+    return merged
+
+
+def _adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
+    store, names = store_of(recipe), [stage_id(stage)] if stage else list(recipe.stages)
+    manifests = [manifest for name in names if (manifest := read_final(store, f"{run}/{name}"))]
+    adapted = [manifest for manifest in manifests
+               if any(ref.stage == manifest.stage and ref.base is not None for ref in manifest.modules.values())]
+    if not adapted:
+        which = f"stage {names[0]}" if stage else "no stage of this run"
+        raise UserError(f"{which} has trained {'no ' if stage else ''}adapters", where=store.uri_of(run),
+                        remedy="name a finished stage whose recipe has lora")
+    return adapted[-1]
+
+
+def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, ModuleRef]) -> nn.ModuleDict:
+    """Return the model of a stage in float32 and eval mode, its own adapters beside the weights."""
+    endpoint = recipe.storage.endpoint
+    refs = {name: adapters[name].base if name in adapters else ref
+            for name, ref in manifest.modules.items() if name in _PROBED}
+    stored = {name: ref for name, ref in refs.items() if isinstance(ref, ModuleRef)}
+    sources = {"llm": recipe.model.llm.source, "vision": recipe.model.vision.source}
+    loaded = {**load_refs(recipe.model, stored, endpoint=endpoint),
+              **build_modules(recipe.model, [name for name, source in sources.items()
+                                             if source and name not in stored])}
+    modules = nn.ModuleDict({name: loaded[name] for name in _PROBED if name in loaded}).eval()
+    for name, ref in adapters.items():
+        attach_adapter(modules[name], fetched(ref, endpoint), digest_under(stored.get(name), modules[name],
+                                                                           endpoint=endpoint))
+    return modules
+
+
+def _write(modules: nn.ModuleDict, own: Mapping[str, ModuleRef], merged: Merged, recipe: Recipe, out: Path,
+           bases: Mapping[str, str]) -> None:
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        if "llm" in own:
+            llm: Any = modules["llm"]
+            llm.save_pretrained(aside / "llm")
+        save_modules({name: modules[name] for name in own if name != "llm"}, aside)
+        told = {"format": FORMAT, "recipe": recipe.name, "bases": dict(bases), "bound": BOUND, **asdict(merged)}
+        (aside / "merge.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

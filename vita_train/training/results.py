@@ -1,0 +1,85 @@
+"""The weights a stage ends with: gathered from the engine, whole, and written where the manifest names them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vita_train.manifest import ModuleRef
+from vita_train.models.build import cast_parameters
+from vita_train.models.checkpoint.adapter import Adapter, save_adapter
+from vita_train.models.checkpoint.save import save_modules
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
+from vita_train.storage.store import Store
+from vita_train.training.adapters import take_adapters
+from vita_train.training.engines.base import Engine
+from vita_train.training.inputs import Inputs
+from vita_train.training.weights import load_inputs
+
+
+@dataclass
+class Result:
+    """What a stage has made."""
+
+    modules: nn.ModuleDict
+    """All modules of the objective with their final weights, adapters merged, in the type the recipe stores."""
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    """Of the modules that trained through one."""
+
+
+def gather_result(recipe: Recipe, stage: str, engine: Engine, modules: nn.ModuleDict, inputs: Inputs, *, units: int,
+                  device: torch.device) -> Result | None:
+    """Return the final weights on rank 0, None on the others. Every rank must call it; it closes the engine.
+
+    Adapters, quantised weights and the parts of sharding engines are left behind: the modules are loaded anew as the
+    stage found them, and what was trained is put into them.
+    """
+    spec = recipe.stages[stage]
+    state = engine.gather()
+    engine.close()
+    if state is None:
+        return None
+    adapters: dict[str, Adapter] = {}
+    if spec.engine.kind != "torch" or spec.adapted or spec.quantize:
+        modules = load_inputs(recipe, inputs, tuple(modules), units=units)
+        for name, tensors in state.items():
+            if name in modules and name not in spec.adapted:
+                modules[name].load_state_dict(tensors)
+        adapters = take_adapters(modules, spec, state, inputs, endpoint=recipe.storage.endpoint,
+                                 where=f"stages.{stage}")
+    modules = cast_parameters(modules, getattr(torch, recipe.model.dtype))
+    return Result(modules.to(device), adapters)
+
+
+def store_result(recipe: Recipe, stage: str, result: Result, inputs: Inputs, store: Store, prefix: str, scratch: Path
+                 ) -> dict[str, ModuleRef]:
+    """Write what the stage trained to the store and return the references; an adapter's names its base.
+
+    Args:
+        recipe: the run's recipe.
+        stage: stage id.
+        result: the final weights.
+        inputs: what the stage started from.
+        store: of the run.
+        prefix: of the keys.
+        scratch: directory of this machine to write in first; made if it is not there.
+    """
+    spec: StageSpec = recipe.stages[stage]
+    trained = [name for name in spec.trainable if name in result.modules]
+    sources = {"llm": recipe.model.llm.source, "vision": recipe.model.vision.source}
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".final-") as name:
+        folder = Path(name)
+        paths = save_modules({name: result.modules[name] for name in trained if name not in result.adapters}, folder)
+        paths |= {name: save_adapter(adapter, folder / name, source=sources.get(name), language=name == "llm")
+                  for name, adapter in result.adapters.items()}
+        return {name: ModuleRef(stage=stage, files=tuple(
+                    store.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}", move=True)
+                    for path in paths[name]),
+                    base=inputs.modules.get(name, "source") if name in result.adapters else None)
+                for name in trained}
