@@ -139,8 +139,9 @@ def _model(recipe: Recipe, run: str, parameters: dict[str, int]) -> str:
         parameters.update(_count(recipe))
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps({"digest": digest, "parameters": parameters}), encoding="utf-8")
-    return f"{_millions(sum(parameters.values()))} parameters: " + ", ".join(
-        f"{name} {_millions(count)}" for name, count in parameters.items())
+    counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items())
+    return (f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of {recipe.model.vision.tile_size} "
+            f"pixels takes {recipe.model.tokens_per_tile} positions")
 
 
 def _count(recipe: Recipe) -> dict[str, int]:

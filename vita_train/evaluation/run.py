@@ -90,8 +90,7 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
                         remedy="train at least one stage first")
     files = {name: tuple(fetch_file(file, endpoint=recipe.storage.endpoint) for file in ref.files)
              for name, ref in newest.items() if name not in without}
-    pretrained = [name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-                  if source and name not in files]
+    pretrained = recipe.model.given - set(files)
     dtype = getattr(torch, recipe.model.dtype)
     modules = {**build_modules(recipe.model, files, units=units, dtype=dtype, pretrained=False),
                **build_modules(recipe.model, pretrained, dtype=dtype)}

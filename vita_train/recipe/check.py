@@ -23,9 +23,8 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _never_trained(recipe: Recipe) -> list[str]:
-    """A frozen module whose weights would still be the random ones it was made with."""
-    given = {name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-             if source is not None}
+    """A frozen module whose weights would still be the random ones it was made with, or one without weights trained."""
+    given = set(recipe.model.given)
     problems = []
     for stage in STAGES:
         if stage not in recipe.stages:
@@ -34,6 +33,8 @@ def _never_trained(recipe: Recipe) -> list[str]:
         missing = [name for name in MODULES_NEEDED[stage] if name not in trained | given]
         problems += [f"stages.{stage} reads {name} frozen, but no stage before it trains {name} and the recipe names "
                      "no pretrained source" for name in missing]
+        problems += [f"stages.{stage}.trainable names {name}, which has no weights in this model"
+                     for name in sorted(trained & recipe.model.weightless)]
         given |= trained | set(missing)
     return problems
 
@@ -59,6 +60,10 @@ def _batches(recipe: Recipe) -> list[str]:
         if spec.objective == "next_token" and spec.batch.row_tokens > positions:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
                             f"model.llm.max_positions {positions}")
+        tile = recipe.model.tokens_per_tile
+        if "projector" in MODULES_NEEDED[stage] and spec.batch.row_tokens < tile:
+            problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is below the {tile} positions of "
+                            "one tile: no picture would fit")
         if spec.batch.rows < ranks:
             problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below the {ranks} ranks: some "
                             "processes would have nothing to do")

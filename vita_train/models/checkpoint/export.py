@@ -80,8 +80,9 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     if not files:
         raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
                               remedy="train at least one stage before exporting")
-    modules = build_modules(recipe.model, files, units=_units(files), dtype=_dtype(recipe), pretrained=False)
-    load_modules(modules, files)
+    names = recipe.model.weightless.union(files)
+    modules = build_modules(recipe.model, names, units=_units(files), dtype=_dtype(recipe), pretrained=False)
+    load_modules({name: modules[name] for name in files}, files)
     export_model(modules, recipe, corpus_dir, out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
