@@ -13,6 +13,7 @@ from small_towers import TOWERS, model_of
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
+from vita_train.models.build import build_modules
 from vita_train.models.vision import VisionTower, build_vision, load_vision
 
 
@@ -128,6 +129,16 @@ def test_what_no_shape_betrays_is_compared(tmp_path: Path, file: str, said: dict
     # A larger model's own configuration says nothing of its tower.
     (tmp_path / file).write_text(json.dumps({"model_type": "qwen2", "num_attention_heads": 28, "hidden_act": "silu"}))
     load_vision(spec_of("clip"), str(tmp_path))
+
+
+def test_a_model_is_built_with_the_weights_of_its_source(tmp_path: Path) -> None:
+    tower = tower_of("siglip s2")
+    save_file(tower.model.state_dict(), tmp_path / "model.safetensors")
+    spec = model_of({**TOWERS["siglip s2"], "source": str(tmp_path)})
+    tiles = torch.randn(1, 3, 78, 78)
+    assert torch.equal(build_modules(spec, ["vision"])["vision"].eval()(tiles), tower(tiles))
+    later = build_modules(spec, ["vision"], pretrained=False)["vision"].eval()
+    assert not torch.equal(later(tiles), tower(tiles))
 
 
 def test_a_place_without_weights_is_refused(tmp_path: Path) -> None:

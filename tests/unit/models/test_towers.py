@@ -13,13 +13,11 @@ from small_towers import TOWERS, model_of
 from torch import Tensor, nn
 
 from vita_train.models.activations import enable_checkpointing, transformer_blocks
-from vita_train.models.build import build_modules
 from vita_train.models.vision import VisionTower, build_vision, load_vision
 from vita_train.models.vision.eva_clip import rotary_angles
 
-#: Parameters as published: SigLIP so400m and CLIP ViT-L/14-336 as transformers counts them, EVA-02-CLIP L/14-336 as the
-#: shapes of its release do (304.43 M on its model card).
-PUBLISHED = {"siglip": 428_225_600, "clip": 303_507_456, "eva_clip": 304_432_832}
+#: Of the whole release: SigLIP so400m-patch14-384, CLIP ViT-L/14-336.
+PUBLISHED = {"siglip": 428_225_600, "clip": 303_507_456}
 
 
 def tower_of(name: str, **changes: Any) -> VisionTower:
@@ -175,21 +173,33 @@ def test_a_larger_grid_is_laid_over_the_trained_one() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_real_towers_have_the_published_sizes(name: str) -> None:
-    """What is not built: the last block, and norm, pooling and output layers behind it."""
-    spec = model_of({"kind": name})
+def test_real_towers_are_their_releases_without_what_is_not_used(name: str) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+
+    spec = model_of({"kind": name}).vision
+    shape = {"hidden_size": spec.hidden_size, "num_hidden_layers": spec.num_layers, "patch_size": 14,
+             "num_attention_heads": 16, "intermediate_size": spec.intermediate_size, "image_size": spec.image_size}
     with torch.device("meta"):
-        built = build_modules(spec, ["vision"])["vision"]
-    width, inner = spec.vision.hidden_size, spec.vision.intermediate_size
-    norms, square, perceptron = 4 * width, width**2 + width, 2 * width * inner + inner + width
-    block = norms + 4 * square + perceptron
-    behind = {"clip": block + 2 * width,
-              # the pooling head has a query, attention, a norm and a perceptron of its own
-              "siglip": block + 2 * width + width + 4 * square + 2 * width + perceptron,
-              # keys have no bias; a third matrix and the inner norms; norm and projection to 768
-              "eva_clip": block - width + 2 * width + width * inner + inner + 2 * inner + 2 * width + 768 * (width + 1),
-              }[name]
-    assert sum(p.numel() for p in built.parameters()) + behind == PUBLISHED[name]
+        release = SiglipVisionModel(SiglipVisionConfig(**shape)) if name == "siglip" else \
+            CLIPVisionModel(CLIPVisionConfig(**shape))
+        built = build_vision(spec).model
+    assert sum(parameter.numel() for parameter in release.parameters()) == PUBLISHED[name]
+    behind = (f"encoder.layers.{spec.num_layers - 1}.", "post_layernorm.", "head.")
+    expected = {key: value.shape for key, value in release.named_parameters() if not key.startswith(behind)}
+    assert {key: value.shape for key, value in built.named_parameters()} == expected
+
+
+def test_the_real_eva_clip_has_the_size_of_its_release() -> None:
+    """Counted from the shapes of EVA-02-CLIP L/14-336: 24 blocks, of which 23 are built."""
+    width, inner = 1024, 2730
+    attention = 4 * width * width + 3 * width + 2 * width  # keys have no bias; the norm inside
+    perceptron = 3 * width * inner + 2 * inner + width + 2 * inner
+    block = attention + perceptron + 4 * width
+    embeddings = width + 577 * width + (3 * 14 * 14 + 1) * width
+    with torch.device("meta"):
+        built = build_vision(model_of({"kind": "eva_clip"}).vision)
+    assert block == 12_602_024
+    assert sum(parameter.numel() for parameter in built.parameters()) == 23 * block + embeddings == 291_041_560
 
 
 @pytest.mark.parametrize("name", TOWERS)
