@@ -13,6 +13,7 @@ from small_towers import TOWERS, model_of
 from torch import Tensor, nn
 
 from vita_train.models.activations import enable_checkpointing, transformer_blocks
+from vita_train.models.build import cast_parameters
 from vita_train.models.vision import VisionTower, build_vision, load_vision
 from vita_train.models.vision.eva_clip import rotary_angles
 
@@ -209,6 +210,16 @@ def test_stochastic_depth_acts_while_training_only(name: str) -> None:
     assert torch.equal(tower(tiles), steady(tiles))
     assert not torch.equal(tower.train()(tiles), steady(tiles))
     assert torch.equal(steady.train()(tiles), steady.eval()(tiles))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_half_precision_stays_near_full(name: str) -> None:
+    tower = lively(tower_of(name))
+    tiles = tiles_for(tower)
+    full = tower(tiles)
+    half = cast_parameters(nn.ModuleDict({"vision": tower}), torch.bfloat16)["vision"](tiles)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - full).norm() < 0.05 * full.norm()
 
 
 @pytest.mark.parametrize("name", TOWERS)
