@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -77,9 +76,8 @@ def _fetched(source: str, pattern: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    failures: Any = (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError)
     try:
         return Path(snapshot_download(source, allow_patterns=[pattern, "*.json"]))
-    except failures as error:
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError("is no directory, and no such hub repository can be fetched", where=source,
                               remedy="give a directory with *.safetensors") from error
