@@ -81,7 +81,7 @@ def make_engine(recipe: Recipe, trainable: dict[str, float]) -> Engine:
 def make_batch(recipe: Recipe, rows: int, length: int = 256, pictures: int = 3) -> Batch:
     """Return rows of three documents, each a picture and text of which half is supervised."""
     generator = torch.Generator().manual_seed(0)
-    tokens, side = recipe.model.vision.tokens_per_tile, recipe.model.vision.image_size
+    tokens, side = recipe.model.tokens_per_tile, recipe.model.vision.tile_size
     ids = torch.randint(1, recipe.model.llm.vocab_size, (rows, length), generator=generator)
     labels = torch.full_like(ids, -100)
     documents, positions = torch.zeros_like(ids), torch.zeros_like(ids)

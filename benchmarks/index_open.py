@@ -21,7 +21,8 @@ import pyarrow as pa
 from vita_train.data.sample import MediaSettings
 from vita_train.data.store import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
+from vita_train.recipe.model import AudioAdapterSpec
+from vita_train.recipe.vision import InternVitSpec
 
 _MEASURE = """
 import json, re, sys, time
@@ -74,7 +75,7 @@ def write_index(path: Path, rows: int) -> None:
     lengths = np.stack([generator.integers(30, 2000, rows), generator.integers(0, 9, rows),
                         generator.integers(0, 2, rows) * 500], axis=1)
     lengths.astype("<i4").tofile(path / "lengths.bin")
-    settings = MediaSettings(data=DataSpec(), vision=VisionSpec(), adapter=AudioAdapterSpec(), mel_bins=80)
+    settings = MediaSettings(data=DataSpec(), vision=InternVitSpec(), adapter=AudioAdapterSpec(), mel_bins=80)
     meta = {"format": INDEX_FORMAT, "rows": rows, "digest": "synthetic", "feature_bins": 0, "feature_frames": 0,
             "dataset": "synthetic", "split": "train", "roots": {"pics": "/none"},
             "settings": settings.model_dump(mode="json")}

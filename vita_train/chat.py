@@ -189,7 +189,7 @@ class Chat:
     def prompt(self, asked: Conversation) -> Prompt:
         """Return a conversation as the model reads it, up to where its reply begins."""
         model = self.recipe.model
-        per_tile = model.vision.tokens_per_tile
+        per_tile = model.tokens_per_tile
         counts = MediaCounts(
             images=tuple(len(tiles) * per_tile for tiles in asked.images),
             videos=tuple(len(frames) * per_tile for frames in asked.videos),
@@ -205,7 +205,7 @@ class Chat:
     def _picture(self, path: Path) -> Tensor:
         self._require("pictures")
         spec = self.recipe.model.vision
-        pixels = _usable(lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.image_size))
+        pixels = _usable(lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.tile_size))
         return normalise(pixels, spec)
 
     def _film(self, path: Path) -> Tensor:
@@ -213,7 +213,7 @@ class Chat:
         data, spec = self.recipe.data, self.recipe.model.vision
 
         def frames() -> np.ndarray:
-            return load_frames(path, frame_places(*probe_video(path), data.video), data.image, spec.image_size)
+            return load_frames(path, frame_places(*probe_video(path), data.video), data.image, spec.tile_size)
 
         return normalise(_usable(frames), spec)
 

@@ -23,16 +23,16 @@ def image_cost(size: str, recipe: Recipe) -> str:
             raise ValueError
     except ValueError:
         raise UserError(f"{size!r} is not a picture size", where="--image", remedy="write it like 1280x720") from None
-    spec, vision = recipe.data.image, recipe.model.vision
-    columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, vision.image_size)
-    tiles = count_tiles(width, height, spec, vision.image_size)
-    return f"{columns} x {rows} grid, {tiles} tiles, {tiles * vision.tokens_per_tile} positions"
+    spec, side = recipe.data.image, recipe.model.vision.tile_size
+    columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
+    tiles = count_tiles(width, height, spec, side)
+    return f"{columns} x {rows} grid, {tiles} tiles, {tiles * recipe.model.tokens_per_tile} positions"
 
 
 def video_cost(seconds: float, recipe: Recipe) -> str:
     """Say the frames and positions of a video of 25 frames a second."""
     frames = len(frame_places(max(1, round(seconds * _FILM_RATE)), _FILM_RATE, recipe.data.video))
-    return f"{frames} frames, {frames * recipe.model.vision.tokens_per_tile} positions"
+    return f"{frames} frames, {frames * recipe.model.tokens_per_tile} positions"
 
 
 def audio_cost(seconds: float, recipe: Recipe) -> str:

@@ -103,7 +103,7 @@ class Examiner:
 
     def _example(self, row: Row) -> Example | Reject:
         data, model = self.recipe.data, self.recipe.model
-        per_tile = model.vision.tokens_per_tile
+        per_tile = model.tokens_per_tile
         tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
         places = [self._frame_places(ref.path(self.roots)) for ref in row.videos]
         waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
@@ -157,7 +157,7 @@ class Examiner:
         from vita_train.data.media.image import count_tiles, open_image
 
         spec = self.recipe.data.image
-        return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.image_size,
+        return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.tile_size,
                            tiled=root not in spec.no_tile_sets)
 
     def _frame_places(self, path: Path) -> list[int]:

@@ -12,7 +12,8 @@ from vita_train.data.prompt import expand, expand_labels, labels_of
 from vita_train.errors import DataError
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
+from vita_train.recipe.model import AudioAdapterSpec
+from vita_train.recipe.vision import VisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +114,7 @@ class Sample:
         from vita_train.data.media.image import cut_tiles, open_image
         from vita_train.data.media.video import load_frames
 
-        spec, side = self.settings.data.image, self.settings.vision.image_size
+        spec, side = self.settings.data.image, self.settings.vision.tile_size
         try:
             parts = [cut_tiles(open_image(path), spec, side, tiled=tiled)
                      for path, tiled in zip(self.images, self.image_tiled, strict=True)]

@@ -68,11 +68,7 @@ def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
 
 def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
-    available = {name for stage in stages for name in recipe.stages[stage].trainable} | set(recipe.weights)
-    if recipe.model.llm.source:
-        available.add("llm")
-    if recipe.model.vision.source:
-        available.add("vision")
+    available = recipe.model.given.union(recipe.weights, *(recipe.stages[stage].trainable for stage in stages))
     goals: dict[tuple[str, ObjectiveName], None] = {}
     for stage in stages:
         spec = recipe.stages[stage]

@@ -88,8 +88,7 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
         raise UserError("no stage of this run is finished", where=store.uri_of(run),
                         remedy="train at least one stage first")
     refs = {name: ref for name, ref in newest.items() if name not in without}
-    pretrained = [name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-                  if source and name not in refs]
+    pretrained = recipe.model.given - set(refs)
     dtype = getattr(torch, recipe.model.dtype)
     modules = {**load_refs(recipe.model, refs, units=units, dtype=dtype, endpoint=recipe.storage.endpoint),
                **build_modules(recipe.model, pretrained, dtype=dtype)}

@@ -13,7 +13,7 @@ from vita_train.models.audio_adapter import AudioAdapter
 from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.language import build_llm, load_llm
 from vita_train.models.projector import build_projector
-from vita_train.models.vision import VisionTower, load_vision
+from vita_train.models.vision import build_vision, load_vision
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
 
@@ -79,7 +79,7 @@ def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[],
     vision_source = spec.vision.source if read else None
     builders: dict[str, Callable[[], nn.Module]] = {
         "llm": lambda: load_llm(spec.llm, llm_source) if llm_source else build_llm(spec.llm),
-        "vision": lambda: load_vision(spec.vision, vision_source) if vision_source else VisionTower(spec.vision),
+        "vision": lambda: load_vision(spec.vision, vision_source) if vision_source else build_vision(spec.vision),
         "projector": lambda: build_projector(spec),
         "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
         "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, units),

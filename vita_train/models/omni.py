@@ -31,7 +31,7 @@ class Omni(nn.Module):
 
     llm: Any
     vision: VisionTower
-    projector: nn.Sequential
+    projector: nn.Module
     audio_encoder: AudioEncoder
     audio_adapter: AudioAdapter
 
@@ -80,7 +80,7 @@ class Omni(nn.Module):
         return _place(embeds, ids == AUDIO_ID, features, real, "audio", batch.sample_ids)
 
     def image_features(self, tiles: Tensor) -> Tensor:
-        """Return the language positions of tiles (N, 3, S, S), joined in order: (N * tokens_per_tile, D)."""
+        """Return the language positions of tiles (N, 3, S, S), joined in order: (N * tokens per tile, D)."""
         with _gradients(self.vision):
             features = self.vision(tiles)
         with _gradients(self.vision, self.projector):
@@ -96,7 +96,7 @@ class Omni(nn.Module):
         return hidden[real]
 
     def _dummy_tile(self, device: torch.device) -> Tensor:
-        side = self.vision.spec.image_size
+        side = self.vision.spec.tile_size
         return torch.zeros(1, 3, side, side, device=device)
 
     def _dummy_clip(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
 
 def media_positions(recipe: Recipe) -> dict[str, int]:
     """Return the language positions that pictures, videos and clips take."""
-    tile = recipe.model.vision.tokens_per_tile
+    tile = recipe.model.tokens_per_tile
     image, video = recipe.data.image, recipe.data.video
     tiles = image.max_tiles + (1 if image.thumbnail and image.max_tiles > 1 else 0)
     seconds = {f"audio, {length:g} s": audio_positions(recipe.model, length)

@@ -23,9 +23,8 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _never_trained(recipe: Recipe) -> list[str]:
-    """A frozen module whose weights would still be the random ones it was made with."""
-    given = {name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-             if source is not None} | set(recipe.weights)
+    """A frozen module whose weights would still be the random ones it was made with, or one without weights trained."""
+    given = recipe.model.given | set(recipe.weights)
     problems = []
     for stage in STAGES:
         if stage not in recipe.stages:
@@ -35,6 +34,8 @@ def _never_trained(recipe: Recipe) -> list[str]:
         problems += [f"stages.{stage} {'adapts' if name in adapted else 'reads'} {name} frozen, but no stage before it "
                      f"trains {name} and the recipe names no pretrained source (weights.{name} can name one)"
                      for name in missing]
+        problems += [f"stages.{stage}.trainable names {name}, which has no weights in this model"
+                     for name in sorted(trained & recipe.model.weightless)]
         given |= trained | set(missing)
     return problems
 
@@ -60,6 +61,10 @@ def _batches(recipe: Recipe) -> list[str]:
         if spec.objective == "next_token" and spec.batch.row_tokens > positions:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
                             f"model.llm.max_positions {positions}")
+        tile = recipe.model.tokens_per_tile
+        if "projector" in MODULES_NEEDED[stage] and spec.batch.row_tokens < tile:
+            problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is below the {tile} positions of "
+                            "one tile: no picture would fit")
         if spec.batch.rows < ranks * spec.batch.accumulate:
             problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below {ranks} ranks x "
                             f"batch.accumulate {spec.batch.accumulate}: some processes would have nothing to do")

@@ -13,5 +13,7 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     schema["properties"]["stages"]["propertyNames"] = {"enum": [*STAGES, *STAGE_ALIASES]}
     schema["$defs"]["StageSpec"]["properties"]["trainable"]["propertyNames"] = {"enum": list(MODULES)}
+    for spec in ("SiglipSpec", "ClipSpec", "EvaClipSpec"):  # without a kind, a vision tower is the default one
+        schema["$defs"][spec]["required"] = ["kind"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vita-train recipe",
             **{key: value for key, value in schema.items() if key != "title"}}

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vita_train.recipe.base import Strict
+from vita_train.recipe.vision import InternVitSpec, ProjectorSpec, VisionSpec
 
 
 class LlmSpec(Strict):
@@ -30,51 +31,6 @@ class LlmSpec(Strict):
     attention: Literal["sdpa", "varlen"] = "sdpa"
     """How packed documents are kept apart. sdpa: by a mask, anywhere. varlen: by torch's variable-length kernel on
     GPUs in half precision, elsewhere as sdpa."""
-
-
-class VisionSpec(Strict):
-    """The vision tower (InternViT through transformers' InternVLVisionModel) with its pixel shuffle."""
-
-    kind: Literal["internvit"] = "internvit"
-    source: str | None = None
-    """Directory or hub name with pretrained weights; none trains a stand-in in stage 0.vision."""
-    image_size: int = 448
-    """Side of a tile, pixels."""
-    patch_size: int = 14
-    hidden_size: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    intermediate_size: int = 4096
-    drop_path: float = 0.1
-    feature_scale: float = 0.5
-    """Factor on the features before the pixel shuffle; part of the released weights' function."""
-    shuffle: int = 2
-    """Side of the square of patches folded into one token."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    @property
-    def tokens_per_tile(self) -> int:
-        """Language positions one tile takes: 256 for 448 px, patch 14, shuffle 2."""
-        return (self.image_size // self.patch_size // self.shuffle) ** 2
-
-    @property
-    def feature_size(self) -> int:
-        """Width of one shuffled token: 4096 for the 300M tower."""
-        return self.hidden_size * self.shuffle**2
-
-    @model_validator(mode="after")
-    def _grid(self) -> VisionSpec:
-        if self.image_size % (self.patch_size * self.shuffle):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size x shuffle "
-                             f"({self.patch_size} x {self.shuffle})")
-        return self
-
-
-class ProjectorSpec(Strict):
-    """Vision features to language embeddings."""
-
-    kind: Literal["mlp2x_gelu"] = "mlp2x_gelu"
 
 
 class AudioEncoderSpec(Strict):
@@ -169,7 +125,7 @@ class ModelSpec(Strict):
     """Everything the assembled model is made of."""
 
     llm: LlmSpec = LlmSpec()
-    vision: VisionSpec = VisionSpec()
+    vision: VisionSpec = InternVitSpec()
     projector: ProjectorSpec = ProjectorSpec()
     audio_encoder: AudioEncoderSpec = AudioEncoderSpec()
     ctc_head: CtcHeadSpec = CtcHeadSpec()
@@ -179,11 +135,35 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute and storage type of the weights; optimizer state is always float32."""
 
+    @property
+    def tokens_per_tile(self) -> int:
+        """Language positions one tile takes: what the projector leaves of the tower's tokens. 256 for VITA-1.5."""
+        return self.projector.num_tokens(self.vision.grid_size)
+
+    @property
+    def weightless(self) -> frozenset[str]:
+        """Modules that hold no weights: there is nothing to train or to load."""
+        return frozenset({"projector"} if self.projector.kind == "identity" else ())
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Modules that are complete before any stage has trained them."""
+        sources = {"llm": self.llm.source, "vision": self.vision.source}
+        return self.weightless | {name for name, source in sources.items() if source is not None}
+
     @model_validator(mode="after")
     def _fits(self) -> ModelSpec:
         if self.llm.hidden_size % self.speech_decoder.width:
             raise ValueError(f"llm.hidden_size {self.llm.hidden_size} is not a multiple of "
                              f"speech_decoder.width {self.speech_decoder.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _projected(self) -> ModelSpec:
+        if self.projector.kind == "identity" and self.vision.feature_size != self.llm.hidden_size:
+            raise ValueError(f"projector identity passes features of width {self.vision.feature_size} on, "
+                             f"llm.hidden_size is {self.llm.hidden_size}")
+        self.projector.num_tokens(self.vision.grid_size)  # raises where it cannot take the tower's tokens
         return self
 
 

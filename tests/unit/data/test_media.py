@@ -17,7 +17,8 @@ from vita_train.data.media.audio import check_length, fbank, frames_of, load_wav
 from vita_train.data.media.image import choose_grid, count_tiles, cut_tiles, grids, normalise, open_image, to_square
 from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.recipe.data import AudioSpec, ImageSpec, VideoSpec
-from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
+from vita_train.recipe.model import AudioAdapterSpec, ModelSpec
+from vita_train.recipe.vision import InternVitSpec
 
 # Width, height, columns, rows, tiles, language positions at 448 pixels and 1 to 12 tiles.
 TILING = [
@@ -32,7 +33,7 @@ TILING = [
 def test_tiling_table(width: int, height: int, columns: int, rows: int, tiles: int, tokens: int) -> None:
     assert choose_grid(width, height, 1, 12, 448) == (columns, rows)
     assert count_tiles(width, height, ImageSpec(), 448) == tiles
-    assert tiles * VisionSpec().tokens_per_tile == tokens
+    assert tiles * ModelSpec().tokens_per_tile == tokens
 
 
 def test_grids() -> None:
@@ -62,7 +63,7 @@ def test_single_tiles(how: str, corner: int, middle: int) -> None:
 
 
 def test_normalisation_takes_mean_and_deviation_out() -> None:
-    vision = VisionSpec()
+    vision = InternVitSpec()
     tiles = np.zeros((2, 4, 4, 3), np.uint8)
     tiles[1] = 255
     values = normalise(tiles, vision)

@@ -39,7 +39,7 @@ def test_prompts_end_where_the_reply_begins(world: Any) -> None:
     prompt = prompt_of(sample)
     expanded, labels = sample.expanded()
     assert prompt.input_ids.tolist() == expanded[:(labels >= 0).argmax()].tolist()
-    assert int((prompt.input_ids == IMAGE_ID).sum()) == world.recipe.model.vision.tokens_per_tile
+    assert int((prompt.input_ids == IMAGE_ID).sum()) == world.recipe.model.tokens_per_tile
     assert prompt.tiles is not None
     assert len(prompt.tiles) == 1
 

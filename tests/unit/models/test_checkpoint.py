@@ -14,11 +14,11 @@ from vita_train.manifest import FileRef, Manifest, ModuleRef
 from vita_train.models.build import build_modules
 from vita_train.models.checkpoint import export_model, load_exported, load_modules, save_modules
 from vita_train.models.checkpoint.export import export_run
-from vita_train.models.checkpoint.internvit import read_internvit
 from vita_train.models.checkpoint.probe import difference, probe_logits
 from vita_train.models.vision import load_vision
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.vision import InternVitSpec, ProjectorSpec
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import write_final
 from vita_train.storage.store import open_store
@@ -231,6 +231,22 @@ def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpe
     assert torch.equal(exported["llm"].lm_head.weight, newest["1.1"]["llm"].lm_head.weight)
 
 
+def test_a_projector_without_weights_is_exported_too(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
+                                                     tmp_path: Path) -> None:
+    spec = small_spec.model_copy(update={"projector": ProjectorSpec(kind="identity"), "vision": InternVitSpec(
+        **{**small_spec.vision.model_dump(), "hidden_size": 8})})
+    recipe = recipe.model_copy(update={"model": spec})
+    modules = build(spec, 1, ("llm", "vision"))
+    refs = {name: ModuleRef(stage="1.1", files=tuple(map(reference, paths)))
+            for name, paths in save_modules(modules, tmp_path / "weights").items()}
+    write_final(open_store(recipe.storage.root), "demo/1.1",
+                Manifest(kind="model", run="demo", stage="1.1", digest="d", modules=refs))
+    export_run(recipe, "demo", corpus, tmp_path / "model")
+    exported = load_exported(tmp_path / "model").modules
+    assert list(exported) == ["llm", "vision", "projector"]
+    assert difference(modules, nn.ModuleDict({name: exported[name] for name in modules})) == ""
+
+
 def test_exporting_again_replaces_an_export_and_nothing_else(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
                                                              tmp_path: Path) -> None:
     out = tmp_path / "model"
@@ -287,7 +303,5 @@ def test_the_original_internvit_names_are_understood(small_spec: ModelSpec, tmp_
     save_file(named | {"model.mm_projector.0.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
     tiles = torch.randn(1, 3, 32, 32)
     assert torch.equal(load_vision(small_spec.vision, str(tmp_path)).eval()(tiles), tower(tiles))
-    wider = build_modules(small_spec.model_copy(update={
-        "vision": small_spec.vision.model_copy(update={"hidden_size": 32})}), ["vision"])["vision"]
     with pytest.raises(CheckpointError, match="in the recipe"):
-        read_internvit(str(tmp_path), wider.model.state_dict())
+        load_vision(small_spec.vision.model_copy(update={"hidden_size": 32}), str(tmp_path))

@@ -47,7 +47,7 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     model = recipe.model
     assert tuple(recipe.stages) == STAGES[2:]
     assert (model.llm.vocab_size, model.llm.hidden_size, model.llm.num_layers) == (152064, 3584, 28)
-    assert model.vision.tokens_per_tile == 256
+    assert model.tokens_per_tile == 256
     assert model.vision.feature_size == 4096
     assert model.codec.sample_rate / model.codec.hop_length == 40
     # one packed row at a time on each process

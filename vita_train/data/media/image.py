@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vita_train.data.media import MediaError
 from vita_train.recipe.data import ImageSpec
-from vita_train.recipe.model import VisionSpec
+from vita_train.recipe.vision import TowerSpec
 
 
 @lru_cache(maxsize=8)
@@ -107,7 +107,7 @@ def to_square(image: Image.Image, side: int, how: str) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def normalise(tiles: np.ndarray, vision: VisionSpec) -> Tensor:
+def normalise(tiles: np.ndarray, vision: TowerSpec) -> Tensor:
     """Turn (N, S, S, 3) uint8 into (N, 3, S, S) float32, mean and deviation of the tower taken out."""
     pixels = torch.from_numpy(np.array(tiles)).permute(0, 3, 1, 2).float().div_(255)
     mean = torch.tensor(vision.mean).view(1, 3, 1, 1)

@@ -80,8 +80,9 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
         raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
-    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=_dtype(recipe),
-                        endpoint=recipe.storage.endpoint)
+    dtype, weightless = _dtype(recipe), recipe.model.weightless - set(refs)
+    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint)
+    modules.update(build_modules(recipe.model, weightless, dtype=dtype))
     export_model(modules, recipe, corpus_dir, out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 

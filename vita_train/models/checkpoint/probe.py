@@ -41,9 +41,9 @@ def probe_logits(modules: nn.ModuleDict) -> Tensor:
     tiles: Tensor | None = None
     clips: tuple[Tensor, ...] = ()
     if "vision" in modules and "projector" in modules:
-        spec = omni.vision.spec
-        tiles = torch.randn(1, 3, spec.image_size, spec.image_size, generator=generator)
-        ids.append(torch.full((spec.tokens_per_tile,), IMAGE_ID))
+        side = omni.vision.spec.tile_size
+        tiles = torch.randn(1, 3, side, side, generator=generator)
+        ids.append(torch.full((len(omni.image_features(tiles)),), IMAGE_ID))
     if "audio_encoder" in modules and "audio_adapter" in modules:
         clips = (torch.randn(_FRAMES, omni.audio_encoder.spec.num_mel_bins, generator=generator),)
         ids.append(torch.full((_POSITIONS,), AUDIO_ID))

@@ -74,7 +74,7 @@ class CaptionWordsObjective(Objective):
                             where=f"stages.{context.stage}.options.colour_words",
                             remedy="name the colour words of the captions, with spaces between")
         spec = context.recipe.model.vision
-        self.head = _head(spec.feature_size, len(self.words), spec.tokens_per_tile, context.seed)
+        self.head = _head(spec.feature_size, len(self.words), spec.num_tokens, context.seed)
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> CaptionBatch:
         """Read pictures and mark the words of their captions."""
@@ -100,7 +100,7 @@ class CaptionWordsObjective(Objective):
 
     def tokens(self, batch: CaptionBatch) -> float:
         """Return the picture tokens."""
-        return float(len(batch.tiles) * self.context.recipe.model.vision.tokens_per_tile)
+        return float(len(batch.tiles) * self.context.recipe.model.vision.num_tokens)
 
     def forward(self, batch: CaptionBatch, phase: str = "main") -> LossOutput:
         """Return the summed loss, with recall and precision at even odds."""

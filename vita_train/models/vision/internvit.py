@@ -1,41 +1,28 @@
-"""The vision tower: InternViT as in transformers, then pixel shuffle."""
+"""InternViT as in transformers, then pixel shuffle."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from vita_train.recipe.model import VisionSpec
+from vita_train.models.vision.stochastic_depth import StochasticDepth, depth_rates
+from vita_train.models.vision.tower import VisionTower
+from vita_train.recipe.vision import InternVitSpec
 
 
-class StochasticDepth(nn.Module):
-    """Drops a residual branch for whole samples while training (Huang et al. 2016); identity in eval mode."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        keep = torch.rand(shape, device=branch.device) >= self.rate
-        return branch * keep / (1 - self.rate)
-
-
-class VisionTower(nn.Module):
-    """Tiles to features for the projector.
+class InternVitTower(VisionTower):
+    """InternViT-300M (Chen et al. 2023), the tower of VITA-1.5.
 
     The last layer's features, class token dropped, times ``feature_scale`` (0.5 in VITA-1.5: part of the function
     its weights were trained with), folded ``shuffle`` x ``shuffle`` patches to a token.
     """
 
-    def __init__(self, spec: VisionSpec) -> None:
+    spec: InternVitSpec
+
+    def __init__(self, spec: InternVitSpec) -> None:
         from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
         from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         config = InternVLVisionConfig(
             hidden_size=spec.hidden_size,
             num_hidden_layers=spec.num_layers,
@@ -54,8 +41,7 @@ class VisionTower(nn.Module):
         nn.init.normal_(embeddings.position_embeddings, std=0.02)
         nn.init.normal_(embeddings.cls_token, std=0.02)
         # The residual branches end in these two modules; neither has parameters, so no tensor name changes.
-        for index, layer in enumerate(self.blocks):
-            rate = spec.drop_path * index / max(1, spec.num_layers - 1)
+        for layer, rate in zip(self.blocks, depth_rates(spec.drop_path, spec.num_layers), strict=True):
             layer.get_submodule("attention").projection_dropout = StochasticDepth(rate)
             layer.dropout = StochasticDepth(rate)
 
@@ -64,29 +50,12 @@ class VisionTower(nn.Module):
         """The transformer blocks, in order."""
         return self.model.encoder.layer
 
-    def forward(self, tiles: Tensor) -> Tensor:
-        """Encode tiles.
-
-        Args:
-            tiles: (N, 3, S, S); uint8 pixels are normalised here, floats are taken as normalised.
-
-        Returns:
-            (N, tokens_per_tile, feature_size).
-        """
-        if tiles.dtype == torch.uint8:
-            tiles = normalise(tiles, self.spec)
-        weight = self.model.embeddings.patch_embeddings.projection.weight
-        features = self.model(pixel_values=tiles.to(weight.dtype)).last_hidden_state[:, 1:]
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the shuffled features of normalised tiles (N, 3, S, S): (N, num_tokens, feature_size)."""
+        features = self.model(pixel_values=pixels).last_hidden_state[:, 1:]
         side = self.spec.image_size // self.spec.patch_size
         grid = features.unflatten(1, (side, side)) * self.spec.feature_scale
         return pixel_shuffle(grid, self.spec.shuffle).flatten(1, 2)
-
-
-def normalise(tiles: Tensor, spec: VisionSpec) -> Tensor:
-    """Return uint8 tiles (N, 3, S, S) as float32 with the tower's mean and deviation taken out."""
-    mean = torch.tensor(spec.mean, device=tiles.device).view(3, 1, 1)
-    std = torch.tensor(spec.std, device=tiles.device).view(3, 1, 1)
-    return (tiles.float() / 255 - mean) / std
 
 
 def pixel_shuffle(grid: Tensor, side: int) -> Tensor:
@@ -101,16 +70,3 @@ def pixel_shuffle(grid: Tensor, side: int) -> Tensor:
     count, height, width, channels = grid.shape
     split = grid.reshape(count, height // side, side, width // side, side, channels)
     return split.permute(0, 1, 3, 2, 4, 5).reshape(count, height // side, width // side, side * side * channels)
-
-
-def load_vision(spec: VisionSpec, source: str) -> VisionTower:
-    """Return the tower with the weights of a directory or hub name, in transformers' or OpenGVLab's tensor names.
-
-    Raises:
-        CheckpointError: nothing readable is there, or its tensors are not those of the specification.
-    """
-    from vita_train.models.checkpoint.internvit import read_internvit
-
-    tower = VisionTower(spec)
-    tower.model.load_state_dict(read_internvit(source, tower.model.state_dict()))
-    return tower
