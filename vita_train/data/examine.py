@@ -119,8 +119,9 @@ class Examiner:
         encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
         example = Example(
             row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
-            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(count for _, count in films), frames=sum(frames),
-            supervised=encoded.supervised, images=[str(ref) for ref in row.images], image_tiles=tiles,
+            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(count for _, count in films),
+            frames=sum(frames), supervised=encoded.supervised,
+            images=[str(ref) for ref in row.images], image_tiles=tiles,
             videos=[str(ref) for ref in row.videos], video_places=[place for places, _ in films for place in places],
             audios=[str(ref) for ref in row.audios], audio_frames=frames,
             seconds=sum(map(len, waves)) / data.audio.sample_rate,

@@ -91,7 +91,7 @@ class VideoSpec(Strict):
     @model_validator(mode="after")
     def _one_rate(self) -> VideoSpec:
         if self.variant is not None and self.fps is not None:
-            raise ValueError(f"variant {self.variant} samples {_VIDEO_RATES[self.variant]:g} frames a second, fps says "
+            raise ValueError(f"variant {self.variant} means fps {_VIDEO_RATES[self.variant]:g}, but fps is "
                              f"{self.fps:g}; state one of them and set the other to null")
         return self
 
