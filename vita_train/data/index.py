@@ -75,7 +75,7 @@ class Index:
 
     @property
     def tiles(self) -> np.ndarray:
-        """(rows,) tiles and video frames."""
+        """(rows,) tiles of pictures and videos."""
         return self.lengths[:, 1]
 
     @property

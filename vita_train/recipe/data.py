@@ -52,7 +52,7 @@ class ImageSpec(Strict):
     single_tile: Literal["squash", "pad", "crop"] = "squash"
     """How a picture that is not tiled becomes a square."""
     no_tile_sets: tuple[str, ...] = ()
-    """Set keys whose pictures are never tiled (NoPatchSets)."""
+    """Set keys whose pictures and video frames are never tiled (NoPatchSets)."""
 
 
 #: Frames a second of each named way to sample videos.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def corpus(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     at = tmp_path_factory.mktemp("frames")
     film(at / "films" / "f.mp4", frames=9, fps=3)  # four frames of 64 x 48, two of them cut 3 x 2
     picture(at / "pics" / "square.jpg", 64, 64)  # one tile
@@ -49,9 +50,16 @@ def corpus(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         {"id": "pair", "set": ["pics", "pics", "pics"], "image": ["wide.jpg", "square.jpg", "wide.jpg"],
          "conversations": turns("<image>\nis it wider than <image> and <image>?", "than one of them.")},
         {"id": "text", "conversations": turns("say red.", "red.")},
+        {"id": "one", "set": "pics", "image": "wide.jpg", "conversations": turns("<image>\nwhat?", "noise.")},
     ]
-    prepare(recipe, write_registry(at, {"look": {"train": rows}}), at / "corpus", progress=lambda line: None)
-    return Corpus.open(at / "corpus")
+    return write_registry(at, {"look": {"train": rows}})
+
+
+@pytest.fixture(scope="module")
+def corpus(recipe: Recipe, registry: Path) -> Corpus:
+    out = registry.parent / "corpus"
+    prepare(recipe, registry, out, progress=lambda line: None)
+    return Corpus.open(out)
 
 
 @pytest.fixture
@@ -71,8 +79,8 @@ def stretches(ids: torch.Tensor) -> list[int]:
 
 def test_each_picture_of_a_turn_and_each_video_takes_its_own_number_of_positions(samples: list[Sample],
                                                                                  modules: nn.ModuleDict) -> None:
-    video, pictures, text = samples
-    assert (video.tiles, pictures.tiles, text.tiles) == (16, 7, 0)
+    video, pictures, text, one = samples
+    assert (video.tiles, pictures.tiles, text.tiles, one.tiles) == (16, 7, 0, 3)
     assert video.tile_tokens() == [9, 4, 4, 4] * 4
     assert pictures.image_tiles == [3, 1, 3]
     batch = collate_rows([[video, text], [pictures]], pad_id=0, row_tokens=512)
@@ -85,8 +93,18 @@ def test_each_picture_of_a_turn_and_each_video_takes_its_own_number_of_positions
     assert torch.equal(embeds[1][batch.input_ids[1] == IMAGE_ID], features[84:])
 
 
+def test_sets_that_are_never_tiled(recipe: Recipe, registry: Path, tmp_path: Path) -> None:
+    image = recipe.data.image.model_copy(update={"no_tile_sets": ("pics", "films")})
+    changed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"image": image})})
+    prepare(changed, registry, tmp_path / "corpus", progress=lambda line: None)
+    index = Corpus.open(tmp_path / "corpus").index("look", "train")
+    assert index.tiles.tolist() == [4, 3, 0, 1]
+    assert [len(index.sample(place).load_pixels()) for place in (0, 1, 3)] == [4, 3, 1]
+    assert index.sample(1).runs.tolist() == [16, 16, 16]
+
+
 def test_positions_are_shared_and_restart_at_each_document(samples: list[Sample]) -> None:
-    video, pictures, text = samples
+    video, pictures, text, _ = samples
     batch = collate_rows([[text, video, pictures]], pad_id=0, row_tokens=512)
     start = 0
     for sample in (text, video, pictures):

@@ -133,7 +133,7 @@ def test_shared_positions_follow_the_rule_to_the_letter(parts: list[tuple[int, i
     for token, same in groupby(ids.tolist()):
         count = len(list(same))
         left = count % stride
-        advance += ([Fraction(1, stride)] * (count - left) + [Fraction(1, left)] * left if token == IMAGE_ID
+        advance += ([Fraction(1, stride)] * (count - left) + [Fraction(1, max(left, 1))] * left if token == IMAGE_ID
                     else [Fraction(1)] * count)
     expected = [ceil(sum(advance[:place + 1])) - 1 for place in range(len(ids))]
     assert positions_of(ids, stride).tolist() == expected
