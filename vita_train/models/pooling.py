@@ -34,9 +34,16 @@ def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
         chosen = tokens == kept
         part = features[chosen]
         if kept != features.shape[1]:
-            grid = part.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-            small = F.interpolate(grid, size=(isqrt(kept), isqrt(kept)), mode="bilinear", align_corners=False)
-            part = small.flatten(2).transpose(1, 2)
+            part = bilinear(side, isqrt(kept), features.device).to(features.dtype) @ part
         parts.append(part.flatten(0, 1))
         places.append(chosen[owner].nonzero().flatten())
     return torch.cat(parts)[torch.cat(places).argsort()]
+
+
+def bilinear(side: int, small: int, device: torch.device) -> Tensor:
+    """Return the matrix (small², side²) of torch's bilinear interpolation from one square grid to a smaller one.
+
+    As a product with this matrix pooling has the same gradient every time; torch's own has not, on GPUs.
+    """
+    points = torch.eye(side**2, device=device).view(side**2, 1, side, side)
+    return F.interpolate(points, size=(small, small), mode="bilinear", align_corners=False).flatten(1).T

@@ -167,7 +167,7 @@ def test_a_step_trains_tower_projector_and_language_model(recipe: Recipe, corpus
     losses = []
     for _ in range(3):
         loss = objective(batch)
-        losses.append(float(loss.loss_sum) / loss.count)
+        losses.append(loss.loss_sum.item() / loss.count)
         optimizer.zero_grad()
         (loss.loss_sum / loss.count).backward()
         assert all(any(p.grad is not None and p.grad.any() for p in objective.get_submodule(name).parameters())
