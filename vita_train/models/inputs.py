@@ -54,7 +54,7 @@ class Prompt:
     name: str = ""
     """Id for messages."""
     position_ids: Tensor | None = None
-    """(L,) long; None counts the ids."""
+    """(K,) long, of the first K ids; those behind count on. None counts all ids."""
     tile_tokens: Tensor | None = None
     """(N,) long: language positions each tile is pooled to; None where none is."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vita_train.data.index import Corpus
 from vita_train.data.prepare import prepare
 from vita_train.data.sample import Sample
 from vita_train.evaluation.writing import prompt_of
-from vita_train.models.generate import _Session
+from vita_train.models.generate import _Session, left_padded
 from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.omni import Omni
 from vita_train.recipe.model import ModelSpec
@@ -139,6 +140,8 @@ def test_generation_reads_what_training_reads(samples: list[Sample], modules: nn
         prompt, ids = prompt_of(sample), batch.input_ids[0, here]
         length = len(prompt.input_ids)
         assert torch.equal(prompt.input_ids, ids[:length])
+        longer = left_padded([replace(prompt, input_ids=ids)], ids.device)  # with the reply, as when it is given
+        assert torch.equal(longer.position_ids[0], batch.position_ids[0, here])
         session = _Session(omni, [prompt, prompt_of(samples[2])])  # padded on the left beside another
         for place in range(length, len(ids)):
             torch.testing.assert_close(session.logits[0], trained[place - 1], atol=1e-5, rtol=1e-5)
