@@ -20,6 +20,7 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_of
 from vita_train.data.media.image import cut_tiles, normalise, open_image
 from vita_train.data.media.video import frame_places, load_frames, probe_video
+from vita_train.data.positions import positions_of
 from vita_train.data.prompt import MediaCounts, encode_prompt, expand
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, plain_ids
@@ -28,6 +29,7 @@ from vita_train.models.generate import generate_ids, stream_text
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.visual import picture_tokens, video_tokens
 from vita_train.spoken_file import SpokenFile
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Conversation:
     images: list[Tensor] = field(default_factory=list)
     """Tiles (N, 3, S, S) of each picture."""
     videos: list[Tensor] = field(default_factory=list)
+    """Tiles (N, 3, S, S) of each video."""
     clips: list[Tensor] = field(default_factory=list)
     """Filterbank features (T, bins) of each clip."""
 
@@ -188,19 +191,23 @@ class Chat:
 
     def prompt(self, asked: Conversation) -> Prompt:
         """Return a conversation as the model reads it, up to where its reply begins."""
-        model = self.recipe.model
+        model, data = self.recipe.model, self.recipe.data
         per_tile = model.tokens_per_tile
+        images = [picture_tokens(len(tiles), per_tile) for tiles in asked.images]
+        videos = [video_tokens(len(tiles), per_tile, data.video) for tiles in asked.videos]
         counts = MediaCounts(
-            images=tuple(len(tiles) * per_tile for tiles in asked.images),
-            videos=tuple(len(frames) * per_tile for frames in asked.videos),
+            images=tuple(map(sum, images)),
+            videos=tuple(map(sum, videos)),
             audios=tuple(tokens_of(len(clip), model.audio_adapter) for clip in asked.clips),
         )
         encoded = encode_prompt(asked.turns, self.template, self.tokenizer, counts,
-                                state_mode=self.recipe.data.state_mode)
+                                state_mode=data.state_mode)
         ids = expand(np.asarray(encoded.ids, dtype=np.int64), np.asarray(encoded.runs, dtype=np.int64))
         tiles = [*asked.images, *asked.videos]
+        tokens = [count for of in (*images, *videos) for count in of] if data.video.slowfast else []
         return Prompt(torch.from_numpy(ids), torch.cat(tiles) if tiles else None, tuple(asked.clips),
-                      "the conversation")
+                      "the conversation", torch.from_numpy(positions_of(ids, data.shared_position_stride)),
+                      torch.tensor(tokens) if tokens else None)
 
     def _picture(self, path: Path) -> Tensor:
         self._require("pictures")
@@ -213,7 +220,8 @@ class Chat:
         data, spec = self.recipe.data, self.recipe.model.vision
 
         def frames() -> np.ndarray:
-            return load_frames(path, frame_places(*probe_video(path), data.video), data.image, spec.tile_size)
+            film = probe_video(path)
+            return load_frames(path, frame_places(film.frames, film.rate, data.video), data, spec.tile_size)
 
         return normalise(_usable(frames), spec)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from vita_train.launch.stage import launch_stage
 from vita_train.manifest import FileRef, Manifest, content_of
-from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.schema import Recipe
@@ -121,8 +121,9 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
     def inputs() -> dict[str, Any]:
         prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
         earlier = input_stages(recipe, stage)
-        settings = recipe.model_dump(mode="json", include={"data", "tokenizer", "model", "seed"})
+        settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
         settings |= {"weights": recipe.weights} if recipe.weights else {}
+        settings["data"] = {**data_settings(recipe.data), "source": recipe.data.source.model_dump(mode="json")}
         return {**settings, "stage": stage, "spec": spec.model_dump(mode="json"),
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}

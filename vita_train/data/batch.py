@@ -32,6 +32,8 @@ class Batch:
     """In reading order."""
     modalities: frozenset[str] = frozenset()
     """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of other ranks."""
+    tile_tokens: Tensor | None = None
+    """(N,) long: language positions each tile is pooled to; None where none is."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on ``device``."""

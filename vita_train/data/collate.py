@@ -36,7 +36,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, row_tokens: i
         for number, sample in enumerate(row, 1):
             stop = start + sample.tokens
             ids[place, start:stop], labels[place, start:stop] = sample.expanded()
-            positions[place, start:stop] = np.arange(sample.tokens)
+            positions[place, start:stop] = sample.position_ids()
             documents[place, start:stop] = number
             start = stop
     samples = [sample for row in rows for sample in row]
@@ -44,7 +44,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, row_tokens: i
     kinds = [name for name, value in (("image", tiles), ("audio", fbank)) if value is not None]
     return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions),
                  torch.from_numpy(documents), tiles, fbank, lengths, [sample.id for sample in samples],
-                 frozenset(kinds))
+                 frozenset(kinds), _tile_tokens(samples))
 
 
 def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -55,3 +55,8 @@ def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None,
     if not clips:
         return tiles, None, None
     return tiles, pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])
+
+
+def _tile_tokens(samples: Sequence[Sample]) -> Tensor | None:
+    counts = [tokens for sample in samples if sample.tiles and (tokens := sample.tile_tokens()) is not None]
+    return torch.tensor([count for tokens in counts for count in tokens]) if counts else None

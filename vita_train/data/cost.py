@@ -7,6 +7,7 @@ from vita_train.data.media.image import choose_grid, count_tiles
 from vita_train.data.media.video import frame_places
 from vita_train.errors import UserError
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.visual import most_video_tiles, picture_tokens, video_tokens
 
 _FILM_RATE = 25
 
@@ -26,13 +27,17 @@ def image_cost(size: str, recipe: Recipe) -> str:
     spec, side = recipe.data.image, recipe.model.vision.tile_size
     columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
     tiles = count_tiles(width, height, spec, side)
-    return f"{columns} x {rows} grid, {tiles} tiles, {tiles * recipe.model.tokens_per_tile} positions"
+    positions = sum(picture_tokens(tiles, recipe.model.tokens_per_tile))
+    return f"{columns} x {rows} grid, {tiles} tiles, {positions} positions"
 
 
 def video_cost(seconds: float, recipe: Recipe) -> str:
-    """Say the frames and positions of a video of 25 frames a second."""
-    frames = len(frame_places(max(1, round(seconds * _FILM_RATE)), _FILM_RATE, recipe.data.video))
-    return f"{frames} frames, {frames * recipe.model.tokens_per_tile} positions"
+    """Say the frames and positions of a video of 25 frames a second; where frames are tiled, the most there can be."""
+    data = recipe.data
+    frames = len(frame_places(max(1, round(seconds * _FILM_RATE)), _FILM_RATE, data.video))
+    tiles = most_video_tiles(frames, data.image, data.video)
+    positions = sum(video_tokens(tiles, recipe.model.tokens_per_tile, data.video))
+    return f"{frames} frames, {f'at most {tiles} tiles, ' if tiles > frames else ''}{positions} positions"
 
 
 def audio_cost(seconds: float, recipe: Recipe) -> str:

@@ -15,6 +15,7 @@ from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer
 from vita_train.data.units import ctc_frames_needed
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.visual import picture_tokens, video_tokens
 
 
 @dataclass(frozen=True)
@@ -105,22 +106,23 @@ class Examiner:
         data, model = self.recipe.data, self.recipe.model
         per_tile = model.tokens_per_tile
         tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
-        places = [self._frame_places(ref.path(self.roots)) for ref in row.videos]
+        films = [self._film(str(ref.root), ref.path(self.roots)) for ref in row.videos]
         waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
         from vita_train.data.media.audio import fbank, frames_of, tokens_of
 
         frames = [frames_of(len(wave), data.audio.sample_rate) for wave in waves]
         counts = MediaCounts(
-            images=tuple(count * per_tile for count in tiles),
-            videos=tuple(len(place) * per_tile for place in places),
+            images=tuple(sum(picture_tokens(count, per_tile)) for count in tiles),
+            videos=tuple(sum(video_tokens(count, per_tile, data.video)) for _, count in films),
             audios=tuple(tokens_of(count, model.audio_adapter) for count in frames),
         )
         encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
         example = Example(
             row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
-            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(map(len, places)), frames=sum(frames),
-            supervised=encoded.supervised, images=[str(ref) for ref in row.images], image_tiles=tiles,
-            videos=[str(ref) for ref in row.videos], video_places=[place for of in places for place in of],
+            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(count for _, count in films),
+            frames=sum(frames), supervised=encoded.supervised,
+            images=[str(ref) for ref in row.images], image_tiles=tiles,
+            videos=[str(ref) for ref in row.videos], video_places=[place for places, _ in films for place in places],
             audios=[str(ref) for ref in row.audios], audio_frames=frames,
             seconds=sum(map(len, waves)) / data.audio.sample_rate,
             turns=[turn.value for turn in row.record.conversations],
@@ -160,10 +162,14 @@ class Examiner:
         return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.tile_size,
                            tiled=root not in spec.no_tile_sets)
 
-    def _frame_places(self, path: Path) -> list[int]:
-        from vita_train.data.media.video import frame_places, probe_video
+    def _film(self, root: str, path: Path) -> tuple[list[int], int]:
+        """Return which frames of a video are taken, and how many tiles they become."""
+        from vita_train.data.media.video import count_film_tiles, frame_places, probe_video
 
-        return frame_places(*probe_video(path), self.recipe.data.video)
+        data, film = self.recipe.data, probe_video(path)
+        places = frame_places(film.frames, film.rate, data.video)
+        return places, count_film_tiles(film, len(places), data, self.recipe.model.vision.tile_size,
+                                        tiled=root not in data.image.no_tile_sets)
 
     def _wave(self, path: Path) -> np.ndarray:
         from vita_train.data.media.audio import check_length, encoder_frames, frames_of, load_wave

@@ -75,7 +75,7 @@ class Index:
 
     @property
     def tiles(self) -> np.ndarray:
-        """(rows,) tiles and video frames."""
+        """(rows,) tiles of pictures and videos."""
         return self.lengths[:, 1]
 
     @property
@@ -102,7 +102,7 @@ class Index:
 
         tokens, tiles, frames = (int(value) for value in self.lengths[place])
         spans = get("spans")
-        images = [MediaRef.parse(text) for text in get("images")]
+        images, videos = ([MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos"))
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
@@ -111,7 +111,8 @@ class Index:
             runs=np.asarray(get("runs"), dtype=np.int32), turns=get("turns"), inserted=get("inserted"),
             images=[ref.path(self.roots) for ref in images], image_tiles=get("image_tiles"),
             image_tiled=[ref.root not in never for ref in images],
-            videos=self._paths(get("videos")), video_places=get("video_places"),
+            videos=[ref.path(self.roots) for ref in videos], video_places=get("video_places"),
+            video_tiled=[ref.root not in never for ref in videos],
             audios=self._paths(get("audios")), audio_frames=audio_frames,
             tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
             settings=self.settings, features=self._stored(get("feature_offset"), audio_frames),

@@ -140,7 +140,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
 def media_settings(recipe: Recipe) -> MediaSettings:
     """Return the settings that samples are loaded with."""
     model = recipe.model
-    return MediaSettings(data=recipe.data, vision=model.vision, adapter=model.audio_adapter,
+    return MediaSettings(data=recipe.data, vision=model.vision, projector=model.projector, adapter=model.audio_adapter,
                          mel_bins=model.audio_encoder.num_mel_bins)
 
 

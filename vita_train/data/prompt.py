@@ -25,9 +25,9 @@ class MediaCounts:
     """Language positions of each media file, in the order of the placeholders of its kind."""
 
     images: tuple[int, ...] = ()
-    """Tiles x tokens per tile."""
+    """Of all tiles of a picture (``recipe.visual.picture_tokens``)."""
     videos: tuple[int, ...] = ()
-    """Frames x tokens per tile."""
+    """Of all tiles of a video (``recipe.visual.video_tokens``)."""
     audios: tuple[int, ...] = ()
 
 

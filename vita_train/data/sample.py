@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vita_train.data.positions import positions_of
 from vita_train.data.prompt import expand, expand_labels, labels_of
 from vita_train.errors import DataError
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.model import AudioAdapterSpec
-from vita_train.recipe.vision import VisionSpec
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec
+from vita_train.recipe.visual import picture_tokens, video_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +29,14 @@ class MediaSettings(Strict):
 
     data: DataSpec
     vision: VisionSpec
+    projector: ProjectorSpec = ProjectorSpec()
     adapter: AudioAdapterSpec
     mel_bins: int
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Language positions a tile takes, before any pooling."""
+        return self.projector.num_tokens(self.vision.grid_size)
 
 
 @dataclass
@@ -56,6 +64,8 @@ class Sample:
     """False for pictures of a set that is never tiled."""
     videos: list[Path]
     video_places: list[int]
+    video_tiled: list[bool]
+    """False for videos of a set that is never tiled."""
     audios: list[Path]
     audio_frames: list[int]
     tokens: int
@@ -104,6 +114,18 @@ class Sample:
         """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
         return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
 
+    def position_ids(self) -> np.ndarray:
+        """Return the rotary position of each of the ``expanded`` ids: (tokens,)."""
+        return positions_of(expand(self.ids, self.runs), self.settings.data.shared_position_stride)
+
+    def tile_tokens(self) -> list[int] | None:
+        """Return the language positions of each tile, in the order of the placeholders; None where none is pooled."""
+        video, per_tile = self.settings.data.video, self.settings.tokens_per_tile
+        if not video.slowfast:
+            return None
+        pictures = sum(self.image_tiles)
+        return picture_tokens(pictures, per_tile) + video_tokens(self.tiles - pictures, per_tile, video)
+
     def load_pixels(self) -> np.ndarray:
         """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
 
@@ -114,11 +136,12 @@ class Sample:
         from vita_train.data.media.image import cut_tiles, open_image
         from vita_train.data.media.video import load_frames
 
-        spec, side = self.settings.data.image, self.settings.vision.tile_size
+        data, side = self.settings.data, self.settings.vision.tile_size
         try:
-            parts = [cut_tiles(open_image(path), spec, side, tiled=tiled)
+            parts = [cut_tiles(open_image(path), data.image, side, tiled=tiled)
                      for path, tiled in zip(self.images, self.image_tiled, strict=True)]
-            parts += [load_frames(path, self.video_places, spec, side) for path in self.videos]
+            parts += [load_frames(path, self.video_places, data, side, tiled=tiled, seed=self.seed)
+                      for path, tiled in zip(self.videos, self.video_tiled, strict=True)]
         except MediaError as error:
             raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
         pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)

@@ -44,12 +44,15 @@ def write_replies(omni: Omni, tokenizer: Any, samples: Sequence[Sample], *, end:
 
 def prompt_of(sample: Sample) -> Prompt:
     """Return a conversation up to the open header of its last reply."""
-    ids = sample.prompt_ids
+    ids = expand(sample.prompt_ids, sample.runs).astype("int64")
+    tokens = sample.tile_tokens() if sample.tiles else None
     return Prompt(
-        input_ids=torch.from_numpy(expand(ids, sample.runs).astype("int64")),
+        input_ids=torch.from_numpy(ids),
         tiles=sample.load_tiles() if sample.tiles else None,
         clips=tuple(sample.load_fbank(clip) for clip in range(len(sample.audios))),
         name=sample.name,
+        position_ids=torch.from_numpy(sample.position_ids()[:len(ids)]),
+        tile_tokens=None if tokens is None else torch.tensor(tokens),
     )
 
 

@@ -37,6 +37,8 @@ class OmniBatch(Protocol):
     sample_ids: Sequence[str]
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
+    tile_tokens: Tensor | None
+    """(N,) long: language positions each tile is pooled to; None where none is."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Prompt:
     """Filterbank features (T, bins) of each clip, in reading order."""
     name: str = ""
     """Id for messages."""
+    position_ids: Tensor | None = None
+    """(K,) long, of the first K ids; those behind count on. None counts all ids."""
+    tile_tokens: Tensor | None = None
+    """(N,) long: language positions each tile is pooled to; None where none is."""
 
 
 @dataclass
@@ -65,3 +71,4 @@ class PromptBatch:
     fbank_lengths: Tensor | None
     sample_ids: Sequence[str]
     modalities: frozenset[str] = frozenset()
+    tile_tokens: Tensor | None = None

@@ -15,6 +15,7 @@ from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
 from vita_train.models.language import decode
 from vita_train.models.packed_attention import VARLEN
+from vita_train.models.pooling import pool_tiles
 from vita_train.models.vision import VisionTower
 
 #: Shortest clip the speech encoder gives a frame for.
@@ -68,7 +69,7 @@ class Omni(nn.Module):
         tiles, fbank, lengths = batch.tiles, batch.fbank, batch.fbank_lengths
         features, real = None, True
         if tiles is not None and len(tiles):
-            features = self.image_features(tiles)
+            features = self.image_features(tiles, batch.tile_tokens)
         elif "image" in batch.modalities:
             features, real = self.image_features(self._dummy_tile(ids.device)), False
         embeds = _place(embeds, ids == IMAGE_ID, features, real, "image", batch.sample_ids)
@@ -79,12 +80,16 @@ class Omni(nn.Module):
             features, real = self.audio_features(*self._dummy_clip(ids.device)), False
         return _place(embeds, ids == AUDIO_ID, features, real, "audio", batch.sample_ids)
 
-    def image_features(self, tiles: Tensor) -> Tensor:
-        """Return the language positions of tiles (N, 3, S, S), joined in order: (N * tokens per tile, D)."""
+    def image_features(self, tiles: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the language positions of tiles (N, 3, S, S), joined in order: (positions, D).
+
+        Each tile has as many as tower and projector give, or as ``tokens`` (N,) says it is pooled to.
+        """
         with _gradients(self.vision):
             features = self.vision(tiles)
         with _gradients(self.vision, self.projector):
-            return self.projector(features).flatten(0, 1)
+            features = self.projector(features)
+            return features.flatten(0, 1) if tokens is None else pool_tiles(features, tokens)
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
         """Return the language positions of clips (A, T, bins), padding left out, joined in order: (positions, D)."""

@@ -12,6 +12,7 @@ from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import MODULES_READ
 from vita_train.recipe.stage import StageSpec
+from vita_train.recipe.visual import most_tiles, most_video_tiles, picture_tokens, video_tokens
 
 #: Frames a second of the filterbank.
 _FRAME_RATE = 100
@@ -82,12 +83,14 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
     """Return the language positions that pictures, videos and clips take."""
     tile = recipe.model.tokens_per_tile
     image, video = recipe.data.image, recipe.data.video
-    tiles = image.max_tiles + (1 if image.thumbnail and image.max_tiles > 1 else 0)
+    tiles = most_tiles(image)
+    films = {frames: most_video_tiles(frames, image, video) for frames in (video.min_frames, video.max_frames)}
+    shown = {f"video, {frames} frames" + (f" (at most {count} tiles)" if count > frames else ""):
+             sum(video_tokens(count, tile, video)) for frames, count in films.items()}
     seconds = {f"audio, {length:g} s": audio_positions(recipe.model, length)
                for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})}
-    return {"picture, one tile": tile, f"picture, at most ({tiles} tiles)": tiles * tile,
-            f"video, {video.min_frames} frames": video.min_frames * tile,
-            f"video, {video.max_frames} frames": video.max_frames * tile, **seconds}
+    return {"picture, one tile": tile, f"picture, at most ({tiles} tiles)": sum(picture_tokens(tiles, tile)), **shown,
+            **seconds}
 
 
 def audio_positions(spec: ModelSpec, seconds: float) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import isqrt, prod
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.ladder import MODULES_NEEDED, STAGES
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.visual import SMALLEST_GRID
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -49,6 +50,10 @@ def _sizes(recipe: Recipe) -> list[str]:
         problems.append("data.image.min_tiles is above max_tiles")
     if recipe.data.video.min_frames > recipe.data.video.max_frames:
         problems.append("data.video.min_frames is above max_frames")
+    per_tile = model.tokens_per_tile
+    if recipe.data.video.slowfast and (isqrt(per_tile)**2 != per_tile or isqrt(per_tile) < SMALLEST_GRID):
+        problems.append(f"data.video.slowfast pools square grids of {SMALLEST_GRID} x {SMALLEST_GRID} tokens or more, "
+                        f"but tower and projector give {per_tile} tokens a tile")
     if recipe.tokenizer.source is None and recipe.tokenizer.vocab_size > model.llm.vocab_size:
         problems.append(f"tokenizer.vocab_size {recipe.tokenizer.vocab_size} is above model.llm.vocab_size "
                         f"{model.llm.vocab_size}")

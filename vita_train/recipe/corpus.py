@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vita_train.recipe.data import DataSpec
 from vita_train.recipe.schema import Recipe
 
 
@@ -14,7 +15,7 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
     """
     model = recipe.model
     return {
-        "data": recipe.data.model_dump(mode="json", exclude={"source"}),
+        "data": data_settings(recipe.data),
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "units": model.ctc_head.units,
         "vision": [model.vision.tile_size, model.tokens_per_tile, list(model.vision.mean), list(model.vision.std)],
@@ -24,3 +25,20 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
         "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.row_tokens, spec.batch.row_tiles,
                            spec.batch.row_frames] for stage, spec in recipe.stages.items()},
     }
+
+
+def data_settings(data: DataSpec) -> dict[str, Any]:
+    """Return how data are read, as plain values; where they come from left out.
+
+    What is off by default counts only where it is on, so that corpora prepared before there was such a setting stay.
+    """
+    video = data.video
+    settings = data.model_dump(mode="json", exclude={"source", "video", "shared_position_stride"})
+    settings["video"] = {"fps": video.rate, "min_frames": video.min_frames, "max_frames": video.max_frames}
+    if video.tile_frames:
+        settings["video"]["tile_budget"] = video.tile_budget
+    if video.slowfast:
+        settings["video"]["slowfast"] = True
+    if data.shared_position_stride > 1:
+        settings["shared_position_stride"] = data.shared_position_stride
+    return settings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vita_train.recipe.base import Strict
 
@@ -52,15 +52,48 @@ class ImageSpec(Strict):
     single_tile: Literal["squash", "pad", "crop"] = "squash"
     """How a picture that is not tiled becomes a square."""
     no_tile_sets: tuple[str, ...] = ()
-    """Set keys whose pictures are never tiled (NoPatchSets)."""
+    """Set keys whose pictures and video frames are never tiled (NoPatchSets)."""
+
+
+#: Frames a second of each named way to sample videos.
+_VIDEO_RATES = {"paper": 1.0, "code": 3.0}
 
 
 class VideoSpec(Strict):
-    """Frame sampling."""
+    """Frame sampling. How many frames are taken follows from the rate, within the bounds."""
 
-    fps: float = Field(default=1.0, gt=0)
+    variant: Literal["paper", "code"] | None = None
+    """Rate of VITA-1.5: one frame a second as its paper says, or three as its public training code has it. Where
+    neither this nor ``fps`` is stated it is the paper's."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames a second, instead of a variant."""
     min_frames: int = Field(default=4, ge=1)
     max_frames: int = Field(default=16, ge=1)
+    tile_frames: bool = False
+    """Tile frames as pictures are, as far as ``tile_budget`` allows; which ones, the sample's seed draws."""
+    tile_budget: int = Field(default=16, ge=1)
+    """Tiles of a video up to which frames are tiled; every frame has one in any case."""
+    slowfast: bool = False
+    """Every fourth tile of a video keeps 12 x 12 tokens of 16 x 16, the others 7 x 7; other grids to scale."""
+
+    @property
+    def rate(self) -> float:
+        """Frames a second that are aimed at."""
+        return self.fps if self.fps is not None else _VIDEO_RATES[self.variant or "paper"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("variant") is None and value.get("fps") is None:
+            return {**value, "variant": "paper"}
+        return value
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> VideoSpec:
+        if self.variant is not None and self.fps is not None:
+            raise ValueError(f"variant {self.variant} means fps {_VIDEO_RATES[self.variant]:g}, but fps is "
+                             f"{self.fps:g}; state one of them and set the other to null")
+        return self
 
 
 class AudioSpec(Strict):
@@ -83,6 +116,8 @@ class DataSpec(Strict):
     """glyph: a state mark opens each reply (audio query, negative query, text query)."""
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
+    shared_position_stride: int = Field(default=1, ge=1)
+    """Tokens of pictures and videos that share one rotary position; 1 gives each its own."""
     audio: AudioSpec = AudioSpec()
     max_reject_share: float = Field(default=0.0, ge=0, le=1)
     """Share of rejected rows above which preparation refuses to go on. Rejected rows are always listed."""

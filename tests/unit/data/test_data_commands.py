@@ -35,6 +35,8 @@ def test_costs() -> None:
     assert "4 x 2 grid, 9 tiles, 2304 positions" in told
     assert "352 frames, 44 positions" in told
     assert "16 frames, 4096 positions" in told
+    tiled = run("tokens", "vita-1.5-7b", "--video", "6", "--set", "data.video.tile_frames=true")
+    assert "6 frames, at most 16 tiles, 4096 positions" in tiled
 
 
 def test_bad_data_ends_in_one_line(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, frames_of, load_wave, tokens_of
 from vita_train.data.media.image import choose_grid, count_tiles, cut_tiles, grids, normalise, open_image, to_square
 from vita_train.data.media.video import frame_places, load_frames, probe_video
-from vita_train.recipe.data import AudioSpec, ImageSpec, VideoSpec
+from vita_train.recipe.data import AudioSpec, DataSpec, ImageSpec, VideoSpec
 from vita_train.recipe.model import AudioAdapterSpec, ModelSpec
 from vita_train.recipe.vision import InternVitSpec
 
@@ -91,8 +91,8 @@ def test_frames_follow_rate_and_bounds() -> None:
 
 def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
     path = film(tmp_path / "f.mp4", frames=9, fps=3)
-    assert probe_video(path) == (9, 3.0)
-    frames = load_frames(path, [0, 3, 3, 8], ImageSpec(), 32)
+    assert probe_video(path) == (9, 3.0, 64, 48)
+    frames = load_frames(path, [0, 3, 3, 8], DataSpec(), 32)
     assert np.abs(frames.mean((1, 2, 3)) - [10, 70, 70, 170]).max() < 6
 
 

@@ -46,6 +46,13 @@ def test_media_take_the_published_positions() -> None:
     assert [audio_positions(recipe.model, s) for s in (1, 2, 5, 10, 30, 60)] == [12, 24, 62, 124, 374, 749]
 
 
+def test_tiled_and_pooled_videos_are_planned_with_the_most_they_take() -> None:
+    tiled = media_positions(load_recipe("vita-1.5-7b", ["data.video.tile_frames=true"]))
+    assert tiled["video, 4 frames (at most 16 tiles)"] == tiled["video, 16 frames"] == 4096
+    pooled = media_positions(load_recipe("vita-1.5-7b", ["data.video.slowfast=true"]))
+    assert (pooled["video, 4 frames"], pooled["video, 16 frames"]) == (144 + 3 * 49, 4 * 144 + 12 * 49)
+
+
 def test_audio_positions_agree_with_the_modules() -> None:
     import torch
 

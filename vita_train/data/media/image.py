@@ -81,6 +81,11 @@ def cut_tiles(image: Image.Image, spec: ImageSpec, side: int, *, tiled: bool = T
     A picture of one tile becomes a square as ``spec.single_tile`` says; several tiles stretch it to their grid.
     """
     grid = choose_grid(*image.size, spec.min_tiles, spec.max_tiles, side) if tiled else (1, 1)
+    return cut_grid(image, grid, spec, side)
+
+
+def cut_grid(image: Image.Image, grid: tuple[int, int], spec: ImageSpec, side: int) -> np.ndarray:
+    """Cut a picture as `cut_tiles` does, into a given grid of (columns, rows)."""
     if grid == (1, 1):
         return np.asarray(to_square(image, side, spec.single_tile))[None]
     columns, rows = grid

@@ -1,0 +1,27 @@
+"""A setting that is off is no reason to prepare or train again: digests of the shipped recipes are as they were."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita_train.manifest import digest_of
+from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.load import load_recipe
+from vita_train.training.inputs import Inputs, stage_digest
+
+#: Of the settings of the corpus, and of all stages over corpora that are alike; first 16 digits.
+GOLDEN = {
+    "smoke": ("fd29547ab4b35026", "490e02545e0d32db"),
+    "tiny": ("c49c3409f8a4ddda", "32d7884d3214edd4"),
+    "stamps": ("0d504be1e3d74da9", "d31872057ef0b15c"),
+    "vita-1.5-7b": ("a5d18ac063353ec8", "d012d82f741e4e27"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_digests_of_shipped_recipes(name: str) -> None:
+    recipe = load_recipe(name)
+    corpus = digest_of(corpus_settings(recipe))
+    stages = digest_of({stage: stage_digest(recipe, stage, Inputs({}, {"any": corpus}), spec.trainable)
+                        for stage, spec in recipe.stages.items()})
+    assert (corpus[:16], stages[:16]) == GOLDEN[name]
