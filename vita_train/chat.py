@@ -16,18 +16,20 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from vita_train.data.constants import MARK_NEGATIVE, PLACEHOLDERS, STATE_MARKS
+from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_of
 from vita_train.data.media.image import cut_tiles, normalise, open_image
 from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.data.prompt import MediaCounts, encode_prompt, expand
+from vita_train.data.states import State, mark_ids
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, plain_ids
 from vita_train.errors import UserError
 from vita_train.models.generate import generate_ids, stream_text
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
+from vita_train.models.states import meant_for_assistant
 from vita_train.recipe.schema import Recipe
 
 #: Modules that each kind of input or output needs.
@@ -56,7 +58,8 @@ class Chat:
     """A model in conversation.
 
     Attributes:
-        ignored: the last reply opened with the mark of sound that was not meant for the model.
+        ignored: the last turn was sound not meant for the model, as the mark its reply opened with or the state head
+            tells.
     """
 
     def __init__(self, recipe: Recipe, modules: nn.ModuleDict, tokenizer: Tokenizer) -> None:
@@ -81,15 +84,17 @@ class Chat:
         """
         asked = self.with_turn(text, images, audios, video)
         prompt = self.prompt(asked)
-        marks = {control_id(self.tokenizer, mark): mark for mark in STATE_MARKS} if self._marked else {}
-        opened: list[str] = []
+        marks = {ids: state for state, ids in mark_ids(self.tokenizer, self.recipe.data.state_mode).items()}
+        opened: list[State] = []
         made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
-                            stop_ids={control_id(self.tokenizer, self.template.layout.gpt.end)})
+                            stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens})
         reply = ""
         for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
             reply += piece
             yield piece
-        self.ignored = opened == [MARK_NEGATIVE]
+        self.ignored = opened == [State.NEGATIVE]
+        if audios and "state_head" in self.modules:
+            self.ignored = not meant_for_assistant(self.omni, prompt)
         asked.turns.append(reply or " ")
         self.conversation = asked
 
@@ -119,10 +124,6 @@ class Chat:
             raise UserError(f"the sound cannot be written: {error}", where=str(path),
                             remedy="give the path of a WAV file in a directory that can be written") from error
         return len(wave) / rate
-
-    @property
-    def _marked(self) -> bool:
-        return self.recipe.data.state_mode == "glyph"
 
     def with_turn(self, text: str, images: Sequence[Path], audios: Sequence[Path], video: Path | None,
                    ) -> Conversation:
@@ -236,13 +237,19 @@ def escaped(text: str) -> str:
     return text
 
 
-def _without_mark(ids: Iterator[int], marks: dict[int, str], opened: list[str]) -> Iterator[int]:
+def _without_mark(ids: Iterator[int], marks: dict[tuple[int, ...], State], opened: list[State]) -> Iterator[int]:
     """Pass ids on, but put a state mark at the beginning into ``opened`` instead."""
-    for place, token in enumerate(ids):
-        if place == 0 and token in marks:
-            opened.append(marks[token])
-        else:
-            yield token
+    held: list[int] = []
+    for token in ids:
+        held.append(token)
+        if tuple(held) in marks:
+            opened.append(marks[tuple(held)])
+            held.clear()
+            break
+        if not any(mark[:len(held)] == tuple(held) for mark in marks):
+            break
+    yield from held
+    yield from ids
 
 
 def _usable(load: Callable[[], Any]) -> Any:

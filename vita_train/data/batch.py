@@ -33,6 +33,9 @@ class Batch:
     modalities: frozenset[str] = frozenset()
     """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of other ranks."""
 
+    states: Tensor | None = None
+    """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no clip has one."""
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on ``device``."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

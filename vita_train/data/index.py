@@ -102,6 +102,7 @@ class Index:
 
         tokens, tiles, frames = (int(value) for value in self.lengths[place])
         spans = get("spans")
+        states = get("states") if "states" in batch.schema.names else []  # corpora of before have no such column
         images = [MediaRef.parse(text) for text in get("images")]
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
@@ -114,6 +115,7 @@ class Index:
             videos=self._paths(get("videos")), video_places=get("video_places"),
             audios=self._paths(get("audios")), audio_frames=audio_frames,
             tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
+            states=list(zip(states[::2], states[1::2], strict=True)),
             settings=self.settings, features=self._stored(get("feature_offset"), audio_frames),
         )
 
