@@ -93,7 +93,7 @@ class Chat:
             reply += piece
             yield piece
         self.ignored = opened == [State.NEGATIVE]
-        if audios and "state_head" in self.modules:
+        if audios and self.recipe.data.state_mode == "head" and "state_head" in self.modules:
             self.ignored = not meant_for_assistant(self.omni, prompt)
         asked.turns.append(reply or " ")
         self.conversation = asked

@@ -34,9 +34,12 @@ class OmniBatch(Protocol):
     """(A, T, bins) in reading order."""
     fbank_lengths: Tensor | None
     """(A,) frames of each clip that are real."""
-    sample_ids: Sequence[str]
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """Ids for messages, in reading order."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ def _configuration(architecture: Architecture, source: str) -> Any:
 
 def _setting(config: Any, name: str) -> Any:
     """Return a setting in the form that two configurations can be compared in."""
-    value = getattr(config, name, None)
+    value: Any = getattr(config, name, None)
     if name == "head_dim":
         return value or config.hidden_size // config.num_attention_heads
     if name == "rope_parameters":
@@ -174,17 +174,17 @@ def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, 
     return Decoded(output.last_hidden_state, tuple(getattr(output, "router_logits", None) or ()))
 
 
-def has_experts(llm: Any) -> bool:
-    """Say whether a language model's blocks have experts."""
-    return hasattr(llm.config, "num_local_experts")
+def has_experts(module: Any) -> bool:
+    """Say whether a module is a language model whose blocks have experts."""
+    return hasattr(getattr(module, "config", None), "num_local_experts")
 
 
 def active_parameters(module: nn.Module) -> int:
     """Return the number of parameters that a position meets: all but those of experts it is not read by."""
     total = sum(parameter.numel() for parameter in module.parameters())
-    config = getattr(module, "config", None)
-    if not isinstance(getattr(config, "num_local_experts", None), int):
+    if not has_experts(module):
         return total
+    config: Any = module.config
     experts = sum(parameter.numel() for name, parameter in module.named_parameters() if ".experts." in name)
     return total - experts + experts * config.num_experts_per_tok // config.num_local_experts
 
@@ -203,7 +203,7 @@ def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
     """
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-    config = llm.config
-    loss = load_balancing_loss_func(routers, config.num_local_experts, config.num_experts_per_tok, real)
+    config, gates = llm.config, cast(Any, routers)  # declared there as a tuple of one
+    loss = load_balancing_loss_func(gates, config.num_local_experts, config.num_experts_per_tok, real)
     assert isinstance(loss, Tensor)
     return loss

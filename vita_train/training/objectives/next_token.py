@@ -121,11 +121,12 @@ class NextTokenObjective(Objective):
         if "state_head" in self.context.spec.trainable:
             told = state_loss(self.state_head, hidden, batch.states)
             loss_sum = loss_sum + float(self.option["state_weight"]) * told.loss_sum
-            metrics |= {"state_loss": (told.loss_sum, told.weight), "state_accuracy": (told.correct, float(told.clips))}
+            metrics |= {"state_loss": (told.loss_sum.detach(), told.weight),
+                        "state_accuracy": (told.correct, float(told.clips))}
         if routers:
             balance = balance_loss(self.omni.llm, routers, batch.document_ids > 0)
             real = self.tokens(batch)
-            metrics["balance_loss"] = (balance * real, real)
+            metrics["balance_loss"] = (balance.detach() * real, real)
             if self.training and "llm" not in self.frozen:
                 loss_sum = loss_sum + balance * (self.omni.llm.config.router_aux_loss_coef * count)
         return LossOutput(loss_sum, float(count), metrics)

@@ -197,7 +197,7 @@ def test_the_balance_loss_is_transformers_over_real_positions(small_spec: ModelS
     # By the definition: 4 experts x sum over them of the share of choices x the mean probability.
     probabilities = torch.cat([logits.softmax(-1) for logits in omni.read(one, routers=True).routers])
     chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(2).indices, 1.0)
-    assert ours.item() == pytest.approx(float(4 * (chosen.mean(0) * probabilities.mean(0)).sum()), abs=1e-5)
+    assert ours.item() == pytest.approx((4 * (chosen.mean(0) * probabilities.mean(0)).sum()).item(), abs=1e-5)
 
 
 def test_checkpointing_of_activations_leaves_the_balance_loss_its_gradients(small_spec: ModelSpec) -> None:
