@@ -22,7 +22,7 @@ from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_o
 from vita_train.data.media.image import cut_tiles, normalise, open_image
 from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.data.prompt import MediaCounts, encode_prompt, expand
-from vita_train.data.states import State, mark_ids
+from vita_train.data.states import State, mark_ids, take_mark
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, plain_ids
 from vita_train.errors import UserError
@@ -89,7 +89,7 @@ class Chat:
         made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
                             stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens})
         reply = ""
-        for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
+        for piece in stream_text(self.tokenizer, take_mark((ids[0] for ids in made), marks, opened.append)):
             reply += piece
             yield piece
         self.ignored = opened == [State.NEGATIVE]
@@ -235,21 +235,6 @@ def escaped(text: str) -> str:
     for kind in PLACEHOLDERS:
         text = text.replace(f"<{kind}>", f"\\<{kind}>")
     return text
-
-
-def _without_mark(ids: Iterator[int], marks: dict[tuple[int, ...], State], opened: list[State]) -> Iterator[int]:
-    """Pass ids on, but put a state mark at the beginning into ``opened`` instead."""
-    held: list[int] = []
-    for token in ids:
-        held.append(token)
-        if tuple(held) in marks:
-            opened.append(marks[tuple(held)])
-            held.clear()
-            break
-        if not any(mark[:len(held)] == tuple(held) for mark in marks):
-            break
-    yield from held
-    yield from ids
 
 
 def _usable(load: Callable[[], Any]) -> Any:

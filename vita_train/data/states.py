@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
 from vita_train.data.constants import MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
@@ -56,3 +57,19 @@ def mark_ids(tokenizer: Tokenizer, mode: StateMode) -> dict[State, tuple[int, ..
     if mode == "digit":
         return {state: tuple(plain_ids(tokenizer, mark_text(state, mode))) for state in State}
     return {}
+
+
+def take_mark(ids: Iterator[int], marks: Mapping[tuple[int, ...], State], tell: Callable[[State], object]
+              ) -> Iterator[int]:
+    """Pass the ids of a reply on as they come, but keep back the state mark it opens with and tell its state."""
+    held: list[int] = []
+    for token in ids:
+        held.append(token)
+        if tuple(held) in marks:
+            tell(marks[tuple(held)])
+            held.clear()
+            break
+        if not any(mark[:len(held)] == tuple(held) for mark in marks):
+            break
+    yield from held
+    yield from ids

@@ -15,6 +15,7 @@ from world import turns
 from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 from vita_train.data.prompt import EncodedSample, MediaCounts, encode, encode_prompt, expand, expand_states
 from vita_train.data.records import Record
+from vita_train.data.states import State, mark_ids, take_mark
 from vita_train.data.templates import Template, load_template
 from vita_train.data.tokenizer import Tokenizer, check_untypable, control_id, load_tokenizer, plain_ids, train_tokenizer
 from vita_train.errors import RecipeError
@@ -202,3 +203,18 @@ def test_a_template_file_of_the_user_may_name_other_words(tmp_path: Any) -> None
     record = Record.model_validate({"conversations": turns("hi", "yes", "so", "no")})
     sample = encode(record, template, tokenizer, MediaCounts(), state_mode="none")
     assert said(tokenizer, sample.ids) == "<s>[INST]Speak. hi[/INST]yes</s>so[/INST]no</s>"
+
+
+@pytest.mark.parametrize(("mode", "reply", "state", "left"), [
+    ("digit", "<2>a radio <1>", State.NEGATIVE, "a radio <1>"), ("digit", "<2", None, "<2"), ("digit", "<", None, "<"),
+    ("digit", "<4>yes", None, "<4>yes"), ("digit", "", None, ""), ("glyph", "yes", None, "yes"),
+    ("none", "<1>yes", None, "<1>yes"), ("head", "<1>yes", None, "<1>yes"),
+])
+def test_the_mark_of_a_reply_is_taken_off_while_it_comes(mode: StateMode, reply: str, state: State | None,
+                                                         left: str) -> None:
+    tokenizer = family_tokenizer("llama3-8b")
+    marks = {ids: which for which, ids in mark_ids(tokenizer, mode).items()}
+    told: list[State] = []
+    passed = list(take_mark(iter(plain_ids(tokenizer, reply)), marks, told.append))
+    assert tokenizer.decode(passed) == left
+    assert told == ([] if state is None else [state])

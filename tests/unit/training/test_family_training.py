@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from family_tokenizers import FAMILIES
+from family_world import STEPS, family_recipe, talk
 from torch import nn
 
 from vita_train.data.constants import AUDIO_ID
@@ -23,7 +22,6 @@ from vita_train.evaluation.catalogue import measures_for
 from vita_train.evaluation.measures import Bench, measure, state_marks, written
 from vita_train.evaluation.replies import score_replies
 from vita_train.models.build import build_modules
-from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.local import LocalStore
 from vita_train.training.distributed import World
@@ -37,63 +35,11 @@ from vita_train.training.resume import Checkpoints
 from vita_train.training.watchdog import Watchdog
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
-STEPS, HALF = 60, 30
-SIZES = {"nemo": "head_dim: 12,", "mixtral-8x7b": "moe: {num_local_experts: 4},"}
-RECIPE = """\
-name: family
-tokenizer: {{vocab_size: 400}}
-model:
-  dtype: float32
-  llm: {{family: {family}, {sizes} vocab_size: 400, hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2,
-         intermediate_size: 48, max_positions: 256, rope_theta: 10000.0}}
-  vision: {{image_size: 16, patch_size: 4, hidden_size: 16, num_layers: 1, num_heads: 2, intermediate_size: 32}}
-  audio_encoder: {{width: 16, conv_channels: 8, num_layers: 1, num_heads: 2, intermediate_size: 32, dropout: 0.0,
-                   dynamic_chunks: false, max_positions: 200}}
-  audio_adapter: {{hidden_size: 16}}
-  speech_decoder: {{width: 16, num_heads: 2}}
-data: {{source: {{kind: records, registry: registry.json}} {data}}}
-stages:
-  "2.2":
-    objective: next_token
-    data: {{talk: 1.0}}
-    trainable: {{llm: 1.0e-2, audio_encoder: 5.0e-3, audio_adapter: 5.0e-3 {trainable}}}
-    steps: {steps}
-    save_every: {half}
-    batch: {{rows: 2, row_tokens: 256}}
-    eval: {{batches: 0}}
-"""
-
-
-def recipe_of(family: str, data: str = "", trainable: str = "") -> Recipe:
-    head = ", state_head: 1.0e-2" if family == "qwen2p5_fo_instruct" else ""
-    recipe = load_recipe(RECIPE.format(family=family, sizes=SIZES.get(family, ""), data=data, steps=STEPS, half=HALF,
-                                       trainable=trainable or head))
-    return recipe
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Typed questions, spoken ones and sound that is not meant for the assistant; the same to train and to test on."""
-    root = tmp_path_factory.mktemp("talk")
-    time = np.arange(8000) / 16000
-    for number, pitch in enumerate((300, 700, 1500, 3000)):
-        soundfile.write(root / f"{number}.wav", (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32), 16000)
-
-    def record(question: str, reply: str, **fields: Any) -> dict[str, Any]:
-        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
-        return {"conversations": turns, **fields}
-
-    records = [record("colour?", "red."), record("shape?", "a ring."),
-               record("<audio>", "low.", audio="0.wav"), record("<audio>", "high.", audio="3.wav"),
-               record("<audio>", "noise.", audio="1.wav", inserted_id=1),
-               record("<audio>", "hum.", audio="2.wav", inserted_id=1)]
-    (root / "talk.json").write_text(json.dumps(records * 4))
-    source = {"records": "talk.json", "roots": {"audio": "."}}
-    (root / "few.json").write_text(json.dumps(records))
-    path = root / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": {
-        "talk": {"train": source, "test": {**source, "records": "few.json"}}}}))
-    return path
+    return talk(tmp_path_factory.mktemp("talk"))
 
 
 @dataclass
@@ -138,7 +84,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry: Path, cache: Path) -> None:
-    recipe = recipe_of(family)
+    recipe = family_recipe(family)
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
     whole = train(recipe, corpus, cache / "store")
@@ -175,7 +121,7 @@ def one_batch(objective: NextTokenObjective, *, clips: bool = True) -> Any:
 
 
 def test_the_balance_loss_counts_only_while_experts_train(registry: Path, cache: Path) -> None:
-    recipe = recipe_of("mixtral-8x7b")
+    recipe = family_recipe("mixtral-8x7b")
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
     objective = objective_of(recipe, corpus)
@@ -193,7 +139,7 @@ def test_the_balance_loss_counts_only_while_experts_train(registry: Path, cache:
 
 
 def test_the_state_head_learns_from_clips_and_from_nothing_else(registry: Path, cache: Path) -> None:
-    recipe = recipe_of("qwen2p5_fo_instruct")
+    recipe = family_recipe("qwen2p5_fo_instruct")
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
     objective = objective_of(recipe, corpus)
@@ -221,7 +167,7 @@ def test_the_state_head_learns_from_clips_and_from_nothing_else(registry: Path, 
 
 
 def test_digits_open_replies_of_a_tokenizer_without_glyphs(registry: Path, cache: Path) -> None:
-    recipe = recipe_of("llama3-8b", ", state_mode: digit")
+    recipe = family_recipe("llama3-8b", "data.state_mode=digit")
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
     index = corpus.index("talk", "test")
