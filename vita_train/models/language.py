@@ -190,7 +190,9 @@ def active_parameters(module: nn.Module) -> int:
 
 
 def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
-    """Return the load-balancing loss of experts, a scalar: at its least, the experts a position is read by.
+    """Return the load-balancing loss of experts, a scalar.
+
+    Where all experts are used alike it is the number of experts that a position is read by.
 
     Switch Transformer (Fedus et al. 2021), equations 4 to 6, over the positions of all blocks together, as
     transformers has it for Mixtral: the number of experts x the sum over experts of (share of choices) x (mean

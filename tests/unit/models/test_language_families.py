@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vita_train.models.activations import enable_checkpointing
 from vita_train.models.build import build_modules
 from vita_train.models.generate import generate, generate_ids
 from vita_train.models.inputs import Prompt
-from vita_train.models.language import active_parameters, balance_loss, build_llm
+from vita_train.models.language import active_parameters, balance_loss, build_llm, load_llm
 from vita_train.models.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.recipe.family import PUBLISHED
@@ -225,3 +226,49 @@ def test_a_position_meets_only_the_experts_it_is_read_by(small_spec: ModelSpec) 
     assert active_parameters(llm) == total - spec.num_layers * 2 * expert
     dense = build_llm(small_spec.llm)
     assert active_parameters(dense) == sum(parameter.numel() for parameter in dense.parameters())
+
+
+#: What the published config.json say that bears on the computation, in the form they say it.
+PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2p5_instruct": {
+        "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 3584, "intermediate_size": 18944,
+        "max_position_embeddings": 32768, "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28,
+        "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 131072,
+        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 152064},
+    "nemo": {
+        "model_type": "mistral", "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 14336,
+        "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None,
+        "tie_word_embeddings": False, "vocab_size": 131072},
+    "mixtral-8x7b": {
+        "model_type": "mixtral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02, "sliding_window": None, "tie_word_embeddings": False, "vocab_size": 32000},
+    "llama3-8b": {
+        "model_type": "llama", "attention_bias": False, "hidden_act": "silu", "hidden_size": 4096,
+        "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+        "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": False, "vocab_size": 128256},
+}
+
+
+def published(tmp_path: Path, family: Any, **changes: Any) -> str:
+    """Try to load a directory that holds a published configuration and no weights; return what is wrong with it."""
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_CONFIGS[family] | changes))
+    spec = LlmSpec.model_validate({"family": family, **PUBLISHED[family].shape})
+    with pytest.raises(CheckpointError) as error:
+        load_llm(spec, str(tmp_path))
+    return error.value.what
+
+
+@pytest.mark.parametrize("family", PUBLISHED_CONFIGS)
+def test_a_family_s_published_configuration_fits_its_recipe(family: str, tmp_path: Path) -> None:
+    assert published(tmp_path, family).startswith("weights cannot be read")
+    assert published(tmp_path, family, rms_norm_eps=1e-3).startswith("rms_norm_eps is 0.001 there")
+
+
+def test_scaled_positions_are_refused(tmp_path: Path) -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}
+    assert "rope_parameters is" in published(tmp_path, "llama3-8b", rope_scaling=scaling)
