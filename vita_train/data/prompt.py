@@ -117,16 +117,12 @@ def labels_of(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[int]
 
 def expand(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Repeat each media id by its run. ids (n,), runs (number of media ids,) -> (tokens,)."""
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
-    return np.repeat(ids, counts)
+    return np.repeat(ids, _lengths(ids, runs))
 
 
 def expand_labels(ids: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Return labels aligned with ``expand(ids, runs)``; media are never supervised."""
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
-    return np.repeat(labels, counts)
+    return np.repeat(labels, _lengths(ids, runs))
 
 
 def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.ndarray) -> np.ndarray:
@@ -135,13 +131,18 @@ def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.n
     Args:
         states: places in ``ids`` and their classes.
     """
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
-    ends = counts.cumsum()
-    classes = np.full(int(counts.sum()), IGNORE_INDEX, dtype=np.int64)
+    ends = _lengths(ids, runs).cumsum()
+    classes = np.full(ends[-1], IGNORE_INDEX, dtype=np.int64)
     for place, state in states:
         classes[ends[place] - 1] = state
     return classes
+
+
+def _lengths(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return the language positions of each compact id."""
+    lengths = np.ones(len(ids), dtype=np.int64)
+    lengths[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
+    return lengths
 
 
 def control_texts(template: Template) -> list[str]:

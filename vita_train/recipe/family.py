@@ -49,6 +49,9 @@ def fill_in_family(recipe: dict[str, Any]) -> None:
     if family not in FAMILIES or not isinstance(llm, dict) or not isinstance(data, dict):
         return
     published = PUBLISHED[family]
+    # Heads of their own width belong to the published model; another width or number of heads divides as usual.
+    left = {"head_dim"} if {"hidden_size", "num_heads"} & set(llm) else set()
     for name, value in published.shape.items():
-        llm.setdefault(name, value)
+        if name not in left:
+            llm.setdefault(name, value)
     recipe["data"] = {"template": published.template, "state_mode": published.state_mode, **data}

@@ -50,12 +50,12 @@ def test_sizes_are_those_of_the_published_model(family: str) -> None:
 
 
 def test_what_the_recipe_says_counts() -> None:
-    recipe = load_recipe(text("nemo", ", head_dim: null, num_layers: 2"),
-                         ["data.template=mine.yaml", "model.llm.hidden_size=1024"])
+    recipe = load_recipe(text("nemo", ", num_layers: 2"), ["data.template=mine.yaml", "model.llm.hidden_size=1024"])
     assert (recipe.model.llm.num_layers, recipe.model.llm.head_dim, recipe.model.llm.hidden_size) == (2, None, 1024)
     assert recipe.model.llm.vocab_size == 131072
     assert recipe.data.template == "mine.yaml"
     assert load_recipe(dump_recipe(recipe)) == recipe
+    assert load_recipe(text("nemo", ", num_layers: 2")).model.llm.head_dim == 128
     by_option = load_recipe(text("nemo"), ["model.llm.family=mixtral-8x7b", "model.llm.moe.num_local_experts=4"])
     assert by_option.data.template == "mixtral_two"
     assert by_option.model.llm.moe is not None
