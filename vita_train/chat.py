@@ -15,19 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vita_train.data.constants import MARK_NEGATIVE, PLACEHOLDERS, STATE_MARKS
+from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_of
 from vita_train.data.media.image import cut_tiles, normalise, open_image
 from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.data.positions import positions_of
 from vita_train.data.prompt import MediaCounts, encode_prompt, expand
+from vita_train.data.states import State, mark_ids, take_mark
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, plain_ids
 from vita_train.errors import UserError
 from vita_train.models.generate import generate_ids, stream_text
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
+from vita_train.models.states import meant_for_assistant
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.visual import picture_tokens, video_tokens
 from vita_train.spoken_file import SpokenFile
@@ -72,7 +74,8 @@ class Chat:
 
     Attributes:
         sampling: how replies are drawn.
-        ignored: the last reply opened with the mark of sound that was not meant for the model.
+        ignored: the last turn was sound not meant for the model, as the mark its reply opened with or the state head
+            tells.
     """
 
     def __init__(self, recipe: Recipe, modules: nn.ModuleDict, tokenizer: Tokenizer) -> None:
@@ -100,14 +103,14 @@ class Chat:
         """
         asked = self.with_turn(text, images, audios, video)
         prompt = self.prompt(asked)
-        marks = {control_id(self.tokenizer, mark): mark for mark in STATE_MARKS} if self._marked else {}
-        opened: list[str] = []
+        marks = {ids: state for state, ids in mark_ids(self.tokenizer, self.recipe.data.state_mode).items()}
+        opened: list[State] = []
         made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
-                            stop_ids={control_id(self.tokenizer, self.template.layout.gpt.end)},
+                            stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens},
                             temperature=self.sampling.temperature, top_p=self.sampling.top_p,
                             generator=torch.Generator(self.device).manual_seed(self.sampling.seed))
         reply = ""
-        for piece in stream_text(self.tokenizer, _without_mark((ids[0] for ids in made), marks, opened)):
+        for piece in stream_text(self.tokenizer, take_mark((ids[0] for ids in made), marks, opened.append)):
             reply += piece
             try:
                 yield piece
@@ -115,9 +118,11 @@ class Chat:
                 self._remember(asked, reply, opened)
                 raise
         self._remember(asked, reply, opened)
+        if audios and self.recipe.data.state_mode == "head" and "state_head" in self.modules:
+            self.ignored = not meant_for_assistant(self.omni, prompt)
 
-    def _remember(self, asked: Conversation, reply: str, opened: list[str]) -> None:
-        self.ignored = opened == [MARK_NEGATIVE]
+    def _remember(self, asked: Conversation, reply: str, opened: list[State]) -> None:
+        self.ignored = opened == [State.NEGATIVE]
         asked.turns.append(reply or " ")
         self.conversation = asked
 
@@ -160,10 +165,6 @@ class Chat:
         return Speaker(encode=lambda words: plain_ids(self.tokenizer, words),
                        embedding=modules["llm"].get_input_embeddings(), decoder=modules["speech_decoder"],
                        codec=modules["codec"], generator=torch.Generator(self.device).manual_seed(0))
-
-    @property
-    def _marked(self) -> bool:
-        return self.recipe.data.state_mode == "glyph"
 
     def with_turn(self, text: str, images: Sequence[Path], audios: Sequence[Path], video: Path | None,
                    ) -> Conversation:
@@ -280,15 +281,6 @@ def escaped(text: str) -> str:
     for kind in PLACEHOLDERS:
         text = text.replace(f"<{kind}>", f"\\<{kind}>")
     return text
-
-
-def _without_mark(ids: Iterator[int], marks: dict[int, str], opened: list[str]) -> Iterator[int]:
-    """Pass ids on, but put a state mark at the beginning into ``opened`` instead."""
-    for place, token in enumerate(ids):
-        if place == 0 and token in marks:
-            opened.append(marks[token])
-        else:
-            yield token
 
 
 def _usable(load: Callable[[], Any]) -> Any:

@@ -34,6 +34,8 @@ class Batch:
     """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of other ranks."""
     tile_tokens: Tensor | None = None
     """(N,) long: language positions each tile is pooled to; None where none is."""
+    states: Tensor | None = None
+    """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no clip has one."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on ``device``."""

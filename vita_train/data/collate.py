@@ -31,6 +31,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, row_tokens: i
     labels = np.full((len(rows), length), IGNORE_INDEX, dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)
     documents = np.zeros((len(rows), length), dtype=np.int64)
+    states = np.full((len(rows), length), IGNORE_INDEX, dtype=np.int64)
     for place, row in enumerate(rows):
         start = 0
         for number, sample in enumerate(row, 1):
@@ -38,13 +39,15 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, row_tokens: i
             ids[place, start:stop], labels[place, start:stop] = sample.expanded()
             positions[place, start:stop] = sample.position_ids()
             documents[place, start:stop] = number
+            states[place, start:stop] = sample.expanded_states()
             start = stop
     samples = [sample for row in rows for sample in row]
     tiles, fbank, lengths = load_media(samples)
     kinds = [name for name, value in (("image", tiles), ("audio", fbank)) if value is not None]
     return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions),
                  torch.from_numpy(documents), tiles, fbank, lengths, [sample.id for sample in samples],
-                 frozenset(kinds), _tile_tokens(samples))
+                 frozenset(kinds), _tile_tokens(samples),
+                 torch.from_numpy(states) if any(sample.states for sample in samples) else None)
 
 
 def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

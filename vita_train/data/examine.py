@@ -54,6 +54,8 @@ class Example:
     turns: list[str]
     inserted: int
     """Turn that answers sound not meant for the assistant; -1 without."""
+    states: list[int] = field(default_factory=list)
+    """For the state head: place of a clip in ``ids``, its class, place, class, ..."""
     features: list[np.ndarray] = field(default_factory=list)
     """float16 filterbank features of each clip, when they are stored."""
 
@@ -127,6 +129,7 @@ class Examiner:
             seconds=sum(map(len, waves)) / data.audio.sample_rate,
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
+            states=[value for state in encoded.states for value in state],
         )
         if fault := self._too_long(example):
             return Reject(row.row, "too long", fault, row.id)

@@ -103,6 +103,7 @@ class Index:
         tokens, tiles, frames = (int(value) for value in self.lengths[place])
         spans = get("spans")
         images, videos = ([MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos"))
+        states = get("states") if "states" in batch.schema.names else []  # corpora of before have no such column
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
@@ -115,6 +116,7 @@ class Index:
             video_tiled=[ref.root not in never for ref in videos],
             audios=self._paths(get("audios")), audio_frames=audio_frames,
             tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
+            states=list(zip(states[::2], states[1::2], strict=True)),
             settings=self.settings, features=self._stored(get("feature_offset"), audio_frames),
         )
 

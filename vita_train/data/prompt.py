@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID, MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
+from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 from vita_train.data.records import Record, literal, split_placeholders
+from vita_train.data.states import STATE_CLASSES, State, mark_ids, state_of
 from vita_train.data.templates import Piece, Template
 from vita_train.data.tokenizer import Tokenizer, control_id, plain_ids
-
-StateMode = Literal["none", "glyph"]
+from vita_train.recipe.data import StateMode
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class EncodedSample:
     """Supervised stretches of ``ids``: first, one past the last."""
     runs: list[int] = field(default_factory=list)
     """Language positions of each media id, in order."""
+    states: list[tuple[int, int]] = field(default_factory=list)
+    """For the state head: the place of each clip in ``ids``, and its class."""
 
     @property
     def labels(self) -> list[int]:
@@ -61,20 +63,23 @@ def encode(record: Record, template: Template, tokenizer: Tokenizer, media: Medi
            state_mode: StateMode = "glyph") -> EncodedSample:
     """Write a record as ids; supervised are, of each reply, state mark, answer and end token.
 
-    With ``end_tag`` false the end token of the last reply is left out, and everything after it.
+    With ``end_tag`` false the end token of the last reply is left out, and everything after it. In the mode ``head``
+    no mark is written; each clip gets a class instead.
 
     Raises:
         RecipeError: the tokenizer lacks a control token of the template or a state mark.
     """
     values = [turn.value for turn in record.conversations]
-    writer = _Writer(template, tokenizer, media)
+    writer = _Writer(template, tokenizer, media, state_mode)
     writer.system(_modality(media))
     last = len(values) - 1
     for place in range(0, len(values), 2):
-        spoken = writer.human(values[place])
-        mark = _mark(spoken, negative=record.inserted_id == place + 1) if state_mode == "glyph" else None
+        clips = writer.human(values[place])
+        state = state_of(bool(clips), negative=record.inserted_id == place + 1)
+        if state_mode == "head":
+            writer.sample.states += [(clip, STATE_CLASSES[state]) for clip in clips]
         ended = record.end_tag or place + 1 < last
-        writer.reply(values[place + 1], mark=mark, ended=ended, more=place + 1 < last)
+        writer.reply(values[place + 1], state, ended=ended, more=place + 1 < last)
     return writer.sample
 
 
@@ -91,13 +96,12 @@ def encode_prompt(turns: Sequence[str], template: Template, tokenizer: Tokenizer
     """
     if len(turns) % 2 == 0:
         raise ValueError("the last turn of a prompt must be a human one")
-    writer = _Writer(template, tokenizer, media)
+    writer = _Writer(template, tokenizer, media, state_mode)
     writer.system(_modality(media))
     for place in range(0, len(turns), 2):
-        spoken = writer.human(turns[place])
+        clips = writer.human(turns[place])
         if place + 1 < len(turns):
-            mark = _mark(spoken, negative=False) if state_mode == "glyph" else None
-            writer.reply(turns[place + 1], mark=mark, ended=True, more=True)
+            writer.reply(turns[place + 1], state_of(bool(clips), negative=False), ended=True, more=True)
     writer.pieces(template.layout.gpt.before)
     writer.sample.spans.clear()
     return writer.sample
@@ -113,23 +117,37 @@ def labels_of(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[int]
 
 def expand(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Repeat each media id by its run. ids (n,), runs (number of media ids,) -> (tokens,)."""
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
-    return np.repeat(ids, counts)
+    return np.repeat(ids, _lengths(ids, runs))
 
 
 def expand_labels(ids: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Return labels aligned with ``expand(ids, runs)``; media are never supervised."""
-    counts = np.ones(len(ids), dtype=np.int64)
-    counts[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
-    return np.repeat(labels, counts)
+    return np.repeat(labels, _lengths(ids, runs))
+
+
+def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.ndarray) -> np.ndarray:
+    """Return classes aligned with ``expand(ids, runs)``: each at the last position of its clip, IGNORE_INDEX elsewhere.
+
+    Args:
+        states: places in ``ids`` and their classes.
+    """
+    ends = _lengths(ids, runs).cumsum()
+    classes = np.full(ends[-1], IGNORE_INDEX, dtype=np.int64)
+    for place, state in states:
+        classes[ends[place] - 1] = state
+    return classes
+
+
+def _lengths(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return the language positions of each compact id."""
+    lengths = np.ones(len(ids), dtype=np.int64)
+    lengths[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
+    return lengths
 
 
 def control_texts(template: Template) -> list[str]:
     """Return the ordinary texts of a template's layout, which a trained tokenizer should know."""
-    layout = template.layout
-    parts = (layout.system, layout.human, layout.gpt)
-    return [piece.text for part in parts for piece in (*part.before, *part.after) if piece.text]
+    return [piece.text for part in template.layout.parts for piece in (*part.before, *part.after) if piece.text]
 
 
 def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
@@ -138,19 +156,15 @@ def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
     return "image" if media.images else "language"
 
 
-def _mark(spoken: bool, *, negative: bool) -> str:
-    if negative:
-        return MARK_NEGATIVE
-    return MARK_AUDIO if spoken else MARK_TEXT
-
-
 class _Writer:
     """Appends pieces to a sample; media are taken in order as placeholders come."""
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, media: MediaCounts) -> None:
+    def __init__(self, template: Template, tokenizer: Tokenizer, media: MediaCounts, state_mode: StateMode) -> None:
         self.template = template
         self.tokenizer = tokenizer
         self.sample = EncodedSample()
+        self.marks = mark_ids(tokenizer, state_mode)
+        self.first_human = template.layout.first_human or template.layout.human
         self.left: dict[str, Iterator[int]] = {
             "image": iter(media.images), "video": iter(media.videos), "audio": iter(media.audios),
         }
@@ -171,27 +185,28 @@ class _Writer:
         self.text(getattr(self.template.system, modality))
         self.pieces(around.after)
 
-    def human(self, value: str) -> bool:
-        """Write a human turn; return whether it holds sound."""
-        around = self.template.layout.human
+    def human(self, value: str) -> list[int]:
+        """Write a human turn; return the places of its clips."""
+        around, self.first_human = self.first_human, self.template.layout.human
         self.pieces(around.before)
-        parts = _arrange(self._parts(value))
-        for part in parts:
+        clips = []
+        for part in _arrange(self._parts(value)):
             if isinstance(part, str):
                 self.text(part)
-            else:
-                kind, run = part
-                self.sample.ids.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
-                self.sample.runs.append(run)
+                continue
+            kind, run = part
+            if kind == "audio":
+                clips.append(len(self.sample.ids))
+            self.sample.ids.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
+            self.sample.runs.append(run)
         self.pieces(around.after)
-        return any(not isinstance(part, str) and part[0] == "audio" for part in parts)
+        return clips
 
-    def reply(self, value: str, *, mark: str | None, ended: bool, more: bool) -> None:
+    def reply(self, value: str, state: State, *, ended: bool, more: bool) -> None:
         around = self.template.layout.gpt
         self.pieces(around.before)
         start = len(self.sample.ids)
-        if mark is not None:
-            self.sample.ids.append(control_id(self.tokenizer, mark))
+        self.sample.ids.extend(self.marks.get(state, ()))
         self.text(value)
         if ended:
             self.sample.ids.append(control_id(self.tokenizer, around.end))

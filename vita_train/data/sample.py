@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vita_train.data.positions import positions_of
-from vita_train.data.prompt import expand, expand_labels, labels_of
+from vita_train.data.prompt import expand, expand_labels, expand_states, labels_of
 from vita_train.errors import DataError
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
@@ -77,6 +77,8 @@ class Sample:
     settings: MediaSettings = field(repr=False)
     features: list[np.ndarray] = field(default_factory=list, repr=False)
     """Stored filterbank features of each clip, float16; empty when they are not stored."""
+    states: list[tuple[int, int]] = field(default_factory=list)
+    """For the state head: the place of each clip in ``ids``, and its class."""
     seed: int = 0
     """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
 
@@ -113,6 +115,10 @@ class Sample:
     def expanded(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
         return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
+
+    def expanded_states(self) -> np.ndarray:
+        """Return (tokens,) the class of each clip at its last position, IGNORE_INDEX elsewhere."""
+        return expand_states(self.ids, self.states, self.runs)
 
     def position_ids(self) -> np.ndarray:
         """Return the rotary position of each of the ``expanded`` ids: (tokens,)."""

@@ -22,7 +22,7 @@ SCHEMA = pa.schema([
     ("id", pa.string()), ("ids", _INTS), ("spans", _INTS), ("runs", _INTS), ("supervised", pa.int32()),
     ("images", _TEXTS), ("image_tiles", _INTS), ("videos", _TEXTS), ("video_places", _INTS),
     ("audios", _TEXTS), ("audio_frames", _INTS), ("feature_offset", pa.int64()), ("seconds", pa.float32()),
-    ("turns", _TEXTS), ("inserted", pa.int32()),
+    ("turns", _TEXTS), ("inserted", pa.int32()), ("states", _INTS),
 ])
 LENGTHS = ("tokens", "tiles", "frames")
 """Columns of ``lengths.bin``, int32 by row."""
@@ -99,6 +99,8 @@ class IndexWriter:
         self._digest.update(lengths.tobytes())
         self._digest.update(repr([(e.id, e.ids, e.spans, e.images, e.videos, e.video_places, e.audios, e.turns)
                                   for e in self._pending]).encode())
+        if any(e.states for e in self._pending):  # rows without keep the digest they had before there were any
+            self._digest.update(repr([e.states for e in self._pending]).encode())
         self._rows += len(self._pending)
         self._pending.clear()
         self._offsets.clear()

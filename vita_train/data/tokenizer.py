@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,20 +14,27 @@ Tokenizer: TypeAlias = Any
 """A fast tokenizer of transformers (PreTrainedTokenizerFast)."""
 
 END_OF_TEXT = "<|endoftext|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *STATE_MARKS)
+#: Of the default family's template.
+CONTROLS = ("<|im_start|>", "<|im_end|>")
+SPECIAL_TOKENS = (END_OF_TEXT, *CONTROLS, *STATE_MARKS)
+#: How vocabularies of pieces write a space.
+_PIECE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 #: How Qwen2 cuts text into words before merging (tokenizer.json of the public models).
 _WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> Tokenizer:
-    """Train a byte-level BPE with the special tokens of the Qwen2 family and the state marks, and save it.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path, *, controls: Sequence[str] = CONTROLS,
+                    end: str = CONTROLS[-1]) -> Tokenizer:
+    """Train a byte-level BPE with the control tokens of a template and the state marks, and save it.
 
     Args:
         texts: training text; the same texts in the same order give the same file.
         vocab_size: entries, special tokens and the 256 bytes included; fewer where the text has no more merges.
         out: directory that ``AutoTokenizer.from_pretrained`` loads afterwards.
+        controls: special tokens beside padding and state marks.
+        end: the one that ends a reply.
     """
     from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Backend
@@ -41,13 +49,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path) -> Tokeniz
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        special_tokens=[AddedToken(token, special=True, normalized=False)
+                        for token in dict.fromkeys((END_OF_TEXT, *controls, *STATE_MARKS))],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer=trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
+        tokenizer_object=backend, eos_token=end, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(str(out))
     return tokenizer
@@ -73,8 +82,37 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode text as ordinary text: what looks like a special token becomes the tokens of its characters."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+    """Encode text as ordinary text: what looks like a special token becomes the tokens of its characters.
+
+    Tokenizers made of pieces put a space before whatever they are given. A conversation is written in stretches, so
+    that space would stand in the middle of it; it is left out here.
+
+    Raises:
+        RecipeError: the tokenizer's space cannot be told from the text.
+    """
+    if not text:
+        return []
+    guard = _guard(tokenizer)
+    ids = _encoded(tokenizer, f"\n{text}" if guard else text)
+    if tuple(ids[:len(guard)]) != guard:
+        raise RecipeError("the tokenizer joins the beginning of a text with a newline before it", where="tokenizer",
+                          remedy="use a tokenizer that keeps newlines apart, or one over bytes")
+    return ids[len(guard):]
+
+
+@lru_cache(maxsize=8)
+def _guard(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return what a newline becomes if the tokenizer puts a space before every text; nothing if it does not.
+
+    In a vocabulary of pieces a newline is a byte that merges with nothing, so what follows it is encoded as it stands.
+    """
+    first = tokenizer.convert_ids_to_tokens(_encoded(tokenizer, "a"))[0]
+    return tuple(_encoded(tokenizer, "\n")) if first.startswith(_PIECE_SPACE) else ()
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
 
 
 def control_id(tokenizer: Tokenizer, token: str) -> int:
@@ -90,7 +128,19 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
         return int(ids[0])
     raise RecipeError(f"the tokenizer has no single token for {token!r}", where="tokenizer",
-                      remedy="choose a template that fits the tokenizer, or data.state_mode none")
+                      remedy="choose a template that fits the tokenizer; for a state mark, data.state_mode digit")
+
+
+def check_untypable(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
+    """Check that no control token can be typed: its name as text must become other tokens.
+
+    Raises:
+        RecipeError: one can, so that a user's text could end a turn or open one.
+    """
+    for token in tokens:
+        if control_id(tokenizer, token) in plain_ids(tokenizer, f"a {token} b") + plain_ids(tokenizer, token):
+            raise RecipeError(f"the text {token!r} becomes the control token of that name", where="tokenizer",
+                              remedy="use a tokenizer that holds it as a special token")
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vita_train.data.constants import STATE_MARKS
 from vita_train.data.prompt import control_texts
 from vita_train.data.reading import Row, read_records
 from vita_train.data.records import literal
 from vita_train.data.registry import Registry, resolve
+from vita_train.data.states import mark_ids
 from vita_train.data.templates import load_template
-from vita_train.data.tokenizer import Tokenizer, control_id, load_tokenizer, train_tokenizer
+from vita_train.data.tokenizer import Tokenizer, check_untypable, load_tokenizer, train_tokenizer
 from vita_train.data.units import Units
 from vita_train.errors import RecipeError
 from vita_train.recipe.schema import Recipe
@@ -24,11 +24,13 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
 
     Raises:
         DataError: it cannot be loaded, or a record file cannot be read.
-        RecipeError: it does not fit the model's vocabulary, or lacks a control token or state mark.
+        RecipeError: it does not fit the model's vocabulary, lacks a control token or state mark, or makes a control
+            token of typed text.
     """
     template = load_template(recipe.data.template)
     if recipe.tokenizer.source is None:
-        tokenizer = train_tokenizer(_texts(recipe, registry, path), recipe.tokenizer.vocab_size, out)
+        tokenizer = train_tokenizer(_texts(recipe, registry, path), recipe.tokenizer.vocab_size, out,
+                                    controls=template.control_tokens, end=template.layout.gpt.end)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.source)
         tokenizer.save_pretrained(str(out))
@@ -36,8 +38,8 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
         raise RecipeError(f"tokenizer has {len(tokenizer)} entries, the model's table has "
                           f"{recipe.model.llm.vocab_size} rows", where="model.llm.vocab_size",
                           remedy=f"set it to at least {len(tokenizer)}")
-    for token in (*template.control_tokens, *(STATE_MARKS if recipe.data.state_mode == "glyph" else ())):
-        control_id(tokenizer, token)
+    check_untypable(tokenizer, template.control_tokens)
+    mark_ids(tokenizer, recipe.data.state_mode)
     return tokenizer
 
 

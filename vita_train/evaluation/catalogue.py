@@ -26,7 +26,7 @@ class Task:
     """Measures that one pass over one held-out slice takes together."""
 
     kind: str
-    """replies, captions, retrieval, transcripts, recogniser, codec, resynthesis or speech: what is run."""
+    """replies, states, captions, retrieval, transcripts, recogniser, codec, resynthesis or speech: what is run."""
     dataset: str
     """Dataset of the corpus the slice belongs to."""
     slice: str
@@ -99,8 +99,11 @@ def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective
                 Task("transcripts", dataset, name, modules, ("llm_wer",))]
     # The mark says whether and how the model was spoken to: there is something to tell only where some are.
     heard = any(corpus.index(dataset, split).frames.any() for split in corpus.datasets[dataset])
-    marked = ("state_mark",) if heard and recipe.data.state_mode == "glyph" else ()
+    mode = recipe.data.state_mode
+    marked = ("state_mark",) if heard and mode in ("glyph", "digit") else ()
     tasks = [Task("replies", dataset, name, modules, ("accuracy", "loss", *marked))]
+    if mode == "head" and corpus.index(dataset, name).frames.any():
+        tasks.append(Task("states", dataset, name, (*modules, "state_head"), ("state_mark",)))
     if dataset in CAPTIONS:
         tasks += [Task("captions", dataset, name, modules, ("attributes",)),
                   Task("retrieval", dataset, name, modules, ("retrieval", "loss_blind"))]

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from vita_train.data.constants import STATE_MARKS
 from vita_train.data.index import Corpus
 from vita_train.data.sample import Sample
+from vita_train.data.states import State, mark_ids, mark_text
 from vita_train.data.templates import load_template
-from vita_train.data.tokenizer import control_id, plain_ids
+from vita_train.data.tokenizer import plain_ids
 from vita_train.evaluation.catalogue import Task, all_tasks
 from vita_train.evaluation.hearing import recognise, word_error_rate
-from vita_train.evaluation.replies import score_replies
+from vita_train.evaluation.replies import score_replies, tell_states
 from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures
 from vita_train.evaluation.speaking import features_of, resynthesise, speak_sentences
 from vita_train.evaluation.speech_metrics import codebook_use, mel_distance
@@ -110,6 +110,12 @@ def _replies(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
     return values | ({"state_mark": _share(marked)} if marked else {})
 
 
+def _states(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+    """Share of clips whose state the head tells right."""
+    hits = tell_states(bench.omni, samples, device=bench.device)
+    return {"state_mark": _share(hits)} if hits else {}
+
+
 def _captions(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of the things a true caption names that the model's own caption names too."""
     return {"attributes": recall_of_content([sample.text for sample in samples], written(bench, samples))}
@@ -158,18 +164,18 @@ def _speech(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
     return {"wer": word_error_rate(truths, heard(bench, waves))}
 
 
-def state_marks(bench: Bench) -> frozenset[int]:
-    """Return the ids of the state marks, or none where replies carry none."""
-    if bench.recipe.data.state_mode == "none":
-        return frozenset()
-    return frozenset(control_id(bench.corpus.tokenizer, mark) for mark in STATE_MARKS)
+def state_marks(bench: Bench) -> frozenset[tuple[int, ...]]:
+    """Return the tokens of each state mark, or none where replies carry none."""
+    return frozenset(mark_ids(bench.corpus.tokenizer, bench.recipe.data.state_mode).values())
 
 
 def written(bench: Bench, samples: Sequence[Sample]) -> list[str]:
     """Return the model's own last reply to each conversation."""
     longest = max((end - start for sample in samples for start, end in sample.spans[-1:]), default=0)
-    end = load_template(bench.recipe.data.template).layout.gpt.end
-    return write_replies(bench.omni, bench.corpus.tokenizer, samples, end=end, max_new_tokens=longest + ROOM)
+    stops = load_template(bench.recipe.data.template).stop_tokens
+    marks = [mark_text(state, bench.recipe.data.state_mode) for state in State]
+    return write_replies(bench.omni, bench.corpus.tokenizer, samples, stops=stops, marks=marks,
+                         max_new_tokens=longest + ROOM)
 
 
 def codec_waves(bench: Bench, samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -189,6 +195,7 @@ def _share(values: Sequence[bool]) -> float:
 
 _TASKS: dict[str, Callable[[Bench, Sequence[Sample]], dict[str, float]]] = {
     "replies": _replies,
+    "states": _states,
     "captions": _captions,
     "retrieval": _retrieval,
     "transcripts": _transcripts,

@@ -23,6 +23,7 @@ from vita_train.data.sample import Sample
 from vita_train.evaluation.batches import reply_batches
 from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.omni import Omni
+from vita_train.models.states import state_logits
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Reply:
     tokens: int
 
 
-def score_replies(omni: Omni, samples: Sequence[Sample], *, marks: frozenset[int], device: torch.device,
+def score_replies(omni: Omni, samples: Sequence[Sample], *, marks: frozenset[tuple[int, ...]], device: torch.device,
                   ) -> list[list[Reply]]:
     """Return the replies of every conversation, in the order of the samples.
 
     Args:
         omni: in eval mode.
-        marks: ids of the state marks; empty where replies carry none.
+        marks: tokens of each state mark; empty where replies carry none.
     """
     replies: list[list[Reply]] = [[] for _ in samples]
     for places, batch in reply_batches(samples):
@@ -66,6 +67,19 @@ def reply_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.device)
 
 
 @torch.no_grad()
+def tell_states(omni: Omni, samples: Sequence[Sample], *, device: torch.device) -> list[bool]:
+    """Return of each labelled clip whether the state head tells its state right; in no particular order."""
+    hits: list[bool] = []
+    for _, batch in reply_batches(samples):
+        moved = batch.to(device)
+        if moved.states is not None:
+            labelled = moved.states != IGNORE_ID
+            told = state_logits(omni.state_head, omni(moved)[labelled]).argmax(-1)
+            hits += (told == moved.states[labelled]).tolist()
+    return hits
+
+
+@torch.no_grad()
 def _read(omni: Omni, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of each supervised position, in reading order: (row, column), target, loss, and whether it is hit."""
     labels = batch.labels
@@ -80,18 +94,18 @@ def _read(omni: Omni, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return supervised.nonzero().cpu(), targets.cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu()
 
 
-def _spans(places: Tensor, targets: Tensor, losses: Tensor, hits: Tensor, marks: frozenset[int],
-           ) -> Iterator[tuple[int, Reply]]:
+def _spans(places: Tensor, targets: Tensor, losses: Tensor, hits: Tensor,
+           marks: frozenset[tuple[int, ...]]) -> Iterator[tuple[int, Reply]]:
     """Cut supervised positions into replies, which are stretches without a gap; yield (row, reply)."""
     if len(places) == 0:
         return
     broken = (places[1:, 0] != places[:-1, 0]) | (places[1:, 1] != places[:-1, 1] + 1)
     starts = [0, *(broken.nonzero().flatten() + 1).tolist(), len(places)]
     for start, end in pairwise(starts):
-        marked = int(targets[start]) in marks
+        marked = next((len(mark) for mark in marks if targets[start:start + len(mark)].tolist() == [*mark]), 0)
         yield int(places[start, 0]), Reply(
             exact=bool(hits[start + marked:end].all()),
-            mark=bool(hits[start]) if marked else None,
+            mark=bool(hits[start:start + marked].all()) if marked else None,
             loss_sum=float(losses[start:end].double().sum()),
             tokens=end - start,
         )

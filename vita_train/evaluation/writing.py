@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from vita_train.data.constants import STATE_MARKS
 from vita_train.data.prompt import expand
 from vita_train.data.sample import Sample
 from vita_train.data.tokenizer import control_id
@@ -28,18 +27,20 @@ FUNCTION_WORDS = frozenset(re.findall(
 _WORD = re.compile(r"[\w'’]+")
 
 
-def write_replies(omni: Omni, tokenizer: Any, samples: Sequence[Sample], *, end: str, max_new_tokens: int,
-                  ) -> list[str]:
+def write_replies(omni: Omni, tokenizer: Any, samples: Sequence[Sample], *, stops: Sequence[str],
+                  marks: Sequence[str], max_new_tokens: int) -> list[str]:
     """Return the model's own last reply to each conversation, without its state mark.
 
     Args:
         omni: in eval mode.
-        end: control token that ends a reply.
+        stops: control tokens that end a reply.
+        marks: what a reply may open with to tell its state.
         max_new_tokens: longest reply.
     """
     prompts = [prompt_of(sample) for sample in samples]
-    texts = answer(omni, tokenizer, prompts, stop_ids={control_id(tokenizer, end)}, max_new_tokens=max_new_tokens)
-    return [without_mark(text) for text in texts]
+    stop_ids = {control_id(tokenizer, token) for token in stops}
+    texts = answer(omni, tokenizer, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+    return [without_mark(text, marks) for text in texts]
 
 
 def prompt_of(sample: Sample) -> Prompt:
@@ -56,9 +57,10 @@ def prompt_of(sample: Sample) -> Prompt:
     )
 
 
-def without_mark(text: str) -> str:
-    """Return a reply without the state mark it opens with."""
-    return text.lstrip("".join(STATE_MARKS))
+def without_mark(text: str, marks: Sequence[str]) -> str:
+    """Return a reply without the state mark it opens with, or several of them."""
+    known = "|".join(re.escape(mark) for mark in marks if mark)
+    return re.sub(f"^(?:{known})+", "", text) if known else text
 
 
 def content_words(text: str) -> Counter[str]:

@@ -13,6 +13,7 @@ from vita_train.models.audio_adapter import AudioAdapter
 from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.language import build_llm, load_llm
 from vita_train.models.projector import build_projector
+from vita_train.models.states import build_state_head
 from vita_train.models.vision import build_vision, load_vision
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
@@ -84,6 +85,7 @@ def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[],
         "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
         "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, units),
         "audio_adapter": lambda: AudioAdapter(spec),
+        "state_head": lambda: build_state_head(spec),
         "codec": lambda: _build_codec(spec),
         "discriminators": lambda: _build_discriminators(spec),
         "speech_decoder": lambda: _build_speech_decoder(spec),

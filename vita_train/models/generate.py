@@ -55,16 +55,25 @@ def generate(
 
 
 def stream_text(tokenizer: Detokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text of ids as soon as it consists of whole characters."""
+    """Yield the text of ids as soon as it consists of whole characters.
+
+    Tokenizers of pieces drop a space at the beginning of what they decode, so each piece is decoded behind the one
+    before it.
+    """
+    said: list[int] = []
     pending: list[int] = []
+
+    def text() -> str:
+        before = tokenizer.decode(said, skip_special_tokens=False)
+        return tokenizer.decode(said + pending, skip_special_tokens=False)[len(before):]
+
     for token in ids:
         pending.append(token)
-        text = tokenizer.decode(pending, skip_special_tokens=False)
-        if not text.endswith("\ufffd") or len(pending) > _LONGEST_CHARACTER:
-            pending.clear()
-            yield text
+        if not text().endswith("\ufffd") or len(pending) > _LONGEST_CHARACTER:
+            yield text()
+            said, pending = pending, []
     if pending:
-        yield tokenizer.decode(pending, skip_special_tokens=False)
+        yield text()
 
 
 def answer(
@@ -161,7 +170,7 @@ class _Session:
             return self._next(embeds, self._positions, self._seen[:, None, None])
 
     def _next(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        hidden = decode(self._omni.llm, embeds, positions, mask, self._cache)
+        hidden = decode(self._omni.llm, embeds, positions, mask, self._cache).hidden
         return F.linear(hidden[:, -1], self._omni.head_weight).float()
 
 

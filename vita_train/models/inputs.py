@@ -34,11 +34,14 @@ class OmniBatch(Protocol):
     """(A, T, bins) in reading order."""
     fbank_lengths: Tensor | None
     """(A,) frames of each clip that are real."""
-    sample_ids: Sequence[str]
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
     tile_tokens: Tensor | None
     """(N,) long: language positions each tile is pooled to; None where none is."""
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """Ids for messages, in reading order."""
 
 
 @dataclass(frozen=True)

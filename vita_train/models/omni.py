@@ -13,7 +13,7 @@ from vita_train.errors import DataError
 from vita_train.models.audio_adapter import AudioAdapter
 from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
-from vita_train.models.language import decode
+from vita_train.models.language import Decoded, decode
 from vita_train.models.packed_attention import VARLEN
 from vita_train.models.pooling import pool_tiles
 from vita_train.models.vision import VisionTower
@@ -23,7 +23,7 @@ SHORTEST_CLIP = 7
 
 
 class Omni(nn.Module):
-    """Language model, vision tower with projector, and speech encoder with adapter.
+    """Language model, vision tower with projector, speech encoder with adapter, and state head.
 
     Children keep their names from ``recipe.ladder.MODULES``. A part that is missing cannot be used by a batch. A part
     without trainable parameters runs without gradients, but gradients flow through a frozen language model to the
@@ -35,10 +35,11 @@ class Omni(nn.Module):
     projector: nn.Module
     audio_encoder: AudioEncoder
     audio_adapter: AudioAdapter
+    state_head: nn.Linear
 
     def __init__(self, modules: nn.ModuleDict) -> None:
         super().__init__()
-        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter"):
+        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter", "state_head"):
             if name in modules:
                 self.add_module(name, modules[name])
 
@@ -53,10 +54,14 @@ class Omni(nn.Module):
         Raises:
             DataError: placeholders and features differ in number.
         """
+        return self.read(batch).hidden
+
+    def read(self, batch: OmniBatch, *, routers: bool = False) -> Decoded:
+        """Return the last hidden states as ``forward`` does, and if asked the logits by which experts were chosen."""
         embeds = self.embed(batch)
         if self.llm.config._attn_implementation == VARLEN and embeds.is_cuda and _half_precision(embeds):
-            return self.decode_flat(embeds, batch)
-        return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids))
+            return self.decode_flat(embeds, batch, routers=routers)
+        return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids), routers=routers)
 
     def embed(self, batch: OmniBatch) -> Tensor:
         """Return input embeddings (B, L, D) with media features at their placeholders, in reading order.
@@ -108,13 +113,13 @@ class Omni(nn.Module):
         bins = self.audio_encoder.spec.num_mel_bins
         return torch.zeros(1, SHORTEST_CLIP, bins, device=device), torch.tensor([SHORTEST_CLIP], device=device)
 
-    def decode_flat(self, embeds: Tensor, batch: OmniBatch) -> Tensor:
+    def decode_flat(self, embeds: Tensor, batch: OmniBatch, *, routers: bool = False) -> Decoded:
         """Return the last hidden states (B, L, D) of embeddings read as one long row of documents, without a mask."""
         starts = document_starts(batch.document_ids)
         longest = int(starts.diff().max())
-        hidden = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None,
-                        cu_seq_lens_q=starts, max_length_q=longest)
-        return hidden.view_as(embeds)
+        read = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None, routers=routers,
+                      cu_seq_lens_q=starts, max_length_q=longest)
+        return read._replace(hidden=read.hidden.view_as(embeds))
 
 
 def document_mask(document_ids: Tensor) -> Tensor:

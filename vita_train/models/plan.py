@@ -74,6 +74,8 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     """Plan every stage of a recipe on ``ranks`` processes (0: the recipe's own number)."""
     ranks = ranks or recipe.launch.ranks
     used = {name for stage in recipe.stages for name in MODULES_READ[stage]}
+    if not any("state_head" in spec.trainable for spec in recipe.stages.values()):
+        used -= {"state_head"}
     counts = count_parameters(recipe.model, used)
     stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
     return Plan(recipe.name, counts, stages, media_positions(recipe))

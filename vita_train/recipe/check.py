@@ -17,7 +17,7 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: every problem found, each with the setting it is about.
     """
     problems = [] if recipe.stages else ["stages is empty: there is nothing to train"]
-    problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe)]
+    problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe), *_states(recipe)]
     if problems:
         raise RecipeError("\n  ".join([f"cannot be run, {len(problems)} problem{'s'[:len(problems) - 1]}", *problems]),
                           where=recipe.name)
@@ -75,4 +75,17 @@ def _batches(recipe: Recipe) -> list[str]:
                             f"batch.accumulate {spec.batch.accumulate}: some processes would have nothing to do")
         if spec.optim.kind == "muon" and spec.engine.kind != "torch":
             problems.append(f"stages.{stage}.optim.kind muon needs engine.kind torch")
+    return problems
+
+
+def _states(recipe: Recipe) -> list[str]:
+    """Replies are marked or a head tells their state; the two cannot be mixed."""
+    family, mode, problems = recipe.model.llm.family, recipe.data.state_mode, []
+    training = [stage for stage, spec in recipe.stages.items() if "state_head" in spec.trainable]
+    if family == "qwen2p5_fo_instruct" and mode != "head":
+        problems.append(f"model.llm.family {family} has a state head, but data.state_mode is {mode}")
+    if mode == "head" and not training and {"2.1b", "2.2"} & set(recipe.stages):
+        problems.append("data.state_mode is head and a stage hears, but no stage trains state_head")
+    if mode != "head":
+        problems += [f"stages.{stage} trains state_head, but data.state_mode is {mode}" for stage in training]
     return problems

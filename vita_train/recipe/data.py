@@ -106,14 +106,20 @@ class AudioSpec(Strict):
     """Write float16 features beside the index when preparing, instead of computing them at each visit."""
 
 
+StateMode = Literal["none", "glyph", "digit", "head"]
+"""How a reply tells what it answers: a spoken query, sound not meant for the assistant, or a typed query."""
+
+
 class DataSpec(Strict):
     """Source, template and media settings."""
 
     source: Source = SynthSource()
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
-    state_mode: Literal["none", "glyph"] = "glyph"
-    """glyph: a state mark opens each reply (audio query, negative query, text query)."""
+    state_mode: StateMode = "glyph"
+    """glyph: a state mark opens each reply (audio query, negative query, text query). digit: the same, written as
+    ``<1>``, ``<2>`` or ``<3>`` for tokenizers that have no such glyphs. head: no mark is written; module state_head
+    tells from the end of each clip whether it was meant for the assistant."""
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
     shared_position_stride: int = Field(default=1, ge=1)

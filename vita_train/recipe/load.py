@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from vita_train.errors import RecipeError
+from vita_train.recipe.family import fill_in_family
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
@@ -55,6 +56,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
         raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
     _name_stages(tree)
     apply_overrides(tree, overrides)
+    fill_in_family(tree.value)
     return validated(Recipe, tree)
 
 

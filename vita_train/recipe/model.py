@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vita_train.recipe.base import Strict
+from vita_train.recipe.family import Family
 from vita_train.recipe.vision import InternVitSpec, ProjectorSpec, VisionSpec
 
 
+class MoeSpec(Strict):
+    """Experts in place of the feed-forward layer of each block. Names are those of transformers' Mixtral."""
+
+    num_local_experts: int = Field(default=8, ge=2)
+    num_experts_per_tok: int = Field(default=2, ge=1)
+    """Experts that read each position."""
+    router_aux_loss_coef: float = Field(default=0.02, ge=0)
+    """Weight of the load-balancing loss while the language model trains."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> MoeSpec:
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(f"num_experts_per_tok {self.num_experts_per_tok} is above num_local_experts "
+                             f"{self.num_local_experts}")
+        return self
+
+
 class LlmSpec(Strict):
-    """The language model (transformers' Qwen2)."""
+    """The language model. A recipe that names another family than the default one gets that family's published
+    sizes, template and state mode wherever it gives none."""
 
     source: str | None = None
     """Directory or hub name with pretrained weights; none trains a stand-in in stage 0.llm."""
-    family: Literal["qwen2p5_instruct"] = "qwen2p5_instruct"
-    """Chooses the conversation template and the architecture."""
+    family: Family = "qwen2p5_instruct"
+    """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama."""
     vocab_size: int = 152064
     """Rows of the embedding table. Never shrunk to the tokenizer's length."""
     hidden_size: int = 3584
@@ -31,6 +50,24 @@ class LlmSpec(Strict):
     attention: Literal["sdpa", "varlen"] = "sdpa"
     """How packed documents are kept apart. sdpa: by a mask, anywhere. varlen: by torch's variable-length kernel on
     GPUs in half precision, elsewhere as sdpa."""
+    head_dim: int | None = None
+    """Width of an attention head; none is hidden_size / num_heads."""
+    moe: MoeSpec | None = None
+    """Experts; of family mixtral-8x7b, and of no other."""
+
+    @model_validator(mode="after")
+    def _experts(self) -> LlmSpec:
+        if (self.moe is not None) != (self.family == "mixtral-8x7b"):
+            raise ValueError("family mixtral-8x7b needs moe" if self.moe is None else
+                             f"moe is given, but family {self.family} has no experts")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of the default family what came with the others: digests made before stay."""
+        values: dict[str, Any] = write(self)
+        late = ("head_dim", "moe") if self.family == "qwen2p5_instruct" else ()
+        return {name: value for name, value in values.items() if name not in late or value is not None}
 
 
 class AudioEncoderSpec(Strict):

@@ -61,7 +61,7 @@ def build_report(*stores: Store) -> str:
         version=__version__,
         style=Markup((folder / "style.css").read_text()),
         script=Markup((folder / "script.js").read_text()),
-        modules=[(name, words.MODULE_WORDS[name]) for name in MODULES],
+        modules=_columns(run),
         verdict=_verdict(run),
         headlines=_headlines(run),
         rungs=[_rung(stage) for stage in run.stages],
@@ -72,6 +72,12 @@ def build_report(*stores: Store) -> str:
         ledger=ledger_rows(run.ledger),
         lineage=lineage_rows(run),
     )
+
+
+def _columns(run: RunView) -> list[tuple[str, str]]:
+    """Return the modules of the ladder's table; a state head only where some stage trains one."""
+    told = any("state_head" in stage.spec.trainable for stage in run.stages)
+    return [(name, words.MODULE_WORDS[name]) for name in MODULES if told or name != "state_head"]
 
 
 @dataclass(frozen=True)

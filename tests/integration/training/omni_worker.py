@@ -22,7 +22,7 @@ from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
 
 NAMES = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
-MODEL = {
+MODEL: dict[str, Any] = {
     "dtype": "float32",
     "llm": {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
             "intermediate_size": 48, "max_positions": 256, "rope_theta": 10000.0, "tie_embeddings": True},
@@ -36,15 +36,15 @@ MODEL = {
 
 
 class FixedModules(NextTokenObjective):
-    """The objective with all modules, whatever the data holds."""
+    """The objective with all modules, whatever the data holds; the state head only where it trains."""
 
     @classmethod
     def modules_used(cls, spec: Any, corpus: Any) -> tuple[str, ...]:
-        return NAMES
+        return NAMES + ("state_head",) * ("state_head" in spec.trainable)
 
 
 def batch_of(rank: int, step: int) -> Batch:
-    """Rank 0: a tile and a clip in its row; other ranks: text."""
+    """Rank 0: a tile and a clip in its row, not meant for the assistant; other ranks: text."""
     generator = torch.Generator().manual_seed(step)
     text = torch.randint(1, 60, (12,), generator=generator).tolist()
     media = [IMAGE_ID] * 4 + [AUDIO_ID] * 3 if rank == 0 else []
@@ -54,21 +54,27 @@ def batch_of(rank: int, step: int) -> Batch:
     length = ids.shape[1]
     tiles = torch.rand(1, 3, 16, 16, generator=generator) if media else None
     clip = torch.randn(1, 24, 80, generator=generator) if media else None
+    states = torch.full_like(ids, -100).index_fill(1, torch.tensor([len(media) - 1]), 1) if media else None
     return Batch(ids, labels, torch.arange(length)[None], torch.ones(1, length, dtype=torch.long), tiles, clip,
-                 torch.tensor([24]) if media else None, [f"toy/train/{step}"], frozenset({"image", "audio"}))
+                 torch.tensor([24]) if media else None, [f"toy/train/{step}"], frozenset({"image", "audio"}), states)
 
 
-def train(engine: dict[str, Any], trainable: dict[str, float], world: Any) -> dict[str, Any]:
-    """Return the losses of a few steps and sums of the trained weights."""
+def train(engine: dict[str, Any], trainable: dict[str, float], llm: dict[str, Any], world: Any) -> dict[str, Any]:
+    """Return the losses of a few steps and sums of the trained weights.
+
+    Args:
+        llm: settings of the language model that differ from those above.
+    """
     stage = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 3, "trainable": trainable, "engine": engine}
-    recipe = Recipe.model_validate({"name": "toy", "model": MODEL, "stages": {"2.2": stage}})
+    model = MODEL | {"llm": {**MODEL["llm"], **llm}}
+    recipe = Recipe.model_validate({"name": "toy", "model": model, "stages": {"2.2": stage}})
     spec = recipe.stages["2.2"]
     tokenizer = type("Tokenizer", (), {"pad_token_id": 0})()
     corpus: Any = type("Corpus", (), {"tokenizer": tokenizer})()
     dtype = torch.bfloat16 if engine.get("dtype") == "bfloat16" else torch.float32
     context = StageContext(recipe=recipe, stage="2.2", spec=spec, corpus=corpus, device=world.device, dtype=dtype,
                            rank=world.rank, world=world.size, seed=0)
-    objective = FixedModules(context, build_modules(recipe.model, NAMES))
+    objective = FixedModules(context, build_modules(recipe.model, FixedModules.modules_used(spec, corpus)))
     apply_trainable(objective, spec.trainable)
     runner = build_engine(objective, EngineContext(spec, world, dtype))
     losses = []
@@ -89,11 +95,12 @@ def train(engine: dict[str, Any], trainable: dict[str, float], world: Any) -> di
 
 
 def main() -> int:
-    """Run the cases of a JSON file: name -> {engine, trainable}."""
+    """Run the cases of a JSON file: name -> {engine, trainable, llm}."""
     cases = json.loads(Path(sys.argv[1]).read_text())
     world = world_from_environment()
     with process_group(world, timeout=300, always=True):
-        results = {name: train(case["engine"], case["trainable"], world) for name, case in cases.items()}
+        results = {name: train(case["engine"], case["trainable"], case.get("llm", {}), world)
+                   for name, case in cases.items()}
     if world.rank == 0:
         Path(sys.argv[2]).write_text(json.dumps(results))
     return 0

@@ -100,3 +100,18 @@ def test_bfloat16_stays_near_float32(omni: dict[str, Any], engine: str) -> None:
     losses = omni[f"{engine} bfloat16"]["losses"]
     assert losses == pytest.approx(omni["one all"]["losses"], rel=2e-3)
     assert losses[-1] < losses[0]
+
+
+def test_experts_and_a_state_head_train_alike_under_every_engine(tmp_path: Path) -> None:
+    """The load-balancing loss reaches routers past the blocks' outputs; one rank alone has a clip to label."""
+    case = {"trainable": {"llm": 1e-3, "audio_adapter": 1e-3, "state_head": 1e-3},
+            "llm": {"family": "mixtral-8x7b", "moe": {"num_local_experts": 4, "router_aux_loss_coef": 1.0}}}
+    two = run_cases(tmp_path, "two", {name: {**case, "engine": ENGINES[name]} for name in ("ddp", "fsdp2", "zero3")},
+                    worker="omni_worker")
+    one = run_cases(tmp_path, "one", {"one": {**case, "engine": {"kind": "torch"}},
+                                      "half": {**case, "engine": {"kind": "torch", "dtype": "bfloat16"}}},
+                    worker="omni_worker", count=1)
+    for result in two.values():
+        assert result["losses"] == pytest.approx(one["one"]["losses"], rel=1e-5)
+        assert result["weights"] == pytest.approx(one["one"]["weights"], rel=1e-5)
+    assert one["half"]["losses"] == pytest.approx(one["one"]["losses"], rel=2e-2)

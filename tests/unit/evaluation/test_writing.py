@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vita_train.data.constants import STATE_MARKS
 from vita_train.evaluation.measures import Bench, written
 from vita_train.evaluation.writing import content_words, prompt_of, recall_of_content, without_mark
 from vita_train.models.inputs import IMAGE_ID
@@ -30,8 +31,10 @@ def test_a_thing_named_twice_must_be_named_twice() -> None:
 
 
 def test_the_mark_is_not_part_of_the_words() -> None:
-    assert without_mark("☜yes.") == "yes."
-    assert without_mark("no mark.") == "no mark."
+    assert without_mark("☜yes.", STATE_MARKS) == "yes."
+    assert without_mark("no mark.", STATE_MARKS) == "no mark."
+    assert without_mark("<2>it is <1>", ("<1>", "<2>", "<3>")) == "it is <1>"
+    assert without_mark("☜as it stands", ("", "", "")) == "☜as it stands"
 
 
 def test_prompts_end_where_the_reply_begins(world: Any) -> None:

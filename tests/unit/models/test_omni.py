@@ -145,6 +145,6 @@ def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpe
     llm = small_spec.llm.model_copy(update={"attention": "varlen"})
     omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
     batch = pack([documents()[:2], documents()[2:]])
-    flat = omni.decode_flat(omni.embed(batch), batch)
+    flat = omni.decode_flat(omni.embed(batch), batch).hidden
     real = batch.document_ids > 0
     torch.testing.assert_close(flat[real], omni(batch)[real], atol=1e-5, rtol=1e-5)

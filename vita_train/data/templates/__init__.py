@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.base import Strict
@@ -37,6 +38,12 @@ class Reply(Around):
 
     end: str
     """Control token that ends an answer; supervised."""
+    stop: tuple[str, ...] = ()
+    """Further control tokens that end an answer when the model writes one; never trained on."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unset(write(self), "stop")
 
 
 class Layout(Strict):
@@ -45,6 +52,17 @@ class Layout(Strict):
     system: Around
     human: Around
     gpt: Reply
+    first_human: Around | None = None
+    """Pieces around the first human turn, where they differ: the system text may stand inside that turn."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unset(write(self), "first_human")
+
+    @property
+    def parts(self) -> tuple[Around, ...]:
+        """Everything there is."""
+        return self.system, self.human, self.gpt, *((self.first_human,) if self.first_human else ())
 
 
 class SystemTexts(Strict):
@@ -65,9 +83,13 @@ class Template(Strict):
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """Every control token the layout uses, in order of first use."""
-        layout = self.layout
-        pieces = [piece for part in (layout.system, layout.human, layout.gpt) for piece in (*part.before, *part.after)]
-        return tuple(dict.fromkeys([*(piece.token for piece in pieces if piece.token), layout.gpt.end]))
+        pieces = [piece for part in self.layout.parts for piece in (*part.before, *part.after)]
+        return tuple(dict.fromkeys([*(piece.token for piece in pieces if piece.token), *self.stop_tokens]))
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]:
+        """Control tokens at which the model's answer ends."""
+        return self.layout.gpt.end, *self.layout.gpt.stop
 
 
 def template_names() -> list[str]:
@@ -98,3 +120,8 @@ def load_template(name: str) -> Template:
                           where=name, remedy="compare it with the shipped qwen2p5_instruct") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"template is not valid YAML: {error}", where=name, remedy="correct the file") from error
+
+
+def _without_unset(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Leave out a field that older templates do not have while it is empty: digests made of them stay."""
+    return {key: value for key, value in values.items() if key != name or value}

@@ -10,10 +10,13 @@ from torch import nn
 
 from vita_train.data.collate import collate_rows
 from vita_train.data.loader import packed_order
+from vita_train.data.tokenizer import pad_id
 from vita_train.models.inputs import IGNORE_ID
+from vita_train.models.language import balance_loss, has_experts, read_share
 from vita_train.models.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.models.quantize import elements
+from vita_train.models.states import state_loss
 from vita_train.recipe.ladder import MODULES
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
@@ -27,23 +30,32 @@ _MODALITY = {"image": ("vision", "projector"), "audio": ("audio_encoder", "audio
 
 
 class NextTokenObjective(Objective):
-    """Cross-entropy of the supervised positions of packed rows."""
+    """Cross-entropy of the supervised positions of packed rows.
+
+    Where the stage trains a state head, each label of a clip counts as one token of a reply does, times the weight of
+    its class. Where a language model with experts trains, its load-balancing loss is added to the mean loss times
+    ``router_aux_loss_coef``. That loss is no sum over positions: it is taken of each micro-batch by itself, as
+    transformers does, and averaged over them by their supervised positions.
+    """
 
     modules_needed: ClassVar[tuple[str, ...]] = ("llm",)
-    modules_optional: ClassVar[tuple[str, ...]] = ("vision", "projector", "audio_encoder", "audio_adapter")
+    modules_optional: ClassVar[tuple[str, ...]] = ("vision", "projector", "audio_encoder", "audio_adapter",
+                                                  "state_head")
     options: ClassVar[dict[str, Option]] = {
         "chunk": 2048,  # most positions whose logits exist at a time
         "augment": False,  # change speech features at every visit, as stage 2.1a does
+        "state_weight": 1.0,  # what a label of the state head counts beside a token of a reply
     }
 
     omni: Omni
+    state_head: nn.Linear
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
         # Hidden from torch: its children are this objective's own children under the same names.
         object.__setattr__(self, "omni", Omni(nn.ModuleDict(dict(self.named_children()))))
         self.augmentation = Augmentation()
-        self.pad_id = int(context.corpus.tokenizer.pad_token_id)
+        self.pad_id = pad_id(context.corpus.tokenizer)
         trained = context.spec.trainable
         self.always = frozenset(kind for kind, names in _MODALITY.items() if any(name in trained for name in names))
         """Modalities whose modules train here: they take part in every batch, with weight zero where it has none, so
@@ -87,22 +99,39 @@ class NextTokenObjective(Objective):
     def flops_per_token(self) -> float:
         """Return the usual estimate: 2 FLOP a parameter forward, 2 for its input's gradient, 2 for its own.
 
-        Towers count as if they saw one position per token; they are small beside the language model. Attention's
-        quadratic part and recomputed activations do not count.
+        Towers count as if they saw one position per token; they are small beside the language model. Of experts those
+        count that a position is read by. Attention's quadratic part and recomputed activations do not count.
         """
         children = self.model_modules()
         before_llm = any(name != "llm" and name not in self.frozen for name in children)
-        total = 0
+        total = 0.0
         for name, child in children.items():
             passes_on = name not in self.frozen or (name == "llm" and before_llm)
-            for parameter in child.parameters():
+            for place, parameter in child.named_parameters():
                 trains = name not in self.frozen and parameter.requires_grad
-                total += elements(parameter) * (6 if trains else 4 if passes_on else 2)
-        return float(total)
+                total += elements(parameter) * read_share(child, place) * (6 if trains else 4 if passes_on else 2)
+        return total
 
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
-        """Return the summed loss and the share of labels that were the most likely token."""
-        hidden = self.omni(replace(batch, modalities=batch.modalities | self.always))
+        """Return the summed loss and the share of labels that were the most likely token.
+
+        Further metrics are ``state_loss`` and ``state_accuracy`` with a state head, and ``balance_loss`` with experts,
+        which is added to the loss only while they train.
+        """
+        hidden, routers = self.omni.read(replace(batch, modalities=batch.modalities | self.always),
+                                         routers=has_experts(self.omni.llm))
         loss_sum, count, correct = chunked_cross_entropy(hidden, self.omni.head_weight, batch.labels,
                                                          int(self.option["chunk"]))
-        return LossOutput(loss_sum, float(count), {"accuracy": (correct, float(count))})
+        metrics: dict[str, tuple[Any, Any]] = {"accuracy": (correct, float(count))}
+        if "state_head" in self.context.spec.trainable:
+            told = state_loss(self.state_head, hidden, batch.states)
+            loss_sum = loss_sum + float(self.option["state_weight"]) * told.loss_sum
+            metrics |= {"state_loss": (told.loss_sum.detach(), told.weight),
+                        "state_accuracy": (told.correct, float(told.clips))}
+        if routers:
+            balance = balance_loss(self.omni.llm, routers, batch.document_ids > 0)
+            real = self.tokens(batch)
+            metrics["balance_loss"] = (balance.detach() * real, real)
+            if self.training and "llm" not in self.frozen:
+                loss_sum = loss_sum + balance * (self.omni.llm.config.router_aux_loss_coef * count)
+        return LossOutput(loss_sum, float(count), metrics)

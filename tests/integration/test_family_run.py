@@ -1,0 +1,43 @@
+"""A run of another family through the real steps: prepared, trained, measured, exported, talked to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from family_world import family_recipe, talk
+
+from vita_train.chat import open_chat
+from vita_train.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
+from vita_train.storage.run_paths import run_dir
+from vita_train.training.stage import run_stage
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.mark.parametrize("family", ["qwen2p5_fo_instruct", "mixtral-8x7b"])
+def test_a_family_from_records_to_a_conversation(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
+    registry = talk(tmp_path)
+    recipe = family_recipe(family, f"data.source.registry={registry}", f"storage.root={tmp_path / 'runs'}")
+    write_recipe(recipe, "mine")
+    fetch_step(recipe, "mine")
+    prepare_step(recipe, "mine")
+    trained = run_stage(recipe, "2.2", "mine")
+    assert trained is not None
+    head = family == "qwen2p5_fo_instruct"
+    assert {"llm", "audio_encoder", "audio_adapter"} | ({"state_head"} if head else set()) == set(trained.modules)
+    assert trained.metrics["talk.test.state_mark"] >= 0.5
+    evaluate_step(recipe, "mine")
+    export_step(recipe, "mine")
+    for place in (run_dir(recipe, "mine"), run_dir(recipe, "mine") / "export" / "model"):
+        chat = open_chat(str(place))
+        assert "".join(chat.ask("colour?")) == "red."
+        assert not chat.ignored
+        told = []
+        for number in (0, 1, 2, 3):
+            chat.reset()
+            list(chat.ask(audios=[tmp_path / f"{number}.wav"]))
+            told.append(chat.ignored)
+        if head:
+            assert told == [False, True, True, False]
