@@ -140,7 +140,7 @@ def _model(recipe: Recipe, run: str, parameters: dict[str, int]) -> str:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps({"digest": digest, "parameters": parameters}), encoding="utf-8")
     return f"{_millions(sum(parameters.values()))} parameters: " + ", ".join(
-        f"{name} {_millions(count)}" for name, count in parameters.items())
+        f"{name} {_millions(count)}" for name, count in parameters.items() if count)
 
 
 def _count(recipe: Recipe) -> dict[str, int]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from vita_train.data.prompt import expand, expand_labels, labels_of
 from vita_train.errors import DataError
+from vita_train.recipe.audio import AudioAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec, VisionSpec
+from vita_train.recipe.model import VisionSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

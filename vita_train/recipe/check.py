@@ -31,7 +31,9 @@ def _never_trained(recipe: Recipe) -> list[str]:
         if stage not in recipe.stages:
             continue
         trained = set(recipe.stages[stage].trainable)
-        missing = [name for name in MODULES_NEEDED[stage] if name not in trained | given]
+        needed = list(dict.fromkeys(MODULES_NEEDED[stage] + (
+            recipe.model.audio_adapter.modules if "audio_adapter" in MODULES_NEEDED[stage] else ())))
+        missing = [name for name in needed if name not in trained | given]
         problems += [f"stages.{stage} reads {name} frozen, but no stage before it trains {name} and the recipe names "
                      "no pretrained source" for name in missing]
         given |= trained | set(missing)
@@ -43,6 +45,9 @@ def _sizes(recipe: Recipe) -> list[str]:
     if model.codec.kind == "waveform" and prod(model.codec.upsample_rates) != model.codec.hop_length:
         problems.append(f"model.codec.upsample_rates multiply to {prod(model.codec.upsample_rates)}, but hop_length "
                         f"is {model.codec.hop_length}")
+    prompted = [stage for stage, spec in recipe.stages.items() if "audio_prompt" in spec.trainable]
+    if prompted and not model.audio_adapter.prompt_tokens:
+        problems.append(f"stages.{prompted[0]} trains audio_prompt, but model.audio_adapter.prompt_tokens is 0")
     if recipe.data.image.min_tiles > recipe.data.image.max_tiles:
         problems.append("data.image.min_tiles is above max_tiles")
     if recipe.data.video.min_frames > recipe.data.video.max_frames:

@@ -61,7 +61,7 @@ def build_report(*stores: Store) -> str:
         version=__version__,
         style=Markup((folder / "style.css").read_text()),
         script=Markup((folder / "script.js").read_text()),
-        modules=[(name, words.MODULE_WORDS[name]) for name in MODULES],
+        modules=_columns(run),
         verdict=_verdict(run),
         headlines=_headlines(run),
         rungs=[_rung(stage) for stage in run.stages],
@@ -72,6 +72,12 @@ def build_report(*stores: Store) -> str:
         ledger=ledger_rows(run.ledger),
         lineage=lineage_rows(run),
     )
+
+
+def _columns(run: RunView) -> list[tuple[str, str]]:
+    """Return the modules of the ladder's table; the audio prompt only where some stage trains it."""
+    prompted = any("audio_prompt" in stage.spec.trainable for stage in run.stages)
+    return [(name, words.MODULE_WORDS[name]) for name in MODULES if prompted or name != "audio_prompt"]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ MODULE_WORDS: dict[str, str] = {
     "audio_encoder": "audio encoder",
     "ctc_head": "CTC head",
     "audio_adapter": "audio adapter",
+    "audio_prompt": "audio prompt",
     "codec": "codec",
     "discriminators": "discrimi\N{SOFT HYPHEN}nators",
     "speech_decoder": "speech decoder",

@@ -20,7 +20,7 @@ from vita_train.storage.store import Store
 #: Settings of a stage that do not change its weights.
 _NOT_IN_DIGEST = {"gates", "eval", "save_every"}
 #: Model settings by module, where the two names differ.
-_SPEC_OF = {"discriminators": "codec"}
+_SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter"}
 
 
 @dataclass(frozen=True)
