@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -54,7 +55,7 @@ class SubsamplingAdapter(AudioAdapter):
         self.conv = nn.Conv1d(width, spec.hidden_size, spec.kernel, spec.stride)
         self.norm = (FrameBatchNorm(spec.hidden_size) if spec.norm == "batch" else
                      nn.LayerNorm(spec.hidden_size, eps=_EPS))
-        self.activation = F.gelu if spec.activation == "gelu" else F.relu
+        self.activation: Callable[[Tensor], Tensor] = F.gelu if spec.activation == "gelu" else F.relu
         self.project = nn.Linear(spec.hidden_size, out)
 
     def adapt(self, frames: Tensor, counts: Tensor) -> Tensor:
