@@ -29,7 +29,7 @@ def test_the_kind_chooses_the_adapter() -> None:
     "model.audio_adapter.stride=0", "model.audio_encoder.chunk_size=-1", "model.audio_encoder.left_chunks=-2",
 ])
 def test_what_a_kind_does_not_have_is_refused(setting: str) -> None:
-    with pytest.raises(RecipeError, match="audio_adapter|audio_encoder"):
+    with pytest.raises(RecipeError, match=r"audio_adapter|audio_encoder"):
         load_recipe("vita-1.5-7b", [setting])
 
 
