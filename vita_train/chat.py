@@ -5,7 +5,7 @@ Media and prompts go through the same code as in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.media import MediaError
-from vita_train.data.media.audio import check_length, fbank, load_wave, tokens_of
+from vita_train.data.media.audio import check_length, fbank, load_wave
 from vita_train.data.media.image import cut_tiles, normalise, open_image
 from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.data.positions import positions_of
@@ -42,7 +42,6 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("llm",),
     "pictures": ("vision", "projector"),
     "video": ("vision", "projector"),
-    "sound": ("audio_encoder", "audio_adapter"),
     "speech": ("codec", "speech_decoder"),
 }
 
@@ -199,7 +198,7 @@ class Chat:
         counts = MediaCounts(
             images=tuple(map(sum, images)),
             videos=tuple(map(sum, videos)),
-            audios=tuple(tokens_of(len(clip), model.audio_adapter) for clip in asked.clips),
+            audios=tuple(model.audio_adapter.tokens_of(len(clip)) for clip in asked.clips),
         )
         encoded = encode_prompt(asked.turns, self.template, self.tokenizer, counts,
                                 state_mode=data.state_mode)
@@ -234,7 +233,8 @@ class Chat:
         return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
 
     def _require(self, kind: str) -> None:
-        missing = [name for name in _NEEDS[kind] if name not in self.modules]
+        needed = self.recipe.model.audio_adapter.modules if kind == "sound" else _NEEDS[kind]
+        missing = [name for name in needed if name not in self.modules]
         if missing:
             raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained",
                             remedy="train the stages that add it")

@@ -149,7 +149,7 @@ def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[
         cache.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
     parameters.update(counted["modules"])
     adapters.update(counted["adapters"])
-    counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items())
+    counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
     return (f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of {recipe.model.vision.tile_size} "
             f"pixels takes {recipe.model.tokens_per_tile} positions")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vita_train.data.media.audio import frames_of, tokens_of
+from vita_train.data.media.audio import frames_of
 from vita_train.data.media.image import choose_grid, count_tiles
 from vita_train.data.media.video import frame_places
 from vita_train.errors import UserError
@@ -44,4 +44,4 @@ def audio_cost(seconds: float, recipe: Recipe) -> str:
     """Say the filterbank frames and positions of a clip."""
     rate = recipe.data.audio.sample_rate
     frames = frames_of(round(seconds * rate), rate)
-    return f"{frames} frames, {tokens_of(frames, recipe.model.audio_adapter)} positions"
+    return f"{frames} frames, {recipe.model.audio_adapter.tokens_of(frames)} positions"

@@ -14,6 +14,7 @@ from vita_train.data.reading import Reject, Row
 from vita_train.data.templates import load_template
 from vita_train.data.tokenizer import Tokenizer
 from vita_train.data.units import ctc_frames_needed
+from vita_train.recipe.audio import encoder_frames
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.visual import picture_tokens, video_tokens
 
@@ -110,13 +111,13 @@ class Examiner:
         tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
         films = [self._film(str(ref.root), ref.path(self.roots)) for ref in row.videos]
         waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
-        from vita_train.data.media.audio import fbank, frames_of, tokens_of
+        from vita_train.data.media.audio import fbank, frames_of
 
         frames = [frames_of(len(wave), data.audio.sample_rate) for wave in waves]
         counts = MediaCounts(
             images=tuple(sum(picture_tokens(count, per_tile)) for count in tiles),
             videos=tuple(sum(video_tokens(count, per_tile, data.video)) for _, count in films),
-            audios=tuple(tokens_of(count, model.audio_adapter) for count in frames),
+            audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
         encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
         example = Example(
@@ -150,8 +151,6 @@ class Examiner:
 
     def _too_wordy(self, example: Example) -> str:
         """CTC cannot align more units than the encoder gives frames; such a row would train nothing, unnoticed."""
-        from vita_train.data.media.audio import encoder_frames
-
         kind = self.recipe.model.ctc_head.units
         needed, given = ctc_frames_needed(example.turns[-1], kind), encoder_frames(example.audio_frames[0])
         if needed <= given:
@@ -175,13 +174,9 @@ class Examiner:
                                         tiled=root not in data.image.no_tile_sets)
 
     def _wave(self, path: Path) -> np.ndarray:
-        from vita_train.data.media.audio import check_length, encoder_frames, frames_of, load_wave
+        from vita_train.data.media.audio import check_length, load_wave
 
-        spec, model = self.recipe.data.audio, self.recipe.model
+        spec = self.recipe.data.audio
         wave = load_wave(path, spec.sample_rate)
-        check_length(path, wave, spec, model.audio_adapter)
-        length, most = encoder_frames(frames_of(len(wave), spec.sample_rate)), model.audio_encoder.max_positions
-        if length > most:
-            raise MediaError("sound too long", f"{path} takes {length} encoder positions, "
-                                               f"model.audio_encoder.max_positions is {most}")
+        check_length(path, wave, spec, self.recipe.model.audio_adapter)
         return wave

@@ -11,9 +11,9 @@ import numpy as np
 from vita_train.data.positions import positions_of
 from vita_train.data.prompt import expand, expand_labels, expand_states, labels_of
 from vita_train.errors import DataError
+from vita_train.recipe.audio import AudioAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec
 from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 from vita_train.recipe.visual import picture_tokens, video_tokens
 

@@ -114,5 +114,5 @@ def _reply_modules(corpus: Corpus, dataset: str, name: str) -> tuple[str, ...]:
     """The language model, and what the media of a slice pass through."""
     index = corpus.index(dataset, name)
     seen = ("vision", "projector") if index.tiles.any() else ()
-    heard = ("audio_encoder", "audio_adapter") if index.frames.any() else ()
+    heard = index.settings.adapter.modules if index.frames.any() else ()
     return ("llm", *seen, *heard)

@@ -11,6 +11,30 @@ from torch import Tensor, nn
 MASKED_SCORE = -65504.0
 
 
+class KeyValueCache:
+    """Keys and values (A, heads, K, head size) of the frames that later ones may still look at."""
+
+    def __init__(self) -> None:
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._keys is None else self._keys.shape[2]
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values behind those that are held, and return all."""
+        if self._keys is not None and self._values is not None:
+            keys, values = torch.cat((self._keys, keys), dim=2), torch.cat((self._values, values), dim=2)
+        self._keys, self._values = keys, values
+        return keys, values
+
+    def keep(self, frames: int) -> None:
+        """Forget all but the newest ``frames``."""
+        if self._keys is not None and self._values is not None:
+            first = max(0, len(self) - frames)
+            self._keys, self._values = self._keys[:, :, first:], self._values[:, :, first:]
+
+
 class RelativeAttention(nn.Module):
     """Multi-head attention whose scores are ((q + u) k' + (q + v) p') / sqrt(d).
 
@@ -32,13 +56,15 @@ class RelativeAttention(nn.Module):
         nn.init.xavier_uniform_(self.pos_bias_v)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Attend.
 
         Args:
             frames: (A, T, width).
-            positions: (P, width) position vectors; P is T, or 2 T - 1 from distance T - 1 down with ``shift``.
-            mask: (A, T or 1, T) bool, True where a query may look.
+            positions: (P, width) position vectors. P is K, the number of keys: T, with a cache those in it as well.
+                With ``shift`` it is T + K - 1, from distance K - 1 down to -(T - 1).
+            mask: (A, T or 1, K) bool, True where a query may look.
+            cache: keys and values of earlier frames, which stand before these; these are put behind them.
 
         Returns:
             (A, T, width).
@@ -46,6 +72,8 @@ class RelativeAttention(nn.Module):
         queries = self._heads(self.linear_q(frames))
         keys = self._heads(self.linear_k(frames))
         values = self._heads(self.linear_v(frames))
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
         places = self._heads(self.linear_pos(positions)[None])
         content = (queries + self.pos_bias_u[:, None]) @ keys.transpose(-2, -1)
         position = (queries + self.pos_bias_v[:, None]) @ places.transpose(-2, -1)
@@ -65,14 +93,16 @@ def shift_by_query(scores: Tensor) -> Tensor:
     """Turn scores by distance into scores by key.
 
     Args:
-        scores: (A, H, T, 2 T - 1), last axis from distance T - 1 (key far before the query) to -(T - 1).
+        scores: (A, H, T, T + K - 1) of T queries, the last of K keys; last axis from distance K - 1 (key far before the
+            query) to -(T - 1).
 
     Returns:
-        (A, H, T, T) with entry [i, j] taken at distance i - j (Dai et al. 2019, appendix B).
+        (A, H, T, K) with entry [i, j] taken at the distance of query from key, K - T + i - j (Dai et al. 2019,
+        appendix B).
     """
     *batch, time, distances = scores.shape
-    padded = torch.nn.functional.pad(scores, (1, 0))
-    return padded.reshape(*batch, distances + 1, time)[..., 1:, :].reshape(*batch, time, distances)[..., :time]
+    padded = torch.nn.functional.pad(scores, (1, 0)).reshape(*batch, distances + 1, time)
+    return padded[..., 1:, :].reshape(*batch, time, distances)[..., :distances + 1 - time]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

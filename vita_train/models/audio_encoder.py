@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.errors import DataError
-from vita_train.models.audio_attention import RelativeAttention, random_chunk_mask, sinusoids
-from vita_train.recipe.model import AudioEncoderSpec
+from vita_train.models.audio_attention import (
+    KeyValueCache,
+    RelativeAttention,
+    chunk_mask,
+    random_chunk_mask,
+    sinusoids,
+)
+from vita_train.recipe.audio import AudioEncoderSpec
 
 
 class Cmvn(nn.Module):
@@ -65,7 +70,8 @@ class EncoderBlock(nn.Module):
     def __init__(self, spec: AudioEncoderSpec) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(spec.width)
-        self.self_attn = RelativeAttention(spec.width, spec.num_heads, spec.dropout, spec.relative_shift)
+        attention_dropout = spec.dropout if spec.attention_dropout is None else spec.attention_dropout
+        self.self_attn = RelativeAttention(spec.width, spec.num_heads, attention_dropout, spec.relative_shift)
         self.conv = None
         if spec.conv_kernel:
             self.norm_conv = nn.LayerNorm(spec.width)
@@ -75,9 +81,10 @@ class EncoderBlock(nn.Module):
                                            "w_2": nn.Linear(spec.intermediate_size, spec.width)})
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor, padding: Tensor,
+                cache: KeyValueCache | None = None) -> Tensor:
         """Args as in RelativeAttention; ``padding`` (A, T) is True beyond a clip's end."""
-        frames = frames + self.dropout(self.self_attn(self.norm1(frames), positions, mask))
+        frames = frames + self.dropout(self.self_attn(self.norm1(frames), positions, mask, cache))
         if self.conv is not None:
             frames = frames + self.conv(self.norm_conv(frames), padding)
         inner = self.dropout(F.relu(self.feed_forward["w_1"](self.norm2(frames))))
@@ -87,8 +94,11 @@ class EncoderBlock(nn.Module):
 class AudioEncoder(nn.Module):
     """Filterbank frames to speech frames, 25 a second.
 
-    Outputs depend on real frames only, bit for bit. In eval mode they are deterministic and attention is full; random
-    chunk masks are drawn while training only.
+    Outputs depend on real frames only, bit for bit. In eval mode they are deterministic: attention is full, or in fixed
+    chunks where the settings name a size. Random chunk masks are drawn while training only.
+
+    A clip of more than ``max_positions`` frames after subsampling is cut there into windows of as many, which do not
+    see each other and whose positions start at 0; lengths stay what they would be without.
     """
 
     def __init__(self, spec: AudioEncoderSpec) -> None:
@@ -122,35 +132,59 @@ class AudioEncoder(nn.Module):
 
         Returns:
             (A, ((T-1)//2-1)//2, width) and the real lengths, by the same formula.
-
-        Raises:
-            DataError: the batch is longer than the position table.
         """
-        time = int(encoder_length(torch.tensor(fbank.shape[1])))
-        if time > self.spec.max_positions:
-            raise DataError(f"a clip of {fbank.shape[1]} frames needs {time} positions, the encoder has "
-                            f"{self.spec.max_positions}", remedy="shorten the clip or raise "
-                            "model.audio_encoder.max_positions")
         lengths_out = encoder_length(lengths)
         silent = torch.arange(fbank.shape[1], device=fbank.device) >= lengths[:, None]
+        frames = self.subsample(fbank, silent)
+        time = frames.shape[1]
+        padding = torch.arange(time, device=fbank.device) >= lengths_out[:, None]
+        window = min(time, self.spec.max_positions)
+        encoded = self._encode(_windows(frames, window, 0), _windows(padding, window, True))
+        return encoded.reshape(len(fbank), -1, self.spec.width)[:, :time], lengths_out
+
+    def subsample(self, fbank: Tensor, silent: Tensor) -> Tensor:
+        """Return the blocks' input (A, ((T-1)//2-1)//2, width) for features (A, T, bins), ``silent`` (A, T) hidden."""
         features = self.global_cmvn(fbank).masked_fill(silent[..., None], 0)
         frames = self.embed(self.subsampling(features.to(self.subsampling.out.weight.dtype)))
-        positions = self._positions(time, frames)
-        padding = torch.arange(time, device=fbank.device) >= lengths_out[:, None]
+        return self.dropout(frames * math.sqrt(self.spec.width))
+
+    def positions(self, queries: int, first: int, last: int, like: Tensor) -> Tensor:
+        """Return position vectors (P, width) of keys ``first`` to ``last`` - 1 for as many of the newest as queries.
+
+        With relative shift they are those of the distances between them (see RelativeAttention).
+        """
+        if self.spec.relative_shift:
+            index = torch.arange(last - first - 1, -queries, -1, device=like.device)
+        else:
+            index = torch.arange(first, last, device=like.device)
+        return self.dropout(sinusoids(index, self.spec.width).to(like.dtype))
+
+    def _encode(self, frames: Tensor, padding: Tensor) -> Tensor:
+        """Return (W, T, width) for windows (W, T, width), ``padding`` (W, T) True beyond a clip's end."""
+        time = frames.shape[1]
+        positions = self.positions(time, 0, time, frames)
         mask = ~padding[:, None]
-        chunks = random_chunk_mask(time, fbank.device) if self.training and self.spec.dynamic_chunks else None
+        chunks = self._chunks(time, frames.device)
         if chunks is not None:
             mask = mask & chunks
-        frames = self.dropout(frames * math.sqrt(self.spec.width))
         for block in self.encoders:
             frames = block(frames, positions, mask, padding)
-        return self.after_norm(frames), lengths_out
+        return self.after_norm(frames)
 
-    def _positions(self, time: int, like: Tensor) -> Tensor:
-        first, last = (time - 1, -time) if self.spec.relative_shift else (0, time)
-        step = -1 if self.spec.relative_shift else 1
-        index = torch.arange(first, last, step, device=like.device)
-        return self.dropout(sinusoids(index, self.spec.width).to(like.dtype))
+    def _chunks(self, time: int, device: torch.device) -> Tensor | None:
+        """Return what a frame may see of a window (T, T), or None where that is all of it."""
+        if self.training and self.spec.dynamic_chunks:
+            return random_chunk_mask(time, device)
+        return chunk_mask(time, self.spec.chunk_size, self.spec.left_chunks, device) if self.spec.chunk_size else None
+
+
+def _windows(values: Tensor, window: int, filler: float | bool) -> Tensor:
+    """Cut (A, T, ...) into windows (A * ceil(T / window), window, ...), the last of a clip filled up."""
+    missing = -values.shape[1] % window
+    if missing:
+        rest = values.new_full((values.shape[0], missing, *values.shape[2:]), filler)
+        values = torch.cat((values, rest), dim=1)
+    return values.reshape(-1, window, *values.shape[2:])
 
 
 def encoder_length(frames: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vita_train.errors import RecipeError
-from vita_train.models.audio_adapter import AudioAdapter
+from vita_train.models.audio_adapter import AudioPrompt, build_audio_adapter
 from vita_train.models.audio_encoder import AudioEncoder
 from vita_train.models.language import build_llm, load_llm
 from vita_train.models.projector import build_projector
@@ -84,7 +84,8 @@ def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[],
         "projector": lambda: build_projector(spec),
         "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
         "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, units),
-        "audio_adapter": lambda: AudioAdapter(spec),
+        "audio_adapter": lambda: build_audio_adapter(spec),
+        "audio_prompt": lambda: AudioPrompt(spec.audio_adapter.prompt_tokens, spec.llm.hidden_size),
         "state_head": lambda: build_state_head(spec),
         "codec": lambda: _build_codec(spec),
         "discriminators": lambda: _build_discriminators(spec),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import DataError
-from vita_train.models.audio_adapter import AudioAdapter
-from vita_train.models.audio_encoder import AudioEncoder
+from vita_train.models.audio_adapter import AudioAdapter, AudioPrompt, adapter_length
+from vita_train.models.audio_encoder import AudioEncoder, encoder_length
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
 from vita_train.models.language import Decoded, decode
 from vita_train.models.packed_attention import VARLEN
@@ -23,7 +23,7 @@ SHORTEST_CLIP = 7
 
 
 class Omni(nn.Module):
-    """Language model, vision tower with projector, speech encoder with adapter, and state head.
+    """Language model, vision tower with projector, speech encoder with adapter and prompt, and state head.
 
     Children keep their names from ``recipe.ladder.MODULES``. A part that is missing cannot be used by a batch. A part
     without trainable parameters runs without gradients, but gradients flow through a frozen language model to the
@@ -35,11 +35,12 @@ class Omni(nn.Module):
     projector: nn.Module
     audio_encoder: AudioEncoder
     audio_adapter: AudioAdapter
+    audio_prompt: AudioPrompt
     state_head: nn.Linear
 
     def __init__(self, modules: nn.ModuleDict) -> None:
         super().__init__()
-        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter", "state_head"):
+        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter", "audio_prompt", "state_head"):
             if name in modules:
                 self.add_module(name, modules[name])
 
@@ -97,13 +98,23 @@ class Omni(nn.Module):
             return features.flatten(0, 1) if tokens is None else pool_tiles(features, tokens)
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
-        """Return the language positions of clips (A, T, bins), padding left out, joined in order: (positions, D)."""
+        """Return the language positions of clips (A, T, bins), padding left out, joined in order: (positions, D).
+
+        Each clip's begin with the audio prompt where the model has one.
+        """
         with _gradients(self.audio_encoder):
             frames, frame_lengths = self.audio_encoder(fbank, lengths)
         with _gradients(self.audio_encoder, self.audio_adapter):
             hidden, counts = self.audio_adapter(frames, frame_lengths)
+        if "audio_prompt" in self._modules:
+            hidden, counts = self.audio_prompt(hidden, counts)
         real = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
         return hidden[real]
+
+    def audio_positions(self, frames: int) -> int:
+        """Return the language positions of a clip of so many filterbank frames."""
+        prompt = len(self.audio_prompt.weight) if "audio_prompt" in self._modules else 0
+        return prompt + int(adapter_length(encoder_length(torch.tensor(frames)), self.audio_adapter.stride))
 
     def _dummy_tile(self, device: torch.device) -> Tensor:
         side = self.vision.spec.tile_size

@@ -75,7 +75,9 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     ranks = ranks or recipe.launch.ranks
     used = {name for stage in recipe.stages for name in MODULES_READ[stage]}
     if not any("state_head" in spec.trainable for spec in recipe.stages.values()):
-        used -= {"state_head"}
+        used.discard("state_head")
+    if not recipe.model.audio_adapter.prompt_tokens:
+        used.discard("audio_prompt")
     counts = count_parameters(recipe.model, used)
     stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
     return Plan(recipe.name, counts, stages, media_positions(recipe))
@@ -97,9 +99,7 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
 
 def audio_positions(spec: ModelSpec, seconds: float) -> int:
     """Return the language positions of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the adapter."""
-    frames = max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP)
-    encoded = max(0, ((frames - 1) // 2 - 1) // 2)
-    return -(-encoded // spec.audio_adapter.stride)
+    return spec.audio_adapter.tokens_of(max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP))
 
 
 def gpu_bytes(name: str) -> int:

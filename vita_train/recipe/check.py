@@ -31,7 +31,9 @@ def _never_trained(recipe: Recipe) -> list[str]:
         if stage not in recipe.stages:
             continue
         trained, adapted = set(recipe.stages[stage].trainable), set(recipe.stages[stage].adapted)
-        missing = [name for name in MODULES_NEEDED[stage] if name not in (trained - adapted) | given]
+        needed = list(dict.fromkeys(MODULES_NEEDED[stage] + (
+            recipe.model.audio_adapter.modules if "audio_adapter" in MODULES_NEEDED[stage] else ())))
+        missing = [name for name in needed if name not in (trained - adapted) | given]
         problems += [f"stages.{stage} {'adapts' if name in adapted else 'reads'} {name} frozen, but no stage before it "
                      f"trains {name} and the recipe names no pretrained source (weights.{name} can name one)"
                      for name in missing]
@@ -46,6 +48,9 @@ def _sizes(recipe: Recipe) -> list[str]:
     if model.codec.kind == "waveform" and prod(model.codec.upsample_rates) != model.codec.hop_length:
         problems.append(f"model.codec.upsample_rates multiply to {prod(model.codec.upsample_rates)}, but hop_length "
                         f"is {model.codec.hop_length}")
+    prompted = [stage for stage, spec in recipe.stages.items() if "audio_prompt" in spec.trainable]
+    if prompted and not model.audio_adapter.prompt_tokens:
+        problems.append(f"stages.{prompted[0]} trains audio_prompt, but model.audio_adapter.prompt_tokens is 0")
     if recipe.data.image.min_tiles > recipe.data.image.max_tiles:
         problems.append("data.image.min_tiles is above max_tiles")
     if recipe.data.video.min_frames > recipe.data.video.max_frames:

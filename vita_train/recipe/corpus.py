@@ -12,6 +12,7 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that the prepared corpus depends on, as plain values; where the data come from left out.
 
     Stages count through their row budgets alone: a record longer than the rows it would be packed into is rejected.
+    The encoder's positions no longer bound clips; they stay so that a corpus prepared before is still found.
     """
     model = recipe.model
     return {

@@ -46,6 +46,7 @@ MODULES: tuple[str, ...] = (
     "audio_encoder",
     "ctc_head",
     "audio_adapter",
+    "audio_prompt",
     "state_head",
     "codec",
     "discriminators",

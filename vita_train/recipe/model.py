@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.family import Family
 from vita_train.recipe.vision import InternVitSpec, ProjectorSpec, VisionSpec
@@ -70,49 +71,11 @@ class LlmSpec(Strict):
         return {name: value for name, value in values.items() if name not in late or value is not None}
 
 
-class AudioEncoderSpec(Strict):
-    """The whale-style speech encoder."""
-
-    num_mel_bins: int = 80
-    width: int = 1024
-    conv_channels: int = 0
-    """Channels of the two subsampling convolutions; 0 (VITA-1.5) takes the width."""
-    num_layers: int = 24
-    num_heads: int = 16
-    intermediate_size: int = 4096
-    dropout: float = 0.1
-    conv_kernel: int = 0
-    """Kernel of a depthwise convolution after attention in each block; 0 (VITA-1.5) has none."""
-    relative_shift: bool = False
-    """True: position term by distance (Transformer-XL); false (VITA-1.5): by the key's absolute index."""
-    dynamic_chunks: bool = True
-    """Draw chunk masks while training; never in eval."""
-    max_positions: int = 5000
-    """Encoder frames (25 a second) the position table holds; longer clips are rejected before training."""
-
-    @model_validator(mode="after")
-    def _shapes(self) -> AudioEncoderSpec:
-        if self.width % (2 * self.num_heads):
-            raise ValueError(f"width {self.width} is not an even multiple of num_heads {self.num_heads}")
-        if self.conv_kernel and self.conv_kernel % 2 == 0:
-            raise ValueError(f"conv_kernel {self.conv_kernel} is even; a frame could not stand in its middle")
-        return self
-
-
 class CtcHeadSpec(Strict):
     """Units of the recogniser of stage 2.1a."""
 
     units: Literal["char", "word"] = "char"
     """What is recognised. The inventory comes from the training transcripts; blank is unit 0."""
-
-
-class AudioAdapterSpec(Strict):
-    """The subsampling adapter: right-padded strided convolution, LayerNorm, GELU, projection."""
-
-    kind: Literal["subsampling"] = "subsampling"
-    kernel: int = 5
-    stride: int = 2
-    hidden_size: int = 2048
 
 
 class CodecSpec(Strict):
@@ -166,7 +129,7 @@ class ModelSpec(Strict):
     projector: ProjectorSpec = ProjectorSpec()
     audio_encoder: AudioEncoderSpec = AudioEncoderSpec()
     ctc_head: CtcHeadSpec = CtcHeadSpec()
-    audio_adapter: AudioAdapterSpec = AudioAdapterSpec()
+    audio_adapter: AudioAdapterSpec = SubsamplingAdapterSpec()
     codec: CodecSpec = CodecSpec()
     speech_decoder: SpeechDecoderSpec = SpeechDecoderSpec()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -21,11 +21,12 @@ STEP_TITLES: dict[str, str] = {
     "report": "report",
 }
 
-#: What a stage may read beside what it cannot do without: the rest of the model that later stages go on with, a state
-#: head or an opponent to go on with, and the recogniser where speech is measured.
+#: What a stage may read beside what it cannot do without: the rest of the model that later stages go on with, the rows
+#: in front of sound and the state head where the model has them, an opponent to go on with, and the recogniser where
+#: speech is measured.
 _READ_TOO: dict[str, tuple[str, ...]] = {
-    "2.1b": ("vision", "projector"),
-    "2.2": ("state_head",),
+    "2.1b": ("vision", "projector", "audio_prompt"),
+    "2.2": ("audio_prompt", "state_head"),
     "3.1": ("discriminators", "audio_encoder", "ctc_head"),
     "3.2": ("audio_encoder", "ctc_head"),
 }

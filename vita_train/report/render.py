@@ -75,9 +75,10 @@ def build_report(*stores: Store) -> str:
 
 
 def _columns(run: RunView) -> list[tuple[str, str]]:
-    """Return the modules of the ladder's table; a state head only where some stage trains one."""
-    told = any("state_head" in stage.spec.trainable for stage in run.stages)
-    return [(name, words.MODULE_WORDS[name]) for name in MODULES if told or name != "state_head"]
+    """Return the modules of the ladder's table; an audio prompt and a state head only where some stage trains them."""
+    trained = {name for stage in run.stages for name in stage.spec.trainable}
+    return [(name, words.MODULE_WORDS[name]) for name in MODULES
+            if name in trained or name not in ("audio_prompt", "state_head")]
 
 
 @dataclass(frozen=True)

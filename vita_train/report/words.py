@@ -61,6 +61,7 @@ MODULE_WORDS: dict[str, str] = {
     "audio_encoder": "audio encoder",
     "ctc_head": "CTC head",
     "audio_adapter": "audio adapter",
+    "audio_prompt": "audio prompt",
     "state_head": "state head",
     "codec": "codec",
     "discriminators": "discrimi\N{SOFT HYPHEN}nators",

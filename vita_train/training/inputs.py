@@ -21,7 +21,7 @@ from vita_train.training.given import given_modules
 #: Settings of a stage that do not change its weights.
 _NOT_IN_DIGEST = {"gates", "eval", "save_every"}
 #: Model settings by module, where the two names differ.
-_SPEC_OF = {"discriminators": "codec", "state_head": "llm"}
+_SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter", "state_head": "llm"}
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from PIL import Image
 from world import film, picture, sound
 
 from vita_train.data.media import MediaError
-from vita_train.data.media.audio import check_length, fbank, frames_of, load_wave, tokens_of
+from vita_train.data.media.audio import check_length, fbank, frames_of, load_wave
 from vita_train.data.media.image import choose_grid, count_tiles, cut_tiles, grids, normalise, open_image, to_square
 from vita_train.data.media.video import frame_places, load_frames, probe_video
+from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import AudioSpec, DataSpec, ImageSpec, VideoSpec
-from vita_train.recipe.model import AudioAdapterSpec, ModelSpec
+from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.vision import InternVitSpec
 
 # Width, height, columns, rows, tiles, language positions at 448 pixels and 1 to 12 tiles.
@@ -102,7 +103,7 @@ def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
 ])
 def test_sound_length_table(seconds: float, frames: int, tokens: int) -> None:
     assert frames_of(round(seconds * 16000)) == frames
-    assert tokens_of(frames, AudioAdapterSpec()) == tokens
+    assert SubsamplingAdapterSpec().tokens_of(frames) == tokens
 
 
 @pytest.mark.parametrize("samples", [400, 7777, 24000])
@@ -210,6 +211,6 @@ def test_faulty_files_are_refused_with_a_reason(tmp_path: Path, name: str, make:
 def test_clips_outside_the_limits_are_refused(samples: int, reason: str) -> None:
     spec = AudioSpec(min_seconds=0.01)
     with pytest.raises(MediaError) as caught:
-        check_length(Path("c.wav"), np.zeros(samples, np.float32), spec, AudioAdapterSpec())
+        check_length(Path("c.wav"), np.zeros(samples, np.float32), spec, SubsamplingAdapterSpec())
     assert caught.value.reason == reason
-    check_length(Path("c.wav"), np.zeros(1360, np.float32), spec, AudioAdapterSpec())
+    check_length(Path("c.wav"), np.zeros(1360, np.float32), spec, SubsamplingAdapterSpec())

@@ -21,8 +21,8 @@ from vita_train.data.pack import Budgets, fill, pack
 from vita_train.data.sample import MediaSettings
 from vita_train.data.store import IndexWriter
 from vita_train.errors import DataError, RecipeError
+from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec
 from vita_train.recipe.stage import BatchSpec, StageSpec
 from vita_train.recipe.vision import InternVitSpec
 
@@ -42,7 +42,7 @@ def mixed_lengths(number: int, seed: int = 0) -> np.ndarray:
 def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
     meta: dict[str, object] = {
         "dataset": name, "split": "train", "roots": {},
-        "settings": MediaSettings(data=DataSpec(), vision=InternVitSpec(), adapter=AudioAdapterSpec(),
+        "settings": MediaSettings(data=DataSpec(), vision=InternVitSpec(), adapter=SubsamplingAdapterSpec(),
                                   mel_bins=80).model_dump(mode="json")}
     with IndexWriter(path / name, meta) as writer:
         for place, (tokens, tiles, frames) in enumerate(lengths.tolist()):

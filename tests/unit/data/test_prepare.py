@@ -90,6 +90,18 @@ def test_a_transcript_that_ctc_cannot_align_is_rejected(tmp_path: Path) -> None:
     assert "needs 15 encoder frames by char, audio:s2.wav gives 11" in lines[0]["detail"]
 
 
+def test_rows_of_the_prompt_are_counted_for_every_clip(tmp_path: Path) -> None:
+    registry, plain = small_world(tmp_path, 2), recipe()
+    prompted = recipe(model=plain.model.model_dump() | {"audio_adapter": {"prompt_tokens": 3}})
+    linear = recipe(model=plain.model.model_dump() | {"audio_adapter": {"kind": "linear"}})
+    found = []
+    for place, made in enumerate((plain, prompted, linear)):
+        prepare(made, registry, tmp_path / str(place), progress=QUIET.append)
+        found.append(Corpus.open(tmp_path / str(place)).index("hear", "train").sample(0))
+    assert [sample.tokens - found[0].tokens for sample in found] == [0, 3, 9]
+    assert [sample.runs.tolist() for sample in found] == [[9], [12], [18]]  # 78 frames, 18 of the encoder
+
+
 def test_too_many_rejects_stop_preparation_and_stay_listed(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     (tmp_path / "pics" / "p1.jpg").unlink()

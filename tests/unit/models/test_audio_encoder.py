@@ -2,13 +2,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vita_train.errors import DataError
-from vita_train.models.audio_adapter import AudioAdapter
 from vita_train.models.audio_attention import RelativeAttention, chunk_mask, random_chunk_mask, sinusoids
-from vita_train.models.audio_encoder import AudioEncoder, encoder_length
-from vita_train.recipe.model import AudioEncoderSpec, ModelSpec
+from vita_train.models.audio_encoder import AudioEncoder, EncoderBlock, encoder_length
+from vita_train.recipe.audio import AudioEncoderSpec
 
 SMALL = {"width": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "max_positions": 100}
 
@@ -18,8 +16,10 @@ def encoder(**changes: object) -> AudioEncoder:
     return AudioEncoder(AudioEncoderSpec.model_validate(SMALL | changes)).eval()
 
 
-def plain_attention(layer: RelativeAttention, frames: Tensor, places: dict[tuple[int, int], Tensor]) -> Tensor:
-    """The attention of one clip, one query, key and head at a time. ``places``: position vector of (query, key)."""
+def plain_attention(layer: RelativeAttention, frames: Tensor, places: dict[tuple[int, int], Tensor],
+                    seen: Tensor | None = None) -> Tensor:
+    """The attention of one clip, one query, key and head at a time. ``places``: position vector of (query, key);
+    ``seen`` (T, T): which keys a query sees, all if not given."""
     time, width = frames.shape
     size = width // layer.num_heads
     q, k, v = layer.linear_q(frames), layer.linear_k(frames), layer.linear_v(frames)
@@ -29,15 +29,72 @@ def plain_attention(layer: RelativeAttention, frames: Tensor, places: dict[tuple
         for h in range(layer.num_heads):
             part = slice(h * size, (h + 1) * size)
             scores = []
-            for j in range(time):
+            keys = [j for j in range(time) if seen is None or seen[i, j]]
+            for j in keys:
                 place = (layer.linear_pos.weight @ places[i, j])[part]
                 content = torch.dot(q[i, part] + layer.pos_bias_u[h], k[j, part])
                 position = torch.dot(q[i, part] + layer.pos_bias_v[h], place)
                 scores.append((content + position) / math.sqrt(size))
             weights = torch.stack(scores).softmax(0)
-            heads.append(sum(weight * v[j, part] for j, weight in enumerate(weights)))
+            heads.append(sum(weight * v[j, part] for j, weight in zip(keys, weights, strict=True)))
         rows.append(torch.cat(heads))
     return layer.linear_out(torch.stack(rows))
+
+
+def plain_place(position: int, width: int) -> Tensor:
+    """The position vector of one frame (Vaswani et al. 2017, section 3.5)."""
+    rates = [10000 ** (-2 * c / width) for c in range(width // 2)]
+    return torch.tensor([f(position * rate) for rate in rates for f in (math.sin, math.cos)])
+
+
+def plain_norm(layer: torch.nn.LayerNorm, frames: Tensor) -> Tensor:
+    spread = (frames.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    return (frames - frames.mean(-1, keepdim=True)) / spread * layer.weight + layer.bias
+
+
+def plain_convolution(maps: Tensor, layer: torch.nn.Conv2d) -> Tensor:
+    """A 3 x 3 convolution of stride 2 with ReLU, one place at a time: (C, T, F) to (D, (T-1)//2, (F-1)//2)."""
+    rows = [[torch.einsum("cij,dcij->d", maps[:, 2 * t:2 * t + 3, 2 * f:2 * f + 3], layer.weight) + layer.bias
+             for f in range((maps.shape[2] - 1) // 2)] for t in range((maps.shape[1] - 1) // 2)]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1).clamp(min=0)
+
+
+def plain_encoder(model: AudioEncoder, fbank: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The encoder of one clip (T, bins) in VITA-1.5's form, written out."""
+    features = (fbank - model.global_cmvn.mean) * model.global_cmvn.istd
+    maps = plain_convolution(plain_convolution(features[None], model.subsampling.conv[0]), model.subsampling.conv[2])
+    frames = torch.stack([maps[:, t].flatten() for t in range(maps.shape[1])])  # channel by channel
+    frames = frames @ model.subsampling.out.weight.T + model.subsampling.out.bias
+    frames = plain_norm(model.embed[1], frames @ model.embed[0].weight.T + model.embed[0].bias).clamp(min=0)
+    time, width = frames.shape
+    frames = frames * width**0.5  # positions are not added
+    places = {(i, j): plain_place(j, width) for i in range(time) for j in range(time)}
+    for block in model.encoders:
+        assert isinstance(block, EncoderBlock)
+        frames = frames + plain_attention(block.self_attn, plain_norm(block.norm1, frames), places, seen)
+        first, second = block.feed_forward["w_1"], block.feed_forward["w_2"]
+        inner = (plain_norm(block.norm2, frames) @ first.weight.T + first.bias).clamp(min=0)
+        frames = frames + inner @ second.weight.T + second.bias
+    return plain_norm(model.after_norm, frames)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("chunk_size", "left_chunks"), [(0, -1), (3, 1)])
+def test_the_encoder_equals_its_plain_derivation(chunk_size: int, left_chunks: int) -> None:
+    model = encoder(chunk_size=chunk_size, left_chunks=left_chunks, conv_channels=3)
+    model.set_cmvn(torch.randn(80), torch.rand(80) + 0.5)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.LayerNorm):
+            layer.weight.add_(torch.randn_like(layer.weight) * 0.1)
+            layer.bias.add_(torch.randn_like(layer.bias) * 0.1)
+    fbank = torch.randn(1, 42, 80)
+    frames, lengths = model(fbank, torch.tensor([42]))
+    time = int(lengths)
+    seen = None
+    if chunk_size:
+        seen = torch.tensor([[0 <= i // chunk_size - j // chunk_size <= left_chunks for j in range(time)]
+                             for i in range(time)])
+    torch.testing.assert_close(frames[0], plain_encoder(model, fbank[0], seen), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -48,12 +105,7 @@ def test_attention_equals_its_plain_derivation(shift: bool) -> None:
     frames = torch.randn(1, time, width)
     index = torch.arange(time - 1, -time, -1) if shift else torch.arange(time)
     fused = layer(frames, sinusoids(index, width), torch.ones(1, 1, time, dtype=torch.bool))
-    places = {}
-    for i in range(time):
-        for j in range(time):
-            where = float(i - j if shift else j)
-            rates = [10000 ** (-2 * c / width) for c in range(width // 2)]
-            places[i, j] = torch.tensor([f(where * rate) for rate in rates for f in (math.sin, math.cos)])
+    places = {(i, j): plain_place(i - j if shift else j, width) for i in range(time) for j in range(time)}
     torch.testing.assert_close(fused[0], plain_attention(layer, frames[0], places), atol=1e-5, rtol=1e-5)
 
 
@@ -90,7 +142,7 @@ def test_lengths_follow_the_formula(frames: int, expected: int) -> None:
         assert hidden.shape[1] == int(lengths) == expected
 
 
-def test_cmvn_statistics_are_applied_and_stored(small_spec: ModelSpec) -> None:
+def test_cmvn_statistics_are_applied_and_stored() -> None:
     model = encoder()
     fbank = torch.randn(1, 30, 80)
     expected, _ = model(fbank, torch.tensor([30]))
@@ -123,34 +175,45 @@ def test_chunk_masks() -> None:
         assert drawn is None or drawn.diagonal().all()
 
 
-def test_a_clip_beyond_the_position_table_is_refused() -> None:
-    with pytest.raises(DataError, match="125 positions, the encoder has 100"):
-        encoder()(torch.zeros(1, 503, 80), torch.tensor([503]))
+def test_a_longer_clip_is_encoded_in_windows() -> None:
+    model = encoder(max_positions=25)
+    fbank = torch.randn(2, 260, 80)
+    frames, lengths = model(fbank, torch.tensor([260, 150]))
+    assert (frames.shape[1], lengths.tolist()) == (64, [64, 36])
+    for first in (0, 25, 50):  # a window is what a clip of its feature frames would give
+        clip = fbank[:1, 4 * first:4 * first + 4 * 25 + 3]
+        alone, (length,) = model(clip, torch.tensor([clip.shape[1]]))
+        torch.testing.assert_close(frames[0, first:first + length], alone[0], atol=1e-5, rtol=1e-5)
+    alone, _ = model(fbank[1:, :150], lengths.new_tensor([150]))
+    torch.testing.assert_close(frames[1, :36], alone[0], atol=1e-5, rtol=1e-5)
+    short, _ = model(fbank[:, :103], torch.tensor([103, 103]))
+    assert torch.equal(short, encoder(max_positions=5000)(fbank[:, :103], torch.tensor([103, 103]))[0])
 
 
-def test_the_adapter_halves_lengths_and_ignores_padding(small_spec: ModelSpec) -> None:
+def test_fixed_chunks_are_chosen_by_the_settings() -> None:
+    fbank, lengths = torch.randn(1, 103, 80), torch.tensor([103])
+    changed = fbank.clone()
+    changed[:, 4 * 15 + 3:] += 1  # heard by frames 15 and later alone
+    chunked = encoder(chunk_size=5, left_chunks=1, dropout=0.0)
+    first, second = chunked(fbank, lengths)[0], chunked(changed, lengths)[0]
+    assert torch.equal(first[:, :15], second[:, :15])
+    assert not torch.equal(first[:, 15:], second[:, 15:])
+    full = encoder(dropout=0.0)
+    assert not torch.equal(full(fbank, lengths)[0][:, :15], full(changed, lengths)[0][:, :15])
+    assert torch.equal(chunked(fbank, lengths)[0], first)
     torch.manual_seed(0)
-    adapter = AudioAdapter(small_spec)
-    frames, lengths = torch.randn(3, 9, 16), torch.tensor([9, 4, 1])
-    hidden, counts = adapter(frames, lengths)
-    assert counts.tolist() == [5, 2, 1]
-    for k, length in enumerate(lengths.tolist()):
-        alone, _ = adapter(frames[k:k + 1, :length], lengths[k:k + 1])
-        torch.testing.assert_close(hidden[k, :counts[k]], alone[0], atol=1e-6, rtol=1e-5)
-    frames[1, 4:] = float("nan")
-    assert torch.equal(adapter(frames, lengths)[0][1, :2], hidden[1, :2])
+    assert any(not torch.allclose(first, chunked.train()(fbank, lengths)[0], atol=1e-4) for _ in range(3))
+    still = encoder(chunk_size=5, left_chunks=1, dropout=0.0, dynamic_chunks=False)
+    assert torch.equal(still.train()(fbank, lengths)[0], first)
 
 
-def test_the_adapter_equals_windows_padded_on_the_right(small_spec: ModelSpec) -> None:
-    adapter = AudioAdapter(small_spec)
-    frames = torch.randn(1, 6, 16)
-    hidden, _ = adapter(frames, torch.tensor([6]))
-    padded = nn.functional.pad(frames[0], (0, 0, 0, 4))
-    for t in range(3):
-        window = torch.einsum("tc,oct->o", padded[2 * t:2 * t + 5], adapter.conv.weight) + adapter.conv.bias
-        normed = (window - window.mean()) / (window.var(unbiased=False) + 1e-3).sqrt()
-        expected = adapter.project(nn.functional.gelu(normed * adapter.norm.weight + adapter.norm.bias))
-        torch.testing.assert_close(hidden[0, t], expected, atol=1e-5, rtol=1e-5)
+def test_attention_dropout_has_a_setting_of_its_own() -> None:
+    fbank, lengths = torch.randn(1, 60, 80), torch.tensor([60])
+    model = encoder(dropout=0.0, attention_dropout=0.5, dynamic_chunks=False)
+    assert not torch.equal(model.train()(fbank, lengths)[0], model.eval()(fbank, lengths)[0])
+    model = encoder(dropout=0.5, attention_dropout=0.0)
+    assert model.encoders[0].self_attn.dropout.p == 0.0
+    assert encoder(dropout=0.5).encoders[0].self_attn.dropout.p == 0.5
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"width": 18, "num_heads": 4}, "even multiple"),

@@ -67,6 +67,8 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     (["stages={}"], "stages is empty"),
     (["stages.0.llm=null"], "stages.1.1 reads llm frozen"),
     (["stages.2.1a=null"], "stages.2.1b reads audio_encoder frozen"),
+    (["stages.2.1b.trainable={audio_prompt: 1.0e-3}"], "stages.2.1b trains audio_prompt, but .*prompt_tokens is 0"),
+    (["model.audio_adapter.prompt_tokens=25"], "stages.2.1b reads audio_prompt frozen"),
     (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below 17 ranks x batch.accumulate 1"),
     (["launch.nproc=4", "stages.1.1.batch.accumulate=8"], "rows 16 is below 4 ranks x batch.accumulate 8"),
     (["stages.1.1.batch.row_tokens=5000"], "stages.1.1.batch.row_tokens 5000 is above model.llm.max_positions 1024"),

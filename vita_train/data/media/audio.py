@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vita_train.data.media import MediaError
+from vita_train.recipe.audio import AdapterSpec
 from vita_train.recipe.data import AudioSpec
-from vita_train.recipe.model import AudioAdapterSpec
 
 PREEMPHASIS = 0.97
 LOW_HZ = 20.0
@@ -53,27 +52,14 @@ def frames_of(samples: int, rate: int = 16000) -> int:
     return 1 + (samples - window) // shift if samples >= window else 0
 
 
-def tokens_of(frames: int, adapter: AudioAdapterSpec) -> int:
-    """Return the language positions of a clip: two convolutions of stride 2, then the adapter's stride.
-
-    The adapter pads kernel - 1 on the right, so its stride alone shortens: 12.5 positions a second with stride 2.
-    """
-    return math.ceil(encoder_frames(frames) / adapter.stride)
-
-
-def encoder_frames(frames: int) -> int:
-    """Return the encoder's length for a number of filterbank frames (two unpadded convolutions, kernel 3, stride 2)."""
-    return max(0, ((frames - 1) // 2 - 1) // 2)
-
-
-def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: AudioAdapterSpec) -> None:
+def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: AdapterSpec) -> None:
     """Refuse a clip that is too short to give a language position, or outside the recipe's limits.
 
     Raises:
         MediaError: with the duration and the limit.
     """
     seconds = len(wave) / spec.sample_rate
-    if seconds < spec.min_seconds or tokens_of(frames_of(len(wave), spec.sample_rate), adapter) < 1:
+    if seconds < spec.min_seconds or not adapter.tokens_of(frames_of(len(wave), spec.sample_rate)):
         raise MediaError("sound too short", f"{path} lasts {seconds:.3f} s, the least is {spec.min_seconds} s")
     if seconds > spec.max_seconds:
         raise MediaError("sound too long", f"{path} lasts {seconds:.1f} s, the most is {spec.max_seconds} s")

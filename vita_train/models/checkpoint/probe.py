@@ -9,9 +9,8 @@ from vita_train.models.generate import left_padded
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, Prompt
 from vita_train.models.omni import Omni
 
-#: Filterbank frames of the probe's clip: 14 encoder frames, 7 language positions.
+#: Filterbank frames of the probe's clip: 14 encoder frames.
 _FRAMES = 59
-_POSITIONS = 7
 
 
 def difference(left: nn.ModuleDict, right: nn.ModuleDict) -> str:
@@ -46,7 +45,7 @@ def probe_logits(modules: nn.ModuleDict) -> Tensor:
         ids.append(torch.full((len(omni.image_features(tiles)),), IMAGE_ID))
     if "audio_encoder" in modules and "audio_adapter" in modules:
         clips = (torch.randn(_FRAMES, omni.audio_encoder.spec.num_mel_bins, generator=generator),)
-        ids.append(torch.full((_POSITIONS,), AUDIO_ID))
+        ids.append(torch.full((omni.audio_positions(_FRAMES),), AUDIO_ID))
     prompt = Prompt(torch.cat(ids), tiles, clips, "probe")
     batch = left_padded([prompt], omni.head_weight.device)
     return torch.nn.functional.linear(omni(batch)[0], omni.head_weight)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vita_train.data.index import Corpus
     from vita_train.recipe.stage import StageSpec
 
-_MODALITY = {"image": ("vision", "projector"), "audio": ("audio_encoder", "audio_adapter")}
+_MODALITY = {"image": ("vision", "projector"), "audio": ("audio_encoder", "audio_adapter", "audio_prompt")}
 
 
 class NextTokenObjective(Objective):
@@ -40,7 +40,7 @@ class NextTokenObjective(Objective):
 
     modules_needed: ClassVar[tuple[str, ...]] = ("llm",)
     modules_optional: ClassVar[tuple[str, ...]] = ("vision", "projector", "audio_encoder", "audio_adapter",
-                                                  "state_head")
+                                                  "audio_prompt", "state_head")
     options: ClassVar[dict[str, Option]] = {
         "chunk": 2048,  # most positions whose logits exist at a time
         "augment": False,  # change speech features at every visit, as stage 2.1a does
@@ -68,8 +68,9 @@ class NextTokenObjective(Objective):
         indices = [corpus.index(name, "train") for name in spec.datasets]
         if any(index.tiles.any() for index in indices):
             wanted |= {"vision", "projector"}
-        if any(index.frames.any() for index in indices):
-            wanted |= {"audio_encoder", "audio_adapter"}
+        for index in indices:
+            if index.frames.any():
+                wanted |= set(index.settings.adapter.modules)
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:

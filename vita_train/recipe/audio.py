@@ -1,0 +1,148 @@
+"""The speech encoder and the adapters behind it: shapes, and how many language positions a clip takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from vita_train.recipe.base import Strict
+
+
+class _Grown(Strict):
+    """Settings some of which came later. These are written only where they differ from their defaults, so that digests
+    made before there were any stay what they were."""
+
+    late: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in values.items()
+                if name not in self.late or getattr(self, name) != fields[name].default}
+
+
+class AudioEncoderSpec(_Grown):
+    """The whale-style speech encoder."""
+
+    late: ClassVar[frozenset[str]] = frozenset({"attention_dropout", "chunk_size", "left_chunks"})
+
+    num_mel_bins: int = 80
+    width: int = 1024
+    conv_channels: int = 0
+    """Channels of the two subsampling convolutions; 0 (VITA-1.5) takes the width."""
+    num_layers: int = 24
+    num_heads: int = 16
+    intermediate_size: int = 4096
+    dropout: float = 0.1
+    attention_dropout: float | None = None
+    """Dropout of attention weights; none takes ``dropout``."""
+    conv_kernel: int = 0
+    """Kernel of a depthwise convolution after attention in each block; 0 (VITA-1.5) has none."""
+    relative_shift: bool = False
+    """True: position term by distance (Transformer-XL); false (VITA-1.5): by the key's absolute index."""
+    dynamic_chunks: bool = True
+    """Draw chunk masks while training; never in eval."""
+    chunk_size: int = Field(default=0, ge=0)
+    """Encoder frames (25 a second) of a chunk, none of which sees a later chunk; 0: every frame sees the whole clip.
+    Holds in eval, and while training without dynamic_chunks. A clip can be encoded while it is heard only with it."""
+    left_chunks: int = Field(default=-1, ge=-1)
+    """Chunks before its own that a frame sees; -1: all. Without chunk_size it has no effect."""
+    max_positions: int = Field(default=5000, ge=1)
+    """Encoder frames that are encoded together, 200 seconds of 5000; what is longer is cut into windows of as many."""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> AudioEncoderSpec:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width} is not an even multiple of num_heads {self.num_heads}")
+        if self.conv_kernel and self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel {self.conv_kernel} is even; a frame could not stand in its middle")
+        return self
+
+
+class AdapterSpec(_Grown):
+    """What every adapter states of itself."""
+
+    late: ClassVar[frozenset[str]] = frozenset({"prompt_tokens"})
+
+    kind: str
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Learned rows put in front of each clip's features: the module ``audio_prompt``. VITA's audio_prompt_num is 25."""
+
+    @property
+    def frames_per_token(self) -> int:
+        """Encoder frames that become one language position."""
+        return 1
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules a clip passes through before the language model."""
+        return ("audio_encoder", "audio_adapter", *(("audio_prompt",) if self.prompt_tokens else ()))
+
+    def tokens_of(self, frames: int) -> int:
+        """Return the language positions of a clip of so many filterbank frames; 0 where it is too short to be heard."""
+        encoded = encoder_frames(frames)
+        return self.prompt_tokens + -(-encoded // self.frames_per_token) if encoded else 0
+
+
+class SubsamplingAdapterSpec(AdapterSpec):
+    """VITA-1.5's adapter: right-padded strided convolution, normalisation, activation, projection."""
+
+    late: ClassVar[frozenset[str]] = frozenset({"prompt_tokens", "norm", "activation"})
+
+    kind: Literal["subsampling"] = "subsampling"
+    kernel: int = Field(default=5, ge=1)
+    stride: int = Field(default=2, ge=1)
+    hidden_size: int = 2048
+    norm: Literal["layer", "batch"] = "layer"
+    activation: Literal["gelu", "relu"] = "gelu"
+
+    @property
+    def frames_per_token(self) -> int:
+        """Encoder frames that become one language position: the stride."""
+        return self.stride
+
+
+class CnnAdapterSpec(AdapterSpec):
+    """Two causal convolutions to two and four times the encoder's width, each with BatchNorm and ReLU, then a
+    projection; as many positions as encoder frames."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
+
+    kind: Literal["cnn"] = "cnn"
+    kernel: int = Field(default=5, ge=1)
+
+
+class LinearAdapterSpec(AdapterSpec):
+    """One linear layer; as many positions as encoder frames."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
+
+    kind: Literal["linear"] = "linear"
+
+
+def _kind(value: Any) -> Any:
+    """Return the kind that an adapter's settings name; VITA-1.5's own where they name none."""
+    return value.get("kind", "subsampling") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+AudioAdapterSpec = Annotated[
+    Annotated[SubsamplingAdapterSpec, Tag("subsampling")]
+    | Annotated[CnnAdapterSpec, Tag("cnn")]
+    | Annotated[LinearAdapterSpec, Tag("linear")],
+    Discriminator(_kind),
+]
+
+
+def encoder_frames(frames: int) -> int:
+    """Return the encoder's length for a number of filterbank frames (two unpadded convolutions, kernel 3, stride 2)."""
+    return max(0, ((frames - 1) // 2 - 1) // 2)
