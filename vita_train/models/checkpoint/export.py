@@ -82,7 +82,7 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
     dtype, weightless = _dtype(recipe), recipe.model.weightless - set(refs)
     modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint)
-    modules.update(build_modules(recipe.model, weightless, dtype=dtype))
+    modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
     export_model(modules, recipe, corpus_dir, out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
