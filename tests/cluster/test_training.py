@@ -123,7 +123,7 @@ def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, contro
 
 @pytest.mark.timeout(1800)
 def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench, control_plane: ControlPlane) -> None:
-    printed = bench.run("ladder", "--set", "launch.nodes=2", "--set", "stages.2.2.batch.accumulate=1")
+    printed = bench.run("ladder", "--set", "launch.nodes=2")
     for stage in load_recipe("smoke", []).stages:
         manifest = bench.final("ladder", stage)
         assert manifest is not None, printed

@@ -114,12 +114,15 @@ def test_replies_are_drawn_by_seed_temperature_and_probability(chat: Chat) -> No
     assert reply(Sampling(5.0, 1e-6, seed=1)) == likely, "the fewest tokens are one"
 
 
-def test_a_reply_is_spoken_while_it_is_written(chat: Chat) -> None:
+def test_a_reply_sounds_while_it_is_written_as_it_does_afterwards(chat: Chat) -> None:
     events = list(chat.ask_aloud("say red now", max_new_tokens=12))
     reply = "".join(event for event in events if isinstance(event, str))
     assert chat.conversation.turns == ["say red now", reply or " "]
     sound = [event for event in events if not isinstance(event, str)]
     assert all(piece.dtype == np.float32 for piece in sound)
+    afterwards = list(chat._speaker().speak(reply))
+    assert afterwards, "this reply holds words"
+    np.testing.assert_array_equal(np.concatenate(sound), np.concatenate(afterwards))
 
 
 def test_an_interrupted_reply_is_what_was_said_by_then(chat: Chat) -> None:

@@ -134,7 +134,6 @@ class Launcher:
         while True:
             self._check_stop()
             if found := self._at_work():
-                self._job = replace(self._job, name=str(found["metadata"]["name"]))
                 if self._adopt(found):
                     return
                 continue
@@ -164,10 +163,15 @@ class Launcher:
                 and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))]
         return min(ours, key=lambda job: str(job["metadata"]["name"]), default=None)
 
+    def _hold(self, found: Object) -> None:
+        """Go on with a job that is there, under the name it has."""
+        self._job = replace(self._job, name=str(found["metadata"]["name"]))
+        self._uid = str(found["metadata"]["uid"])
+
     def _adopt(self, found: Object) -> bool:
         """Take up a job that is there already; False when it was over, and is replaced."""
+        self._hold(found)
         metadata = found["metadata"]
-        self._uid = str(metadata["uid"])
         state = self._backend.state(found)
         if (metadata.get("annotations") or {}).get(SPEC_HASH) == self._job.spec_hash and state.phase != Phase.FAILED:
             self._used = max(self._used, int(metadata["annotations"].get(RESTARTS, 0)))
@@ -266,8 +270,7 @@ class Launcher:
             raise StoppedError("only the launcher was stopped; the job goes on", where=self._job.name,
                                remedy="the next launcher of the same step takes it up")
         if found := self._at_work():
-            self._job = replace(self._job, name=str(found["metadata"]["name"]))
-            self._uid = str(found["metadata"]["uid"])
+            self._hold(found)
             self.delete()
         raise StoppedError("cancelled; the job is deleted", where=self._job.name,
                            remedy="run the same step again to go on from its last checkpoint")
