@@ -23,10 +23,11 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
-from vita_train.step_inputs import needed
+from vita_train.step_inputs import imported_digests, needed
 from vita_train.storage.final import read_final
+from vita_train.storage.model_source import imported_modules
 from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir, store_of
-from vita_train.storage.store import is_local
+from vita_train.storage.store import is_local, open_file
 
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
@@ -47,6 +48,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
         ("data source", lambda: _source(recipe, run, chosen)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
+        *([("imported weights", lambda: _imported(recipe))] if recipe.model.sources else []),
         ("model", lambda: _model(recipe, run, parameters)),
         ("memory and disk", lambda: _resources(recipe, run, parameters)),
         ("ports", _ports),
@@ -128,10 +130,21 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
     return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
 
 
+def _imported(recipe: Recipe) -> str:
+    """Every file of the modules that start from imported weights is there, at its size."""
+    modules = imported_modules(recipe)
+    for file in (file for ref in modules.values() for file in ref.files):
+        store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
+        if (size := store.size(key)) != file.bytes:
+            raise UserError(f"has {size} bytes, {file.bytes} were imported", where=file.uri,
+                            remedy="import it again")
+    return ", ".join(f"{name} from {recipe.model.sources[name]}" for name in modules)
+
+
 def _model(recipe: Recipe, run: str, parameters: dict[str, int]) -> str:
     """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
     spec = recipe.model.model_dump(mode="json")
-    digest = digest_of({"model": spec, "version": __version__})
+    digest = digest_of({"model": spec, "version": __version__, **imported_digests(recipe)})
     cache = logs_dir(recipe, run) / "model.json"
     if cache.is_file() and (known := json.loads(cache.read_text())).get("digest") == digest:
         parameters.update(known["parameters"])

@@ -69,6 +69,7 @@ def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
 def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
     available = {name for stage in stages for name in recipe.stages[stage].trainable}
+    available |= set(recipe.model.sources)
     if recipe.model.llm.source:
         available.add("llm")
     if recipe.model.vision.source:

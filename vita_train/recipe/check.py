@@ -25,7 +25,7 @@ def check_recipe(recipe: Recipe) -> None:
 def _never_trained(recipe: Recipe) -> list[str]:
     """A frozen module whose weights would still be the random ones it was made with."""
     given = {name for name, source in (("llm", recipe.model.llm.source), ("vision", recipe.model.vision.source))
-             if source is not None}
+             if source is not None} | set(recipe.model.sources)
     problems = []
     for stage in STAGES:
         if stage not in recipe.stages:

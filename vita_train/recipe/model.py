@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vita_train.recipe.base import Strict
+from vita_train.recipe.ladder import MODULES
 
 
 class LlmSpec(Strict):
@@ -178,6 +179,24 @@ class ModelSpec(Strict):
     speech_decoder: SpeechDecoderSpec = SpeechDecoderSpec()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute and storage type of the weights; optimizer state is always float32."""
+    sources: dict[str, str] = {}
+    """Module to the directory or s3:// URI of an import (``vita-train import``) or export that it starts from."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out ``sources`` where nothing is imported: digests made before there were any stay."""
+        values: dict[str, Any] = write(self)
+        return {name: value for name, value in values.items() if name != "sources" or value}
+
+    @model_validator(mode="after")
+    def _known_sources(self) -> ModelSpec:
+        if unknown := sorted(set(self.sources) - set(MODULES)):
+            raise ValueError(f"sources names {', '.join(unknown)}; modules are {', '.join(MODULES)}")
+        twice = [name for name, source in (("llm", self.llm.source), ("vision", self.vision.source))
+                 if source and name in self.sources]
+        if twice:
+            raise ValueError(f"{twice[0]}.source and sources.{twice[0]} both say where {twice[0]} starts from")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> ModelSpec:

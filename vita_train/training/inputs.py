@@ -15,6 +15,7 @@ from vita_train.manifest import Manifest, ModuleRef, content_of, digest_of
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
+from vita_train.storage.model_source import imported_modules
 from vita_train.storage.store import Store
 
 #: Settings of a stage that do not change its weights.
@@ -28,7 +29,7 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them."""
+    """Every module an earlier stage has trained, at the newest of them, or that the recipe names a source of."""
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -38,13 +39,14 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
 
     Raises:
         RecipeError: the data is not prepared, or a stage that trains a needed module has not been run.
+        CheckpointError: a place that ``model.sources`` names does not hold the module.
     """
     prepared = read_final(store, f"{run}/prepare")
     if prepared is None:
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
     wanted = set(needed)
-    modules: dict[str, ModuleRef] = {}
+    modules = imported_modules(recipe)
     for earlier in STAGES[:STAGES.index(stage)]:
         if earlier not in recipe.stages:
             continue
