@@ -48,7 +48,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
         ("data source", lambda: _source(recipe, run, chosen)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
-        *([("imported weights", lambda: _imported(recipe))] if recipe.model.sources else []),
+        *([("imported weights", lambda: imported_weights(recipe))] if recipe.model.sources else []),
         ("model", lambda: _model(recipe, run, parameters)),
         ("memory and disk", lambda: _resources(recipe, run, parameters)),
         ("ports", _ports),
@@ -130,8 +130,12 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
     return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
 
 
-def _imported(recipe: Recipe) -> str:
-    """Every file of the modules that start from imported weights is there, at its size."""
+def imported_weights(recipe: Recipe) -> str:
+    """Say which modules start from imported weights.
+
+    Raises:
+        VitaError: a place holds no such module, or a file of it is missing or of another size.
+    """
     modules = imported_modules(recipe)
     for file in (file for ref in modules.values() for file in ref.files):
         store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
