@@ -1,6 +1,22 @@
-"""The released VITA-1.5 checkpoint as published: every tensor name with its shape, written down by hand."""
+"""Other people's checkpoints: the released names and shapes, written down by hand, and small files of their kinds."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_train.models.build import build_modules
+from vita_train.models.checkpoint import load_modules
+from vita_train.models.layouts.importing import ImportPlan, plan_import, write_import
+from vita_train.models.layouts.places import vita_place
+from vita_train.models.layouts.source import open_source
+from vita_train.recipe.model import ModelSpec
+
+NAMES = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 
 #: Published or logged parameter counts of each part.
 EXPECTED_COUNTS = {"llm": 7_615_616_512, "vision": 304_012_288, "projector": 27_532_288,
@@ -28,7 +44,8 @@ def _language() -> dict[str, Shape]:
                                 "model.norm.weight": (3584,)}
     for k in range(28):
         layer = f"model.layers.{k}"
-        shapes |= {**_linear(f"{layer}.self_attn.q_proj", 3584, 3584), **_linear(f"{layer}.self_attn.k_proj", 512, 3584),
+        shapes |= {**_linear(f"{layer}.self_attn.q_proj", 3584, 3584),
+                   **_linear(f"{layer}.self_attn.k_proj", 512, 3584),
                    **_linear(f"{layer}.self_attn.v_proj", 512, 3584),
                    f"{layer}.self_attn.o_proj.weight": (3584, 3584),
                    f"{layer}.mlp.gate_proj.weight": (18944, 3584), f"{layer}.mlp.up_proj.weight": (18944, 3584),
@@ -73,3 +90,61 @@ def _speech() -> dict[str, Shape]:
     adapter = "model.audio_encoder.adpter"
     return shapes | {f"{adapter}.conv1d2.weight": (2048, 1024, 5), f"{adapter}.conv1d2.bias": (2048,),
                      **_norm(f"{adapter}.bn2", 2048), **_linear(f"{adapter}.project", 3584, 2048)}
+
+
+def build(spec: ModelSpec, seed: int = 1, names: tuple[str, ...] = NAMES) -> nn.ModuleDict:
+    """Modules whose every tensor is random, so that none can be taken for another."""
+    modules = build_modules(spec, names, units=7, seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in modules.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
+    return modules
+
+
+def released(modules: nn.ModuleDict) -> dict[str, Tensor]:
+    """The tensors of modules as the released checkpoint holds them, joined by hand."""
+    found: dict[str, dict[int, Tensor]] = {}
+    for module in modules:
+        for name, tensor in modules[module].state_dict().items():
+            place = vita_place(module, name)
+            assert place is not None
+            found.setdefault(place.name, {})[place.part] = tensor
+    return {name: torch.cat([parts[k] for k in sorted(parts)]) if len(parts) > 1 else parts[0]
+            for name, parts in found.items()}
+
+
+def plan(path: Path, spec: ModelSpec, names: tuple[str, ...] = (), layout: str = "") -> ImportPlan:
+    return plan_import(open_source(path, layout), spec, names)
+
+
+def imported(path: Path, spec: ModelSpec, out: Path, names: tuple[str, ...] = ()) -> nn.ModuleDict:
+    """Modules of the specification that started from an import of ``path``."""
+    summary = write_import(plan(path, spec, names), out)
+    modules = build_modules(spec, summary["modules"], units=7, seed=9).eval()
+    load_modules(modules, {name: tuple(out / file for file in entry["files"])
+                           for name, entry in summary["modules"].items()})
+    return modules
+
+
+def write_shards(tensors: dict[str, Tensor], directory: Path, count: int = 3) -> None:
+    """Write tensors as shards with an index, as transformers does."""
+    names = sorted(tensors)
+    weight_map = {}
+    for k in range(count):
+        file = f"model-{k + 1:05d}-of-{count:05d}.safetensors"
+        save_file({name: tensors[name] for name in names[k::count]}, directory / file)
+        weight_map |= dict.fromkeys(names[k::count], file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def write_speech_directory(modules: nn.ModuleDict, directory: Path, statistics_text: str, *, statistics: bool = True,
+                           settings: str = "model_conf: {norm: layer}") -> None:
+    start = "model.audio_encoder."
+    state = {name.removeprefix(start): tensor for name, tensor in released(modules).items() if name.startswith(start)}
+    if not statistics:
+        state = {name: tensor for name, tensor in state.items() if "global_cmvn" not in name}
+    torch.save(state, directory / "final.pt")
+    (directory / "global_cmvn").write_text(statistics_text)
+    (directory / "train.yaml").write_text(settings + "\n")
