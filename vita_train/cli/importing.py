@@ -62,7 +62,7 @@ def _show(ledger: ImportLedger) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vita_train.models.layouts.ledger import STATUSES
+    from vita_train.models.layouts.ledger import STATUSES, shown
 
     console = Console()
     counts = ledger.counts()
@@ -74,7 +74,7 @@ def _show(ledger: ImportLedger) -> None:
     for status in [status for status in statuses if status not in ("used", "renamed")]:
         rows = [row for row in ledger.rows if row.status == status]
         for row in rows[:_MOST_SHOWN]:
-            console.print(f"{status}: {row.theirs}" + (f" ({row.detail})" if row.detail else ""), markup=False,
+            console.print(f"{status}: {shown(row.theirs)}" + (f" ({row.detail})" if row.detail else ""), markup=False,
                           highlight=False, soft_wrap=True)
         if len(rows) > _MOST_SHOWN:
             console.print(f"{status}: and {len(rows) - _MOST_SHOWN} more", highlight=False)

@@ -41,11 +41,14 @@ class VitaTrainModel(PreTrainedModel):
 
     def __init__(self, config: VitaTrainConfig) -> None:
         super().__init__(config)
-        self.parts = build_modules(ModelSpec.model_validate(config.spec), config.parts, units=config.units,
-                                   pretrained=False)
-        for name, module in self.parts.items():
+        # transformers loads each tensor in the type it is made with, and asks for one by torch's default.
+        modules = build_modules(ModelSpec.model_validate(config.spec), config.parts, units=config.units,
+                                dtype=torch.get_default_dtype(), pretrained=False)
+        for name, module in modules.items():
             self.add_module(name, module)
-        del self.parts
+        for buffer in self.buffers():  # statistics and rotary rates are float32 whatever the weights are
+            if buffer.is_floating_point():
+                buffer.data = buffer.data.float()
         self.post_init()
 
     def modules_by_name(self) -> nn.ModuleDict:

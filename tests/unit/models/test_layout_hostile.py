@@ -80,7 +80,7 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(("index", "message"), [
     ("[]", "is not a JSON object"), ("{", "is not JSON"), ("{}", "has no weight_map"),
     ('{"weight_map": {"a": 3}}', "has no weight_map"), ("[" * 100_000, "is not JSON"),
-    ('{"weight_map": {"a": "gone.safetensors"}}', "names gone.safetensors, which is missing"),
+    ('{"weight_map": {"a": "gone.safetensors"}}', "names 'gone.safetensors', which is missing"),
     ('{"weight_map": {"other": "x.safetensors"}}', "disagree about tensor 'a'"),
 ])
 def test_damaged_indices_are_one_line(tmp_path: Path, index: str, message: str) -> None:
@@ -109,3 +109,22 @@ def test_links_out_of_the_directory_are_refused(ours: nn.ModuleDict, tmp_path: P
     (tmp_path / "given" / name).symlink_to(tmp_path / "real" / name)
     with pytest.raises(CheckpointError, match=rf"{name}: is a link out of its directory"):
         open_source(tmp_path / "given" / (name if name.endswith(".bin") else ""))
+
+
+def test_names_that_speak_to_a_terminal_are_shown_and_not_obeyed(small_spec: ModelSpec, tmp_path: Path) -> None:
+    save_file({"model.mm_projector.\x1b[2J\n": torch.zeros(1), "model.mm_projector." + "x" * 5000: torch.zeros(1)},
+              tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        plan(tmp_path, small_spec, ("projector",)).ledger.check()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+
+
+def test_settings_larger_than_any_memory_are_not_written_out(ours: nn.ModuleDict, small_spec: ModelSpec,
+                                                             tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)),
+             "model_conf: {norm: *a59}"]
+    write_speech_directory(ours, tmp_path, '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
+                           settings="\n".join(lines))
+    assert plan(tmp_path, small_spec).ledger.problems == [
+        "model_conf.norm is no word in train.yaml, and this package has layer alone"]

@@ -145,7 +145,7 @@ def test_a_speech_encoder_with_another_adapter_is_refused(ours: nn.ModuleDict, s
                                                           tmp_path: Path) -> None:
     write_speech_directory(ours, tmp_path, '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
                            settings="model_conf: {norm: batch, adpter_type: subsampling}")
-    with pytest.raises(CheckpointError, match=r"model_conf\.norm is 'batch' in train.yaml"):
+    with pytest.raises(CheckpointError, match=r"model_conf\.norm is batch in train.yaml"):
         write_import(plan(tmp_path, small_spec), tmp_path / "out")
     (tmp_path / "global_cmvn").write_text("[ 1 2 nan 0 ]")
     with pytest.raises(CheckpointError, match="no feature statistics"):

@@ -18,6 +18,7 @@ from foreign import (
 )
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModel
 
 from vita_train.errors import CheckpointError
 from vita_train.models.build import build_modules
@@ -82,6 +83,15 @@ def test_transformers_loads_our_directory_without_remote_code(small_spec: ModelS
     assert "auto_map" not in json.loads((tmp_path / "hf" / "config.json").read_text())
     assert difference(modules, imported(tmp_path / "hf", small_spec, tmp_path / "imported")) == ""
     assert not open_source(tmp_path / "hf").terms
+
+
+def test_transformers_loads_half_precision_with_its_statistics_in_full(small_spec: ModelSpec, recipe: Recipe,
+                                                                       corpus: Path, tmp_path: Path) -> None:
+    half = recipe.model_copy(update={"model": small_spec.model_copy(update={"dtype": "bfloat16"})})
+    export_hf(build(small_spec), half, corpus, tmp_path / "hf")  # types are compared too
+    loaded = AutoModel.from_pretrained(str(tmp_path / "hf"))
+    assert loaded.projector[0].weight.dtype == torch.bfloat16
+    assert loaded.audio_encoder.global_cmvn.istd.dtype == torch.float32
 
 
 def test_tied_embeddings_are_stored_once_in_every_layout(small_spec: ModelSpec, recipe: Recipe, corpus: Path,

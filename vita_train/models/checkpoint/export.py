@@ -29,7 +29,7 @@ import vita_train
 from vita_train.errors import CheckpointError
 from vita_train.manifest import Manifest, ModuleRef
 from vita_train.models.build import build_modules, cast_parameters
-from vita_train.models.checkpoint.aside import placed
+from vita_train.models.checkpoint.aside import placed, write_json
 from vita_train.models.checkpoint.header import read_header
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.checkpoint.probe import difference
@@ -180,7 +180,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
         "storage": StorageSpec(), "launch": LaunchSpec(), "tracking": TrackingSpec(),
         "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
         "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
-    _write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
+    write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
     summary = {
         "format": EXPORT_FORMAT,
         "version": vita_train.__version__,
@@ -189,7 +189,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
                            "parameters": sum(p.numel() for p in kept[name].parameters())} for name in kept},
         "files": listing(out),
     }
-    _write_json(out / EXPORT_MANIFEST, summary)
+    write_json(out / EXPORT_MANIFEST, summary)
     return summary
 
 
@@ -282,7 +282,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError("is not a JSON object", where=str(path))
     return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from vita_train.models.layouts.ledger import shown
 from vita_train.recipe.model import ModelSpec
 
 #: Fields of a language model's configuration that must be those of the recipe.
@@ -25,7 +26,7 @@ def config_problems(found: dict[str, Any], ours: Any, layout: str) -> list[str]:
     pairs.append(("rope_type", _rope(found).get("rope_type"), _rope(ours.to_dict()).get("rope_type")))
     if layout == "llm":
         pairs.append(("model_type", found.get("model_type"), ours.model_type))
-    return [f"{name} is {theirs} in config.json and {mine} in the recipe"
+    return [f"{name} is {shown(theirs)} in config.json and {mine} in the recipe"
             for name, theirs, mine in pairs if theirs is not None and mine is not None and theirs != mine]
 
 

@@ -10,7 +10,6 @@ internvl              the vision-language half for transformers' own InternVL cl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 import vita_train
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules, cast_parameters
-from vita_train.models.checkpoint.aside import placed
+from vita_train.models.checkpoint.aside import placed, write_json
 from vita_train.models.checkpoint.export import (
     check_same,
     copy_tokenizer,
@@ -151,4 +150,4 @@ def _summarise(aside: Path, layout: str, modules: nn.ModuleDict, written: list[s
     summary = {"format": f"vita-train/export-{layout}/v1", "version": vita_train.__version__,
                "terms": terms_of(recipe), "modules": written,
                "left_out": [name for name in modules if name not in written], "files": listing(aside)}
-    (aside / EXPORT_MANIFEST).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(aside / EXPORT_MANIFEST, summary)

@@ -12,7 +12,6 @@ Tensors pass in pieces of a few megabytes. The directory is written aside and ge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from torch import nn
 import vita_train
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.aside import placed
+from vita_train.models.checkpoint.aside import placed, write_json
+from vita_train.models.checkpoint.export import listing
 from vita_train.models.checkpoint.load import first_names
 from vita_train.models.checkpoint.save import SHARD_BYTES, shard_name, split_by_size
 from vita_train.models.checkpoint.stream import StoredTensor, write_tensors
@@ -35,7 +35,6 @@ from vita_train.models.layouts.places import Place, flat_place, vita_place
 from vita_train.models.layouts.source import Source
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
-from vita_train.storage.digest import sha256_file
 from vita_train.storage.model_source import IMPORT_FORMAT, IMPORT_MANIFEST
 
 
@@ -121,7 +120,6 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
             for file, shard in zip(written[module], shards, strict=True):
                 write_tensors(aside / file, {name: tensors[name] for name in shard}, {"format": "pt", "module": module})
         plan.ledger.write(aside / "ledger.json")
-        names = sorted(path.name for path in aside.iterdir())
         summary = {
             "format": IMPORT_FORMAT,
             "version": vita_train.__version__,
@@ -129,10 +127,9 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
             "layout": plan.source.layout.name,
             "terms": plan.source.terms,
             "modules": {name: {"files": files, "parameters": plan.parameters[name]} for name, files in written.items()},
-            "files": {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256_file(aside / name)}
-                      for name in names},
+            "files": listing(aside),
         }
-        (aside / IMPORT_MANIFEST).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        write_json(aside / IMPORT_MANIFEST, summary)
     return summary
 
 

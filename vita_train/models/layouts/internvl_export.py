@@ -15,7 +15,6 @@ Folding is computed in float64 and stored as float32, whatever type the language
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.checkpoint.aside import write_json
 from vita_train.models.checkpoint.load import first_names
 from vita_train.models.checkpoint.stream import StoredTensor, tensor_in_memory
 from vita_train.models.layouts.vita_export import write_sharded
@@ -69,13 +69,14 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
                **_stored("model.multi_modal_projector.", fold_projector(modules["projector"], vision))}
     write_sharded(tensors, out)
     text = modules["llm"].config.to_dict()
-    text |= {"vocab_size": max(text["vocab_size"], image_id + 1), "architectures": None}
+    text |= {"vocab_size": max(text["vocab_size"], image_id + 1), "architectures": None,
+             "eos_token_id": tokenizer.eos_token_id}
     config = {"architectures": ["InternVLForConditionalGeneration"], "model_type": "internvl",
               "dtype": recipe.model.dtype, "text_config": text, "vision_config": _vision_config(vision),
               "image_token_id": image_id, "image_seq_length": vision.tokens_per_tile,
               "downsample_ratio": 1 / vision.shuffle, "projector_hidden_act": "gelu", "vision_feature_layer": -1,
               "vision_feature_select_strategy": "default", "tie_word_embeddings": text["tie_word_embeddings"]}
-    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "config.json", config)
     return list(PARTS)
 
 

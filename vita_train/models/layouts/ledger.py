@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from vita_train.errors import CheckpointError
+from vita_train.models.checkpoint.aside import write_json
 
 Status = Literal["used", "renamed", "left out", "missing", "unexpected", "shape", "kind"]
 
@@ -17,6 +17,15 @@ STATUSES: tuple[Status, ...] = ("used", "renamed", "left out", "missing", "unexp
 FAULTS: tuple[Status, ...] = ("missing", "unexpected", "shape", "kind")
 #: Faults told one by one in an error; the table has all.
 _MOST_TOLD = 10
+#: Characters of a stranger's name or value that are shown.
+_LONGEST_SHOWN = 160
+
+
+def shown(text: object) -> str:
+    """Return what a stranger wrote so that it fits on a line and does nothing to a terminal."""
+    plain = str(text)
+    plain = plain if plain.isprintable() else ascii(plain)
+    return plain if len(plain) <= _LONGEST_SHOWN else plain[:_LONGEST_SHOWN] + "..."
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Row:
 
     def __str__(self) -> str:
         fault = {"shape": "has another shape", "kind": "is of another kind"}.get(self.status, f"is {self.status}")
-        return f"{self.theirs} {fault}" + (f": {self.detail}" if self.detail else "")
+        return f"{shown(self.theirs)} {fault}" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass
@@ -76,4 +85,4 @@ class ImportLedger:
     def write(self, path: Path) -> None:
         """Write all of it as JSON."""
         value = {"format": "vita-train/ledger/v1", **asdict(self), "counts": self.counts()}
-        path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(path, value)

@@ -31,7 +31,7 @@ def read_shards(directory: Path) -> dict[str, StoredTensor]:
     file_of: dict[str, str] = {}
     for name in names:
         if not (directory / name).is_file():
-            raise CheckpointError(f"names {name}, which is missing", where=str(index), remedy="copy it again")
+            raise CheckpointError(f"names {name!r}, which is missing", where=str(index), remedy="copy it again")
         for key, tensor in tensors_in(directory / name).items():
             if key in found:
                 raise CheckpointError(f"tensor {key!r} is stored twice, in {file_of[key]} and {name}",

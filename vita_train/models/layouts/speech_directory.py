@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
+from vita_train.models.layouts.ledger import shown
 from vita_train.models.layouts.pickles import read_pickle
 from vita_train.models.layouts.shards import read_text
 
@@ -47,10 +48,7 @@ def read_speech_directory(directory: Path) -> tuple[dict[str, Tensor], list[str]
              not torch.allclose(tensors[name].float(), statistics[name].float(), rtol=1e-3, atol=1e-5)
              for name in _STATISTICS):
         notes.append("global_cmvn differs from the statistics in final.pt, which are used")
-    model = settings.get("model_conf")
-    wrong = [f"model_conf.{key} is {model[key]!r} in train.yaml, and this package has {ours!r} alone"
-             for key, ours in _ADAPTER.items() if isinstance(model, dict) and model.get(key, ours) != ours]
-    return tensors, notes, wrong
+    return tensors, notes, _adapter_problems(settings.get("model_conf"))
 
 
 def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
@@ -82,6 +80,18 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
     mean = torch.tensor(sums, dtype=torch.float64) / count
     variance = torch.tensor(squares, dtype=torch.float64) / count - mean**2
     return mean.float(), variance.clamp(min=_VARIANCE_FLOOR).rsqrt().float()
+
+
+def _adapter_problems(settings: Any) -> list[str]:
+    given = settings if isinstance(settings, dict) else {}
+    problems = []
+    for key, ours in _ADAPTER.items():
+        theirs = given.get(key, ours)
+        # Only words are shown: YAML can describe a value that is larger than any memory.
+        if not isinstance(theirs, str) or theirs.lower() != ours:
+            word = shown(theirs) if isinstance(theirs, str) else "no word"
+            problems.append(f"model_conf.{key} is {word} in train.yaml, and this package has {ours} alone")
+    return problems
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:

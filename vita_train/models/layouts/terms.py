@@ -6,6 +6,7 @@ import hashlib
 
 from vita_train.errors import UserError
 from vita_train.storage.cache import cache_dir
+from vita_train.storage.disk_errors import told
 
 
 def accept_terms(terms: str, *, accepted: bool) -> None:
@@ -22,5 +23,6 @@ def accept_terms(terms: str, *, accepted: bool) -> None:
     if not accepted:
         raise UserError(f"these weights may be used under the terms of their owners alone: {terms}",
                         remedy="read the licence that came with them; if you accept it, add --accept-licence")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(terms + "\n", encoding="utf-8")
+    with told(note):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(terms + "\n", encoding="utf-8")

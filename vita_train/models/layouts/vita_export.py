@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.checkpoint.aside import write_json
 from vita_train.models.checkpoint.load import first_names
 from vita_train.models.checkpoint.save import SHARD_BYTES, shard_name, split_by_size
 from vita_train.models.checkpoint.stream import StoredTensor, joined, tensor_in_memory, write_tensors
@@ -28,7 +28,7 @@ def write_vita(modules: nn.ModuleDict, recipe: Recipe, out: Path, *, shard_bytes
         raise CheckpointError("the released layout holds a language model, and this run has none",
                               remedy="train a stage with llm, or export to own")
     write_sharded(theirs(kept, vita_place), out, shard_bytes)
-    _write_json(out / "config.json", _config(kept, recipe))
+    write_json(out / "config.json", _config(kept, recipe))
     return list(kept)
 
 
@@ -61,7 +61,7 @@ def write_sharded(tensors: dict[str, StoredTensor], out: Path, shard_bytes: int 
         write_tensors(out / file, {name: tensors[name] for name in shard}, {"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
-        _write_json(out / INDEX, {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+        write_json(out / INDEX, {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
                                   "weight_map": dict(sorted(weight_map.items()))})
 
 
@@ -86,7 +86,3 @@ def _config(modules: nn.ModuleDict, recipe: Recipe) -> dict[str, Any]:
     if "audio_encoder" in modules:
         fields |= {"mm_audio_encoder": "audio-encoder", "audio_prompt_finetune": False}
     return fields
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
