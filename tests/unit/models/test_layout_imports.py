@@ -171,7 +171,7 @@ def test_parts_in_the_names_of_transformers(ours: nn.ModuleDict, small_spec: Mod
     for name, module in (("tower", "vision"), ("llm", "llm")):
         back = imported(tmp_path / name, small_spec, tmp_path / "out" / name)
         assert list(back) == [module]
-        assert difference(ours, back) == ""
+        assert difference(nn.ModuleDict({module: ours[module]}), back) == ""
     config = json.loads((tmp_path / "llm" / "config.json").read_text())
     (tmp_path / "llm" / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     with pytest.raises(CheckpointError, match=r"model_type is llama in config\.json and qwen2 in the recipe"):
