@@ -65,10 +65,12 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
                               where="InternVL layout", remedy="export to own, which takes every model")
     image_id = _image_token(tokenizer)
     tokenizer.save_pretrained(str(out))
-    tensors = {**_language(modules["llm"], image_id), **_stored("model.vision_tower.", fold_tower(modules["vision"])),
+    llm: Any = modules["llm"]
+    tower: Any = modules["vision"]
+    tensors = {**_language(llm, image_id), **_stored("model.vision_tower.", fold_tower(tower)),
                **_stored("model.multi_modal_projector.", fold_projector(modules["projector"], vision))}
     write_sharded(tensors, out)
-    text = modules["llm"].config.to_dict()
+    text = llm.config.to_dict()
     text |= {"vocab_size": max(text["vocab_size"], image_id + 1), "architectures": None,
              "eos_token_id": tokenizer.eos_token_id}
     config = {"architectures": ["InternVLForConditionalGeneration"], "model_type": "internvl",
