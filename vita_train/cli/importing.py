@@ -66,10 +66,10 @@ def _show(ledger: ImportLedger) -> None:
 
     console = Console()
     counts = ledger.counts()
-    statuses = [status for status in STATUSES if any(status in row for row in counts.values())]
+    statuses = [status for status in STATUSES if any(status in counted for counted in counts.values())]
     table = Table("module", *statuses, title=f"{ledger.layout}: {ledger.source}", title_justify="left")
-    for module, row in counts.items():
-        table.add_row(module, *(str(row.get(status, "")) for status in statuses))
+    for module, counted in counts.items():
+        table.add_row(module, *(str(counted.get(status, "")) for status in statuses))
     console.print(table)
     for status in [status for status in statuses if status not in ("used", "renamed")]:
         rows = [row for row in ledger.rows if row.status == status]

@@ -83,7 +83,7 @@ def export_hf(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Pat
 
     dtype = model_dtype(recipe)
     cast_parameters(modules, dtype).eval()
-    units = modules["ctc_head"].out_features if "ctc_head" in modules else 0
+    units = len(modules["ctc_head"].state_dict()["weight"]) if "ctc_head" in modules else 0
     config = VitaTrainConfig(without_sources(recipe.model).model_dump(mode="json"), list(modules), units,
                              architectures=[VitaTrainModel.__name__], dtype=recipe.model.dtype)
     with placed(out, EXPORT_MANIFEST, "export") as aside:
