@@ -25,10 +25,11 @@ from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import STEPS, Selection, input_stages
-from vita_train.step_inputs import needed
+from vita_train.step_inputs import given_digests, needed
 from vita_train.storage.final import read_final
+from vita_train.storage.given import given_modules
 from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir, store_of
-from vita_train.storage.store import is_local
+from vita_train.storage.store import is_local, open_file
 
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
@@ -50,6 +51,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
         ("data source", lambda: _source(recipe, run, chosen)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
+        *([("given weights", lambda: given_weights(recipe))] if recipe.weights else []),
         ("model", lambda: _model(recipe, run, parameters, adapters)),
         ("memory and disk", lambda: _resources(recipe, run, parameters, adapters)),
         ("ports", _ports),
@@ -136,10 +138,26 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
     return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
 
 
+def given_weights(recipe: Recipe) -> str:
+    """Say which modules start from weights that were made elsewhere.
+
+    Raises:
+        VitaError: a place holds no such module, or a file of it is missing or of another size.
+    """
+    modules = given_modules(recipe)
+    for file in (file for ref in modules.values() for file in ref.files):
+        store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
+        if (size := store.size(key)) != file.bytes:
+            raise UserError(f"has {size} bytes, {file.bytes} are listed", where=file.uri,
+                            remedy="import or copy it again")
+    return ", ".join(f"{name} from {recipe.weights[name]}" for name in modules)
+
+
 def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
     """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
     lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
-    digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__})
+    digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
+                        **given_digests(recipe)})
     cache = logs_dir(recipe, run) / "model.json"
     if cache.is_file() and (known := json.loads(cache.read_text())).get("digest") == digest:
         counted = known["counted"]

@@ -14,6 +14,7 @@ from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import final_key, read_final
+from vita_train.storage.given import given_modules
 from vita_train.storage.run_paths import store_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def source_digests(recipe: Recipe) -> dict[str, str]:
     files = {name: resolve(path, name) for name in sorted(records)}
     return {"registry": sha256_file(path),
             **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
+
+
+def given_digests(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the weights that the recipe starts from, so that other ones are noticed; empty without any."""
+    files = {name: [file.sha256 for file in ref.files] for name, ref in given_modules(recipe).items()}
+    return {"weights": files} if files else {}
 
 
 def last_progress(recipe: Recipe, run: str, step: str) -> str:

@@ -22,6 +22,7 @@ from vita_train.step_commit import STEP_DIGEST, commit_step
 from vita_train.step_inputs import (
     dataset_digests,
     digests_of,
+    given_digests,
     last_progress,
     lineage_of,
     needed,
@@ -122,9 +123,8 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
         prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
-        settings |= {"weights": recipe.weights} if recipe.weights else {}
         settings["data"] = {**data_settings(recipe.data), "source": recipe.data.source.model_dump(mode="json")}
-        return {**settings, "stage": stage, "spec": spec.model_dump(mode="json"),
+        return {**settings, **given_digests(recipe), "stage": stage, "spec": spec.model_dump(mode="json"),
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 

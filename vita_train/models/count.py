@@ -2,8 +2,9 @@
 
     python -m vita_train.models.count RECIPE.yaml
 
-prints one JSON object: parameters by module, and for stages with adapters those that train. A process of its own, so
-that who asks need not import torch.
+prints one JSON object: parameters by module, and for stages with adapters those that train. It also compares modules
+with the weights on this machine that they are to start from. A process of its own, so that who asks need not import
+torch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from torch import nn
 from vita_train.errors import VitaError
 from vita_train.models.activations import transformer_blocks
 from vita_train.models.build import build_modules
+from vita_train.models.checkpoint.load import check_modules
 from vita_train.models.lora import target_layers
 from vita_train.models.quantize import quantized_bytes
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
+from vita_train.storage.given import given_modules
+from vita_train.storage.store import is_local, local_path
 
 #: Stands in for the recogniser's units, which are known only after the data is prepared.
 UNITS = 1000
@@ -66,10 +70,27 @@ def count_quantized(spec: ModelSpec, quantize: QuantizeSpec) -> tuple[int, int]:
             sum(quantized_bytes(layer, quantize) for layer in layers))
 
 
+def check_given(recipe: Recipe) -> None:
+    """Compare the weights on this machine that the recipe names with the modules that are to start from them.
+
+    Left out are adapters, which are checked against what they belong to when they are loaded, and a recogniser's head,
+    whose outputs are known when the data are prepared.
+
+    Raises:
+        CheckpointError: naming every tensor that does not fit.
+    """
+    files = {name: [local_path(file.uri) for file in ref.files] for name, ref in given_modules(recipe).items()
+             if name != "ctc_head" and ref.base is None and all(is_local(file.uri) for file in ref.files)}
+    with torch.device("meta"):
+        modules = build_modules(recipe.model, files, pretrained=False)
+    check_modules(modules, files)
+
+
 def main() -> int:
     """Print the counts of the recipe named on the command line, or the reason why its model cannot be built."""
     recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
+        check_given(recipe)
         adapters = {stage: count_adapters(recipe.model, spec.lora)
                     for stage, spec in recipe.stages.items() if spec.lora}
         print(json.dumps({"modules": count_parameters(recipe.model), "adapters": adapters}))

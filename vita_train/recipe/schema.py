@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
@@ -68,8 +68,8 @@ class Recipe(Strict):
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     weights: dict[str, str] = {}
-    """Module to the weights it starts from, where no stage before trains it: the folder of a finished stage, a folder
-    of an export, or a safetensors file with the module's own tensor names."""
+    """Module to the weights it starts from: an import (``vita-train import``) or an export, the folder of a finished
+    stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""
     stages: dict[str, StageSpec]
     launch: LaunchSpec = LaunchSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -89,3 +89,10 @@ class Recipe(Strict):
         if len(named) != len(stages):
             raise ValueError("two stages resolve to the same id")
         return {stage: named[stage] for stage in STAGES if stage in named}
+
+    @model_validator(mode="after")
+    def _one_place_each(self) -> Recipe:
+        sources = {"llm": self.model.llm.source, "vision": self.model.vision.source}
+        if twice := [name for name, source in sources.items() if source and name in self.weights]:
+            raise ValueError(f"model.{twice[0]}.source and weights.{twice[0]} both say where {twice[0]} starts from")
+        return self

@@ -15,8 +15,8 @@ from vita_train.manifest import Manifest, ModuleRef, content_of, digest_of
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.final import read_final
+from vita_train.storage.given import given_modules
 from vita_train.storage.store import Store
-from vita_train.training.given import given_modules
 
 #: Settings of a stage that do not change its weights.
 _NOT_IN_DIGEST = {"gates", "eval", "save_every"}
@@ -29,8 +29,7 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them, and those needed of the recipe's ``weights``.
-    """
+    """Every module an earlier stage has trained, at the newest of them, or that the recipe's ``weights`` name."""
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -47,7 +46,7 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
     wanted = set(needed)
-    modules: dict[str, ModuleRef] = {}
+    modules = given_modules(recipe)
     for earlier in STAGES[:STAGES.index(stage)]:
         if earlier not in recipe.stages:
             continue
@@ -60,8 +59,6 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
                                   remedy=f"run stage {earlier} first")
             continue
         modules.update(trained_by(manifest))
-    given = {name: source for name, source in recipe.weights.items() if name in wanted - set(modules)}
-    modules |= given_modules(given, endpoint=recipe.storage.endpoint)
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from vita_train.errors import CheckpointError, UserError
 from vita_train.manifest import FileRef, Manifest, ModuleRef
@@ -172,25 +171,6 @@ def test_weights_load_from_a_manifest(small_spec: ModelSpec, tmp_path: Path) -> 
             for name, paths in save_modules(saved, tmp_path).items()}
     load_modules(other, Manifest(kind="model", run="r", stage="1.1", digest="0", modules=refs))
     assert difference(saved, other) == ""
-
-
-@pytest.fixture
-def recipe(small_spec: ModelSpec, tmp_path: Path) -> Recipe:
-    stage = {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}
-    return Recipe.model_validate({"name": "small", "model": small_spec.model_dump(), "stages": {"1.1": stage},
-                                  "storage": {"root": str(tmp_path / "runs")}})
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:97]
-    backend = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(str(tmp_path / "corpus" / "tokenizer"))
-    (tmp_path / "corpus" / "units.json").write_text('{"kind": "char", "units": ["<blank>", "<unk>", "a"]}')
-    return tmp_path / "corpus"
 
 
 def test_an_export_loads_back_to_the_same_model(small_spec: ModelSpec, recipe: Recipe, corpus: Path,

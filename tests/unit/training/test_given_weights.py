@@ -14,10 +14,11 @@ from vita_train.models.checkpoint.export import newest_modules
 from vita_train.models.checkpoint.save import save_modules
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import load_recipe
+from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import write_final
+from vita_train.storage.given import given_modules
 from vita_train.storage.store import open_store
-from vita_train.training.given import given_modules
 from vita_train.training.inputs import Inputs, stage_digest
 from vita_train.training.weights import load_inputs
 
@@ -25,21 +26,25 @@ from vita_train.training.weights import load_inputs
 ALONE = [f"stages.{stage}=null" for stage in ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.2", "3.1", "3.2")]
 
 
+def naming(weights: dict[str, str]) -> Recipe:
+    return load_recipe("smoke").model_copy(update={"weights": weights})
+
+
 def test_a_file_a_folder_and_a_stage_give_the_same_files(tmp_path: Path) -> None:
     written = save_modules({"projector": nn.Linear(3, 4)}, tmp_path / "run" / "1.1")["projector"][0]
     file = FileRef(uri=str(written), sha256=sha256_file(written), bytes=written.stat().st_size)
     wanted = {"projector": ModuleRef(stage=GIVEN, files=(file,))}
-    assert given_modules({"projector": str(written)}) == wanted
-    assert given_modules({"projector": str(tmp_path / "run" / "1.1")}) == wanted
+    assert given_modules(naming({"projector": str(written)})) == wanted
+    assert given_modules(naming({"projector": str(tmp_path / "run" / "1.1")})) == wanted
     elsewhere = tmp_path / "other" / "1.1"
     modules = {"projector": ModuleRef(stage="1.1", files=(file,))}
     write_final(open_store(str(tmp_path / "other")), "1.1",
                 Manifest(kind="model", run="other", stage="1.1", digest="d", modules=modules))
-    assert given_modules({"projector": f"{elsewhere}/"}) == wanted
+    assert given_modules(naming({"projector": f"{elsewhere}/"})) == wanted
     with pytest.raises(CheckpointError, match=r"weights.llm: .*holds no weights of llm \(it holds projector\)"):
-        given_modules({"llm": str(elsewhere)})
+        given_modules(naming({"llm": str(elsewhere)}))
     with pytest.raises(CheckpointError, match="holds no weights of vision"):
-        given_modules({"vision": str(tmp_path)})
+        given_modules(naming({"vision": str(tmp_path)}))
 
 
 def test_a_stage_starts_from_them(tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_a_stage_starts_from_them(tmp_path: Path) -> None:
         for parameter in fresh.parameters():
             parameter.add_(1.0)
     save_modules(fresh, tmp_path)
-    inputs = Inputs(given_modules(recipe.weights), {})
+    inputs = Inputs(given_modules(recipe), {})
     loaded = load_inputs(recipe, inputs, ("projector",), units=0)
     for name, value in fresh.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)

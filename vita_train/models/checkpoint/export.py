@@ -15,7 +15,6 @@ The directory is written aside, loaded back, compared with the modules it was ma
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from pydantic import ValidationError
 from torch import nn
 
 import vita_train
-from vita_train.errors import CheckpointError, UserError
+from vita_train.errors import CheckpointError
 from vita_train.manifest import GIVEN, Manifest, ModuleRef
 from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.aside import placed, write_json
 from vita_train.models.checkpoint.header import read_header
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.checkpoint.probe import difference
@@ -41,9 +41,9 @@ from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import read_final
+from vita_train.storage.given import EXPORT_FORMAT, EXPORT_MANIFEST, terms_of
 from vita_train.storage.run_paths import store_of
 
-FORMAT = "vita-train/export/v1"
 #: Modules that training alone needs.
 LEFT_OUT = ("discriminators",)
 
@@ -72,6 +72,16 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
     """
+    export_model(load_run(recipe, run), recipe, corpus_dir, out)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
+    """Return the newest weights of every module that a run has trained or imported, but for what training alone needs.
+
+    Raises:
+        CheckpointError: no stage is finished, or weights are damaged.
+    """
     store = store_of(recipe)
     manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
     refs = {name: ref for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
@@ -80,11 +90,10 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
         raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
-    dtype, weightless = _dtype(recipe), recipe.model.weightless - set(refs)
+    dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
     modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint)
     modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
-    export_model(modules, recipe, corpus_dir, out)
-    return sorted(path for path in out.rglob("*") if path.is_file())
+    return modules.eval()
 
 
 def newest_modules(manifests: list[Manifest]) -> dict[str, ModuleRef]:
@@ -110,26 +119,22 @@ def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: 
         UserError: ``out`` holds something else.
         CheckpointError: what was written does not load back to the same model.
     """
-    out = Path(out)
-    if out.exists() and not (out / "export.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("exists and is no export", where=str(out), remedy="choose another directory")
-    cast_parameters(modules, _dtype(recipe)).eval()
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    cast_parameters(modules, model_dtype(recipe)).eval()
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
         summary = _write(modules, recipe, corpus_dir, aside)
-        if found := difference(modules, load_exported(aside).modules):
-            raise CheckpointError(f"what was written is not what was trained: {found}", where=str(out),
-                                  remedy="look at the disk, then export again")
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(aside, out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        check_same(modules, load_exported(aside).modules, out)
     return summary
+
+
+def check_same(modules: nn.ModuleDict, written: nn.ModuleDict, out: Path) -> None:
+    """Refuse an export that does not load back to the same tensors and logits.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    if found := difference(modules, written):
+        raise CheckpointError(f"what was written is not what was trained: {found}", where=str(out),
+                              remedy="look at the disk, then export again")
 
 
 def load_exported(directory: Path) -> Exported:
@@ -139,54 +144,75 @@ def load_exported(directory: Path) -> Exported:
         CheckpointError: it is no export, or a file is missing, changed or named outside the directory.
     """
     directory = Path(directory).absolute()
-    summary = _read_json(directory / "export.json")
-    if summary.get("format") != FORMAT:
-        raise CheckpointError("is no export of this version", where=str(directory / "export.json"))
+    summary = _read_json(directory / EXPORT_MANIFEST)
+    if summary.get("format") != EXPORT_FORMAT:
+        raise CheckpointError("is no export of this version", where=str(directory / EXPORT_MANIFEST))
     try:
         listed: dict[str, dict[str, Any]] = dict(summary["files"])
         files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("is damaged", where=str(directory / "export.json")) from error
+        raise CheckpointError("is damaged", where=str(directory / EXPORT_MANIFEST)) from error
     for name, entry in listed.items():
         _check(directory, name, entry)
     for path in (path for paths in files.values() for path in paths):
         if str(path.relative_to(directory)) not in listed:
             raise CheckpointError("is not listed in export.json", where=str(path))
     recipe = _read_recipe(directory)
-    modules = build_modules(recipe.model, files, units=_units(files), dtype=_dtype(recipe), pretrained=False)
+    modules = build_modules(recipe.model, files, units=_units(files), dtype=model_dtype(recipe), pretrained=False)
     load_modules(modules, files)
     units = directory / "units.json"
-    return Exported(recipe, modules.eval(), _load_tokenizer(directory / "tokenizer"),
+    return Exported(recipe, modules.eval(), load_tokenizer(directory / "tokenizer"),
                     units if units.is_file() else None)
 
 
 def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
     kept = {name: module for name, module in modules.items() if name not in LEFT_OUT}
     written = save_modules(kept, out)
-    if not (corpus_dir / "tokenizer").is_dir():
-        raise CheckpointError("the prepared corpus holds no tokenizer", where=str(corpus_dir),
-                              remedy="run step prepare")
-    shutil.copytree(corpus_dir / "tokenizer", out / "tokenizer")
+    copy_tokenizer(corpus_dir, out / "tokenizer")
     if (corpus_dir / "units.json").is_file():
         shutil.copyfile(corpus_dir / "units.json", out / "units.json")
     shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
-    model = recipe.model.model_copy(update={"llm": recipe.model.llm.model_copy(update={"source": None}),
-                                            "vision": recipe.model.vision.model_copy(update={"source": None})})
     neutral = recipe.model_copy(update={
-        "model": model, "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(), "tracking": TrackingSpec(),
+        "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
+        "tracking": TrackingSpec(),
         "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
         "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
-    _write_json(out / "config.json", {"format": FORMAT, **neutral.model_dump(mode="json")})
-    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
     summary = {
-        "format": FORMAT,
+        "format": EXPORT_FORMAT,
         "version": vita_train.__version__,
+        "terms": terms_of(recipe),
         "modules": {name: {"files": [path.name for path in written[name]],
                            "parameters": sum(p.numel() for p in kept[name].parameters())} for name in kept},
-        "files": {name: {"bytes": (out / name).stat().st_size, "sha256": sha256_file(out / name)} for name in names},
+        "files": listing(out),
     }
-    _write_json(out / "export.json", summary)
+    write_json(out / EXPORT_MANIFEST, summary)
     return summary
+
+
+def listing(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return size and sha256 of every file in a directory, by its path there."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in paths}
+
+
+def copy_tokenizer(corpus_dir: Path, folder: Path) -> None:
+    """Copy a prepared corpus's tokenizer into a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not (corpus_dir / "tokenizer").is_dir():
+        raise CheckpointError("the prepared corpus holds no tokenizer", where=str(corpus_dir),
+                              remedy="run step prepare")
+    shutil.copytree(corpus_dir / "tokenizer", folder, dirs_exist_ok=True)
+
+
+def without_sources(model: ModelSpec) -> ModelSpec:
+    """Return a specification without the places that its weights came from."""
+    return model.model_copy(update={"llm": model.llm.model_copy(update={"source": None}),
+                                    "vision": model.vision.model_copy(update={"source": None})})
 
 
 def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -226,7 +252,12 @@ def _template_file(template: str) -> Path:
     return given if given.is_file() else Path(vita_train.__file__).parent / "data" / "templates" / f"{template}.yaml"
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path) -> Any:
+    """Return transformers' tokenizer of a directory; nothing of it is run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -235,7 +266,8 @@ def _load_tokenizer(directory: Path) -> Any:
         raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], where=str(directory)) from error
 
 
-def _dtype(recipe: Recipe) -> torch.dtype:
+def model_dtype(recipe: Recipe) -> torch.dtype:
+    """Return the type that the recipe stores weights in."""
     return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
 
 
@@ -247,7 +279,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError("is not a JSON object", where=str(path))
     return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vita_train.errors import CheckpointError
 
 #: Bytes of an element. Other types are never written here.
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _LONGEST_HEADER = 100_000_000
 
 
@@ -23,6 +23,8 @@ class TensorInfo(NamedTuple):
     dtype: str
     """``F32``, ``BF16``, ..., ``I64``, ``BOOL``."""
     shape: tuple[int, ...]
+    start: int = 0
+    """Place of its data in the file, bytes."""
 
     @property
     def floating(self) -> bool:
@@ -40,9 +42,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             out of its directory.
     """
     path = Path(path)
-    parent = path.parent.resolve()
-    if path.is_symlink() and not path.resolve().is_relative_to(parent):
-        raise _refused(path, "is a link out of its directory")
+    check_link(path)
     if not path.is_file():
         raise CheckpointError("no such weights file", where=str(path), remedy="run the step that writes it again")
     size = path.stat().st_size
@@ -58,22 +58,34 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     if not isinstance(header, dict):
         raise _refused(path, "is not a safetensors file (its header is not an object)")
     header.pop("__metadata__", None)
-    return _tensors(path, header, size - 8 - length)
+    return _tensors(path, header, 8 + length, size - 8 - length)
 
 
-def _tensors(path: Path, header: dict[str, Any], data: int) -> dict[str, TensorInfo]:
+def check_link(path: Path) -> None:
+    """Refuse a link that leads out of its directory; the hub's cache, whose files are links, may lead to its blobs.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    parent, target = path.parent.resolve(), path.resolve()
+    hub = parent.parent.name == "snapshots" and target.parent == parent.parent.parent / "blobs"
+    if path.is_symlink() and not hub and not target.is_relative_to(parent):
+        raise _refused(path, "is a link out of its directory")
+
+
+def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[str, TensorInfo]:
     found: list[tuple[int, int, str, TensorInfo]] = []
     for name, entry in header.items():
         try:
             start, end = entry["data_offsets"]
             info = TensorInfo(entry["dtype"], tuple(entry["shape"]))
             whole = all(type(n) is int and n >= 0 for n in (*info.shape, start, end))
-            fits = whole and end - start == math.prod(info.shape) * _SIZES[info.dtype]
+            fits = whole and end - start == math.prod(info.shape) * ELEMENT_BYTES[info.dtype]
         except (KeyError, TypeError, ValueError) as error:
             raise _refused(path, f"describes tensor {name!r} in a way that cannot be read") from error
         if not fits:
             raise _refused(path, f"gives tensor {name!r} a place that does not fit its shape")
-        found.append((start, end, name, info))
+        found.append((start, end, name, info._replace(start=begin + start)))
     found.sort(key=lambda entry: entry[:3])
     reached = 0
     for start, end, name, _ in found:

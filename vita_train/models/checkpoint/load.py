@@ -58,6 +58,25 @@ def load_modules(
             shape or kind. All differences of all modules are told at once, before anything is changed.
     """
     files = _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source
+    plans, paths = check_modules(modules, files)
+    ledger = Ledger()
+    for name, plan in plans.items():
+        targets = modules[name].state_dict()
+        _fill(targets, plan, paths[name])
+        ledger.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
+    return ledger
+
+
+def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mapping[str, Files]
+                  ) -> tuple[dict[str, dict[str, tuple[Path, str]]], dict[str, tuple[Path, ...]]]:
+    """Compare modules, which may be on the meta device, with the headers of their files.
+
+    Returns:
+        {module: {tensor: (file, name there)}} and {module: files}.
+
+    Raises:
+        CheckpointError: as `load_modules` says.
+    """
     problems: list[str] = []
     plans: dict[str, dict[str, tuple[Path, str]]] = {}
     paths: dict[str, tuple[Path, ...]] = {}
@@ -74,12 +93,7 @@ def load_modules(
         more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
         raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {told}{more}",
                               remedy="use the recipe the weights were trained with, or train the module anew")
-    ledger = Ledger()
-    for name, plan in plans.items():
-        targets = modules[name].state_dict()
-        _fill(targets, plan, paths[name])
-        ledger.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
-    return ledger
+    return plans, paths
 
 
 def _manifest_files(manifest: Manifest, endpoint: str | None, names: list[str]) -> dict[str, tuple[Path, ...]]:

@@ -31,8 +31,15 @@ def difference(left: nn.ModuleDict, right: nn.ModuleDict) -> str:
 
 
 @torch.no_grad()
-def probe_logits(modules: nn.ModuleDict) -> Tensor:
-    """Return the logits (positions, V) of a fixed prompt that uses every input the modules have."""
+def probe_logits(modules: nn.ModuleDict, prompt: Prompt | None = None) -> Tensor:
+    """Return the logits (1, positions, V) of a prompt; of ``probe`` when none is given."""
+    omni = Omni(modules)
+    batch = left_padded([prompt or probe(modules)], omni.head_weight.device)
+    return torch.nn.functional.linear(omni(batch), omni.head_weight)
+
+
+def probe(modules: nn.ModuleDict) -> Prompt:
+    """Return a fixed prompt with text, and with a picture and a clip where the modules can take them."""
     generator = torch.Generator().manual_seed(0)
     omni = Omni(modules)
     vocabulary = omni.head_weight.shape[0]
@@ -46,6 +53,4 @@ def probe_logits(modules: nn.ModuleDict) -> Tensor:
     if "audio_encoder" in modules and "audio_adapter" in modules:
         clips = (torch.randn(_FRAMES, omni.audio_encoder.spec.num_mel_bins, generator=generator),)
         ids.append(torch.full((omni.audio_positions(_FRAMES),), AUDIO_ID))
-    prompt = Prompt(torch.cat(ids), tiles, clips, "probe")
-    batch = left_padded([prompt], omni.head_weight.device)
-    return torch.nn.functional.linear(omni(batch)[0], omni.head_weight)
+    return Prompt(torch.cat(ids), tiles, clips, "probe")

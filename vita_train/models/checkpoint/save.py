@@ -38,13 +38,12 @@ def save_modules(
     for name, module in modules.items():
         state = module.state_dict() if isinstance(module, nn.Module) else module
         tensors = without_aliases(state)
-        shards = _shards(tensors, shard_bytes)
+        shards = split_by_size({key: tensor.nbytes for key, tensor in tensors.items()}, shard_bytes)
         digest = layout_digest(tensors)
         paths = []
         for index, shard in enumerate(shards):
-            suffix = "" if len(shards) == 1 else f"-{index + 1:05d}-of-{len(shards):05d}"
-            path = directory / f"{name}{suffix}.safetensors"
-            _write(path, shard, {"format": "pt", "module": name, "layout": digest})
+            path = directory / shard_name(name, index, len(shards))
+            _write(path, {key: tensors[key] for key in shard}, {"format": "pt", "module": name, "layout": digest})
             paths.append(path)
         written[name] = tuple(paths)
     return written
@@ -69,17 +68,23 @@ def layout_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest_of({name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()})
 
 
-def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
+def split_by_size(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Return names in order, in groups whose sizes sum to at most ``limit`` where no single one is above it."""
+    groups: list[list[str]] = [[]]
     filled = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        if shards[-1] and filled + size > limit:
-            shards.append({})
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
             filled = 0
-        shards[-1][name] = tensor
+        groups[-1].append(name)
         filled += size
-    return shards
+    return groups
+
+
+def shard_name(stem: str, index: int, count: int) -> str:
+    """Return the file name of one of ``count`` shards, as transformers names them."""
+    suffix = "" if count == 1 else f"-{index + 1:05d}-of-{count:05d}"
+    return f"{stem}{suffix}.safetensors"
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

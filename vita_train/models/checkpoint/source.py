@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
 from vita_train.models.checkpoint.header import read_header
+from vita_train.models.checkpoint.pickles import read_pickle
 
 Tensors = dict[str, Callable[[], Tensor]]
 """Tensors of a file by name, each read when asked for."""
 
 #: Safetensors first. The others are pickles, of which nothing but tensors is read.
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-#: Keys under which training programs nest the weights in a pickle.
-_NESTED = ("state_dict", "model", "module")
 
 
 def weight_files(source: str) -> list[Path]:
@@ -46,21 +43,10 @@ def open_weights(path: Path) -> Tensors:
     Raises:
         CheckpointError: the file cannot be read, or holds something else.
     """
+    file = path.resolve()  # a hub's cache is made of links
     if path.suffix == ".safetensors":
-        file = path.resolve()  # a hub's cache is made of links
         return {name: partial(_read, file, name) for name in read_header(file)}
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError("is damaged, or holds more than tensors and is therefore not opened", where=str(path),
-                              remedy="give the weights as *.safetensors") from error
-    for key in _NESTED:
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
-    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise CheckpointError("is no mapping of names to tensors", where=str(path),
-                              remedy="give the weights as *.safetensors")
-    return {str(name): partial(_same, tensor) for name, tensor in held.items()}
+    return {name: partial(_same, tensor) for name, tensor in read_pickle(file).items()}
 
 
 def _read(path: Path, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from vita_train.errors import CheckpointError
 from vita_train.models.checkpoint.description import description_faults
 from vita_train.models.checkpoint.source import open_weights, weight_files
+from vita_train.models.layouts.places import internvit_place
 from vita_train.recipe.vision import ContrastiveSpec, VisionSpec
 
 #: Differences told one by one; the rest is counted.
@@ -36,20 +37,7 @@ _TRANSFORMERS = _Layout(
     unused=r"head\.|post_layernorm\.|embeddings\.position_ids$",
 )
 _LAYOUTS: dict[str, _Layout] = {
-    "internvit": _Layout(
-        markers=("vision_tower.", "vision_model."),
-        renamed=(
-            (r"^embeddings\.class_embedding$", "embeddings.cls_token"),
-            (r"^embeddings\.position_embedding$", "embeddings.position_embeddings"),
-            (r"^embeddings\.patch_embedding\.", "embeddings.patch_embeddings.projection."),
-            (r"^encoder\.layers\.(\d+)\.attn\.proj\.", r"encoder.layer.\1.attention.projection_layer."),
-            (r"^encoder\.layers\.(\d+)\.attn\.qkv\.", r"encoder.layer.\1.attention.qkv."),
-            (r"^encoder\.layers\.(\d+)\.norm1\.", r"encoder.layer.\1.layernorm_before."),
-            (r"^encoder\.layers\.(\d+)\.norm2\.", r"encoder.layer.\1.layernorm_after."),
-            (r"^encoder\.layers\.(\d+)\.mlp\.", r"encoder.layer.\1.mlp."),
-            (r"^encoder\.layers\.(\d+)\.ls([12])$", r"encoder.layer.\1.lambda_\2"),
-        ),
-    ),
+    "internvit": _Layout(markers=("vision_tower.", "vision_model.")),
     "siglip": _TRANSFORMERS,
     "clip": _TRANSFORMERS,
     "eva_clip": _Layout(
@@ -85,9 +73,11 @@ def read_tower(source: str, spec: VisionSpec, wanted: Mapping[str, Tensor]) -> d
     found: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     problems = description_faults(files[0].parent, spec)
+    original = _original_names(wanted) if spec.kind == "internvit" else {}
     for tensors in opened:
         for stored, read in tensors.items():
             name = _renamed(stored, layout, inside)
+            name = original.get(name, name) if name else None
             if name is None or _is_unused(name, layout, spec):
                 continue
             for ours, tensor in _split(name, read()).items():
@@ -110,6 +100,12 @@ def _differences(found: Mapping[str, Tensor], origin: Mapping[str, str], wanted:
     reshaped = [f"{origin[name]} is {_shape(tensor)} there and {_shape(wanted[name])} in the recipe"
                 for name, tensor in found.items() if name in wanted and tensor.shape != wanted[name].shape]
     return [*reshaped, *unexpected, *missing]
+
+
+def _original_names(wanted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return our names by those that InternViT was released with; query, key and value as ``qkv``, which is split."""
+    places = {name: internvit_place("vision", f"model.{name}") for name in wanted}
+    return {place.name: re.sub(r"\.[qkv]_proj\.", ".qkv.", name) for name, place in places.items() if place}
 
 
 def _renamed(name: str, layout: _Layout, inside: bool) -> str | None:

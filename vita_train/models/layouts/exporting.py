@@ -1,0 +1,153 @@
+"""A finished model in one of several layouts, each loaded back and compared before it gets its name.
+
+====================  ==============================================================================================
+own                   ours, checkpoint/export.py: every module, with what chat and evaluation need
+vita                  the released VITA-1.5 checkpoint; imported again it is the same bit for bit
+hf                    one directory for transformers' AutoModel through classes of this package (models/auto.py)
+internvl              the vision-language half for transformers' own InternVL classes
+====================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vita_train
+from vita_train.errors import CheckpointError, UserError
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.aside import placed, write_json
+from vita_train.models.checkpoint.export import (
+    check_same,
+    copy_tokenizer,
+    export_model,
+    listing,
+    load_run,
+    load_tokenizer,
+    model_dtype,
+    without_sources,
+)
+from vita_train.models.checkpoint.probe import probe, probe_logits
+from vita_train.models.inputs import IMAGE_ID
+from vita_train.models.layouts.config_check import vita_differences
+from vita_train.models.layouts.importing import plan_import
+from vita_train.models.layouts.internvl_export import PARTS, write_internvl
+from vita_train.models.layouts.places import flat_place
+from vita_train.models.layouts.source import open_source
+from vita_train.models.layouts.vita_export import theirs, write_sharded, write_vita
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.given import EXPORT_MANIFEST, terms_of
+
+#: Largest difference of logits to those of the model that was exported, as a share of the largest logit. The InternVL
+#: layout computes the same in another order.
+_TOLERANCE = 1e-4
+
+
+def export_run_as(recipe: Recipe, run: str, corpus_dir: Path, out: Path, to: str) -> list[Path]:
+    """Export the newest weights of a run in a layout; return the files written.
+
+    Raises:
+        UserError: the layout is unknown, or ``out`` holds something else.
+        CheckpointError: no stage is finished, the layout cannot hold this model, or what was written does not load
+            back to the same model.
+    """
+    if to not in TARGETS:
+        raise UserError(f"unknown layout {to!r}", where="--to", remedy=f"layouts are {', '.join(TARGETS)}")
+    TARGETS[to](load_run(recipe, run), recipe, corpus_dir, out)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+    """Write the released VITA-1.5 layout, import it again, and compare every tensor and the logits of a probe."""
+    cast_parameters(modules, model_dtype(recipe)).eval()
+    if wrong := vita_differences(recipe.model, list(modules)):
+        raise CheckpointError(f"the released layout cannot say that {wrong[0]}", where=recipe.name,
+                              remedy="export to own, which takes every model")
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        written = write_vita(modules, recipe, aside)
+        copy_tokenizer(corpus_dir, aside)
+        check_same(modules, read_back(recipe, aside, written), out)
+        _summarise(aside, "vita", modules, written, recipe)
+
+
+def export_hf(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+    """Write a directory that AutoModel loads once ``vita_train.models.auto`` is imported, and compare the two."""
+    from transformers import AutoModel
+
+    from vita_train.models.auto import VitaTrainConfig, VitaTrainModel
+
+    dtype = model_dtype(recipe)
+    cast_parameters(modules, dtype).eval()
+    units = len(modules["ctc_head"].state_dict()["weight"]) if "ctc_head" in modules else 0
+    config = VitaTrainConfig(without_sources(recipe.model).model_dump(mode="json"), list(modules), units,
+                             architectures=[VitaTrainModel.__name__], dtype=recipe.model.dtype)
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        config.save_pretrained(str(aside))
+        write_sharded(theirs(modules, flat_place), aside)
+        copy_tokenizer(corpus_dir, aside)
+        loaded = AutoModel.from_pretrained(str(aside), dtype=dtype, local_files_only=True).eval()
+        check_same(modules, loaded.modules_by_name(), out)
+        _summarise(aside, "hf", modules, list(modules), recipe)
+
+
+def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+    """Write the vision-language half for transformers' InternVL classes, run both in float32 and compare logits."""
+    dtype = model_dtype(recipe)
+    cast_parameters(modules, dtype).eval()
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        copy_tokenizer(corpus_dir, aside)
+        written = write_internvl(modules, recipe, load_tokenizer(aside), aside)
+        half = cast_parameters(nn.ModuleDict({name: modules[name] for name in PARTS}), torch.float32)
+        ours, others = internvl_logits(half, aside)
+        cast_parameters(modules, dtype)
+        worst = float((ours - others).abs().max() / ours.abs().max())
+        if not worst <= _TOLERANCE:
+            raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", where=str(out),
+                                  remedy="export to own or vita, whose computation is the same")
+        _summarise(aside, "internvl", modules, written, recipe)
+
+
+TARGETS: dict[str, Callable[[nn.ModuleDict, Recipe, Path, Path], Any]] = {
+    "own": export_model, "vita": export_vita, "internvl": export_internvl, "hf": export_hf}
+
+
+def read_back(recipe: Recipe, directory: Path, names: Iterable[str]) -> nn.ModuleDict:
+    """Return modules of a checkpoint in a layout that can be imported.
+
+    Raises:
+        CheckpointError: a tensor of it is not explained.
+    """
+    plan = plan_import(open_source(directory), recipe.model, list(names))
+    plan.ledger.check()
+    modules = build_modules(recipe.model, plan.modules, dtype=model_dtype(recipe), pretrained=False)
+    for name, tensors in plan.modules.items():
+        targets = modules[name].state_dict()
+        for key, tensor in tensors.items():
+            targets[key].copy_(tensor.load())
+    return modules.eval()
+
+
+@torch.no_grad()
+def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
+    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1, positions, V) each."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+    picture, prompt = model.config.image_token_id, probe(modules)
+    ids = prompt.input_ids.masked_fill(prompt.input_ids == picture, 0)
+    ours = probe_logits(modules, replace(prompt, input_ids=ids))
+    logits = model.eval()(input_ids=ids.masked_fill(ids == IMAGE_ID, picture)[None], pixel_values=prompt.tiles).logits
+    return ours, logits[..., : ours.shape[-1]]
+
+
+def _summarise(aside: Path, layout: str, modules: nn.ModuleDict, written: list[str], recipe: Recipe) -> None:
+    """Write export.json: what the directory holds, and what of the run it does not."""
+    summary = {"format": f"vita-train/export-{layout}/v1", "version": vita_train.__version__,
+               "terms": terms_of(recipe), "modules": written,
+               "left_out": [name for name in modules if name not in written], "files": listing(aside)}
+    write_json(aside / EXPORT_MANIFEST, summary)

@@ -1,0 +1,102 @@
+"""Where our tensors lie in other people's checkpoints: one table each, read in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vita_train.recipe.ladder import MODULES
+
+
+class Place(NamedTuple):
+    """Where a tensor of ours lies: it is a tensor of another layout, or one of equal parts of it (first axis)."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+
+#: (pattern of our name, their name, letters of the group ``part`` in the order they are stacked).
+Rule = tuple[str, str, str]
+
+_SAME: tuple[Rule, ...] = ((r"(.+)", r"\1", ""),)
+
+#: transformers' InternVLVisionModel, as ours has it, to the code of OpenGVLab that InternViT was released with.
+_INTERNVIT: tuple[Rule, ...] = (
+    (r"model\.embeddings\.cls_token", "embeddings.class_embedding", ""),
+    (r"model\.embeddings\.position_embeddings", "embeddings.position_embedding", ""),
+    (r"model\.embeddings\.patch_embeddings\.projection\.(\w+)", r"embeddings.patch_embedding.\1", ""),
+    (r"model\.encoder\.layer\.(\d+)\.attention\.(?P<part>[qkv])_proj\.(\w+)",
+     r"encoder.layers.\1.attn.qkv.\3", "qkv"),
+    (r"model\.encoder\.layer\.(\d+)\.attention\.projection_layer\.(\w+)", r"encoder.layers.\1.attn.proj.\2", ""),
+    (r"model\.encoder\.layer\.(\d+)\.layernorm_before\.(\w+)", r"encoder.layers.\1.norm1.\2", ""),
+    (r"model\.encoder\.layer\.(\d+)\.layernorm_after\.(\w+)", r"encoder.layers.\1.norm2.\2", ""),
+    (r"model\.encoder\.layer\.(\d+)\.mlp\.(fc[12])\.(\w+)", r"encoder.layers.\1.mlp.\2.\3", ""),
+    (r"model\.encoder\.layer\.(\d+)\.lambda_([12])", r"encoder.layers.\1.ls\2", ""),
+)
+#: The speech encoder, below ``encoder.``.
+_ENCODER: tuple[Rule, ...] = (
+    (r"global_cmvn\.(mean|istd)", r"global_cmvn.\1", ""),
+    (r"subsampling\.conv\.([02])\.(\w+)", r"enc.0.core.conv.\1.\2", ""),
+    (r"subsampling\.out\.(\w+)", r"enc.0.core.out.0.\1", ""),
+    (r"embed\.([01])\.(\w+)", r"enc.1.embed.\1.\2", ""),
+    (r"encoders\.(\d+)\.(self_attn\.(?:linear_(?:q|k|v|out|pos)\.\w+|pos_bias_[uv])|feed_forward\.w_[12]\.\w+|"
+     r"norm[12]\.\w+)", r"enc.1.encoders.\1.\2", ""),
+    (r"after_norm\.(\w+)", r"enc.1.after_norm.\1", ""),
+)
+_ADAPTER: tuple[Rule, ...] = (
+    (r"conv\.(\w+)", r"conv1d2.\1", ""),
+    (r"norm\.(\w+)", r"bn2.\1", ""),
+    (r"project\.(\w+)", r"project.\1", ""),
+)
+_VISION_TRANSFORMERS: tuple[Rule, ...] = ((r"model\.(.+)", r"\1", ""),)
+
+#: Modules of the released VITA-1.5 checkpoint: prefix and rules. ``adpter`` is how the release spells it.
+_VITA: dict[str, tuple[str, tuple[Rule, ...]]] = {
+    "llm": ("", _SAME),
+    "vision": ("model.vision_tower.vision_tower.", _INTERNVIT),
+    "projector": ("model.mm_projector.", _SAME),
+    "audio_encoder": ("model.audio_encoder.encoder.", _ENCODER),
+    "audio_adapter": ("model.audio_encoder.adpter.", _ADAPTER),
+    "audio_prompt": ("model.audio_encoder.prompt_embeddings.", _SAME),
+    "state_head": ("predictor_head.", _SAME),
+}
+VITA_MODULES: tuple[str, ...] = tuple(name for name in MODULES if name in _VITA)
+
+PlaceOf = Callable[[str, str], Place | None]
+"""(module, name of ours) to where it lies, or None if the layout has no place for it."""
+
+
+def vita_place(module: str, name: str) -> Place | None:
+    """Return where a tensor lies in the released VITA-1.5 layout."""
+    prefix, rules = _VITA.get(module, ("", ()))
+    return _placed(prefix, rules, name)
+
+
+def internvit_place(module: str, name: str) -> Place | None:
+    """Return where a tensor of the tower lies in InternViT's original layout: query, key and value are one tensor."""
+    return _placed("", _INTERNVIT if module == "vision" else (), name)
+
+
+def internvl_vision_place(module: str, name: str) -> Place | None:
+    """Return where a tensor of the tower lies in a checkpoint of transformers' InternVLVisionModel."""
+    return _placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
+
+
+def llm_place(module: str, name: str) -> Place | None:
+    """Return where a tensor of the language model lies in a checkpoint of transformers: it has our names."""
+    return _placed("", _SAME if module == "llm" else (), name)
+
+
+def flat_place(module: str, name: str) -> Place | None:
+    """Return where a tensor lies in a directory of ours for transformers: the module's name stands before."""
+    return Place(f"{module}.{name}")
+
+
+def _placed(prefix: str, rules: tuple[Rule, ...], name: str) -> Place | None:
+    for pattern, theirs, letters in rules:
+        if match := re.fullmatch(pattern, name):
+            part = letters.index(match["part"]) if letters else 0
+            return Place(prefix + match.expand(theirs), part, max(1, len(letters)))
+    return None
