@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vita_train.errors import UserError
+from vita_train.recipe.family import fill_in_family
 from vita_train.recipe.ladder import STAGE_TITLES, stage_id
-from vita_train.recipe.model import LlmSpec
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.public.conflicts import Given, refuse_conflicts, tower_kind
+from vita_train.recipe.public.model import adapted, model_of, state_mode_of, template_of
 from vita_train.recipe.public.parse import Arguments, parse_arguments
 from vita_train.recipe.public.pending import refuse_missing
 from vita_train.recipe.public.trainable import rates, trainable_parts
@@ -66,6 +67,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
                         remedy=f"its stages are {', '.join(PUBLIC_STAGES)}")
     tree = Tree(_recipe(arguments, stage, parts, zero, like_public), "train")
     apply_overrides(tree, settings)
+    fill_in_family(tree.value)
     recipe = validated(Recipe, tree)
     if recipe.stages[stage].batch.row_tokens > recipe.model.llm.max_positions:
         raise UserError(f"{arguments.shown('model_max_length')} is more than the {recipe.model.llm.max_positions} "
@@ -77,7 +79,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
 def stage_of(arguments: Arguments, parts: Sequence[str]) -> str:
     """Tell the stage from what trains; 1.2 differs from 1.3 by the projector file it starts from."""
     if "llm" not in parts:
-        return "2.1b" if {"audio_adapter", "audio_encoder", "audio_prompt"} & {*parts} else "1.1"
+        return "2.1b" if {"audio_adapter", "audio_encoder", "audio_prompt", "state_head"} & {*parts} else "1.1"
     if {"audio_adapter", "audio_encoder"} & {*parts}:
         return "2.2"
     return "1.2" if arguments["pretrain_mm_mlp_adapter"] else "1.3"
@@ -87,20 +89,14 @@ def _recipe(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero |
             like_public: bool) -> dict[str, Any]:
     root, name = _place(arguments)
     dtype = "bfloat16" if arguments["bf16"] else "float32"
-    source = arguments["model_name_or_path"]
-    llm: dict[str, Any] = {"source": source}
-    if arguments["model_max_length"] > LlmSpec().max_positions and like_public:
-        llm["max_positions"] = arguments["model_max_length"]
-        arguments.note(f"{arguments.shown('model_max_length')} is more than the model was trained for "
-                       f"({LlmSpec().max_positions} positions); taken as the public code does")
     return {
         "name": name,
         "seed": arguments["seed"],
         "storage": {"root": root, **_given(arguments, keep_last="save_total_limit")},
-        "tokenizer": {"source": source},
-        "model": {"dtype": dtype, "llm": llm, "vision": {"source": arguments["vision_tower"]}},
+        "tokenizer": {"source": arguments["model_name_or_path"]},
+        "model": model_of(arguments, dtype, like_public),
         "data": _data(arguments, like_public),
-        "weights": _weights(arguments, stage),
+        "weights": _weights(arguments, stage, parts),
         "stages": {stage: _stage(arguments, stage, parts, zero, dtype)},
         "launch": {"nodes": arguments["nnodes"], "nproc": arguments["nproc_per_node"],
                    "workers": arguments["dataloader_num_workers"], **_given(arguments, step_timeout="ddp_timeout"),
@@ -141,18 +137,19 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
                        "the public code; here they are scaled to a square (data.image.single_tile squash)")
     return {
         "source": {"kind": "records", "registry": arguments["registry"]},
-        "template": arguments["version"] or "qwen2p5_instruct",
-        "state_mode": arguments["state_mode"],
+        "template": template_of(arguments),
+        "state_mode": state_mode_of(arguments),
         "image": {"min_tiles": arguments["min_dynamic_patch"], "max_tiles": arguments["max_dynamic_patch"],
                   "thumbnail": arguments["use_thumbnail"], "single_tile": single},
-        "video": {"fps": arguments["fps"], "min_frames": arguments["min_video_frames"],
-                  "max_frames": arguments["max_video_frames"]},
+        "video": {**_given(arguments, fps="fps"), "min_frames": arguments["min_video_frames"],
+                  "max_frames": arguments["max_video_frames"], "tile_frames": arguments["tile_video"],
+                  "slowfast": arguments["slowfast"]},
         "audio": {"max_seconds": arguments["max_audio_seconds"]},
         "max_reject_share": arguments["max_reject_share"],
     }
 
 
-def _weights(arguments: Arguments, stage: str) -> dict[str, str]:
+def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str, str]:
     """Return where modules start from, other than those that come with a source of their own.
 
     A module that an earlier stage made is looked for in the checkpoint where no flag names it.
@@ -161,7 +158,8 @@ def _weights(arguments: Arguments, stage: str) -> dict[str, str]:
     found = {
         "projector": arguments["pretrain_mm_mlp_adapter"] or (checkpoint if stage in ("1.2", "1.3", "2.2") else None),
         "audio_encoder": arguments["audio_encoder"],
-        "audio_adapter": arguments["pretrain_audio_mlp_adapter"] or (checkpoint if stage == "2.2" else None),
+        "audio_adapter": arguments["pretrain_audio_mlp_adapter"] or (
+            checkpoint if stage == "2.2" or (stage == "2.1b" and "audio_adapter" not in parts) else None),
     }
     return {name: source for name, source in found.items() if source is not None}
 
@@ -187,6 +185,7 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
         "objective": "next_token",
         "data": {arguments["dataset_use"]: arguments["data_ratio"]},
         "trainable": rates(parts, arguments),
+        **adapted(arguments, parts),
         **steps,
         "batch": {"rows": rows, "accumulate": accumulate, "row_tokens": arguments["model_max_length"]},
         "optim": _optim(arguments, zero),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vita_train.errors import UserError
+from vita_train.recipe.lora import QuantizeSpec
 from vita_train.recipe.public.build import public_run
 from vita_train.recipe.public.conflicts import CONFLICTS, tower_kind
 from vita_train.recipe.public.parse import parse_arguments
@@ -66,8 +67,8 @@ def test_what_goes_together(line: str) -> None:
 
 
 def test_quantised_weights_below_an_adapter_are_no_contradiction() -> None:
-    with pytest.raises(UserError, match="not yet supported: --bits 4"):
-        public_run([*BASE, "--bits", "4", "--tune_mm_mlp_adapter"])
+    run = public_run([*BASE, "--bits", "4", "--tune_mm_mlp_adapter"])
+    assert run.recipe.stages["1.1"].quantize == QuantizeSpec(kind="nf4", double=True)
 
 
 def test_like_public_goes_on_where_the_public_code_does() -> None:
