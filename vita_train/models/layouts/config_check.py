@@ -37,7 +37,6 @@ def vita_differences(spec: ModelSpec, modules: Collection[str]) -> list[str]:
     settings = [("vision", "vision.kind", spec.vision.kind, "internvit"),
                 ("projector", "projector.kind", spec.projector.kind, "mlp2x_gelu"),
                 ("audio_encoder", "audio_encoder.relative_shift", spec.audio_encoder.relative_shift, False),
-                ("audio_encoder", "audio_encoder.conv_kernel", spec.audio_encoder.conv_kernel, 0),
                 ("audio_adapter", "audio_adapter.kind", spec.audio_adapter.kind, "subsampling")]
     if isinstance(spec.vision, InternVitSpec):
         settings += [("projector", "vision.feature_scale", spec.vision.feature_scale, 0.5),
