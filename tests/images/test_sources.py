@@ -30,7 +30,8 @@ def test_every_requirement_is_locked(kind: str) -> None:
 
 def test_the_trainer_has_what_the_package_depends_on() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert _list(ROOT / "images" / "trainer" / "requirements.txt") == _names(project["dependencies"])
+    assert _list(ROOT / "images" / "trainer" / "requirements.txt") == (
+        _names(project["dependencies"]) | _names(project["optional-dependencies"]["quant"]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
