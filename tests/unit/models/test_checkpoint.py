@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,15 @@ NAMES = ("llm", "vision", "projector", "audio_encoder", "ctc_head", "audio_adapt
 
 def build(spec: ModelSpec, seed: int, names: tuple[str, ...] = NAMES) -> nn.ModuleDict:
     return build_modules(spec, names, units=7, seed=seed).eval()
+
+
+def test_the_same_tensors_make_the_same_bytes(tmp_path: Path) -> None:
+    code = ("import sys, torch; from pathlib import Path; from vita_train.models.checkpoint.save import save_modules;"
+            "save_modules({'m': {'b': torch.ones(3), 'a': torch.zeros(2, dtype=torch.int64)}}, Path(sys.argv[1]))")
+    for seed in ("1", "2", "3"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], check=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed})
+    assert len({(tmp_path / seed / "m.safetensors").read_bytes() for seed in ("1", "2", "3")}) == 1
 
 
 def test_loading_gives_back_what_was_saved(small_spec: ModelSpec, tmp_path: Path) -> None:

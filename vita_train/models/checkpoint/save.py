@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vita_train.errors import StorageError
 from vita_train.manifest import digest_of
+from vita_train.models.checkpoint.stream import tensor_in_memory, write_tensors
 
 #: Bytes of tensors above which a module is split over files.
 SHARD_BYTES = 5_000_000_000
@@ -27,10 +24,11 @@ def save_modules(
     """Write each module, or its state dict, and return its files.
 
     One file ``<module>.safetensors``; above ``shard_bytes``, ``<module>-00001-of-00003.safetensors`` and so on. Of
-    tensors that share their memory (tied embeddings) the first is written. Files get their name when they are whole.
+    tensors that share their memory (tied embeddings) the first is written. Files get their name when they are whole;
+    the same tensors make the same bytes.
 
     Raises:
-        StorageError: a file cannot be written.
+        UserError, StorageError: a file cannot be written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +41,8 @@ def save_modules(
         paths = []
         for index, shard in enumerate(shards):
             path = directory / shard_name(name, index, len(shards))
-            _write(path, {key: tensors[key] for key in shard}, {"format": "pt", "module": name, "layout": digest})
+            write_tensors(path, {key: tensor_in_memory(tensors[key]) for key in shard},
+                          {"format": "pt", "module": name, "layout": digest})
             paths.append(path)
         written[name] = tuple(paths)
     return written
@@ -85,15 +84,3 @@ def shard_name(stem: str, index: int, count: int) -> str:
     """Return the file name of one of ``count`` shards, as transformers names them."""
     suffix = "" if count == 1 else f"-{index + 1:05d}-of-{count:05d}"
     return f"{stem}{suffix}.safetensors"
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise StorageError(f"weights cannot be written: {error}", where=str(path),
-                           remedy="look at the free space of the disk") from error
-    finally:
-        partial.unlink(missing_ok=True)
