@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from vita_train.errors import RecipeError
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.stage import ObjectiveName
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, resolve_options
@@ -24,6 +28,14 @@ def test_unknown_option_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="expected bool, got 1"):
         resolve_options(ctc, {"augment": 1}, where="stages.2.1a.options")
     assert resolve_options(ctc, {"gain": 2}, where="")["gain"] == 2.0
+
+
+def test_a_module_that_no_record_reaches_is_refused() -> None:
+    nothing = SimpleNamespace(tiles=np.zeros(3), frames=np.zeros(3))
+    corpus = SimpleNamespace(index=lambda name, split: nothing)
+    spec = load_recipe("smoke").stages["2.1b"]
+    with pytest.raises(RecipeError, match="trains audio_adapter, but no record of asr has audio"):
+        objective_class("next_token").modules_used(spec, corpus)  # type: ignore[arg-type]
 
 
 def test_random_state_is_a_function_of_seed_step_and_rank() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from vita_train.data.collate import collate_rows
 from vita_train.data.loader import packed_order
 from vita_train.data.tokenizer import pad_id
+from vita_train.errors import RecipeError
 from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.language import balance_loss, has_experts, read_share
 from vita_train.models.loss import chunked_cross_entropy
@@ -63,14 +64,23 @@ class NextTokenObjective(Objective):
 
     @classmethod
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
-        """Return the language model, what the data needs and what the stage trains."""
-        wanted = set(super().modules_used(spec, corpus))
+        """Return the language model, what the data needs and what the stage trains.
+
+        Raises:
+            RecipeError: a module trains that no record of the stage would reach.
+        """
+        read = {"llm"}
         indices = [corpus.index(name, "train") for name in spec.datasets]
         if any(index.tiles.any() for index in indices):
-            wanted |= {"vision", "projector"}
+            read |= {"vision", "projector"}
         for index in indices:
             if index.frames.any():
-                wanted |= set(index.settings.adapter.modules)
+                read |= set(index.settings.adapter.modules)
+        for kind, names in _MODALITY.items():
+            if idle := [name for name in names if name in spec.trainable and name not in read]:
+                raise RecipeError(f"trains {', '.join(idle)}, but no record of {', '.join(spec.datasets)} has {kind}",
+                                  remedy="take it out of trainable, or add a dataset that has")
+        wanted = read | set(super().modules_used(spec, corpus))
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:
