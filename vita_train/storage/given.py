@@ -52,12 +52,13 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
         raise CheckpointError("is no import, no export and no finished stage", where=_where(name, source),
                               remedy="name one, or a file on this machine")
     path = local_path(source)
-    paths = [path] if path.is_file() else sorted({*path.glob(f"{name}.safetensors"),
-                                                  *path.glob(f"{name}-*-of-*.safetensors")})
+    paths = sorted({*path.glob(f"{name}.safetensors"), *path.glob(f"{name}-*-of-*.safetensors")})
+    if path.is_file() and path.suffix == ".safetensors":
+        paths = [path]
     if not paths:
         raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
-                              remedy="name an import, an export, the folder of a finished stage, or a safetensors file "
-                                     "with its own tensor names")
+                              remedy="name an import (vita-train import makes one of other people's files), an export, "
+                                     "the folder of a finished stage, or a safetensors file with its own tensor names")
     return ModuleRef(stage=GIVEN, files=tuple(_file(file) for file in paths))
 
 
