@@ -37,17 +37,18 @@ def given_modules(recipe: Recipe) -> dict[str, ModuleRef]:
 
 def terms_of(recipe: Recipe) -> str:
     """Return the terms that weights made with a recipe stand under: those of what it started from; empty for none."""
-    sources = sorted(set(recipe.weights.values()))
-    listings = [_listing(source.rstrip("/"), recipe.storage.endpoint)[1] for source in sources]
+    places = sorted({source.rstrip("/") for source in recipe.weights.values() if not _is_file(source)})
+    listings = [_listing(place, recipe.storage.endpoint)[1] for place in places]
     return "; ".join(sorted({terms for listing in listings if (terms := str(listing.get("terms", "")))}))
 
 
 def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
-    store, listing = _listing(source, endpoint)
-    if store is not None:
-        return ModuleRef(stage=GIVEN, files=_listed(name, source, store, listing))
-    if (ref := _of_stage(name, source, endpoint)) is not None:
-        return ref
+    if not _is_file(source):
+        store, listing = _listing(source, endpoint)
+        if store is not None:
+            return ModuleRef(stage=GIVEN, files=_listed(name, source, store, listing))
+        if (ref := _of_stage(name, source, endpoint)) is not None:
+            return ref
     if not is_local(source):
         raise CheckpointError("is no import, no export and no finished stage", where=_where(name, source),
                               remedy="name one, or a file on this machine")
@@ -62,10 +63,12 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
     return ModuleRef(stage=GIVEN, files=tuple(_file(file) for file in paths))
 
 
+def _is_file(source: str) -> bool:
+    return is_local(source) and local_path(source).is_file()
+
+
 def _listing(source: str, endpoint: str | None) -> tuple[Store, dict[str, Any]] | tuple[None, dict[str, Any]]:
     """Return the place and the ``import.json`` or ``export.json`` in it; none where neither is."""
-    if source.endswith(".safetensors"):
-        return None, {}
     store = open_store(source, endpoint=endpoint)
     found = next((name for name in _FORMATS if store.exists(name)), None)
     if found is None:
@@ -91,8 +94,6 @@ def _listed(name: str, source: str, store: Store, listing: dict[str, Any]) -> tu
 
 
 def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
-    if source.endswith(".safetensors"):
-        return None
     folder, _, stage = source.rpartition("/")
     manifest = read_final(open_store(folder or ("/" if source.startswith("/") else "."), endpoint=endpoint), stage)
     if manifest is None:
