@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from vita_train.storage.final import read_final
 from vita_train.storage.given import given_modules
 from vita_train.storage.run_paths import corpus_dir, logs_dir, run_dir, store_of
 from vita_train.storage.store import is_local, open_file
+from vita_train.storage.trial import try_store
 
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
@@ -75,11 +75,7 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
 
 def _storage(recipe: Recipe, run: str) -> str:
     store = store_of(recipe, patience=_PATIENCE)
-    probe = f"{run}/logs/probe-{uuid.uuid4().hex}"
-    store.write(probe, b"probe")
-    if store.read(probe) != b"probe":
-        raise UserError("the store does not return what was written", where=store.uri_of(probe))
-    store.delete([probe])
+    try_store(store, f"{run}/logs")
     return f"{store.uri} can be written"
 
 

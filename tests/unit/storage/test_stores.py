@@ -25,6 +25,7 @@ from vita_train.storage.store import (
     open_file,
     open_store,
 )
+from vita_train.storage.trial import try_store
 
 
 def test_bytes_come_back(store: Store) -> None:
@@ -34,6 +35,17 @@ def test_bytes_come_back(store: Store) -> None:
     assert store.size("a/b/c.json") == 3
     store.write("a/b/c.json", b"longer")
     assert store.read("a/b/c.json") == b"longer"
+
+
+def test_a_trial_leaves_nothing_and_finds_a_store_that_lets_a_second_writer_win(
+        store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    try_store(store, "run/logs")
+    assert store.list() == []
+    write = type(store).write
+    monkeypatch.setattr(type(store), "write", lambda self, key, data, *, if_absent=False: write(self, key, data))
+    with pytest.raises(UserError, match="two launchers could both commit"):
+        try_store(store)
+    assert store.list() == []
 
 
 def test_list_is_sorted_and_by_prefix(store: Store) -> None:

@@ -14,7 +14,8 @@ from vita_train.launch.cluster.launcher import Launcher
 from vita_train.launch.cluster.rights import JOB_VERBS, NEEDED
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
-from vita_train.storage.store import KeyExistsError, open_store
+from vita_train.storage.store import open_store
+from vita_train.storage.trial import try_store
 
 Say = Callable[[str], None]
 #: What the job of a trial does: every library of a training image, in a rank that torchrun started.
@@ -40,32 +41,15 @@ def check_cluster(cluster: Cluster, platform: Platform, stores: Sequence[str] = 
         ("kind of job", lambda: f"{_backend(cluster, platform).resource.kind} ({platform.backend})"),
         ("rights", lambda: _rights(cluster, _backend(cluster, platform), job.namespace)),
         ("job accepted", lambda: _accepted(cluster, _backend(cluster, platform), job)),
-        *((f"store {uri}", lambda uri=uri: try_store(uri)) for uri in stores),
+        *((f"store {uri}", lambda uri=uri: _committed(uri)) for uri in stores),
     ]
     if is_trial:
         checks.append(("job run", lambda: _trial(cluster, _backend(cluster, platform), job, out)))
     return [check(name, work) for name, work in checks]
 
 
-def try_store(uri: str) -> str:
-    """Write, read and delete a file below a URI, as a commit does: whoever comes second is told so.
-
-    Raises:
-        VitaError: the store refuses, is away, or lets a second writer replace what the first one wrote.
-    """
-    store, key = open_store(uri, patience=_PATIENCE), f"probe-{uuid.uuid4().hex}"
-    store.write(key, b"first", if_absent=True)
-    try:
-        store.write(key, b"second", if_absent=True)
-    except KeyExistsError:
-        found = store.read(key)
-    else:
-        raise UserError("the store replaces a file that a writer asked to be absent: two launchers could both commit",
-                        where=store.uri_of(key), remedy="use a store that honours If-None-Match")
-    finally:
-        store.delete([key])
-    if found != b"first":
-        raise UserError("the store does not return what was written", where=store.uri_of(key))
+def _committed(uri: str) -> str:
+    try_store(open_store(uri, patience=_PATIENCE))
     return "can be written, read and committed to"
 
 

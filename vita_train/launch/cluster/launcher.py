@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any
@@ -254,8 +254,7 @@ class Launcher:
         """Return the events about the job and its pods."""
         ours = {self._job.name, *(str(pod["metadata"]["name"]) for pod in view.by_node)}
         found, _ = self._cluster.objects(EVENTS, self._job.namespace)
-        return [event for event in found if any(
-            str((event.get("involvedObject") or {}).get("name") or "").startswith(name) for name in ours)]
+        return [event for event in found if belongs(str((event.get("involvedObject") or {}).get("name") or ""), ours)]
 
     def _keep_tail(self, pod: Object) -> None:
         """Keep a failed pod's last lines while they are there."""
@@ -274,6 +273,15 @@ class Launcher:
             self.delete()
         raise StoppedError("cancelled; the job is deleted", where=self._job.name,
                            remedy="run the same step again to go on from its last checkpoint")
+
+
+def belongs(name: str, ours: Collection[str]) -> bool:
+    """Say whether an object is one of ours, or was made for one of ours and named after it.
+
+    The job of another attempt is neither: its name is ours with a number behind it.
+    """
+    return any(name == own or (name.startswith(f"{own}-") and not re.match(r"-\d+(-|$)", name[len(own):]))
+               for own in ours)
 
 
 def _for_good(failure: Failure, restarts: int) -> Failure:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vita_train.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_RETRYABLE
+from vita_train.launch.cluster.launcher import belongs
 from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain, lost
 from vita_train.launch.cluster.state import JobState, Phase
 
@@ -135,3 +136,11 @@ def test_a_pod_that_outlives_its_grace_has_lost_its_node() -> None:
     assert failure is not None
     assert (failure.reason, failure.where) == (Reason.INFRA, "p")
     assert "node-7" in failure.what
+
+
+@pytest.mark.parametrize(("name", "is_ours"), [
+    ("vita-run-13", True), ("vita-run-13-worker-0", True), ("vita-run-13-node-0-0-x7k2p", True), ("pod-1", True),
+    ("vita-run-13-2", False), ("vita-run-13-2-worker-0", False), ("vita-run-131", False), ("other", False),
+])
+def test_events_of_another_attempt_are_not_ours(name: str, is_ours: bool) -> None:
+    assert belongs(name, {"vita-run-13", "pod-1"}) is is_ours
