@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Checkpoint directory, or a .bin or .pt file.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Directory of a checkpoint or an adapter, or a .bin or .pt file.",
+                                           show_default=False)],
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
     recipe: Annotated[str, typer.Option(help="Recipe whose model the weights are for.")] = "vita-1.5-7b",
     settings: Annotated[list[str] | None,
@@ -29,6 +30,8 @@ def import_(
                                         show_default=False)] = "",
     modules: Annotated[str, typer.Option(help="Modules to import, with commas between; all that are there when not "
                                               "given.", show_default=False)] = "",
+    base: Annotated[Path | None, typer.Option(help="Directory of the weights that a LoRA adapter belongs to.",
+                                              show_default=False)] = None,
     accept_licence: Annotated[bool, typer.Option("--accept-licence",
                                                  help="Accept the terms of weights that are not free; asked once.")
                               ] = False,
@@ -40,7 +43,7 @@ def import_(
     from vita_train.recipe.load import load_recipe
 
     spec = load_recipe(recipe, settings or []).model
-    opened = open_source(source, layout)
+    opened = open_source(source, layout, base)
     accept_terms(opened.terms, accepted=accept_licence)
     plan = plan_import(opened, spec, [name.strip() for name in modules.split(",") if name.strip()])
     _show(plan.ledger)

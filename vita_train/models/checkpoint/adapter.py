@@ -137,7 +137,7 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
         CheckpointError: it belongs to other weights, does not fit, or is of a kind that is not made here.
     """
     path, weights = _pair(files)
-    config = _read_config(path)
+    config = read_config(path)
     # Before anything is made of a size that a file claims.
     ranks = {info.shape[0] for name, info in read_header(weights).items() if ".lora_A." in name and info.shape}
     if ranks != {config.r}:
@@ -167,8 +167,12 @@ def _pair(files: Sequence[Path]) -> tuple[Path, Path]:
     return by_name[CONFIG_NAME], by_name[WEIGHTS_NAME]
 
 
-def _read_config(path: Path) -> AdapterConfig:
-    """Read a configuration; whatever would change what the adapter computes and is not known here is refused."""
+def read_config(path: Path) -> AdapterConfig:
+    """Read a configuration; whatever would change what the adapter computes and is not known here is refused.
+
+    Raises:
+        CheckpointError: it cannot be read, is no LoRA adapter's, or asks for what is not done here.
+    """
     try:
         config = AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -12,6 +12,7 @@ from vita_train.errors import CheckpointError, UserError
 from vita_train.models.checkpoint.pickles import read_pickle
 from vita_train.models.checkpoint.stream import StoredTensor, tensor_in_memory
 from vita_train.models.layouts.known import LAYOUTS, Layout, layout_of
+from vita_train.models.layouts.lora_directory import is_lora_directory, read_lora_directory
 from vita_train.models.layouts.shards import read_json, read_shards
 from vita_train.models.layouts.speech_directory import is_speech_directory, read_speech_directory
 from vita_train.storage.given import EXPORT_MANIFEST
@@ -36,12 +37,13 @@ class Source:
     """Terms of its owners that whoever uses it has to accept."""
 
 
-def open_source(path: Path, layout: str = "") -> Source:
+def open_source(path: Path, layout: str = "", base: Path | None = None) -> Source:
     """Recognise a source and list its tensors.
 
     Args:
         path: a directory or a file.
         layout: a key of LAYOUTS; recognised by what is there when empty.
+        base: directory of the weights that a LoRA adapter belongs to.
 
     Raises:
         UserError: nothing is there, or its layout is not known.
@@ -55,6 +57,10 @@ def open_source(path: Path, layout: str = "") -> Source:
     if not path.is_dir():
         raise UserError("there is no such file or directory", where=str(path),
                         remedy="download the checkpoint first, then give its directory")
+    if is_lora_directory(path) and layout in ("", "vita", "llm"):
+        return _adapted(path, layout, base)
+    if base is not None:
+        raise UserError("an adapter alone has a base", where=f"--base {base}", remedy=f"{path} holds none; drop it")
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
         tensors, notes, problems = read_speech_directory(path)
         speech = LAYOUTS["audio-encoder"]
@@ -86,6 +92,16 @@ def _file(path: Path, layout: str) -> Source:
                      "weights do not belong here")
     found = _layout(layout, path)
     return Source(path, found, tensors, {}, notes, terms=found.terms)
+
+
+def _adapted(path: Path, layout: str, base: Path | None) -> Source:
+    """Return a base with the adapter of a directory merged, under the base's own terms."""
+    found = read_lora_directory(path, base)
+    own = layout_of(found.base_names)
+    beside = any(name.startswith(("model.mm_projector.", "model.audio_encoder.", "model.vision_tower."))
+                 for name in found.tensors)
+    return Source(path, _layout(layout or ("vita" if beside else own), path), found.tensors, found.config, found.notes,
+                  found.problems, _layout(own, path).terms)
 
 
 def _layout(name: str, path: Path) -> Layout:
