@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from vita_train.errors import UserError
 from vita_train.recipe.family import fill_in_family
-from vita_train.recipe.ladder import STAGE_TITLES, stage_id
+from vita_train.recipe.ladder import MODULES_NEEDED, STAGE_TITLES, stage_id
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.public.conflicts import Given, refuse_conflicts, tower_kind
 from vita_train.recipe.public.model import adapted, model_of, state_mode_of, template_of
@@ -150,18 +150,26 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
 
 
 def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str, str]:
-    """Return where modules start from, other than those that come with a source of their own.
+    """Return where the modules of the stage start from, other than those that come with a source of their own.
 
     A module that an earlier stage made is looked for in the checkpoint where no flag names it.
     """
     checkpoint = arguments["model_name_or_path"]
-    found = {
-        "projector": arguments["pretrain_mm_mlp_adapter"] or (checkpoint if stage in ("1.2", "1.3", "2.2") else None),
-        "audio_encoder": arguments["audio_encoder"],
-        "audio_adapter": arguments["pretrain_audio_mlp_adapter"] or (
-            checkpoint if stage == "2.2" or (stage == "2.1b" and "audio_adapter" not in parts) else None),
-    }
-    return {name: source for name, source in found.items() if source is not None}
+    flags = {"projector": "pretrain_mm_mlp_adapter", "audio_encoder": "audio_encoder",
+             "audio_adapter": "pretrain_audio_mlp_adapter"}
+    made = {"projector"} if stage in ("1.2", "1.3", "2.2") else set()
+    if stage == "2.2" or (stage == "2.1b" and "audio_adapter" not in parts):
+        made.add("audio_adapter")
+    found = {}
+    for name, flag in flags.items():
+        source = arguments[flag] or (checkpoint if name in made else None)
+        if source is None:
+            continue
+        if name in MODULES_NEEDED[stage]:
+            found[name] = source
+        else:
+            arguments.note(f"{arguments.shown(flag)} is not read: stage {stage} has no {name.replace('_', ' ')}")
+    return found
 
 
 def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None, dtype: str) -> dict[str, Any]:

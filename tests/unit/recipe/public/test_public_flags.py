@@ -50,7 +50,7 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--vision_tower x/InternViT-300M", "model.vision.source", "x/InternViT-300M"),
     ("--vision_tower design/InternViT-300M/", "model.vision.kind", "internvit"),
     ("--vision_tower tower --vision_tower_type internvit", "model.vision.source", "tower"),
-    ("--audio_encoder other", "weights.audio_encoder", "other"),
+    ("--audio_encoder other --tune_audio_mlp_adapter", "weights.audio_encoder", "other"),
     ("--freeze_audio_encoder False", "stages.2.2.trainable",
      {"llm": 5e-5, "projector": 5e-5, "audio_encoder": 5e-5}),
     ("--freeze_audio_encoder_adapter False", "stages.2.2.trainable",
@@ -125,6 +125,7 @@ SETTINGS: list[tuple[str, str, Any]] = [
 
 #: Flags that change nothing, and what is told instead.
 TOLD: list[tuple[str, str]] = [
+    ("--pretrain_audio_mlp_adapter a", "is not read: stage 1.3 has no audio adapter"),
     ("--lazy_preprocess True", "--lazy_preprocess is ignored by the public code"),
     ("--cache_dir c", "HF_HOME"),
     ("--remove_unused_columns True", "has no columns"),
