@@ -56,7 +56,8 @@ def batch_of(rank: int, step: int) -> Batch:
     clip = torch.randn(1, 24, 80, generator=generator) if media else None
     states = torch.full_like(ids, -100).index_fill(1, torch.tensor([len(media) - 1]), 1) if media else None
     return Batch(ids, labels, torch.arange(length)[None], torch.ones(1, length, dtype=torch.long), tiles, clip,
-                 torch.tensor([24]) if media else None, [f"toy/train/{step}"], frozenset({"image", "audio"}), states=states)
+                 torch.tensor([24]) if media else None, [f"toy/train/{step}"], frozenset({"image", "audio"}),
+                 states=states)
 
 
 def train(engine: dict[str, Any], trainable: dict[str, float], llm: dict[str, Any], world: Any) -> dict[str, Any]:
