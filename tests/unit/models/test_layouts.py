@@ -138,3 +138,25 @@ def test_an_export_that_its_layout_cannot_say_is_refused(ours: nn.ModuleDict, sm
     with pytest.raises(CheckpointError, match=r"audio_encoder\.encoders\.0\.norm_conv.* has no place"):
         export_vita(build(convolved), recipe.model_copy(update={"model": convolved}), corpus, tmp_path / "vita")
     assert not (tmp_path / "vita").exists()
+
+
+def test_prompt_and_state_head_come_back_and_other_families_are_named(small_spec: ModelSpec, recipe: Recipe,
+                                                                      corpus: Path, tmp_path: Path) -> None:
+    adapter = small_spec.audio_adapter.model_copy(update={"prompt_tokens": 3})
+    llm = small_spec.llm.model_copy(update={"family": "qwen2p5_fo_instruct"})
+    spec = small_spec.model_copy(update={"audio_adapter": adapter, "llm": llm})
+    named = recipe.model_copy(update={"model": spec})
+    modules = build(spec, names=(*NAMES, "audio_prompt", "state_head"))
+    export_vita(modules, named, corpus, tmp_path / "vita")
+    config = json.loads((tmp_path / "vita" / "config.json").read_text())
+    assert (config["model_type"], config["audio_prompt_num"]) == ("vita-fo-Qwen2", 3)
+    assert {"model.audio_encoder.prompt_embeddings.weight", "predictor_head.bias"} <= set(
+        load_file(tmp_path / "vita" / "model.safetensors"))
+    assert difference(modules, imported(tmp_path / "vita", spec, tmp_path / "imported")) == ""
+    left = plan(tmp_path / "vita", small_spec)
+    assert [row.detail for row in left.ledger.rows if "prompt_embeddings" in row.theirs] == [
+        "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)"]
+    llama = named.model_copy(update={"model": spec.model_copy(update={
+        "llm": llm.model_copy(update={"family": "llama3-8b"})})})
+    with pytest.raises(CheckpointError, match="holds no model of family llama3-8b"):
+        export_vita(modules, llama, corpus, tmp_path / "llama")

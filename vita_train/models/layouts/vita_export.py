@@ -14,19 +14,31 @@ from vita_train.models.checkpoint.save import SHARD_BYTES, shard_name, split_by_
 from vita_train.models.checkpoint.stream import StoredTensor, joined, tensor_in_memory, write_tensors
 from vita_train.models.layouts.places import VITA_MODULES, PlaceOf, vita_place
 from vita_train.models.layouts.shards import INDEX
+from vita_train.recipe.family import Family
 from vita_train.recipe.schema import Recipe
+
+#: Class and ``model_type`` of the public code for each family that it stores as transformers does. Mixtral's experts
+#: lie one by one in the public layout, and joined in transformers' own; Llama the public code does not know.
+_CLASSES: dict[Family, tuple[str, str]] = {
+    "qwen2p5_instruct": ("VITAQwen2ForCausalLM", "vita-Qwen2"),
+    "qwen2p5_fo_instruct": ("VITAFOQwen2ForCausalLM", "vita-fo-Qwen2"),
+    "nemo": ("VITAMistralForCausalLM", "vita-Mistral"),
+}
 
 
 def write_vita(modules: nn.ModuleDict, recipe: Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES) -> list[str]:
     """Write weights and config.json of the released layout; return the modules that it has a place for.
 
     Raises:
-        CheckpointError: the language model is missing, or a tensor has no place.
+        CheckpointError: the language model is missing or of another family, or a tensor has no place.
     """
     kept = nn.ModuleDict({name: module for name, module in modules.items() if name in VITA_MODULES})
     if "llm" not in kept:
         raise CheckpointError("the released layout holds a language model, and this run has none",
                               remedy="train a stage with llm, or export to own")
+    if recipe.model.llm.family not in _CLASSES:
+        raise CheckpointError(f"the released layout holds no model of family {recipe.model.llm.family}",
+                              where=recipe.name, remedy="export to own or hf, which take every model")
     write_sharded(theirs(kept, vita_place), out, shard_bytes)
     write_json(out / "config.json", _config(kept, recipe))
     return list(kept)
@@ -66,23 +78,28 @@ def write_sharded(tensors: dict[str, StoredTensor], out: Path, shard_bytes: int 
 
 
 def _config(modules: nn.ModuleDict, recipe: Recipe) -> dict[str, Any]:
-    """Return the released fields: Qwen2's, and those of the tower, the projector and the speech encoder."""
-    model, qwen = recipe.model, modules["llm"].config
+    """Return the released fields: the language model's, and those of the tower, the projector and the speech side."""
+    model, language = recipe.model, modules["llm"].config
+    name, model_type = _CLASSES[model.llm.family]
     fields: dict[str, Any] = {
-        "architectures": ["VITAQwen2ForCausalLM"],
-        "model_type": "vita-Qwen2",
+        "architectures": [name],
+        "model_type": model_type,
         "torch_dtype": model.dtype,
         "rope_theta": model.llm.rope_theta,
         "use_cache": True,
         "tokenizer_padding_side": "right",
-        **{name: getattr(qwen, name) for name in (
+        **{field: getattr(language, field) for field in (
             "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "intermediate_size", "max_position_embeddings", "rms_norm_eps", "hidden_act", "tie_word_embeddings")},
     }
+    if model.llm.head_dim is not None:
+        fields["head_dim"] = model.llm.head_dim
     if "vision" in modules and "projector" in modules:
         fields |= {"mm_vision_tower": "InternViT-300M-448px", "mm_hidden_size": model.vision.feature_size,
                    "mm_projector_type": model.projector.kind, "use_mm_proj": True, "use_s2": False,
                    "image_aspect_ratio": "square"}
     if "audio_encoder" in modules:
-        fields |= {"mm_audio_encoder": "audio-encoder", "audio_prompt_finetune": False}
+        fields |= {"mm_audio_encoder": "audio-encoder", "audio_prompt_finetune": "audio_prompt" in modules}
+    if "audio_prompt" in modules:
+        fields["audio_prompt_num"] = model.audio_adapter.prompt_tokens
     return fields
