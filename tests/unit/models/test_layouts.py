@@ -23,6 +23,7 @@ from transformers import AutoModel
 from vita_train.errors import CheckpointError
 from vita_train.models.build import build_modules
 from vita_train.models.checkpoint.probe import difference
+from vita_train.models.checkpoint.stream import tensor_in_memory
 from vita_train.models.layouts.exporting import export_hf, export_internvl, export_vita, internvl_logits, read_back
 from vita_train.models.layouts.importing import write_import
 from vita_train.models.layouts.places import VITA_MODULES, vita_place
@@ -160,3 +161,7 @@ def test_prompt_and_state_head_come_back_and_other_families_are_named(small_spec
         "llm": llm.model_copy(update={"family": "llama3-8b"})})})
     with pytest.raises(CheckpointError, match="holds no model of family llama3-8b"):
         export_vita(modules, llama, corpus, tmp_path / "llama")
+
+
+def test_a_scalar_passes_as_its_only_part() -> None:
+    assert tensor_in_memory(torch.tensor(5)).share(0, 1).load() == 5

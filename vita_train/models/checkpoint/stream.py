@@ -42,12 +42,13 @@ class StoredTensor:
         return math.prod(self.info.shape) * ELEMENT_BYTES[self.info.dtype]
 
     def share(self, index: int, count: int) -> StoredTensor:
-        """Return one of ``count`` equal parts along the first axis."""
+        """Return one of ``count`` equal parts along the first axis; of one part, a scalar too."""
+        if count == 1:
+            return self
         first, *rest = self.info.shape
         size = self.nbytes // count
         info = self.info._replace(shape=(first // count, *rest))
         return StoredTensor(info, lambda start, length: self.read(index * size + start, length))
-
 
     def load(self) -> Tensor:
         """Return it as a tensor in memory."""
