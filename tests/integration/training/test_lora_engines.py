@@ -60,11 +60,11 @@ def test_quantised_training_does_not_depend_on_ranks_or_on_a_stop(trained: dict[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_quantised_training_lowers_the_loss(trained: dict[str, Any], kind: str) -> None:
-    losses = trained[f"one {kind}"]["losses"]
-    assert losses != trained["one"]["losses"]
+def test_quantised_training_lowers_the_loss_as_far_as_full_precision(trained: dict[str, Any], kind: str) -> None:
+    losses, whole = trained[f"one {kind}"]["losses"], trained["one"]["losses"]
+    assert losses != whole
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[0] - losses[-1] > 0.9 * (whole[0] - whole[-1])
 
 
 @pytest.mark.parametrize("name", ["ddp bfloat16", "zero2 bfloat16", "zero3 bfloat16", "zero2 nf4 bfloat16"])
