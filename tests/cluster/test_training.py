@@ -192,7 +192,9 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
         printed = bench.run("lost", "--only", "0.llm", *SHARDED, *LONGER)
         loser.result()
         _assert_went_on(bench, "lost", undisturbed, printed)
-        assert "node node-b does not answer" in (bench.cache / "runs" / "lost" / "logs" / "pipeline.log").read_text()
+        log = (bench.cache / "runs" / "lost" / "logs" / "pipeline.log").read_text()
+        # The node controller may evict the pods of the silent node before the launcher finds that they stay.
+        assert re.search(r"node( node-b| with a pod of it) does not answer", log), log
         [left] = jobs_of(control_plane, bench.namespace)
         assert left["metadata"]["deletionTimestamp"], "it goes once its node is gone for good"
     finally:

@@ -15,7 +15,7 @@ from vita_train.training.stage import run_stage
 pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.mark.parametrize("family", ["qwen2p5_fo_instruct", "mixtral-8x7b"])
+@pytest.mark.parametrize("family", ["qwen2p5_fo_instruct", "mixtral-8x7b", "nemo", "llama3-8b"])
 def test_a_family_from_records_to_a_conversation(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     registry = talk(tmp_path)

@@ -34,6 +34,7 @@ class LogFollower:
         self._seen_restarts = 0
         self._is_refused = False
         self._over = threading.Event()
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"log-{pod}", daemon=True)
         self._thread.start()
 
@@ -45,6 +46,8 @@ class LogFollower:
         """Read what is left of a container that has ended, and stop."""
         self._over.set()
         self._thread.join(timeout)
+        if self._thread.is_alive():  # it waits on a connection that broke and does not know it: ask anew
+            self._read()
 
     def _run(self) -> None:
         while True:
@@ -63,9 +66,10 @@ class LogFollower:
             for line in self._cluster.log(self._namespace, self._pod, self._container, timestamps="true",
                                           **since, **query):
                 time, _, text = line.partition(" ")
-                if time > self._last:
-                    self._last = time
-                    self._write(text)
+                with self._writing:
+                    if time > self._last:
+                        self._last = time
+                        self._write(text)
         except BROKEN as error:
             # Else it has not started, is gone, or the connection was cut: the next turn tells.
             if isinstance(error, ApiException) and error.status == 403 and not self._is_refused:
