@@ -32,6 +32,7 @@ from vita_train.storage.run_paths import store_of
 
 Say = Callable[[str], None]
 _TURN = 0.5
+_LATE_TURNS = 20
 _EVENTS_EVERY = 15.0
 _DELETE_WAIT = 20.0
 
@@ -212,8 +213,13 @@ class Launcher:
             if view.job is None:
                 continue
             state, now = self._backend.state(view.job), time.monotonic()
-            log.see(view.first)
+            has_begun = log.see(view.first)
             if state.phase == Phase.SUCCEEDED:
+                # After an outage the pods may be heard of after their job.
+                for _ in range(0 if has_begun else _LATE_TURNS):
+                    self._take(changes, view)
+                    if log.see(view.first):
+                        break
                 return None
             if state.phase == Phase.FAILED:
                 return self._explained(state, changes, view)

@@ -103,10 +103,10 @@ class FirstLog:
         if self._log:
             self._log.finish()
 
-    def see(self, pod: Object | None) -> None:
-        """Follow this pod from now on, if it is another than before and has begun."""
+    def see(self, pod: Object | None) -> bool:
+        """Follow this pod from now on, if it is another than before and has begun; say whether it has."""
         if pod is None or (pod.get("status") or {}).get("phase") in (None, "Pending"):
-            return
+            return False
         if pod["metadata"]["uid"] != self._uid:
             if self._log:
                 self._log.finish()
@@ -115,3 +115,4 @@ class FirstLog:
                                     self._out)
         if self._log:
             self._log.restarted(restart_count(pod))
+        return True
