@@ -213,13 +213,9 @@ class Launcher:
             if view.job is None:
                 continue
             state, now = self._backend.state(view.job), time.monotonic()
-            has_begun = log.see(view.first)
+            log.see(view.first)
             if state.phase == Phase.SUCCEEDED:
-                # After an outage the pods may be heard of after their job.
-                for _ in range(0 if has_begun else _LATE_TURNS):
-                    self._take(changes, view)
-                    if log.see(view.first):
-                        break
+                self._hear_out(changes, view, log)
                 return None
             if state.phase == Phase.FAILED:
                 return self._explained(state, changes, view)
@@ -236,6 +232,13 @@ class Launcher:
             if line != told:
                 self._out(line)
                 told = line
+
+    def _hear_out(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: FirstLog) -> None:
+        """Follow the first pod, which may be heard of after its job ended: so it is when the API was away."""
+        for _ in range(_LATE_TURNS):
+            if log.see(view.first):
+                return
+            self._take(changes, view)
 
     def _take(self, changes: Queue[tuple[str, str, Any]], view: JobView) -> None:
         """Take in what has changed; returns after a short while at the latest."""
