@@ -146,10 +146,15 @@ class ModelSpec(Strict):
         return frozenset({"projector"} if self.projector.kind == "identity" else ())
 
     @property
+    def sources(self) -> dict[str, str]:
+        """Module to its pretrained source, for those that have one."""
+        named = {"llm": self.llm.source, "vision": self.vision.source}
+        return {name: source for name, source in named.items() if source is not None}
+
+    @property
     def given(self) -> frozenset[str]:
         """Modules that are complete before any stage has trained them."""
-        sources = {"llm": self.llm.source, "vision": self.vision.source}
-        return self.weightless | {name for name, source in sources.items() if source is not None}
+        return self.weightless | set(self.sources)
 
     @model_validator(mode="after")
     def _fits(self) -> ModelSpec:

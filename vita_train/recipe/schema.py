@@ -92,7 +92,6 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _one_place_each(self) -> Recipe:
-        sources = {"llm": self.model.llm.source, "vision": self.model.vision.source}
-        if twice := [name for name, source in sources.items() if source and name in self.weights]:
+        if twice := [name for name in self.model.sources if name in self.weights]:
             raise ValueError(f"model.{twice[0]}.source and weights.{twice[0]} both say where {twice[0]} starts from")
         return self

@@ -71,12 +71,12 @@ def store_result(recipe: Recipe, stage: str, result: Result, inputs: Inputs, sto
     """
     spec: StageSpec = recipe.stages[stage]
     trained = [name for name in spec.trainable if name in result.modules]
-    sources = {"llm": recipe.model.llm.source, "vision": recipe.model.vision.source}
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".final-") as name:
         folder = Path(name)
         paths = save_modules({name: result.modules[name] for name in trained if name not in result.adapters}, folder)
-        paths |= {name: save_adapter(adapter, folder / name, source=sources.get(name), language=name == "llm")
+        paths |= {name: save_adapter(adapter, folder / name, source=recipe.model.sources.get(name),
+                                     language=name == "llm")
                   for name, adapter in result.adapters.items()}
         return {name: ModuleRef(stage=stage, files=tuple(
                     store.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}", move=True)

@@ -54,3 +54,14 @@ def pack(rows: list[list[Batch]]) -> Batch:
         sample_ids=[name for doc in documents for name in doc.sample_ids],
         modalities=frozenset().union(*(doc.modalities for doc in documents)),
     )
+
+
+def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_size, enable_gqa):
+    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads, size) one by one."""
+    assert (window_size, enable_gqa, longest) == ((-1, 0), True, int(starts.diff().max()))
+    parts = []
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        parts.append(mixed[0].transpose(0, 1))
+    return torch.cat(parts)

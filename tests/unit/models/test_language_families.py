@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from family_tokenizers import FAMILIES, family_tokenizer
-from omni_batches import document, pack
+from omni_batches import document, pack, plain_varlen
 from torch import Tensor, nn
 
 from vita_train.data.batch import Batch
@@ -90,17 +90,6 @@ def test_what_other_documents_say_changes_nothing_at_all(small_spec: ModelSpec, 
     omni(batch)[batch.document_ids == 2].square().sum().backward()
     reached = embeds.grad.abs().sum(-1) > 0
     assert torch.equal(reached, batch.document_ids == 2)
-
-
-def plain_varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, *rest: Any, scale: float, **_: Any
-                 ) -> Tensor:
-    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads, size) one by one."""
-    parts = []
-    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-        parts.append(mixed[0].transpose(0, 1))
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

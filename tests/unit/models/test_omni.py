@@ -1,6 +1,6 @@
 import pytest
 import torch
-from omni_batches import document, pack
+from omni_batches import document, pack, plain_varlen
 from torch import nn
 
 from vita_train.errors import DataError
@@ -126,17 +126,6 @@ def test_checkpointing_changes_nothing_but_memory(omni: Omni, modules: nn.Module
 def test_document_starts_mark_every_document_and_padding() -> None:
     ids = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
     assert document_starts(ids).tolist() == [0, 2, 5, 6, 10, 12]
-
-
-def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_size, enable_gqa):
-    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads, size) one by one."""
-    assert (window_size, enable_gqa, longest) == ((-1, 0), True, int(starts.diff().max()))
-    parts = []
-    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-        parts.append(mixed[0].transpose(0, 1))
-    return torch.cat(parts)
 
 
 def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpec,

@@ -9,9 +9,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ from vita_train.errors import CheckpointError, UserError
 from vita_train.manifest import Manifest, ModuleRef
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.checkpoint.adapter import attach_adapter, base_of
+from vita_train.models.checkpoint.aside import placed, write_json
 from vita_train.models.checkpoint.probe import probe_logits
 from vita_train.models.checkpoint.refs import digest_under, fetched, load_refs
 from vita_train.models.checkpoint.save import save_modules
@@ -34,6 +32,7 @@ from vita_train.storage.final import read_final
 from vita_train.storage.run_paths import store_of
 
 FORMAT = "vita-train/merge/v1"
+_MANIFEST = "merge.json"
 #: Most that float32 logits may change by merging, as a share of the largest of them.
 BOUND = 1e-4
 #: Modules that a probe passes through.
@@ -106,10 +105,8 @@ def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, ModuleR
     refs = {name: adapters[name].base if name in adapters else ref
             for name, ref in manifest.modules.items() if name in _PROBED}
     stored = {name: ref for name, ref in refs.items() if isinstance(ref, ModuleRef)}
-    sources = {"llm": recipe.model.llm.source, "vision": recipe.model.vision.source}
     loaded = {**load_refs(recipe.model, stored, endpoint=endpoint),
-              **build_modules(recipe.model, [name for name, source in sources.items()
-                                             if source and name not in stored])}
+              **build_modules(recipe.model, [name for name in recipe.model.sources if name not in stored])}
     modules = nn.ModuleDict({name: loaded[name] for name in _PROBED if name in loaded}).eval()
     for name, ref in adapters.items():
         attach_adapter(modules[name], fetched(ref, endpoint), digest_under(stored.get(name), modules[name],
@@ -119,16 +116,10 @@ def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, ModuleR
 
 def _write(modules: nn.ModuleDict, own: Mapping[str, ModuleRef], merged: Merged, recipe: Recipe, out: Path,
            bases: Mapping[str, str]) -> None:
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with placed(out, _MANIFEST, "merge") as aside:
         if "llm" in own:
             llm: Any = modules["llm"]
             llm.save_pretrained(aside / "llm")
         save_modules({name: modules[name] for name in own if name != "llm"}, aside)
         told = {"format": FORMAT, "recipe": recipe.name, "bases": dict(bases), "bound": BOUND, **asdict(merged)}
-        (aside / "merge.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_json(aside / _MANIFEST, told)
