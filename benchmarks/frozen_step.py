@@ -73,7 +73,7 @@ def make_engine(recipe: Recipe, trainable: dict[str, float]) -> Engine:
     corpus: Any = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
     context = StageContext(recipe=recipe, stage="1.1", spec=spec, corpus=corpus, device=world.device,
                            dtype=torch.float32, rank=0, world=1, seed=0)
-    objective = PictureObjective(context, build_modules(recipe.model, NAMES, pretrained=False))
+    objective = PictureObjective(context, build_modules(recipe.model, NAMES))
     apply_trainable(objective, trainable)
     return build_engine(objective, EngineContext(spec, world, torch.float32))
 

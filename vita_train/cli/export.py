@@ -18,7 +18,8 @@ def export(
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
     to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (pictures "
                                          "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
-                                         "with this package).")] = "own",
+                                         "with this package), adapter (only the last adapters that were trained, for "
+                                         "PEFT).")] = "own",
 ) -> None:
     """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
     from vita_train.evaluation.run import find_run

@@ -43,7 +43,7 @@ class VitaTrainModel(PreTrainedModel):
         super().__init__(config)
         # transformers loads each tensor in the type it is made with, and asks for one by torch's default.
         modules = build_modules(ModelSpec.model_validate(config.spec), config.parts, units=config.units,
-                                dtype=torch.get_default_dtype(), pretrained=False)
+                                dtype=torch.get_default_dtype(), empty=True)
         for name, module in modules.items():
             self.add_module(name, module)
         for buffer in self.buffers():  # statistics and rotary rates are float32 whatever the weights are

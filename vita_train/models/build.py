@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from vita_train.errors import RecipeError
 from vita_train.models.audio_adapter import AudioPrompt, build_audio_adapter
@@ -26,7 +29,7 @@ def build_modules(
     units: int = 0,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    pretrained: bool = True,
+    empty: bool = False,
 ) -> nn.ModuleDict:
     """Build modules by name.
 
@@ -39,8 +42,9 @@ def build_modules(
         units: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
         seed: the run's seed.
         dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.
-        pretrained: read ``model.llm.source`` and ``model.vision.source`` where given; false when weights that an
-            earlier stage trained will be loaded anyway.
+        empty: for weights that are loaded right after. Parameters are neither drawn nor read from
+            ``model.llm.source`` and ``model.vision.source``, and take no memory until something is written to them:
+            billions of numbers would be drawn in minutes, and in float32, for nothing.
 
     Raises:
         RecipeError: a name is unknown, or the CTC head has no units.
@@ -53,14 +57,21 @@ def build_modules(
     if "ctc_head" in wanted and units < 2:
         raise RecipeError(f"the CTC head needs at least one unit beside blank, got {units}",
                           remedy="prepare the transcripts first; they give the inventory")
-    read = pretrained and torch.get_default_device().type != "meta"
+    read = not empty and torch.get_default_device().type != "meta"
     modules = nn.ModuleDict()
     for name in MODULES:
         if name in wanted:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), no_init_weights() if empty else nullcontext():
                 torch.manual_seed(module_seed(seed, name))
                 modules[name] = _builder(spec, name, units, read)()
-    return cast_parameters(modules, dtype)
+    if not empty:
+        return cast_parameters(modules, dtype)
+    for parameter in modules.parameters():
+        parameter.data = torch.empty_like(parameter, dtype=dtype)
+    for module in modules.modules():
+        if isinstance(module, PreTrainedModel):
+            module.tie_weights()  # is part of what was skipped
+    return modules
 
 
 def module_seed(seed: int, name: str) -> int:

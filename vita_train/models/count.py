@@ -82,7 +82,7 @@ def check_given(recipe: Recipe) -> None:
     files = {name: [local_path(file.uri) for file in ref.files] for name, ref in given_modules(recipe).items()
              if name != "ctc_head" and ref.base is None and all(is_local(file.uri) for file in ref.files)}
     with torch.device("meta"):
-        modules = build_modules(recipe.model, files, pretrained=False)
+        modules = build_modules(recipe.model, files, empty=True)
     check_modules(modules, files)
 
 

@@ -23,6 +23,7 @@ from vita_train.models.checkpoint.merge import merge_stage
 from vita_train.models.checkpoint.probe import probe_logits
 from vita_train.models.checkpoint.refs import load_refs
 from vita_train.models.language import build_llm, load_llm
+from vita_train.models.layouts.exporting import export_run_as
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe, StorageSpec
 from vita_train.storage.final import read_final, write_final
@@ -199,6 +200,22 @@ def test_merging_bound_counts_modules_of_every_kind(root: Path, tmp_path: Path) 
     assert merged.difference <= 1e-5
     assert merged.rounded == pytest.approx(merged.difference, abs=1e-6)  # float32 rounds nothing
     assert {path.name for path in (tmp_path / "merged").iterdir()} == {"llm", "merge.json", "vision.safetensors"}
+
+
+def test_an_adapter_exported_alone_is_one_that_plain_peft_loads(root: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    recipe, out = _recipe(root), tmp_path / "adapter"
+    export_run_as(recipe, RUN, corpus_dir(recipe, RUN), out, "adapter")
+    told = json.loads((out / "export.json").read_text())
+    assert told["stage"] == "1.3"
+    assert told["modules"] == []
+    assert told["adapters"]["llm"]["weights"] == "stage 1.2 with its adapter merged"
+    assert sorted(told["files"]) == [f"{module}/adapter_{file}" for module in ("llm", "vision")
+                                     for file in ("config.json", "model.safetensors")]
+    below: Any = load_refs(recipe.model, {"llm": _manifest(root, "1.2").modules["llm"]})["llm"]
+    wanted = load_refs(recipe.model, {"llm": _manifest(root, "1.3").modules["llm"]})["llm"]
+    assert torch.allclose(_logits(PeftModel.from_pretrained(below, out / "llm")), _logits(wanted), atol=1e-5)
 
 
 def test_evaluation_and_export_need_not_know(root: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_tied_embeddings_are_stored_once_in_every_layout(small_spec: ModelSpec, 
     modules = build(spec)
     export_vita(modules, tied, corpus, tmp_path / "vita")
     assert "lm_head.weight" not in load_file(tmp_path / "vita" / "model.safetensors")
-    assert difference(modules, read_back(tied, tmp_path / "vita", NAMES)) == ""
+    assert difference(modules, read_back(tied, tmp_path / "vita", NAMES, tmp_path / "again")) == ""
     export_hf(modules, tied, corpus, tmp_path / "hf")
     export_internvl(modules, tied, corpus, tmp_path / "internvl")
 

@@ -79,6 +79,8 @@ def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Pa
 def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
     """Return the newest weights of every module that a run has trained or imported, but for what training alone needs.
 
+    They stay in their files: what is exported may be larger than the memory.
+
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
     """
@@ -91,7 +93,8 @@ def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
-    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint)
+    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint,
+                        mapped=True)
     modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
     return modules.eval()
 
@@ -158,8 +161,8 @@ def load_exported(directory: Path) -> Exported:
         if str(path.relative_to(directory)) not in listed:
             raise CheckpointError("is not listed in export.json", where=str(path))
     recipe = _read_recipe(directory)
-    modules = build_modules(recipe.model, files, units=_units(files), dtype=model_dtype(recipe), pretrained=False)
-    load_modules(modules, files)
+    modules = build_modules(recipe.model, files, units=_units(files), dtype=model_dtype(recipe), empty=True)
+    load_modules(modules, files, mapped=True)
     units = directory / "units.json"
     return Exported(recipe, modules.eval(), load_tokenizer(directory / "tokenizer"),
                     units if units.is_file() else None)

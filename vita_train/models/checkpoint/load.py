@@ -42,6 +42,7 @@ def load_modules(
     source: Mapping[str, Files] | Manifest,
     *,
     endpoint: str | None = None,
+    mapped: bool = False,
 ) -> Ledger:
     """Load every one of ``modules`` from its files, or none at all.
 
@@ -52,6 +53,9 @@ def load_modules(
         modules: the modules to fill; leave out those that are to keep their first weights.
         source: files of each module, or the manifest of the stage that wrote them.
         endpoint: of the S3 store that the manifest names, when it is not AWS.
+        mapped: parameters on the CPU become views of their files where the type is the same, so that a model larger
+            than the memory can be used. Writing to them changes no file. The files may be replaced or deleted while
+            the modules live, but not changed in place.
 
     Raises:
         CheckpointError: a module has no files, a file is refused, or tensors are missing, unexpected or of another
@@ -62,7 +66,7 @@ def load_modules(
     ledger = Ledger()
     for name, plan in plans.items():
         targets = modules[name].state_dict()
-        _fill(targets, plan, paths[name])
+        _fill(targets, plan, paths[name], dict(modules[name].named_parameters()) if mapped else {})
         ledger.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
     return ledger
 
@@ -143,12 +147,15 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 @torch.no_grad()
-def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: tuple[Path, ...]) -> None:
+def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: tuple[Path, ...],
+          mapped: Mapping[str, nn.Parameter]) -> None:
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                for key, (place, stored) in plan.items():
-                    if place == path:
+                for key, stored in ((key, stored) for key, (place, stored) in plan.items() if place == path):
+                    if key in mapped:
+                        mapped[key].data = file.get_tensor(stored).to(mapped[key].dtype)
+                    else:
                         targets[key].copy_(file.get_tensor(stored))
         except SafetensorError as error:
             raise CheckpointError(f"cannot be read: {error}", where=str(path), remedy="write the file again") from error

@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError, UserError
 from vita_train.manifest import Manifest, ModuleRef
@@ -67,27 +67,56 @@ def merge_stage(recipe: Recipe, run: str, out: Path, *, stage: str = "") -> Merg
     """
     if out.exists():
         raise UserError("exists already", where=str(out), remedy="choose another directory")
-    manifest = _adapted_stage(recipe, run, stage)
-    own = {name: ref for name, ref in manifest.modules.items() if ref.stage == manifest.stage}
-    adapters = {name: ref for name, ref in own.items() if ref.base is not None}
+    manifest = adapted_stage(recipe, run, stage)
+    own = own_modules(manifest)
+    adapters = {name: fetched(ref, recipe.storage.endpoint) for name, ref in own.items() if ref.base is not None}
+    modules, before, difference = merged_alike(recipe, manifest, adapters)
+    dtype, largest = getattr(torch, recipe.model.dtype), float(before.abs().max())
+    cast_parameters(cast_parameters(modules, dtype), torch.float32)
+    merged = Merged(manifest.stage, largest, difference, float((probe_logits(modules) - before).abs().max()))
+    _write(cast_parameters(modules, dtype), own, merged, recipe, out,
+           {name: base_of(files) for name, files in adapters.items()})
+    return merged
+
+
+def own_modules(manifest: Manifest) -> dict[str, ModuleRef]:
+    """Return the modules that a stage trained itself."""
+    return {name: ref for name, ref in manifest.modules.items() if ref.stage == manifest.stage}
+
+
+def merged_alike(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, Sequence[Path]]
+                 ) -> tuple[nn.ModuleDict, Tensor, float]:
+    """Put adapters beside their bases, ask a probe, merge them and ask again.
+
+    Args:
+        recipe: the run's recipe.
+        manifest: of the stage that trained the adapters.
+        adapters: configuration and weights of each.
+
+    Returns:
+        The merged modules in float32, the probe's logits (1, positions, V) before, and their largest change.
+
+    Raises:
+        CheckpointError: an adapter belongs to other weights, or merging changes the logits by more than `BOUND`.
+    """
     modules = _unmerged(recipe, manifest, adapters)
     before = probe_logits(modules)
     for name in adapters:
         merge_adapters(modules[name], where=f"stage {manifest.stage}, {name}")
-    difference = float((probe_logits(modules) - before).abs().max())
-    dtype, largest = getattr(torch, recipe.model.dtype), float(before.abs().max())
+    difference, largest = float((probe_logits(modules) - before).abs().max()), float(before.abs().max())
     if not difference <= BOUND * largest:
         raise CheckpointError(f"merging changes logits by up to {difference:.3g}, more than {BOUND:g} of the largest "
                               f"({largest:.3g})", where=f"stage {manifest.stage}",
                               remedy="nothing was written; use the adapter beside its base")
-    cast_parameters(cast_parameters(modules, dtype), torch.float32)
-    merged = Merged(manifest.stage, largest, difference, float((probe_logits(modules) - before).abs().max()))
-    _write(cast_parameters(modules, dtype), own, merged, recipe, out,
-           {name: base_of(fetched(ref, recipe.storage.endpoint)) for name, ref in adapters.items()})
-    return merged
+    return modules, before, difference
 
 
-def _adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
+def adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
+    """Return the manifest of a stage that trained adapters; of the last one if none is named.
+
+    Raises:
+        UserError: there is none.
+    """
     store, names = store_of(recipe), [stage_id(stage)] if stage else list(recipe.stages)
     manifests = [manifest for name in names if (manifest := read_final(store, f"{run}/{name}"))]
     adapted = [manifest for manifest in manifests
@@ -99,18 +128,17 @@ def _adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
     return adapted[-1]
 
 
-def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, ModuleRef]) -> nn.ModuleDict:
+def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, Sequence[Path]]) -> nn.ModuleDict:
     """Return the model of a stage in float32 and eval mode, its own adapters beside the weights."""
     endpoint = recipe.storage.endpoint
-    refs = {name: adapters[name].base if name in adapters else ref
+    refs = {name: ref.base if name in adapters else ref
             for name, ref in manifest.modules.items() if name in _PROBED}
     stored = {name: ref for name, ref in refs.items() if isinstance(ref, ModuleRef)}
     loaded = {**load_refs(recipe.model, stored, endpoint=endpoint),
               **build_modules(recipe.model, [name for name in recipe.model.sources if name not in stored])}
     modules = nn.ModuleDict({name: loaded[name] for name in _PROBED if name in loaded}).eval()
-    for name, ref in adapters.items():
-        attach_adapter(modules[name], fetched(ref, endpoint), digest_under(stored.get(name), modules[name],
-                                                                           endpoint=endpoint))
+    for name, files in adapters.items():
+        attach_adapter(modules[name], files, digest_under(stored.get(name), modules[name], endpoint=endpoint))
     return modules
 
 

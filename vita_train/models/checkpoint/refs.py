@@ -22,7 +22,7 @@ from vita_train.storage.cache import fetch_file
 
 
 def load_refs(spec: ModelSpec, refs: Mapping[str, ModuleRef], *, units: int = 0, dtype: torch.dtype = torch.float32,
-              endpoint: str | None = None) -> nn.ModuleDict:
+              endpoint: str | None = None, mapped: bool = False) -> nn.ModuleDict:
     """Build modules and fill them with the weights that references name, adapters merged.
 
     Args:
@@ -31,6 +31,7 @@ def load_refs(spec: ModelSpec, refs: Mapping[str, ModuleRef], *, units: int = 0,
         units: outputs of the recogniser's head, where it is named.
         dtype: type of the parameters. Adapters are merged in float32 first.
         endpoint: of the S3 store, when it is not AWS.
+        mapped: leave weights without adapters in their files, as `load_modules` does.
 
     Raises:
         CheckpointError: weights are missing or do not fit, or an adapter belongs to other weights.
@@ -39,13 +40,13 @@ def load_refs(spec: ModelSpec, refs: Mapping[str, ModuleRef], *, units: int = 0,
     stored = {name: base for name, (base, _) in bases.items() if isinstance(base, ModuleRef)}
     adapted = {name for name, (_, adapters) in bases.items() if adapters}
     modules = build_modules(spec, [name for name in refs if name not in adapted], units=units, dtype=dtype,
-                            pretrained=False)
-    for name, module in build_modules(spec, adapted & set(stored), pretrained=False).items():
+                            empty=True)
+    for name, module in build_modules(spec, adapted & set(stored), empty=True).items():
         modules[name] = module
     for name, module in build_modules(spec, adapted - set(stored)).items():
         modules[name] = module
     load_modules({name: modules[name] for name in stored},
-                 {name: fetched(ref, endpoint) for name, ref in stored.items()})
+                 {name: fetched(ref, endpoint) for name, ref in stored.items()}, mapped=mapped)
     for name in sorted(adapted):
         module, digest = modules[name], weights_digest(modules[name])
         for adapter in bases[name][1]:

@@ -5,11 +5,13 @@ own                   ours, checkpoint/export.py: every module, with what chat a
 vita                  the released VITA-1.5 checkpoint; imported again it is the same bit for bit
 hf                    one directory for transformers' AutoModel through classes of this package (models/auto.py)
 internvl              the vision-language half for transformers' own InternVL classes
+adapter               only the adapters of the last stage that trained any, for PEFT
 ====================  ==============================================================================================
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +34,12 @@ from vita_train.models.checkpoint.export import (
     model_dtype,
     without_sources,
 )
+from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.checkpoint.probe import probe, probe_logits
 from vita_train.models.inputs import IMAGE_ID
+from vita_train.models.layouts.adapter_export import export_adapters
 from vita_train.models.layouts.config_check import vita_differences
-from vita_train.models.layouts.importing import plan_import
+from vita_train.models.layouts.importing import plan_import, write_import
 from vita_train.models.layouts.internvl_export import PARTS, write_internvl
 from vita_train.models.layouts.places import flat_place
 from vita_train.models.layouts.source import open_source
@@ -46,6 +50,8 @@ from vita_train.storage.given import EXPORT_MANIFEST, terms_of
 #: Largest difference of logits to those of the model that was exported, as a share of the largest logit. The InternVL
 #: layout computes the same in another order.
 _TOLERANCE = 1e-4
+#: Where an export in a foreign layout is imported again, within the directory that has no name yet.
+_AGAIN = ".again"
 
 
 def export_run_as(recipe: Recipe, run: str, corpus_dir: Path, out: Path, to: str) -> list[Path]:
@@ -56,9 +62,12 @@ def export_run_as(recipe: Recipe, run: str, corpus_dir: Path, out: Path, to: str
         CheckpointError: no stage is finished, the layout cannot hold this model, or what was written does not load
             back to the same model.
     """
-    if to not in TARGETS:
-        raise UserError(f"unknown layout {to!r}", where="--to", remedy=f"layouts are {', '.join(TARGETS)}")
-    TARGETS[to](load_run(recipe, run), recipe, corpus_dir, out)
+    if to not in (known := (*TARGETS, "adapter")):
+        raise UserError(f"unknown layout {to!r}", where="--to", remedy=f"layouts are {', '.join(known)}")
+    if to == "adapter":
+        export_adapters(recipe, run, out)
+    else:
+        TARGETS[to](load_run(recipe, run), recipe, corpus_dir, out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -71,7 +80,8 @@ def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: P
     with placed(out, EXPORT_MANIFEST, "export") as aside:
         written = write_vita(modules, recipe, aside)
         copy_tokenizer(corpus_dir, aside)
-        check_same(modules, read_back(recipe, aside, written), out)
+        check_same(modules, read_back(recipe, aside, written, aside / _AGAIN), out)
+        shutil.rmtree(aside / _AGAIN)
         _summarise(aside, "vita", modules, written, recipe)
 
 
@@ -116,19 +126,17 @@ TARGETS: dict[str, Callable[[nn.ModuleDict, Recipe, Path, Path], Any]] = {
     "own": export_model, "vita": export_vita, "internvl": export_internvl, "hf": export_hf}
 
 
-def read_back(recipe: Recipe, directory: Path, names: Iterable[str]) -> nn.ModuleDict:
-    """Return modules of a checkpoint in a layout that can be imported.
+def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Path) -> nn.ModuleDict:
+    """Return modules of a checkpoint in a layout that can be imported; they stay in files below ``scratch``.
 
     Raises:
         CheckpointError: a tensor of it is not explained.
     """
     plan = plan_import(open_source(directory), recipe.model, list(names))
-    plan.ledger.check()
-    modules = build_modules(recipe.model, plan.modules, dtype=model_dtype(recipe), pretrained=False)
-    for name, tensors in plan.modules.items():
-        targets = modules[name].state_dict()
-        for key, tensor in tensors.items():
-            targets[key].copy_(tensor.load())
+    written = write_import(plan, scratch)["modules"]
+    modules = build_modules(recipe.model, written, dtype=model_dtype(recipe), empty=True)
+    load_modules(modules, {name: [scratch / file for file in entry["files"]] for name, entry in written.items()},
+                 mapped=True)
     return modules.eval()
 
 
