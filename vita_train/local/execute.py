@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -27,11 +28,14 @@ def main() -> int:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(scratch / "outputs"),
                workspace_root=str(scratch / "workspace"))
     run = components.load_component_from_file(str(pipeline))
-    try:
-        run(**json.loads(arguments.read_text(encoding="utf-8")))
-    except RuntimeError as error:  # what kfp raises when a task has failed; the task's own words stand above
-        print(error)
-        return 1
+    # kfp's tasks leave their program in the place for temporary files.
+    with tempfile.TemporaryDirectory(prefix="vita-train-") as temporary:
+        os.environ["TMPDIR"] = temporary
+        try:
+            run(**json.loads(arguments.read_text(encoding="utf-8")))
+        except RuntimeError as error:  # what kfp raises when a task has failed; the task's own words stand above
+            print(error)
+            return 1
     return 0
 
 

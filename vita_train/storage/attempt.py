@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vita_train.errors import PeerLostError
-from vita_train.storage.cache import cache_dir, remove_beside
+from vita_train.storage.cache import remove_beside
 from vita_train.storage.disk_errors import told
 from vita_train.storage.local import LocalStore
+from vita_train.storage.node import cache_dir
 from vita_train.storage.store import PRIVATE, KeyExistsError, Store
 
 

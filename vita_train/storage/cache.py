@@ -7,26 +7,17 @@ is removed by the next that wants the same.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from vita_train.manifest import FileRef
-from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import told
+from vita_train.storage.node import cache_dir, known_digest, locked
 from vita_train.storage.store import PRIVATE, DamagedError, MissingKeyError, is_local, local_path, open_file
 
 #: Local files whose hash this process has checked: path, size, modification time, sha256.
 _verified: set[tuple[str, int, int, str]] = set()
-
-
-def cache_dir() -> Path:
-    """Return this node's cache: VITA_TRAIN_CACHE, else ``~/.cache/vita-train``."""
-    named = os.environ.get("VITA_TRAIN_CACHE")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vita-train"
 
 
 def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
@@ -80,7 +71,7 @@ def _verify(path: Path, ref: FileRef) -> None:
         if stat.st_size != ref.bytes:
             raise DamagedError(f"has {stat.st_size} bytes, expected {ref.bytes}", where=str(path),
                                remedy="run the step that made it again")
-        if seen not in _verified and sha256_file(path) != ref.sha256:
+        if seen not in _verified and known_digest(path) != ref.sha256:
             raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),
                                remedy="run the step that made it again")
     _verified.add(seen)
@@ -88,14 +79,3 @@ def _verify(path: Path, ref: FileRef) -> None:
 
 def _is_whole(path: Path, ref: FileRef) -> bool:
     return path.is_file() and path.stat().st_size == ref.bytes
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this node; the system drops it when its holder dies."""
-    with told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -27,11 +27,12 @@ from pydantic import ValidationError
 from vita_train.errors import StorageError, UserError
 from vita_train.recipe.base import Strict
 from vita_train.storage.attempt import Attempt, check_not_replaced
-from vita_train.storage.cache import locked, remove_unfinished
+from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import told
 from vita_train.storage.local import LocalStore
 from vita_train.storage.marker import Marker, markers, write_marker
+from vita_train.storage.node import locked
 from vita_train.storage.store import DamagedError, MissingKeyError, Store
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,14 @@ its manifest. Plain files are digested where they lie.
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vita_train.errors import CheckpointError
 from vita_train.manifest import GIVEN, FileRef, ModuleRef
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.digest import sha256_file
 from vita_train.storage.final import read_final
+from vita_train.storage.node import known_digest
 from vita_train.storage.store import Store, check_key, is_local, local_path, open_store
 
 IMPORT_MANIFEST = "import.json"
@@ -105,14 +104,7 @@ def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
 
 
 def _file(path: Path) -> FileRef:
-    stat = path.stat()
-    return FileRef(uri=str(path), sha256=_digest(path, stat.st_size, stat.st_mtime_ns), bytes=stat.st_size)
-
-
-@cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    """Digest a file once for as long as it stays as it is; several checks ask before a stage begins."""
-    return sha256_file(path)
+    return FileRef(uri=str(path), sha256=known_digest(path), bytes=path.stat().st_size)
 
 
 def _where(name: str, source: str) -> str:

@@ -16,8 +16,8 @@ from typing import IO, cast
 
 from vita_train.log import progress
 from vita_train.manifest import FileRef, Manifest
-from vita_train.storage.cache import locked
 from vita_train.storage.disk_errors import told
+from vita_train.storage.node import locked
 from vita_train.storage.store import DamagedError, Store, check_key, open_file
 
 _SHARD_BYTES = 256 * 2**20

@@ -11,8 +11,9 @@ from s3_faults import FaultProxy, Kind
 from vita_train.errors import EXIT_RETRYABLE, StorageError
 from vita_train.manifest import FileRef, Manifest
 from vita_train.storage.attempt import begin_attempt
-from vita_train.storage.cache import cache_dir, fetch_file
+from vita_train.storage.cache import fetch_file
 from vita_train.storage.commit import latest_commit, restore
+from vita_train.storage.node import cache_dir
 from vita_train.storage.s3 import S3Store
 from vita_train.storage.store import DamagedError
 from vita_train.storage.tree import fetch_tree, publish_tree

@@ -15,9 +15,10 @@ from s3_server import S3Server
 from vita_train.errors import UserError
 from vita_train.manifest import FileRef
 from vita_train.storage.attempt import Attempt, begin_attempt
-from vita_train.storage.cache import cache_dir, fetch_file
+from vita_train.storage.cache import fetch_file
 from vita_train.storage.commit import latest_commit, restore
 from vita_train.storage.final import read_final
+from vita_train.storage.node import cache_dir
 from vita_train.storage.s3 import S3Store
 
 Work = Callable[[S3Store, Attempt, Path], Any]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from vita_train.manifest import FileRef
-from vita_train.storage.cache import cache_dir, fetch_file
+from vita_train.storage.cache import fetch_file
 from vita_train.storage.local import LocalStore
+from vita_train.storage.node import cache_dir
 from vita_train.storage.s3 import S3Store
 from vita_train.storage.store import DamagedError, MissingKeyError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from vita_train.errors import UserError
-from vita_train.storage.cache import cache_dir
 from vita_train.storage.disk_errors import told
+from vita_train.storage.node import cache_dir
 
 
 def accept_terms(terms: str, *, accepted: bool) -> None:
