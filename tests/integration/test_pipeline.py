@@ -161,11 +161,13 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
     assert "The preparation of the data failed" in page.read_text(), "the page is written whatever happened"
 
 
-def test_stopping_a_run_ends_all_of_it(tmp_path: Path) -> None:
-    log = tmp_path / "r" / "logs" / "steps.jsonl"
+def test_stopping_a_run_ends_all_of_it_and_leaves_nothing_elsewhere(tmp_path: Path) -> None:
+    log, temporary = tmp_path / "r" / "logs" / "steps.jsonl", tmp_path / "temporary"
+    temporary.mkdir()
     with subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
                                 "--set", "data.source.scale=3", "--until", "data_fetch"),
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+                          env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True) as run:
         try:
             while not (log.exists() and "running" in log.read_text()):
                 assert run.poll() is None, "the run ended before it could be stopped"
@@ -184,6 +186,8 @@ def test_stopping_a_run_ends_all_of_it(tmp_path: Path) -> None:
     assert groups
     assert not any(group_alive(group) for group in groups)
     assert _final(tmp_path, "data_fetch") is None
+    left = {path.name.partition("_")[0] for path in temporary.iterdir()}
+    assert left <= {"torchinductor"}, "one folder that torch keeps for all"
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def main() -> int:
                workspace_root=str(scratch / "workspace"))
     run = components.load_component_from_file(str(pipeline))
     # kfp's tasks leave their program in the place for temporary files.
-    with tempfile.TemporaryDirectory(prefix="vita-train-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="vita-train-", ignore_cleanup_errors=True) as temporary:
         os.environ["TMPDIR"] = temporary
         try:
             run(**json.loads(arguments.read_text(encoding="utf-8")))
