@@ -22,6 +22,8 @@ class S3Server:
 
     endpoint: str
     kind: str
+    data: Path | None = None
+    """Folder of its buckets, where it keeps them as files."""
 
 
 def find_versitygw() -> str | None:
@@ -60,7 +62,7 @@ def _versitygw(binary: str, folder: Path) -> Iterator[S3Server]:
         )
     try:
         _wait_for_port(port, process, folder / "server.log")
-        yield S3Server(f"http://127.0.0.1:{port}", "versitygw")
+        yield S3Server(f"http://127.0.0.1:{port}", "versitygw", data)
     finally:
         process.terminate()
         process.wait(timeout=20)

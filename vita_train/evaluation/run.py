@@ -90,6 +90,6 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
     refs = {name: ref for name, ref in newest.items() if name not in without}
     pretrained = recipe.model.given - set(refs)
     dtype = getattr(torch, recipe.model.dtype)
-    modules = {**load_refs(recipe.model, refs, units=units, dtype=dtype, endpoint=recipe.storage.endpoint),
+    modules = {**load_refs(recipe.model, refs, units=units, dtype=dtype, endpoint=recipe.storage.endpoint, mapped=True),
                **build_modules(recipe.model, pretrained, dtype=dtype)}
     return nn.ModuleDict({name: modules[name] for name in MODULES if name in modules}).eval()
