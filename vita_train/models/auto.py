@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vita_train.models.build import build_modules
+from vita_train.models.checkpoint.export import without_sources
 from vita_train.models.inputs import PromptBatch
 from vita_train.models.omni import Omni
 from vita_train.recipe.model import ModelSpec
@@ -42,8 +43,8 @@ class VitaTrainModel(PreTrainedModel):
     def __init__(self, config: VitaTrainConfig) -> None:
         super().__init__(config)
         # transformers loads each tensor in the type it is made with, and asks for one by torch's default.
-        modules = build_modules(ModelSpec.model_validate(config.spec), config.parts, units=config.units,
-                                dtype=torch.get_default_dtype(), empty=True)
+        spec = without_sources(ModelSpec.model_validate(config.spec))
+        modules = build_modules(spec, config.parts, units=config.units, dtype=torch.get_default_dtype())
         for name, module in modules.items():
             self.add_module(name, module)
         for buffer in self.buffers():  # statistics and rotary rates are float32 whatever the weights are
