@@ -67,7 +67,7 @@ def work():
     modules = build_modules(recipe.model, listed, dtype=model_dtype(recipe), empty=True)
     load_modules(modules, {name: [place / "imported" / file for file in entry["files"]]
                            for name, entry in listed.items()}, mapped=True)
-    TARGETS[to](modules.eval(), recipe, place / "corpus", place / to)
+    TARGETS[to](modules.eval(), recipe, place / "corpus", place / f"exported-{to}")
 measured(work)
 """
 

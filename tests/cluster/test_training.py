@@ -114,7 +114,7 @@ def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, contro
     assert manifest is not None
     assert manifest.lineage["world"] == 2
     assert manifest.lineage["engine"]["kind"] == "deepspeed"
-    assert jobs_of(control_plane, bench.namespace) == []
+    until(lambda: jobs_of(control_plane, bench.namespace) == [])
     # The same stage on this machine alone sees the same samples.
     bench.env.pop("VITA_TRAIN_PLATFORM")
     bench.run("alone", "--until", "0.llm")
@@ -129,7 +129,7 @@ def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench,
         assert manifest is not None, printed
         assert manifest.lineage["world"] == 2, stage
     assert all(bench.final("ladder", step) is not None for step in ("evaluate", "export", "report")), printed
-    assert jobs_of(control_plane, bench.namespace) == []
+    until(lambda: jobs_of(control_plane, bench.namespace) == [])
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_pod_killed_on_its_way_costs_a_restart_and_no_sample(
     printed = bench.run("broken", "--only", "0.llm", *SHARDED, *LONGER)
     killer.result()
     _assert_went_on(bench, "broken", undisturbed, printed)
-    assert jobs_of(control_plane, bench.namespace) == []
+    until(lambda: jobs_of(control_plane, bench.namespace) == [])
 
 
 def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, control_plane: ControlPlane,

@@ -38,6 +38,7 @@ def probe_logits(modules: nn.ModuleDict, prompt: Prompt | None = None) -> Tensor
     return torch.nn.functional.linear(omni(batch), omni.head_weight)
 
 
+@torch.no_grad()
 def probe(modules: nn.ModuleDict) -> Prompt:
     """Return a fixed prompt with text, and with a picture and a clip where the modules can take them."""
     generator = torch.Generator().manual_seed(0)
@@ -47,9 +48,11 @@ def probe(modules: nn.ModuleDict) -> Prompt:
     tiles: Tensor | None = None
     clips: tuple[Tensor, ...] = ()
     if "vision" in modules and "projector" in modules:
-        side = omni.vision.spec.tile_size
-        tiles = torch.randn(1, 3, side, side, generator=generator)
-        ids.append(torch.full((len(omni.image_features(tiles)),), IMAGE_ID))
+        tower = omni.vision.spec
+        tiles = torch.randn(1, 3, tower.tile_size, tower.tile_size, generator=generator)
+        # How many positions the picture fills is the projector's to say; the tower need not run for that.
+        blank = omni.head_weight.new_zeros(1, tower.num_tokens, tower.feature_size)
+        ids.append(torch.full((modules["projector"](blank).shape[1],), IMAGE_ID))
     if "audio_encoder" in modules and "audio_adapter" in modules:
         clips = (torch.randn(_FRAMES, omni.audio_encoder.spec.num_mel_bins, generator=generator),)
         ids.append(torch.full((omni.audio_positions(_FRAMES),), AUDIO_ID))
