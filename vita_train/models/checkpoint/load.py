@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vita_train.errors import CheckpointError
 from vita_train.manifest import Manifest
 from vita_train.models.checkpoint.header import TensorInfo, read_header
+from vita_train.models.checkpoint.stream import ALIGNMENT
 
 Files = Path | Sequence[Path]
 
@@ -53,9 +54,9 @@ def load_modules(
         modules: the modules to fill; leave out those that are to keep their first weights.
         source: files of each module, or the manifest of the stage that wrote them.
         endpoint: of the S3 store that the manifest names, when it is not AWS.
-        mapped: parameters on the CPU become views of their files where the type is the same, so that a model larger
-            than the memory can be used. Writing to them changes no file. The files may be replaced or deleted while
-            the modules live, but not changed in place.
+        mapped: parameters on the CPU become views of their files where type and alignment are right, as in all files
+            that are written here, so that a model larger than the memory can be used. Writing to them changes no
+            file. The files may be replaced or deleted while the modules live, but not changed in place.
 
     Raises:
         CheckpointError: a module has no files, a file is refused, or tensors are missing, unexpected or of another
@@ -153,9 +154,12 @@ def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: 
         try:
             with safe_open(path, framework="pt") as file:
                 for key, stored in ((key, stored) for key, (place, stored) in plan.items() if place == path):
+                    tensor = file.get_tensor(stored)
                     if key in mapped:
-                        mapped[key].data = file.get_tensor(stored).to(mapped[key].dtype)
+                        # Elsewhere it would give other last bits than the model that was trained.
+                        data = tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+                        mapped[key].data = data.to(mapped[key].dtype)
                     else:
-                        targets[key].copy_(file.get_tensor(stored))
+                        targets[key].copy_(tensor)
         except SafetensorError as error:
             raise CheckpointError(f"cannot be read: {error}", where=str(path), remedy="write the file again") from error

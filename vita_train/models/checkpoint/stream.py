@@ -21,6 +21,8 @@ from vita_train.storage.disk_errors import told
 
 #: Bytes held at a time.
 PIECE_BYTES = 8 << 20
+#: Bytes at whose multiples torch lays its own tensors. Kernels round otherwise for tensors that lie elsewhere.
+ALIGNMENT = 64
 #: torch's types by their names in a file.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -105,8 +107,10 @@ def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Map
         UserError, StorageError: the disk is full or cannot be written.
         CheckpointError: a source became shorter while it was read.
     """
-    # Wide elements first: each then lies at a multiple of its size, as readers that map the file expect.
-    order = sorted(tensors, key=lambda name: (-ELEMENT_BYTES[tensors[name].info.dtype], name))
+    # Sizes that keep the alignment first, then wide elements first: each lies at a multiple of ALIGNMENT, or at least
+    # of its elements' size, as readers that map the file expect.
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0,
+                                              -ELEMENT_BYTES[tensors[name].info.dtype], name))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     place = 0
     for name in order:
@@ -115,7 +119,7 @@ def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Map
                         "data_offsets": [place, place + tensor.nbytes]}
         place += tensor.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with told(path), partial.open("wb") as file:
