@@ -85,6 +85,25 @@ def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, contr
 
 
 @pytest.mark.usefixtures("node")
+def test_a_quota_that_leaves_no_room_is_told(cluster: Cluster, namespace: str, control_plane: ControlPlane) -> None:
+    client.CoreV1Api(control_plane.api).create_namespaced_resource_quota(
+        namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}})
+    with pytest.raises(VitaError, match=r"UNSCHEDULABLE.*exceeded quota: team"):
+        launch(cluster, small_job(namespace, "", times={"queue": 15}))
+
+
+@pytest.mark.usefixtures("node")
+def test_workers_that_pod_security_refuses_are_told_though_the_first_pod_runs(cluster: Cluster, namespace: str,
+                                                                              control_plane: ControlPlane) -> None:
+    client.CoreV1Api(control_plane.api).patch_namespace(namespace, {"metadata": {"labels": {
+        "pod-security.kubernetes.io/enforce": "restricted"}}})
+    # The controller's template of the workers' init container, like its default one, has no security context.
+    with pytest.raises(UserError, match='violates PodSecurity "restricted') as caught:
+        launch(cluster, small_job(namespace, "import time; time.sleep(600)", times={"start": 3}))
+    assert "--pytorch-init-container-template-file" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("node")
 def test_a_refusal_is_never_tried_again(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     code = (f"import os, json, pathlib; p = pathlib.Path({str(tmp_path)!r}, str(os.getpid())); p.touch()\n"
             "said = {'code': 2, 'what': 'no pictures', 'where': 'recipe.yaml:7', 'remedy': 'name some', 'tails': {}}\n"

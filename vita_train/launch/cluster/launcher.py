@@ -225,7 +225,9 @@ class Launcher:
                 return _for_good(self._explained(state, changes, view), restarts_left)
             if now - looked >= _EVENTS_EVERY:
                 looked = now
-                hindrance = blocked(view.present, self._events(view) if state.phase == Phase.PENDING else ())
+                # A job counts as running with its first pod, though others may be refused.
+                is_whole = state.phase == Phase.RUNNING and len(view.present) >= self._job.nodes
+                hindrance = blocked(view.present, () if is_whole else self._events(view))
             if failure := self._clocks.over(state.phase, hindrance, now=now):
                 return failure
             line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")

@@ -51,12 +51,16 @@ _ORDER = tuple(Reason)
 _IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
                           "ImageInspectError", "RegistryUnavailable"})
 _CONFIG_WAITS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_WARNINGS = ("FailedScheduling", "FailedCreate", "TrainJobResourcesCreationFailed", "FailedMount", "FailedAttachVolume")
+#: What Job and PyTorchJob say of pods and services that the API server does not let them make.
+_REFUSALS = ("FailedCreate", "FailedCreatePod", "FailedCreateService")
+_WARNINGS = (*_REFUSALS, "FailedScheduling", "TrainJobResourcesCreationFailed", "FailedMount", "FailedAttachVolume")
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _NCCL = re.compile(r"\bNCCL\b|ncclInternalError|ncclSystemError|ProcessGroupNCCL")
 _SIGKILL = 137
 #: Seconds a node may be late to say that a pod has ended.
 _SILENCE = 30.0
+_INIT_CONTAINER = ("start the training operator with --pytorch-init-container-template-file and a container that has a "
+                   "securityContext (docs/cluster.md), or use TrainJobs")
 _REMEDIES = {
     Reason.OOM: "lower batch.rows or batch.row_tokens and raise batch.accumulate, or ask for more with pod.memory",
     Reason.CRASH: "the traceback is in the pod's log",
@@ -218,13 +222,14 @@ def _warning(events: Iterable[Object]) -> Failure | None:
     reason, message = event["reason"], str(event.get("message") or "")
     if reason in ("FailedMount", "FailedAttachVolume"):
         kind = Reason.USER_ERROR if "not found" in message else Reason.INFRA
-    elif reason == "TrainJobResourcesCreationFailed" and "quota" not in message:
-        kind = Reason.INFRA  # also "failed calling webhook", while Trainer waits for its certificates
-    elif reason == "FailedCreate" and "quota" not in message:
+    elif reason == "FailedScheduling" or "quota" in message:
+        kind = Reason.UNSCHEDULABLE
+    elif reason in _REFUSALS and re.search(r"forbidden|invalid", message):
         kind = Reason.USER_ERROR
     else:
-        kind = Reason.UNSCHEDULABLE
-    return Failure(kind, f"{reason}: {message}", about)
+        kind = Reason.INFRA  # also "failed calling webhook", while Trainer waits for its certificates
+    remedy = _INIT_CONTAINER if "init-pytorch" in message and "PodSecurity" in message else ""
+    return Failure(kind, f"{reason}: {message}", about, remedy)
 
 
 def _tails(failures: Iterable[Failure]) -> dict[str, str]:

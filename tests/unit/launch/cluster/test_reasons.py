@@ -116,7 +116,10 @@ def test_waiting_is_explained_by_the_pod_or_the_newest_event() -> None:
 
 @pytest.mark.parametrize(("event", "message", "reason"), [
     ("TrainJobResourcesCreationFailed", "failed calling webhook", Reason.INFRA),
-    ("FailedCreate", "violates PodSecurity restricted", Reason.USER_ERROR),
+    ("FailedCreate", 'pods "p" is forbidden: violates PodSecurity "restricted:latest"', Reason.USER_ERROR),
+    ("FailedCreatePod", 'Error creating: Pod "p" is invalid: spec.volumes', Reason.USER_ERROR),
+    ("FailedCreatePod", 'Error creating: pods "p" is forbidden: exceeded quota: gpus', Reason.UNSCHEDULABLE),
+    ("FailedCreatePod", "Error creating: Internal error occurred: failed calling webhook", Reason.INFRA),
     ("FailedMount", 'secret "s3" not found', Reason.USER_ERROR),
     ("FailedAttachVolume", "timed out", Reason.INFRA),
 ])
