@@ -39,7 +39,7 @@ from vita_train.models.checkpoint.probe import probe, probe_logits
 from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.layouts.adapter_export import export_adapters
 from vita_train.models.layouts.config_check import vita_differences
-from vita_train.models.layouts.importing import plan_import, write_import
+from vita_train.models.layouts.importing import plan_import, write_modules
 from vita_train.models.layouts.internvl_export import PARTS, write_internvl
 from vita_train.models.layouts.places import flat_place
 from vita_train.models.layouts.source import open_source
@@ -133,9 +133,11 @@ def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Pa
         CheckpointError: a tensor of it is not explained.
     """
     plan = plan_import(open_source(directory), recipe.model, list(names))
-    written = write_import(plan, scratch)["modules"]
+    plan.ledger.check()
+    scratch.mkdir()
+    written = write_modules(plan, scratch)
     modules = build_modules(recipe.model, written, dtype=model_dtype(recipe), empty=True)
-    load_modules(modules, {name: [scratch / file for file in entry["files"]] for name, entry in written.items()},
+    load_modules(modules, {name: [scratch / file for file in files] for name, files in written.items()},
                  mapped=True)
     return modules.eval()
 

@@ -116,12 +116,7 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
     """
     plan.ledger.check()
     with placed(out, IMPORT_MANIFEST, "import") as aside:
-        written: dict[str, list[str]] = {}
-        for module, tensors in plan.modules.items():
-            shards = split_by_size({name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes)
-            written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
-            for file, shard in zip(written[module], shards, strict=True):
-                write_tensors(aside / file, {name: tensors[name] for name in shard}, {"format": "pt", "module": module})
+        written = write_modules(plan, aside, shard_bytes=shard_bytes)
         plan.ledger.write(aside / "ledger.json")
         summary = {
             "format": IMPORT_FORMAT,
@@ -134,6 +129,21 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
         }
         write_json(aside / IMPORT_MANIFEST, summary)
     return summary
+
+
+def write_modules(plan: ImportPlan, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
+    """Write the modules of a plan whose ledger has no faults into a folder; return the names of each one's files.
+
+    Raises:
+        CheckpointError: a source file changed while it was read.
+    """
+    written: dict[str, list[str]] = {}
+    for module, tensors in plan.modules.items():
+        shards = split_by_size({name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes)
+        written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
+        for file, shard in zip(written[module], shards, strict=True):
+            write_tensors(folder / file, {name: tensors[name] for name in shard}, {"format": "pt", "module": module})
+    return written
 
 
 def _canonical(source: Source, ledger: ImportLedger) -> dict[str, str]:
