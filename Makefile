@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-all test-cluster lint clean
+.PHONY: help setup demo smoke test test-all test-cluster test-node lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,11 +26,16 @@ test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster"
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 -m "not cluster and not images"
+	$(BIN)/python -m pytest -n 2 -m "not cluster and not images and not node"
 
 test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some ten minutes) and run the tests on it
 	tests/cluster/build.sh
 	$(BIN)/python -m pytest -m cluster
+
+test-node: $(READY) ## Build the images and a node that runs containers (as root, with podman, runc, debootstrap) and try them
+	tests/cluster/build.sh node
+	$(BIN)/python tests/images/build_all.py
+	tests/cluster/in_namespaces.sh $(BIN)/python -m pytest -m node
 
 lint: $(READY) ## Check style, types, import directions and the compiled pipelines
 	$(BIN)/ruff check .

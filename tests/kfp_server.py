@@ -55,8 +55,8 @@ class FakeKfp:
 
 
 @contextmanager
-def fake_kfp() -> Iterator[FakeKfp]:
-    """A server that listens until the block ends."""
+def fake_kfp(host: str = "127.0.0.1") -> Iterator[FakeKfp]:
+    """A server that listens at an address of this machine until the block ends."""
     state = FakeKfp()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,8 +75,8 @@ def fake_kfp() -> Iterator[FakeKfp]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    server = ThreadingHTTPServer((host, 0), Handler)
+    state.endpoint = f"http://{host}:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield state

@@ -42,58 +42,58 @@ def describe() -> str:
 
 
 @contextmanager
-def serve_s3(folder: Path) -> Iterator[S3Server]:
-    """Run a server on a free port of this machine, with its data in `folder`."""
+def serve_s3(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Run a server on a free port of an address of this machine, with its data in `folder`."""
     binary = find_versitygw()
-    with _versitygw(binary, folder) if binary else _moto() as server:
+    with _versitygw(binary, folder, host) if binary else _moto(host) as server:
         yield server
 
 
 @contextmanager
-def _versitygw(binary: str, folder: Path) -> Iterator[S3Server]:
-    port = _free_port()
+def _versitygw(binary: str, folder: Path, host: str) -> Iterator[S3Server]:
+    port = _free_port(host)
     data = folder / "data"
     data.mkdir()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [binary, "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet",
+            [binary, "--port", f"{host}:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet",
              "posix", str(data)],
             stdout=log, stderr=subprocess.STDOUT,
         )
     try:
-        _wait_for_port(port, process, folder / "server.log")
-        yield S3Server(f"http://127.0.0.1:{port}", "versitygw", data)
+        _wait_for_port((host, port), process, folder / "server.log")
+        yield S3Server(f"http://{host}:{port}", "versitygw", data)
     finally:
         process.terminate()
         process.wait(timeout=20)
 
 
 @contextmanager
-def _moto() -> Iterator[S3Server]:
+def _moto(host: str) -> Iterator[S3Server]:
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
     try:
-        host, port = server.get_host_and_port()
+        _, port = server.get_host_and_port()
         yield S3Server(f"http://{host}:{port}", "moto")
     finally:
         server.stop()
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_port(address: tuple[str, int], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(address) == 0:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"versitygw did not start: {log.read_text(errors='replace')}")

@@ -21,7 +21,7 @@ from vita_train.launch.cluster.workflow import WORKFLOWS
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and not item.get_closest_marker("node"):
             item.add_marker(pytest.mark.cluster)
 
 

@@ -1,6 +1,7 @@
 """A real Kubernetes control plane on this machine: etcd, API server, controllers, scheduler, PyTorchJob controller.
 
-Built by ``tests/cluster/build.sh`` from pinned Go modules. Everything listens on 127.0.0.1 and lies in one folder.
+Built by ``tests/cluster/build.sh`` from pinned Go modules. Everything lies in one folder and listens on 127.0.0.1, but
+for an API server that is to be reached by pods with a network of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from kubernetes.client.exceptions import ApiException
 HOME = Path(os.environ.get("VITA_TRAIN_CONTROL_PLANE") or Path.home() / ".cache/vita-train-test/control-plane")
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator")
 _ADMIN = "test-admin-token"
-#: The controller's own asks for nslookup, which a bare machine may not have.
 _INIT_CONTAINER = "- name: init-pytorch\n  image: this-machine\n  command: ['true']\n"
 _START_SECONDS = 90.0
 
@@ -50,12 +50,17 @@ class ControlPlane:
 
     Args:
         folder: where they keep everything.
+        address: where the API server listens, 127.0.0.1 unless pods have a network of their own; then that of the
+            service by which they find it.
+        init_container: template of what the workers of a PyTorchJob run first. The controller's own asks for nslookup,
+            which a bare machine may not have.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, address: str = "127.0.0.1", init_container: str = _INIT_CONTAINER) -> None:
         self.folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.server = f"https://127.0.0.1:{_free_port()}"
+        port = _free_port() if address == "127.0.0.1" else 443
+        self.server = f"https://{address}:{port}"
         self.authority = folder / "certs" / "apiserver.crt"
         self._keys()
         etcd = f"http://127.0.0.1:{_free_port()}"
@@ -65,7 +70,7 @@ class ControlPlane:
                              "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"])
         key, public = str(folder / "accounts.key"), str(folder / "accounts.pub")
         self._start("kube-apiserver", [
-            f"--etcd-servers={etcd}", "--bind-address=127.0.0.1", f"--secure-port={self.server.rpartition(':')[2]}",
+            f"--etcd-servers={etcd}", f"--bind-address={address}", f"--secure-port={port}",
             f"--cert-dir={folder / 'certs'}", "--endpoint-reconciler-type=none", "--authorization-mode=Node,RBAC",
             f"--token-auth-file={folder / 'tokens.csv'}", "--allow-privileged=true", "--profiling=false",
             "--service-cluster-ip-range=10.96.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
@@ -82,7 +87,7 @@ class ControlPlane:
             "--node-monitor-grace-period=20s", "--concurrent-gc-syncs=4"])
         self._start("kube-scheduler", [*common, f"--secure-port={_free_port()}"])
         self.apply_crd(yaml.safe_load((HOME / "kubeflow.org_pytorchjobs.yaml").read_text(encoding="utf-8")))
-        (folder / "init.yaml").write_text(_INIT_CONTAINER)
+        (folder / "init.yaml").write_text(init_container)
         self._start("training-operator", [f"--kubeconfig={self.kubeconfig}",
                                           f"--init-container-template={folder / 'init.yaml'}"])
         self._until(self._has_accounts, "the controller manager")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine import Engine, missing, offers_cpu_torch
+from engine import Engine, missing
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +19,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture(scope="session")
 def launcher_image(engine: Engine) -> str:
     """The launcher's image."""
-    return engine.build("launcher")
+    return engine.build_launcher()
 
 
 @pytest.fixture(scope="session")
 def data_image(engine: Engine) -> str:
-    """The data image, with the synthesiser that the shipped recipes' synthetic world needs."""
-    build = "+cpu" if offers_cpu_torch() else ""
-    return engine.build("data", "--build-arg", f"TORCH_BUILD={build}", "--build-arg", "EXTRA=espeakng-loader")
+    """The data image."""
+    return engine.build_data()
 
 
 @pytest.fixture

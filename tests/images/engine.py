@@ -20,6 +20,7 @@ CACHE = Path.home() / ".cache" / "vita-train-test" / "images"
 #: podman's short-lived state; it keeps to the place it first had.
 STATE = Path("/run/vita-train-test-images")
 BASE = "localhost/vita-train-test-base:bookworm"
+PAUSE = "localhost/vita-train-test-pause:1"
 USER = 65532
 #: What Pod Security's restricted level and our pods ask for. podman alone would make more than /tmp writable.
 RESTRICTED = ("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777", "--user", f"{USER}:{USER}",
@@ -71,9 +72,32 @@ class Engine:
                  "--source", "https://example.org/vita-train", "--pip-config", str(self._folder / "pip.conf"),
                  *(["--ca", certificates] if certificates else [])]
         self._run([str(root / "images" / "build"), *given, kind, "--", *options], check=True)
-        from vita_train import __version__
+        return image_of(kind)
 
-        return f"localhost/vita-train-test-{kind}-python:{__version__}"
+    def build_launcher(self) -> str:
+        """Build the launcher's image."""
+        return self.build("launcher")
+
+    def build_data(self) -> str:
+        """Build the data image, with the synthesiser that the shipped recipes' synthetic world needs."""
+        build = "+cpu" if offers_cpu_torch() else ""
+        return self.build("data", "--build-arg", f"TORCH_BUILD={build}", "--build-arg", "EXTRA=espeakng-loader")
+
+    def build_trainer(self) -> str:
+        """Build the trainer's image on the same base, so without CUDA's compilers and without flash-attn."""
+        return self.build("trainer", "--build-arg", f"BUILDER_IMAGE={self.base()}", "--build-arg", "FLASH_ATTN=")
+
+    def build_pause(self) -> str:
+        """Build an image whose container only waits, and so holds the namespaces of a pod."""
+        file = self._folder / "pause"
+        file.write_text(f'FROM {self.base()}\nENTRYPOINT ["sleep", "infinity"]\n')
+        self.podman("build", "--quiet", "--tag", PAUSE, "--file", str(file), str(self._folder))
+        return PAUSE
+
+    def pipe(self, images: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start to write images as one archive to the process's output."""
+        return subprocess.Popen(["podman", "--log-level", "error", "save", "--quiet", "--multi-image-archive", *images],
+                                env=self.environment, stdout=subprocess.PIPE)
 
     def run(self, image: str, *command: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Run a command in an image under the restricted settings."""
@@ -89,6 +113,13 @@ class Engine:
             raise AssertionError(f"{' '.join(command[:3])} ended with {done.returncode}:\n"
                                  f"{done.stdout[-3000:]}{done.stderr[-3000:]}")
         return done
+
+
+def image_of(kind: str) -> str:
+    """Return the name under which an image is built here."""
+    from vita_train import __version__
+
+    return f"localhost/vita-train-test-{kind}-python:{__version__}"
 
 
 def offers_cpu_torch() -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from engine import ROOT, Engine
+from pipeline_step import command_of
 
 from vita_train import __version__
 from vita_train.manifest import Manifest
@@ -22,8 +21,10 @@ def test_its_health_command_passes(engine: Engine, data_image: str) -> None:
 
 
 def test_it_fetches_and_prepares_as_a_pipeline_tells_it_to(engine: Engine, data_image: str, volume: Path) -> None:
-    for component, outputs in (("data-fetch", ("raw", "metrics")), ("data-validation", ("corpus", "metrics"))):
-        done = engine.run(data_image, *_command(component, outputs), options=["--volume", f"{volume}:/cache"])
+    pipeline = next(yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "ladder.yaml").read_text()))
+    for component in ("data-fetch", "data-validation"):
+        command = command_of(pipeline, component, "/cache/outputs", storage_root="/cache/runs")
+        done = engine.run(data_image, *command, options=["--volume", f"{volume}:/cache"])
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     run = volume / "runs" / "first"
     fetched = Manifest.model_validate_json((run / "data_fetch" / "final.json").read_text())
@@ -38,19 +39,3 @@ def test_it_can_write_nowhere_but_where_it_is_let(engine: Engine, data_image: st
     done = engine.run(data_image, "sh", "-c", "for place in / /opt/venv /etc /var/tmp /tmp; do "
                       "touch $place/written 2>/dev/null && echo $place; done; true")
     assert done.stdout.split() == ["/tmp"]
-
-
-def _command(component: str, outputs: tuple[str, ...]) -> list[str]:
-    """Return what a cluster runs for a component of the compiled ladder, its placeholder filled in."""
-    pipeline = next(yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "ladder.yaml").read_text()))
-    container = pipeline["deploymentSpec"]["executors"][f"exec-{component}"]["container"]
-    declared = pipeline["components"][f"comp-{component}"]["outputDefinitions"]["artifacts"]
-    told: dict[str, Any] = {
-        "inputs": {"parameterValues": {
-            "recipe": "smoke", "run": "first", "storage_root": "/cache/runs", "only": "", "from_step": "",
-            "until_step": "", "force": False, "overrides": ["data.source.scale=0.005", "data.source.test_size=2"]}},
-        "outputs": {"outputFile": f"/cache/outputs/{component}.json", "artifacts": {
-            name: {"artifacts": [{"name": name, "type": declared[name]["artifactType"], "metadata": {},
-                                  "uri": f"/cache/outputs/{name}"}]} for name in outputs}},
-    }
-    return [*container["command"], *(json.dumps(told) if word == "{{$}}" else word for word in container["args"])]
