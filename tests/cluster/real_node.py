@@ -142,5 +142,6 @@ conf_dir = "{network}"
 
 
 def _corefile(kubeconfig: Path) -> str:
-    return (f".:53 {{\n  bind {NAMES}\n  kubernetes cluster.local {{\n    kubeconfig {kubeconfig}\n  }}\n"
-            "  template ANY ANY {\n    rcode NXDOMAIN\n  }\n}\n")
+    # Names of elsewhere are refused at once. In one block with the cluster's, that rule would come first.
+    return (f"cluster.local {{\n  bind {NAMES}\n  kubernetes {{\n    kubeconfig {kubeconfig}\n  }}\n}}\n"
+            f". {{\n  bind {NAMES}\n  template ANY ANY {{\n    rcode NXDOMAIN\n  }}\n}}\n")

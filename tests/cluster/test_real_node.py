@@ -33,7 +33,7 @@ from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.workflow import WORKFLOWS
 from vita_train.storage.final import read_final
-from vita_train.storage.store import Store, open_store
+from vita_train.storage.store import open_store
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = {kind: image_of(kind) for kind in ("launcher", "data", "trainer")}
@@ -49,7 +49,7 @@ class Site:
     plane: ControlPlane
     namespace: str
     kfp: FakeKfp
-    store: Store
+    s3: S3Server
 
     @property
     def janitor(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def s3(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def release(control_plane: ControlPlane, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(control_plane: ControlPlane, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The chart, installed by helm into a namespace that admits restricted pods only."""
     namespace = control_plane.namespace("team")
     client.CoreV1Api(control_plane.api).patch_namespace(namespace, {"metadata": {"labels": {
@@ -136,13 +136,7 @@ def release(control_plane: ControlPlane, s3: S3Server, tmp_path_factory: pytest.
                 "gpu_resource": "", "cpu": "500m", "memory": "3Gi", "shm": "64Mi", "scratch": "1Gi", "grace": 30}}}))
         helm("install", "one", CHART, "--namespace", namespace, "--kubeconfig", control_plane.kubeconfig, "--values",
              values)
-        yield Site(control_plane, namespace, kfp, open_store(STORE, endpoint=s3.endpoint))
-
-
-@pytest.fixture
-def site(release: Site, s3_credentials: None) -> Site:
-    """The installed chart, and this process may read its store."""
-    return release
+        yield Site(control_plane, namespace, kfp, s3)
 
 
 def test_the_charts_job_compiles_the_pipelines_and_uploads_them(site: Site) -> None:
@@ -197,15 +191,17 @@ def test_the_janitor_removes_the_job_of_a_workflow_that_is_over(site: Site, tmp_
         until(lambda: jobs_of(site.plane, site.namespace) == [])
 
 
+@pytest.mark.usefixtures("s3_credentials")
 def test_steps_make_the_data_and_two_pods_train_on_it(site: Site) -> None:
     site.step("data-fetch", "data")
     site.step("data-validation", "data")
-    prepared = read_final(site.store, "first/prepare")
+    store = open_store(STORE, endpoint=site.s3.endpoint)
+    prepared = read_final(store, "first/prepare")
     assert prepared is not None
     assert prepared.metrics["used"] == prepared.metrics["records"] > 0
     said = site.step("base-model", "launcher", stage="0.llm", overrides=[
         *SMALL_WORLD, "launch.nodes=2", "stages.0.llm.engine.kind=deepspeed", "stages.0.llm.engine.zero=2"])
-    trained = read_final(site.store, "first/0.llm")
+    trained = read_final(store, "first/0.llm")
     assert trained is not None, said
     assert trained.lineage["world"] == 2
     assert trained.lineage["engine"]["kind"] == "deepspeed"
