@@ -54,7 +54,7 @@ class PodProcess:
         self.log: LogFile | None = None
         self.previous_log: LogFile | None = None
         self.restarts = 0
-        self._terminating = threading.Event()
+        self._terminating, self._over = threading.Event(), threading.Event()
         self._oom = False
         self._last: Object = {}
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
@@ -76,6 +76,8 @@ class PodProcess:
         timer = threading.Timer(grace, self.kill)
         timer.daemon = True
         timer.start()
+        if self._over.is_set():  # it ended by itself before anybody here heard that it is to be deleted
+            self.node.force_delete(self.namespace, self.name)
 
     def _run(self) -> None:
         try:
@@ -99,6 +101,7 @@ class PodProcess:
                 self._report("Running", {"waiting": {"reason": "CrashLoopBackOff"}}, container)
                 time.sleep(1)
             self._report("Succeeded" if code == 0 else "Failed", ended, container)
+            self._over.set()
             if self._terminating.is_set():
                 self.node.force_delete(self.namespace, self.name)
         except ApiException as error:

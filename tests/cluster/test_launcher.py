@@ -57,7 +57,10 @@ def _pods(control_plane: ControlPlane, namespace: str) -> list[Any]:
 @pytest.mark.usefixtures("node")
 def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namespace: str, tmp_path: Path,
                                                         control_plane: ControlPlane) -> None:
-    code = (f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, os.environ['PET_NODE_RANK']).touch()\n"
+    # A job is done with its first pod: this one waits for the other, as ranks do.
+    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
+            "(here / os.environ['PET_NODE_RANK']).touch()\n"
+            "while len(list(here.iterdir())) < 2: time.sleep(0.1)\n"
             "for i in range(200): print('line', i, 'of', os.environ['PET_NNODES'], flush=True)")
     lines = launch(cluster, small_job(namespace, code))
     assert [line for line in lines if line.startswith("line")] == [f"line {i} of 2" for i in range(200)]
