@@ -32,7 +32,8 @@ test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some 
 	tests/cluster/build.sh
 	$(BIN)/python -m pytest -m cluster
 
-test-node: $(READY) ## Build the images and a node that runs containers (as root, with podman, runc, debootstrap) and try them
+# Not among the listed: it needs root, podman, runc and debootstrap (CONTRIBUTING.md).
+test-node: $(READY)
 	tests/cluster/build.sh node
 	$(BIN)/python tests/images/build_all.py
 	tests/cluster/in_namespaces.sh $(BIN)/python -m pytest -m node
