@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from control_plane import HOME, missing
+from conftest import jobs_of, make_workflow, until
+from control_plane import ControlPlane
+from kubernetes import client
+from processes import HOME, missing
 
+from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.job import TrainingJob
+from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform, load_platform
 
@@ -58,6 +64,27 @@ def job_of(platform: Platform, code: str = "") -> TrainingJob:
     """Return a job of two nodes as the launcher would make it from the chart's settings."""
     return TrainingJob(name="vita-1-1-chart", namespace=platform.namespace, run="chart", stage="1.1", nodes=2, nproc=1,
                        image=platform.image, command=("python", "-c", code), pod=platform.pod, platform=platform)
+
+
+def janitor_of(control_plane: ControlPlane, namespace: str) -> dict[str, Any]:
+    """Return what the CronJob of the janitor makes its Jobs of."""
+    cron = client.BatchV1Api(control_plane.api).read_namespaced_cron_job("vita-janitor", namespace)
+    return dict(control_plane.api.sanitize_for_serialization(cron.spec.job_template.spec))
+
+
+def janitor_removes(control_plane: ControlPlane, namespace: str, platform: Platform, launcher: Cluster) -> str:
+    """Let the janitor find a job of a Workflow that is over; return what it said once both it and the job are gone."""
+    make_workflow(control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
+    forever = replace(job_of(platform, "import time; time.sleep(600)"), workflow="over")
+    launcher.create(PyTorchJobs.resource, PyTorchJobs().manifest(forever))
+    batch, core = client.BatchV1Api(control_plane.api), client.CoreV1Api(control_plane.api)
+    batch.create_namespaced_job(namespace, {"metadata": {"name": "now"}, "spec": janitor_of(control_plane, namespace)})
+    until(lambda: batch.read_namespaced_job("now", namespace).status.completion_time)
+    until(lambda: jobs_of(control_plane, namespace) == [])
+    (pod,) = core.list_namespaced_pod(namespace, label_selector="job-name=now").items
+    said = str(core.read_namespaced_pod_log(pod.metadata.name, namespace))
+    assert f"job {forever.name}: its Workflow over is over; deleted" in said
+    return said
 
 
 def assert_within(given: Any, found: Any) -> None:

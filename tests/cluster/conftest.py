@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane, missing, stand_in
+from control_plane import PROGRAMS, ControlPlane, stand_in
 from kubelet import Kubelet
 from kubernetes import client
+from processes import missing
 
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
@@ -28,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A running cluster, or a skip that says how to build one."""
-    if why := missing():
+    if why := missing(PROGRAMS):
         pytest.skip(why)
     plane = ControlPlane(tmp_path_factory.mktemp("control-plane"))
     try:

@@ -6,11 +6,8 @@ for an API server that is to be reached by pods with a network of their own.
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,19 +16,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from processes import HOME, Processes
 
-HOME = Path(os.environ.get("VITA_TRAIN_CONTROL_PLANE") or Path.home() / ".cache/vita-train-test/control-plane")
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator")
 _ADMIN = "test-admin-token"
 _INIT_CONTAINER = "- name: init-pytorch\n  image: this-machine\n  command: ['true']\n"
-_START_SECONDS = 90.0
-
-
-def missing(programs: Sequence[str] = PROGRAMS) -> str:
-    """Return what is not built yet, as a message to skip with; empty if nothing is missing."""
-    absent = [name for name in programs if not (HOME / "bin" / name).exists()]
-    return f"no {', '.join(absent)} in {HOME / 'bin'}: run tests/cluster/build.sh" if absent else ""
 
 
 def stand_in(group: str, version: str, kind: str) -> dict[str, Any]:
@@ -58,46 +47,44 @@ class ControlPlane:
 
     def __init__(self, folder: Path, *, address: str = "127.0.0.1", init_container: str = _INIT_CONTAINER) -> None:
         self.folder = folder
-        self._processes: list[subprocess.Popen[bytes]] = []
         port = _free_port() if address == "127.0.0.1" else 443
         self.server = f"https://{address}:{port}"
         self.authority = folder / "certs" / "apiserver.crt"
         self._keys()
+        self._processes = Processes(folder)
+        start, until = self._processes.start, self._processes.until
         etcd = f"http://127.0.0.1:{_free_port()}"
         peers = f"http://127.0.0.1:{_free_port()}"
-        self._start("etcd", ["--data-dir", str(folder / "etcd"), "--listen-client-urls", etcd, "--unsafe-no-fsync",
-                             "--advertise-client-urls", etcd, "--listen-peer-urls", peers,
-                             "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"])
+        start("etcd", ["--data-dir", str(folder / "etcd"), "--listen-client-urls", etcd, "--unsafe-no-fsync",
+                       "--advertise-client-urls", etcd, "--listen-peer-urls", peers,
+                       "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"])
         key, public = str(folder / "accounts.key"), str(folder / "accounts.pub")
-        self._start("kube-apiserver", [
+        start("kube-apiserver", [
             f"--etcd-servers={etcd}", f"--bind-address={address}", f"--secure-port={port}",
             f"--cert-dir={folder / 'certs'}", "--endpoint-reconciler-type=none", "--authorization-mode=Node,RBAC",
             f"--token-auth-file={folder / 'tokens.csv'}", "--allow-privileged=true", "--profiling=false",
             "--service-cluster-ip-range=10.96.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={public}", f"--service-account-signing-key-file={key}",
             "--kubelet-preferred-address-types=InternalIP"])
-        self._until(self.authority.exists, "the API server's certificate")
+        until(self.authority.exists, "the API server's certificate")
         self.kubeconfig = self.write_kubeconfig("admin", _ADMIN)
         self.api = client.ApiClient(self.settings("admin"))
-        self._until(self._is_ready, "the API server")
+        until(self._is_ready, "the API server")
         common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1"]
-        self._start("kube-controller-manager", [
+        start("kube-controller-manager", [
             *common, "--use-service-account-credentials=true", f"--service-account-private-key-file={key}",
             f"--root-ca-file={self.authority}", f"--secure-port={_free_port()}", "--node-monitor-period=2s",
             "--node-monitor-grace-period=20s", "--concurrent-gc-syncs=4"])
-        self._start("kube-scheduler", [*common, f"--secure-port={_free_port()}"])
+        start("kube-scheduler", [*common, f"--secure-port={_free_port()}"])
         self.apply_crd(yaml.safe_load((HOME / "kubeflow.org_pytorchjobs.yaml").read_text(encoding="utf-8")))
         (folder / "init.yaml").write_text(init_container)
-        self._start("training-operator", [f"--kubeconfig={self.kubeconfig}",
-                                          f"--init-container-template={folder / 'init.yaml'}"])
-        self._until(self._has_accounts, "the controller manager")
+        start("training-operator", [f"--kubeconfig={self.kubeconfig}",
+                                    f"--init-container-template={folder / 'init.yaml'}"])
+        until(self._has_accounts, "the controller manager")
 
     def stop(self) -> None:
-        """End all processes, the last started first."""
-        for process in reversed(self._processes):
-            process.kill()
-        for process in self._processes:
-            process.wait()
+        """End all processes."""
+        self._processes.stop()
 
     def settings(self, user: str) -> client.Configuration:
         """Return a client configuration of a user whose kubeconfig was written."""
@@ -132,7 +119,7 @@ class ControlPlane:
             conditions = api.read_custom_resource_definition(name).status.conditions or ()
             return any(one.type == "Established" and one.status == "True" for one in conditions)
 
-        self._until(is_served, name)
+        self._processes.until(is_served, name)
 
     @contextmanager
     def serving(self, *definitions: dict[str, Any]) -> Iterator[None]:
@@ -146,14 +133,14 @@ class ControlPlane:
         finally:
             for name in names:
                 api.delete_custom_resource_definition(name)
-            self._until(lambda: not names & {one.metadata.name for one in
-                                             api.list_custom_resource_definition().items}, f"the end of {names}")
+            self._processes.until(lambda: not names & {
+                one.metadata.name for one in api.list_custom_resource_definition().items}, f"the end of {names}")
 
     def namespace(self, name: str) -> str:
         """Create a namespace, and wait for its default service account."""
         core = client.CoreV1Api(self.api)
         core.create_namespace({"metadata": {"name": name}})
-        self._until(lambda: bool(core.list_namespaced_service_account(name).items), f"namespace {name}")
+        self._processes.until(lambda: bool(core.list_namespaced_service_account(name).items), f"namespace {name}")
         return name
 
     def _keys(self) -> None:
@@ -164,29 +151,6 @@ class ControlPlane:
         (self.folder / "accounts.pub").write_bytes(key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
         (self.folder / "tokens.csv").write_text(f'{_ADMIN},admin,admin,"system:masters"\n')
-
-    def _start(self, name: str, arguments: Sequence[str]) -> None:
-        log = (self.folder / f"{name}.log").open("wb")
-        self._processes.append(subprocess.Popen([str(HOME / "bin" / name), *arguments], stdout=log, stderr=log,
-                                                stdin=subprocess.DEVNULL))
-
-    def _until(self, is_done: Any, what: str) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            for process in self._processes:
-                if process.poll() is not None:
-                    raise RuntimeError(f"{process.args[0]} ended; its log is in {self.folder}")  # type: ignore[index]
-            try:
-                if is_done():
-                    return
-            except (ApiException, OSError, ValueError, client.exceptions.OpenApiException):
-                pass
-            except Exception as error:  # urllib3 raises its own while nothing listens yet
-                if "urllib3" not in type(error).__module__:
-                    raise
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what} is not there after {_START_SECONDS:.0f} s; logs are in {self.folder}")
-            time.sleep(0.2)
 
     def _is_ready(self) -> bool:
         answer = self.api.call_api("/readyz", "GET", auth_settings=["BearerToken"], _preload_content=False,

@@ -1,7 +1,7 @@
 """A node that runs containers: kubelet, containerd and runc, and CoreDNS for the names of pods.
 
-It needs what ``tests/cluster/build.sh node`` and ``tests/images/build_all.py`` build, and the addresses that
-``tests/cluster/in_namespaces.sh`` gives. Unlike under the kubelet of the other tests, images, mounts, users, seccomp,
+It needs what ``tests/cluster/build.sh node`` and ``tests/images/build_all.py`` build, and the namespaces of
+``tests/cluster/in_namespaces.sh``. Unlike under the kubelet of the other tests, images, mounts, users, seccomp,
 read-only file systems, network namespaces and memory limits are those of a cluster.
 """
 
@@ -10,24 +10,23 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from control_plane import HOME, ControlPlane
-from control_plane import missing as not_built
+from control_plane import ControlPlane
 from engine import PAUSE, Engine
 from engine import missing as no_engine
 from kubernetes import client
+from processes import HOME, Processes
+from processes import missing as not_built
 
 #: Where the API server, the cluster's names and this machine's other servers are found by pods.
 API, NAMES, HERE = "10.96.0.1", "10.96.0.10", "10.99.0.1"
-CGROUP = "/vita-train-test"
-#: Environment variable: where the node keeps everything; short, because sockets lie there, whose paths must be.
+#: Environment variable: where the node keeps everything; short, because sockets lie there, whose paths must be. The
+#: control group of its pods has the same name.
 FOLDER = "VITA_TRAIN_NODE"
 _PROGRAMS = ("kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "bridge", "loopback", "host-local", "coredns")
-_START_SECONDS = 120.0
 
 
 def missing() -> str:
@@ -39,11 +38,17 @@ def missing() -> str:
     return no_engine()
 
 
+def take_addresses() -> None:
+    """Give this machine the addresses of services, which pods on a bridge of it reach without any forwarding."""
+    for address in (API, NAMES, HERE):
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+
+
 class RealNode:
     """A node with containers; its images are there already.
 
     Args:
-        plane: the control plane, which pods find at `API`.
+        plane: the control plane, which pods find at `API`; see `take_addresses`.
         images: what its pods may run, built by podman; it cannot pull any.
     """
 
@@ -52,23 +57,22 @@ class RealNode:
     def __init__(self, plane: ControlPlane, images: Sequence[str]) -> None:
         self._plane = plane
         self.folder = Path(os.environ[FOLDER])
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._start("coredns", ["-conf", str(self._write("Corefile", _corefile(plane.kubeconfig)))])
+        self._processes = Processes(self.folder)
+        start, until = self._processes.start, self._processes.until
+        start("coredns", ["-conf", str(self._write("Corefile", _corefile(plane.kubeconfig)))])
         runtime = self.folder / "containerd.sock"
-        self._start("containerd", ["--config", str(self._write("containerd.toml", self._containerd(runtime)))])
-        self._until(runtime.exists, "containerd")
+        start("containerd", ["--config", str(self._write("containerd.toml", self._containerd(runtime)))])
+        until(runtime.exists, "containerd")
         self._take(runtime, images)
-        self._start("kubelet", [
+        start("kubelet", [
             f"--config={self._write('kubelet.yaml', self._kubelet(runtime))}", f"--kubeconfig={plane.kubeconfig}",
             f"--root-dir={self.folder / 'kubelet'}", f"--cert-dir={self.folder / 'certs'}",
             f"--hostname-override={self.name}", f"--node-ip={HERE}"])
-        self._until(self._is_ready, "the node")
+        until(self._is_ready, "the node")
 
     def stop(self) -> None:
         """End the node; what is left of its containers goes with their namespaces."""
-        for process in reversed(self._processes):
-            process.kill()
-            process.wait()
+        self._processes.stop()
 
     def _containerd(self, runtime: Path) -> str:
         network = self.folder / "network"
@@ -102,7 +106,8 @@ conf_dir = "{network}"
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"}, "readOnlyPort": 0, "healthzPort": 0,
             "clusterDNS": [NAMES], "clusterDomain": "cluster.local", "resolvConf": str(names),
-            "containerRuntimeEndpoint": f"unix://{runtime}", "cgroupDriver": "cgroupfs", "cgroupRoot": CGROUP,
+            "containerRuntimeEndpoint": f"unix://{runtime}",
+            "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self.folder.name}",
             "podLogsDir": str(self.folder / "logs"), "enforceNodeAllocatable": ["none"], "oomScoreAdj": 0,
             "failCgroupV1": False, "failSwapOn": False, "makeIPTablesUtilChains": False,
             "localStorageCapacityIsolation": False, "imageGCHighThresholdPercent": 100,
@@ -117,28 +122,13 @@ conf_dir = "{network}"
         assert (done.returncode, archive.returncode) == (0, 0), done.stdout[-2000:] + done.stderr[-2000:]
 
     def _is_ready(self) -> bool:
-        nodes = client.CoreV1Api(self._plane.api).list_node().items
-        return any(one.type == "Ready" and one.status == "True" for node in nodes for one in node.status.conditions)
+        node = client.CoreV1Api(self._plane.api).read_node_status(self.name)
+        return any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or ())
 
     def _write(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.write_text(text)
         return path
-
-    def _start(self, name: str, arguments: list[str]) -> None:
-        log = (self.folder / f"{name}.log").open("wb")
-        self._processes.append(subprocess.Popen(
-            [str(HOME / "bin" / name), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}"}))
-
-    def _until(self, is_done: object, what: str) -> None:
-        assert callable(is_done)
-        deadline = time.monotonic() + _START_SECONDS
-        while not is_done():
-            ended = [str(process.args[0]) for process in self._processes if process.poll() is not None]  # type: ignore[index]
-            assert not ended, f"{ended} ended; logs are in {self.folder}"
-            assert time.monotonic() < deadline, f"{what} is not there; logs are in {self.folder}"
-            time.sleep(0.2)
 
 
 def _corefile(kubeconfig: Path) -> str:

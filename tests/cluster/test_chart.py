@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import boto3
 import pytest
 import yaml
-from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
-from conftest import jobs_of, make_workflow, until
+from chart import CHART, VALUES, assert_fits, assert_within, helm, janitor_removes, job_of, objects_of, platform_of
+from conftest import jobs_of, until
 from control_plane import ControlPlane, stand_in
 from definitions import trainer_definition
 from kubernetes import client
@@ -204,19 +203,8 @@ def test_the_janitors_cron_job_removes_what_nobody_waits_for(control_plane: Cont
     platform = _installed(control_plane, namespace, tmp_path, "--set",
                           f"images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
                           f"s3.endpoint={s3_server.endpoint},s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}")
-    make_workflow(control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
-    forever = replace(job_of(platform, "import time; time.sleep(600)"), workflow="over")
-    _as_launcher(control_plane, namespace).create(PyTorchJobs.resource, PyTorchJobs().manifest(forever))
-    batch = client.BatchV1Api(control_plane.api)
-    cron = batch.read_namespaced_cron_job("vita-janitor", namespace)
-    batch.create_namespaced_job(namespace, {"metadata": {"name": "now"}, "spec": cron.spec.job_template.spec})
-    until(lambda: batch.read_namespaced_job("now", namespace).status.completion_time)
-    until(lambda: jobs_of(control_plane, namespace) == [])
+    said = janitor_removes(control_plane, namespace, platform, _as_launcher(control_plane, namespace))
     assert [upload["Key"] for upload in s3.list_multipart_uploads(Bucket=namespace)["Uploads"]] == ["runs/new"]
-    core = client.CoreV1Api(control_plane.api)
-    (pod,) = core.list_namespaced_pod(namespace, label_selector="job-name=now").items
-    said = core.read_namespaced_pod_log(pod.metadata.name, namespace)
-    assert f"job {forever.name}: its Workflow over is over; deleted" in said
     assert f"s3://{namespace}/runs/old: an upload that was never finished; deleted" in said
     assert f"s3://{namespace}/runs: 1 unfinished uploads deleted" in said
 

@@ -10,28 +10,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import yaml
-from chart import CHART, helm, job_of, objects_of, platform_of
-from conftest import jobs_of, make_workflow, until
+from chart import CHART, helm, janitor_of, janitor_removes, objects_of, platform_of
+from conftest import jobs_of, until
 from control_plane import ControlPlane, stand_in
 from engine import image_of
 from kfp_server import FakeKfp, fake_kfp
 from kubernetes import client
 from pipeline_step import SMALL_WORLD, command_of, container_of
-from real_node import API, HERE, RealNode, missing
+from real_node import API, HERE, RealNode, missing, take_addresses
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, serve_s3
 
 from vita_train import __version__
 from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.workflow import WORKFLOWS
+from vita_train.recipe.load import load_recipe
 from vita_train.storage.final import read_final
 from vita_train.storage.store import open_store
 
@@ -51,15 +50,9 @@ class Site:
     kfp: FakeKfp
     s3: S3Server
 
-    @property
-    def janitor(self) -> dict[str, Any]:
-        """The template of the janitor's Job: a pod as the chart makes them."""
-        cron = client.BatchV1Api(self.plane.api).read_namespaced_cron_job("vita-janitor", self.namespace)
-        return dict(self.plane.api.sanitize_for_serialization(cron.spec.job_template.spec))
-
     def run(self, name: str, kind: str, command: list[str], *, memory: str = "512Mi") -> str:
         """Run a command in one of the images, in a pod like the chart's own, and return its log."""
-        pod = deepcopy(self.janitor["template"]["spec"])
+        pod = janitor_of(self.plane, self.namespace)["template"]["spec"]
         [container] = pod["containers"]
         container.update(name="main", image=IMAGES[kind], command=command,
                          resources={"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": memory}})
@@ -76,14 +69,14 @@ class Site:
         assert phase() == "Succeeded", said
         return said
 
-    def uploaded(self, pipeline: str) -> bytes:
-        """Wait until the chart's Job has uploaded a pipeline, and return its newest version."""
+    def uploaded(self, pipeline: str) -> dict[str, Any]:
+        """Wait until the chart's Job has uploaded a pipeline, and return the definition of its newest version."""
         until(lambda: pipeline in self.kfp.versions, seconds=120)
-        return list(self.kfp.versions[pipeline].values())[-1]
+        return dict(next(yaml.safe_load_all(list(self.kfp.versions[pipeline].values())[-1])))
 
     def step(self, component: str, kind: str, **parameters: Any) -> str:
         """Run a step of the pipeline that the chart has uploaded."""
-        pipeline = next(yaml.safe_load_all(self.uploaded(LADDER)))
+        pipeline = self.uploaded(LADDER)
         assert container_of(pipeline, component)["image"] == IMAGES[kind]
         command = command_of(pipeline, component, "/tmp/outputs", storage_root=STORE, **parameters)
         return self.run(f"step-{component}", kind, command, memory="3Gi")
@@ -100,6 +93,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     """A control plane whose pods run on a real node."""
     if why := missing():
         pytest.skip(why)
+    take_addresses()
     plane = ControlPlane(tmp_path_factory.mktemp("control-plane"), address=API, init_container=_init_container())
     node = None
     try:
@@ -140,9 +134,14 @@ def site(control_plane: ControlPlane, s3: S3Server, tmp_path_factory: pytest.Tem
 
 
 def test_the_charts_job_compiles_the_pipelines_and_uploads_them(site: Site) -> None:
-    assert IMAGES["trainer"].encode() in site.uploaded(LADDER)
     batch = client.BatchV1Api(site.plane.api)
-    until(lambda: batch.read_namespaced_job("vita-upload-1", site.namespace).status.completion_time)
+    until(lambda: batch.read_namespaced_job("vita-upload-1", site.namespace).status.completion_time, seconds=120)
+    stages = {f"vita-train-stage-{stage.replace('.', '-')}" for stage in load_recipe("smoke", []).stages}
+    assert set(site.kfp.versions) == {LADDER, *stages}
+    for name in site.kfp.versions:
+        executors = site.uploaded(name)["deploymentSpec"]["executors"].values()
+        images = {one["container"]["image"] for one in executors}
+        assert images == ({IMAGES["launcher"]} if name in stages else set(IMAGES.values())), name
 
 
 @pytest.mark.parametrize("kind", ["launcher", "data", "trainer"])
@@ -179,16 +178,10 @@ def test_helm_test_runs_a_job_to_its_end(site: Site) -> None:
 
 def test_the_janitor_removes_the_job_of_a_workflow_that_is_over(site: Site, tmp_path: Path) -> None:
     with site.plane.serving(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
-        make_workflow(site.plane, site.namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
         manifests = helm("get", "manifest", "one", "--namespace", site.namespace, "--kubeconfig",
                          site.plane.kubeconfig).stdout
-        job = replace(job_of(platform_of(objects_of(manifests), tmp_path), "import time; time.sleep(600)"),
-                      workflow="over")
-        Cluster(site.plane.api, outage=20).create(PyTorchJobs.resource, PyTorchJobs().manifest(job))
-        batch = client.BatchV1Api(site.plane.api)
-        batch.create_namespaced_job(site.namespace, {"metadata": {"name": "now"}, "spec": site.janitor})
-        until(lambda: batch.read_namespaced_job("now", site.namespace).status.completion_time)
-        until(lambda: jobs_of(site.plane, site.namespace) == [])
+        janitor_removes(site.plane, site.namespace, platform_of(objects_of(manifests), tmp_path),
+                        Cluster(site.plane.api, outage=20))
 
 
 @pytest.mark.usefixtures("s3_credentials")

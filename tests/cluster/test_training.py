@@ -19,6 +19,7 @@ from conftest import jobs_of, until
 from control_plane import ControlPlane
 from kubelet import Kubelet
 from kubernetes import client
+from pipeline_step import SMALL_WORLD
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 from vita_train.errors import PeerLostError
@@ -28,8 +29,7 @@ from vita_train.storage.final import read_final
 from vita_train.storage.store import Store, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-#: A world small enough to be made in seconds.
-SMALL = ("--set", "data.source.scale=0.005", "--set", "data.source.test_size=2")
+SMALL = tuple(word for setting in SMALL_WORLD for word in ("--set", setting))
 SHARDED = ("--set", "launch.nodes=2", "--set", "stages.0.llm.engine.kind=deepspeed",
            "--set", "stages.0.llm.engine.zero=2")
 LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.save_every=5")

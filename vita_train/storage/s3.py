@@ -10,6 +10,7 @@ it does not repeat. So every operation here is repeated as a whole, for as long 
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,10 @@ PARTS_IN_MEMORY = 4
 DELETE_BATCH = 1000
 #: Seconds for which an operation is tried again while the server is away.
 PATIENCE = 120.0
+
+# At INFO, as Kubeflow Pipelines' executor sets it, every client tells where its credentials and endpoint came from.
+for _talker in ("botocore.credentials", "botocore.configprovider"):
+    logging.getLogger(_talker).setLevel(logging.WARNING)
 
 
 class S3Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,6 +63,14 @@ def test_malformed_endpoint(s3_credentials: None, endpoint: str) -> None:
     with pytest.raises(UserError) as caught:
         S3Store("bucket", endpoint=endpoint)
     assert "storage.endpoint" in caught.value.remedy
+
+
+def test_a_store_that_works_says_nothing(s3_server: S3Server, s3_credentials: None, monkeypatch: pytest.MonkeyPatch,
+                                         caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
+    with caplog.at_level(logging.INFO):
+        assert not S3Store("bucket", "x", attempts=1, patience=0).uri.endswith("/")
+    assert caplog.messages == []
 
 
 def test_malformed_bucket(s3_server: S3Server, s3_credentials: None) -> None:

@@ -156,9 +156,9 @@ def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: 
                 for key, stored in ((key, stored) for key, (place, stored) in plan.items() if place == path):
                     tensor = file.get_tensor(stored)
                     if key in mapped:
+                        data = tensor.to(mapped[key].dtype)
                         # Elsewhere it would give other last bits than the model that was trained.
-                        data = tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
-                        mapped[key].data = data.to(mapped[key].dtype)
+                        mapped[key].data = data if data.data_ptr() % ALIGNMENT == 0 else data.clone()
                     else:
                         targets[key].copy_(tensor)
         except SafetensorError as error:
