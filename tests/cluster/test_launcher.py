@@ -88,11 +88,13 @@ def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, contr
 
 
 @pytest.mark.usefixtures("node")
-def test_a_quota_that_leaves_no_room_is_told(cluster: Cluster, namespace: str, control_plane: ControlPlane) -> None:
+@pytest.mark.parametrize("room", ["0", "1"])
+def test_a_quota_without_room_for_all_pods_ends_the_wait(cluster: Cluster, namespace: str, control_plane: ControlPlane,
+                                                         room: str) -> None:
     client.CoreV1Api(control_plane.api).create_namespaced_resource_quota(
-        namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}})
+        namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": room}}})
     with pytest.raises(VitaError, match=r"UNSCHEDULABLE.*exceeded quota: team"):
-        launch(cluster, small_job(namespace, "", times={"queue": 15}))
+        launch(cluster, small_job(namespace, "import time; time.sleep(600)", times={"queue": 15}))
 
 
 @pytest.mark.usefixtures("node")

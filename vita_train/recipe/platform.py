@@ -46,7 +46,7 @@ class TimeSpec(Strict):
     """
 
     queue: float = Field(default=7 * 86400.0, gt=0)
-    """Seconds a job may wait for its pods to run."""
+    """Seconds a job may wait for all its pods to run."""
     run: float = Field(default=14 * 86400.0, gt=0)
     """Seconds a job may run, restarts included, waiting not."""
     start: float = Field(default=180.0, gt=0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from vita_train.launch.cluster.reasons import Failure, Reason
-from vita_train.launch.cluster.state import Phase
 from vita_train.recipe.platform import TimeSpec
 
-_WAITING = (Phase.PENDING, Phase.SUSPENDED)
 #: What no waiting cures: an image that is not there, a Secret that is not there.
 _HOPELESS = (Reason.IMAGE, Reason.USER_ERROR)
 
@@ -23,20 +21,20 @@ class Clocks:
         self._last: float | None = None
         self._waited = self._ran = self._hopeless = 0.0
 
-    def over(self, phase: Phase, hindrance: Failure | None, *, now: float) -> Failure | None:
+    def over(self, is_running: bool, hindrance: Failure | None, *, now: float) -> Failure | None:
         """Return the failure when a clock has run out.
 
         Args:
-            phase: what the job has been doing since the last call.
+            is_running: whether all its pods have run since the last call.
             hindrance: what keeps it from starting, if anything does.
             now: seconds of a monotonic clock.
         """
         passed = now - (now if self._last is None else self._last)
         self._last = now
-        if phase in _WAITING:
-            self._waited += passed
-        else:
+        if is_running:
             self._ran += passed
+        else:
+            self._waited += passed
         self._hopeless = self._hopeless + passed if hindrance and hindrance.reason in _HOPELESS else 0.0
         if hindrance and self._hopeless >= self._times.start:
             return hindrance

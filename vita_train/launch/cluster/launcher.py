@@ -223,12 +223,12 @@ class Launcher:
                 return failure
             if view.restarts > restarts_left:
                 return _for_good(self._explained(state, changes, view), restarts_left)
+            # A job counts as running with its first pod, though others may be refused or find no room.
+            is_running = state.phase == Phase.RUNNING and view.started >= self._job.nodes
             if now - looked >= _EVENTS_EVERY:
                 looked = now
-                # A job counts as running with its first pod, though others may be refused.
-                is_whole = state.phase == Phase.RUNNING and len(view.present) >= self._job.nodes
-                hindrance = blocked(view.present, () if is_whole else self._events(view))
-            if failure := self._clocks.over(state.phase, hindrance, now=now):
+                hindrance = blocked(view.present, () if is_running else self._events(view))
+            if failure := self._clocks.over(is_running, hindrance, now=now):
                 return failure
             line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")
             if line != told:

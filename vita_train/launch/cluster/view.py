@@ -52,6 +52,11 @@ class JobView:
         return [pod for pod in self.by_node if pod["metadata"]["uid"] not in self.gone]
 
     @property
+    def started(self) -> int:
+        """Pods that run, or have."""
+        return sum((pod.get("status") or {}).get("phase") in ("Running", "Succeeded") for pod in self.present)
+
+    @property
     def first(self) -> Object | None:
         """The pod with rank 0, if it is there."""
         return next((pod for pod in self.present if self.backend.node_rank(pod) == 0), None)
