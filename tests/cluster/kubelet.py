@@ -18,7 +18,7 @@ from pathlib import Path
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 from pod_logs import LogFile, LogServer
-from pod_process import Object, PodProcess, now
+from pod_process import GONE, Object, PodProcess, now
 
 
 class Kubelet:
@@ -109,6 +109,7 @@ class Kubelet:
         uid = seen["metadata"]["uid"]
         if kind == "DELETED":
             if pod := self.pods.pop(uid, None):
+                pod.terminate(0)
                 pod.kill()
             return
         if uid not in self.pods:
@@ -122,14 +123,15 @@ class Kubelet:
 
     def _remove(self, seen: Object) -> None:
         if seen["metadata"].get("deletionTimestamp"):
-            self.force_delete(seen["metadata"]["namespace"], seen["metadata"]["name"])
+            self.force_delete(seen["metadata"]["namespace"], seen["metadata"]["name"], seen["metadata"]["uid"])
 
-    def force_delete(self, namespace: str, name: str) -> None:
+    def force_delete(self, namespace: str, name: str, uid: str) -> None:
         """Tell the API that a pod that was to be deleted has ended."""
         try:
-            self.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+            self.core.delete_namespaced_pod(name, namespace, body={"gracePeriodSeconds": 0,
+                                                                   "preconditions": {"uid": uid}})
         except ApiException as error:
-            if error.status != 404:
+            if error.status not in GONE:
                 raise
 
     def _log(self, namespace: str, name: str, *, previous: bool) -> LogFile | None:

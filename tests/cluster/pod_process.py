@@ -26,6 +26,8 @@ from vita_train.recipe.platform import FOLDER, PLATFORM
 Object = dict[str, Any]
 _JOB = "training.kubeflow.org/job-name"
 _PULL_PAUSE = 1.0
+#: What the API answers about a pod that is not there any more, or whose name another has by now.
+GONE = (404, 409)
 _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -37,7 +39,7 @@ class Node(Protocol):
     stopped: threading.Event
     kubeconfig_of: Callable[[str, str], Path] | None
 
-    def force_delete(self, namespace: str, name: str) -> None:
+    def force_delete(self, namespace: str, name: str, uid: str) -> None:
         """Tell the API that a pod that was to be deleted has ended."""
 
 
@@ -47,8 +49,9 @@ class PodProcess:
     def __init__(self, node: Node, seen: Object) -> None:
         self.node, self.spec = node, seen["spec"]
         self.namespace, self.name = seen["metadata"]["namespace"], seen["metadata"]["name"]
+        self.uid = seen["metadata"]["uid"]
         self.labels, self.annotations = seen["metadata"].get("labels") or {}, seen["metadata"].get("annotations") or {}
-        self.folder = node.folder / seen["metadata"]["uid"]
+        self.folder = node.folder / self.uid
         self.folder.mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
         self.log: LogFile | None = None
@@ -77,36 +80,38 @@ class PodProcess:
         timer.daemon = True
         timer.start()
         if self._over.is_set():  # it ended by itself before anybody here heard that it is to be deleted
-            self.node.force_delete(self.namespace, self.name)
+            self.node.force_delete(self.namespace, self.name, self.uid)
 
     def _run(self) -> None:
+        container = self.spec["containers"][0]
         try:
-            container = self.spec["containers"][0]
-            if not self._pulled(container):
-                return
-            for one in self.spec.get("initContainers") or ():
-                if self._start(one) != 0:
-                    self._report("Failed", {"terminated": _ended(self.process, 1, "")}, container)
-                    return
-            while True:
-                code = self._start(container)
+            if self._pulled(container):
+                code = self._initialised() or self._run_container(container)
                 if self.node.stopped.is_set():
                     return
-                again = self.spec.get("restartPolicy") in ("Always",) or (
-                    self.spec.get("restartPolicy") == "OnFailure" and code != 0)
-                ended = {"terminated": self._end(code)}
-                if not again or self._terminating.is_set():
-                    break
-                self._last, self.restarts, self.previous_log = ended, self.restarts + 1, self.log
-                self._report("Running", {"waiting": {"reason": "CrashLoopBackOff"}}, container)
-                time.sleep(1)
-            self._report("Succeeded" if code == 0 else "Failed", ended, container)
+                self._report("Succeeded" if code == 0 else "Failed", {"terminated": self._end(code)}, container)
             self._over.set()
             if self._terminating.is_set():
-                self.node.force_delete(self.namespace, self.name)
+                self.node.force_delete(self.namespace, self.name, self.uid)
         except ApiException as error:
-            if error.status != 404:  # deleted meanwhile
+            self.kill()
+            if error.status not in GONE:
                 raise
+
+    def _initialised(self) -> int:
+        return next((code for one in self.spec.get("initContainers") or () if (code := self._start(one))), 0)
+
+    def _run_container(self, container: Object) -> int:
+        while True:
+            code = self._start(container)
+            again = self.spec.get("restartPolicy") == "Always" or (
+                self.spec.get("restartPolicy") == "OnFailure" and code != 0)
+            if not again or self._terminating.is_set() or self.node.stopped.is_set():
+                return code
+            self._last = {"terminated": self._end(code)}
+            self.restarts, self.previous_log = self.restarts + 1, self.log
+            self._report("Running", {"waiting": {"reason": "CrashLoopBackOff"}}, container)
+            self._terminating.wait(1)
 
     def _pulled(self, container: Object) -> bool:
         reasons = ("ErrImagePull", "ImagePullBackOff")
@@ -116,7 +121,6 @@ class PodProcess:
             self._report("Pending", {"waiting": {"reason": reasons[min(turn, 1)], "message": message}}, container)
             turn += 1
             if self._terminating.wait(_PULL_PAUSE):
-                self.node.force_delete(self.namespace, self.name)
                 return False
         return True
 
@@ -124,8 +128,8 @@ class PodProcess:
         words = self.folder / "termination-log"
         words.unlink(missing_ok=True)
         env = self._environment(container)
-        if env is None:
-            return 1
+        if env is None or self._terminating.is_set():
+            return 128 + signal.SIGTERM
         self.log = LogFile(self.folder / f"{container['name']}-{self.restarts}.log")
         self._oom = False
         command = [*container.get("command", ()), *container.get("args", ())]
@@ -172,7 +176,6 @@ class PodProcess:
                         "reason": "CreateContainerConfigError",
                         "message": f'secret "{reference["name"]}" not found'}}, container)
                     self._terminating.wait()
-                    self.node.force_delete(self.namespace, self.name)
                     return None
                 value = base64.b64decode(secret.data[reference["key"]]).decode()
             elif reference := source.get("fieldRef"):
@@ -223,7 +226,8 @@ class PodProcess:
                   "started": "running" in state, "restartCount": self.restarts, "state": state,
                   **({"lastState": self._last} if self._last else {})}
         condition = {"type": "Ready", "status": "True" if "running" in state else "False", "lastTransitionTime": now()}
-        self.node.core.patch_namespaced_pod_status(self.name, self.namespace, {"status": {
+        # A controller may have made another of this name by now: the uid says which is meant.
+        self.node.core.patch_namespaced_pod_status(self.name, self.namespace, {"metadata": {"uid": self.uid}, "status": {
             "phase": phase, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": now(),
             "containerStatuses": [status], "conditions": [condition]}})
 
