@@ -35,7 +35,6 @@ def commit_step(recipe: Recipe, run: str, step: str, selection: Selection, input
     store = store_of(recipe)
     done = read_final(store, f"{run}/{step}")
     if not selection.picks(step):
-        _log_state(step, "skipped")
         return done
     with _told(store, run, step):
         digest = digest_of({"version": __version__, **inputs()})

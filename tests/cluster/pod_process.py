@@ -227,9 +227,10 @@ class PodProcess:
                   **({"lastState": self._last} if self._last else {})}
         condition = {"type": "Ready", "status": "True" if "running" in state else "False", "lastTransitionTime": now()}
         # A controller may have made another of this name by now: the uid says which is meant.
-        self.node.core.patch_namespaced_pod_status(self.name, self.namespace, {"metadata": {"uid": self.uid}, "status": {
+        body = {"metadata": {"uid": self.uid}, "status": {
             "phase": phase, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": now(),
-            "containerStatuses": [status], "conditions": [condition]}})
+            "containerStatuses": [status], "conditions": [condition]}}
+        self.node.core.patch_namespaced_pod_status(self.name, self.namespace, body)
 
 
 def _ended(process: subprocess.Popen[bytes] | None, code: int, message: str, *, oom: bool = False) -> Object:

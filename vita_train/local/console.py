@@ -51,8 +51,7 @@ class Ladder:
             self._live.update(ladder_table(self._state.steps.values()), refresh=True)
             return
         for step in changed:
-            if step.state != "skipped":
-                self._print(step)
+            self._print(step)
         if time.monotonic() - self._said > _PLAIN_SECONDS:
             for step in self._state.steps.values():
                 if step.state == "running":

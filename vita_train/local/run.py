@@ -28,6 +28,7 @@ from vita_train.launch.local import STOP_GRACE
 from vita_train.launch.outcome import tail
 from vita_train.launch.process import die_with_parent, on_stop, stop_group
 from vita_train.local.console import Ladder
+from vita_train.local.pruned import pruned
 from vita_train.local.state import RunState, StepState
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
@@ -70,7 +71,7 @@ def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Consol
         steps_log.unlink(missing_ok=True)
         write_recipe(recipe, run)
         command = _command(recipe, run, selection)
-        state = RunState(recipe, run, steps_log)
+        state = RunState(recipe, run, selection, steps_log)
         with pipeline_log.open("wb") as output:
             code = _follow(command, {**os.environ, STEPS_LOG: str(steps_log)}, output.fileno(), state, console)
     if failed := state.failed():
@@ -94,7 +95,9 @@ def _command(recipe: Recipe, run: str, selection: Selection) -> list[str]:
         "from_step": "" if selection.only else selection.since,
         "until_step": "" if selection.only else selection.until, "force": selection.force,
     }), encoding="utf-8")
-    return [sys.executable, "-m", "vita_train.local.execute", str(compiled_pipeline()), str(arguments), str(scratch)]
+    pipeline = scratch / "pipeline.yaml"
+    pipeline.write_text(pruned(compiled_pipeline(), selection.steps(recipe)), encoding="utf-8")
+    return [sys.executable, "-m", "vita_train.local.execute", str(pipeline), str(arguments), str(scratch)]
 
 
 def _follow(command: list[str], environment: dict[str, str], output: int, state: RunState, console: Console) -> int:

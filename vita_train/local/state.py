@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import run_steps
+from vita_train.recipe.selection import Selection, run_steps
 from vita_train.storage.run_paths import run_dir
 
 #: States a step ends in.
@@ -50,11 +50,13 @@ class RunState:
     Args:
         recipe: the run's recipe.
         run: its name.
+        selection: the steps that were asked for.
         log: the steps' log (see `vita_train.step_commit.STEPS_LOG`).
     """
 
-    def __init__(self, recipe: Recipe, run: str, log: Path) -> None:
-        self.steps = {step: StepState(step) for step in run_steps(recipe)}
+    def __init__(self, recipe: Recipe, run: str, selection: Selection, log: Path) -> None:
+        self.steps = {step: StepState(step, "waiting" if selection.picks(step) else "skipped")
+                      for step in run_steps(recipe)}
         self._home = run_dir(recipe, run)
         self._log = log
         self._read = 0
