@@ -162,14 +162,13 @@ def _has_saved(bench: Bench, run: str) -> bool:
 def test_a_pod_killed_on_its_way_costs_a_restart_and_no_sample(
         bench: Bench, node: Kubelet, control_plane: ControlPlane, undisturbed: Manifest, policy: str, pod: str) -> None:
     bench.set(restart_policy=policy)
-    bench.run("broken", "--until", "prepare")
 
     def kill() -> None:
         [job] = jobs_of(control_plane, bench.namespace)
         node.kill_pod(f"{job['metadata']['name']}-{pod}", signal.SIGKILL)
 
     killer = _when(lambda: _has_saved(bench, "broken"), kill)
-    printed = bench.run("broken", "--only", "0.llm", *SHARDED, *LONGER)
+    printed = bench.run("broken", "--until", "0.llm", *SHARDED, *LONGER)
     killer.result()
     _assert_went_on(bench, "broken", undisturbed, printed)
     until(lambda: jobs_of(control_plane, bench.namespace) == [])
@@ -179,7 +178,6 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
                                                 undisturbed: Manifest, tmp_path_factory: pytest.TempPathFactory
                                                 ) -> None:
     core = client.CoreV1Api(control_plane.api)
-    bench.run("lost", "--until", "prepare")
     core.patch_node(node.name, {"spec": {"unschedulable": True}})
     other = Kubelet(control_plane.api, "node-b", tmp_path_factory.mktemp("node-b"))
 
@@ -189,7 +187,7 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
 
     loser = _when(lambda: _has_saved(bench, "lost"), lose)
     try:
-        printed = bench.run("lost", "--only", "0.llm", *SHARDED, *LONGER)
+        printed = bench.run("lost", "--until", "0.llm", *SHARDED, *LONGER)
         loser.result()
         _assert_went_on(bench, "lost", undisturbed, printed)
         log = (bench.cache / "runs" / "lost" / "logs" / "pipeline.log").read_text()
@@ -206,8 +204,7 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
 
 def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Kubelet, control_plane: ControlPlane
                                                           ) -> None:
-    bench.run("spent", "--until", "prepare")
-    process = bench.start("spent", "--only", "0.llm", *SHARDED, "--set", "launch.restarts=0",
+    process = bench.start("spent", "--until", "0.llm", *SHARDED, "--set", "launch.restarts=0",
                           "--set", "stages.0.llm.steps=400")
 
     def running() -> bool:
