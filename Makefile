@@ -30,7 +30,7 @@ test-all: $(READY) ## Run the tests, the slow ones too
 
 test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some ten minutes) and run the tests on it
 	tests/cluster/build.sh
-	$(BIN)/python -m pytest -m cluster --durations=10
+	$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 # Not among the listed: it needs root, podman, runc and debootstrap (CONTRIBUTING.md).
 test-node: $(READY)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Build what the cluster tests run against, from pinned Go modules whose sums are checked (go.sum):
-#   tests/cluster/build.sh        the control plane and the S3 server
+#   tests/cluster/build.sh        the control plane, the S3 server, and Prometheus' tool for rules
 #   tests/cluster/build.sh node   also what a node needs that runs containers, beside runc: kubelet, containerd, network
 #                                 plugins, CoreDNS
 # The first takes about ten minutes once, and some 11 GB below Go's caches; does nothing for what is there already.
@@ -31,6 +31,9 @@ h=helm.sh/helm/v3
 build helm helm $h/cmd/helm "-X $h/internal/version.version=v3.22.0 \
   -X $h/pkg/lint/rules.k8sVersionMajor=1 -X $h/pkg/lint/rules.k8sVersionMinor=37 \
   -X $h/pkg/chartutil.k8sVersionMajor=1 -X $h/pkg/chartutil.k8sVersionMinor=37"
+tags=remove_all_sd # what it finds its targets with, which no test needs
+build promtool prometheus github.com/prometheus/prometheus/cmd/promtool
+tags=
 "$tests/tools/build-versitygw.sh"
 
 operator=$(cd "$here/operator" && go list -m -f '{{.Dir}}' github.com/kubeflow/training-operator)

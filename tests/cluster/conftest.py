@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and not item.get_closest_marker("node"):
             item.add_marker(pytest.mark.cluster)
+    # The longest first: another process does all the others meanwhile, with a control plane of its own.
+    items.sort(key=lambda item: item.path.name != "test_training.py")
 
 
 @pytest.fixture(scope="session")
