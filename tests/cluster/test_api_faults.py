@@ -41,7 +41,9 @@ def _through(proxy: ApiProxy, control_plane: ControlPlane, outage: float) -> Clu
     (f"GET .*{JOB}.*watch=1", "gone", 3),
     (f"GET .*{POD}.*watch=1", "500", 3),
     (f"GET .*{POD}", "half", 2),
+    (f"GET .*{POD}", "500", 6),
     ("GET .*/log", "500", 2),
+    ("GET .*/log", "500", 6),
     (f"DELETE .*{JOB}", "lost", 1),
     (f"DELETE .*{JOB}", "429", 2),
 ])

@@ -32,7 +32,6 @@ from vita_train.storage.run_paths import store_of
 
 Say = Callable[[str], None]
 _TURN = 0.5
-_LATE_TURNS = 20
 _EVENTS_EVERY = 15.0
 _DELETE_WAIT = 20.0
 
@@ -215,7 +214,8 @@ class Launcher:
             state, now = self._backend.state(view.job), time.monotonic()
             log.see(view.first)
             if state.phase == Phase.SUCCEEDED:
-                self._hear_out(changes, view, log)
+                self._look(view)
+                log.see(view.first)
                 return None
             if state.phase == Phase.FAILED:
                 return self._explained(state, changes, view)
@@ -235,12 +235,11 @@ class Launcher:
                 self._out(line)
                 told = line
 
-    def _hear_out(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: FirstLog) -> None:
-        """Follow the first pod, which may be heard of after its job ended: so it is when the API was away."""
-        for _ in range(_LATE_TURNS):
-            if log.see(view.first):
-                return
-            self._take(changes, view)
+    def _look(self, view: JobView) -> None:
+        """Ask for the pods as they are: what is heard of them may be behind the job, as it is when the API was away."""
+        found, _ = self._cluster.objects(PODS, self._job.namespace,
+                                         labelSelector=self._backend.selector(self._job.name))
+        view.take("Pod", "SYNC", found)
 
     def _take(self, changes: Queue[tuple[str, str, Any]], view: JobView) -> None:
         """Take in what has changed; returns after a short while at the latest."""
@@ -258,6 +257,7 @@ class Launcher:
     def _explained(self, state: JobState, changes: Queue[tuple[str, str, Any]], view: JobView) -> Failure:
         for _ in range(4):  # the pods' own ends may come after the job's
             self._take(changes, view)
+        self._look(view)
         failure = explain(state, view.by_node, self._events(view))
         return failure if failure.tails else replace(failure, tails=self._tails)
 

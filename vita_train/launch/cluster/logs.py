@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from kubernetes.client.exceptions import ApiException
@@ -12,6 +13,10 @@ from vita_train.launch.cluster.job import Object
 from vita_train.launch.cluster.view import restart_count
 
 _PAUSE = 2.0
+#: How often, and after how many seconds, the end of a log is asked for again.
+_LAST_TRIES, _LAST_PAUSE = 10, 1.0
+#: Answers that no asking changes once a container has ended: no right, no pod, no log.
+_NEVER = (400, 403, 404)
 
 
 class LogFollower:
@@ -47,28 +52,37 @@ class LogFollower:
         self._over.set()
         self._thread.join(timeout)
         if self._thread.is_alive():  # it waits on a connection that broke and does not know it: ask anew
-            self._read()
+            self._read_rest()
 
     def _run(self) -> None:
         while True:
-            last_turn = self._over.is_set()
+            is_over = self._over.is_set()
             if self._restarts > self._seen_restarts:
                 self._seen_restarts = self._restarts
                 self._read(previous="true")
-            self._read(**({} if last_turn else {"follow": "true"}))
-            if last_turn:
+            if is_over:
+                self._read_rest()
                 return
+            self._read(follow="true")
             self._over.wait(_PAUSE)
 
-    def _read(self, **query: str) -> None:
+    def _read_rest(self) -> None:
+        """Read to the end: nobody asks again, so what breaks is tried again here."""
+        for _ in range(_LAST_TRIES):
+            if self._read():
+                return
+            time.sleep(_LAST_PAUSE)
+
+    def _read(self, **query: str) -> bool:
+        """Write what is new; say whether that was all, which it is too where no log can be had."""
         since = {"sinceTime": self._last[:19] + "Z"} if self._last else {}
         try:
             for line in self._cluster.log(self._namespace, self._pod, self._container, timestamps="true",
                                           **since, **query):
-                time, _, text = line.partition(" ")
+                stamp, _, text = line.partition(" ")
                 with self._writing:
-                    if time > self._last:
-                        self._last = time
+                    if stamp > self._last:
+                        self._last = stamp
                         self._write(text)
         except BROKEN as error:
             # Else it has not started, is gone, or the connection was cut: the next turn tells.
@@ -76,6 +90,8 @@ class LogFollower:
                 self._is_refused = True
                 self._write(f"warning: the log of pod {self._pod} may not be read, the job goes on without it; the "
                             "chart's Role allows it (pods/log): install or upgrade it, and use its service account")
+            return isinstance(error, ApiException) and error.status in _NEVER
+        return True
 
 
 def last_lines(cluster: Cluster, namespace: str, pod: str, container: str, lines: int = 50) -> str:
