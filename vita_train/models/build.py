@@ -1,15 +1,17 @@
-"""Modules from a specification."""
+"""Modules from a specification.
+
+transformers is imported where a module of its classes is built: it takes seconds, and stages of sound alone need none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from vita_train.errors import RecipeError
 from vita_train.models.audio_adapter import AudioPrompt, build_audio_adapter
@@ -20,6 +22,9 @@ from vita_train.models.states import build_state_head
 from vita_train.models.vision import build_vision, load_vision
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
+
+#: Modules of transformers' classes.
+_OF_TRANSFORMERS = frozenset({"llm", "vision", "speech_decoder"})
 
 
 def build_modules(
@@ -44,7 +49,8 @@ def build_modules(
         dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.
         empty: for weights that are loaded right after. Parameters are neither drawn nor read from
             ``model.llm.source`` and ``model.vision.source``, and take no memory until something is written to them:
-            billions of numbers would be drawn in minutes, and in float32, for nothing.
+            billions of numbers would be drawn in minutes, and in float32, for nothing. Sound's own modules are
+            small: without others beside them they are drawn all the same, sooner than what spares it is imported.
 
     Raises:
         RecipeError: a name is unknown, or the CTC head has no units.
@@ -58,19 +64,19 @@ def build_modules(
         raise RecipeError(f"the CTC head needs at least one unit beside blank, got {units}",
                           remedy="prepare the transcripts first; they give the inventory")
     read = not empty and torch.get_default_device().type != "meta"
+    undrawn = _spared if empty and wanted & _OF_TRANSFORMERS else nullcontext
     modules = nn.ModuleDict()
     for name in MODULES:
         if name in wanted:
-            with torch.random.fork_rng(devices=[]), no_init_weights() if empty else nullcontext():
+            with torch.random.fork_rng(devices=[]), undrawn():
                 torch.manual_seed(module_seed(seed, name))
                 modules[name] = _builder(spec, name, units, read)()
     if not empty:
         return cast_parameters(modules, dtype)
     for parameter in modules.parameters():
         parameter.data = torch.empty_like(parameter, dtype=dtype)
-    for module in modules.modules():
-        if isinstance(module, PreTrainedModel):
-            module.tie_weights()  # is part of what was skipped
+    if "llm" in modules:
+        cast(Any, modules["llm"]).tie_weights()  # is part of what was spared
     return modules
 
 
@@ -84,6 +90,13 @@ def cast_parameters(modules: nn.ModuleDict, dtype: torch.dtype) -> nn.ModuleDict
     for parameter in modules.parameters():
         parameter.data = parameter.data.to(dtype)
     return modules
+
+
+def _spared() -> AbstractContextManager[None]:
+    """Return a context in which no module draws its weights."""
+    from transformers.initialization import no_init_weights
+
+    return no_init_weights()
 
 
 def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[], nn.Module]:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -46,3 +49,18 @@ def test_parameters_take_the_type_and_buffers_keep_theirs(small_spec: ModelSpec)
 def test_what_cannot_be_built_is_refused(small_spec: ModelSpec, names: list[str], units: int) -> None:
     with pytest.raises(RecipeError):
         build_modules(small_spec, names, units=units)
+
+
+def test_stages_of_sound_alone_do_without_transformers() -> None:
+    """Its import costs every rank more time than torch's."""
+    code = (
+        "import sys\n"
+        "import vita_train.training.stage\n"
+        "from vita_train.models.build import build_modules\n"
+        "from vita_train.recipe.load import load_recipe\n"
+        "spec = load_recipe('smoke').model\n"
+        "for empty in (False, True):\n"
+        "    build_modules(spec, ['audio_encoder', 'ctc_head', 'codec', 'discriminators'], units=4, empty=empty)\n"
+        "sys.exit('transformers.modeling_utils' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
