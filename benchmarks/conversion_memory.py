@@ -3,8 +3,8 @@
     python benchmarks/conversion_memory.py [--layers 24] [--keep DIR]
 
 Writes a checkpoint in the released VITA-1.5 layout, filled with noise; imports it; exports what was imported in the
-layouts own, vita and hf, each in a fresh process and with all the checks of the command. Prints one JSON object a line.
-Peaks are above what the process had before the first byte was read, sampled every few milliseconds:
+layouts own, vita, hf and internvl, each in a fresh process and with all the checks of the command. Prints one JSON
+object a line. Peaks are above what the process had before the first byte was read, sampled every few milliseconds:
 
 - ``own_mb``: memory that only this process has, and that must be there;
 - ``resident_mb``: with pages of mapped files in it, which the kernel takes back whenever something needs the room.
@@ -32,6 +32,7 @@ _SHARD_BYTES = 500_000_000
 _SAMPLED = """
 import json, re, sys, threading, time
 from pathlib import Path
+import transformers.modeling_utils, transformers.models.auto.modeling_auto
 def megabytes():
     told = Path("/proc/self/status").read_text()
     return [int(re.search(name + r":\\s+(\\d+)", told)[1]) / 1024 for name in ("RssAnon", "VmRSS")]
@@ -56,7 +57,7 @@ place = Path(sys.argv[1])
 measured(lambda: write_import(plan_import(open_source(place / "vita"), spec), place / "imported"))
 """
 _EXPORT = """
-import transformers.models.auto.modeling_auto, vita_train.models.auto
+import vita_train.models.auto
 from vita_train.models.build import build_modules
 from vita_train.models.checkpoint.load import load_modules
 from vita_train.models.layouts.exporting import TARGETS, model_dtype
@@ -101,7 +102,7 @@ def convert(place: Path, layers: int) -> None:
     print(json.dumps({"checkpoint_mb": round(sum(sizes) / 2**20, 1), "tensors": len(sizes),
                       "largest_tensor_mb": round(max(sizes) / 2**20, 1)}), flush=True)
     report("import", _IMPORT, str(place), spec.model_dump_json())
-    for layout in ("own", "vita", "hf"):
+    for layout in ("own", "vita", "hf", "internvl"):
         report(f"export --to {layout}", _EXPORT, str(place), recipe, layout)
 
 

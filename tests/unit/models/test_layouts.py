@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from foreign import (
 )
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from vita_train.errors import CheckpointError
-from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.probe import difference
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.checkpoint.probe import computed_in_float32, difference, probe_logits
 from vita_train.models.checkpoint.stream import tensor_in_memory
 from vita_train.models.layouts.exporting import export_hf, export_internvl, export_vita, internvl_logits, read_back
 from vita_train.models.layouts.importing import write_import
@@ -112,10 +113,28 @@ def test_transformers_own_internvl_classes_say_the_same(ours: nn.ModuleDict, rec
     export_internvl(ours, recipe, corpus, tmp_path / "internvl")
     half = nn.ModuleDict({name: ours[name] for name in ("llm", "vision", "projector")})
     expected, found = internvl_logits(half, tmp_path / "internvl")
+    theirs = AutoModelForImageTextToText.from_pretrained(str(tmp_path / "internvl"))
+    assert type(theirs).__name__ == "InternVLForConditionalGeneration"
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     summary = json.loads((tmp_path / "internvl" / "export.json").read_text())
     assert summary["left_out"] == ["audio_encoder", "audio_adapter"]
+
+
+def test_internvl_in_half_precision_is_compared_in_full(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
+                                                        tmp_path: Path) -> None:
+    spec = small_spec.model_copy(update={"dtype": "bfloat16"})
+    half = build(small_spec, names=("llm", "vision", "projector"))
+    export_internvl(half, recipe.model_copy(update={"model": spec}), corpus, tmp_path / "internvl")
+    assert {tensor.dtype for tensor in half.parameters()} == {torch.bfloat16}
+    cast_parameters(nn.ModuleDict({name: half[name] for name in ("vision", "projector")}), torch.float32)
+    full = cast_parameters(copy.deepcopy(half), torch.float32)
+    before = {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in half.named_parameters()}
+    with computed_in_float32(half):
+        assert torch.equal(probe_logits(half), probe_logits(full))
+    expected, found = internvl_logits(half, tmp_path / "internvl")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in half.named_parameters()} == before
 
 
 def test_the_picture_reaches_the_internvl_logits(small_spec: ModelSpec, recipe: Recipe, corpus: Path,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +39,8 @@ def probe_logits(modules: nn.ModuleDict, prompt: Prompt | None = None) -> Tensor
     """Return the logits (1, positions, V) of a prompt; of ``probe`` when none is given."""
     omni = Omni(modules)
     batch = left_padded([prompt or probe(modules)], omni.head_weight.device)
-    return torch.nn.functional.linear(omni(batch), omni.head_weight)
+    hidden = omni(batch)
+    return torch.nn.functional.linear(hidden, omni.head_weight.to(hidden.dtype))
 
 
 @torch.no_grad()
@@ -51,9 +56,35 @@ def probe(modules: nn.ModuleDict) -> Prompt:
         tower = omni.vision.spec
         tiles = torch.randn(1, 3, tower.tile_size, tower.tile_size, generator=generator)
         # How many positions the picture fills is the projector's to say; the tower need not run for that.
-        blank = omni.head_weight.new_zeros(1, tower.num_tokens, tower.feature_size)
-        ids.append(torch.full((modules["projector"](blank).shape[1],), IMAGE_ID))
+        weight = next(omni.projector.parameters(), omni.head_weight)
+        blank = weight.new_zeros(1, tower.num_tokens, tower.feature_size)
+        ids.append(torch.full((omni.projector(blank).shape[1],), IMAGE_ID))
     if "audio_encoder" in modules and "audio_adapter" in modules:
         clips = (torch.randn(_FRAMES, omni.audio_encoder.spec.num_mel_bins, generator=generator),)
         ids.append(torch.full((omni.audio_positions(_FRAMES),), AUDIO_ID))
     return Prompt(torch.cat(ids), tiles, clips, "probe")
+
+
+@contextmanager
+def computed_in_float32(module: nn.Module) -> Iterator[None]:
+    """Let a module with weights in half precision compute in float32, each layer's weights copied while it runs.
+
+    A copy of the whole would take twice the memory of the weights, which may be in files. Layers are modules with
+    parameters of their own; what a module reads of its parts' weights, a type for instance, it reads as stored.
+    """
+    kept: dict[nn.Parameter, Tensor] = {}
+
+    def widen(layer: nn.Module, _: Any) -> None:
+        for parameter in layer.parameters(recurse=False):
+            kept[parameter], parameter.data = parameter.data, parameter.data.float()
+
+    def restore(layer: nn.Module, *_: Any) -> None:
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = kept.pop(parameter)
+
+    with ExitStack() as hooks:
+        for layer in module.modules():
+            if any(parameter.dtype != torch.float32 for parameter in layer.parameters(recurse=False)):
+                hooks.enter_context(layer.register_forward_pre_hook(widen))
+                hooks.enter_context(layer.register_forward_hook(restore, always_call=True))
+        yield

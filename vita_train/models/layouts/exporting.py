@@ -35,7 +35,7 @@ from vita_train.models.checkpoint.export import (
     without_sources,
 )
 from vita_train.models.checkpoint.load import load_modules
-from vita_train.models.checkpoint.probe import probe, probe_logits
+from vita_train.models.checkpoint.probe import computed_in_float32, probe, probe_logits
 from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.layouts.adapter_export import export_adapters
 from vita_train.models.layouts.config_check import vita_differences
@@ -112,9 +112,11 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
     with placed(out, EXPORT_MANIFEST, "export") as aside:
         copy_tokenizer(corpus_dir, aside)
         written = write_internvl(modules, recipe, load_tokenizer(aside), aside)
-        half = cast_parameters(nn.ModuleDict({name: modules[name] for name in PARTS}), torch.float32)
+        half = nn.ModuleDict({name: modules[name] for name in PARTS})
+        sight = nn.ModuleDict({name: half[name] for name in PARTS if name != "llm"})
+        cast_parameters(sight, torch.float32)
         ours, others = internvl_logits(half, aside)
-        cast_parameters(modules, dtype)
+        cast_parameters(sight, dtype)
         worst = float((ours - others).abs().max() / ours.abs().max())
         if not worst <= _TOLERANCE:
             raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", where=str(out),
@@ -144,14 +146,25 @@ def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Pa
 
 @torch.no_grad()
 def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
-    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1, positions, V) each."""
-    from transformers import AutoModelForImageTextToText
+    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1, positions, V) each.
 
-    model = AutoModelForImageTextToText.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+    Tower and projector must be in float32; the language model may stay as it is stored.
+    """
+    from transformers import InternVLForConditionalGeneration
+
+    class AsStored(InternVLForConditionalGeneration):
+        """Keeps what is stored in float32 when the language model is loaded in less."""
+
+        _keep_in_fp32_modules_strict = ["vision_tower", "multi_modal_projector"]
+
+    llm: Any = modules["llm"]
+    model = AsStored.from_pretrained(str(directory), dtype=llm.dtype, local_files_only=True).eval()
     picture, prompt = model.config.image_token_id, probe(modules)
     ids = prompt.input_ids.masked_fill(prompt.input_ids == picture, 0)
-    ours = probe_logits(modules, replace(prompt, input_ids=ids))
-    logits = model.eval()(input_ids=ids.masked_fill(ids == IMAGE_ID, picture)[None], pixel_values=prompt.tiles).logits
+    with computed_in_float32(modules):
+        ours = probe_logits(modules, replace(prompt, input_ids=ids))
+    with computed_in_float32(model):
+        logits = model(input_ids=ids.masked_fill(ids == IMAGE_ID, picture)[None], pixel_values=prompt.tiles).logits
     return ours, logits[..., : ours.shape[-1]]
 
 

@@ -16,6 +16,7 @@ Folding is computed in float64 and stored as float32, whatever type the language
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,52 +88,12 @@ def widened(spec: InternVitSpec) -> int:
     return spec.hidden_size + _CHANNELS_PER_HEAD * spec.num_heads
 
 
-@torch.no_grad()
 def fold_tower(tower: InternVitTower) -> dict[str, Tensor]:
     """Return float32 weights of an InternVLVisionModel of width C' that writes the stream described above.
 
     For features h of width C with mean m it holds s (h - m) in the first C channels, s a m and -s a m in the next two.
     """
-    spec, wide = tower.spec, widened(tower.spec)
-    narrow, heads = spec.hidden_size, spec.num_heads
-    old = {name: tensor.double().cpu() for name, tensor in tower.model.state_dict().items()}
-    into = torch.zeros(wide, narrow, dtype=torch.float64)
-    into[:narrow] = torch.eye(narrow, dtype=torch.float64) - 1 / narrow
-    into[narrow], into[narrow + 1] = _MEAN / narrow, -_MEAN / narrow
-    into *= _STREAM
-    head, wide_head = narrow // heads, wide // heads
-    # Where each channel of a head lies among the wider heads.
-    rows = (torch.arange(heads)[:, None] * wide_head + torch.arange(head)).flatten()
-    # Scores are divided by the root of the head's width, and a LayerNorm's output grows with the vector's.
-    more, less = math.sqrt(wide_head / head), math.sqrt(narrow / wide)
-    new = {
-        "embeddings.cls_token": old["embeddings.cls_token"] @ into.T,
-        "embeddings.position_embeddings": old["embeddings.position_embeddings"] @ into.T,
-        "embeddings.patch_embeddings.projection.weight":
-            torch.einsum("oc,cijk->oijk", into, old["embeddings.patch_embeddings.projection.weight"]),
-        "embeddings.patch_embeddings.projection.bias": into @ old["embeddings.patch_embeddings.projection.bias"],
-    }
-    for layer in (f"encoder.layer.{index}." for index in range(spec.num_layers)):
-        for norm in ("layernorm_before", "layernorm_after"):
-            new[f"{layer}{norm}.weight"] = _padded(old[f"{layer}{norm}.weight"] * less, wide)
-            new[f"{layer}{norm}.bias"] = _padded(old[f"{layer}{norm}.bias"], wide)
-        for letter in "qkv":
-            name, factor = f"{layer}attention.{letter}_proj.", more if letter == "q" else 1.0
-            weight, bias = torch.zeros(wide, wide, dtype=torch.float64), torch.zeros(wide, dtype=torch.float64)
-            weight[rows, :narrow] = old[f"{name}weight"] * factor
-            bias[rows] = old[f"{name}bias"] * factor
-            new[f"{name}weight"], new[f"{name}bias"] = weight, bias
-        name, out = f"{layer}attention.projection_layer.", into * old[f"{layer}lambda_1"]
-        weight = torch.zeros(wide, wide, dtype=torch.float64)
-        weight[:, rows] = out @ old[f"{name}weight"]
-        new[f"{name}weight"], new[f"{name}bias"] = weight, out @ old[f"{name}bias"]
-        new[f"{layer}mlp.fc1.weight"] = _padded(old[f"{layer}mlp.fc1.weight"], wide)
-        new[f"{layer}mlp.fc1.bias"] = old[f"{layer}mlp.fc1.bias"]
-        out = into * old[f"{layer}lambda_2"]
-        new[f"{layer}mlp.fc2.weight"] = out @ old[f"{layer}mlp.fc2.weight"]
-        new[f"{layer}mlp.fc2.bias"] = out @ old[f"{layer}mlp.fc2.bias"]
-        new[f"{layer}lambda_1"] = new[f"{layer}lambda_2"] = torch.ones(wide, dtype=torch.float64)
-    return {name: tensor.float() for name, tensor in new.items()}
+    return {name: tensor.float() for name, tensor in _folded(tower)}
 
 
 @torch.no_grad()
@@ -152,6 +113,54 @@ def fold_projector(projector: nn.Module, spec: InternVitSpec) -> dict[str, Tenso
            "linear_1.weight": folded.flatten(1), "linear_1.bias": old["0.bias"],
            "linear_2.weight": old["2.weight"], "linear_2.bias": old["2.bias"]}
     return {name: tensor.float() for name, tensor in new.items()}
+
+
+def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of `fold_tower` in float64, one at a time: all together would take gigabytes."""
+    spec, wide = tower.spec, widened(tower.spec)
+    narrow, heads = spec.hidden_size, spec.num_heads
+    stored = tower.model.state_dict()
+
+    def old(name: str) -> Tensor:
+        return stored[name].double().cpu()
+
+    into = torch.zeros(wide, narrow, dtype=torch.float64)
+    into[:narrow] = torch.eye(narrow, dtype=torch.float64) - 1 / narrow
+    into[narrow], into[narrow + 1] = _MEAN / narrow, -_MEAN / narrow
+    into *= _STREAM
+    head, wide_head = narrow // heads, wide // heads
+    # Where each channel of a head lies among the wider heads.
+    rows = (torch.arange(heads)[:, None] * wide_head + torch.arange(head)).flatten()
+    # Scores are divided by the root of the head's width, and a LayerNorm's output grows with the vector's.
+    more, less = math.sqrt(wide_head / head), math.sqrt(narrow / wide)
+    for name in ("embeddings.cls_token", "embeddings.position_embeddings"):
+        yield name, old(name) @ into.T
+    patch = "embeddings.patch_embeddings.projection."
+    yield f"{patch}weight", torch.einsum("oc,cijk->oijk", into, old(f"{patch}weight"))
+    yield f"{patch}bias", into @ old(f"{patch}bias")
+    for layer in (f"encoder.layer.{index}." for index in range(spec.num_layers)):
+        for norm in ("layernorm_before", "layernorm_after"):
+            yield f"{layer}{norm}.weight", _padded(old(f"{layer}{norm}.weight") * less, wide)
+            yield f"{layer}{norm}.bias", _padded(old(f"{layer}{norm}.bias"), wide)
+        for letter in "qkv":
+            name, factor = f"{layer}attention.{letter}_proj.", more if letter == "q" else 1.0
+            weight, bias = torch.zeros(wide, wide, dtype=torch.float64), torch.zeros(wide, dtype=torch.float64)
+            weight[rows, :narrow] = old(f"{name}weight") * factor
+            bias[rows] = old(f"{name}bias") * factor
+            yield f"{name}weight", weight
+            yield f"{name}bias", bias
+        name, out = f"{layer}attention.projection_layer.", into * old(f"{layer}lambda_1")
+        weight = torch.zeros(wide, wide, dtype=torch.float64)
+        weight[:, rows] = out @ old(f"{name}weight")
+        yield f"{name}weight", weight
+        yield f"{name}bias", out @ old(f"{name}bias")
+        yield f"{layer}mlp.fc1.weight", _padded(old(f"{layer}mlp.fc1.weight"), wide)
+        yield f"{layer}mlp.fc1.bias", old(f"{layer}mlp.fc1.bias")
+        out = into * old(f"{layer}lambda_2")
+        yield f"{layer}mlp.fc2.weight", out @ old(f"{layer}mlp.fc2.weight")
+        yield f"{layer}mlp.fc2.bias", out @ old(f"{layer}mlp.fc2.bias")
+        for scale in ("lambda_1", "lambda_2"):
+            yield f"{layer}{scale}", torch.ones(wide, dtype=torch.float64)
 
 
 def _vision_config(spec: InternVitSpec) -> dict[str, Any]:
