@@ -1,24 +1,19 @@
-"""One stage as a job on the cluster: created or taken up, followed, explained, and believed only after its commit."""
+"""One stage as a job on the cluster: created or taken up, followed, and believed only after its commit."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
 from dataclasses import replace
-from queue import Empty, Queue
-from typing import Any
 
-from vita_train.errors import StoppedError, UserError, VitaError
+from vita_train.errors import StoppedError, UserError
 from vita_train.launch.cluster.api import Cluster, ConflictError, own_namespace
 from vita_train.launch.cluster.backend import JobBackend, choose
 from vita_train.launch.cluster.clocks import Clocks
+from vita_train.launch.cluster.follow import Follower, Say
 from vita_train.launch.cluster.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
-from vita_train.launch.cluster.logs import FirstLog, last_lines
-from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain, lost
-from vita_train.launch.cluster.state import JobState, Phase, seconds
-from vita_train.launch.cluster.view import JobView
-from vita_train.launch.cluster.watch import EVENTS, PODS, Watcher
+from vita_train.launch.cluster.reasons import Failure, Reason
+from vita_train.launch.cluster.state import Phase, seconds
 from vita_train.launch.cluster.workflow import Workflow, is_cancelled, own_workflow
 from vita_train.launch.process import on_stop
 from vita_train.launch.verify import committed
@@ -30,9 +25,7 @@ from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.run_paths import store_of
 
-Say = Callable[[str], None]
 _TURN = 0.5
-_EVENTS_EVERY = 15.0
 _DELETE_WAIT = 20.0
 
 
@@ -95,7 +88,6 @@ class Launcher:
         self._uid = ""
         self._used = 0
         self._stops: list[int] = []
-        self._tails: dict[str, str] = {}
 
     def run(self) -> None:
         """Bring the job to success, starting it again as often as allowed.
@@ -106,7 +98,7 @@ class Launcher:
         preemptions = 0
         with on_stop(self._stops.append):
             self._create_or_adopt()
-            while failure := self._follow(self._restarts - self._used):
+            while failure := self._follow():
                 if failure.reason == Reason.PREEMPTED and preemptions < self._job.platform.preemptions:
                     preemptions += 1
                 elif failure.reason.retryable and self._used < self._restarts:
@@ -184,93 +176,10 @@ class Launcher:
         self.delete(wait=True)
         return False
 
-    def _follow(self, restarts_left: int) -> Failure | None:
+    def _follow(self) -> Failure | None:
         """Watch the job until it is over; None if it succeeded, else why it did not."""
-        changes: Queue[tuple[str, str, Any]] = Queue()
-        view = JobView(self._backend, self._keep_tail)
-        name, namespace = self._job.name, self._job.namespace
-        watchers = [
-            Watcher(self._cluster, self._backend.resource, namespace, changes, fieldSelector=f"metadata.name={name}"),
-            Watcher(self._cluster, PODS, namespace, changes, labelSelector=self._backend.selector(name)),
-        ]
-        with FirstLog(self._cluster, namespace, self._backend.container, self._out) as log:
-            try:
-                return self._until_over(changes, view, log, restarts_left)
-            finally:
-                for watcher in watchers:
-                    watcher.stop()
-
-    def _until_over(self, changes: Queue[tuple[str, str, Any]], view: JobView, log: FirstLog, restarts_left: int
-                    ) -> Failure | None:
-        told, looked, hindrance = "", -_EVENTS_EVERY, None
-        while True:
-            self._check_stop()
-            self._take(changes, view)
-            if view.is_deleted:
-                raise StoppedError(f"job {self._job.name} was deleted by somebody else", where=self._job.namespace,
-                                   remedy="run the same step again to go on from its last checkpoint")
-            if view.job is None:
-                continue
-            state, now = self._backend.state(view.job), time.monotonic()
-            log.see(view.first)
-            if state.phase == Phase.SUCCEEDED:
-                self._look(view)
-                log.see(view.first)
-                return None
-            if state.phase == Phase.FAILED:
-                return self._explained(state, changes, view)
-            if failure := lost(view.present, time.time()):
-                return failure
-            if view.restarts > restarts_left:
-                return _for_good(self._explained(state, changes, view), restarts_left)
-            # A job counts as running with its first pod, though others may be refused or find no room.
-            is_running = state.phase == Phase.RUNNING and view.started >= self._job.nodes
-            if now - looked >= _EVENTS_EVERY:
-                looked = now
-                hindrance = blocked(view.present, () if is_running else self._events(view))
-            if failure := self._clocks.over(is_running, hindrance, now=now):
-                return failure
-            line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")
-            if line != told:
-                self._out(line)
-                told = line
-
-    def _look(self, view: JobView) -> None:
-        """Ask for the pods as they are: what is heard of them may be behind the job, as it is when the API was away."""
-        found, _ = self._cluster.objects(PODS, self._job.namespace,
-                                         labelSelector=self._backend.selector(self._job.name))
-        view.take("Pod", "SYNC", found)
-
-    def _take(self, changes: Queue[tuple[str, str, Any]], view: JobView) -> None:
-        """Take in what has changed; returns after a short while at the latest."""
-        try:
-            kind, change, thing = changes.get(timeout=_TURN)
-            while True:
-                if change == "FAILED":
-                    assert isinstance(thing, VitaError)
-                    raise thing
-                view.take(kind, change, thing)
-                kind, change, thing = changes.get_nowait()
-        except Empty:
-            return
-
-    def _explained(self, state: JobState, changes: Queue[tuple[str, str, Any]], view: JobView) -> Failure:
-        for _ in range(4):  # the pods' own ends may come after the job's
-            self._take(changes, view)
-        self._look(view)
-        failure = explain(state, view.by_node, self._events(view))
-        return failure if failure.tails else replace(failure, tails=self._tails)
-
-    def _events(self, view: JobView) -> list[Object]:
-        """Return the events about the job and its pods."""
-        ours = {self._job.name, *(str(pod["metadata"]["name"]) for pod in view.by_node)}
-        found, _ = self._cluster.objects(EVENTS, self._job.namespace)
-        return [event for event in found if belongs(str((event.get("involvedObject") or {}).get("name") or ""), ours)]
-
-    def _keep_tail(self, pod: Object) -> None:
-        """Keep a failed pod's last lines while they are there."""
-        name = str(pod["metadata"]["name"])
-        self._tails[name] = last_lines(self._cluster, self._job.namespace, name, self._backend.container)
+        follower = Follower(self._cluster, self._backend, self._job, self._clocks, self._check_stop, self._out)
+        return follower.until_over(self._restarts - self._used)
 
     def _check_stop(self) -> None:
         """End if the launcher was told to: with the job if that was a cancel, without if only the launcher must go."""
@@ -284,18 +193,3 @@ class Launcher:
             self.delete()
         raise StoppedError("cancelled; the job is deleted", where=self._job.name,
                            remedy="run the same step again to go on from its last checkpoint")
-
-
-def belongs(name: str, ours: Collection[str]) -> bool:
-    """Say whether an object is one of ours, or was made for one of ours and named after it.
-
-    The job of another attempt is neither: its name is ours with a number behind it.
-    """
-    return any(name == own or (name.startswith(f"{own}-") and not re.match(r"-\d+(-|$)", name[len(own):]))
-               for own in ours)
-
-
-def _for_good(failure: Failure, restarts: int) -> Failure:
-    """Return a failure as one that no further start may follow."""
-    reason = Reason.CRASH if failure.reason.retryable else failure.reason
-    return replace(failure, reason=reason, what=f"{failure.what} (after {restarts} restarts)")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vita_train.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_RETRYABLE
-from vita_train.launch.cluster.launcher import belongs
+from vita_train.launch.cluster.follow import belongs
 from vita_train.launch.cluster.reasons import Failure, Reason, blocked, explain, lost
 from vita_train.launch.cluster.state import JobState, Phase
 
