@@ -20,9 +20,10 @@ from kubernetes import client
 from vita_train.errors import EXIT_REFUSED, StoppedError, UserError, VitaError
 from vita_train.launch.cluster.api import Cluster
 from vita_train.launch.cluster.job import TrainingJob, job_name
-from vita_train.launch.cluster.launcher import Launcher
+from vita_train.launch.cluster.launcher import Launcher, launch_on_cluster
 from vita_train.launch.cluster.pytorchjob import PyTorchJobs
 from vita_train.launch.cluster.workflow import WORKFLOWS, Workflow
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import Platform, TimeSpec
 from vita_train.recipe.pod import PodSettings
 
@@ -85,6 +86,20 @@ def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, contr
         launch(cluster, small_job(namespace, code, nodes=1, **change))
     assert words in str(caught.value)
     until(lambda: not _pods(control_plane, namespace), seconds=60)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_success_without_a_commit_is_none_and_does_not_stay(cluster: Cluster, namespace: str, tmp_path: Path,
+                                                              control_plane: ControlPlane,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    job = small_job(namespace, "print('done')", nodes=1)
+    monkeypatch.setattr("vita_train.launch.cluster.launcher.training_job", lambda *_, **__: job)
+    recipe, printed = load_recipe("smoke", [f"storage.root={tmp_path}"]), list[str]()
+    with pytest.raises(VitaError, match="ended as if it were done, but committed nothing"):
+        launch_on_cluster(recipe, "1.1", "run", "digest", job.platform.model_copy(update={"namespace": namespace}),
+                          "pytorchjob", cluster=cluster, out=printed.append)
+    assert "done" in printed
+    until(lambda: jobs_of(control_plane, namespace) == [])
 
 
 @pytest.mark.usefixtures("node")

@@ -62,9 +62,10 @@ def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platfor
                        owner=workflow.owner() if owned and workflow else None)
     launcher = Launcher(cluster, backend, job, workflow, restarts=recipe.launch.restarts, out=out)
     launcher.run()
-    manifest = committed(recipe, run, stage, logs=f"the log of job {job.name}")
-    launcher.delete()
-    return manifest
+    try:
+        return committed(recipe, run, stage, logs="the lines above")
+    finally:  # or the next launcher would take up a job that is over and has committed nothing
+        launcher.delete()
 
 
 class Launcher:
