@@ -78,7 +78,7 @@ def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest
                   "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
-                               **_published(recipe, run, "data_fetch", raw, digest)}, lineage=lineage_of(recipe, {}))
+                               **_published(recipe, run, "data_fetch", raw)}, lineage=lineage_of(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
         "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": source_digests(recipe),
@@ -96,12 +96,13 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
 
         out = corpus_dir(recipe, run)
         fetched = needed(recipe, run, "data_fetch", by="prepare")
-        ledger = prepare(recipe, present_raw(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1)
+        ledger = prepare(recipe, present_raw(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1,
+                         force=selection.force)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
                         metrics={name: float(count) for name, count in counts.items()},
                         files={"ledger": _stored(recipe, f"{run}/prepare/ledger.json", out / "ledger.json"),
-                               **_published(recipe, run, "prepare", out, digest)},
+                               **_published(recipe, run, "prepare", out)},
                         lineage={**lineage_of(recipe, {"data_fetch": fetched}),
                                  "content": dataset_digests(recipe, ledger, out, fetched)})
 
@@ -236,8 +237,8 @@ def _stored(recipe: Recipe, key: str, path: Path) -> FileRef:
     return _file(path) if is_local(recipe.storage.root) else store_of(recipe).upload(path, key)
 
 
-def _published(recipe: Recipe, run: str, step: str, folder: Path, digest: str) -> dict[str, FileRef]:
+def _published(recipe: Recipe, run: str, step: str, folder: Path) -> dict[str, FileRef]:
     """Store a step's folder for the other machines of a run; nothing to do where the store is this machine."""
     if is_local(recipe.storage.root):
         return {}
-    return publish_tree(folder, store_of(recipe), f"{run}/{step}/shards", digest)
+    return publish_tree(folder, store_of(recipe), f"{run}/{step}/shards")

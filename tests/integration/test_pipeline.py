@@ -143,6 +143,15 @@ def test_part_of_a_run_is_committed_once_and_reused(prepared: Path) -> None:
     assert not (prepared / "r" / "scratch").exists()
 
 
+def test_a_forced_preparation_prepares(prepared: Path) -> None:
+    meta, before = prepared / "r" / "prepare" / "corpus" / "meta.json", _final(prepared, "prepare")
+    inode = meta.stat().st_ino
+    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--only", "prepare", "--force")
+    assert done.returncode == 0, done.stderr
+    assert meta.stat().st_ino != inode
+    assert _final(prepared, "prepare") == before
+
+
 def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -> None:
     records = prepared / "r" / "data_fetch" / "raw" / "registry.json"
     text = records.read_text()

@@ -27,12 +27,21 @@ Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
 
 
-def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1, progress: Say = say) -> Ledger:
+def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1, force: bool = False,
+            progress: Say = say) -> Ledger:
     """Check every record and its media, and write the corpus to ``out``.
 
     Written are ``tokenizer/``, ``units.json``, ``<dataset>/<split>/`` (see :mod:`vita_train.data.store`),
     ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all; if it is there
     already with the same digest, nothing is done. The result does not depend on ``workers``.
+
+    Args:
+        recipe: settings of the corpus.
+        registry_path: the registry of its records.
+        out: directory to make.
+        workers: processes beside each other.
+        force: prepare again also where the digest says nothing has changed: it does not know the media's bytes.
+        progress: takes each line of progress.
 
     Raises:
         DataError: a file cannot be read, or too many records of a split are rejected; their list is then kept
@@ -43,7 +52,7 @@ def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1,
     registry = load_registry(registry_path)
     check_datasets(recipe, registry, registry_path)
     digest = input_digest(recipe, registry, registry_path)
-    if _is_done(out, digest):
+    if not force and _is_done(out, digest):
         progress(f"prepare: {out} is up to date")
         return Ledger.load(out / "ledger.json")
     partial = out.with_name(f"{out.name}.partial")

@@ -1,7 +1,8 @@
 """Folders of many files as a few tar shards in a store, and back: how data travel from one machine to others.
 
 Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder gives the same bytes. A
-file beside the folder names the step that filled it, so that a folder is fetched once per node, whoever asks first.
+file beside the folder holds the digest of its shards, so that a folder is fetched once per node, whoever asks first,
+and again when its step, done anew, made others of the same inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from vita_train.log import progress
-from vita_train.manifest import FileRef, Manifest
+from vita_train.manifest import FileRef, Manifest, digest_of
+from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import told
 from vita_train.storage.node import locked
 from vita_train.storage.store import DamagedError, Store, check_key, open_file
@@ -24,14 +26,13 @@ _SHARD_BYTES = 256 * 2**20
 _NAME = "shard-"
 
 
-def publish_tree(folder: Path, store: Store, prefix: str, digest: str) -> dict[str, FileRef]:
+def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
     """Store a folder below a prefix and return its shards, as ``files`` of a manifest.
 
     Args:
         folder: regular files only; it counts as fetched on this node from now on.
         store: where to.
         prefix: keys below it that this folder does not use are deleted.
-        digest: of the manifest that will name the shards.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     groups = list(_groups(files))
@@ -40,11 +41,11 @@ def publish_tree(folder: Path, store: Store, prefix: str, digest: str) -> dict[s
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = Path(scratch) / f"{_NAME}{number:05d}.tar"
             _pack(path, folder, group)
-            shards[path.stem] = store.upload(path, f"{prefix}/{digest[:16]}-{path.name}", move=True)
+            shards[path.stem] = store.upload(path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True)
             path.unlink(missing_ok=True)
     kept = {ref.uri for ref in shards.values()}
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
-    _marker(folder).write_text(digest, encoding="utf-8")
+    _marker(folder).write_text(_digest(shards), encoding="utf-8")
     return shards
 
 
@@ -58,13 +59,14 @@ def fetch_tree(manifest: Manifest, folder: Path, *, endpoint: str | None = None)
         StorageError, UserError: as `Store` says.
     """
     shards = {name: ref for name, ref in manifest.files.items() if name.startswith(_NAME)}
-    if not shards or _is_here(folder, manifest.digest):
+    digest = _digest(shards)
+    if not shards or _is_here(folder, digest):
         return folder
     with locked(folder.with_name(f"{folder.name}.lock")):
-        if not _is_here(folder, manifest.digest):
+        if not _is_here(folder, digest):
             _marker(folder).unlink(missing_ok=True)
             _fetch(shards, folder, endpoint)
-            _marker(folder).write_text(manifest.digest, encoding="utf-8")
+            _marker(folder).write_text(digest, encoding="utf-8")
     return folder
 
 
@@ -119,6 +121,10 @@ def _unpack(path: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out)
+
+
+def _digest(shards: Mapping[str, FileRef]) -> str:
+    return digest_of({name: ref.sha256 for name, ref in shards.items()})
 
 
 def _marker(folder: Path) -> Path:

@@ -74,7 +74,7 @@ def test_a_folder_that_does_not_fit(direct: S3Store, s3_server: S3Server, disk: 
     made = tmp_path / "raw"
     made.mkdir()
     (made / "film.mp4").write_bytes(content(0, "large"))
-    shards = publish_tree(made, direct, "first/data_fetch/shards", "digest")
+    shards = publish_tree(made, direct, "first/data_fetch/shards")
     manifest = Manifest(kind="data", run="first", stage="data_fetch", digest="digest", files=shards)
     direct.write("folder.json", manifest.model_dump_json().encode())
     told = on_small_disk("fetch_folder", disk, 9, s3_server, direct.bucket)

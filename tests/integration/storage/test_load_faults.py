@@ -125,7 +125,7 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     for number in range(3):
         (made / f"{number}.jpg").write_bytes(content(number, "picture"))
     monkeypatch.setattr("vita_train.storage.tree._SHARD_BYTES", 60_000)
-    shards = publish_tree(made, direct, "first/data_fetch/shards", "digest")
+    shards = publish_tree(made, direct, "first/data_fetch/shards")
     assert len(shards) > 1
     manifest = Manifest(kind="data", run="first", stage="data_fetch", digest="digest", files=shards)
     last = max(shards)

@@ -136,6 +136,19 @@ def test_the_same_inputs_are_prepared_once(tmp_path: Path) -> None:
     assert changed.splits[0].supervised < first.splits[0].supervised
 
 
+def test_media_that_were_mended_are_read_again_when_forced(tmp_path: Path) -> None:
+    registry, out = small_world(tmp_path, 4), tmp_path / "corpus"
+    picture, settings = tmp_path / "pics" / "p1.jpg", recipe(data=features(0.9))
+    content = picture.read_bytes()
+    picture.write_bytes(content[:len(content) * 3 // 4])
+    first = prepare(settings, registry, out, progress=QUIET.append)
+    picture.write_bytes(content)
+    assert prepare(settings, registry, out, progress=QUIET.append) == first
+    mended = prepare(settings, registry, out, force=True, progress=QUIET.append)
+    assert (first.rejected, mended.rejected) == (2, 0)
+    assert (out / "rejects.jsonl").read_text() == ""
+
+
 def test_tokenizer_and_units_come_from_training_text_alone(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     before = recipe(model={**recipe().model.model_dump(), "ctc_head": {"units": "word"}})

@@ -34,9 +34,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def published(folder: Path, store: Store, digest: str = "d") -> Manifest:
-    shards = publish_tree(folder, store, "r/data_fetch/shards", digest)
-    return Manifest(kind="data", run="r", stage="data_fetch", digest=digest, files=shards)
+def published(folder: Path, store: Store) -> Manifest:
+    shards = publish_tree(folder, store, "r/data_fetch/shards")
+    return Manifest(kind="data", run="r", stage="data_fetch", digest="d", files=shards)
 
 
 def test_another_machine_gets_every_byte(folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server,
@@ -67,11 +67,12 @@ def test_the_same_folder_gives_the_same_shards_and_a_changed_one_leaves_none_beh
     assert len(s3_store.list("r/data_fetch/shards/")) == len(changed.files) == 1
 
 
-def test_newer_data_replace_older_ones(folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server) -> None:
+def test_data_made_anew_of_the_same_inputs_replace_older_ones(
+        folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server) -> None:
     there = tmp_path / "there" / "raw"
-    fetch_tree(published(folder, s3_store, "one"), there, endpoint=s3_server.endpoint)
+    fetch_tree(published(folder, s3_store), there, endpoint=s3_server.endpoint)
     (folder / "pictures" / "1.jpg").unlink()
-    fetch_tree(published(folder, s3_store, "two"), there, endpoint=s3_server.endpoint)
+    fetch_tree(published(folder, s3_store), there, endpoint=s3_server.endpoint)
     assert contents(there) == contents(folder)
 
 
