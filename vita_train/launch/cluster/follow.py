@@ -94,7 +94,7 @@ class Follower:
             is_running = state.phase == Phase.RUNNING and view.started >= self._job.nodes
             if now - looked >= _EVENTS_EVERY:
                 looked = now
-                hindrance = blocked(view.present, () if is_running else self._events())
+                hindrance = blocked(view.present, () if is_running else self._events(), nodes=self._job.nodes)
             if failure := self._clocks.over(is_running, hindrance, now=now):
                 return failure
             line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")

@@ -52,7 +52,8 @@ _IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"
                           "ImageInspectError", "RegistryUnavailable"})
 _CONFIG_WAITS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 #: What Job and PyTorchJob say of pods and services that the API server does not let them make.
-_REFUSALS = ("FailedCreate", "FailedCreatePod", "FailedCreateService")
+_POD_REFUSALS = ("FailedCreate", "FailedCreatePod")
+_REFUSALS = (*_POD_REFUSALS, "FailedCreateService")
 _WARNINGS = (*_REFUSALS, "FailedScheduling", "TrainJobResourcesCreationFailed", "FailedMount", "FailedAttachVolume")
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _NCCL = re.compile(r"\bNCCL\b|ncclInternalError|ncclSystemError|ProcessGroupNCCL")
@@ -113,19 +114,26 @@ def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = 
     return Failure(Reason.INFRA, said or "the job failed, and nothing says why")
 
 
-def blocked(pods: Sequence[Object], events: Iterable[Object] = ()) -> Failure | None:
+def blocked(pods: Sequence[Object], events: Iterable[Object] = (), *, nodes: int = 0) -> Failure | None:
     """Return why a job does not start, or None if nothing speaks against it.
 
     An image that cannot be pulled is final. Missing room is not: nodes may come, so the caller waits for its clock.
+    What ended a container before the one that runs now is history, and so are refusals of pods once all are there.
+
+    Args:
+        pods: that are there now.
+        events: about the job and its pods.
+        nodes: pods that the job is to have, where that is known.
     """
     for pod in pods:
-        for failure in pod_failures(pod):
+        for failure in () if _runs(pod) else pod_failures(pod):
             return failure
     for pod in pods:
         for condition in _conditions(pod):
             if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
                 return Failure(Reason.UNSCHEDULABLE, str(condition.get("message") or "no node has room"), _name(pod))
-    return _warning(events)
+    past = _POD_REFUSALS if 0 < nodes <= len(pods) else ()
+    return _warning(event for event in events if event.get("reason") not in past)
 
 
 def lost(pods: Sequence[Object], now: float) -> Failure | None:
@@ -159,6 +167,12 @@ def pod_failures(pod: Object) -> list[Failure]:
     if status.get("reason") in ("NodeLost", "NodeShutdown", "Terminated", "Shutdown"):
         return [Failure(Reason.INFRA, str(status.get("message") or "its node went away"), name)]
     return failures
+
+
+def _runs(pod: Object) -> bool:
+    """Say whether all of a pod's containers run."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return bool(statuses) and all((one.get("state") or {}).get("running") is not None for one in statuses)
 
 
 def _container_failure(pod: str, status: Object) -> Failure | None:

@@ -114,6 +114,28 @@ def test_waiting_is_explained_by_the_pod_or_the_newest_event() -> None:
     assert (failure.reason, failure.what) == (Reason.UNSCHEDULABLE, "FailedCreate: exceeded quota: gpu")
 
 
+@pytest.mark.parametrize(("now", "expected"), [
+    ({"running": {"startedAt": "2026-01-01T00:00:00Z"}}, None),
+    ({"waiting": {"reason": "CrashLoopBackOff"}}, Reason.USER_ERROR),
+])
+def test_what_ended_a_container_before_the_one_that_runs_is_history(now: dict[str, Any], expected: Reason | None
+                                                                    ) -> None:
+    pod = _ended("p", EXIT_REFUSED, _words(EXIT_REFUSED, "no credentials"))
+    container = pod["status"]["containerStatuses"][0]
+    container |= {"state": now, "lastState": container["state"]}
+    failure = blocked([pod])
+    assert (failure and failure.reason) == expected
+
+
+def test_refused_pods_are_history_once_all_are_there() -> None:
+    refused = [{"reason": "FailedCreatePod", "message": 'pods "p" is forbidden', "lastTimestamp": "2026-01-01"}]
+    pod = _told("p", phase="Pending")
+    assert blocked([pod], refused, nodes=1) is None
+    failure = blocked([pod], refused, nodes=2)
+    assert failure is not None
+    assert failure.reason == Reason.USER_ERROR
+
+
 @pytest.mark.parametrize(("event", "message", "reason"), [
     ("TrainJobResourcesCreationFailed", "failed calling webhook", Reason.INFRA),
     ("FailedCreate", 'pods "p" is forbidden: violates PodSecurity "restricted:latest"', Reason.USER_ERROR),
