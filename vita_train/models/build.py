@@ -1,6 +1,6 @@
 """Modules from a specification.
 
-transformers is imported where a module of its classes is built: it takes seconds, and stages of sound alone need none.
+transformers is imported where a module of its classes is built: it takes seconds, and modules of sound have none.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_what_cannot_be_built_is_refused(small_spec: ModelSpec, names: list[str]
         build_modules(small_spec, names, units=units)
 
 
-def test_stages_of_sound_alone_do_without_transformers() -> None:
+def test_modules_of_sound_are_built_without_transformers() -> None:
     """Its import costs every rank more time than torch's."""
     code = (
         "import sys\n"
@@ -61,6 +61,6 @@ def test_stages_of_sound_alone_do_without_transformers() -> None:
         "spec = load_recipe('smoke').model\n"
         "for empty in (False, True):\n"
         "    build_modules(spec, ['audio_encoder', 'ctc_head', 'codec', 'discriminators'], units=4, empty=empty)\n"
-        "sys.exit('transformers.modeling_utils' in sys.modules)"
+        "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
