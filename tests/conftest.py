@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Before torch is imported: small models are many times slower on several threads that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, describe, serve_s3

@@ -84,7 +84,7 @@ def small_corpus(at: Path, recipe: Recipe, records: int = 24) -> Corpus:
         rows["negative"].append({**_record("<audio>", "not for me."), "audio": sound, "inserted_id": 1})
         rows["tts"].append({**_record("<audio>\ntranscribe it.", f"say {colour} now"), "audio": sound})
     typed = rows.pop("typed")
-    splits = {name: {"train": found, "test": found} for name, found in rows.items()}
+    splits = {name: {"train": found, "dev": found, "test": found} for name, found in rows.items()}
     splits["speech_qa"]["test_typed"] = typed
     datasets: dict[str, Any] = {}
     for name, parts in splits.items():

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Environment variable: the command line that started the run, for remedies; without options that choose steps.
+COMMAND = "VITA_TRAIN_COMMAND"
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REFUSED = 2

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vita_train.errors import UserError
 from vita_train.launch.stage import launch_stage
 from vita_train.manifest import FileRef, Manifest, content_of
 from vita_train.recipe.corpus import corpus_settings, data_settings
+from vita_train.recipe.extension import remember
 from vita_train.recipe.ladder import stage_id
-from vita_train.recipe.load import dump_recipe, load_recipe
+from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages
 from vita_train.step_commit import STEP_DIGEST, commit_step
@@ -54,8 +56,20 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
     resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
     name = run_name(resolved, run)
+    resolved = remember(resolved, earlier_recipe(resolved, name))
     write_recipe(resolved, name)
     return resolved, name, Selection.parse(only, from_step, until_step, force)
+
+
+def earlier_recipe(recipe: Recipe, run: str) -> Recipe | None:
+    """Return the recipe that the run was last started with; None if there is none that can be read."""
+    store, key = store_of(recipe), f"{run}/recipe.yaml"
+    if not store.exists(key):
+        return None
+    try:
+        return parse_recipe(store.read(key).decode(), key)
+    except (UserError, UnicodeDecodeError):  # of another version: nothing can be carried over
+        return None
 
 
 def write_recipe(recipe: Recipe, run: str) -> None:

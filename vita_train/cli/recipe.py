@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vita_train.recipe.stage import Lesson, StageSpec
 
 Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
@@ -47,7 +50,7 @@ def check(recipe: Name, settings: Set = None) -> None:
     resolved = load_recipe(recipe, settings or [])
     check_recipe(resolved)
     for stage, spec in resolved.stages.items():
-        length = f"{spec.steps} steps" if spec.steps is not None else f"{spec.epochs:g} epochs"
+        length = f"{spec.epochs:g} epochs" if spec.most_steps is None else f"{_steps(spec)} steps"
         typer.echo(f"{stage:<9} {STAGE_TITLES[stage]:<27} {length} of {spec.batch.rows}, {spec.objective}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
         if spec.lora:
@@ -55,9 +58,16 @@ def check(recipe: Name, settings: Set = None) -> None:
         if spec.quantize:
             typer.echo(f"{'':<9} over weights in {spec.quantize.kind}")
         for lesson in spec.curriculum:
-            typer.echo(f"{'':<9} first {lesson.steps} steps on {_pairs(lesson.data)}")
+            typer.echo(f"{'':<9} first {_steps(lesson)} steps on {_pairs(lesson.data)}")
         typer.echo(f"{'':<9} on {_pairs(spec.data)}")
     typer.echo(f"{resolved.name}: ok, {len(resolved.stages)} stages")
+
+
+def _steps(spec: StageSpec | Lesson) -> str:
+    """Return how many steps a stage or phase takes, and what ends it."""
+    if not spec.until:
+        return str(spec.most_steps)
+    return f"at most {spec.max_steps} steps, until {', '.join(spec.until)},"
 
 
 @group.command()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from vita_train.errors import COMMAND
 
 if TYPE_CHECKING:
     from vita_train.recipe import schema
@@ -15,6 +19,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Only = Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)]
 Since = Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)]
 Until = Annotated[str, typer.Option(help="Last step to do.", show_default=False)]
+Extend = Annotated[list[str] | None, typer.Option("--extend", metavar="STAGE=STEPS", help="Train a stage longer, from "
+                                                  "its last checkpoint; the run remembers it.")]
+Accept = Annotated[list[str] | None, typer.Option("--accept", metavar="STAGE", help="Go on although this stage missed "
+                                                  "a gate; the run and its report remember it.")]
 Force = Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")]
 
 
@@ -33,6 +41,8 @@ def run(
     since: Since = "",
     until: Until = "",
     force: Force = False,
+    extend: Extend = None,
+    accept: Accept = None,
 ) -> None:
     """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
     from rich.console import Console
@@ -41,17 +51,29 @@ def run(
     from vita_train.local.ending import show_ending
     from vita_train.local.run import run_pipeline
     from vita_train.preflight import check_all
+    from vita_train.recipe.extension import extended, remember
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
+    from vita_train.steps import earlier_recipe
     from vita_train.storage.run_paths import run_name
 
     console = Console()
     resolved = load_recipe(recipe, settings or [])
     name = run_name(resolved, run)
+    resolved = extended(remember(resolved, earlier_recipe(resolved, name)), extend or [], accept or [])
     selection = Selection.parse(only, since, until, force)
+    os.environ[COMMAND] = _command(recipe, run, settings or [])
     show_checks(check_all(resolved, name, selection), console)
     run_pipeline(resolved, name, selection, console)
     show_ending(resolved, name, console)
+
+
+def _command(recipe: str, run: str, settings: list[str]) -> str:
+    """Return the command that runs the whole pipeline of this run, to be pasted with further options."""
+    from vita_train.local.ending import program
+
+    words = [program(), "run", recipe, *(["--run", run] if run else [])]
+    return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
 
 def launch(

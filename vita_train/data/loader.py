@@ -33,7 +33,7 @@ def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
     order = PackedOrder(indexes, weights, batch.rows, budgets, seed)
     if not lessons:
         return order
-    return CurriculumOrder([(lesson.steps, PackedOrder(indexes, lesson.data, batch.rows, budgets,
+    return CurriculumOrder([(lesson.most_steps, PackedOrder(indexes, lesson.data, batch.rows, budgets,
                                                        key_of(seed, "lesson", number)))
                             for number, lesson in enumerate(lessons)], order)
 

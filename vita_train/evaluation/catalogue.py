@@ -17,6 +17,8 @@ from vita_train.recipe.stage import ObjectiveName
 CAPTIONS = ("caption",)
 #: Datasets whose replies are transcripts; their replies are read by word error, not by exact match.
 TRANSCRIPTS = ("asr", "tts")
+#: The split that is looked at while a stage trains.
+DEV = "dev"
 #: Name under which the speech decoder is measured.
 SPEECH = "speech"
 
@@ -54,6 +56,13 @@ def all_tasks(recipe: Recipe, corpus: Corpus, modules: Iterable[str]) -> list[Ta
     """Return every task of the recipe that the given modules allow."""
     present = set(modules)
     return [task for task in _tasks(recipe, corpus, list(recipe.stages)) if present.issuperset(task.modules)]
+
+
+def dev_tasks(recipe: Recipe, corpus: Corpus, stage: str) -> list[Task]:
+    """Return the tasks of the dev splits of all datasets a stage trains on, those of its curriculum included."""
+    spec = recipe.stages[stage]
+    return [task for dataset in spec.datasets if DEV in corpus.datasets.get(dataset, ())
+            for task in _of_slice(recipe, corpus, dataset, DEV, spec.objective)]
 
 
 def measures_for(recipe: Recipe, corpus: Corpus, stage: str) -> list[str]:

@@ -5,7 +5,7 @@ Shares lie between 0 and 1; losses are nats a token. The same seed, data and wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -67,14 +67,22 @@ def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Seque
         limit: most samples of a slice.
         device: where the modules are.
     """
-    bench = Bench(recipe, corpus, modules, torch.device(device))
     wanted = None if names is None else set(names)
+    tasks = [task for task in all_tasks(recipe, corpus, modules.keys())
+             if wanted is None or wanted.intersection(task.names)]
+    found = measure_tasks(recipe, corpus, modules, tasks, limit=limit, device=device)
+    return {name: value for name, value in found.items() if wanted is None or name in wanted}
+
+
+def measure_tasks(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, tasks: Iterable[Task], *, limit: int = 400,
+                  device: torch.device | str = "cpu") -> dict[str, float]:
+    """Return the measures of some tasks; arguments as for `measure`. The modules must be those the tasks need."""
+    bench = Bench(recipe, corpus, modules, torch.device(device))
     found: dict[str, float] = {}
     with evaluating(modules), torch.no_grad():
-        for task in all_tasks(recipe, corpus, modules.keys()):
-            if wanted is None or wanted.intersection(task.names):
-                found |= run_task(bench, task, limit)
-    return {name: value for name, value in found.items() if wanted is None or name in wanted}
+        for task in tasks:
+            found |= run_task(bench, task, limit)
+    return found
 
 
 def run_task(bench: Bench, task: Task, limit: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: every problem found, each with the setting it is about.
     """
     problems = [] if recipe.stages else ["stages is empty: there is nothing to train"]
-    problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe), *_states(recipe)]
+    problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe), *_states(recipe), *_untils(recipe)]
     if problems:
         raise RecipeError("\n  ".join([f"cannot be run, {len(problems)} problem{'s'[:len(problems) - 1]}", *problems]),
                           where=recipe.name)
@@ -93,4 +93,22 @@ def _states(recipe: Recipe) -> list[str]:
         problems.append("data.state_mode is head and a stage hears, but no stage trains state_head")
     if mode != "head":
         problems += [f"stages.{stage} trains state_head, but data.state_mode is {mode}" for stage in training]
+    return problems
+
+
+def _untils(recipe: Recipe) -> list[str]:
+    """Measures to train until that the stage could never take."""
+    problems = []
+    for stage, spec in recipe.stages.items():
+        whole = spec.engine.kind == "torch" or (spec.engine.kind == "deepspeed" and spec.engine.zero < 3)
+        for name in {**spec.until, **{name: gate for phase in spec.curriculum for name, gate in phase.until.items()}}:
+            dataset, _, rest = name.partition(".")
+            if dataset == "dev":
+                continue
+            if dataset not in spec.datasets or not rest.startswith("dev."):
+                problems.append(f"stages.{stage} trains until {name}: name it <dataset>.dev.<measure> with a dataset "
+                                f"of the stage ({', '.join(spec.datasets)}), or dev.<metric>")
+            elif not whole:
+                problems.append(f"stages.{stage} trains until {name}, which no process can measure while the weights "
+                                "are spread over all of them: use dev.loss or another dev.<metric>")
     return problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -49,6 +49,10 @@ class OptimSpec(Strict):
     schedule: Literal["cosine", "linear", "constant", "exponential"] = "cosine"
     warmup: float = Field(default=0.03, ge=0)
     """Steps, or a share of all steps when below 1."""
+    decay: float | None = Field(default=None, gt=0)
+    """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before it the rate stays
+    at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains ``until``
+    something."""
     final: float = Field(default=0.0, ge=0, le=1)
     """Rate at the end as a share of the peak."""
 
@@ -93,9 +97,23 @@ class Gate(Strict):
 class Lesson(Strict):
     """The first steps of a stage, on data of their own."""
 
-    steps: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    """With ``until``, in place of ``steps``."""
     data: dict[str, float]
     """Dataset name to mixing weight, as a stage's."""
+    until: dict[str, Gate] = {}
+    """Measures on the dev split that end the phase, as a stage's."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Lesson:
+        _check_length(self.until, {"steps": self.steps}, self.max_steps)
+        return self
+
+    @property
+    def most_steps(self) -> int:
+        """The steps it takes, or takes at most."""
+        return self.steps or self.max_steps or 0
 
 
 class StageSpec(Strict):
@@ -109,8 +127,21 @@ class StageSpec(Strict):
     trainable: dict[str, float]
     """Module to peak learning rate. Everything else is frozen and in eval mode."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps. Give steps or epochs."""
+    """Optimizer steps. Give steps or epochs, or max_steps together with ``until``."""
     epochs: float | None = Field(default=None, gt=0)
+    until: dict[str, Gate] = {}
+    """Train until these measures on the dev split are all within their bounds: ``<dataset>.dev.<measure>``, such as
+    ``textqa.dev.accuracy``, or ``dev.<metric>`` of the objective over all datasets, such as ``dev.loss``. The rate
+    stays at its peak until then and decays over ``optim.decay`` steps afterwards."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Most optimizer steps where the stage trains ``until`` something; the decay begins in time for them."""
+    check_interval: int = Field(default=50, ge=1)
+    """Steps between two looks at the measures of ``until``."""
+    extend: list[Annotated[int, Field(ge=1)]] = []
+    """Further steps after the end, each extension with a warm-up and decay of its own: training goes on from the
+    last checkpoint. What ``vita-train run --extend`` sets."""
+    accept: bool = False
+    """Go on although a gate is not met; noted in the lineage and the report. What ``vita-train run --accept`` sets."""
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
     engine: EngineSpec = EngineSpec()
@@ -172,8 +203,7 @@ class StageSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
+        _check_length(self.until, {"steps": self.steps, "epochs": self.epochs}, self.max_steps)
         unknown = [name for name in self.trainable if name not in MODULES]
         if unknown:
             raise ValueError(f"trainable names unknown modules {unknown}; modules are {', '.join(MODULES)}")
@@ -183,11 +213,16 @@ class StageSpec(Strict):
             raise ValueError("data is empty: the stage has nothing to train on")
         if self.curriculum and self.objective != "next_token":
             raise ValueError(f"a curriculum needs objective next_token, not {self.objective}")
-        if self.curriculum and not self.taught < (self.steps or 0):
+        if self.curriculum and not self.taught < (self.most_steps or 0):
             raise ValueError(f"the curriculum takes {self.taught} steps: give the stage steps, and more than that")
         if self.optim.kind == "muon" and self.engine.kind != "torch":
             raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
         return self
+
+    @property
+    def most_steps(self) -> int | None:
+        """Steps before any extension, or the most of them; None where only the data say (``epochs``)."""
+        return self.steps or self.max_steps
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -196,10 +231,23 @@ class StageSpec(Strict):
 
     @property
     def taught(self) -> int:
-        """Steps that the curriculum takes."""
-        return sum(lesson.steps for lesson in self.curriculum)
+        """Steps that the curriculum takes at most."""
+        return sum(lesson.most_steps for lesson in self.curriculum)
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """Every dataset the stage trains on, lessons included; sorted."""
         return tuple(sorted({*self.data, *(name for lesson in self.curriculum for name in lesson.data)}))
+
+
+def _check_length(until: dict[str, Gate], lengths: dict[str, float | None], max_steps: int | None) -> None:
+    """Refuse a stage or phase whose length is not said, or said twice."""
+    given = [name for name, value in lengths.items() if value is not None]
+    if until and given:
+        raise ValueError(f"until and {given[0]} both say how long to train: give max_steps in place of {given[0]}")
+    if until and max_steps is None:
+        raise ValueError("until needs max_steps, the most steps to take")
+    if not until and max_steps is not None:
+        raise ValueError("max_steps belongs to until: name the measures to train until, or give steps")
+    if not until and len(given) != 1:
+        raise ValueError(f"give exactly one of {' and '.join(lengths)}" if len(lengths) > 1 else "give steps")

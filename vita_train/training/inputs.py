@@ -14,12 +14,13 @@ from vita_train.errors import RecipeError
 from vita_train.manifest import Manifest, ModuleRef, content_of, digest_of
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
 from vita_train.storage.final import read_final
 from vita_train.storage.given import given_modules
 from vita_train.storage.store import Store
 
-#: Settings of a stage that do not change its weights.
-_NOT_IN_DIGEST = {"gates", "eval", "save_every"}
+#: Settings of a stage that do not change its weights; an extension only adds to them (see `extended_digest`).
+_NOT_IN_DIGEST = {"gates", "eval", "save_every", "extend", "accept"}
 #: Model settings by module, where the two names differ.
 _SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter", "state_head": "llm"}
 
@@ -68,7 +69,10 @@ def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:
 
 
 def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[str]) -> str:
-    """Return the digest of everything that determines the weights a stage ends with."""
+    """Return the digest of everything that determines the weights of a stage up to its end before any extension.
+
+    Checkpoints carry it, so that an extended stage goes on from those it has.
+    """
     needed = [name for name in MODULES if name in set(needed)]
     model = recipe.model.model_dump(mode="json")
     parts: dict[str, Any] = {
@@ -83,6 +87,11 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
                     for name in needed if name in inputs.modules},
     }
     return digest_of(parts)
+
+
+def extended_digest(digest: str, spec: StageSpec) -> str:
+    """Return the digest of a stage's final weights: `stage_digest`, and the extensions if there are any."""
+    return digest_of([digest, spec.extend]) if spec.extend else digest
 
 
 @cache

@@ -40,6 +40,11 @@ class Journal:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
+    def set_steps(self, steps: int) -> None:
+        """Take over another number of steps, when it has become known how long the stage trains."""
+        self._steps = steps
+        self._progress["steps"] = steps
+
     def track(self, tracking: TrackingSpec, name: str) -> None:
         """Open TensorBoard and wandb as the recipe asks.
 

@@ -20,7 +20,7 @@ from vita_train.training.journal import Journal
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.resume import Checkpoints, seed_step
 from vita_train.training.samples import id_sum
-from vita_train.training.schedule import rate_factor
+from vita_train.training.step_plan import OBJECTIVES_OWN, StepPlan
 from vita_train.training.telemetry import Meter, Readings, peak_memory
 from vita_train.training.watchdog import Watchdog
 
@@ -44,6 +44,10 @@ class Counters:
     """Dev losses of the last measurement, ``dev.loss`` and the like."""
     order: dict[str, Any] = field(default_factory=dict)
     """What the order needs to find ``step`` at once."""
+    met: dict[str, int] = field(default_factory=dict)
+    """Step at which each ``until`` was met (see ``step_plan.StepPlan.met``)."""
+    checks: dict[str, float] = field(default_factory=dict)
+    """Measures of the last look at an ``until``."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Loop:
     spec: StageSpec
     world: World
     seed: int
-    steps: int
+    plan: StepPlan
     order: Any
     journal: Journal
     checkpoints: Checkpoints
@@ -63,6 +67,9 @@ class Loop:
     workers: int = 0
     readings: Readings = field(default_factory=Readings)
     """The newest values, for whoever looks in while it trains."""
+    measure: Callable[[Sequence[str]], dict[str, float]] | None = None
+    """Takes held-out measures by name, the same result on every rank; needed where an ``until`` names measures of
+    single datasets."""
 
     def run(self, counters: Counters) -> None:
         """Train from ``counters.step`` to the end, counting along.
@@ -74,15 +81,15 @@ class Loop:
         """
         if counters.order and hasattr(self.order, "seek"):
             self.order.seek(counters.order)
-        meter, sums = Meter(), Sums()
-        self.readings.step, self.readings.steps = counters.step, self.steps
-        every = 1 if self.steps <= _EVERY_STEP_UP_TO else 10
+        plan, meter, sums = self.plan, Meter(), Sums()
+        plan.met = counters.met
+        self._follow_plan()
+        self.readings.step = counters.step
+        every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
-            batches = micro_batches(self.objective, self.order, start=counters.step, stop=self.steps,
-                                    accumulate=self.spec.batch.accumulate, world=self.world, seed=self.seed,
-                                    workers=self.workers)
-            for step in range(counters.step, self.steps):
-                started = time.perf_counter()
+            batches = self._batches(counters.step)
+            while counters.step < plan.end:
+                step, started = counters.step, time.perf_counter()
                 self.watchdog.beat(f"step {step + 1}")
                 parts = next(batches)
                 meter.waited(waited := time.perf_counter() - started)
@@ -90,7 +97,10 @@ class Loop:
                 agreed = self._agree(parts, stopping())
                 norm = self._step(step, parts, agreed, sums)
                 self._count(counters, step, agreed, meter, time.perf_counter() - started)
-                last = step + 1 == self.steps
+                if plan.is_due(counters.step) and self._check(counters):
+                    self._follow_plan()
+                    batches = self._batches(counters.step)  # what follows may be other data
+                last = counters.step == plan.end
                 if counters.step % every == 0 or last:
                     counters.loss = self._log(counters, sums, norm, meter)
                 if self._due(self.spec.eval.every, counters.step) or last:
@@ -99,12 +109,46 @@ class Loop:
                     self.watchdog.beat(f"the checkpoint after step {counters.step}")
                     if hasattr(self.order, "state"):
                         counters.order = self.order.state(counters.step)
-                    self.checkpoints.save(self.engine, counters.step, vars(counters))
+                    self.checkpoints.save(self.engine, counters.step, vars(counters),
+                                          extended=plan.extensions_begun(counters.step))
                     self.journal.publish()
                 if agreed.stop and not last:
                     self._stop(counters)
             with self.watchdog.off():
                 self.checkpoints.wait()
+
+    def _batches(self, start: int) -> Iterator[list[Any]]:
+        return micro_batches(self.objective, self.order, start=start, stop=self.plan.end,
+                             accumulate=self.spec.batch.accumulate, world=self.world, seed=self.seed,
+                             workers=self.workers)
+
+    def _follow_plan(self) -> None:
+        """Tell everyone who counts steps how many there are, as far as is known now."""
+        if self.spec.curriculum:
+            self.order.set_ends(self.plan.phase_ends)
+        self.readings.steps = self.plan.end
+        self.journal.set_steps(self.plan.end)
+
+    def _check(self, counters: Counters) -> bool:
+        """Look at the measures that the present phase trains until; True if they are met."""
+        key = self.plan.pending(counters.step)
+        assert key is not None
+        names = list(self.plan.bounds(key))
+        values: dict[str, float] = {}
+        if any(name.startswith(OBJECTIVES_OWN) for name in names):
+            values |= self._measure(counters)
+        others = [name for name in names if not name.startswith(OBJECTIVES_OWN)]
+        if others:
+            assert self.measure is not None, "measures of datasets need Loop.measure"
+            self.watchdog.beat(f"the measures after step {counters.step}")
+            found = self.measure(others)
+            self.journal.event(counters.step, found)
+            values |= found
+        counters.checks = {name: values[name] for name in names if name in values}
+        self.journal.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
+        met = self.plan.record(counters.step, values)
+        counters.met = self.plan.met
+        return met
 
     def _agree(self, parts: list[Any], stop: bool) -> Agreed:
         """Sum what all ranks must know of this step in one exchange."""
@@ -127,7 +171,7 @@ class Loop:
         seed_step(self.seed, step, self.world.rank)
         batches = [_with_modalities(part, modalities).to(self.world.device)
                    for part, modalities in zip(parts, agreed.modalities, strict=True)]
-        factor = rate_factor(step, self.steps, self.spec.optim)
+        factor = self.plan.rate_factor(step)
         norm: Any = 0.0
         for phase in self.objective.phases:
             for index, batch in enumerate(batches):
@@ -162,7 +206,7 @@ class Loop:
             raise VitaError(f"the loss is not finite after step {counters.step}",
                             where=f"samples {', '.join(sums.ids[:8])}",
                             remedy="lower the rates or the gradient norm limit; the last checkpoint is unharmed")
-        left = (self.steps - counters.step) * counters.seconds / max(1, counters.step)
+        left = (self.plan.end - counters.step) * counters.seconds / max(1, counters.step)
         norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
         self.journal.event(counters.step, {
             "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": float(norm), **norms, **rates,
@@ -194,7 +238,7 @@ class Loop:
     def _stop(self, counters: Counters) -> None:
         with self.watchdog.off():
             self.checkpoints.wait()
-        raise StoppedError(f"stopped after step {counters.step} of {self.steps}; the state was saved",
+        raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved",
                            remedy="run the same command to go on")
 
     @staticmethod

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,17 @@ class Checkpoints:
         world: this rank among all.
         digest: of everything that determines the stage; checkpoints of another digest are not resumed from.
         keep_last: checkpoints to keep.
+        extend: the stage's extensions; a checkpoint within other ones is not resumed from.
     """
 
-    def __init__(self, store: Store, prefix: str, world: World, digest: str, *, keep_last: int) -> None:
+    def __init__(self, store: Store, prefix: str, world: World, digest: str, *, keep_last: int,
+                 extend: Sequence[int] = ()) -> None:
         self._store = store
         self._prefix = prefix
         self._world = world
         self._digest = digest
         self._keep_last = keep_last
+        self._extend = list(extend)
         self._committer: AsyncCommitter | None = None
         self._staging = Path()
         self._saved_from = 0.0
@@ -93,13 +97,22 @@ class Checkpoints:
 
     def _newest(self, refused: list[str]) -> Commit | None:
         """Return rank 0's choice on every rank."""
-        commit = latest_commit(self._store, self._prefix, refused=refused) if self._world.rank == 0 else None
-        if commit is not None and commit.meta.get("digest") != self._digest:
-            commit = None
+        commit = self._newest_of_this_stage(refused) if self._world.rank == 0 else None
         key = broadcast_json(commit.marker_key if commit else None)
         if key is None or commit is not None:
             return commit
         return _read_commit(self._store, self._prefix, key, refused)
+
+    def _newest_of_this_stage(self, refused: list[str]) -> Commit | None:
+        """Return the newest checkpoint with this digest that lies on the way to this stage's end."""
+        while (commit := latest_commit(self._store, self._prefix, refused=refused)) is not None:
+            if commit.meta.get("digest") != self._digest:
+                return None
+            extended = commit.meta.get("extended", [])
+            if extended == self._extend[:len(extended)]:
+                return commit
+            refused.append(commit.marker_key)
+        return None
 
     def begin(self) -> Attempt:
         """Register this start of the stage and return it; needed before the first save."""
@@ -110,8 +123,14 @@ class Checkpoints:
                                          keep_last=self._keep_last)
         return attempt
 
-    def save(self, engine: Engine, step: int, counters: dict[str, Any]) -> None:
+    def save(self, engine: Engine, step: int, counters: dict[str, Any], *, extended: Sequence[int] = ()) -> None:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
+
+        Args:
+            engine: what trains.
+            step: steps done.
+            counters: what `restore` gives back.
+            extended: the extensions that these steps reach into.
 
         Raises:
             UserError: there is no space for it on this machine.
@@ -129,7 +148,8 @@ class Checkpoints:
             if self._world.rank == 0:
                 (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        self._committer.submit(step, files, meta={"digest": self._digest, "step": step})
+        self._committer.submit(step, files,
+                               meta={"digest": self._digest, "step": step, "extended": list(extended)})
 
     def committed_at(self) -> float | None:
         """Return the ``time.monotonic()`` of this process's last commit; None before the first, and beyond rank 0."""

@@ -13,11 +13,19 @@ def warmup_steps(optim: OptimSpec, steps: int) -> int:
     return min(steps, round(optim.warmup * steps if optim.warmup < 1 else optim.warmup))
 
 
-def rate_factor(step: int, steps: int, optim: OptimSpec) -> float:
+def decay_steps(optim: OptimSpec, steps: int) -> int | None:
+    """Return the steps of the decay: ``decay`` itself, or a share of ``steps`` when below 1. None if it is not set."""
+    if optim.decay is None:
+        return None
+    return min(steps, max(1, round(optim.decay * steps if optim.decay < 1 else optim.decay)))
+
+
+def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0) -> float:
     """Return the factor on every peak rate at ``step`` (from 0) of ``steps``.
 
-    Linear warm-up that reaches 1 at its last step; then from 1 towards ``optim.final``, which would be met at
-    step ``steps``: along half a cosine, along a line, geometrically, or not at all (constant).
+    Linear warm-up that reaches 1 at its last step; 1 until ``decay_from``, if the warm-up ends before it; then from 1
+    towards ``optim.final``, which would be met at step ``steps``: along half a cosine, along a line, geometrically, or
+    not at all (constant).
 
     Raises:
         RecipeError: exponential decay to zero, which has no ratio.
@@ -25,7 +33,8 @@ def rate_factor(step: int, steps: int, optim: OptimSpec) -> float:
     warmup = warmup_steps(optim, steps)
     if step < warmup:
         return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    start = max(warmup, decay_from)
+    progress = min(1.0, max(0, step - start) / max(1, steps - start))
     if optim.schedule == "constant":
         return 1.0
     if optim.schedule == "cosine":

@@ -13,7 +13,7 @@ import torch
 from vita_train import __version__
 from vita_train.data.index import Corpus
 from vita_train.errors import GateError, RecipeError, VitaError
-from vita_train.evaluation.gates import check_gates
+from vita_train.evaluation.gates import check_gates, gate_results
 from vita_train.manifest import Manifest, digest_of
 from vita_train.models.activations import enable_checkpointing
 from vita_train.models.checkpoint.adapter import Adapter
@@ -26,19 +26,21 @@ from vita_train.storage.final import read_final, write_final
 from vita_train.storage.run_paths import present_corpus, run_dir, store_of
 from vita_train.storage.store import Store, is_local
 from vita_train.training.adapters import check_libraries, prepare_adapters
+from vita_train.training.advice import extension_advice, recent_trend
 from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.engines.base import EngineContext, build_engine
-from vita_train.training.evaluate import measure_stage
+from vita_train.training.evaluate import DevMeasures, all_processors, measure_stage
 from vita_train.training.exporter import ReadingsCollector, served
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.inputs import Inputs, code_version, find_inputs, stage_digest
-from vita_train.training.journal import Journal
+from vita_train.training.inputs import Inputs, code_version, extended_digest, find_inputs, stage_digest
+from vita_train.training.journal import EVENTS, Journal
 from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
 from vita_train.training.outcome import write_outcome
 from vita_train.training.results import Result, gather_result, store_result
 from vita_train.training.resume import Checkpoints
+from vita_train.training.step_plan import StepPlan
 from vita_train.training.telemetry import Readings, full_speed, peak_flops, peak_memory
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
@@ -111,8 +113,8 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     inputs = find_inputs(recipe, place.stage, place.run, place.store, place.modules)
     digest = stage_digest(recipe, place.stage, inputs, place.modules)
     done = read_final(place.store, place.prefix)
-    if done is not None and done.lineage.get("stage_digest", done.digest) == digest:
-        check_gates(spec, done.metrics, where=f"stage {place.stage}")
+    if done is not None and done.lineage.get("stage_digest", done.digest) == extended_digest(digest, spec):
+        check_gates(spec, done.metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, done.metrics))
         return done if world.rank == 0 else None
     watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(place.logs, world.rank, error))
     engine_needs_group = spec.engine.kind != "torch"
@@ -145,9 +147,15 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
     objective = place.objective(context, modules)
     apply_trainable(objective, spec.trainable, where=f"{settings}.trainable")
     order = objective.order()
-    steps = spec.steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
-    journal = Journal(place.directory if world.rank == 0 else None, steps, remote=place.remote())
-    checkpoints = Checkpoints(place.store, place.prefix, world, digest, keep_last=recipe.storage.keep_last)
+    steps = spec.most_steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
+    plan = StepPlan(spec, steps)
+    measure = None
+    if plan.dataset_measures:
+        measure = DevMeasures(place.stage, recipe, place.corpus, modules, world)
+        measure.check(plan.dataset_measures, where=f"{settings}.until")
+    journal = Journal(place.directory if world.rank == 0 else None, plan.end, remote=place.remote())
+    checkpoints = Checkpoints(place.store, place.prefix, world, digest, keep_last=recipe.storage.keep_last,
+                              extend=spec.extend)
     with _failures(journal):
         with watchdog.off():
             objective.to(world.device).before_training(order)
@@ -162,8 +170,8 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
         journal.progress(step=counters.step, state="running")
         readings = Readings()
         with served(_collector(place, world, readings, checkpoints, speed), world.local_rank):
-            Loop(objective, engine, spec, world, recipe.seed, steps, order, journal, checkpoints, watchdog,
-                 workers=recipe.launch.workers, readings=readings).run(counters)
+            Loop(objective, engine, spec, world, recipe.seed, plan, order, journal, checkpoints, watchdog,
+                 workers=recipe.launch.workers, readings=readings, measure=measure).run(counters)
             watchdog.beat("gathering the weights")
             result = gather_result(recipe, place.stage, engine, modules, inputs, units=place.units,
                                    device=world.device)
@@ -187,18 +195,17 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
     recipe, spec, modules = place.recipe, place.spec, result.modules
     refs = store_result(recipe, place.stage, result, inputs, place.store, f"{place.prefix}/final/{attempt.id}",
                         place.directory)
-    if world.device.type == "cpu":
-        # The other ranks have ended: their processors are free.
-        torch.set_num_threads(torch.get_num_threads() * world.size)
     modules.eval()
     journal.progress(phase="measuring")
-    measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
-    metrics = {**counters.dev, **measured}
+    with all_processors(world):  # the other ranks have ended
+        measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
+    metrics = {**counters.dev, **counters.checks, **measured}
     journal.progress(metrics=metrics)
-    check_gates(spec, metrics, where=f"stage {place.stage}")
-    manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=digest,
+    accepted = check_gates(spec, metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, metrics))
+    lineage = _lineage(place, world, inputs, counters, objective, result.adapters, attempt)
+    manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=extended_digest(digest, spec),
                         modules={**inputs.modules, **refs}, metrics=metrics,
-                        lineage=_lineage(place, world, inputs, counters, objective, result.adapters, attempt))
+                        lineage={**lineage, "accepted": accepted} if accepted else lineage)
     journal.progress(state="done", eta_s=0, phase="done")
     journal.close()
     write_final(place.store, place.prefix, manifest)
@@ -229,7 +236,8 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "trained_names": names,
         "samples": {"steps": counters.step, "count": counters.samples, "sum": counters.sample_sum,
                     "datasets": dict(place.spec.data),
-                    "curriculum": [lesson.model_dump() for lesson in place.spec.curriculum]},
+                    "curriculum": [lesson.model_dump() for lesson in place.spec.curriculum],
+                    "until_met": counters.met, "extended_by": place.spec.extend},
         "seconds": round(counters.seconds, 2),
         "tokens": spent["tokens"],
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
@@ -241,6 +249,13 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "attempt": attempt.id,
         "restarts": attempt.restarts,
     }
+
+
+def _gate_remedy(place: StageRun, metrics: Mapping[str, float]) -> str:
+    """Return what to do about a missed gate: how the stage moved lately, and the commands that go on from here."""
+    missed = [result.measure for result in gate_results(place.spec, metrics) if not result.met]
+    trend = recent_trend(place.directory / EVENTS, missed)
+    return " ".join(filter(None, (trend, extension_advice(place.recipe, place.run, place.stage))))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """One rank of a toy stage: the real loop, journal, checkpoints and watchdog around the toy objective.
 
-    python -m tests.integration.training.loop_worker ROOT '{"engine": ..., "steps": ..., "stall": ...}'
+    python -m tests.integration.training.loop_worker ROOT '{"engine": ..., "stage": {"steps": ...}, "fault": ...}'
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives.base import LossOutput
 from vita_train.training.outcome import write_outcome
 from vita_train.training.resume import Checkpoints
+from vita_train.training.step_plan import StepPlan
 from vita_train.training.watchdog import Watchdog
 
 case: dict[str, Any] = json.loads(sys.argv[2])
@@ -57,8 +58,9 @@ class Faulty(ToyObjective):
 def main() -> int:
     """Train; return the exit code that the command line would have."""
     world = world_from_environment()
-    recipe = toy_recipe(engine=case.get("engine", {}), steps=case.get("steps", 8), save_every=2,
-                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)}, eval={"batches": 1})
+    recipe = toy_recipe(engine=case.get("engine", {}), save_every=2,
+                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)}, eval={"batches": 1},
+                        **(case.get("stage") or {"steps": 8}))
     spec = recipe.stages["1.2"]
     logs = root / "run" / "1.2" / "logs"
     store = open_store(str(root))
@@ -68,12 +70,13 @@ def main() -> int:
             objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
             apply_trainable(objective, spec.trainable)
             engine = build_engine(objective, EngineContext(spec, world, torch.float32))
-            checkpoints = Checkpoints(store, "run/1.2", world, "digest", keep_last=4)
+            checkpoints = Checkpoints(store, "run/1.2", world, "digest", keep_last=4, extend=spec.extend)
             counters = Counters(**(checkpoints.restore(engine) or {}))
             checkpoints.begin()
-            journal = Journal(root / "run" / "1.2" if world.rank == 0 else None, spec.steps or 0)
+            plan = StepPlan(spec, spec.most_steps or 0)
+            journal = Journal(root / "run" / "1.2" if world.rank == 0 else None, plan.end)
             journal.rewind(counters.step)
-            Loop(objective, engine, spec, world, 0, spec.steps or 0, objective.order(), journal, checkpoints,
+            Loop(objective, engine, spec, world, 0, plan, objective.order(), journal, checkpoints,
                  watchdog).run(counters)
             engine.close()
     except VitaError as error:

@@ -53,16 +53,16 @@ def test_one_rank_goes_on_from_two_with_the_same_global_batches(whole: Path, tmp
                                     {"kind": "deepspeed", "zero": 2}, {"kind": "deepspeed", "zero": 3}],
                          ids=lambda engine: f"{engine['kind']}{engine.get('zero', '')}")
 def test_sharded_engines_resume_exactly_and_on_other_ranks(engine: dict[str, Any], tmp_path: Path) -> None:
-    code, output = ranks.train(tmp_path / "whole", {"engine": engine, "steps": 6})
+    code, output = ranks.train(tmp_path / "whole", {"engine": engine, "stage": {"steps": 6}})
     assert code == 0, output[-4000:]
-    code, _ = ranks.train(tmp_path / "killed", {"engine": engine, "steps": 6,
+    code, _ = ranks.train(tmp_path / "killed", {"engine": engine, "stage": {"steps": 6},
                                                 "fault": {"kind": "kill", "step": 3, "rank": 0}})
     assert code != 0
     shutil.copytree(tmp_path / "killed", tmp_path / "other")
-    code, output = ranks.train(tmp_path / "killed", {"engine": engine, "steps": 6})
+    code, output = ranks.train(tmp_path / "killed", {"engine": engine, "stage": {"steps": 6}})
     assert code == 0, output[-4000:]
     assert ranks.losses(tmp_path / "killed") == ranks.losses(tmp_path / "whole")
-    code, output = ranks.train(tmp_path / "other", {"engine": engine, "steps": 6, "accumulate": 2}, ranks=1)
+    code, output = ranks.train(tmp_path / "other", {"engine": engine, "stage": {"steps": 6}, "accumulate": 2}, ranks=1)
     assert code == 0, output[-4000:]
     assert ranks.batches(tmp_path / "other") == ranks.batches(tmp_path / "whole")
     assert ranks.losses(tmp_path / "other") == pytest.approx(ranks.losses(tmp_path / "whole"), rel=1e-3)

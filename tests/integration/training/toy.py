@@ -124,7 +124,8 @@ def toy_context(recipe: Recipe, stage: str, rank: int = 0, world: int = 1) -> St
 
 def toy_recipe(**stage: Any) -> Recipe:
     """Return a recipe of one stage; keywords replace parts of it."""
-    spec: dict[str, Any] = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 6,
+    length = {} if {"steps", "max_steps"} & set(stage) else {"steps": 6}
+    spec: dict[str, Any] = {"objective": "next_token", "data": {"toy": 1.0}, **length,
                             "trainable": {"llm": 1e-2, "projector": 5e-3}, "batch": {"rows": 8, "accumulate": 1},
                             "optim": {"clip_norm": 0.5, "warmup": 2, "weight_decay": 0.1}}
     return Recipe.model_validate({"name": "toy", "stages": {"1.2": spec | stage}})

@@ -32,6 +32,7 @@ from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
 from vita_train.training.resume import Checkpoints
+from vita_train.training.step_plan import StepPlan
 from vita_train.training.watchdog import Watchdog
 
 WORLD = World(0, 1, 0, torch.device("cpu"))
@@ -70,7 +71,8 @@ def train(recipe: Recipe, corpus: Corpus, root: Path) -> Trained:
     journal = Journal(stage, STEPS)
     journal.rewind(counters.step)
     with contextlib.closing(Watchdog(600, lambda _: None)) as watchdog:
-        Loop(objective, engine, spec, WORLD, 0, STEPS, objective.order(), journal, checkpoints, watchdog).run(counters)
+        Loop(objective, engine, spec, WORLD, 0, StepPlan(spec, STEPS), objective.order(), journal, checkpoints,
+             watchdog).run(counters)
     journal.close()
     events = [json.loads(line) for line in (stage / "events.jsonl").read_text().splitlines()]
     return Trained(recipe, corpus, nn.ModuleDict(objective.model_modules()).eval(), events)
