@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
-from vita_train.models.packed_attention import register_varlen
+from vita_train.models.packed_attention import PACKED, register_packed
 from vita_train.recipe.family import Family
 from vita_train.recipe.model import LlmSpec
 
@@ -62,7 +62,7 @@ def llm_config(spec: LlmSpec) -> Any:
 
     No family has a sliding window: a document's attention reaches back to its beginning.
     """
-    register_varlen()
+    register_packed()
     settings: dict[str, Any] = {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
@@ -83,7 +83,7 @@ def llm_config(spec: LlmSpec) -> Any:
     if spec.moe is not None:
         settings |= spec.moe.model_dump()
     config = ARCHITECTURES[spec.family].of_transformers("configuration", "Config")(**settings)
-    config._attn_implementation = spec.attention
+    config._attn_implementation = PACKED if spec.attention == "auto" else spec.attention
     return config
 
 
@@ -158,7 +158,7 @@ def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, 
         cache: transformers' cache to read and extend; none keeps nothing. Without an explicit mask a cache makes
             packed documents see each other, so both are always passed by hand.
         routers: of a model with experts, return the logits they are chosen by.
-        packing: ``cu_seq_lens_q`` and ``max_length_q`` for attention over packed documents without a mask.
+        packing: the documents of a packed row, for attention without a mask: see ``packed_attention``.
     """
     if routers and has_experts(llm):
         packing["output_router_logits"] = True

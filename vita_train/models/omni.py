@@ -14,7 +14,7 @@ from vita_train.models.audio_adapter import AudioAdapter, AudioPrompt, adapter_l
 from vita_train.models.audio_encoder import AudioEncoder, encoder_length
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
 from vita_train.models.language import Decoded, decode
-from vita_train.models.packed_attention import VARLEN
+from vita_train.models.packed_attention import PACKED
 from vita_train.models.pooling import pool_tiles
 from vita_train.models.vision import VisionTower
 
@@ -60,7 +60,7 @@ class Omni(nn.Module):
     def read(self, batch: OmniBatch, *, routers: bool = False) -> Decoded:
         """Return the last hidden states as ``forward`` does, and if asked the logits by which experts were chosen."""
         embeds = self.embed(batch)
-        if self.llm.config._attn_implementation == VARLEN and embeds.is_cuda and _half_precision(embeds):
+        if self.llm.config._attn_implementation == PACKED and (not embeds.is_cuda or _half_precision(embeds)):
             return self.decode_flat(embeds, batch, routers=routers)
         return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids), routers=routers)
 
@@ -127,9 +127,12 @@ class Omni(nn.Module):
     def decode_flat(self, embeds: Tensor, batch: OmniBatch, *, routers: bool = False) -> Decoded:
         """Return the last hidden states (B, L, D) of embeddings read as one long row of documents, without a mask."""
         starts = document_starts(batch.document_ids)
-        longest = int(starts.diff().max())
+        lengths = starts.diff()
+        packing: dict[str, Any] = {"cu_seq_lens_q": starts, "max_length_q": int(lengths.max())}
+        if not embeds.is_cuda:
+            packing = {"document_lengths": lengths.tolist()}
         read = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None, routers=routers,
-                      cu_seq_lens_q=starts, max_length_q=longest)
+                      **packing)
         return read._replace(hidden=read.hidden.view_as(embeds))
 
 

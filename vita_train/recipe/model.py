@@ -48,9 +48,9 @@ class LlmSpec(Strict):
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
     tie_embeddings: bool = False
-    attention: Literal["sdpa", "varlen"] = "sdpa"
-    """How packed documents are kept apart. sdpa: by a mask, anywhere. varlen: by torch's variable-length kernel on
-    GPUs in half precision, elsewhere as sdpa."""
+    attention: Literal["auto", "sdpa"] = "auto"
+    """How packed documents are kept apart. auto: nothing is computed across documents (torch's variable-length kernel
+    on GPUs in half precision, one document after the other on processors). sdpa: by a mask over the whole row."""
     head_dim: int | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None

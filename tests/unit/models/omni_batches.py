@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from vita_train.data.batch import Batch
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
+from vita_train.models.language import Decoded, decode
+from vita_train.models.omni import Omni, document_starts
 
 
 def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Batch:
@@ -54,6 +56,14 @@ def pack(rows: list[list[Batch]]) -> Batch:
         sample_ids=[name for doc in documents for name in doc.sample_ids],
         modalities=frozenset().union(*(doc.modalities for doc in documents)),
     )
+
+
+def by_kernel(omni: Omni, batch: Batch) -> Decoded:
+    """What the variable-length kernel makes of a batch, as on a GPU; `plain_varlen` must stand in its place."""
+    starts = document_starts(batch.document_ids)
+    read = decode(omni.llm, omni.embed(batch).flatten(0, 1)[None], batch.position_ids.flatten()[None], None,
+                  routers=True, cu_seq_lens_q=starts, max_length_q=int(starts.diff().max()))
+    return read._replace(hidden=read.hidden.view(*batch.input_ids.shape, -1))
 
 
 def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_size, enable_gqa):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from family_tokenizers import FAMILIES, family_tokenizer
-from omni_batches import document, pack, plain_varlen
+from omni_batches import by_kernel, document, pack, plain_varlen
 from torch import Tensor, nn
 
 from vita_train.data.batch import Batch
@@ -96,12 +96,13 @@ def test_what_other_documents_say_changes_nothing_at_all(small_spec: ModelSpec, 
 def test_attention_without_a_mask_keeps_documents_apart_as_well(small_spec: ModelSpec, family: str,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
-    omni = omni_of(small_spec, family, attention="varlen")
+    omni = omni_of(small_spec, family)
     batch = pack([documents()[:2], documents()[2:]])
-    flat, masked = omni.decode_flat(omni.embed(batch), batch, routers=True), omni.read(batch, routers=True)
+    masked = omni_of(small_spec, family, attention="sdpa").read(batch, routers=True)
     real = batch.document_ids > 0
-    torch.testing.assert_close(flat.hidden[real], masked.hidden[real], atol=1e-5, rtol=1e-5)
-    assert len(flat.routers) == len(masked.routers) == (2 if family == "mixtral-8x7b" else 0)
+    for flat in (omni.read(batch, routers=True), by_kernel(omni, batch)):
+        torch.testing.assert_close(flat.hidden[real], masked.hidden[real], atol=1e-5, rtol=1e-5)
+        assert len(flat.routers) == len(masked.routers) == (2 if family == "mixtral-8x7b" else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from omni_batches import document, pack, plain_varlen
+from omni_batches import by_kernel, document, pack, plain_varlen
 from torch import nn
 
 from vita_train.errors import DataError
@@ -131,9 +131,14 @@ def test_document_starts_mark_every_document_and_padding() -> None:
 def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpec,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
-    llm = small_spec.llm.model_copy(update={"attention": "varlen"})
-    omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
     batch = pack([documents()[:2], documents()[2:]])
-    flat = omni.decode_flat(omni.embed(batch), batch).hidden
-    real = batch.document_ids > 0
-    torch.testing.assert_close(flat[real], omni(batch)[real], atol=1e-5, rtol=1e-5)
+    real, found = batch.document_ids > 0, []
+    for attention in ("auto", "sdpa"):
+        llm = small_spec.llm.model_copy(update={"attention": attention})
+        omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
+        hidden = omni(batch)[real]
+        hidden.square().sum().backward()
+        found.append((hidden.detach(), {name: weight.grad for name, weight in omni.llm.named_parameters()}))
+        if attention == "auto":
+            torch.testing.assert_close(by_kernel(omni, batch).hidden[real], hidden, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
