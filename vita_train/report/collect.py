@@ -61,6 +61,12 @@ class StageView:
         return gate_results(self.spec, self.metrics) if self.metrics else []
 
     @property
+    def accepted(self) -> list[str]:
+        """The gates that were missed and accepted, each with its value and bound."""
+        found = self.lineage.get("accepted")
+        return [str(reason) for reason in found] if isinstance(found, list) else []
+
+    @property
     def seconds(self) -> float | None:
         """Wall time from the first logged step to the last, or as the stage's own record says."""
         told = self.lineage.get("seconds")

@@ -92,7 +92,8 @@ class Verdict:
 def _verdict(run: RunView) -> Verdict:
     done = [stage for stage in run.stages if stage.state == "done"]
     failed = [stage for stage in run.stages if stage.state in ("failed", "stopped")]
-    missed = [gate for stage in run.stages for gate in stage.gates if not gate.met]
+    missed = [gate for stage in run.stages for gate in stage.gates if not gate.met and not stage.accepted]
+    accepted = [stage for stage in run.stages if stage.accepted]
     seconds = sum(stage.seconds or 0.0 for stage in run.stages)
     spent = f" in {words.duration(seconds)} of training" if seconds else ""
     if failed:
@@ -108,6 +109,10 @@ def _verdict(run: RunView) -> Verdict:
         return Verdict("bad", f"{len(done)} of {len(run.stages)} stages are done{spent}; {missed[0]}.")
     if run.stages and len(done) == len(run.stages):
         number = sum(len(stage.gates) for stage in run.stages)
+        if accepted:
+            stage = accepted[0]
+            return Verdict("busy", f"All {len(done)} stages are done{spent}; stage {stage.name} was accepted although "
+                                   f"{stage.accepted[0]}.")
         gates = f"; all {number} gates are met" if number > 1 else ""
         return Verdict("good", f"All {len(done)} stages are done{spent}{gates}.")
     return Verdict("busy", f"{len(done)} of {len(run.stages)} stages are done{spent}.")
@@ -137,10 +142,26 @@ def _rung(stage: StageView) -> dict[str, Any]:
         "key": key,
         "value": words.figure(key, stage.metrics[key]) if key else "",
         "gate": gate,
-        "missed": [str(result) for result in stage.gates if not result.met],
+        "missed": [str(result) for result in stage.gates if not result.met and not stage.accepted],
+        "notes": _notes(stage),
         "rates": stage.spec.trainable,
         "where": f"step {step:,} of {steps:,}" if isinstance(step, int) and isinstance(steps, int) else "",
     }
+
+
+def _notes(stage: StageView) -> list[str]:
+    """What decided how long a stage trained, and that it was let pass, in sentences."""
+    samples = stage.lineage.get("samples")
+    counted = samples if isinstance(samples, dict) else {}
+    met, notes = counted.get("until_met"), []
+    if stage.spec.until and counted:
+        goals = ", ".join(stage.spec.until)
+        reached = met.get("stage") if isinstance(met, dict) else None
+        notes.append(f"Trained until {goals}: met after {reached} steps." if reached else
+                     f"Trained until {goals}: not met within {stage.spec.max_steps} steps.")
+    if stage.spec.extend and counted:
+        notes.append(f"Extended by {' and '.join(map(str, stage.spec.extend))} steps.")
+    return notes + [f"Accepted although {reason}." for reason in stage.accepted]
 
 
 def _forgetting(run: RunView) -> dict[str, Any] | None:

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from fabricated_run import fabricate_run
 
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
+from vita_train.storage.final import read_final, write_final
 from vita_train.storage.store import open_store
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&{{ 7*7 }}</style>\u202e\x00'
@@ -59,6 +61,24 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert "asr.test_sentences.wer, 1.7 points from stage 2.1a" in page.text
     assert "empty file" in page.text
     assert "stand-in" in page.text
+
+
+def test_what_decided_the_length_of_a_stage_and_that_it_was_let_pass(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"]["0.llm"] |= {"until": {"textqa.dev.accuracy": {"min": 0.9}}, "max_steps": 900, "steps": None,
+                                  "extend": [30], "gates": {"textqa.test.accuracy": {"min": 0.999}}, "accept": True}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    store = open_store(str(run))
+    manifest = read_final(store, "0.llm")
+    assert manifest is not None
+    lineage = {"samples": {"until_met": {"stage": 640}}, "accepted": ["textqa.test.accuracy is 0.9"]}
+    write_final(store, "0.llm", manifest.model_copy(update={"lineage": manifest.lineage | lineage}))
+    _, page = page_of(run)
+    assert "stage 0.llm was accepted although textqa.test.accuracy is 0.9" in page.text
+    assert "Trained until textqa.dev.accuracy: met after 640 steps." in page.text
+    assert "Extended by 30 steps." in page.text
+    assert "gate not met" not in page.text
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
