@@ -35,7 +35,7 @@ test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some 
 # Not among the listed: it needs root, podman, runc and debootstrap (CONTRIBUTING.md).
 test-node: $(READY)
 	tests/cluster/build.sh node
-	$(BIN)/python tests/images/build_all.py
+	$(BIN)/python -m tests.images.build_all
 	tests/cluster/in_namespaces.sh $(BIN)/python -m pytest -m node
 
 lint: $(READY) ## Check style, types, import directions and the compiled pipelines

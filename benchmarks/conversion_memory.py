@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.stream import StoredTensor
-from vita_train.models.layouts.places import VITA_MODULES, vita_place
-from vita_train.models.layouts.vita_export import theirs, write_sharded
 from vita_train.recipe.model import ModelSpec
+from vita_train.weights.formats.places import VITA_MODULES, vita_place
+from vita_train.weights.formats.vita_export import theirs, write_sharded
+from vita_train.weights.stream import StoredTensor
 
 _SHARD_BYTES = 500_000_000
 _SAMPLED = """
@@ -49,18 +49,18 @@ def measured(work):
     print(json.dumps({"own_mb": own, "resident_mb": resident, "seconds": round(time.perf_counter() - start, 1)}))
 """
 _IMPORT = """
-from vita_train.models.layouts.importing import plan_import, write_import
-from vita_train.models.layouts.source import open_source
+from vita_train.weights.formats.importing import plan_import, write_import
+from vita_train.weights.formats.source import open_source
 from vita_train.recipe.model import ModelSpec
 spec = ModelSpec.model_validate_json(sys.argv[2])
 place = Path(sys.argv[1])
 measured(lambda: write_import(plan_import(open_source(place / "vita"), spec), place / "imported"))
 """
 _EXPORT = """
-import vita_train.models.auto
+import vita_train.weights.auto
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.load import load_modules
-from vita_train.models.layouts.exporting import TARGETS, model_dtype
+from vita_train.weights.load import load_modules
+from vita_train.weights.formats.exporting import TARGETS, model_dtype
 from vita_train.recipe.schema import Recipe
 recipe, place, to = Recipe.model_validate_json(sys.argv[2]), Path(sys.argv[1]), sys.argv[3]
 listed = json.loads((place / "imported" / "import.json").read_text())["modules"]

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 
-from vita_train.data.batch import Batch
+from vita_train.data.loading.batch import Batch
 from vita_train.models.build import build_modules
 from vita_train.models.inputs import IMAGE_ID
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.training.distributed import World
-from vita_train.training.engines.base import Engine, EngineContext, build_engine
+from vita_train.training.engines.base import Engine, EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
+from vita_train.training.parallel.distributed import World
 
 NAMES = ("llm", "vision", "projector")
 

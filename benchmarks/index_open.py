@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vita_train.data.sample import MediaSettings
-from vita_train.data.store import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
+from vita_train.data.index.sample import MediaSettings
+from vita_train.data.prepare.index_writer import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.model import AudioAdapterSpec
 from vita_train.recipe.vision import InternVitSpec
@@ -30,9 +30,9 @@ def resident():
     text = open("/proc/self/status").read()
     return {name: round(int(re.search(name + r":\\s+(\\d+)", text)[1]) / 1024, 1) for name in ("VmRSS", "RssAnon")}
 from pathlib import Path
-from vita_train.data.index import Index
-from vita_train.data.order import PackedOrder
-from vita_train.data.pack import Budgets
+from vita_train.data.index.corpus import Index
+from vita_train.data.sampling.order import PackedOrder
+from vita_train.data.sampling.pack import Budgets
 result = {"resident_mb_before": resident()}
 def timed(name, work):
     start, cpu = time.perf_counter(), time.process_time()

@@ -11,9 +11,9 @@ import argparse
 import json
 import time
 
-from vita_train.data.index import Corpus
-from vita_train.data.loader import packed_order
-from vita_train.data.order import PackedOrder
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.sampling.build import packed_order
+from vita_train.data.sampling.order import PackedOrder
 from vita_train.recipe.load import load_recipe
 
 

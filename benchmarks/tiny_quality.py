@@ -20,10 +20,10 @@ from pathlib import Path
 
 from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
-from vita_train.manifest import Manifest
 from vita_train.recipe.load import load_recipe
-from vita_train.storage.final import read_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.factory import open_store
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)

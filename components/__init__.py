@@ -1,1 +1,1 @@
-"""The KFP components: one folder each, every body three lines that call `vita_train.steps`."""
+"""The KFP components: one folder each, every body three lines that call `vita_train.pipeline.steps`."""

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite. This folder is on the import path, so tests may import the modules beside this file."""
+"""Fixtures of the whole suite. What tests share lies in `tests.helpers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, describe, serve_s3
+
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, describe, serve_s3
 
 
 def pytest_report_header() -> str:

@@ -40,6 +40,6 @@ def base_model(
         start: Manifest of the stage before; without it the run's own counts.
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish(steps.train_step(resolved, name, stage, selection, task_config), model, metrics)

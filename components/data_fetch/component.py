@@ -32,6 +32,6 @@ def data_fetch(
         raw: Manifest of the fetched data.
         metrics: Its measures.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish(steps.fetch_step(resolved, name, selection), raw, metrics)

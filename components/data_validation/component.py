@@ -34,6 +34,6 @@ def data_validation(
         metrics: Its measures.
         raw: Manifest of the fetched data.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish(steps.prepare_step(resolved, name, selection), corpus, metrics)

@@ -36,6 +36,6 @@ def evaluate(
         corpus: Manifest of the prepared corpus; without it the run's own counts.
         start: Manifest of the stage before; without it the run's own counts.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish(steps.evaluate_step(resolved, name, selection), evaluation, metrics)

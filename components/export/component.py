@@ -34,6 +34,6 @@ def export(
         metrics: Its measures.
         start: Manifest of the stage before; without it the run's own counts.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish(steps.export_step(resolved, name, selection), exported, metrics)

@@ -30,6 +30,6 @@ def report(
         force: Do the step again even if it is committed.
         page: The report.
     """
-    from vita_train import steps
+    from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
     steps.publish_page(resolved, steps.report_step(resolved, name, selection), page)

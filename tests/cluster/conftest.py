@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from control_plane import PROGRAMS, ControlPlane, stand_in
-from kubelet import Kubelet
-from kubernetes import client
-from processes import missing
 
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.pytorchjob import PyTorchJobs
-from vita_train.launch.cluster.workflow import WORKFLOWS
+from tests.helpers.cluster.control_plane import PROGRAMS, ControlPlane, stand_in
+from tests.helpers.cluster.kubelet import Kubelet
+from tests.helpers.cluster.processes import missing
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.workflow import WORKFLOWS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,26 +66,3 @@ def workflows(control_plane: ControlPlane) -> Iterator[None]:
     """The API serves Workflows."""
     with control_plane.serving(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
         yield
-
-
-def make_workflow(control_plane: ControlPlane, namespace: str, name: str, **status: str) -> None:
-    """Create a Workflow, as Kubeflow Pipelines would."""
-    client.CustomObjectsApi(control_plane.api).create_namespaced_custom_object(
-        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural,
-        {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "metadata": {"name": name}, "status": status})
-
-
-def until(is_done: Callable[[], object], *, seconds: float = 60) -> None:
-    """Wait for something to be true."""
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.2)
-
-
-def jobs_of(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
-    """Return the PyTorchJobs of a namespace."""
-    job = PyTorchJobs.resource
-    found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
-        job.group, job.version, namespace, job.plural)
-    return list(found["items"])

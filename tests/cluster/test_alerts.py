@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART
-from processes import HOME, missing
 
-from vita_train.training import metrics
+from tests.helpers.cluster.chart import CHART
+from tests.helpers.cluster.processes import HOME, missing
+from vita_train.training.observability import metrics
 
 RULES = CHART / "rules" / "alerts.yaml"
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_faults import ApiProxy
-from conftest import jobs_of, until
-from control_plane import ControlPlane
 from kubernetes import client
 from test_launcher import launch, small_job
 
-from vita_train.launch.cluster.api import Cluster
+from tests.helpers.cluster.api_faults import ApiProxy
+from tests.helpers.cluster.control_plane import ControlPlane
+from tests.helpers.cluster.waiting import jobs_of, until
+from vita_train.launch.kubernetes.api import Cluster
 
 JOB, POD = r"/pytorchjobs(/|\?|$)", r"/pods(\?|$)"
 

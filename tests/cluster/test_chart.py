@@ -11,18 +11,28 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from chart import CHART, VALUES, assert_fits, assert_within, helm, janitor_removes, job_of, objects_of, platform_of
-from conftest import jobs_of, until
-from control_plane import ControlPlane, stand_in
-from definitions import trainer_definition
 from kubernetes import client
-from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.launcher import Launcher
-from vita_train.launch.cluster.pytorchjob import PyTorchJobs
-from vita_train.launch.cluster.rights import JOB_VERBS, NEEDED
-from vita_train.launch.cluster.trainjob import TrainJobs
+from tests.helpers.cluster.chart import (
+    CHART,
+    VALUES,
+    assert_fits,
+    assert_within,
+    helm,
+    janitor_removes,
+    job_of,
+    objects_of,
+    platform_of,
+)
+from tests.helpers.cluster.control_plane import ControlPlane, stand_in
+from tests.helpers.cluster.waiting import jobs_of, until
+from tests.helpers.definitions import trainer_definition
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.launcher import Launcher
+from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
+from vita_train.launch.kubernetes.rbac import JOB_VERBS, NEEDED
+from vita_train.launch.kubernetes.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform
 
 #: Operators whose own definitions are not at hand.

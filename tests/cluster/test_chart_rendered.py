@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
 
+from tests.helpers.cluster.chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
 from vita_train.cli.main import build_app
-from vita_train.launch.cluster.trainjob import TrainJobs
+from vita_train.launch.kubernetes.trainjob import TrainJobs
 from vita_train.recipe.platform import FOLDER, S3_SETTINGS, Platform
 from vita_train.recipe.pod import PodSettings
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import jobs_of, make_workflow, until
-from control_plane import ControlPlane
 
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.janitor import Patience, tidy
-from vita_train.launch.cluster.job import TrainingJob
-from vita_train.launch.cluster.pytorchjob import PyTorchJobs
+from tests.helpers.cluster.control_plane import ControlPlane
+from tests.helpers.cluster.waiting import jobs_of, make_workflow, until
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.janitor import Patience, tidy
+from vita_train.launch.kubernetes.job import TrainingJob
+from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 

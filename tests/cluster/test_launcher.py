@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import jobs_of, make_workflow, until
-from control_plane import ControlPlane
-from kubelet import Kubelet
 from kubernetes import client
 
+from tests.helpers.cluster.control_plane import ControlPlane
+from tests.helpers.cluster.kubelet import Kubelet
+from tests.helpers.cluster.waiting import jobs_of, make_workflow, until
 from vita_train.errors import EXIT_REFUSED, StoppedError, UserError, VitaError
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.job import TrainingJob, job_name
-from vita_train.launch.cluster.launcher import Launcher, launch_on_cluster
-from vita_train.launch.cluster.pytorchjob import PyTorchJobs
-from vita_train.launch.cluster.workflow import WORKFLOWS, Workflow
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.job import TrainingJob, job_name
+from vita_train.launch.kubernetes.launcher import Launcher, launch_on_cluster
+from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
+from vita_train.launch.kubernetes.workflow import WORKFLOWS, Workflow
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import Platform, TimeSpec
 from vita_train.recipe.pod import PodSettings
@@ -93,7 +93,7 @@ def test_a_success_without_a_commit_is_none_and_does_not_stay(cluster: Cluster, 
                                                               control_plane: ControlPlane,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     job = small_job(namespace, "print('done')", nodes=1)
-    monkeypatch.setattr("vita_train.launch.cluster.launcher.training_job", lambda *_, **__: job)
+    monkeypatch.setattr("vita_train.launch.kubernetes.launcher.training_job", lambda *_, **__: job)
     recipe, printed = load_recipe("smoke", [f"storage.root={tmp_path}"]), list[str]()
     with pytest.raises(VitaError, match="ended as if it were done, but committed nothing"):
         launch_on_cluster(recipe, "1.1", "run", "digest", job.platform.model_copy(update={"namespace": namespace}),

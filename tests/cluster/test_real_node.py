@@ -17,22 +17,22 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from chart import CHART, helm, janitor_of, janitor_removes, objects_of, platform_of
-from conftest import jobs_of, until
-from control_plane import ControlPlane, stand_in
-from engine import image_of
-from kfp_server import FakeKfp, fake_kfp
 from kubernetes import client
-from pipeline_step import SMALL_WORLD, command_of, container_of
-from real_node import API, HERE, RealNode, missing, take_addresses
-from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, serve_s3
 
+from tests.helpers.cluster.chart import CHART, helm, janitor_of, janitor_removes, objects_of, platform_of
+from tests.helpers.cluster.control_plane import ControlPlane, stand_in
+from tests.helpers.cluster.real_node import API, HERE, RealNode, missing, take_addresses
+from tests.helpers.cluster.waiting import jobs_of, until
+from tests.helpers.images.engine import image_of
+from tests.helpers.kfp_server import FakeKfp, fake_kfp
+from tests.helpers.pipeline_step import SMALL_WORLD, command_of, container_of
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, serve_s3
 from vita_train import __version__
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.workflow import WORKFLOWS
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.workflow import WORKFLOWS
 from vita_train.recipe.load import load_recipe
-from vita_train.storage.final import read_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import read_final
+from vita_train.storage.factory import open_store
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = {kind: image_of(kind) for kind in ("launcher", "data", "trainer")}
@@ -164,7 +164,7 @@ def test_a_container_is_held_by_the_charts_security_context(site: Site, kind: st
 
 @pytest.mark.parametrize("kind", ["launcher", "data", "trainer"])
 def test_an_image_is_whole_on_a_node(site: Site, kind: str) -> None:
-    said = site.run(f"whole-{kind}", kind, ["python", "-m", "vita_train.selfcheck", kind], memory="3Gi")
+    said = site.run(f"whole-{kind}", kind, ["python", "-m", "vita_train.preflight.selfcheck", kind], memory="3Gi")
     assert said.splitlines()[-1] == f"{kind} {__version__}: ok", said
 
 

@@ -15,18 +15,19 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from conftest import jobs_of, until
-from control_plane import ControlPlane
-from kubelet import Kubelet
 from kubernetes import client
-from pipeline_step import SMALL_WORLD
-from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
+from tests.helpers.cluster.control_plane import ControlPlane
+from tests.helpers.cluster.kubelet import Kubelet
+from tests.helpers.cluster.waiting import jobs_of, until
+from tests.helpers.pipeline_step import SMALL_WORLD
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from vita_train.errors import PeerLostError
-from vita_train.manifest import Manifest
 from vita_train.recipe.load import load_recipe
-from vita_train.storage.final import read_final
-from vita_train.storage.store import Store, open_store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.base import Store
+from vita_train.storage.factory import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = tuple(word for setting in SMALL_WORLD for word in ("--set", setting))

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import until
-from control_plane import ControlPlane
-from definitions import trainer_definition
 from kubernetes import client
 from test_launcher import small_job
 
+from tests.helpers.cluster.control_plane import ControlPlane
+from tests.helpers.cluster.waiting import until
+from tests.helpers.definitions import trainer_definition
 from vita_train.errors import VitaError
-from vita_train.launch.cluster.api import Cluster
-from vita_train.launch.cluster.job import TrainingJob
-from vita_train.launch.cluster.launcher import Launcher
-from vita_train.launch.cluster.trainjob import TrainJobs
+from vita_train.launch.kubernetes.api import Cluster
+from vita_train.launch.kubernetes.job import TrainingJob
+from vita_train.launch.kubernetes.launcher import Launcher
+from vita_train.launch.kubernetes.trainjob import TrainJobs
 
 JOBS = TrainJobs()
 

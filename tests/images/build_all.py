@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine import Engine, missing
+from tests.helpers.images.engine import Engine, missing
 
 if __name__ == "__main__":
     if why := missing():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine import Engine, missing
+
+from tests.helpers.images.engine import Engine, missing
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine import ROOT, Engine
-from pipeline_step import command_of
 
+from tests.helpers.images.engine import ROOT, Engine
+from tests.helpers.pipeline_step import command_of
 from vita_train import __version__
-from vita_train.manifest import Manifest
+from vita_train.runs.manifest import Manifest
 
 pytestmark = [pytest.mark.images, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def test_its_health_command_passes(engine: Engine, data_image: str) -> None:
-    done = engine.run(data_image, "python", "-m", "vita_train.selfcheck", "data")
+    done = engine.run(data_image, "python", "-m", "vita_train.preflight.selfcheck", "data")
     assert (done.returncode, done.stdout) == (0, f"data {__version__}: ok\n"), done.stderr
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine import ROOT, Engine
 
+from tests.helpers.images.engine import ROOT, Engine
 from vita_train import __version__
 
 pytestmark = [pytest.mark.images, pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -18,7 +18,7 @@ MOST = 150_000_000
 
 
 def test_its_health_command_passes(engine: Engine, launcher_image: str) -> None:
-    done = engine.run(launcher_image, "python", "-m", "vita_train.selfcheck", "launcher")
+    done = engine.run(launcher_image, "python", "-m", "vita_train.preflight.selfcheck", "launcher")
     assert (done.returncode, done.stdout) == (0, f"launcher {__version__}: ok\n"), done.stderr
 
 

@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from engine import ROOT
 
-from vita_train import selfcheck
+from tests.helpers.images.engine import ROOT
+from vita_train.preflight import selfcheck
 
 KINDS = ("launcher", "data", "trainer")
 
@@ -39,7 +39,7 @@ def test_a_containerfile_states_user_labels_and_health_command(kind: str) -> Non
     text = (ROOT / "images" / kind / "Containerfile").read_text()
     final = text[text.rindex("\nFROM "):]
     assert "\nUSER 65532:65532\n" in final
-    assert f'CMD ["python", "-m", "vita_train.selfcheck", "{kind}"]' in final
+    assert f'CMD ["python", "-m", "vita_train.preflight.selfcheck", "{kind}"]' in final
     for label in ("title", "description", "licenses"):
         assert f"org.opencontainers.image.{label}=" in final
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from family_world import family_recipe, talk
 
-from vita_train.chat import open_chat
-from vita_train.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
-from vita_train.storage.run_paths import run_dir
+from tests.helpers.family_world import family_recipe, talk
+from vita_train.inference.chat import open_chat
+from vita_train.pipeline.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
+from vita_train.runs.paths import run_dir
 from vita_train.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(1200)

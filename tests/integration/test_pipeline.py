@@ -16,14 +16,14 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from s3_server import S3Server
 
+from tests.helpers.s3_server import S3Server
 from vita_train.launch.process import group_alive
-from vita_train.local.run import compiled_pipeline
-from vita_train.manifest import Manifest
+from vita_train.pipeline.local.run import compiled_pipeline
 from vita_train.recipe.selection import STEPS
-from vita_train.storage.final import read_final
-from vita_train.storage.store import open_file, open_store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.factory import open_file, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"

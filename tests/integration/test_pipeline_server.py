@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kfp_server import FakeKfp, fake_kfp
 
+from tests.helpers.kfp_server import FakeKfp, fake_kfp
 from vita_train.errors import PeerLostError, UserError
-from vita_train.pipeline_server import TOKEN_VARIABLE, PipelineServer
+from vita_train.pipeline.server import TOKEN_VARIABLE, PipelineServer
 from vita_train.recipe.load import load_recipe
 
 COMPILED = Path(__file__).resolve().parents[2] / "pipelines" / "compiled"

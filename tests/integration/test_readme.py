@@ -14,8 +14,9 @@ import pytest
 import typer
 
 from vita_train.cli.main import build_app
-from vita_train.local.ending import chat_command
-from vita_train.manifest import FileRef, Manifest
+from vita_train.pipeline.local.ending import chat_command
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.base import FileRef
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fabricated_run import fabricate_run
 
+from tests.helpers.fabricated_run import fabricate_run
 from vita_train.report.render import render_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_towers import TOWERS
 
-from vita_train.chat import open_chat
+from tests.helpers.small_towers import TOWERS
+from vita_train.inference.chat import open_chat
+from vita_train.pipeline.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
-from vita_train.storage.run_paths import run_dir
+from vita_train.runs.paths import run_dir
 from vita_train.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(1200)

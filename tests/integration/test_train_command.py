@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vita_train.manifest import GIVEN
 from vita_train.recipe.load import load_recipe
-from vita_train.storage.final import read_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import GIVEN
+from vita_train.storage.factory import open_store
 
 FLAGS = """--model_type qwen2p5_instruct --version qwen2p5_instruct --model_name_or_path none --vision_tower InternViT
 --dataset_use Pretrain_video0 --image_aspect_ratio square --min_dynamic_patch 1 --max_dynamic_patch 1

@@ -21,9 +21,9 @@ def check_cluster(
     """Check that training jobs can run in this namespace: settings, rights, kind of job, stores."""
     from rich.console import Console
 
-    from vita_train.checks import show_checks
-    from vita_train.launch.cluster import checks
-    from vita_train.launch.cluster.api import Cluster
+    from vita_train.console import show_checks
+    from vita_train.launch.kubernetes.api import Cluster
+    from vita_train.preflight import cluster as checks
     from vita_train.recipe.platform import needed_platform
 
     platform = needed_platform("the cluster is to be checked", "check-cluster")
@@ -46,11 +46,11 @@ def janitor(
     """Delete training jobs that no launcher waits for any more, and uploads that nobody will finish."""
     from datetime import timedelta
 
-    from vita_train.launch.cluster.api import Cluster, own_namespace
-    from vita_train.launch.cluster.backend import served_backends
-    from vita_train.launch.cluster.janitor import Patience, tidy
+    from vita_train.launch.kubernetes.api import Cluster, own_namespace
+    from vita_train.launch.kubernetes.backends import served_backends
+    from vita_train.launch.kubernetes.janitor import Patience, tidy
     from vita_train.recipe.platform import needed_platform
-    from vita_train.storage.store import open_store
+    from vita_train.storage.factory import open_store
 
     platform = needed_platform("the janitor looks for jobs", "janitor")
     cluster = Cluster.connect(outage=platform.times.outage)

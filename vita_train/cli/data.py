@@ -33,7 +33,7 @@ def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives 
           scale: Annotated[float, typer.Option(help="Multiplies the number of training records.")] = 1.0,
           workers: Workers = _CORES) -> None:
     """Make the embedded synthetic world."""
-    from vita_train.data.sources import fetch as fetch_source
+    from vita_train.data.sources.fetch import fetch as fetch_source
     from vita_train.recipe.data import SynthSource
 
     registry = fetch_source(SynthSource(scale=scale), out, seed=seed, workers=workers)
@@ -43,7 +43,7 @@ def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives 
 @group.command()
 def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
     """Bring the data that a recipe names to a directory and write its registry."""
-    from vita_train.data.sources import fetch as fetch_source
+    from vita_train.data.sources.fetch import fetch as fetch_source
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings or [])
@@ -55,8 +55,8 @@ def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers =
 def check(recipe: RecipeName, registry: RegistryPath, settings: Set = None, workers: Workers = _CORES,
           limit: Annotated[int, typer.Option(help="Rejected rows to print.", min=0)] = 20) -> None:
     """Check every record and its media as preparation does, and write nothing."""
-    from vita_train.data.check import check as check_data
-    from vita_train.data.ledger import reject_line
+    from vita_train.data.check.run import check as check_data
+    from vita_train.data.prepare.ledger import reject_line
     from vita_train.errors import DataError
     from vita_train.recipe.load import load_recipe
 
@@ -74,7 +74,7 @@ def check(recipe: RecipeName, registry: RegistryPath, settings: Set = None, work
 def prepare(recipe: RecipeName, registry: RegistryPath, out: Out, settings: Set = None,
             workers: Workers = _CORES) -> None:
     """Write the corpus that stages train on: tokenizer, indexes, rejects and ledger."""
-    from vita_train.data.prepare import prepare as prepare_data
+    from vita_train.data.prepare.run import prepare as prepare_data
     from vita_train.recipe.load import load_recipe
 
     ledger = prepare_data(load_recipe(recipe, settings or []), registry, out, workers=workers)
@@ -86,8 +86,8 @@ def stats(corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", he
     """Print what a prepared corpus holds."""
     from dataclasses import asdict
 
-    from vita_train.data.index import Corpus
-    from vita_train.data.stats import SECOND_EDGES, TOKEN_EDGES, corpus_stats
+    from vita_train.data.index.corpus import Corpus
+    from vita_train.data.index.stats import SECOND_EDGES, TOKEN_EDGES, corpus_stats
 
     rows = corpus_stats(Corpus.open(corpus))
     if as_json:
@@ -110,7 +110,7 @@ def tokens(
     settings: Set = None,
 ) -> None:
     """Print how many language positions media take."""
-    from vita_train.data.cost import audio_cost, image_cost, video_cost
+    from vita_train.planning.tokens import audio_cost, image_cost, video_cost
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings or [])

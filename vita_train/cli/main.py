@@ -21,8 +21,9 @@ from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
-COMMANDS: tuple[str, ...] = ("recipe", "plan", "data", "run", "train", "stage", "evaluate", "importing", "export",
-                             "merge_lora", "report", "chat", "pipelines", "cluster")
+COMMANDS: tuple[str, ...] = ("run.recipe", "run.plan", "data", "run.run", "run.train", "run.stage", "model.evaluate",
+                             "model.importing", "model.export", "model.merge_lora", "run.report", "model.chat",
+                             "run.pipelines", "cluster")
 
 #: Faults of the machine that the reader can mend: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {

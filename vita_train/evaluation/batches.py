@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vita_train.data.batch import Batch
-from vita_train.data.collate import collate_rows
-from vita_train.data.sample import Sample
+from vita_train.data.index.sample import Sample
+from vita_train.data.loading.batch import Batch
+from vita_train.data.loading.collate import collate_rows
 
 #: What a batch may hold: language positions with padding, tiles, filterbank frames with padding.
 POSITIONS, TILES, FRAMES = 8192, 64, 40_000

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from vita_train.data.index import Corpus
-from vita_train.data.sample import Sample
-from vita_train.data.states import State, mark_ids, mark_text
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.index.sample import Sample
+from vita_train.data.prepare.states import State, mark_ids, mark_text
+from vita_train.data.prepare.tokenizer import plain_ids
 from vita_train.data.templates import load_template
-from vita_train.data.tokenizer import plain_ids
-from vita_train.evaluation.catalogue import Task, all_tasks
-from vita_train.evaluation.hearing import recognise, word_error_rate
-from vita_train.evaluation.replies import score_replies, tell_states
+from vita_train.evaluation.asr import recognise, word_error_rate
+from vita_train.evaluation.generation import recall_of_content, write_replies
 from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures
-from vita_train.evaluation.speaking import features_of, resynthesise, speak_sentences
+from vita_train.evaluation.scoring import score_replies, tell_states
 from vita_train.evaluation.speech_metrics import codebook_use, mel_distance
-from vita_train.evaluation.writing import recall_of_content, write_replies
+from vita_train.evaluation.tasks import Task, all_tasks
+from vita_train.evaluation.tts import features_of, resynthesise, speak_sentences
 from vita_train.models.omni import Omni
 from vita_train.recipe.schema import Recipe
 
@@ -61,7 +61,7 @@ def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Seque
         recipe: the run's recipe.
         corpus: its prepared data.
         modules: the model's modules, by their names in ``recipe.ladder.MODULES``.
-        names: measures wanted; None takes all that the modules allow. ``catalogue.measures_for`` lists a stage's.
+        names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists a stage's.
             A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
             fails.
         limit: most samples of a slice.

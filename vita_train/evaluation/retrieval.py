@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vita_train.data.sample import Sample
-from vita_train.evaluation.replies import reply_losses
+from vita_train.data.index.sample import Sample
+from vita_train.evaluation.scoring import reply_losses
 from vita_train.models.omni import Omni
 
 #: Captions among which a picture has to find its own.

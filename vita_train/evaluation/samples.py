@@ -14,13 +14,13 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from vita_train.data.sample import Sample
+from vita_train.data.index.sample import Sample
 from vita_train.errors import VitaError
-from vita_train.evaluation.catalogue import CAPTIONS, TRANSCRIPTS, Task
-from vita_train.evaluation.hearing import word_error_rate
+from vita_train.evaluation.asr import word_error_rate
+from vita_train.evaluation.generation import content_words
 from vita_train.evaluation.measures import Bench, codec_waves, heard, written
-from vita_train.evaluation.speaking import resynthesise, speak_sentences
-from vita_train.evaluation.writing import content_words
+from vita_train.evaluation.tasks import CAPTIONS, TRANSCRIPTS, Task
+from vita_train.evaluation.tts import resynthesise, speak_sentences
 
 FORMAT = "vita-train/samples/v1"
 #: Samples of a slice.

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from vita_train.errors import EXIT_RETRYABLE, UserError
 from vita_train.launch.torchrun import environment, rank_entry, run_torchrun
 from vita_train.launch.verify import committed
-from vita_train.manifest import Manifest
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.run_paths import logs_dir, run_dir
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import logs_dir, run_dir
 
 #: Seconds a stage may take to save its state when it is asked to stop.
 STOP_GRACE = 60.0

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from vita_train.launch.local import launch_local
-from vita_train.manifest import Manifest
 from vita_train.recipe.platform import POD, load_platform, needed_platform
 from vita_train.recipe.schema import Recipe
+from vita_train.runs.manifest import Manifest
 
 
 def launch_stage(recipe: Recipe, stage: str, run: str, digest: str, task: Any = None) -> Manifest:
@@ -33,8 +33,8 @@ def launch_stage(recipe: Recipe, stage: str, run: str, digest: str, task: Any = 
     if backend == "local":
         return launch_local(recipe, stage, run)
     platform = platform or needed_platform(f"launch.backend is {backend}", "launch.backend")
-    from vita_train.launch.cluster.launcher import launch_on_cluster
-    from vita_train.launch.cluster.task import task_settings
+    from vita_train.launch.kubernetes.launcher import launch_on_cluster
+    from vita_train.launch.kubernetes.task import task_settings
 
     return launch_on_cluster(recipe, stage, run, digest, platform, backend,
                              task=task_settings(task, recipe.launch.nproc))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vita_train.errors import VitaError
-from vita_train.manifest import Manifest
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.final import final_key, read_final
-from vita_train.storage.run_paths import store_of
+from vita_train.runs.final import final_key, read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import store_of
 
 
 def committed(recipe: Recipe, run: str, stage: str, *, logs: str) -> Manifest:

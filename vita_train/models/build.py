@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from vita_train.errors import RecipeError
-from vita_train.models.audio_adapter import AudioPrompt, build_audio_adapter
-from vita_train.models.audio_encoder import AudioEncoder
-from vita_train.models.language import build_llm, load_llm
-from vita_train.models.projector import build_projector
-from vita_train.models.states import build_state_head
+from vita_train.models.audio.adapter import AudioPrompt, build_audio_adapter
+from vita_train.models.audio.encoder import AudioEncoder
+from vita_train.models.language.decoder import build_llm, load_llm
+from vita_train.models.state_head import build_state_head
 from vita_train.models.vision import build_vision, load_vision
+from vita_train.models.vision.projector import build_projector
 from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
 
@@ -131,6 +131,6 @@ def _build_discriminators(spec: ModelSpec) -> nn.Module:
 
 
 def _build_speech_decoder(spec: ModelSpec) -> nn.Module:
-    from vita_train.models.speech_decoder import SpeechDecoder
+    from vita_train.models.speech.decoder import SpeechDecoder
 
     return SpeechDecoder(spec)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 #: Stands at every language position that one tile or frame fills.
 IMAGE_ID = -200
@@ -17,7 +19,7 @@ IGNORE_ID = -100
 
 
 class OmniBatch(Protocol):
-    """The part of a batch that the model reads; ``vita_train.data.batch.Batch`` has it.
+    """The part of a batch that the model reads; ``vita_train.data.loading.batch.Batch`` has it.
 
     B rows of L language positions; N tiles of side S; A clips of at most T filterbank frames.
     """
@@ -75,3 +77,33 @@ class PromptBatch:
     sample_ids: Sequence[str]
     modalities: frozenset[str] = frozenset()
     tile_tokens: Tensor | None = None
+
+
+def left_padded(prompts: Sequence[Prompt], device: torch.device) -> PromptBatch:
+    """Lay prompts side by side so that all end in the last column."""
+    ids = pad_sequence([prompt.input_ids for prompt in prompts], batch_first=True, padding_side="left")
+    real = pad_sequence([torch.ones_like(prompt.input_ids) for prompt in prompts], batch_first=True,
+                        padding_side="left")
+    tiles = [prompt.tiles for prompt in prompts if prompt.tiles is not None]
+    tokens = [prompt.tile_tokens for prompt in prompts if prompt.tile_tokens is not None]
+    clips = [clip for prompt in prompts for clip in prompt.clips]
+    return PromptBatch(
+        input_ids=ids.to(device),
+        position_ids=pad_sequence([_positions(prompt) for prompt in prompts], batch_first=True,
+                                  padding_side="left").to(device),
+        document_ids=real.to(device),
+        tiles=torch.cat(tiles).to(device) if tiles else None,
+        fbank=pad_sequence(clips, batch_first=True).to(device) if clips else None,
+        fbank_lengths=torch.tensor([len(clip) for clip in clips], device=device) if clips else None,
+        sample_ids=tuple(prompt.name for prompt in prompts),
+        tile_tokens=torch.cat(tokens).to(device) if tokens else None,
+    )
+
+
+def _positions(prompt: Prompt) -> Tensor:
+    """Return the position of every id of a prompt (L,)."""
+    length = len(prompt.input_ids)
+    if prompt.position_ids is None:
+        return torch.arange(length)
+    behind = torch.arange(1, length - len(prompt.position_ids) + 1) + prompt.position_ids[-1]
+    return torch.cat((prompt.position_ids, behind))

@@ -7,12 +7,12 @@ from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
+from vita_train.compat.vita.scripts import SCRIPTS, script_name, script_run
 from vita_train.errors import RecipeError
 from vita_train.recipe.family import fill_in_family
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
-from vita_train.recipe.public.scripts import SCRIPTS, script_name, script_run
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.validation import validated
 from vita_train.recipe.yaml_tree import Tree, dump_yaml, parse_yaml

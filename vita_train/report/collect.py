@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from vita_train.errors import VitaError
 from vita_train.evaluation.gates import GateResult, gate_results
-from vita_train.manifest import Manifest
 from vita_train.recipe.ladder import STAGE_TITLES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
-from vita_train.storage.final import read_final
-from vita_train.storage.store import MissingKeyError, Store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.base import MissingKeyError, Store
 
 #: Steps around the ladder, in order, with the words the page uses.
 STEP_TITLES: dict[str, str] = {"data_fetch": "The data fetch", "prepare": "The preparation of the data",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vita_train.data.ledger import Ledger, SplitLedger
+from vita_train.data.prepare.ledger import Ledger, SplitLedger
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from vita_train.report.curves import curve_panel, series
 from vita_train.report.ledger import ledger_rows
 from vita_train.report.lineage import lineage_rows
 from vita_train.report.media import audio_clip, image_uri
-from vita_train.storage.store import Store, open_store
+from vita_train.storage.base import Store
+from vita_train.storage.factory import open_store
 
 REPORT_KEY = "report/report.html"
 

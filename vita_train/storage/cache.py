@@ -11,10 +11,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from vita_train.manifest import FileRef
+from vita_train.storage.base import PRIVATE, DamagedError, FileRef, MissingKeyError, is_local, local_path
 from vita_train.storage.disk_errors import told
-from vita_train.storage.node import cache_dir, known_digest, locked
-from vita_train.storage.store import PRIVATE, DamagedError, MissingKeyError, is_local, local_path, open_file
+from vita_train.storage.factory import open_file
+from vita_train.storage.host_cache import cache_dir, known_digest, locked
 
 #: Local files whose hash this process has checked: path, size, modification time, sha256.
 _verified: set[tuple[str, int, int, str]] = set()

@@ -1,10 +1,12 @@
-"""sha256 of files and of streams as they pass."""
+"""sha256 of files, of streams as they pass, and of values."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def sha256_file(path: Path) -> str:
@@ -30,3 +32,9 @@ class HashingReader:
     def sha256(self) -> str:
         """Return the digest of everything read so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+
+def digest_of(value: Mapping[str, Any] | list[Any]) -> str:
+    """Return the sha256 of a JSON-like value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

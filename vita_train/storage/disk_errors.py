@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vita_train.errors import StorageError, UserError, VitaError
-from vita_train.storage.store import MissingKeyError
+from vita_train.storage.base import MissingKeyError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: A disk with less room than this is full for a writer of weights, which asks for much at once.

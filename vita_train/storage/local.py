@@ -18,10 +18,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from vita_train.manifest import FileRef
+from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import told
-from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, check_key
 
 
 class LocalStore:

@@ -26,13 +26,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from vita_train.errors import StorageError
-from vita_train.manifest import FileRef
+from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, MissingKeyError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import told
 from vita_train.storage.local import flush, private_file
-from vita_train.storage.patience import patiently
+from vita_train.storage.retry import patiently
 from vita_train.storage.s3_errors import S3_ERRORS, bucket_is_missing, code_of, is_conflict, is_missing, translate
-from vita_train.storage.store import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, check_key
 
 T = TypeVar("T")
 

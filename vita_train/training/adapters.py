@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.models.build import module_seed
-from vita_train.models.checkpoint.adapter import Adapter, AdapterConfig
-from vita_train.models.checkpoint.refs import digest_under
 from vita_train.models.lora import adapter_names, add_adapters, merge_adapters, set_adapter, to_peft
 from vita_train.models.quantize import import_bitsandbytes, quantize_blocks
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.inputs import Inputs
+from vita_train.weights.adapters import Adapter, AdapterConfig
+from vita_train.weights.module_refs import digest_under
 
 
 def check_libraries(spec: StageSpec, *, where: str) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from vita_train.errors import RecipeError, VitaError
-from vita_train.training.distributed import World
 from vita_train.training.objectives.base import Objective
+from vita_train.training.parallel.distributed import World
 
 
 class BatchOrder(Protocol):
-    """Global batches as a pure function of the step (see ``vita_train.data.loader``)."""
+    """Global batches as a pure function of the step (see ``vita_train.data.sampling.build``)."""
 
     steps_per_epoch: int
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import vita_train
 from vita_train.errors import RecipeError
-from vita_train.manifest import Manifest, ModuleRef, content_of, digest_of
 from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
-from vita_train.storage.final import read_final
-from vita_train.storage.given import given_modules
-from vita_train.storage.store import Store
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import Manifest, ModuleRef, content_of
+from vita_train.storage.base import Store
+from vita_train.storage.digest import digest_of
+from vita_train.weights.pretrained import given_modules
 
 #: Settings of a stage that do not change its weights; an extension only adds to them (see `extended_digest`).
 _NOT_IN_DIGEST = {"gates", "eval", "save_every", "extend", "accept"}

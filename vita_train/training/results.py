@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vita_train.manifest import ModuleRef
 from vita_train.models.build import cast_parameters
-from vita_train.models.checkpoint.adapter import Adapter, save_adapter
-from vita_train.models.checkpoint.save import save_modules
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
-from vita_train.storage.store import Store
+from vita_train.runs.manifest import ModuleRef
+from vita_train.storage.base import Store
 from vita_train.training.adapters import take_adapters
 from vita_train.training.engines.base import Engine
 from vita_train.training.inputs import Inputs
 from vita_train.training.weights import load_inputs
+from vita_train.weights.adapters import Adapter, save_adapter
+from vita_train.weights.save import save_modules
 
 
 @dataclass

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from vita_train.console import say
 from vita_train.errors import VitaError
-from vita_train.log import say
 from vita_train.recipe.platform import GRACE
-from vita_train.storage.attempt import Attempt, begin_attempt, staging_folder
+from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_beside
-from vita_train.storage.commit import Commit, latest_commit, restore
-from vita_train.storage.committer import AsyncCommitter
+from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt, staging_folder
+from vita_train.storage.checkpoints.commit import Commit, latest_commit, restore
+from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.disk_errors import full_disk_told, told
-from vita_train.storage.node import cache_dir
-from vita_train.storage.store import DamagedError, MissingKeyError, Store
-from vita_train.training.distributed import World, broadcast_json, sum_over_ranks
+from vita_train.storage.host_cache import cache_dir
 from vita_train.training.engines.base import Engine
+from vita_train.training.parallel.distributed import World, broadcast_json, sum_over_ranks
 
 _COUNTERS = "counters.json"
 

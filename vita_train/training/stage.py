@@ -11,39 +11,41 @@ from typing import Any
 import torch
 
 from vita_train import __version__
-from vita_train.data.index import Corpus
+from vita_train.data.index.corpus import Corpus
 from vita_train.errors import GateError, RecipeError, VitaError
 from vita_train.evaluation.gates import check_gates, gate_results
-from vita_train.manifest import Manifest, digest_of
 from vita_train.models.activations import enable_checkpointing
-from vita_train.models.checkpoint.adapter import Adapter
 from vita_train.models.quantize import elements
 from vita_train.recipe.ladder import stage_id
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
-from vita_train.storage.attempt import Attempt
-from vita_train.storage.final import read_final, write_final
-from vita_train.storage.run_paths import present_corpus, run_dir, store_of
-from vita_train.storage.store import Store, is_local
+from vita_train.runs.final import read_final, write_final
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import present_corpus, run_dir, store_of
+from vita_train.storage.base import Store, is_local
+from vita_train.storage.checkpoints.attempt import Attempt
+from vita_train.storage.digest import digest_of
 from vita_train.training.adapters import check_libraries, prepare_adapters
 from vita_train.training.advice import extension_advice, recent_trend
-from vita_train.training.distributed import World, peer_errors, process_group, world_from_environment
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.evaluate import DevMeasures, all_processors, measure_stage
-from vita_train.training.exporter import ReadingsCollector, served
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.inputs import Inputs, code_version, extended_digest, find_inputs, stage_digest
-from vita_train.training.journal import EVENTS, Journal
-from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
+from vita_train.training.observability.exporter import ReadingsCollector, served
+from vita_train.training.observability.run_log import EVENTS, Journal
+from vita_train.training.observability.telemetry import Readings, full_speed, peak_flops, peak_memory
 from vita_train.training.outcome import write_outcome
+from vita_train.training.parallel.distributed import World, peer_errors, process_group, world_from_environment
 from vita_train.training.results import Result, gather_result, store_result
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
-from vita_train.training.telemetry import Readings, full_speed, peak_flops, peak_memory
+from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
+from vita_train.weights.adapters import Adapter
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts before.

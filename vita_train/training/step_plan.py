@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from vita_train.evaluation.gates import GateResult
 from vita_train.recipe.stage import Gate, StageSpec
-from vita_train.training.schedule import decay_steps, rate_factor, warmup_steps
+from vita_train.training.optim.schedule import decay_steps, rate_factor, warmup_steps
 
 #: Key of the stage's own ``until`` in ``met``.
 STAGE = "stage"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.refs import load_refs
 from vita_train.recipe.schema import Recipe
 from vita_train.training.inputs import Inputs
+from vita_train.weights.module_refs import load_refs
 
 
 def load_inputs(recipe: Recipe, inputs: Inputs, names: tuple[str, ...], *, units: int) -> nn.ModuleDict:

@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from checkpoints import STAGE, files_below, save, whole_step
-
+from tests.helpers.checkpoints import STAGE, files_below, save, whole_step
 from vita_train.errors import VitaError
-from vita_train.manifest import FileRef, Manifest
-from vita_train.storage.attempt import begin_attempt
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.base import FileRef
 from vita_train.storage.cache import fetch_file
-from vita_train.storage.commit import latest_commit, restore
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.checkpoints.commit import latest_commit, restore
 from vita_train.storage.local import LocalStore
 from vita_train.storage.s3 import S3Store
-from vita_train.storage.tree import fetch_tree
+from vita_train.storage.tar_shards import fetch_tree
 
 
 def fetch_weights(disk: Path, store: S3Store) -> None:
@@ -37,7 +37,7 @@ def restore_checkpoint(disk: Path, store: S3Store) -> None:
 def fetch_folder(disk: Path, store: S3Store) -> None:
     """The shards fit, what is in them does not fit beside them."""
     manifest = Manifest.model_validate_json(store.read("folder.json"))
-    fetch_tree(manifest, disk / "cache" / "raw", endpoint=store._server)
+    fetch_tree(manifest.files, disk / "cache" / "raw", endpoint=store._server)
 
 
 def save_to_disk(disk: Path, store: S3Store) -> None:
@@ -55,7 +55,7 @@ def save_state(disk: Path, store: S3Store) -> None:
     """An engine's checkpoint is written to the cache before it goes to the store."""
     import torch
 
-    from vita_train.training.distributed import World
+    from vita_train.training.parallel.distributed import World
     from vita_train.training.resume import Checkpoints
 
     class Engine:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import STAGE, content, save
-from s3_server import S3Server
 
+from tests.helpers.checkpoints import STAGE, content, save
+from tests.helpers.s3_server import S3Server
 from vita_train.errors import EXIT_REFUSED
-from vita_train.manifest import Manifest
-from vita_train.storage.attempt import begin_attempt
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.checkpoints.attempt import begin_attempt
 from vita_train.storage.s3 import MIB, S3Store
-from vita_train.storage.tree import publish_tree
+from vita_train.storage.tar_shards import publish_tree
 
 HERE = Path(__file__).parent
 #: A shell in a mount namespace of its own, in which the folder is a disk of so many MiB.

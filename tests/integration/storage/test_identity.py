@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from s3_faults import FaultProxy
-from s3_server import ACCESS_KEY, SECRET_KEY
 
+from tests.helpers.s3_faults import FaultProxy
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY
 from vita_train.errors import StorageError, UserError
+from vita_train.storage.factory import open_store
 from vita_train.storage.s3 import S3Store
-from vita_train.storage.store import open_store
 
 _EXPIRES = "2099-01-01T00:00:00Z"
 _ROLE = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">

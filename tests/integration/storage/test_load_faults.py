@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checkpoints import NAMES, STAGE, assert_told, content, files_below, save, whole_step
-from s3_faults import FaultProxy, Kind
 
+from tests.helpers.checkpoints import NAMES, STAGE, assert_told, content, files_below, save, whole_step
+from tests.helpers.s3_faults import FaultProxy, Kind
 from vita_train.errors import EXIT_RETRYABLE, StorageError
-from vita_train.manifest import FileRef, Manifest
-from vita_train.storage.attempt import begin_attempt
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.base import DamagedError, FileRef
 from vita_train.storage.cache import fetch_file
-from vita_train.storage.commit import latest_commit, restore
-from vita_train.storage.node import cache_dir
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.checkpoints.commit import latest_commit, restore
+from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.s3 import S3Store
-from vita_train.storage.store import DamagedError
-from vita_train.storage.tree import fetch_tree, publish_tree
+from vita_train.storage.tar_shards import fetch_tree, publish_tree
 
 PASSING: list[tuple[Kind, str, int]] = [
     ("InternalError", "GET", 6),
@@ -124,7 +124,7 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     made.mkdir(parents=True)
     for number in range(3):
         (made / f"{number}.jpg").write_bytes(content(number, "picture"))
-    monkeypatch.setattr("vita_train.storage.tree._SHARD_BYTES", 60_000)
+    monkeypatch.setattr("vita_train.storage.tar_shards._SHARD_BYTES", 60_000)
     shards = publish_tree(made, direct, "first/data_fetch/shards")
     assert len(shards) > 1
     manifest = Manifest(kind="data", run="first", stage="data_fetch", digest="digest", files=shards)
@@ -133,7 +133,7 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     lasting = proxy.spoil(kind, last)
     monkeypatch.setattr("vita_train.storage.s3.PATIENCE", 0.5)
     with pytest.raises(StorageError) as caught:
-        fetch_tree(manifest, there, endpoint=proxy.endpoint)
+        fetch_tree(manifest.files, there, endpoint=proxy.endpoint)
     assert_told(caught.value, shards[last].uri)
     assert lasting.seen > 1
     assert files_below(there.parent) == []
@@ -141,6 +141,6 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     proxy.heal()
     monkeypatch.setattr("vita_train.storage.s3.PATIENCE", 60.0)
     proxy.spoil(kind, times=times)
-    fetch_tree(manifest, there, endpoint=proxy.endpoint)
+    fetch_tree(manifest.files, there, endpoint=proxy.endpoint)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == {
         f"{number}.jpg": content(number, "picture") for number in range(3)}

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from checkpoints import STAGE, content, files_below, save
-from s3_faults import FaultProxy
 
-from vita_train.storage.attempt import begin_attempt
+from tests.helpers.checkpoints import STAGE, content, files_below, save
+from tests.helpers.s3_faults import FaultProxy
 from vita_train.storage.cache import fetch_file
-from vita_train.storage.commit import commit_step, latest_commit, restore, save_rank_files
-from vita_train.storage.node import cache_dir
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.checkpoints.commit import commit_step, latest_commit, restore, save_rank_files
+from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.s3 import S3Store
-from vita_train.training.distributed import World
+from vita_train.training.parallel.distributed import World
 from vita_train.training.resume import Checkpoints
 
 

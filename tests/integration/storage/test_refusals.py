@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import STAGE, assert_told, files_below, save, whole_step
-from s3_faults import FaultProxy
-from s3_server import S3Server
 
+from tests.helpers.checkpoints import STAGE, assert_told, files_below, save, whole_step
+from tests.helpers.s3_faults import FaultProxy
+from tests.helpers.s3_server import S3Server
 from vita_train.errors import UserError
-from vita_train.manifest import FileRef
-from vita_train.storage.attempt import Attempt, begin_attempt
+from vita_train.runs.final import read_final
+from vita_train.storage.base import FileRef
 from vita_train.storage.cache import fetch_file
-from vita_train.storage.commit import latest_commit, restore
-from vita_train.storage.final import read_final
-from vita_train.storage.node import cache_dir
+from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt
+from vita_train.storage.checkpoints.commit import latest_commit, restore
+from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.s3 import S3Store
 
 Work = Callable[[S3Store, Attempt, Path], Any]

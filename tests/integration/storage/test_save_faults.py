@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from checkpoints import STAGE, assert_told, save, unfinished_uploads, whole_step
-from s3_faults import FaultProxy, Kind
-from s3_server import S3Server
 
+from tests.helpers.checkpoints import STAGE, assert_told, save, unfinished_uploads, whole_step
+from tests.helpers.s3_faults import FaultProxy, Kind
+from tests.helpers.s3_server import S3Server
 from vita_train.errors import EXIT_RETRYABLE, StorageError
-from vita_train.storage.attempt import begin_attempt
-from vita_train.storage.committer import AsyncCommitter
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.s3 import S3Store
 
 

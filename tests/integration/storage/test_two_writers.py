@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import STAGE, assert_told, save, whole_step
-from s3_faults import FaultProxy
 
+from tests.helpers.checkpoints import STAGE, assert_told, save, whole_step
+from tests.helpers.s3_faults import FaultProxy
 from vita_train.errors import PeerLostError
-from vita_train.storage.attempt import Attempt, begin_attempt
+from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt
 from vita_train.storage.s3 import S3Store
 
 

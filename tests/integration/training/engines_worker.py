@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from tests.integration.training.toy import ToyObjective, global_batch, toy_context, toy_modules, toy_recipe, union
+from tests.helpers.toy import ToyObjective, global_batch, toy_context, toy_modules, toy_recipe, union
 from vita_train.launch.process import run_rank
-from vita_train.training.distributed import process_group, sum_over_ranks, world_from_environment
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.schedule import rate_factor
+from vita_train.training.optim.schedule import rate_factor
+from vita_train.training.parallel.distributed import process_group, sum_over_ranks, world_from_environment
 
 STEPS = 5
 

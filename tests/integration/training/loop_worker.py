@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from tests.integration.training.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
+from tests.helpers.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
 from vita_train.errors import VitaError
 from vita_train.launch.process import run_rank
-from vita_train.storage.store import open_store
-from vita_train.training.distributed import peer_errors, process_group, world_from_environment
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.storage.factory import open_store
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.journal import Journal
-from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives.base import LossOutput
+from vita_train.training.observability.run_log import Journal
 from vita_train.training.outcome import write_outcome
+from vita_train.training.parallel.distributed import peer_errors, process_group, world_from_environment
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
+from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 
 case: dict[str, Any] = json.loads(sys.argv[2])

@@ -15,10 +15,11 @@ from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
 from vita_train.recipe.schema import Recipe
 from vita_train.training.adapters import prepare_adapters
-from vita_train.training.distributed import process_group, sum_over_ranks, world_from_environment
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import StageContext
+from vita_train.training.parallel.distributed import process_group, sum_over_ranks, world_from_environment
 from vita_train.training.resume import seed_step
 
 STEPS = 4

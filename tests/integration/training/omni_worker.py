@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from vita_train.data.batch import Batch
+from vita_train.data.loading.batch import Batch
 from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.recipe.schema import Recipe
-from vita_train.training.distributed import process_group, sum_over_ranks, world_from_environment
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
+from vita_train.training.parallel.distributed import process_group, sum_over_ranks, world_from_environment
 
 NAMES = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 MODEL: dict[str, Any] = {

@@ -10,27 +10,27 @@ from typing import Any
 import pytest
 import torch
 import typer
-from evaluation_world import small_corpus, small_recipe
 from torch import nn
 from typer.testing import CliRunner
 
-from vita_train.cli import merge_lora as command
+from tests.helpers.evaluation_world import small_corpus, small_recipe
+from vita_train.cli.model import merge_lora as command
 from vita_train.errors import CheckpointError, UserError
-from vita_train.evaluation.run import load_newest
-from vita_train.manifest import Manifest
-from vita_train.models.checkpoint.export import export_run, load_exported
-from vita_train.models.checkpoint.merge import merge_stage
-from vita_train.models.checkpoint.probe import probe_logits
-from vita_train.models.checkpoint.refs import load_refs
-from vita_train.models.language import build_llm, load_llm
-from vita_train.models.layouts.exporting import export_run_as
+from vita_train.models.language.decoder import build_llm, load_llm
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe, StorageSpec
-from vita_train.storage.final import read_final, write_final
-from vita_train.storage.run_paths import corpus_dir, store_of
-from vita_train.storage.store import local_path
+from vita_train.runs.final import read_final, write_final
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import corpus_dir, store_of
+from vita_train.storage.base import local_path
 from vita_train.training.inputs import find_inputs, stage_digest
 from vita_train.training.stage import run_stage
+from vita_train.weights.compare import probe_logits
+from vita_train.weights.export import export_run, load_exported
+from vita_train.weights.formats.exporting import export_run_as
+from vita_train.weights.merge import merge_stage
+from vita_train.weights.module_refs import load_refs
+from vita_train.weights.newest import load_newest
 
 RUN = "r"
 pytestmark = pytest.mark.timeout(1200)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scrape import scrape
 
-from vita_train import steps
+from tests.helpers.scrape import scrape
 from vita_train.launch.local import launch_local
-from vita_train.manifest import Manifest
+from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.training import metrics
+from vita_train.runs.manifest import Manifest
+from vita_train.training.observability import metrics
 
 # Two ranks on a machine that does other work too may take minutes.
 pytestmark = pytest.mark.timeout(1200)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_world import small_corpus, small_recipe
 
+from tests.helpers.evaluation_world import small_corpus, small_recipe
 from tests.integration.training import ranks
 from vita_train.errors import COMMAND, GateError, RecipeError
-from vita_train.manifest import Manifest
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.extension import extended
 from vita_train.recipe.schema import Recipe, StorageSpec
-from vita_train.storage.final import read_final, write_final
-from vita_train.storage.run_paths import store_of
+from vita_train.runs.final import read_final, write_final
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import store_of
 from vita_train.training.stage import run_stage
 
 RUN = "r"

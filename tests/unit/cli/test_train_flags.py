@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from vita_train.cli.main import main
+from vita_train.compat.vita.build import public_run
+from vita_train.compat.vita.scripts import script_words
 from vita_train.errors import EXIT_REFUSED
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.public.build import public_run
-from vita_train.recipe.public.scripts import script_words
 
 WORDS = script_words("finetune_qwen")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from world import recipe, small_world
 
-from vita_train.data.index import Corpus
-from vita_train.data.prepare import prepare
-from vita_train.data.tokenizer import Tokenizer, train_tokenizer
+from tests.helpers.data_world import recipe, small_world
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.prepare.run import prepare
+from vita_train.data.prepare.tokenizer import Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")

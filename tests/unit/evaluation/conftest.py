@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from evaluation_world import small_corpus, small_model, small_recipe
 from torch import nn
 
-from vita_train.data.index import Corpus
+from tests.helpers.evaluation_world import small_corpus, small_model, small_recipe
+from vita_train.data.index.corpus import Corpus
 from vita_train.recipe.schema import Recipe
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from vita_train.evaluation.catalogue import all_tasks
 from vita_train.evaluation.measures import measure
+from vita_train.evaluation.tasks import all_tasks
 from vita_train.recipe.ladder import MODULES
 
 

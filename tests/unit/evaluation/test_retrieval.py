@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vita_train.evaluation.measures import Bench
-from vita_train.evaluation.replies import reply_losses
 from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures, with_reply_of
+from vita_train.evaluation.scoring import reply_losses
 
 CPU = torch.device("cpu")
 

@@ -11,13 +11,14 @@ import yaml
 
 from vita_train.errors import UserError
 from vita_train.evaluation.measures import measure
-from vita_train.evaluation.run import evaluate_run, load_newest
-from vita_train.manifest import Manifest, ModuleRef
-from vita_train.models.checkpoint.save import save_modules
+from vita_train.evaluation.run import evaluate_run
 from vita_train.recipe.schema import StorageSpec
 from vita_train.report.render import render_report
-from vita_train.storage.final import write_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import write_final
+from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.storage.factory import open_store
+from vita_train.weights.newest import load_newest
+from vita_train.weights.save import save_modules
 
 
 @pytest.fixture

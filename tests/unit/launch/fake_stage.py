@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from vita_train.launch.process import die_with_parent
-from vita_train.manifest import Manifest
-from vita_train.storage.final import write_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import write_final
+from vita_train.runs.manifest import Manifest
+from vita_train.storage.factory import open_store
 
 
 def main() -> None:

@@ -14,16 +14,7 @@ from torch import nn
 
 from vita_train.errors import CheckpointError, RecipeError
 from vita_train.models.build import build_modules
-from vita_train.models.checkpoint.adapter import (
-    Adapter,
-    AdapterConfig,
-    adapted_digest,
-    attach_adapter,
-    save_adapter,
-    weights_digest,
-)
-from vita_train.models.checkpoint.probe import probe_logits
-from vita_train.models.language import build_llm
+from vita_train.models.language.decoder import build_llm
 from vita_train.models.lora import (
     adapter_names,
     add_adapters,
@@ -36,6 +27,15 @@ from vita_train.models.lora import (
 from vita_train.models.quantize import elements, quantize_blocks, quantized_bytes
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
+from vita_train.weights.adapters import (
+    Adapter,
+    AdapterConfig,
+    adapted_digest,
+    attach_adapter,
+    save_adapter,
+    weights_digest,
+)
+from vita_train.weights.compare import probe_logits
 
 ATTENTION = ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"]
 MLP = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from omni_batches import by_kernel, document, pack, plain_varlen
 from torch import nn
 
+from tests.helpers.omni_batches import by_kernel, document, pack, plain_varlen
 from vita_train.errors import DataError
 from vita_train.models.activations import enable_checkpointing
 from vita_train.models.build import build_modules
 from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
-from vita_train.models.loss import chunked_cross_entropy
+from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni, document_starts
 from vita_train.recipe.model import ModelSpec
 

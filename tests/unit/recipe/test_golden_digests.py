@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vita_train.manifest import digest_of
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.load import load_recipe
+from vita_train.storage.digest import digest_of
 from vita_train.training.inputs import Inputs, stage_digest
 
 #: Of the settings of the corpus, and of all stages over corpora that are alike; first 16 digits.

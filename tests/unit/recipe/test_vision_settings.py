@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vita_train.data.cost import image_cost, video_cost
 from vita_train.errors import RecipeError
+from vita_train.planning.tokens import image_cost, video_cost
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.json_schema import recipe_json_schema

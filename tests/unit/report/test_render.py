@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated_run import fabricate_run
 
+from tests.helpers.fabricated_run import fabricate_run
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
-from vita_train.storage.final import read_final, write_final
-from vita_train.storage.store import open_store
+from vita_train.runs.final import read_final, write_final
+from vita_train.storage.factory import open_store
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&{{ 7*7 }}</style>\u202e\x00'
 

@@ -1,28 +1,5 @@
 """Stores of both kinds, empty, for each test."""
 
-from __future__ import annotations
+from tests.helpers.stores import s3_store, store
 
-import uuid
-from pathlib import Path
-
-import boto3
-import pytest
-from s3_server import S3Server
-
-from vita_train.storage.local import LocalStore
-from vita_train.storage.s3 import S3Store
-from vita_train.storage.store import Store
-
-
-@pytest.fixture
-def s3_store(s3_server: S3Server, s3_credentials: None) -> S3Store:
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
-    return S3Store(bucket, "some/prefix", endpoint=s3_server.endpoint, patience=5)
-
-
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "local":
-        return LocalStore(tmp_path / "store")
-    return request.getfixturevalue("s3_store")
+__all__ = ["s3_store", "store"]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vita_train.manifest import FileRef
+from vita_train.storage.base import DamagedError, FileRef, MissingKeyError
 from vita_train.storage.cache import fetch_file
+from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.local import LocalStore
-from vita_train.storage.node import cache_dir
 from vita_train.storage.s3 import S3Store
-from vita_train.storage.store import DamagedError, MissingKeyError
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +77,7 @@ def test_truncated_cache_file_is_fetched_again(s3_store: S3Store, tmp_path: Path
 def test_many_processes_share_one_download(s3_store: S3Store, tmp_path: Path) -> None:
     ref = stored(s3_store, tmp_path, b"x" * 300_000)
     code = (
-        "import sys; from vita_train.manifest import FileRef; from vita_train.storage.cache import fetch_file\n"
+        "import sys; from vita_train.storage.base import FileRef; from vita_train.storage.cache import fetch_file\n"
         "ref = FileRef.model_validate_json(sys.argv[1]); print(len(fetch_file(ref, endpoint=sys.argv[2]).read_bytes()))"
     )
     command = [sys.executable, "-c", code, ref.model_dump_json(), s3_store._server]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from s3_server import S3Server
 
+from tests.helpers.s3_server import S3Server
 from vita_train.errors import EXIT_REFUSED, EXIT_RETRYABLE, StorageError, UserError
 from vita_train.storage.s3 import S3Store
 

@@ -11,21 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server
 
+from tests.helpers.s3_server import S3Server
 from vita_train.errors import UserError
+from vita_train.storage.base import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, Store
+from vita_train.storage.factory import open_file, open_store
 from vita_train.storage.local import LocalStore
 from vita_train.storage.s3 import MIB, S3Store
-from vita_train.storage.store import (
-    PRIVATE,
-    DamagedError,
-    KeyExistsError,
-    MissingKeyError,
-    Store,
-    open_file,
-    open_store,
-)
-from vita_train.storage.trial import try_store
+from vita_train.storage.store_probe import try_store
 
 
 def test_bytes_come_back(store: Store) -> None:

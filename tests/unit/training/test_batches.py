@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.integration.training.toy import ToyObjective, ToyOrder, toy_context, toy_modules, toy_recipe
+from tests.helpers.toy import ToyObjective, ToyOrder, toy_context, toy_modules, toy_recipe
 from vita_train.errors import DataError, RecipeError
 from vita_train.training.batches import micro_batches
-from vita_train.training.distributed import World
+from vita_train.training.parallel.distributed import World
 
 
 def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[list[str]]:

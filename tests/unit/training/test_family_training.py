@@ -11,28 +11,29 @@ from typing import Any
 
 import pytest
 import torch
-from family_tokenizers import FAMILIES
-from family_world import STEPS, family_recipe, talk
 from torch import nn
 
+from tests.helpers.family_tokenizers import FAMILIES
+from tests.helpers.family_world import STEPS, family_recipe, talk
 from vita_train.data.constants import AUDIO_ID
-from vita_train.data.index import Corpus
-from vita_train.data.prepare import prepare
-from vita_train.evaluation.catalogue import measures_for
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.prepare.run import prepare
 from vita_train.evaluation.measures import Bench, measure, state_marks, written
-from vita_train.evaluation.replies import score_replies
+from vita_train.evaluation.scoring import score_replies
+from vita_train.evaluation.tasks import measures_for
 from vita_train.models.build import build_modules
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.local import LocalStore
-from vita_train.training.distributed import World
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.journal import Journal
-from vita_train.training.loop import Counters, Loop
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
+from vita_train.training.observability.run_log import Journal
+from vita_train.training.parallel.distributed import World
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
+from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 
 WORLD = World(0, 1, 0, torch.device("cpu"))

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.integration.training.toy import ToyBatch, ToyObjective, global_batch, toy_context, toy_modules, toy_recipe
+from tests.helpers.toy import ToyBatch, ToyObjective, global_batch, toy_context, toy_modules, toy_recipe
 from vita_train.errors import RecipeError, VitaError
-from vita_train.training.distributed import World
-from vita_train.training.engines.base import EngineContext, build_engine
+from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable, assert_trainable, param_groups
+from vita_train.training.parallel.distributed import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

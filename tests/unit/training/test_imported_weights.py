@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from vita_train.errors import CheckpointError, RecipeError, StorageError, UserError
-from vita_train.manifest import FileRef, Manifest, ModuleRef
-from vita_train.preflight import check_all, given_weights
+from vita_train.pipeline.step_inputs import given_digests
+from vita_train.preflight.run import check_all, given_weights
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.step_inputs import given_digests
-from vita_train.storage.final import write_final
-from vita_train.storage.given import IMPORT_FORMAT, given_modules, terms_of
-from vita_train.storage.store import open_store
+from vita_train.runs.final import write_final
+from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.storage.base import FileRef
+from vita_train.storage.factory import open_store
 from vita_train.training.inputs import find_inputs, stage_digest
+from vita_train.weights.pretrained import IMPORT_FORMAT, given_modules, terms_of
 
 NEEDED = ("llm", "vision", "projector")
 

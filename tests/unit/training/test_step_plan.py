@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from vita_train.recipe.stage import StageSpec
-from vita_train.training.schedule import rate_factor
+from vita_train.training.optim.schedule import rate_factor
 from vita_train.training.step_plan import StepPlan
 
 REACHED = {"a.dev.accuracy": 0.95}

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from vita_train.console import say
 from vita_train.errors import UserError
-from vita_train.log import say
 
 _TIMEOUT = 1800
 """Seconds a download may take."""

@@ -30,11 +30,11 @@ import soundfile
 import soxr
 from PIL import Image
 
-from vita_train.data.registry import Registry, SplitSource
+from vita_train.console import progress, say
 from vita_train.data.sources.debian import unpack_package
 from vita_train.data.sources.files import write_records
+from vita_train.data.sources.registry import Registry, SplitSource
 from vita_train.errors import DataError
-from vita_train.log import progress, say
 from vita_train.recipe.data import StampsSource
 
 PACKAGE = "tuxpaint-stamps-default"

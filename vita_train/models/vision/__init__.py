@@ -33,7 +33,7 @@ def load_vision(spec: VisionSpec, source: str) -> VisionTower:
     Raises:
         CheckpointError: nothing readable is there, or its tensors are not those of the specification.
     """
-    from vita_train.models.checkpoint.towers import read_tower
+    from vita_train.weights.vision_release import read_tower
 
     tower = build_vision(spec)
     tower.model.load_state_dict(read_tower(source, spec, tower.model.state_dict()))

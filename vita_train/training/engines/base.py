@@ -1,4 +1,4 @@
-"""What every engine does with an objective, and the choice of one.
+"""What every engine does with an objective.
 
 An engine receives sums, never means: the loop divides by the supervised positions of the global batch through
 ``scale``, and the engine makes sure that gradients are *added* over ranks and micro-batches.
@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vita_train.errors import RecipeError
 from vita_train.recipe.stage import StageSpec
-from vita_train.training.distributed import World
 from vita_train.training.freeze import param_groups
 from vita_train.training.objectives.base import LossOutput, Objective
+from vita_train.training.parallel.distributed import World
 
 State = dict[str, dict[str, Tensor]]
 
@@ -89,30 +88,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release what would keep the process from ending."""
         ...
-
-
-def build_engine(objective: Objective, context: EngineContext) -> Engine:
-    """Return the engine a stage asks for, with the objective on its device.
-
-    Raises:
-        RecipeError: the engine cannot run this objective, or the optimizer would have nothing to do.
-    """
-    kind = context.spec.engine.kind
-    if kind != "torch" and len(objective.phases) > 1:
-        raise RecipeError(f"objective {context.spec.objective} alternates between {' and '.join(objective.phases)}, "
-                          f"which {kind} cannot do", where="engine.kind", remedy="use torch")
-    objective.to(context.world.device)
-    if kind == "torch":
-        from vita_train.training.engines.torch import TorchEngine
-
-        return TorchEngine(objective, context)
-    if kind == "fsdp2":
-        from vita_train.training.engines.fsdp2 import Fsdp2Engine
-
-        return Fsdp2Engine(objective, context)
-    from vita_train.training.engines.deepspeed import DeepSpeedEngine
-
-    return DeepSpeedEngine(objective, context)
 
 
 def groups_of(objective: Objective, spec: StageSpec, phase: str) -> list[dict[str, Any]]:

@@ -26,7 +26,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from vita_train.errors import CheckpointError
-from vita_train.training.distributed import sum_over_ranks
 from vita_train.training.engines.base import (
     EngineContext,
     State,
@@ -43,6 +42,7 @@ from vita_train.training.engines.base import (
     trained_children,
 )
 from vita_train.training.objectives.base import LossOutput, Objective
+from vita_train.training.parallel.distributed import sum_over_ranks
 
 
 class Fsdp2Engine:

@@ -29,8 +29,8 @@ from vita_train.training.engines.base import (
     trained_children,
     trained_state,
 )
-from vita_train.training.muon import MuonAdamW, matrix_parameters
 from vita_train.training.objectives.base import LossOutput, Objective
+from vita_train.training.optim.muon import MuonAdamW, matrix_parameters
 
 _FILE = "state.pt"
 _FORMAT = "vita-train/torch-state/v1"

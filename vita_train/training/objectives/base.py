@@ -18,7 +18,7 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.ladder import MODULES
 
 if TYPE_CHECKING:
-    from vita_train.data.index import Corpus
+    from vita_train.data.index.corpus import Corpus
     from vita_train.recipe.schema import Recipe
     from vita_train.recipe.stage import StageSpec
 
@@ -111,7 +111,7 @@ class Objective(nn.Module):
         A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``. Here: single
         samples, ``batch.rows`` of them in a global batch.
         """
-        from vita_train.data.loader import sample_order
+        from vita_train.data.sampling.build import sample_order
 
         return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.data.units import spoken_form
+from vita_train.data.prepare.units import spoken_form
 from vita_train.errors import DataError
 from vita_train.models.vision import VisionTower
 from vita_train.training.objectives.augment import sample_generator

@@ -17,8 +17,8 @@ from vita_train.models.codec import Codec, Discriminators, losses
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
 if TYPE_CHECKING:
-    from vita_train.data.order import SampleOrder
-    from vita_train.data.sample import Sample
+    from vita_train.data.index.sample import Sample
+    from vita_train.data.sampling.order import SampleOrder
 
 #: Batches whose vectors the moving-average codebooks start from.
 START_BATCHES = 8

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.data.loader import sample_order
-from vita_train.models.audio_encoder import AudioEncoder
+from vita_train.data.sampling.build import sample_order
+from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 

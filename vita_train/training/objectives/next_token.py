@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from vita_train.data.collate import collate_rows
-from vita_train.data.loader import packed_order
-from vita_train.data.tokenizer import pad_id
+from vita_train.data.loading.collate import collate_rows
+from vita_train.data.prepare.tokenizer import pad_id
+from vita_train.data.sampling.build import packed_order
 from vita_train.errors import RecipeError
 from vita_train.models.inputs import IGNORE_ID
-from vita_train.models.language import balance_loss, has_experts, read_share
-from vita_train.models.loss import chunked_cross_entropy
+from vita_train.models.language.decoder import balance_loss, has_experts, read_share
+from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.models.quantize import elements
-from vita_train.models.states import state_loss
+from vita_train.models.state_head import state_loss
 from vita_train.recipe.ladder import MODULES
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
 if TYPE_CHECKING:
-    from vita_train.data.batch import Batch
-    from vita_train.data.index import Corpus
+    from vita_train.data.index.corpus import Corpus
+    from vita_train.data.loading.batch import Batch
     from vita_train.recipe.stage import StageSpec
 
 _MODALITY = {"image": ("vision", "projector"), "audio": ("audio_encoder", "audio_adapter", "audio_prompt")}

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.tokenizer import plain_ids
+from vita_train.data.prepare.tokenizer import plain_ids
 from vita_train.errors import DataError
+from vita_train.inference.speech import speech_ids
 from vita_train.models.codec import Codec
-from vita_train.models.speech_decoder import SpeechDecoder
-from vita_train.models.streaming import speech_ids
+from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
 if TYPE_CHECKING:
-    from vita_train.data.order import SampleOrder
-    from vita_train.data.sample import Sample
+    from vita_train.data.index.sample import Sample
+    from vita_train.data.sampling.order import SampleOrder
 
 
 @dataclass
@@ -73,7 +73,7 @@ class SpeechTokensObjective(Objective):
 
     def order(self, split: str = "train") -> SampleOrder | None:
         """Return the order of batches of utterances of similar length; None if no dataset has the split."""
-        from vita_train.data.loader import sample_order
+        from vita_train.data.sampling.build import sample_order
 
         return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split,
                             bucket="frames")

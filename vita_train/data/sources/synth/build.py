@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vita_train.data.registry import Registry, SplitSource
+from vita_train.console import say
 from vita_train.data.sources.files import write_records
+from vita_train.data.sources.registry import Registry, SplitSource
 from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speech_qa, add_tts
 from vita_train.data.sources.synth.espeak import require_synthesiser
 from vita_train.data.sources.synth.leaks import FACTS, check_leaks
@@ -19,7 +20,6 @@ from vita_train.data.sources.synth.textual import add_dialogue, add_instruct, ad
 from vita_train.data.sources.synth.visual import add_caption, add_multi_image, add_video, add_vqa
 from vita_train.data.sources.synth.voices import Voice
 from vita_train.errors import DataError
-from vita_train.log import say
 from vita_train.recipe.data import SynthSource
 
 MEDIA = "media"

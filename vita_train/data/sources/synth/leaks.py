@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vita_train.data.reading import Reject, read_records
-from vita_train.data.records import Record, split_placeholders
-from vita_train.data.registry import Registry, SplitSource, resolve
+from vita_train.data.sources.reading import Reject, read_records
+from vita_train.data.sources.records import Record, split_placeholders
+from vita_train.data.sources.registry import Registry, SplitSource, resolve
 from vita_train.data.sources.synth.sentences import spoken
 from vita_train.data.sources.synth.splits import TRAIN
 

@@ -11,14 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from vita_train.data.sources.synth.scenes import (
-    COLOURS,
-    NUMBERS,
-    PLACES,
-    SHAPES,
-    Scene,
-    Thing,
-)
+from vita_train.data.sources.synth.scenes import COLOURS, NUMBERS, PLACES, SHAPES, Scene, Thing
 
 KINDS: dict[str, float] = {"colour": 0.25, "shape": 0.2, "size": 0.15, "place": 0.15, "count": 0.12, "exists": 0.13}
 

@@ -20,13 +20,13 @@ from typing import TypeVar
 import numpy as np
 from pydantic import TypeAdapter
 
+from vita_train.console import progress
 from vita_train.data.sources.synth.films import Film, encode_film
 from vita_train.data.sources.synth.pictures import Look, encode_jpeg, paint_scene
 from vita_train.data.sources.synth.scenes import Scene
 from vita_train.data.sources.synth.splits import rng_for
 from vita_train.data.sources.synth.voices import SAMPLE_RATE, Voice, speak
 from vita_train.errors import EXIT_REFUSED, UserError, VitaError
-from vita_train.log import progress
 
 _MODULE = "vita_train.data.sources.synth.render"
 _CLIPS_PER_BLOCK = 700

@@ -1,0 +1,121 @@
+"""What is read back is what was prepared; changed media are noticed."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.data_world import RATE, picture, recipe, small_world
+from vita_train.data.constants import AUDIO_ID, IMAGE_ID
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.index.stats import corpus_stats
+from vita_train.data.media.audio import fbank, load_wave
+from vita_train.data.prepare.row_encoder import Examiner
+from vita_train.data.prepare.run import prepare
+from vita_train.data.sources.reading import Row, read_records
+from vita_train.errors import DataError
+
+
+def test_samples_are_what_examining_the_record_gives(corpus: Corpus, registry: Path) -> None:
+    index = corpus.index("look", "train")
+    roots = {"pics": registry.parent / "pics", "films": registry.parent / "films"}
+    examiner = Examiner(recipe(), corpus.tokenizer, "look", roots)
+    rows = [row for row in read_records(registry.parent / "look-train.json", roots) if isinstance(row, Row)]
+    for place, row in enumerate(rows):
+        example, sample = examiner.examine(row), index.sample(place)
+        assert (sample.ids.tolist(), sample.runs.tolist(), sample.turns) == (example.ids, example.runs, example.turns)
+        assert (sample.tokens, sample.tiles, sample.supervised) == \
+            (example.tokens, example.tiles, example.supervised)
+        ids, labels = sample.expanded()
+        assert len(ids) == len(labels) == sample.tokens
+        assert (ids == IMAGE_ID).sum() == sample.tiles * 4
+        assert sample.id == f"look/train/{place}"
+        assert sample.record_id == row.id
+
+
+def test_media_come_in_the_shapes_that_were_counted(corpus: Corpus) -> None:
+    for sample in (corpus.index("look", "train").sample(place) for place in range(13)):
+        tiles = sample.load_tiles()
+        assert tiles.shape == (sample.tiles, 3, 32, 32)
+        assert tiles.dtype == torch.float32
+    spoken = corpus.index("hear", "train").sample(0)
+    assert spoken.load_fbank().shape == (spoken.frames, 80)
+    assert (spoken.expanded()[0] == AUDIO_ID).sum() == spoken.runs[0]
+    assert len(spoken.load_wave(0, 8000)) == pytest.approx(spoken.seconds * 8000, abs=2)
+    assert spoken.text == "the red one"
+
+
+def test_prompt_ids_end_where_the_last_reply_begins(corpus: Corpus) -> None:
+    sample = corpus.index("talk", "train").sample(0)
+    assert corpus.tokenizer.decode(sample.prompt_ids).endswith("☜red<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n"
+                                                               "<|im_start|>assistant\n")
+
+
+def test_stored_features_are_the_computed_ones(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 3)
+    made = recipe(data={"audio": {"store_features": True}, "video": {"max_frames": 4}})
+    prepare(made, registry, tmp_path / "corpus", progress=[].append)
+    index = Corpus.open(tmp_path / "corpus").index("hear", "train")
+    for place in range(3):
+        computed = fbank(load_wave(tmp_path / "sounds" / f"s{place}.wav", RATE))
+        stored = index.sample(place).load_fbank()
+        assert stored.shape == computed.shape
+        assert (stored - computed).abs().max() < 0.02  # float16
+
+
+def test_a_run_can_be_moved(tmp_path: Path) -> None:
+    registry = small_world(tmp_path / "run" / "raw", 3)
+    prepare(recipe(), registry, tmp_path / "run" / "corpus", progress=[].append)
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    sample = Corpus.open(tmp_path / "elsewhere" / "corpus").index("look", "train").sample(0)
+    assert sample.load_pixels().shape[0] == sample.tiles
+
+
+def test_changed_media_are_noticed(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 3)
+    prepare(recipe(), registry, tmp_path / "corpus", progress=[].append)
+    index = Corpus.open(tmp_path / "corpus").index("look", "train")
+    picture(tmp_path / "pics" / "p0.jpg", 200, 50)
+    with pytest.raises(DataError, match=r"look/train/0 \(look-0\).*tiles but had"):
+        index.sample(0).load_pixels()
+    (tmp_path / "pics" / "p1.jpg").unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        index.sample(1).load_pixels()
+
+
+def test_an_index_can_be_sent_to_another_process(corpus: Corpus) -> None:
+    index = corpus.index("hear", "train")
+    copy = pickle.loads(pickle.dumps(index))
+    assert np.array_equal(copy.lengths, index.lengths)
+    assert copy.sample(3).ids.tolist() == index.sample(3).ids.tolist()
+
+
+def test_what_is_missing_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="datasets are hear, look, talk"):
+        corpus.index("nothing", "train")
+    with pytest.raises(DataError, match="look has dev, train"):
+        corpus.index("look", "test")
+    with pytest.raises(DataError, match="prepared data cannot be read"):
+        Corpus.open(tmp_path)
+    with pytest.raises(IndexError):
+        corpus.index("look", "dev").sample(3)
+
+
+def test_a_damaged_index_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(corpus.path, tmp_path / "copy")
+    (tmp_path / "copy" / "look" / "train" / "index.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(DataError, match="index cannot be opened"):
+        Corpus.open(tmp_path / "copy").index("look", "train")
+
+
+def test_statistics_add_up(corpus: Corpus) -> None:
+    for stats in corpus_stats(corpus):
+        index = corpus.index(stats.dataset, stats.split)
+        assert stats.records == sum(stats.token_counts) == len(index)
+        assert stats.tokens == index.tokens.sum()
+        assert sum(stats.second_counts) == (len(index) if stats.dataset == "hear" else 0)

@@ -1,0 +1,31 @@
+"""``vita-train export``: the newest weights of a run as one directory, in our layout or in someone else's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (pictures "
+                                         "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
+                                         "with this package), adapter (only the last adapters that were trained, for "
+                                         "PEFT).")] = "own",
+) -> None:
+    """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
+    from vita_train.runs.find import find_run
+    from vita_train.runs.paths import present_corpus
+    from vita_train.weights.formats.exporting import export_run_as
+
+    recipe, name = find_run(run)
+    files = export_run_as(recipe, name, present_corpus(recipe, name, media=False), out, to)
+    typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")

@@ -1,0 +1,82 @@
+"""What people see: progress and lines of a log, and a list of checks, each with a tick or a cross."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Console
+
+from vita_train.errors import UserError, VitaError
+
+T = TypeVar("T")
+
+_LINES = 5
+
+
+def say(text: str) -> None:
+    """Print one line to the error stream, where it never mixes with a command's output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Hand on ``items`` while showing how many of ``total`` have passed.
+
+    On a terminal this is a bar; elsewhere a line each fifth of the way, so that log files stay short.
+    """
+    if sys.stderr.isatty():
+        from rich.progress import track
+
+        yield from track(items, total=total, description=label, console=Console(stderr=True))
+        return
+    shown = 0
+    for done, item in enumerate(items, 1):
+        yield item
+        part = _LINES * done // max(total, 1)
+        if part > shown:
+            shown = part
+            say(f"{label}: {done}/{total}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the list."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check(name: str, work: Callable[[], str]) -> Check:
+    """Return a check's outcome: what ``work`` returns, or the error it raises."""
+    try:
+        return Check(name, True, work())
+    except VitaError as error:
+        return Check(name, False, str(error))
+
+
+def show_checks(checks: list[Check], console: Console, *, what: str = "preflight", always: bool = False) -> None:
+    """Print the checks, numbered, with a tick or a cross each.
+
+    Args:
+        checks: what to print.
+        console: where to.
+        what: is checked, for the last line.
+        always: print also when every check passed; otherwise one line says so.
+
+    Raises:
+        UserError: a check failed; what was checked would fail as well.
+    """
+    failed = [check for check in checks if not check.ok]
+    if failed or always:
+        for number, check in enumerate(checks, 1):
+            mark, style = ("✓", "green") if check.ok else ("✗", "bold red")
+            console.print(f"{number}. [{style}]{mark}[/] {check.name}: ", end="", highlight=False)
+            console.print(check.detail, markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(f"{what}: {len(checks)} checks passed", highlight=False)
+    if failed:
+        raise UserError(f"{what} refused: {', '.join(check.name for check in failed)}",
+                        remedy="mend what is marked above, then run the same command again")

@@ -1,0 +1,187 @@
+"""A prepared corpus, opened without reading it: columns are memory-mapped and rows fetched one by one."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vita_train.data.index.sample import REMEDY, MediaSettings, Sample
+from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
+from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
+from vita_train.data.prepare.units import Units
+from vita_train.data.sources.reading import MediaRef
+from vita_train.errors import DataError
+
+
+class Index:
+    """Rows of one split. Opening reads the footer only; it can be sent to other processes.
+
+    Attributes:
+        lengths: (rows, 3) int32, memory-mapped: tokens, tiles, filterbank frames.
+        digest: of ids, tokens and lengths of all rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        meta = _read_json(path / "meta.json")
+        if meta.get("format") != INDEX_FORMAT:
+            raise DataError(f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}", where=str(path),
+                            remedy=REMEDY)
+        self.dataset: str = meta["dataset"]
+        self.split: str = meta["split"]
+        self.digest: str = meta["digest"]
+        self.roots = {key: (path / root).resolve() for key, root in meta["roots"].items()}
+        self._rows: int = meta["rows"]
+        self._bins: int = meta["feature_bins"]
+        self._feature_frames: int = meta["feature_frames"]
+        self.settings = MediaSettings.model_validate(meta["settings"])
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path / "index.arrow")))
+            self.lengths = self._map("lengths.bin", "<i4", (self._rows, len(LENGTHS)), soon=True)
+            self._features = (self._map("features.bin", "<f2", (self._feature_frames, self._bins))
+                              if self._bins else None)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"index cannot be opened: {error}", where=str(path), remedy=REMEDY) from error
+        self._batch: tuple[int, Any] = (-1, None)
+
+    def _map(self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False) -> np.ndarray:
+        """Map a table. ``soon``: begin to read it now, since planning will touch it all over."""
+        if 0 in shape:
+            return np.zeros(shape, kind)
+        with (self.path / name).open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), shape[0] * shape[1] * np.dtype(kind).itemsize, access=mmap.ACCESS_READ)
+        if soon:
+            mapped.madvise(mmap.MADV_WILLNEED)
+        return np.frombuffer(mapped, dtype=kind).reshape(shape)
+
+    def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
+        return Index, (self.path,)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(rows,) language positions."""
+        return self.lengths[:, 0]
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """(rows,) tiles of pictures and videos."""
+        return self.lengths[:, 1]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(rows,) filterbank frames."""
+        return self.lengths[:, 2]
+
+    def column(self, name: str) -> list[Any]:
+        """Return a whole column (statistics, small splits)."""
+        return [value for number in range(self._reader.num_record_batches)
+                for value in self._reader.get_batch(number).column(name).to_pylist()]
+
+    def sample(self, place: int) -> Sample:
+        """Fetch a row. Touches the pages of that row only."""
+        if not 0 <= place < self._rows:
+            raise IndexError(f"{self.dataset}/{self.split} has {self._rows} rows, asked for {place}")
+        number, row = divmod(place, ROWS_PER_BATCH)
+        if self._batch[0] != number:
+            self._batch = (number, self._reader.get_batch(number))
+        batch = self._batch[1]
+
+        def get(name: str) -> Any:
+            return batch.column(name)[row].as_py()
+
+        tokens, tiles, frames = (int(value) for value in self.lengths[place])
+        spans = get("spans")
+        images, videos = ([MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos"))
+        states = get("states") if "states" in batch.schema.names else []  # corpora of before have no such column
+        never = self.settings.data.image.no_tile_sets
+        audio_frames = get("audio_frames")
+        return Sample(
+            dataset=self.dataset, split=self.split, index=place, record_id=get("id"),
+            ids=np.asarray(get("ids"), dtype=np.int32), spans=list(zip(spans[::2], spans[1::2], strict=True)),
+            runs=np.asarray(get("runs"), dtype=np.int32), turns=get("turns"), inserted=get("inserted"),
+            images=[ref.path(self.roots) for ref in images], image_tiles=get("image_tiles"),
+            image_tiled=[ref.root not in never for ref in images],
+            videos=[ref.path(self.roots) for ref in videos], video_places=get("video_places"),
+            video_tiled=[ref.root not in never for ref in videos],
+            audios=self._paths(get("audios")), audio_frames=audio_frames,
+            tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
+            states=list(zip(states[::2], states[1::2], strict=True)),
+            settings=self.settings, features=self._stored(get("feature_offset"), audio_frames),
+        )
+
+    def _paths(self, refs: Sequence[str]) -> list[Path]:
+        return [MediaRef.parse(text).path(self.roots) for text in refs]
+
+    def _stored(self, offset: int, frames: Sequence[int]) -> list[np.ndarray]:
+        if self._features is None or not frames:
+            return []
+        edges = np.cumsum([offset, *frames])
+        return [self._features[start:end] for start, end in pairwise(edges)]
+
+
+class Corpus:
+    """Everything that preparation made: tokenizer, recogniser units and the index of every split."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.digest: str = meta["digest"]
+        self.datasets: dict[str, list[str]] = meta["datasets"]
+        """Dataset name to its splits."""
+        self._open: dict[tuple[str, str], Index] = {}
+
+    @classmethod
+    def open(cls, path: Path | str) -> Corpus:
+        """Open a prepared directory.
+
+        Raises:
+            DataError: it is not one.
+        """
+        path = Path(path)
+        return cls(path, _read_json(path / "meta.json"))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return load_tokenizer(self.path / "tokenizer")
+
+    @cached_property
+    def units(self) -> Units:
+        """The recogniser's inventory."""
+        return Units.load(self.path / "units.json")
+
+    def index(self, dataset: str, split: str) -> Index:
+        """Open a split.
+
+        Raises:
+            DataError: there is no such dataset or split; those that exist are listed.
+        """
+        if split not in self.datasets.get(dataset, []):
+            splits = self.datasets.get(dataset)
+            known = f"{dataset} has {', '.join(splits)}" if splits else f"datasets are {', '.join(self.datasets)}"
+            raise DataError(f"no split {dataset}/{split}", where=str(self.path), remedy=known)
+        key = (dataset, split)
+        if key not in self._open:
+            self._open[key] = Index(self.path / dataset / split)
+        return self._open[key]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        fault = "not an object"
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    raise DataError(f"prepared data cannot be read: {fault}", where=str(path), remedy=REMEDY)

@@ -1,0 +1,197 @@
+"""One row of a prepared corpus: its token ids and labels at hand, its media loaded when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vita_train.data.prepare.positions import positions_of
+from vita_train.data.prepare.prompt import expand, expand_labels, expand_states, labels_of
+from vita_train.errors import DataError
+from vita_train.recipe.audio import AudioAdapterSpec
+from vita_train.recipe.base import Strict
+from vita_train.recipe.data import DataSpec
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec
+from vita_train.recipe.visual import picture_tokens, video_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What to do when a prepared corpus does not fit what it was made from.
+REMEDY = "prepare the data again"
+
+
+class MediaSettings(Strict):
+    """The settings media were counted with; samples load them with the same."""
+
+    data: DataSpec
+    vision: VisionSpec
+    projector: ProjectorSpec = ProjectorSpec()
+    adapter: AudioAdapterSpec
+    mel_bins: int
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Language positions a tile takes, before any pooling."""
+        return self.projector.num_tokens(self.vision.grid_size)
+
+
+@dataclass
+class Sample:
+    """One conversation, ready to be trained on. Media are loaded when asked for."""
+
+    dataset: str
+    split: str
+    index: int
+    record_id: str
+    """The record's own id."""
+    ids: np.ndarray
+    """(n,) int32, media compact: one id for each file."""
+    spans: list[tuple[int, int]]
+    """Supervised stretches of ``ids``: first, one past the last."""
+    runs: np.ndarray
+    """Language positions of each media id, in order."""
+    turns: list[str]
+    """Texts of human, gpt, human, ... turns as the record has them."""
+    inserted: int
+    """Turn that answers sound not meant for the assistant; -1 without."""
+    images: list[Path]
+    image_tiles: list[int]
+    image_tiled: list[bool]
+    """False for pictures of a set that is never tiled."""
+    videos: list[Path]
+    video_places: list[int]
+    video_tiled: list[bool]
+    """False for videos of a set that is never tiled."""
+    audios: list[Path]
+    audio_frames: list[int]
+    tokens: int
+    """Language positions after expansion."""
+    tiles: int
+    frames: int
+    supervised: int
+    seconds: float
+    settings: MediaSettings = field(repr=False)
+    features: list[np.ndarray] = field(default_factory=list, repr=False)
+    """Stored filterbank features of each clip, float16; empty when they are not stored."""
+    states: list[tuple[int, int]] = field(default_factory=list)
+    """For the state head: the place of each clip in ``ids``, and its class."""
+    seed: int = 0
+    """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
+
+    @property
+    def id(self) -> str:
+        """Unique name within the corpus, ``vqa/train/17``."""
+        return f"{self.dataset}/{self.split}/{self.index}"
+
+    @property
+    def name(self) -> str:
+        """The id with the record's own, for messages."""
+        return f"{self.id} ({self.record_id})"
+
+    @property
+    def text(self) -> str:
+        """The last answer."""
+        return self.turns[-1]
+
+    @property
+    def input_ids(self) -> np.ndarray:
+        """(n,) compact ids."""
+        return self.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) labels of the compact ids."""
+        return np.asarray(labels_of(self.ids.tolist(), self.spans), dtype=np.int32)
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """Compact ids up to and with the open header of the last reply; the state mark is not in it."""
+        return self.ids[:self.spans[-1][0]]
+
+    def expanded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
+        return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
+
+    def expanded_states(self) -> np.ndarray:
+        """Return (tokens,) the class of each clip at its last position, IGNORE_INDEX elsewhere."""
+        return expand_states(self.ids, self.states, self.runs)
+
+    def position_ids(self) -> np.ndarray:
+        """Return the rotary position of each of the ``expanded`` ids: (tokens,)."""
+        return positions_of(expand(self.ids, self.runs), self.settings.data.shared_position_stride)
+
+    def tile_tokens(self) -> list[int] | None:
+        """Return the language positions of each tile, in the order of the placeholders; None where none is pooled."""
+        video, per_tile = self.settings.data.video, self.settings.tokens_per_tile
+        if not video.slowfast:
+            return None
+        pictures = sum(self.image_tiles)
+        return picture_tokens(pictures, per_tile) + video_tokens(self.tiles - pictures, per_tile, video)
+
+    def load_pixels(self) -> np.ndarray:
+        """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
+
+        Raises:
+            DataError: a file cannot be decoded any more, or has changed since the data was prepared.
+        """
+        from vita_train.data.media import MediaError
+        from vita_train.data.media.image import cut_tiles, open_image
+        from vita_train.data.media.video import load_frames
+
+        data, side = self.settings.data, self.settings.vision.tile_size
+        try:
+            parts = [cut_tiles(open_image(path), data.image, side, tiled=tiled)
+                     for path, tiled in zip(self.images, self.image_tiled, strict=True)]
+            parts += [load_frames(path, self.video_places, data, side, tiled=tiled, seed=self.seed)
+                      for path, tiled in zip(self.videos, self.video_tiled, strict=True)]
+        except MediaError as error:
+            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+        pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
+        self._unchanged(len(pixels), self.tiles, "tiles")
+        return pixels
+
+    def load_tiles(self) -> Tensor:
+        """Return tiles and frames as (N, 3, S, S) float32, normalised for the vision tower."""
+        from vita_train.data.media.image import normalise
+
+        return normalise(self.load_pixels(), self.settings.vision)
+
+    def load_wave(self, clip: int = 0, rate: int | None = None) -> np.ndarray:
+        """Return a clip as (samples,) float32 at ``rate`` (the recipe's if none).
+
+        Raises:
+            DataError: the file cannot be decoded any more.
+        """
+        from vita_train.data.media import MediaError
+        from vita_train.data.media.audio import load_wave
+
+        try:
+            return load_wave(self.audios[clip], rate or self.settings.data.audio.sample_rate)
+        except MediaError as error:
+            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+
+    def load_fbank(self, clip: int = 0) -> Tensor:
+        """Return the filterbank features of a clip, (frames, mel bins) float32.
+
+        Raises:
+            DataError: the file cannot be decoded any more, or has another length than when the data was prepared.
+        """
+        import torch
+
+        from vita_train.data.media.audio import fbank
+
+        if self.features:
+            return torch.from_numpy(self.features[clip].astype(np.float32))
+        rate = self.settings.data.audio.sample_rate
+        features = fbank(self.load_wave(clip), rate, self.settings.mel_bins)
+        self._unchanged(len(features), self.audio_frames[clip], "sound frames")
+        return features
+
+    def _unchanged(self, found: int, prepared: int, what: str) -> None:
+        if found != prepared:
+            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.name,
+                            remedy=REMEDY)

@@ -1,0 +1,86 @@
+"""Examining every row of a corpus, on one process or several, with the same result."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+
+from vita_train.data.prepare.row_encoder import Examiner, Example
+from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
+from vita_train.data.sources.reading import Reject, Row, read_records
+from vita_train.recipe.schema import Recipe
+
+_ROWS_PER_TASK = 64
+
+
+class Sweep:
+    """A context in which record files are examined.
+
+    Args:
+        recipe: settings.
+        tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
+        workers: processes; 1 works in this one.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer_dir: Path, workers: int = 1) -> None:
+        self._recipe = recipe
+        self._tokenizer_dir = tokenizer_dir
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Sweep:
+        if self._workers > 1:
+            # A fresh interpreter each: forking one that has threads of torch and the tokenizer can hang.
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=_start,
+                                             initargs=(self._recipe, self._tokenizer_dir))
+        else:
+            self._tokenizer = load_tokenizer(self._tokenizer_dir)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def file(self, dataset: str, path: Path, roots: Mapping[str, Path]) -> Iterator[Example | Reject]:
+        """Examine every row of a record file; results come in the file's order.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        rows = read_records(path, roots)
+        if self._pool is None:
+            examiner = Examiner(self._recipe, self._tokenizer, dataset, roots)
+            for row in rows:
+                yield examiner.examine(row) if isinstance(row, Row) else row
+            return
+        waiting: deque[Future[list[Example | Reject]]] = deque()
+        while True:
+            task = list(islice(rows, _ROWS_PER_TASK))
+            if task:
+                waiting.append(self._pool.submit(_examine, dataset, dict(roots), task))
+            if not waiting:
+                return
+            if not task or len(waiting) > 2 * self._workers:
+                yield from waiting.popleft().result()
+
+
+_worker: list[tuple[Recipe, Tokenizer]] = []
+
+
+def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker[:] = [(recipe, load_tokenizer(tokenizer_dir))]
+
+
+def _examine(dataset: str, roots: dict[str, Path], rows: list[Row | Reject]) -> list[Example | Reject]:
+    recipe, tokenizer = _worker[0]
+    examiner = Examiner(recipe, tokenizer, dataset, roots)
+    return [examiner.examine(row) if isinstance(row, Row) else row for row in rows]

@@ -1,0 +1,261 @@
+"""Conversations to token ids and labels, by construction: nothing is searched for afterwards.
+
+Media stay compact: one IMAGE_ID or AUDIO_ID stands for a whole picture, video or clip, and ``runs`` tells how many
+language positions it fills. :func:`expand` writes them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
+from vita_train.data.prepare.states import STATE_CLASSES, State, mark_ids, state_of
+from vita_train.data.prepare.tokenizer import Tokenizer, control_id, plain_ids
+from vita_train.data.sources.records import Record, literal, split_placeholders
+from vita_train.data.templates import Piece, Template
+from vita_train.recipe.data import StateMode
+
+
+@dataclass(frozen=True)
+class MediaCounts:
+    """Language positions of each media file, in the order of the placeholders of its kind."""
+
+    images: tuple[int, ...] = ()
+    """Of all tiles of a picture (``recipe.visual.picture_tokens``)."""
+    videos: tuple[int, ...] = ()
+    """Of all tiles of a video (``recipe.visual.video_tokens``)."""
+    audios: tuple[int, ...] = ()
+
+
+@dataclass
+class EncodedSample:
+    """Ids with compact media, and which of them are supervised."""
+
+    ids: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    """Supervised stretches of ``ids``: first, one past the last."""
+    runs: list[int] = field(default_factory=list)
+    """Language positions of each media id, in order."""
+    states: list[tuple[int, int]] = field(default_factory=list)
+    """For the state head: the place of each clip in ``ids``, and its class."""
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels of the compact ids."""
+        return labels_of(self.ids, self.spans)
+
+    @property
+    def tokens(self) -> int:
+        """Language positions after expansion."""
+        return len(self.ids) + sum(self.runs) - len(self.runs)
+
+    @property
+    def supervised(self) -> int:
+        """Supervised positions."""
+        return sum(end - start for start, end in self.spans)
+
+
+def encode(record: Record, template: Template, tokenizer: Tokenizer, media: MediaCounts, *,
+           state_mode: StateMode = "glyph") -> EncodedSample:
+    """Write a record as ids; supervised are, of each reply, state mark, answer and end token.
+
+    With ``end_tag`` false the end token of the last reply is left out, and everything after it. In the mode ``head``
+    no mark is written; each clip gets a class instead.
+
+    Raises:
+        RecipeError: the tokenizer lacks a control token of the template or a state mark.
+    """
+    values = [turn.value for turn in record.conversations]
+    writer = _Writer(template, tokenizer, media, state_mode)
+    writer.system(_modality(media))
+    last = len(values) - 1
+    for place in range(0, len(values), 2):
+        clips = writer.human(values[place])
+        state = state_of(bool(clips), negative=record.inserted_id == place + 1)
+        if state_mode == "head":
+            writer.sample.states += [(clip, STATE_CLASSES[state]) for clip in clips]
+        ended = record.end_tag or place + 1 < last
+        writer.reply(values[place + 1], state, ended=ended, more=place + 1 < last)
+    return writer.sample
+
+
+def encode_prompt(turns: Sequence[str], template: Template, tokenizer: Tokenizer, media: MediaCounts, *,
+                  state_mode: StateMode = "glyph") -> EncodedSample:
+    """Write a conversation up to the open header of the next reply, for generation.
+
+    Args:
+        turns: texts of human, gpt, human, ... turns; the last is human. Replies carry no state mark: as in training,
+            the mark of a past reply follows from the turn before it (a past negative turn is written as spoken).
+
+    Raises:
+        ValueError: the number of turns is even.
+    """
+    if len(turns) % 2 == 0:
+        raise ValueError("the last turn of a prompt must be a human one")
+    writer = _Writer(template, tokenizer, media, state_mode)
+    writer.system(_modality(media))
+    for place in range(0, len(turns), 2):
+        clips = writer.human(turns[place])
+        if place + 1 < len(turns):
+            writer.reply(turns[place + 1], state_of(bool(clips), negative=False), ended=True, more=True)
+    writer.pieces(template.layout.gpt.before)
+    writer.sample.spans.clear()
+    return writer.sample
+
+
+def labels_of(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the labels of compact ids: the id within a supervised span, IGNORE_INDEX elsewhere."""
+    labels = [IGNORE_INDEX] * len(ids)
+    for start, end in spans:
+        labels[start:end] = ids[start:end]
+    return labels
+
+
+def expand(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Repeat each media id by its run. ids (n,), runs (number of media ids,) -> (tokens,)."""
+    return np.repeat(ids, _lengths(ids, runs))
+
+
+def expand_labels(ids: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return labels aligned with ``expand(ids, runs)``; media are never supervised."""
+    return np.repeat(labels, _lengths(ids, runs))
+
+
+def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.ndarray) -> np.ndarray:
+    """Return classes aligned with ``expand(ids, runs)``: each at the last position of its clip, IGNORE_INDEX elsewhere.
+
+    Args:
+        states: places in ``ids`` and their classes.
+    """
+    ends = _lengths(ids, runs).cumsum()
+    classes = np.full(ends[-1], IGNORE_INDEX, dtype=np.int64)
+    for place, state in states:
+        classes[ends[place] - 1] = state
+    return classes
+
+
+def _lengths(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return the language positions of each compact id."""
+    lengths = np.ones(len(ids), dtype=np.int64)
+    lengths[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
+    return lengths
+
+
+def control_texts(template: Template) -> list[str]:
+    """Return the ordinary texts of a template's layout, which a trained tokenizer should know."""
+    return [piece.text for part in template.layout.parts for piece in (*part.before, *part.after) if piece.text]
+
+
+def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
+    if media.videos:
+        return "video"
+    return "image" if media.images else "language"
+
+
+class _Writer:
+    """Appends pieces to a sample; media are taken in order as placeholders come."""
+
+    def __init__(self, template: Template, tokenizer: Tokenizer, media: MediaCounts, state_mode: StateMode) -> None:
+        self.template = template
+        self.tokenizer = tokenizer
+        self.sample = EncodedSample()
+        self.marks = mark_ids(tokenizer, state_mode)
+        self.first_human = template.layout.first_human or template.layout.human
+        self.left: dict[str, Iterator[int]] = {
+            "image": iter(media.images), "video": iter(media.videos), "audio": iter(media.audios),
+        }
+
+    def text(self, text: str) -> None:
+        self.sample.ids.extend(plain_ids(self.tokenizer, text))
+
+    def pieces(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            if piece.token is not None:
+                self.sample.ids.append(control_id(self.tokenizer, piece.token))
+            else:
+                self.text(piece.text or "")
+
+    def system(self, modality: Literal["image", "video", "language"]) -> None:
+        around = self.template.layout.system
+        self.pieces(around.before)
+        self.text(getattr(self.template.system, modality))
+        self.pieces(around.after)
+
+    def human(self, value: str) -> list[int]:
+        """Write a human turn; return the places of its clips."""
+        around, self.first_human = self.first_human, self.template.layout.human
+        self.pieces(around.before)
+        clips = []
+        for part in _arrange(self._parts(value)):
+            if isinstance(part, str):
+                self.text(part)
+                continue
+            kind, run = part
+            if kind == "audio":
+                clips.append(len(self.sample.ids))
+            self.sample.ids.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
+            self.sample.runs.append(run)
+        self.pieces(around.after)
+        return clips
+
+    def reply(self, value: str, state: State, *, ended: bool, more: bool) -> None:
+        around = self.template.layout.gpt
+        self.pieces(around.before)
+        start = len(self.sample.ids)
+        self.sample.ids.extend(self.marks.get(state, ()))
+        self.text(value)
+        if ended:
+            self.sample.ids.append(control_id(self.tokenizer, around.end))
+        self.sample.spans.append((start, len(self.sample.ids)))
+        if more:
+            self.pieces(around.after)
+
+    def _parts(self, value: str) -> list[str | tuple[str, int]]:
+        """Cut a turn at its placeholders; one without a file left is ordinary text."""
+        parts: list[str | tuple[str, int]] = [""]
+        for place, piece in enumerate(split_placeholders(value)):
+            run = next(self.left[piece], None) if place % 2 else None
+            if run is not None:
+                parts += [(piece, run), ""]
+            else:
+                parts[-1] = f"{parts[-1]}{f'<{piece}>' if place % 2 else literal(piece)}"
+        return parts
+
+
+def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, int]]:
+    """Set the newlines around media: a picture or video is followed by one, a sound by none.
+
+    The newline that a record writes next to a picture, and the one after a sound, are its formatting and dropped.
+    Pictures that all stand at the very end of a turn come first; anywhere else they stay where they are.
+    ``parts`` alternates text and media and begins and ends with text.
+    """
+    trimmed = list(parts)
+    for place, part in enumerate(parts):
+        if not isinstance(part, str):
+            before, after = trimmed[place - 1], trimmed[place + 1]
+            trimmed[place + 1] = after.removeprefix("\n") if isinstance(after, str) else after
+            if _is_visual(part):
+                trimmed[place - 1] = before.removesuffix("\n") if isinstance(before, str) else before
+    kept = [part for part in trimmed if part]
+    first = len(kept)
+    while first and _is_visual(kept[first - 1]):
+        first -= 1
+    if not any(_is_visual(part) for part in kept[:first]):
+        kept = kept[first:] + kept[:first]
+    arranged: list[str | tuple[str, int]] = []
+    for part in kept:
+        if isinstance(part, str) and arranged and arranged[-1] == "\n":
+            arranged[-1] = "\n" + part
+        else:
+            arranged.append(part)
+        if _is_visual(part):
+            arranged.append("\n")
+    return arranged
+
+
+def _is_visual(part: str | tuple[str, int]) -> bool:
+    return not isinstance(part, str) and part[0] != "audio"

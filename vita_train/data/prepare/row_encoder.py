@@ -1,0 +1,182 @@
+"""One row made ready: media decoded once, prompt and labels written, lengths checked against the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vita_train.data.media import MediaError
+from vita_train.data.prepare.prompt import MediaCounts, encode
+from vita_train.data.prepare.tokenizer import Tokenizer
+from vita_train.data.prepare.units import ctc_frames_needed
+from vita_train.data.sources.reading import Reject, Row
+from vita_train.data.templates import load_template
+from vita_train.recipe.audio import encoder_frames
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.visual import picture_tokens, video_tokens
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most a sample of one dataset may take, and which stage says so."""
+
+    tokens: int
+    tiles: int
+    frames: int
+    stage: str
+
+
+@dataclass
+class Example:
+    """A row as the index stores it."""
+
+    row: int
+    id: str
+    ids: list[int]
+    spans: list[int]
+    """Supervised stretches of ``ids``: first, one past the last, first, ..."""
+    runs: list[int]
+    tokens: int
+    tiles: int
+    frames: int
+    supervised: int
+    images: list[str]
+    image_tiles: list[int]
+    videos: list[str]
+    video_places: list[int]
+    """Frames taken of the video."""
+    audios: list[str]
+    audio_frames: list[int]
+    seconds: float
+    """Of all sound."""
+    turns: list[str]
+    inserted: int
+    """Turn that answers sound not meant for the assistant; -1 without."""
+    states: list[int] = field(default_factory=list)
+    """For the state head: place of a clip in ``ids``, its class, place, class, ..."""
+    features: list[np.ndarray] = field(default_factory=list)
+    """float16 filterbank features of each clip, when they are stored."""
+
+
+def limits_of(recipe: Recipe, dataset: str) -> Limits:
+    """Return what a sample may take: the smallest rows of the stages that pack this dataset, and the context.
+
+    A dataset that no stage packs is held to the largest rows of any stage.
+    """
+    packing = {name: spec for name, spec in recipe.stages.items() if spec.objective == "next_token"}
+    using = {name: spec for name, spec in packing.items() if dataset in spec.datasets}
+    context = recipe.model.llm.max_positions
+    most = 2**31 - 1
+    if not packing:
+        return Limits(context, most, most, "model.llm.max_positions")
+    choose = min if using else max
+    stage, spec = choose((using or packing).items(), key=lambda item: item[1].batch.row_tokens)
+    chosen = (using or packing).values()
+    tokens = min(spec.batch.row_tokens, context)
+    return Limits(tokens, choose(s.batch.row_tiles for s in chosen), choose(s.batch.row_frames for s in chosen),
+                  "model.llm.max_positions" if tokens < spec.batch.row_tokens else f"stages.{stage}.batch")
+
+
+class Examiner:
+    """Turns rows of one dataset into examples.
+
+    Args:
+        recipe: settings of data, model and stages.
+        tokenizer: the run's tokenizer.
+        dataset: name, for its limits.
+        roots: set key to media directory.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dataset: str, roots: Mapping[str, Path]) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.template = load_template(recipe.data.template)
+        self.limits = limits_of(recipe, dataset)
+        self.roots = roots
+        self.recognised = any(spec.objective == "ctc" and dataset in spec.data for spec in recipe.stages.values())
+
+    def examine(self, row: Row) -> Example | Reject:
+        """Decode the media of a row and write its ids, or say why it cannot be used."""
+        try:
+            return self._example(row)
+        except MediaError as error:
+            return Reject(row.row, error.reason, error.detail, row.id)
+
+    def _example(self, row: Row) -> Example | Reject:
+        data, model = self.recipe.data, self.recipe.model
+        per_tile = model.tokens_per_tile
+        tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
+        films = [self._film(str(ref.root), ref.path(self.roots)) for ref in row.videos]
+        waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
+        from vita_train.data.media.audio import fbank, frames_of
+
+        frames = [frames_of(len(wave), data.audio.sample_rate) for wave in waves]
+        counts = MediaCounts(
+            images=tuple(sum(picture_tokens(count, per_tile)) for count in tiles),
+            videos=tuple(sum(video_tokens(count, per_tile, data.video)) for _, count in films),
+            audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
+        )
+        encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
+        example = Example(
+            row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
+            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(count for _, count in films),
+            frames=sum(frames), supervised=encoded.supervised,
+            images=[str(ref) for ref in row.images], image_tiles=tiles,
+            videos=[str(ref) for ref in row.videos], video_places=[place for places, _ in films for place in places],
+            audios=[str(ref) for ref in row.audios], audio_frames=frames,
+            seconds=sum(map(len, waves)) / data.audio.sample_rate,
+            turns=[turn.value for turn in row.record.conversations],
+            inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
+            states=[value for state in encoded.states for value in state],
+        )
+        if fault := self._too_long(example):
+            return Reject(row.row, "too long", fault, row.id)
+        if self.recognised and (fault := self._too_wordy(example)):
+            return Reject(row.row, "transcript too long", fault, row.id)
+        if data.audio.store_features:
+            bins = model.audio_encoder.num_mel_bins
+            example.features = [fbank(wave, data.audio.sample_rate, bins).numpy().astype(np.float16) for wave in waves]
+        return example
+
+    def _too_long(self, example: Example) -> str:
+        limits = self.limits
+        for name, taken, most in (("positions", example.tokens, limits.tokens), ("tiles", example.tiles, limits.tiles),
+                                  ("sound frames", example.frames, limits.frames)):
+            if taken > most:
+                return f"takes {taken} {name}, {limits.stage} allows {most}"
+        return ""
+
+    def _too_wordy(self, example: Example) -> str:
+        """CTC cannot align more units than the encoder gives frames; such a row would train nothing, unnoticed."""
+        kind = self.recipe.model.ctc_head.units
+        needed, given = ctc_frames_needed(example.turns[-1], kind), encoder_frames(example.audio_frames[0])
+        if needed <= given:
+            return ""
+        return f"the transcript needs {needed} encoder frames by {kind}, {example.audios[0]} gives {given}"
+
+    def _count_tiles(self, root: str, path: Path) -> int:
+        from vita_train.data.media.image import count_tiles, open_image
+
+        spec = self.recipe.data.image
+        return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.tile_size,
+                           tiled=root not in spec.no_tile_sets)
+
+    def _film(self, root: str, path: Path) -> tuple[list[int], int]:
+        """Return which frames of a video are taken, and how many tiles they become."""
+        from vita_train.data.media.video import count_film_tiles, frame_places, probe_video
+
+        data, film = self.recipe.data, probe_video(path)
+        places = frame_places(film.frames, film.rate, data.video)
+        return places, count_film_tiles(film, len(places), data, self.recipe.model.vision.tile_size,
+                                        tiled=root not in data.image.no_tile_sets)
+
+    def _wave(self, path: Path) -> np.ndarray:
+        from vita_train.data.media.audio import check_length, load_wave
+
+        spec = self.recipe.data.audio
+        wave = load_wave(path, spec.sample_rate)
+        check_length(path, wave, spec, self.recipe.model.audio_adapter)
+        return wave

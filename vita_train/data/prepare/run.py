@@ -1,0 +1,175 @@
+"""Records to a corpus that stages train on: checked, tokenised and indexed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from vita_train.console import say
+from vita_train.data.index.sample import MediaSettings
+from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
+from vita_train.data.prepare.ledger import Counting, Ledger, SplitLedger, reject_line
+from vita_train.data.prepare.parallel import Sweep
+from vita_train.data.prepare.vocabulary import TRAIN, make_tokenizer, make_units
+from vita_train.data.sources.reading import Reject
+from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.templates import load_template
+from vita_train.errors import DataError
+from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.schema import Recipe
+from vita_train.storage.digest import digest_of
+
+Say = Callable[[str], None]
+_PROGRESS_ROWS = 5000
+
+
+def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1, force: bool = False,
+            progress: Say = say) -> Ledger:
+    """Check every record and its media, and write the corpus to ``out``.
+
+    Written are ``tokenizer/``, ``units.json``, ``<dataset>/<split>/`` (see `index_writer`),
+    ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all; if it is there
+    already with the same digest, nothing is done. The result does not depend on ``workers``.
+
+    Args:
+        recipe: settings of the corpus.
+        registry_path: the registry of its records.
+        out: directory to make.
+        workers: processes beside each other.
+        force: prepare again also where the digest says nothing has changed: it does not know the media's bytes.
+        progress: takes each line of progress.
+
+    Raises:
+        DataError: a file cannot be read, or too many records of a split are rejected; their list is then kept
+            beside ``out`` as ``<out>.rejects.jsonl``.
+        RecipeError: the tokenizer does not fit the recipe.
+    """
+    registry_path, out = registry_path.resolve(), out.resolve()
+    registry = load_registry(registry_path)
+    check_datasets(recipe, registry, registry_path)
+    digest = input_digest(recipe, registry, registry_path)
+    if not force and _is_done(out, digest):
+        progress(f"prepare: {out} is up to date")
+        return Ledger.load(out / "ledger.json")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        ledger = _write(recipe, registry, registry_path, partial, out, digest, workers, progress)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    out.with_name(f"{out.name}.rejects.jsonl").unlink(missing_ok=True)
+    progress(f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected")
+    return ledger
+
+
+def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
+    """Refuse a recipe whose stages name datasets that the registry does not have.
+
+    Raises:
+        DataError: the dataset, the stage, and what the registry has.
+    """
+    for stage, spec in recipe.stages.items():
+        for name in spec.datasets:
+            if TRAIN not in registry.datasets.get(name, {}):
+                known = ", ".join(sorted(name for name, splits in registry.datasets.items() if TRAIN in splits))
+                raise DataError(f"stage {stage} trains on {name!r}, which has no train split", where=str(path),
+                                remedy=f"datasets with one: {known or 'none'}")
+
+
+def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
+    """Digest of everything the corpus is made of: settings, registry and record files (not the media's bytes)."""
+    files = {f"{name}/{split}": _file_digest(resolve(path, source.records))
+             for name, splits in registry.datasets.items() for split, source in splits.items()}
+    return digest_of({
+        "format": INDEX_FORMAT, "registry": registry.model_dump(mode="json"), "files": files,
+        "template": load_template(recipe.data.template).model_dump(mode="json"),
+        "settings": corpus_settings(recipe),
+    })
+
+
+def splits_of(registry: Registry) -> list[tuple[str, str, SplitSource]]:
+    """Return dataset, split and source of everything registered, sorted."""
+    return [(name, split, splits[split]) for name, splits in sorted(registry.datasets.items())
+            for split in sorted(splits)]
+
+
+def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: Path, digest: str, workers: int,
+           progress: Say) -> Ledger:
+    tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
+    units = make_units(recipe, registry, path)
+    units.save(partial / "units.json")
+    progress(f"prepare: tokenizer of {len(tokenizer)} entries, {len(units)} recogniser units ({units.kind})")
+    ledgers: list[SplitLedger] = []
+    faults: list[str] = []
+    with ((partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
+          Sweep(recipe, partial / "tokenizer", workers) as sweep):
+        for dataset, split, source in splits_of(registry):
+            counting = Counting(dataset, split)
+            meta: dict[str, object] = {
+                "dataset": dataset, "split": split, "settings": media_settings(recipe).model_dump(mode="json"),
+                "roots": _portable_roots(source, path, out / dataset / split),
+            }
+            roots = {key: resolve(path, root) for key, root in source.roots.items()}
+            bins = recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
+            results = sweep.file(dataset, resolve(path, source.records), roots)
+            with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
+                for number, result in enumerate(results, 1):
+                    counting.add(result)
+                    if isinstance(result, Reject):
+                        rejects.write(reject_line(dataset, split, result))
+                    else:
+                        writer.add(result)
+                    if number % _PROGRESS_ROWS == 0:
+                        progress(f"prepare: {dataset}/{split} {number} rows")
+            ledgers.append(counting.close().model_copy(update={"digest": writer.digest}))
+            faults += [fault] if (fault := counting.fault(recipe.data.max_reject_share)) else []
+            progress(f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} rejected")
+    if faults:
+        kept = out.with_name(f"{out.name}.rejects.jsonl")
+        os.replace(partial / "rejects.jsonl", kept)
+        raise DataError("; ".join(faults[:3]), where=str(path),
+                        remedy=f"all are listed in {kept}; correct the records, or allow a share with "
+                               "data.max_reject_share")
+    ledger = Ledger(digest=digest, splits=ledgers)
+    ledger.save(partial / "ledger.json")
+    datasets = {name: sorted(splits) for name, splits in sorted(registry.datasets.items())}
+    meta_text = json.dumps({"format": "vita-train/corpus/v1", "digest": digest, "datasets": datasets}, indent=1)
+    (partial / "meta.json").write_text(meta_text + "\n", encoding="utf-8")
+    return ledger
+
+
+def media_settings(recipe: Recipe) -> MediaSettings:
+    """Return the settings that samples are loaded with."""
+    model = recipe.model
+    return MediaSettings(data=recipe.data, vision=model.vision, projector=model.projector, adapter=model.audio_adapter,
+                         mel_bins=model.audio_encoder.num_mel_bins)
+
+
+def _portable_roots(source: SplitSource, registry: Path, at: Path) -> dict[str, str]:
+    """Roots as the index keeps them: relative ones stay relative, so that a run's directory can be moved."""
+    return {key: root if Path(root).is_absolute() else os.path.relpath(resolve(registry, root), at)
+            for key, root in sorted(source.roots.items())}
+
+
+def _is_done(out: Path, digest: str) -> bool:
+    try:
+        return bool(json.loads((out / "meta.json").read_text(encoding="utf-8"))["digest"] == digest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"record file cannot be read: {error.strerror}", where=str(path),
+                        remedy="check the path in the registry") from error

@@ -1,0 +1,63 @@
+"""The order of a stage's global batches, from its recipe and the prepared corpus."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.prepare.vocabulary import TRAIN
+from vita_train.data.sampling.curriculum import CurriculumOrder
+from vita_train.data.sampling.mix import key_of
+from vita_train.data.sampling.order import PackedOrder, SampleOrder
+from vita_train.data.sampling.pack import Budgets
+from vita_train.recipe.stage import StageSpec
+
+
+def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN
+                 ) -> PackedOrder | CurriculumOrder | None:
+    """Return the order of packed rows of a stage; none if no dataset of the stage has the split.
+
+    In other splits than train every dataset is taken with weight 1, and there is no curriculum.
+
+    Raises:
+        DataError: a dataset has no train split.
+        RecipeError: a dataset is empty or a weight is not above 0.
+    """
+    weights = _weights(corpus, spec, split)
+    if not weights:
+        return None
+    batch = spec.batch
+    budgets = Budgets(batch.row_tokens, batch.row_tiles, batch.row_frames)
+    lessons = spec.curriculum if split == TRAIN else []
+    indexes = {name: corpus.index(name, split) for name in (spec.datasets if lessons else weights)}
+    order = PackedOrder(indexes, weights, batch.rows, budgets, seed)
+    if not lessons:
+        return order
+    return CurriculumOrder([(lesson.most_steps, PackedOrder(indexes, lesson.data, batch.rows, budgets,
+                                                       key_of(seed, "lesson", number)))
+                            for number, lesson in enumerate(lessons)], order)
+
+
+def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN,
+                 bucket: Literal["none", "tokens", "frames"] = "none") -> SampleOrder | None:
+    """Return the order of single samples of a stage; none if no dataset of the stage has the split.
+
+    Args:
+        bucket: length by which samples of neighbouring batches are sorted, so that little is padded.
+
+    Raises:
+        DataError: a dataset has no train split.
+        RecipeError: a dataset is empty or a weight is not above 0.
+    """
+    weights = _weights(corpus, spec, split)
+    if not weights:
+        return None
+    return SampleOrder({name: corpus.index(name, split) for name in weights}, weights, spec.batch.rows, seed,
+                       bucket=bucket)
+
+
+def _weights(corpus: Corpus, spec: StageSpec, split: str) -> dict[str, float]:
+    if split == TRAIN:
+        return dict(spec.data)
+    return {name: 1.0 for name in spec.data
+            if split in corpus.datasets.get(name, []) and len(corpus.index(name, split))}

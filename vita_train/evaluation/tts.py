@@ -1,0 +1,68 @@
+"""What the codec keeps of speech, and whether what the speech decoder says can be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vita_train.data.media.audio import fbank
+from vita_train.inference.speech import speech_ids
+from vita_train.recipe.schema import Recipe
+
+#: Sentences the speech decoder speaks at a time.
+SENTENCES = 50
+#: Shortest sound the recogniser is given, seconds; what is shorter is followed by silence.
+SHORTEST = 0.2
+
+
+@torch.no_grad()
+def resynthesise(codec: Any, waves: Sequence[np.ndarray], *, device: torch.device,
+                 ) -> tuple[list[np.ndarray], list[Tensor]]:
+    """Return what the codec makes of each wave (samples,), cut to its length, and the codes (T,)."""
+    made, codes = [], []
+    for wave in waves:
+        ids, voice = codec.encode(torch.from_numpy(wave)[None].to(device))
+        made.append(codec.decode(ids, voice)[0, :len(wave)].float().cpu().numpy())
+        codes.append(ids[0].cpu())
+    return made, codes
+
+
+@torch.no_grad()
+def speak_sentences(modules: nn.ModuleDict, encode: Callable[[str], list[int]], texts: Sequence[str], *,
+                    device: torch.device) -> list[np.ndarray]:
+    """Return each text as the model speaks it, taking the most likely code each time: (samples,) at the codec's rate.
+
+    Args:
+        modules: with ``llm``, ``speech_decoder`` and ``codec``, in eval mode.
+        encode: text to ids of the language model's tokenizer.
+    """
+    llm: Any = modules["llm"]
+    decoder: Any = modules["speech_decoder"]
+    codec: Any = modules["codec"]
+    ids = [torch.tensor(speech_ids(text, encode) or [0]) for text in texts]
+    waves = [np.zeros(0, np.float32)] * len(texts)
+    by_length = sorted(range(len(texts)), key=lambda place: len(ids[place]))
+    for start in range(0, len(by_length), SENTENCES):
+        places = by_length[start:start + SENTENCES]
+        lengths = torch.tensor([len(ids[place]) for place in places], device=device)
+        padded = pad_sequence([ids[place] for place in places], batch_first=True).to(device)
+        embeds = llm.get_input_embeddings()(padded)
+        for place, codes in zip(places, decoder.generate_batch(embeds, lengths, top_k=1), strict=True):
+            if len(codes):
+                waves[place] = codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()
+    return waves
+
+
+def features_of(recipe: Recipe, wave: np.ndarray) -> Tensor:
+    """Return the recogniser's features (T, bins) of a wave at the codec's rate."""
+    rate, native = recipe.data.audio.sample_rate, recipe.model.codec.sample_rate
+    if native != rate:
+        wave = soxr.resample(wave, native, rate).astype(np.float32)
+    wave = np.pad(wave, (0, max(0, int(SHORTEST * rate) - len(wave))))
+    return fbank(wave, rate, recipe.model.audio_encoder.num_mel_bins)

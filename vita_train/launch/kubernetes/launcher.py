@@ -1,0 +1,197 @@
+"""One stage as a job on the cluster: created or taken up, followed, and believed only after its commit."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+from vita_train.console import say
+from vita_train.errors import StoppedError, UserError
+from vita_train.launch.kubernetes.api import Cluster, ConflictError, own_namespace
+from vita_train.launch.kubernetes.backend import JobBackend
+from vita_train.launch.kubernetes.backends import choose
+from vita_train.launch.kubernetes.failures import Failure, Reason
+from vita_train.launch.kubernetes.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
+from vita_train.launch.kubernetes.monitor import Follower, Say
+from vita_train.launch.kubernetes.state import Phase, seconds
+from vita_train.launch.kubernetes.timeouts import Clocks
+from vita_train.launch.kubernetes.workflow import Workflow, is_cancelled, own_workflow
+from vita_train.launch.process import on_stop
+from vita_train.launch.verify import committed
+from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.platform import Platform
+from vita_train.recipe.pod import PodSettings
+from vita_train.recipe.schema import Recipe
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import store_of
+
+_TURN = 0.5
+_DELETE_WAIT = 20.0
+
+
+def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platform: Platform, wanted: str, *,
+                      task: PodSettings | None = None, cluster: Cluster | None = None, out: Say = say) -> Manifest:
+    """Run a stage to its end as a job and return the manifest it committed.
+
+    Args:
+        recipe: the run's recipe; it is stored as ``<run>/<stage>/recipe.yaml``, where the pods read it.
+        stage: canonical stage id.
+        run: the run's name.
+        digest: the step's digest; a launcher that starts again with the same one takes up the job it left.
+        platform: the cluster's settings.
+        wanted: kind of job: ``auto``, ``pytorchjob`` or ``trainjob``.
+        task: settings of the KFP task, laid over the others for the job's pods.
+        cluster: the API; none connects.
+        out: takes each line of the job's progress and of rank 0's log.
+
+    Raises:
+        UserError: the recipe, the data or a setting is refused.
+        VitaError: the job failed; reason, pod, and the last lines of every failed rank.
+        PeerLostError: retryable, and the restarts that the recipe allows were used; or the API stayed away.
+        StoppedError: the launcher was told to stop; the job is deleted if that was a cancel, else it goes on.
+    """
+    cluster = cluster or Cluster.connect(outage=platform.times.outage)
+    backend = choose(wanted, cluster.served())
+    namespace = platform.namespace or own_namespace()
+    workflow = own_workflow(cluster, own_namespace())
+    store, key = store_of(recipe), f"{run}/{stage}/recipe.yaml"
+    store.write(key, dump_recipe(recipe).encode())
+    owned = workflow is not None and workflow.namespace == namespace
+    job = training_job(recipe, run, stage, digest, platform=platform, namespace=namespace,
+                       recipe_uri=store.uri_of(key), task=task, workflow=workflow.name if workflow else "",
+                       owner=workflow.owner() if owned and workflow else None)
+    launcher = Launcher(cluster, backend, job, workflow, restarts=recipe.launch.restarts, out=out)
+    launcher.run()
+    try:
+        return committed(recipe, run, stage, logs="the lines above")
+    finally:  # or the next launcher would take up a job that is over and has committed nothing
+        launcher.delete()
+
+
+class Launcher:
+    """One job, from its creation to its end.
+
+    Args:
+        cluster: the API.
+        backend: kind of job.
+        job: what to run.
+        workflow: what the launcher is a step of, if it is.
+        restarts: times a retryable failure is started again, by whomever.
+        out: takes each line of progress.
+    """
+
+    def __init__(self, cluster: Cluster, backend: JobBackend, job: TrainingJob, workflow: Workflow | None, *,
+                 restarts: int, out: Say) -> None:
+        self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
+        self._restarts, self._out = restarts, out
+        self._clocks = Clocks(job.platform.times)
+        self._name = job.name
+        self._uid = ""
+        self._used = 0
+        self._stops: list[int] = []
+
+    def run(self) -> None:
+        """Bring the job to success, starting it again as often as allowed.
+
+        Raises:
+            VitaError: it failed for good, or the launcher was told to stop.
+        """
+        preemptions = 0
+        with on_stop(self._stops.append):
+            self._create_or_adopt()
+            while failure := self._follow():
+                if failure.reason == Reason.PREEMPTED and preemptions < self._job.platform.preemptions:
+                    preemptions += 1
+                elif failure.reason.retryable and self._used < self._restarts:
+                    self._used += 1
+                else:
+                    self.delete()
+                    raise failure.error()
+                self._out(f"job {self._job.name}: {failure.reason}: {failure.what}; starting it again")
+                self.delete(wait=True)
+                self._create_or_adopt()
+
+    def delete(self, *, wait: bool = False) -> None:
+        """Delete the job and its pods; with ``wait``, return only when they are gone."""
+        self._cluster.delete(self._backend.resource, self._job.namespace, self._job.name, self._uid)
+        deadline = time.monotonic() + (self._job.pod.grace + _DELETE_WAIT if wait else 0)
+        while wait and time.monotonic() < deadline:
+            found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+            if found is None or found["metadata"]["uid"] != self._uid:
+                return
+            time.sleep(1)
+
+    def _create_or_adopt(self) -> None:
+        """Create the job, or take up one of ours that is the same and not over."""
+        turn = 1
+        while True:
+            self._check_stop()
+            if found := self._at_work():
+                if self._adopt(found):
+                    return
+                continue
+            self._job = replace(self._job, name=f"{self._name}-{turn}" if turn > 1 else self._name)
+            manifest = self._backend.manifest(self._job)
+            manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
+            try:
+                self._uid = str(self._cluster.create(self._backend.resource, manifest)["metadata"]["uid"])
+                self._out(f"job {self._job.name}: created in {self._job.namespace}, {self._job.nodes} nodes of "
+                          f"{self._job.nproc} ranks")
+                return
+            except ConflictError:  # on its way out, or another launcher was faster
+                found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+            since = seconds(found["metadata"].get("deletionTimestamp")) if found else 0.0
+            if since and time.time() - since > self._job.pod.grace + _DELETE_WAIT:
+                turn += 1
+                self._out(f"job {self._job.name}: it does not go away, because a node with a pod of it does not "
+                          "answer; leaving it")
+            else:
+                time.sleep(_TURN)
+
+    def _at_work(self) -> Object | None:
+        """Return the job of this name, or of one taken in its place, that is not on its way out."""
+        selector = ",".join(f"{name}={value}" for name, value in self._job.labels.items() if name in OURS)
+        found, _ = self._cluster.objects(self._backend.resource, self._job.namespace, labelSelector=selector)
+        ours = [job for job in found if not job["metadata"].get("deletionTimestamp")
+                and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))]
+        return min(ours, key=lambda job: str(job["metadata"]["name"]), default=None)
+
+    def _hold(self, found: Object) -> None:
+        """Go on with a job that is there, under the name it has."""
+        self._job = replace(self._job, name=str(found["metadata"]["name"]))
+        self._uid = str(found["metadata"]["uid"])
+
+    def _adopt(self, found: Object) -> bool:
+        """Take up a job that is there already; False when it was over, and is replaced."""
+        self._hold(found)
+        metadata = found["metadata"]
+        state = self._backend.state(found)
+        if (metadata.get("annotations") or {}).get(SPEC_HASH) == self._job.spec_hash and state.phase != Phase.FAILED:
+            self._used = max(self._used, int(metadata["annotations"].get(RESTARTS, 0)))
+            self._out(f"job {self._job.name}: taken up, it is {state.phase}")
+            return True
+        if not state.phase.over:
+            raise UserError(f"job {self._job.name} runs already, with other settings", where="launch",
+                            remedy="wait for it, delete it, or launch with the settings it has")
+        self._out(f"job {self._job.name}: an older one of this name {state.phase}; replacing it")
+        self.delete(wait=True)
+        return False
+
+    def _follow(self) -> Failure | None:
+        """Watch the job until it is over; None if it succeeded, else why it did not."""
+        follower = Follower(self._cluster, self._backend, self._job, self._clocks, self._check_stop, self._out)
+        return follower.until_over(self._restarts - self._used)
+
+    def _check_stop(self) -> None:
+        """End if the launcher was told to: with the job if that was a cancel, without if only the launcher must go."""
+        if not self._stops:
+            return
+        if not is_cancelled(self._cluster, self._workflow):
+            raise StoppedError("only the launcher was stopped; the job goes on", where=self._job.name,
+                               remedy="the next launcher of the same step takes it up")
+        if found := self._at_work():
+            self._hold(found)
+            self.delete()
+        raise StoppedError("cancelled; the job is deleted", where=self._job.name,
+                           remedy="run the same step again to go on from its last checkpoint")

@@ -1,0 +1,209 @@
+"""The language model: one of several families, all through transformers' own classes.
+
+transformers is imported where a model is built: it takes seconds, and stages of speech alone need none of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from vita_train.errors import CheckpointError
+from vita_train.models.attention.packed import PACKED, register_packed
+from vita_train.recipe.family import Family
+from vita_train.recipe.model import LlmSpec
+
+#: Settings that a source must share with the recipe: its shape, and what its weights were trained to be computed with.
+_SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+           "intermediate_size", "tie_word_embeddings", "head_dim", "rope_parameters", "rms_norm_eps", "hidden_act",
+           "num_local_experts", "num_experts_per_tok")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where transformers keeps a kind of language model."""
+
+    model_type: str
+    """What ``config.json`` calls it; also the name of its package."""
+    name: str
+    """What its classes begin with."""
+
+    def of_transformers(self, kind: str, suffix: str) -> Any:
+        """Return a class: ``configuration``, ``Config`` or ``modeling``, ``ForCausalLM``."""
+        package = import_module(f"transformers.models.{self.model_type}.{kind}_{self.model_type}")
+        return getattr(package, f"{self.name}{suffix}")
+
+
+QWEN2 = Architecture("qwen2", "Qwen2")
+ARCHITECTURES: dict[Family, Architecture] = {
+    "qwen2p5_instruct": QWEN2,
+    "qwen2p5_fo_instruct": QWEN2,
+    "nemo": Architecture("mistral", "Mistral"),
+    "mixtral-8x7b": Architecture("mixtral", "Mixtral"),
+    "llama3-8b": Architecture("llama", "Llama"),
+}
+
+
+class Decoded(NamedTuple):
+    """What a language model makes of its input."""
+
+    hidden: Tensor
+    """(B, L, D) last hidden states, final norm applied."""
+    routers: tuple[Tensor, ...] = ()
+    """(B * L, experts) router logits of each block; empty without experts, or where nobody asked."""
+
+
+def llm_config(spec: LlmSpec) -> Any:
+    """Return transformers' configuration for a specification. The vocabulary is never resized afterwards.
+
+    No family has a sliding window: a document's attention reaches back to its beginning.
+    """
+    register_packed()
+    settings: dict[str, Any] = {
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.num_heads,
+        "num_key_value_heads": spec.num_kv_heads,
+        "intermediate_size": spec.intermediate_size,
+        "max_position_embeddings": spec.max_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta},
+        "rms_norm_eps": spec.rms_norm_eps,
+        "tie_word_embeddings": spec.tie_embeddings,
+        "use_cache": False,
+    }
+    if spec.head_dim is not None:
+        settings["head_dim"] = spec.head_dim
+    if spec.family in ("nemo", "mixtral-8x7b"):
+        settings["sliding_window"] = None
+    if spec.moe is not None:
+        settings |= spec.moe.model_dump()
+    config = ARCHITECTURES[spec.family].of_transformers("configuration", "Config")(**settings)
+    config._attn_implementation = PACKED if spec.attention == "auto" else spec.attention
+    return config
+
+
+def build_llm(spec: LlmSpec) -> Any:
+    """Return a randomly initialised language model."""
+    return ARCHITECTURES[spec.family].of_transformers("modeling", "ForCausalLM")(llm_config(spec))
+
+
+def load_llm(spec: LlmSpec, source: str) -> Any:
+    """Return the language model of a directory or hub name (safetensors only), checked against the specification.
+
+    Raises:
+        CheckpointError: nothing readable is there, it is of another family, or its shape is not the one the recipe
+            states.
+    """
+    architecture = ARCHITECTURES[spec.family]
+    found, wanted = _configuration(architecture, source), llm_config(spec)
+    wrong = [f"{name} is {getattr(found, name, None)} there and {getattr(wanted, name, None)} in the recipe"
+             for name in _SHARED if _setting(found, name) != _setting(wanted, name)]
+    if wrong:
+        raise CheckpointError("; ".join(wrong), where=source, remedy="set model.llm to the shape of the source")
+    window = getattr(found, "sliding_window", None)
+    if window is not None and window < spec.max_positions:
+        raise CheckpointError(f"attention there looks back {window} positions only, which is not done here",
+                              where=source, remedy=f"set model.llm.max_positions to at most {window}, where it is the "
+                                                   "same, or take a source without a sliding window")
+    try:
+        return architecture.of_transformers("modeling", "ForCausalLM").from_pretrained(
+            source, config=wanted, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], where=source) from error
+
+
+def _configuration(architecture: Architecture, source: str) -> Any:
+    # transformers takes its own defaults where a directory holds no configuration.
+    nothing = CheckpointError(f"no {architecture.name} configuration can be read", where=source,
+                              remedy="give a directory with config.json and *.safetensors")
+    config = architecture.of_transformers("configuration", "Config")
+    try:
+        values, _ = config.get_config_dict(source)
+        kind = values.get("model_type")
+        if kind is not None and kind != architecture.model_type:
+            raise CheckpointError(f"config.json says model_type {kind}, the recipe's family is a "
+                                  f"{architecture.model_type}", where=source,
+                                  remedy="set model.llm.family to the family of the source")
+        if kind is None:
+            raise nothing
+        return config.from_dict(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise nothing from error
+
+
+def _setting(config: Any, name: str) -> Any:
+    """Return a setting in the form that two configurations can be compared in."""
+    value: Any = getattr(config, name, None)
+    if name == "head_dim":
+        return value or config.hidden_size // config.num_attention_heads
+    if name == "rope_parameters":
+        return {key: float(part) if isinstance(part, int) else part for key, part in value.items() if part is not None}
+    return value
+
+
+def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, cache: Any = None, *,
+           routers: bool = False, **packing: Any) -> Decoded:
+    """Return the last hidden states, and the routers' logits if asked for.
+
+    Args:
+        llm: a language model of any family, wrapped or not.
+        embeds: (B, L, D) input embeddings.
+        position_ids: (B, L) rotary positions.
+        mask: (B, 1, L, keys) bool, True where a query may look; None is plain causal attention.
+        cache: transformers' cache to read and extend; none keeps nothing. Without an explicit mask a cache makes
+            packed documents see each other, so both are always passed by hand.
+        routers: of a model with experts, return the logits they are chosen by.
+        packing: the documents of a packed row, for attention without a mask: see ``packed_attention``.
+    """
+    if routers and has_experts(llm):
+        packing["output_router_logits"] = True
+    output = llm.model(
+        inputs_embeds=embeds,
+        # Qwen2 chooses a mask by the kind of each layer; the other families have one kind.
+        attention_mask={"full_attention": mask} if llm.config.model_type == QWEN2.model_type else mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **packing,
+    )
+    return Decoded(output.last_hidden_state, tuple(getattr(output, "router_logits", None) or ()))
+
+
+def has_experts(module: Any) -> bool:
+    """Say whether a module is a language model whose blocks have experts."""
+    return hasattr(getattr(module, "config", None), "num_local_experts")
+
+
+def read_share(module: nn.Module, name: str) -> float:
+    """Return the share of positions that read a parameter: all of them, but for those of experts."""
+    if ".experts." not in name or not has_experts(module):
+        return 1.0
+    config: Any = module.config
+    return float(config.num_experts_per_tok / config.num_local_experts)
+
+
+def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
+    """Return the load-balancing loss of experts, a scalar.
+
+    Where all experts are used alike it is the number of experts that a position is read by.
+
+    Switch Transformer (Fedus et al. 2021), equations 4 to 6, over the positions of all blocks together, as
+    transformers has it for Mixtral: the number of experts x the sum over experts of (share of choices) x (mean
+    probability).
+
+    Args:
+        llm: the model with experts.
+        routers: (B * L, experts) logits of each block.
+        real: (B, L) bool; padding is not counted.
+    """
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    config, gates = llm.config, cast(Any, routers)  # declared there as a tuple of one
+    loss = load_balancing_loss_func(gates, config.num_local_experts, config.num_experts_per_tok, real)
+    assert isinstance(loss, Tensor)
+    return loss

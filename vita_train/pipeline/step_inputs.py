@@ -1,0 +1,107 @@
+"""What goes into a step: the manifests it builds on, and digests of all that its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vita_train import __version__
+from vita_train.errors import UserError
+from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.presets import preset_names
+from vita_train.recipe.schema import Recipe
+from vita_train.runs.final import final_key, read_final
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.paths import store_of
+from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.weights.pretrained import given_modules
+
+if TYPE_CHECKING:
+    from vita_train.data.prepare.ledger import Ledger
+
+
+def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
+    """Return the manifest of a step that another one builds on.
+
+    Raises:
+        UserError: it was never done; the command that does it is the remedy.
+    """
+    manifest = read_final(store_of(recipe), f"{run}/{step}")
+    if manifest is None:
+        raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
+                        where=store_of(recipe).uri_of(final_key(f"{run}/{step}")),
+                        remedy=f"vita-train run {_given_as(recipe)} --run {run} --until {step}")
+    return manifest
+
+
+def dataset_digests(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -> dict[str, str]:
+    """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
+    settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
+    vocabularies = [corpus / "units.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
+    shared = {"settings": settings, "template": template_text(recipe), "fetched": fetched.digest,
+              "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
+    return {split.dataset: digest_of({**shared, "rows": split.digest})
+            for split in ledger.splits if split.split == "train"}
+
+
+def template_text(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's template says: editing a user's own must be noticed."""
+    from vita_train.data.templates import load_template
+
+    return load_template(recipe.data.template).model_dump(mode="json")
+
+
+def source_digests(recipe: Recipe) -> dict[str, str]:
+    """Digests of the user's own record files, so that editing them is noticed; empty for other sources."""
+    source = recipe.data.source
+    if source.kind != "records":
+        return {}
+    from vita_train.data.sources.registry import load_registry, resolve
+
+    path = Path(source.registry).expanduser().absolute()
+    records = {entry.records for splits in load_registry(path).datasets.values() for entry in splits.values()}
+    files = {name: resolve(path, name) for name in sorted(records)}
+    return {"registry": sha256_file(path),
+            **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
+
+
+def given_digests(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the weights that the recipe starts from, so that other ones are noticed; empty without any."""
+    files = {name: [file.sha256 for file in ref.files] for name, ref in given_modules(recipe).items()}
+    return {"weights": files} if files else {}
+
+
+def last_progress(recipe: Recipe, run: str, step: str) -> str:
+    """Return what a step last said of itself; empty before it began."""
+    store, key = store_of(recipe), f"{run}/{step}/progress.json"
+    return store.read(key).decode() if store.exists(key) else ""
+
+
+def digests_of(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return each manifest's digest."""
+    return {name: manifest.digest for name, manifest in manifests.items()}
+
+
+def stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
+    """Return what every stage of the recipe committed.
+
+    Raises:
+        UserError: one was never done.
+    """
+    return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
+
+
+def _given_as(recipe: Recipe) -> str:
+    """Return how a user names a recipe on the command line."""
+    return recipe.name if recipe.name in preset_names() else "RECIPE"
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Digest of what a recipe computes; where it is stored and how it is launched do not count."""
+    return digest_of(recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"}))
+
+
+def lineage_of(recipe: Recipe, inputs: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return where a step's result comes from."""
+    return {"recipe": recipe_digest(recipe), "code": __version__, "inputs": digests_of(inputs)}

@@ -1,0 +1,224 @@
+"""Checks before a run: what can be known to fail is said in the first seconds, with the remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vita_train import __version__
+from vita_train.console import Check, check
+from vita_train.errors import UserError
+from vita_train.launch.process import has_gpu
+from vita_train.pipeline.step_inputs import given_digests, needed
+from vita_train.recipe.check import check_recipe
+from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.platform import POD
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import STEPS, Selection, input_stages
+from vita_train.runs.final import read_final
+from vita_train.runs.paths import corpus_dir, logs_dir, run_dir, store_of
+from vita_train.storage.base import is_local
+from vita_train.storage.digest import digest_of
+from vita_train.storage.factory import open_file
+from vita_train.storage.store_probe import try_store
+from vita_train.weights.pretrained import given_modules
+
+_GIB = 2**30
+#: Resident memory of a process that has imported the training stack, before any weights.
+_PROCESS_BYTES = 1 * _GIB
+#: Seconds for which a store that does not answer is tried again: a wrong address is to be told soon.
+_PATIENCE = 10.0
+#: Free space below which nothing is worth starting.
+_LEAST_FREE = 2 * _GIB
+
+
+def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> list[Check]:
+    """Return the outcome of every check, in order. A check that fails does not keep the others from being made."""
+    chosen = selection or Selection()
+    parameters: dict[str, int] = {}
+    adapters: dict[str, dict[str, int]] = {}
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("recipe", lambda: _recipe(recipe, chosen)),
+        ("storage", lambda: _storage(recipe, run)),
+        ("data source", lambda: _source(recipe, run, chosen)),
+        ("prepared data", lambda: _prepared(recipe, run)),
+        ("earlier stages", lambda: _earlier(recipe, run, chosen)),
+        *([("given weights", lambda: given_weights(recipe))] if recipe.weights else []),
+        ("model", lambda: _model(recipe, run, parameters, adapters)),
+        ("memory and disk", lambda: _resources(recipe, run, parameters, adapters)),
+        ("ports", _ports),
+    ]
+    return [check(name, work) for name, work in checks]
+
+
+def _recipe(recipe: Recipe, selection: Selection) -> str:
+    check_recipe(recipe)
+    steps = selection.steps(recipe)
+    if not steps:
+        raise UserError("none of the chosen steps is in the recipe",
+                        remedy=f"its stages are {', '.join(recipe.stages)}")
+    quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
+    here = recipe.launch.backend in ("auto", "local") and not os.environ.get(POD)
+    if quantized and here and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
+                        remedy="pip install 'vita-train[quant]', or take quantize out")
+    return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
+
+
+def _storage(recipe: Recipe, run: str) -> str:
+    store = store_of(recipe, patience=_PATIENCE)
+    try_store(store, f"{run}/logs")
+    return f"{store.uri} can be written"
+
+
+def _source(recipe: Recipe, run: str, selection: Selection) -> str:
+    source = recipe.data.source
+    if source.kind == "synth":
+        if importlib.util.find_spec("espeakng_loader") is None:
+            raise UserError("the speech synthesiser of the synthetic world is not installed",
+                            remedy="pip install 'vita-train[demo]'")
+        return "synthetic world, speech synthesiser found"
+    if source.kind == "stamps":
+        if source.package:
+            if not Path(source.package).is_file():
+                raise UserError("there is no such file", where=source.package, remedy="give the path of the .deb")
+            return f"package {source.package}"
+        missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+        if missing:
+            raise UserError(f"this machine has no {' and no '.join(missing)}",
+                            remedy="download tuxpaint-stamps-default elsewhere and give data.source.package")
+        return "package tuxpaint-stamps-default through apt-get"
+    from vita_train.data.sources.registry import load_registry, resolve
+
+    path = Path(source.registry).expanduser().absolute()
+    datasets = load_registry(path).datasets
+    for name, splits in datasets.items():
+        for split, entry in splits.items():
+            if not resolve(path, entry.records).is_file():
+                raise UserError(f"the records of {name}/{split} are missing", where=str(resolve(path, entry.records)),
+                                remedy="correct the path in the registry")
+    absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - set(datasets))
+    if absent:
+        raise UserError(f"the recipe trains on {', '.join(absent)}, which the registry does not have", where=str(path),
+                        remedy=f"it has {', '.join(sorted(datasets))}")
+    return f"{len(datasets)} datasets in {path}"
+
+
+def _prepared(recipe: Recipe, run: str) -> str:
+    manifest = read_final(store_of(recipe), f"{run}/prepare")
+    if manifest is None:
+        return "not prepared yet; the run does it"
+    if is_local(recipe.storage.root) and not (corpus_dir(recipe, run) / "ledger.json").is_file():
+        raise UserError("the prepared corpus is committed, but its files are gone", where=str(corpus_dir(recipe, run)),
+                        remedy="run again with --only prepare --force")
+    return f"corpus {manifest.digest[:12]}"
+
+
+def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
+    """Every step that a chosen one builds on is chosen too, or committed."""
+    steps = selection.steps(recipe)
+    before: dict[str, list[str]] = {"prepare": ["data_fetch"], "evaluate": list(recipe.stages),
+                                    "export": list(recipe.stages), "report": [*recipe.stages, "evaluate"]}
+    for step in steps:
+        for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
+            if source not in steps:
+                needed(recipe, run, source, by=step)
+    return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
+
+
+def given_weights(recipe: Recipe) -> str:
+    """Say which modules start from weights that were made elsewhere.
+
+    Raises:
+        VitaError: a place holds no such module, or a file of it is missing or of another size.
+    """
+    modules = given_modules(recipe)
+    for file in (file for ref in modules.values() for file in ref.files):
+        store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
+        if (size := store.size(key)) != file.bytes:
+            raise UserError(f"has {size} bytes, {file.bytes} are listed", where=file.uri,
+                            remedy="import or copy it again")
+    return ", ".join(f"{name} from {recipe.weights[name]}" for name in modules)
+
+
+def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
+    """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
+    lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
+    digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
+                        **given_digests(recipe)})
+    cache = logs_dir(recipe, run) / "model.json"
+    if cache.is_file() and (known := json.loads(cache.read_text())).get("digest") == digest:
+        counted = known["counted"]
+    else:
+        counted = _count(recipe)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
+    parameters.update(counted["modules"])
+    adapters.update(counted["adapters"])
+    counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
+    return (f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of {recipe.model.vision.tile_size} "
+            f"pixels takes {recipe.model.tokens_per_tile} positions")
+
+
+def _count(recipe: Recipe) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "recipe.yaml"
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        done = subprocess.run([sys.executable, "-m", "vita_train.planning.parameters", str(path)], capture_output=True,
+                              text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the model cannot be built: {reason}", where="model", remedy="correct the model's sizes")
+    counted: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return counted
+
+
+def _resources(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
+    if not parameters:
+        return "not estimated, because the model cannot be built"
+    bytes_each = 4 if recipe.model.dtype == "float32" else 2
+    weights = sum(parameters.values()) * bytes_each
+    # Per trained parameter: a gradient, a float32 master copy, and AdamW's two moments.
+    trained = {stage: sum(adapters.get(stage, {}).get(name, parameters[name]) for name in spec.trainable)
+               for stage, spec in recipe.stages.items()}
+    state, stage = max((count * (bytes_each + 12), stage) for stage, count in trained.items())
+    memory = recipe.launch.nproc * (_PROCESS_BYTES + weights + state)
+    parts = [f"about {memory / _GIB:.1f} GiB in {recipe.launch.nproc} processes at stage {stage}"]
+    if not has_gpu():
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if memory > there:
+            raise UserError(f"training needs about {memory / _GIB:.1f} GiB at stage {stage}, this machine has "
+                            f"{there / _GIB:.1f} GiB", where="launch.nproc",
+                            remedy="lower launch.nproc, or take a smaller model or a machine with GPUs")
+        parts.append(f"of {there / _GIB:.1f} GiB")
+    if is_local(recipe.storage.root):
+        disk = _LEAST_FREE + (recipe.storage.keep_last + 1) * (weights + state)
+        free = shutil.disk_usage(run_dir(recipe, run)).free
+        if free < disk:
+            raise UserError(f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free",
+                            where=str(run_dir(recipe, run)), remedy="free some space or choose another storage.root")
+        parts.append(f"and {disk / _GIB:.1f} GiB of disk, {free / _GIB:.1f} GiB free")
+    return " ".join(parts)
+
+
+def _ports() -> str:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+    except OSError as error:
+        raise UserError(f"no port can be opened on 127.0.0.1: {error.strerror}",
+                        remedy="the ranks of a job meet there; allow it") from error
+    return "the ranks can meet on 127.0.0.1"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"

@@ -1,0 +1,138 @@
+"""Folders of many files as a few tar shards in a store, and back: how data travel from one machine to others.
+
+Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder gives the same bytes. A
+file beside the folder holds the digest of its shards, so that a folder is fetched once per node, whoever asks first,
+and again when its step, done anew, made others of the same inputs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, cast
+
+from vita_train.console import progress
+from vita_train.storage.base import DamagedError, FileRef, Store, check_key
+from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.storage.disk_errors import told
+from vita_train.storage.factory import open_file
+from vita_train.storage.host_cache import locked
+
+_SHARD_BYTES = 256 * 2**20
+_NAME = "shard-"
+
+
+def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
+    """Store a folder below a prefix and return its shards, as ``files`` of a manifest.
+
+    Args:
+        folder: regular files only; it counts as fetched on this node from now on.
+        store: where to.
+        prefix: keys below it that this folder does not use are deleted.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    groups = list(_groups(files))
+    shards: dict[str, FileRef] = {}
+    with told(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
+            path = Path(scratch) / f"{_NAME}{number:05d}.tar"
+            _pack(path, folder, group)
+            shards[path.stem] = store.upload(path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True)
+            path.unlink(missing_ok=True)
+    kept = {ref.uri for ref in shards.values()}
+    store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
+    _marker(folder).write_text(_digest(shards), encoding="utf-8")
+    return shards
+
+
+def fetch_tree(files: Mapping[str, FileRef], folder: Path, *, endpoint: str | None = None) -> Path:
+    """Return a folder that holds what a step published, fetched if this node does not have it.
+
+    A step without shards among its files belongs to a store on this machine: the folder is taken as it is.
+
+    Raises:
+        MissingKeyError, DamagedError: a shard is gone or not the one that was published.
+        StorageError, UserError: as `Store` says.
+    """
+    shards = {name: ref for name, ref in files.items() if name.startswith(_NAME)}
+    digest = _digest(shards)
+    if not shards or _is_here(folder, digest):
+        return folder
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not _is_here(folder, digest):
+            _marker(folder).unlink(missing_ok=True)
+            _fetch(shards, folder, endpoint)
+            _marker(folder).write_text(digest, encoding="utf-8")
+    return folder
+
+
+def _fetch(shards: Mapping[str, FileRef], folder: Path, endpoint: str | None) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with told(partial):
+            (partial / "tree").mkdir(parents=True)
+            for name in progress(sorted(shards), len(shards), f"fetching {folder.name}"):
+                store, key = open_file(shards[name].uri, endpoint=endpoint)
+                path = partial / f"{name}.tar"
+                store.download(key, path, sha256=shards[name].sha256)
+                _unpack(path, partial / "tree")
+                path.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial / "tree", folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _groups(files: list[Path]) -> Iterator[list[Path]]:
+    """Yield the files in order, as many at a time as make a shard."""
+    group: list[Path] = []
+    size = 0
+    for path in files:
+        length = path.stat().st_size
+        if group and size + length > _SHARD_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(path)
+        size += length
+    if group:
+        yield group
+
+
+def _pack(path: Path, folder: Path, files: list[Path]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for file in files:
+            entry = tarfile.TarInfo(file.relative_to(folder).as_posix())
+            entry.size = file.stat().st_size
+            with file.open("rb") as stream:
+                archive.addfile(entry, stream)
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            if not entry.isfile():
+                raise DamagedError(f"{entry.name!r} is no regular file", where=str(path))
+            target = folder / check_key(entry.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out)
+
+
+def _digest(shards: Mapping[str, FileRef]) -> str:
+    return digest_of({name: ref.sha256 for name, ref in shards.items()})
+
+
+def _marker(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.digest")
+
+
+def _is_here(folder: Path, digest: str) -> bool:
+    try:
+        return folder.is_dir() and _marker(folder).read_text(encoding="utf-8") == digest
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,31 @@
+"""The choice of an engine."""
+
+from __future__ import annotations
+
+from vita_train.errors import RecipeError
+from vita_train.training.engines.base import Engine, EngineContext
+from vita_train.training.objectives.base import Objective
+
+
+def build_engine(objective: Objective, context: EngineContext) -> Engine:
+    """Return the engine a stage asks for, with the objective on its device.
+
+    Raises:
+        RecipeError: the engine cannot run this objective, or the optimizer would have nothing to do.
+    """
+    kind = context.spec.engine.kind
+    if kind != "torch" and len(objective.phases) > 1:
+        raise RecipeError(f"objective {context.spec.objective} alternates between {' and '.join(objective.phases)}, "
+                          f"which {kind} cannot do", where="engine.kind", remedy="use torch")
+    objective.to(context.world.device)
+    if kind == "torch":
+        from vita_train.training.engines.torch import TorchEngine
+
+        return TorchEngine(objective, context)
+    if kind == "fsdp2":
+        from vita_train.training.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine(objective, context)
+    from vita_train.training.engines.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(objective, context)

@@ -1,0 +1,99 @@
+"""Throughput, waiting and memory between two log lines; the newest values of all; how fast a device could be."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from vita_train.training.observability.metrics import PEAK
+
+GIB = 2**30
+_TERA = 1e12
+#: Dense bfloat16 TFLOP/s by words of the device's name, from the maker's data sheets; the first that fits counts.
+_PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200 NVL": 835.0, "H200": 989.0, "H800": 989.0,
+          "B200": 2250.0, "GB200": 2500.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0}
+
+
+@dataclass
+class Readings:
+    """The newest values of one rank. The loop writes them; the exporter reads them from its own thread."""
+
+    step: int = 0
+    steps: int = 0
+    data_wait_s: float = 0.0
+    """Seconds this process has waited for data."""
+    loss: float | None = None
+    """This and what follows: of the last logged interval, None before the first."""
+    tokens_per_s: float | None = None
+    """Of all ranks together."""
+    data_wait: float | None = None
+    """Share of the time, 0 to 1."""
+    memory_gib: float | None = None
+    """Most memory so far, GiB."""
+
+    def log(self, loss: float, rates: Mapping[str, float], memory_gib: float) -> None:
+        """Take over what an interval gave; ``rates`` as `Meter.read` returns them."""
+        self.loss, self.memory_gib = loss, memory_gib
+        self.tokens_per_s, self.data_wait = rates["tokens_per_s"], rates["data_wait"]
+
+
+class Meter:
+    """Counts tokens, samples and seconds since the last reading. Counts are those of all ranks."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._waited = 0.0
+        self._tokens = 0.0
+        self._samples = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Add time spent waiting for data."""
+        self._waited += seconds
+
+    def count(self, tokens: float, samples: float) -> None:
+        """Add what a global batch held."""
+        self._tokens += tokens
+        self._samples += samples
+
+    def read(self) -> dict[str, float]:
+        """Return rates since the last reading and start anew: tokens/s, samples/s, share of time without data."""
+        now = time.perf_counter()
+        seconds = max(now - self._started, 1e-9)
+        rates = {"tokens_per_s": self._tokens / seconds, "samples_per_s": self._samples / seconds,
+                 "data_wait": min(1.0, self._waited / seconds)}
+        self.__init__()  # type: ignore[misc]
+        return rates
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory this rank has held so far, GiB: allocated on the GPU, or resident without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return what a device computes at best, FLOP/s: what the environment says, else from the list, else None."""
+    try:
+        told = float(os.environ.get(PEAK) or 0)
+    except ValueError:
+        told = 0.0
+    if told > 0:
+        return told * _TERA
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak * _TERA for words, peak in _PEAKS.items() if re.search(rf"\b{words}\b", name)), None)
+
+
+def full_speed(flops_per_token: float | None, ranks: int, peak: float | None) -> float | None:
+    """Return the tokens/s of all ranks at which model FLOP/s reach the devices' peak; None where it is not known."""
+    return ranks * peak / flops_per_token if flops_per_token and peak else None

@@ -1,0 +1,306 @@
+"""The training loop: steps, exact normalisation, logging, dev loss, checkpoints, orderly stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any
+
+from vita_train.errors import DataError, StoppedError, VitaError
+from vita_train.recipe.stage import StageSpec
+from vita_train.training.batches import micro_batches
+from vita_train.training.engines.base import Engine
+from vita_train.training.objectives.base import LossOutput, Objective
+from vita_train.training.observability.run_log import Journal
+from vita_train.training.observability.samples import id_sum
+from vita_train.training.observability.telemetry import Meter, Readings, peak_memory
+from vita_train.training.parallel.distributed import World, peer_errors, sum_over_ranks
+from vita_train.training.resume import Checkpoints, seed_step
+from vita_train.training.step_plan import OBJECTIVES_OWN, StepPlan
+from vita_train.training.watchdog import Watchdog
+
+#: Longer stages log every tenth step: a line costs a sum over ranks.
+_EVERY_STEP_UP_TO = 2000
+
+
+@dataclass
+class Counters:
+    """What a stage has done so far, over all attempts. Saved with every checkpoint."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    sample_sum: int = 0
+    """Sum of the id hashes of all samples so far, modulo 2**53."""
+    seconds: float = 0.0
+    loss: float = math.nan
+    """Mean training loss of the last logged interval."""
+    dev: dict[str, float] = field(default_factory=dict)
+    """Dev losses of the last measurement, ``dev.loss`` and the like."""
+    order: dict[str, Any] = field(default_factory=dict)
+    """What the order needs to find ``step`` at once."""
+    met: dict[str, int] = field(default_factory=dict)
+    """Step at which each ``until`` was met (see ``step_plan.StepPlan.met``)."""
+    checks: dict[str, float] = field(default_factory=dict)
+    """Measures of the last look at an ``until``."""
+
+
+@dataclass
+class Loop:
+    """The parts one rank trains with."""
+
+    objective: Objective
+    engine: Engine
+    spec: StageSpec
+    world: World
+    seed: int
+    plan: StepPlan
+    order: Any
+    journal: Journal
+    checkpoints: Checkpoints
+    watchdog: Watchdog
+    workers: int = 0
+    readings: Readings = field(default_factory=Readings)
+    """The newest values, for whoever looks in while it trains."""
+    measure: Callable[[Sequence[str]], dict[str, float]] | None = None
+    """Takes held-out measures by name, the same result on every rank; needed where an ``until`` names measures of
+    single datasets."""
+
+    def run(self, counters: Counters) -> None:
+        """Train from ``counters.step`` to the end, counting along.
+
+        Raises:
+            StoppedError: SIGTERM came; the state after the current step has been committed.
+            PeerLostError: another rank went away.
+            VitaError: the loss is not finite.
+        """
+        if counters.order and hasattr(self.order, "seek"):
+            self.order.seek(counters.order)
+        plan, meter, sums = self.plan, Meter(), Sums()
+        plan.met = counters.met
+        self._follow_plan()
+        self.readings.step = counters.step
+        every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
+        with stop_requests() as stopping, peer_errors():
+            batches = self._batches(counters.step)
+            while counters.step < plan.end:
+                step, started = counters.step, time.perf_counter()
+                self.watchdog.beat(f"step {step + 1}")
+                parts = next(batches)
+                meter.waited(waited := time.perf_counter() - started)
+                self.readings.data_wait_s += waited
+                agreed = self._agree(parts, stopping())
+                norm = self._step(step, parts, agreed, sums)
+                self._count(counters, step, agreed, meter, time.perf_counter() - started)
+                if plan.is_due(counters.step) and self._check(counters):
+                    self._follow_plan()
+                    batches = self._batches(counters.step)  # what follows may be other data
+                last = counters.step == plan.end
+                if counters.step % every == 0 or last:
+                    counters.loss = self._log(counters, sums, norm, meter)
+                if self._due(self.spec.eval.every, counters.step) or last:
+                    counters.dev = self._measure(counters)
+                if last or agreed.stop or self._due(self.spec.save_every, counters.step):
+                    self.watchdog.beat(f"the checkpoint after step {counters.step}")
+                    if hasattr(self.order, "state"):
+                        counters.order = self.order.state(counters.step)
+                    self.checkpoints.save(self.engine, counters.step, vars(counters),
+                                          extended=plan.extensions_begun(counters.step))
+                    self.journal.publish()
+                if agreed.stop and not last:
+                    self._stop(counters)
+            with self.watchdog.off():
+                self.checkpoints.wait()
+
+    def _batches(self, start: int) -> Iterator[list[Any]]:
+        return micro_batches(self.objective, self.order, start=start, stop=self.plan.end,
+                             accumulate=self.spec.batch.accumulate, world=self.world, seed=self.seed,
+                             workers=self.workers)
+
+    def _follow_plan(self) -> None:
+        """Tell everyone who counts steps how many there are, as far as is known now."""
+        if self.spec.curriculum:
+            self.order.set_ends(self.plan.phase_ends)
+        self.readings.steps = self.plan.end
+        self.journal.set_steps(self.plan.end)
+
+    def _check(self, counters: Counters) -> bool:
+        """Look at the measures that the present phase trains until; True if they are met."""
+        key = self.plan.pending(counters.step)
+        assert key is not None
+        names = list(self.plan.bounds(key))
+        values: dict[str, float] = {}
+        if any(name.startswith(OBJECTIVES_OWN) for name in names):
+            values |= self._measure(counters)
+        others = [name for name in names if not name.startswith(OBJECTIVES_OWN)]
+        if others:
+            assert self.measure is not None, "measures of datasets need Loop.measure"
+            self.watchdog.beat(f"the measures after step {counters.step}")
+            found = self.measure(others)
+            self.journal.event(counters.step, found)
+            values |= found
+        counters.checks = {name: values[name] for name in names if name in values}
+        self.journal.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
+        met = self.plan.record(counters.step, values)
+        counters.met = self.plan.met
+        return met
+
+    def _agree(self, parts: list[Any], stop: bool) -> Agreed:
+        """Sum what all ranks must know of this step in one exchange."""
+        ids = [name for part in parts for name in part.sample_ids]
+        self.watchdog.holding(ids)
+        mine = [sum(self.objective.weight(part) for part in parts), float(stop), float(id_sum(ids)), float(len(ids)),
+                sum(self.objective.tokens(part) for part in parts)]
+        kinds = ("image", "audio")
+        mine += [float(kind in getattr(part, "modalities", ())) for part in parts for kind in kinds]
+        total = sum_over_ranks(mine)
+        if total[0] <= 0:
+            raise DataError("no position of this global batch is supervised", where=f"samples {', '.join(ids[:8])}",
+                            remedy="check the labels of these records")
+        flags = total[5:]
+        modalities = [frozenset(kind for kind, flag in zip(kinds, flags[2 * i:2 * i + 2], strict=True) if flag)
+                      for i in range(len(parts))]
+        return Agreed(total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids)
+
+    def _step(self, step: int, parts: list[Any], agreed: Agreed, sums: Sums) -> Any:
+        seed_step(self.seed, step, self.world.rank)
+        batches = [_with_modalities(part, modalities).to(self.world.device)
+                   for part, modalities in zip(parts, agreed.modalities, strict=True)]
+        factor = self.plan.rate_factor(step)
+        norm: Any = 0.0
+        for phase in self.objective.phases:
+            for index, batch in enumerate(batches):
+                output = self.engine.forward_backward(batch, phase, 1 / agreed.weight, last=index == len(batches) - 1)
+                sums.add(output, phase)
+            norm = self.engine.step(phase, factor)
+        self.objective.after_step(step)
+        sums.ids = agreed.ids
+        sums.factor = factor
+        return norm
+
+    def _count(self, counters: Counters, step: int, agreed: Agreed, meter: Meter, seconds: float) -> None:
+        counters.step = self.readings.step = step + 1
+        counters.samples += agreed.samples
+        counters.tokens += agreed.tokens
+        counters.sample_sum = (counters.sample_sum + agreed.id_sum) % 2**53
+        counters.seconds += seconds
+        meter.count(agreed.tokens, agreed.samples)
+        if self.world.rank == 0:
+            planned = self.order.ids(step)
+            if id_sum(planned) != agreed.id_sum:
+                raise VitaError(f"step {counters.step} was trained on other samples than its order names",
+                                remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
+            self.journal.samples(counters.step, planned, agreed.id_sum)
+
+    def _log(self, counters: Counters, sums: Sums, norm: Any, meter: Meter) -> float:
+        values = sums.means()
+        loss = values.pop("loss")
+        rates, memory = meter.read(), peak_memory(self.world.device)
+        self.readings.log(loss, rates, memory)
+        if not math.isfinite(loss):
+            raise VitaError(f"the loss is not finite after step {counters.step}",
+                            where=f"samples {', '.join(sums.ids[:8])}",
+                            remedy="lower the rates or the gradient norm limit; the last checkpoint is unharmed")
+        left = (self.plan.end - counters.step) * counters.seconds / max(1, counters.step)
+        norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
+        self.journal.event(counters.step, {
+            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": float(norm), **norms, **rates,
+            "memory_gib": memory})
+        self.journal.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
+        return loss
+
+    def _measure(self, counters: Counters) -> dict[str, float]:
+        """Return the mean losses over the first dev batches; the measurement leaves training as it was."""
+        if self.spec.eval.batches == 0:
+            return {}
+        self.watchdog.beat(f"the dev loss after step {counters.step}")
+        order = self.objective.order("dev")
+        if order is None:
+            return {}
+        sums = Sums()
+        batches = micro_batches(self.objective, order, start=0, stop=self.spec.eval.batches, accumulate=1,
+                                world=self.world, seed=self.seed, workers=0)
+        for step, parts in enumerate(batches):
+            agreed = self._agree(parts, False)
+            seed_step(self.seed, step, self.world.rank)
+            for part, modalities in zip(parts, agreed.modalities, strict=True):
+                sums.add(self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)), "main")
+        metrics = {f"dev.{name}": value for name, value in sums.means().items()}
+        self.journal.event(counters.step, metrics)
+        self.journal.progress(measure={name: round(value, 4) for name, value in metrics.items()})
+        return metrics
+
+    def _stop(self, counters: Counters) -> None:
+        with self.watchdog.off():
+            self.checkpoints.wait()
+        raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved",
+                           remedy="run the same command to go on")
+
+    @staticmethod
+    def _due(every: int, step: int) -> bool:
+        return every > 0 and step % every == 0
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of a step."""
+
+    weight: float
+    stop: bool
+    id_sum: int
+    samples: int
+    tokens: int
+    modalities: list[frozenset[str]]
+    """Per micro-batch, over all ranks."""
+    ids: list[str]
+    """This rank's samples."""
+
+
+class Sums:
+    """Losses and metrics since the last log line. Every batch must give the same metric names."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Any, Any]] = {}
+        self.ids: Sequence[str] = ()
+        self.factor = 0.0
+
+    def add(self, output: LossOutput, phase: str) -> None:
+        """Add one micro-batch; only the phase ``main`` gives the loss."""
+        name = "loss" if phase == "main" else f"{phase}.loss"
+        for key, (total, count) in {name: (output.loss_sum, output.count), **output.metrics}.items():
+            before = self._sums.get(key, (0.0, 0.0))
+            self._sums[key] = (before[0] + total, before[1] + count)
+
+    def means(self) -> dict[str, float]:
+        """Return the means over all ranks and start anew."""
+        names = sorted(self._sums)
+        flat = sum_over_ranks([float(value) for name in names for value in self._sums[name]])
+        self._sums.clear()
+        return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else math.nan for i, name in enumerate(names)}
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether SIGTERM has come during the block."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _with_modalities(batch: Any, modalities: frozenset[str]) -> Any:
+    if getattr(batch, "modalities", modalities) == modalities:
+        return batch
+    return replace(batch, modalities=modalities)

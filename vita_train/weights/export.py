@@ -1,0 +1,284 @@
+"""The finished model as one directory that runs by itself.
+
+::
+
+    config.json          format and recipe, without places of the machine it was trained on
+    template.yaml        conversation template
+    tokenizer/           as transformers saves it
+    units.json           inventory of the recogniser
+    <module>.safetensors one per module, or several above 5 GB
+    export.json          size and sha256 of every file, parameters of every module
+
+The directory is written aside, loaded back, compared with the modules it was made of, and only then given its name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+import vita_train
+from vita_train.errors import CheckpointError
+from vita_train.models.build import build_modules, cast_parameters
+from vita_train.recipe.data import SynthSource
+from vita_train.recipe.ladder import MODULES, STAGES
+from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
+from vita_train.runs.final import read_final
+from vita_train.runs.manifest import GIVEN, Manifest, ModuleRef
+from vita_train.runs.paths import store_of
+from vita_train.storage.digest import sha256_file
+from vita_train.weights.compare import difference
+from vita_train.weights.header import read_header
+from vita_train.weights.load import load_modules
+from vita_train.weights.module_refs import fetched, load_refs
+from vita_train.weights.pretrained import EXPORT_FORMAT, EXPORT_MANIFEST, terms_of
+from vita_train.weights.save import save_modules
+from vita_train.weights.staging import placed, write_json
+
+#: Modules that training alone needs.
+LEFT_OUT = ("discriminators",)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export, loaded."""
+
+    recipe: Recipe
+    """As trained; ``data.template`` is the path of the exported template."""
+    modules: nn.ModuleDict
+    """In eval mode, parameters of type ``recipe.model.dtype``."""
+    tokenizer: Any
+    units: Path | None
+    """The recogniser's inventory."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is made of."""
+        return self.recipe.model
+
+
+def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Path]:
+    """Export the newest weights of every module that a run has trained; return the files written.
+
+    Raises:
+        CheckpointError: no stage is finished, or weights are damaged.
+    """
+    export_model(load_run(recipe, run), recipe, corpus_dir, out)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
+    """Return the newest weights of every module that a run has trained or imported, but for what training alone needs.
+
+    They stay in their files: what is exported may be larger than the memory.
+
+    Raises:
+        CheckpointError: no stage is finished, or weights are damaged.
+    """
+    store = store_of(recipe)
+    manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
+    refs = {name: ref for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
+            if name not in LEFT_OUT}
+    if not refs:
+        raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
+                              remedy="train at least one stage before exporting")
+    heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
+    dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
+    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint,
+                        mapped=True)
+    modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
+    return modules.eval()
+
+
+def newest_modules(manifests: list[Manifest]) -> dict[str, ModuleRef]:
+    """Return each module as the latest stage of the ladder trained it, in the order of MODULES."""
+    newest: dict[str, ModuleRef] = {}
+    order = (GIVEN, *STAGES)
+    for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
+        if name not in newest or order.index(ref.stage) >= order.index(newest[name].stage):
+            newest[name] = ref
+    return {name: newest[name] for name in MODULES if name in newest}
+
+
+def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
+    """Write an export and return the content of its ``export.json``.
+
+    Args:
+        modules: what is exported; parameters are cast to ``recipe.model.dtype`` in place first.
+        recipe: the run's recipe.
+        corpus_dir: the prepared corpus, for ``tokenizer/`` and ``units.json``.
+        out: directory to make. An earlier export there is replaced; anything else is refused.
+
+    Raises:
+        UserError: ``out`` holds something else.
+        CheckpointError: what was written does not load back to the same model.
+    """
+    cast_parameters(modules, model_dtype(recipe)).eval()
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        summary = _write(modules, recipe, corpus_dir, aside)
+        check_same(modules, load_exported(aside).modules, out)
+    return summary
+
+
+def check_same(modules: nn.ModuleDict, written: nn.ModuleDict, out: Path) -> None:
+    """Refuse an export that does not load back to the same tensors and logits.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    if found := difference(modules, written):
+        raise CheckpointError(f"what was written is not what was trained: {found}", where=str(out),
+                              remedy="look at the disk, then export again")
+
+
+def load_exported(directory: Path) -> Exported:
+    """Load an export, every file checked against ``export.json`` first.
+
+    Raises:
+        CheckpointError: it is no export, or a file is missing, changed or named outside the directory.
+    """
+    directory = Path(directory).absolute()
+    summary = _read_json(directory / EXPORT_MANIFEST)
+    if summary.get("format") != EXPORT_FORMAT:
+        raise CheckpointError("is no export of this version", where=str(directory / EXPORT_MANIFEST))
+    try:
+        listed: dict[str, dict[str, Any]] = dict(summary["files"])
+        files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("is damaged", where=str(directory / EXPORT_MANIFEST)) from error
+    for name, entry in listed.items():
+        _check(directory, name, entry)
+    for path in (path for paths in files.values() for path in paths):
+        if str(path.relative_to(directory)) not in listed:
+            raise CheckpointError("is not listed in export.json", where=str(path))
+    recipe = _read_recipe(directory)
+    modules = build_modules(recipe.model, files, units=_units(files), dtype=model_dtype(recipe), empty=True)
+    load_modules(modules, files, mapped=True)
+    units = directory / "units.json"
+    return Exported(recipe, modules.eval(), load_tokenizer(directory / "tokenizer"),
+                    units if units.is_file() else None)
+
+
+def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
+    kept = {name: module for name, module in modules.items() if name not in LEFT_OUT}
+    written = save_modules(kept, out)
+    copy_tokenizer(corpus_dir, out / "tokenizer")
+    if (corpus_dir / "units.json").is_file():
+        shutil.copyfile(corpus_dir / "units.json", out / "units.json")
+    shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
+    neutral = recipe.model_copy(update={
+        "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
+        "tracking": TrackingSpec(),
+        "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
+        "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
+    write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
+    summary = {
+        "format": EXPORT_FORMAT,
+        "version": vita_train.__version__,
+        "terms": terms_of(recipe),
+        "modules": {name: {"files": [path.name for path in written[name]],
+                           "parameters": sum(p.numel() for p in kept[name].parameters())} for name in kept},
+        "files": listing(out),
+    }
+    write_json(out / EXPORT_MANIFEST, summary)
+    return summary
+
+
+def listing(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return size and sha256 of every file in a directory, by its path there."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in paths}
+
+
+def copy_tokenizer(corpus_dir: Path, folder: Path) -> None:
+    """Copy a prepared corpus's tokenizer into a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not (corpus_dir / "tokenizer").is_dir():
+        raise CheckpointError("the prepared corpus holds no tokenizer", where=str(corpus_dir),
+                              remedy="run step prepare")
+    shutil.copytree(corpus_dir / "tokenizer", folder, dirs_exist_ok=True)
+
+
+def without_sources(model: ModelSpec) -> ModelSpec:
+    """Return a specification without the places that its weights came from."""
+    return model.model_copy(update={"llm": model.llm.model_copy(update={"source": None}),
+                                    "vision": model.vision.model_copy(update={"source": None})})
+
+
+def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
+    path = directory / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(directory.resolve()):
+        raise CheckpointError("lies outside the export", where=name)
+    if not path.is_file():
+        raise CheckpointError("is missing from the export", where=str(path))
+    if path.stat().st_size != entry.get("bytes") or sha256_file(path) != entry.get("sha256"):
+        raise CheckpointError("was changed after it was exported (size or sha256 differs)", where=str(path),
+                              remedy="export or copy it again")
+
+
+def _read_recipe(directory: Path) -> Recipe:
+    config = _read_json(directory / "config.json")
+    config.pop("format", None)
+    try:
+        recipe = Recipe.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{place}: {first['msg']}", where=str(directory / "config.json")) from error
+    template = str(directory / "template.yaml")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"template": template})})
+
+
+def _units(files: Mapping[str, tuple[Path, ...]]) -> int:
+    """The recogniser's outputs, as its weights say."""
+    if "ctc_head" not in files:
+        return 0
+    weight = read_header(files["ctc_head"][0]).get("weight")
+    return weight.shape[0] if weight and weight.shape else 0
+
+
+def _template_file(template: str) -> Path:
+    given = Path(template)
+    return given if given.is_file() else Path(vita_train.__file__).parent / "data" / "templates" / f"{template}.yaml"
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Return transformers' tokenizer of a directory; nothing of it is run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], where=str(directory)) from error
+
+
+def model_dtype(recipe: Recipe) -> torch.dtype:
+    """Return the type that the recipe stores weights in."""
+    return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError("cannot be read", where=str(path), remedy="give the directory of an export") from error
+    if not isinstance(value, dict):
+        raise CheckpointError("is not a JSON object", where=str(path))
+    return value

@@ -1,0 +1,226 @@
+"""Someone else's checkpoint as safetensors files of our modules.
+
+::
+
+    <module>.safetensors one per module, or several above 5 GB; types as they were
+    ledger.json          what became of every tensor of the source
+    import.json          size and sha256 of every file, modules, layout, terms that were accepted
+
+Tensors pass in pieces of a few megabytes. The directory is written aside and gets its name when it is whole;
+``weights`` of a recipe name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import vita_train
+from vita_train.errors import UserError
+from vita_train.models.build import build_modules
+from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.model import ModelSpec
+from vita_train.weights.export import listing
+from vita_train.weights.formats.config_check import config_problems, vita_differences
+from vita_train.weights.formats.known import reason_to_leave
+from vita_train.weights.formats.ledger import ImportLedger, Row, Status
+from vita_train.weights.formats.places import Place, flat_place, vita_place
+from vita_train.weights.formats.source import Source
+from vita_train.weights.load import first_names
+from vita_train.weights.pretrained import IMPORT_FORMAT, IMPORT_MANIFEST
+from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
+from vita_train.weights.staging import placed, write_json
+from vita_train.weights.stream import StoredTensor, write_tensors
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """What an import would write."""
+
+    source: Source
+    ledger: ImportLedger
+    modules: dict[str, dict[str, StoredTensor]]
+    """Tensors of each module, by our names."""
+    parameters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One tensor of ours and where it should lie."""
+
+    module: str
+    name: str
+    place: Place
+    shape: tuple[int, ...]
+    floating: bool
+
+    @property
+    def shape_there(self) -> tuple[int, ...]:
+        """Shape of the tensor that holds it, or holds it as one of equal parts."""
+        return (self.shape[0] * self.place.parts, *self.shape[1:]) if self.place.parts > 1 else self.shape
+
+
+def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) -> ImportPlan:
+    """Compare a source with the modules of a specification, tensor by tensor; no data are read.
+
+    Args:
+        source: an opened checkpoint.
+        spec: what the modules are to be like.
+        names: modules to import; empty takes all that the source has a tensor of.
+
+    Raises:
+        UserError: a name is no module of the layout.
+    """
+    layout = source.layout
+    if unknown := sorted(set(names) - set(layout.modules)):
+        raise UserError(f"a {layout.title} has no {', '.join(unknown)}", where="--modules",
+                        remedy=f"it may have {', '.join(layout.modules)}")
+    ledger = ImportLedger(str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems))
+    stored = _canonical(source, ledger)
+    built = _meta_modules(spec, source, stored)
+    if absent := sorted(set(names) - set(built)):
+        raise UserError(f"{', '.join(absent)} cannot be imported: recipe and source do not both have it",
+                        where="--modules", remedy=f"both may have {', '.join(built)}")
+    wanted, tied, placeless = _wanted(source, built)
+    present = {want.module for places in wanted.values() for want in places if want.place.name in stored}
+    chosen = [name for name in MODULES if name in (names or present)]
+    if not chosen:
+        ledger.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
+    ledger.problems += [f"{name} has no place in a {layout.title}"
+                        for module, name in placeless.items() if module in chosen]
+    _explain(source, stored, wanted, tied, chosen, ledger)
+    if layout.place is vita_place:
+        ledger.problems += vita_differences(spec, chosen)
+    if "llm" in chosen and source.config:
+        ledger.problems += config_problems(source.config, built["llm"].config, layout.name)
+    modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
+    if not ledger.faults:
+        for want in (want for places in wanted.values() for want in places if want.module in modules):
+            tensor = source.tensors[stored[want.place.name]]
+            modules[want.module][want.name] = tensor.share(want.place.part, want.place.parts)
+    counts = {name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen}
+    return ImportPlan(source, ledger, modules, counts)
+
+
+def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
+    """Write the modules of a plan and return the content of ``import.json``.
+
+    Raises:
+        CheckpointError: the ledger has faults, or a source file changed while it was read.
+        UserError: ``out`` holds something else, or the disk is full.
+    """
+    plan.ledger.check()
+    with placed(out, IMPORT_MANIFEST, "import") as aside:
+        written = write_modules(plan, aside, shard_bytes=shard_bytes)
+        plan.ledger.write(aside / "ledger.json")
+        summary = {
+            "format": IMPORT_FORMAT,
+            "version": vita_train.__version__,
+            "source": plan.source.path.name,
+            "layout": plan.source.layout.name,
+            "terms": plan.source.terms,
+            "modules": {name: {"files": files, "parameters": plan.parameters[name]} for name, files in written.items()},
+            "files": listing(aside),
+        }
+        write_json(aside / IMPORT_MANIFEST, summary)
+    return summary
+
+
+def write_modules(plan: ImportPlan, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
+    """Write the modules of a plan whose ledger has no faults into a folder; return the names of each one's files.
+
+    Raises:
+        CheckpointError: a source file changed while it was read.
+    """
+    written: dict[str, list[str]] = {}
+    for module, tensors in plan.modules.items():
+        shards = split_by_size({name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes)
+        written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
+        for file, shard in zip(written[module], shards, strict=True):
+            write_tensors(folder / file, {name: tensors[name] for name in shard}, {"format": "pt", "module": module})
+    return written
+
+
+def _canonical(source: Source, ledger: ImportLedger) -> dict[str, str]:
+    """Return {name as the layout has it: name as stored}; what is no part of the modules goes into the ledger."""
+    stored: dict[str, str] = {}
+    for name in source.tensors:
+        canonical = source.layout.canonical(name)
+        if canonical is None:
+            ledger.rows.append(Row("left out", name, detail="no part of what this layout is read for"))
+        elif canonical in stored:
+            ledger.rows.append(Row("unexpected", name, detail=f"it stands there as {stored[canonical]} too"))
+        else:
+            stored[canonical] = name
+    return stored
+
+
+def _meta_modules(spec: ModelSpec, source: Source, stored: Mapping[str, str]) -> nn.ModuleDict:
+    """Build the layout's modules without memory. A recogniser has as many outputs as its weights say."""
+    names = source.layout.modules
+    if source.layout.place is flat_place:
+        there = {name.partition(".")[0] for name in stored}
+        names = tuple(name for name in names if name in there)
+    if not spec.audio_adapter.prompt_tokens:
+        names = tuple(name for name in names if name != "audio_prompt")
+    head = source.tensors[stored["ctc_head.weight"]].info.shape if "ctc_head.weight" in stored else ()
+    with torch.device("meta"):
+        return build_modules(spec, names, units=max(2, *head[:1]) if head else 0)
+
+
+def _wanted(source: Source, built: nn.ModuleDict
+            ) -> tuple[dict[str, list[_Wanted]], dict[str, str], dict[str, str]]:
+    """Return what each of their tensors holds of ours, second names of tied tensors with their first names, and of
+    each module the first tensor that the layout has no place for."""
+    wanted: dict[str, list[_Wanted]] = {}
+    tied: dict[str, str] = {}
+    placeless: dict[str, str] = {}
+    for module in built:
+        first = first_names(built[module])
+        for name, tensor in built[module].state_dict().items():
+            place = source.layout.place(module, name)
+            if place is None:
+                placeless.setdefault(module, f"{module}.{name}")
+            elif first.get(name, name) != name:
+                tied[place.name] = first[name]
+            else:
+                wanted.setdefault(place.name, []).append(
+                    _Wanted(module, name, place, tuple(tensor.shape), tensor.is_floating_point()))
+    return wanted, tied, placeless
+
+
+def _explain(source: Source, stored: Mapping[str, str], wanted: Mapping[str, list[_Wanted]], tied: Mapping[str, str],
+             chosen: Collection[str], ledger: ImportLedger) -> None:
+    """Write a row for every tensor of the source, and for every one that is missing."""
+    for canonical, name in stored.items():
+        info = source.tensors[name].info
+        if canonical in tied:
+            ledger.rows.append(Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe"))
+        elif canonical not in wanted:
+            reason = reason_to_leave(canonical)
+            ledger.rows.append(Row("left out" if reason else "unexpected", name, detail=reason or
+                                   f"{_shape(info.shape)}, and no module has a tensor for it"))
+        else:
+            first = wanted[canonical][0]
+            ours = ", ".join(want.name for want in wanted[canonical])
+            status: Status = "used" if ours == name else "renamed"
+            detail = ""
+            if first.module not in chosen:
+                status, detail = "left out", "not asked for"
+            elif first.shape_there != info.shape:
+                status, detail = "shape", f"{_shape(info.shape)} there, {_shape(first.shape_there)} in the recipe"
+            elif first.floating != info.floating:
+                status, detail = "kind", f"{info.dtype} there, {'real' if first.floating else 'whole'} numbers here"
+            ledger.rows.append(Row(status, name, first.module, ours, detail))
+    ledger.rows += [Row("missing", name, wants[0].module, ", ".join(want.name for want in wants),
+                        _shape(wants[0].shape_there))
+                    for name, wants in wanted.items() if name not in stored and wants[0].module in chosen]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,100 @@
+"""The layouts that can be imported, and which of them a source has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from vita_train.recipe.ladder import MODULES
+from vita_train.weights.formats.places import (
+    VITA_MODULES,
+    PlaceOf,
+    flat_place,
+    internvit_place,
+    internvl_vision_place,
+    llm_place,
+    vita_place,
+)
+
+#: The terms of the released weights.
+VITA_TERMS = "VITA-1.5 (academic, research and education use only)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Someone's way of naming tensors."""
+
+    name: str
+    title: str
+    modules: tuple[str, ...]
+    """Modules that may be in it."""
+    place: PlaceOf
+    canonical: Callable[[str], str | None] = lambda name: name
+    """A stored name as ``place`` gives it, whatever the source spelt; None for what is no part of the modules."""
+    terms: str = ""
+    """Terms of its owners that a user has to accept."""
+
+
+def _vita_name(name: str) -> str:
+    return re.sub(r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.", "model.audio_encoder.adpter.", name)
+
+
+def _projector_name(name: str) -> str | None:
+    _, found, rest = name.rpartition("mm_projector.")
+    return f"model.mm_projector.{rest}" if found else None
+
+
+def _adapter_name(name: str) -> str | None:
+    found = re.search(r"(?:^|\.)(?:adpter|adapter|audio_adapter)\.(.+)$", name)
+    return f"model.audio_encoder.adpter.{found[1]}" if found else None
+
+
+def _speech_name(name: str) -> str:
+    return _vita_name(f"model.audio_encoder.{name}")
+
+
+def _tower_name(name: str) -> str | None:
+    """Take off a prefix that ends in ``vision_tower.`` or ``vision_model.``; without one the name must be a tower's."""
+    for marker in ("vision_tower.", "vision_model."):
+        if marker in name:
+            return name.rpartition(marker)[2]
+    return name if re.match(r"(embeddings|encoder|layernorm|head)\.", name) else None
+
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
+    Layout("vita", "released VITA-1.5 checkpoint", VITA_MODULES, vita_place, _vita_name, VITA_TERMS),
+    Layout("mm-projector", "VITA's mm_projector.bin", ("projector",), vita_place, _projector_name, VITA_TERMS),
+    Layout("audio-adapter", "VITA's audio_adpter.bin", ("audio_adapter",), vita_place, _adapter_name, VITA_TERMS),
+    Layout("audio-encoder", "VITA's speech encoder directory", ("audio_encoder", "audio_adapter"), vita_place,
+           _speech_name, VITA_TERMS),
+    Layout("internvit", "InternViT, original names", ("vision",), internvit_place, _tower_name),
+    Layout("internvl-vision", "InternViT, transformers' names", ("vision",), internvl_vision_place, _tower_name),
+    Layout("llm", "language model of transformers", ("llm",), llm_place),
+    Layout("hf", "export of vita-train for transformers", MODULES, flat_place),
+)}
+
+#: Tensors with a known reason to be left where they are.
+_LEFT_OUT: tuple[tuple[str, str], ...] = (
+    (r"(.*\.)?prompt_embeddings\.weight", "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)"),
+    (r"(.*\.)?predictor_head\.(weight|bias)", "the recipe has no state head (data.state_mode)"),
+    (r".*\.rotary_emb\.inv_freq", "computed, not stored"),
+)
+
+
+def reason_to_leave(name: str) -> str:
+    """Return why a tensor that fits no module is left out; empty if nothing explains it."""
+    return next((reason for pattern, reason in _LEFT_OUT if re.fullmatch(pattern, name)), "")
+
+
+def layout_of(names: Iterable[str]) -> str:
+    """Return the name of the layout that tensor names speak of; empty if none is known."""
+    marks = (
+        ("vita", r"model\.(vision_tower|mm_projector|audio_encoder)\."),
+        ("hf", rf"({'|'.join(MODULES)})\."),
+        ("internvit", r"(.*\.)?encoder\.layers\.\d+\.attn\.qkv\."),
+        ("internvl-vision", r"(.*\.)?encoder\.layer\.\d+\.attention\.q_proj\."),
+        ("llm", r"model\.embed_tokens\."),
+    )
+    given = list(names)
+    return next((layout for layout, mark in marks if any(re.match(mark, name) for name in given)), "")

@@ -1,0 +1,115 @@
+"""What is given to an import: a directory or a file, its layout recognised, its tensors listed but not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vita_train.errors import CheckpointError, UserError
+from vita_train.weights.formats.known import LAYOUTS, Layout, layout_of
+from vita_train.weights.formats.lora_directory import is_lora_directory, read_lora_directory
+from vita_train.weights.formats.shards import read_json, read_shards
+from vita_train.weights.formats.speech_directory import is_speech_directory, read_speech_directory
+from vita_train.weights.pickles import read_pickle
+from vita_train.weights.pretrained import EXPORT_MANIFEST
+from vita_train.weights.stream import StoredTensor, tensor_in_memory
+
+#: Files that stages of the public code leave, by the layout they have.
+_STAGE_FILES = {"mm_projector.bin": "mm-projector", "audio_adpter.bin": "audio-adapter"}
+_PICKLES = (".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensors of a checkpoint in someone's layout."""
+
+    path: Path
+    layout: Layout
+    tensors: dict[str, StoredTensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    """Its config.json, if it has one."""
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    terms: str = ""
+    """Terms of its owners that whoever uses it has to accept."""
+
+
+def open_source(path: Path, layout: str = "", base: Path | None = None) -> Source:
+    """Recognise a source and list its tensors.
+
+    Args:
+        path: a directory or a file.
+        layout: a key of LAYOUTS; recognised by what is there when empty.
+        base: directory of the weights that a LoRA adapter belongs to.
+
+    Raises:
+        UserError: nothing is there, or its layout is not known.
+        CheckpointError: a file is damaged or not to be trusted.
+    """
+    if layout and layout not in LAYOUTS:
+        raise UserError(f"unknown layout {layout!r}", where="--layout", remedy=f"layouts are {', '.join(LAYOUTS)}")
+    path = Path(path).expanduser().absolute()
+    if path.is_file():
+        return _file(path, layout)
+    if not path.is_dir():
+        raise UserError("there is no such file or directory", where=str(path),
+                        remedy="download the checkpoint first, then give its directory")
+    if is_lora_directory(path) and layout in ("", "vita", "llm"):
+        return _adapted(path, layout, base)
+    if base is not None:
+        raise UserError("an adapter alone has a base", where=f"--base {base}", remedy=f"{path} holds none; drop it")
+    if is_speech_directory(path) and layout in ("", "audio-encoder"):
+        tensors, notes, problems = read_speech_directory(path)
+        speech = LAYOUTS["audio-encoder"]
+        return Source(path, speech, _listed(tensors), {}, notes, problems, speech.terms)
+    if not any(path.glob("*.safetensors")):
+        for name in _STAGE_FILES:
+            if (path / name).is_file():
+                return _file(path / name, layout)
+    shards = read_shards(path)
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    found = _layout(layout or layout_of(shards), path)
+    # An export of ours says under which terms its weights stand: none, where nobody else's were imported.
+    ours = read_json(path / EXPORT_MANIFEST) if (path / EXPORT_MANIFEST).is_file() else None
+    return Source(path, found, shards, config, terms=found.terms if ours is None else str(ours.get("terms", "")))
+
+
+def _file(path: Path, layout: str) -> Source:
+    if path.suffix not in _PICKLES:
+        raise UserError("is no file of a known kind", where=str(path),
+                        remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}")
+    tensors = _listed(read_pickle(path))
+    if not layout:
+        layout = next((found for mark, found in (("mm_projector.", "mm-projector"), ("adpter.", "audio-adapter"))
+                       if any(mark in name for name in tensors)), "") or layout_of(tensors)
+    notes = []
+    if layout == "audio-adapter" and not any("running_" in name for name in tensors):
+        notes.append("files of this kind hold parameters alone: buffers of the adapter (statistics of a BatchNorm) are "
+                     "missing from them. The adapter here has LayerNorm and none; if the source's has BatchNorm, its "
+                     "weights do not belong here")
+    found = _layout(layout, path)
+    return Source(path, found, tensors, {}, notes, terms=found.terms)
+
+
+def _adapted(path: Path, layout: str, base: Path | None) -> Source:
+    """Return a base with the adapter of a directory merged, under the base's own terms."""
+    found = read_lora_directory(path, base)
+    own = layout_of(found.base_names)
+    beside = any(name.startswith(("model.mm_projector.", "model.audio_encoder.", "model.vision_tower."))
+                 for name in found.tensors)
+    return Source(path, _layout(layout or ("vita" if beside else own), path), found.tensors, found.config, found.notes,
+                  found.problems, _layout(own, path).terms)
+
+
+def _layout(name: str, path: Path) -> Layout:
+    if not name:
+        raise CheckpointError("holds tensors of a layout that is not known", where=str(path),
+                              remedy=f"give --layout, one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def _listed(tensors: dict[str, Tensor]) -> dict[str, StoredTensor]:
+    return {name: tensor_in_memory(tensor) for name, tensor in tensors.items()}

@@ -1,0 +1,145 @@
+"""Tensors that pass from file to file in small pieces, so that a checkpoint may be larger than the memory.
+
+What is moved are bytes: every type passes unchanged, bit for bit, and no more than one piece is held at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vita_train.errors import CheckpointError
+from vita_train.storage.disk_errors import told
+from vita_train.weights.header import ELEMENT_BYTES, TensorInfo, read_header
+
+#: Bytes held at a time.
+PIECE_BYTES = 8 << 20
+#: Bytes at whose multiples torch lays its own tensors. Kernels round otherwise for tensors that lie elsewhere.
+ALIGNMENT = 64
+#: torch's types by their names in a file.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+          "BOOL": torch.bool}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor wherever it lies."""
+
+    info: TensorInfo
+    read: Callable[[int, int], Iterator[bytes | memoryview]]
+    """Pieces of ``length`` bytes of its data from ``start`` on: ``read(start, length)``."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.info.shape) * ELEMENT_BYTES[self.info.dtype]
+
+    def share(self, index: int, count: int) -> StoredTensor:
+        """Return one of ``count`` equal parts along the first axis; of one part, a scalar too."""
+        if count == 1:
+            return self
+        first, *rest = self.info.shape
+        size = self.nbytes // count
+        info = self.info._replace(shape=(first // count, *rest))
+        return StoredTensor(info, lambda start, length: self.read(index * size + start, length))
+
+    def load(self) -> Tensor:
+        """Return it as a tensor in memory."""
+        data = bytearray(self.nbytes)
+        place = 0
+        for piece in self.read(0, self.nbytes):
+            data[place:place + len(piece)] = piece
+            place += len(piece)
+        return torch.frombuffer(data, dtype=DTYPES[self.info.dtype]).reshape(self.info.shape)
+
+
+def joined(parts: Sequence[StoredTensor]) -> StoredTensor:
+    """Return tensors of one type and shape joined along their first axis."""
+    if len(parts) == 1:
+        return parts[0]
+    first, *rest = parts[0].info.shape
+
+    def read(start: int, length: int) -> Iterator[bytes | memoryview]:
+        for part in parts:
+            inside = min(max(0, part.nbytes - start), length)
+            if inside:
+                yield from part.read(start, inside)
+            start, length = max(0, start - part.nbytes), length - inside
+
+    return StoredTensor(parts[0].info._replace(shape=(first * len(parts), *rest)), read)
+
+
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file, in the order of their data; nothing but the header is read.
+
+    Raises:
+        CheckpointError: as `read_header` says.
+    """
+    return {name: _in_file(path, info) for name, info in read_header(path).items()}
+
+
+def tensor_in_memory(tensor: Tensor) -> StoredTensor:
+    """Return a tensor of this process (memory-mapped ones included) to be written."""
+    if tensor.dtype not in _NAMES:
+        raise CheckpointError(f"tensors of type {tensor.dtype} cannot be stored")
+
+    def read(start: int, length: int) -> Iterator[bytes | memoryview]:
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for place in range(start, start + length, PIECE_BYTES):
+            yield data[place:min(place + PIECE_BYTES, start + length)]
+
+    return StoredTensor(TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape)), read)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file piece by piece; it gets its name when it is whole.
+
+    Raises:
+        UserError, StorageError: the disk is full or cannot be written.
+        CheckpointError: a source became shorter while it was read.
+    """
+    # Sizes that keep the alignment first, then wide elements first: each lies at a multiple of ALIGNMENT, or at least
+    # of its elements' size, as readers that map the file expect.
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0,
+                                              -ELEMENT_BYTES[tensors[name].info.dtype], name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    place = 0
+    for name in order:
+        tensor = tensors[name]
+        header[name] = {"dtype": tensor.info.dtype, "shape": list(tensor.info.shape),
+                        "data_offsets": [place, place + tensor.nbytes]}
+        place += tensor.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with told(path), partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                for piece in tensors[name].read(0, tensors[name].nbytes):
+                    file.write(piece)
+            if file.tell() != 8 + len(text) + place:
+                raise CheckpointError("changed while it was copied", where=str(path), remedy="run the command again")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _in_file(path: Path, info: TensorInfo) -> StoredTensor:
+    def read(start: int, length: int) -> Iterator[bytes | memoryview]:
+        with path.open("rb") as file:
+            file.seek(info.start + start)
+            while length > 0 and (piece := file.read(min(PIECE_BYTES, length))):
+                length -= len(piece)
+                yield piece
+
+    return StoredTensor(info, read)

@@ -1,0 +1,139 @@
+"""Weights of pretrained vision towers, in the tensor names of their releases or in those of transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vita_train.errors import CheckpointError
+from vita_train.recipe.vision import ContrastiveSpec, VisionSpec
+from vita_train.weights.formats.places import internvit_place
+from vita_train.weights.release_config import description_faults
+from vita_train.weights.source import open_weights, weight_files
+
+#: Differences told one by one; the rest is counted.
+_MOST_TOLD = 20
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a release names its tensors."""
+
+    markers: tuple[str, ...]
+    """What a prefix ends in where the tower is part of a larger model."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Patterns of its names, and our names."""
+    unused: str = r"(?!)"
+    """Names of what the release has and our tower does without."""
+    block: str = r"encoder\.layers\.(\d+)\."
+    """How the names of a block begin."""
+
+
+_TRANSFORMERS = _Layout(
+    markers=("vision_tower.", "vision_model."),
+    unused=r"head\.|post_layernorm\.|embeddings\.position_ids$",
+)
+_LAYOUTS: dict[str, _Layout] = {
+    "internvit": _Layout(markers=("vision_tower.", "vision_model.")),
+    "siglip": _TRANSFORMERS,
+    "clip": _TRANSFORMERS,
+    "eva_clip": _Layout(
+        markers=("vision_tower.", "visual."),
+        renamed=(
+            (r"^model\.", ""),  # VITA's wrapper
+            (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
+        ),
+        unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",
+        block=r"blocks\.(\d+)\.",
+    ),
+}
+
+
+def read_tower(source: str, spec: VisionSpec, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a tower's ``model`` from a directory, file or hub name.
+
+    Names may carry a prefix that ends in ``vision_tower.``, ``vision_model.`` or ``visual.``; what lies outside it
+    belongs to other parts and is left alone.
+
+    Args:
+        source: where the weights are.
+        spec: the tower.
+        wanted: the tensors that ``model`` has.
+
+    Raises:
+        CheckpointError: no file is found, or tensors are missing, unexpected or of another shape; all are named.
+    """
+    layout = _LAYOUTS[spec.kind]
+    files = weight_files(source)
+    opened = [open_weights(path) for path in files]
+    inside = any(marker in name for tensors in opened for name in tensors for marker in layout.markers)
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    problems = description_faults(files[0].parent, spec)
+    original = _original_names(wanted) if spec.kind == "internvit" else {}
+    for tensors in opened:
+        for stored, read in tensors.items():
+            name = _renamed(stored, layout, inside)
+            name = original.get(name, name) if name else None
+            if name is None or _is_unused(name, layout, spec):
+                continue
+            for ours, tensor in _split(name, read()).items():
+                problems += [f"{stored} is stored twice"] if ours in found else []
+                found[ours], origin[ours] = tensor, stored
+    problems += _differences(found, origin, wanted)
+    if problems:
+        told = list(dict.fromkeys(problems))
+        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        raise CheckpointError(f"the weights are not those of the recipe's {spec.kind} tower: "
+                              f"{'; '.join(told[:_MOST_TOLD])}{more}", where=source,
+                              remedy="set model.vision to the kind and shape of the source")
+    return found
+
+
+def _differences(found: Mapping[str, Tensor], origin: Mapping[str, str], wanted: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"{name} {_shape(tensor)} is missing" for name, tensor in wanted.items() if name not in found]
+    unexpected = [f"{origin[name]} {_shape(tensor)} is not part of the tower" for name, tensor in found.items()
+                  if name not in wanted]
+    reshaped = [f"{origin[name]} is {_shape(tensor)} there and {_shape(wanted[name])} in the recipe"
+                for name, tensor in found.items() if name in wanted and tensor.shape != wanted[name].shape]
+    return [*reshaped, *unexpected, *missing]
+
+
+def _original_names(wanted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return our names by those that InternViT was released with; query, key and value as ``qkv``, which is split."""
+    places = {name: internvit_place("vision", f"model.{name}") for name in wanted}
+    return {place.name: re.sub(r"\.[qkv]_proj\.", ".qkv.", name) for name, place in places.items() if place}
+
+
+def _renamed(name: str, layout: _Layout, inside: bool) -> str | None:
+    """Return our name of a stored tensor, or None if it belongs to another part of a larger model."""
+    if inside:
+        ends = [name.rfind(marker) + len(marker) for marker in layout.markers if marker in name]
+        if not ends:
+            return None
+        name = name[max(ends):]
+    for pattern, replacement in layout.renamed:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _is_unused(name: str, layout: _Layout, spec: VisionSpec) -> bool:
+    if re.match(layout.unused, name):
+        return True
+    block = re.match(layout.block, name)
+    return isinstance(spec, ContrastiveSpec) and bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)
+
+
+def _split(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a tensor by name; the fused query, key and value of the first InternViT as three."""
+    if ".attention.qkv." not in name or tensor.ndim == 0:
+        return {name: tensor}
+    parts = zip("qkv", tensor.chunk(3), strict=False)  # too few parts are told as missing
+    return {name.replace(".qkv.", f".{letter}_proj."): part for letter, part in parts}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
