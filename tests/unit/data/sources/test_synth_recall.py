@@ -7,6 +7,7 @@ from random import Random
 
 from vita_train.data.sources.synth.plan import Plan
 from vita_train.data.sources.synth.recall import WORDS, add_recall, draw_recall
+from vita_train.data.sources.synth.scenes import NUMBERS
 from vita_train.data.sources.synth.splits import Splits
 
 
@@ -14,18 +15,24 @@ def answer(text: str) -> str:
     """Solve an exercise from its words alone."""
     if found := re.fullmatch(r"Repeat these words: (.*)\.", text):
         return f"they are {found[1]}."
-    if found := re.fullmatch(r"Repeat these words backwards: (.*)\.", text):
-        return f"they are {' '.join(reversed(found[1].split()))}."
     if found := re.fullmatch(r"Which word is last: (.*)\?", text):
         return f"{found[1].split()[-1]}."
     found = re.fullmatch(r"The words are (.*)\.\n(.*)\?", text)
     assert found, text
     words, said = found[1].split(), []
     for asked in found[2].split(", "):
-        word = asked.split()[-1]
-        far = (2 if "second" in asked else 1) * (1 if "after" in asked else -1)
-        assert words.index(word) + far >= 0
-        said.append(f"{asked} {words[words.index(word) + far]}")
+        question, _, word = asked.rpartition(" ")
+        if question == "is there":
+            said.append(f"{word} {'yes' if word in words else 'no'}")
+        elif question == "how many":
+            said.append(f"{word} {NUMBERS[words.count(word)]}")
+        elif question == "what follows":
+            place = words.index(word)
+            said.append(" ".join(words[place:place + 4]))
+        else:
+            far = (2 if "second" in asked else 1) * (1 if "after" in asked else -1)
+            assert words.index(word) + far >= 0
+            said.append(f"{asked} {words[words.index(word) + far]}")
     return ", ".join(said) + "."
 
 

@@ -1,14 +1,14 @@
-"""Dataset recall: words in a row to be said again, forwards, backwards, the last of them, or those beside others.
+"""Dataset recall: words in a row, and what is asked of them: which stand beside others, which are there, how often.
 
 Language models that learn from little text stay on a plateau where they name something of a scene, but not what was
-asked for: finding a word again and reading what stands beside it pay off only together. Here each pays by itself, and
-nearly every supervised token needs it. Trained on this first, a model finds the other in a few hundred steps
-(``benchmarks/results/tiny_quality.md``).
+asked for: finding a word again and reading what stands beside it pay off only together. So do seeing that a word is
+missing and saying so. Here each pays by itself, and nearly every supervised token needs it. Trained on this first, a
+model finds the other in a few hundred steps (``benchmarks/results/tiny_quality.md``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from vita_train.data.sources.synth.plan import Plan, Turns
@@ -19,7 +19,9 @@ WORDS: tuple[str, ...] = (*COLOURS, *SHAPES, *SIZES, *PLACES, *NUMBERS[:6])
 
 #: How far from the named word, and how one asks for it.
 _BESIDE: dict[int, str] = {1: "after", -1: "before", 2: "second after", -2: "second before"}
-_KINDS: dict[str, float] = {"repeat": 0.13, "backwards": 0.17, "last": 0.2, "beside": 0.5}
+_KINDS: dict[str, float] = {"repeat": 0.1, "last": 0.1, "beside": 0.35, "following": 0.15, "among": 0.2, "count": 0.1}
+#: Words that one says of a word asked for.
+_FOLLOWING = 3
 
 
 def add_recall(plan: Plan) -> None:
@@ -43,11 +45,6 @@ def _repeat(rng: Random) -> Turns:
     return [(f"Repeat these words: {words}.", f"they are {words}.")]
 
 
-def _backwards(rng: Random) -> Turns:
-    words = rng.sample(WORDS, rng.randint(4, 10))
-    return [(f"Repeat these words backwards: {' '.join(words)}.", f"they are {' '.join(words[::-1])}.")]
-
-
 def _last(rng: Random) -> Turns:
     rows = [rng.sample(WORDS, rng.randint(2, 5)) for _ in range(rng.randint(1, 3))]
     return [(f"Which word is last: {' '.join(words)}?", f"{words[-1]}.") for words in rows]
@@ -64,6 +61,34 @@ def _beside(rng: Random) -> Turns:
     return [(f"The words are {' '.join(words)}.\n{questions}?", f"{answers}.")]
 
 
+def _following(rng: Random) -> Turns:
+    words, asked = rng.sample(WORDS, rng.randint(6, 12)), []
+    for place in rng.sample(range(len(words) - _FOLLOWING), rng.randint(2, 3)):
+        asked.append((words[place], " ".join(words[place + 1:place + 1 + _FOLLOWING])))
+    return _several(words, [f"what follows {word}" for word, _ in asked], asked)
+
+
+def _among(rng: Random) -> Turns:
+    chosen = rng.sample(WORDS, rng.randint(6, 12))
+    words, absent = chosen[: len(chosen) // 2], chosen[len(chosen) // 2:]
+    asked = [(rng.choice(words), "yes") if rng.random() < 0.5 else (rng.choice(absent), "no")
+             for _ in range(rng.randint(3, 5))]
+    return _several(words, [f"is there {word}" for word, _ in asked], asked)
+
+
+def _count(rng: Random) -> Turns:
+    chosen = rng.sample(WORDS, rng.randint(2, 4))
+    words = [rng.choice(chosen) for _ in range(rng.randint(2, 6))]
+    asked = [(word, NUMBERS[words.count(word)]) for word in rng.sample(chosen, min(3, len(chosen)))]
+    return _several(words, [f"how many {word}" for word, _ in asked], asked)
+
+
+def _several(words: Sequence[str], questions: Sequence[str], asked: Sequence[tuple[str, str]]) -> Turns:
+    """Ask several things about the same words at once; each answer begins with the word that was asked for."""
+    answers = ", ".join(f"{word} {answer}" for word, answer in asked)
+    return [(f"The words are {' '.join(words)}.\n{', '.join(questions)}?", f"{answers}.")]
+
+
 _MAKERS: dict[str, Callable[[Random], Turns]] = {
-    "repeat": _repeat, "backwards": _backwards, "last": _last, "beside": _beside,
+    "repeat": _repeat, "last": _last, "beside": _beside, "following": _following, "among": _among, "count": _count,
 }
