@@ -25,7 +25,7 @@ def test_its_health_command_passes(engine: Engine, launcher_image: str) -> None:
 def test_the_command_line_answers_and_there_is_no_torch(engine: Engine, launcher_image: str) -> None:
     done = engine.run(launcher_image, "vita-train", "--help")
     assert done.returncode == 0, done.stderr
-    assert "janitor" in done.stdout
+    assert "cluster" in done.stdout
     assert "No module named 'torch'" in engine.run(launcher_image, "python", "-c", "import torch").stderr
 
 

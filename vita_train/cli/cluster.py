@@ -1,18 +1,38 @@
-"""``vita-train check-cluster`` and ``janitor``: what the chart's tests and its CronJob run."""
+"""``vita-train cluster``: pipelines to a server, and what the chart's tests and its CronJob run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vita_train.cli.run.submit import Endpoint, Namespace
+
+group = typer.Typer(help="Upload pipelines, check a namespace, delete orphaned jobs.", no_args_is_help=True)
+
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("check-cluster")(check_cluster)
-    app.command("janitor")(janitor)
+    """Add the ``cluster`` group."""
+    app.add_typer(group, name="cluster")
 
 
+@group.command()
+def upload(
+    files: Annotated[list[Path], typer.Argument(help="What pipelines/compile.py wrote: files, or their folder.",
+                                                show_default=False)],
+    endpoint: Endpoint,
+    namespace: Namespace = "",
+) -> None:
+    """Put compiled pipelines on a server, each as a new version if it differs from those that are there."""
+    from vita_train.pipeline.server import PipelineServer
+
+    server = PipelineServer(endpoint, namespace)
+    for file in [inner for path in files for inner in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]:
+        typer.echo(f"{file}: version {server.upload(file)}")
+
+
+@group.command("check")
 def check_cluster(
     stores: Annotated[list[str] | None, typer.Option(
         "--store", metavar="URI", help="Try to commit below it, such as s3://bucket/runs.")] = None,
@@ -26,12 +46,13 @@ def check_cluster(
     from vita_train.preflight import cluster as checks
     from vita_train.recipe.platform import needed_platform
 
-    platform = needed_platform("the cluster is to be checked", "check-cluster")
+    platform = needed_platform("the cluster is to be checked", "cluster check")
     cluster = Cluster.connect(outage=platform.times.outage)
     show_checks(checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo), Console(),
-                what="check-cluster", always=True)
+                what="cluster check", always=True)
 
 
+@group.command()
 def janitor(
     is_rehearsal: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     workflow: Annotated[float, typer.Option(

@@ -21,9 +21,8 @@ from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
-COMMANDS: tuple[str, ...] = ("run.recipe", "run.plan", "data", "run.run", "run.train", "run.stage", "model.evaluate",
-                             "model.importing", "model.export", "model.merge_lora", "run.report", "model.chat",
-                             "run.pipelines", "cluster")
+COMMANDS: tuple[str, ...] = ("run.run", "run.preflight", "run.plan", "run.train", "run.submit", "run.report",
+                             "model.chat", "run.stage", "run.recipe", "data", "model", "cluster")
 
 #: Faults of the machine that the reader can mend: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {

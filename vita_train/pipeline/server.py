@@ -82,7 +82,7 @@ class PipelineServer:
             known = self._find(pipeline)
             if known is None:
                 raise UserError(f"the server has no pipeline {pipeline!r}", where=self._endpoint,
-                                remedy="upload it: vita-train upload --endpoint ... FILE")
+                                remedy="upload it: vita-train cluster upload --endpoint ... FILE")
             version = next(iter(self._versions(known).values()))
             run = self._runs.run_service_create_run(self._api.V2beta1Run(
                 experiment_id=self._experiment(experiment), display_name=name, service_account=service_account or None,

@@ -68,8 +68,8 @@ class Recipe(Strict):
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     weights: dict[str, str] = {}
-    """Module to the weights it starts from: an import (``vita-train import``) or an export, the folder of a finished
-    stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""
+    """Module to the weights it starts from: an import (``vita-train model import``), an export, the folder of a
+    finished stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""
     stages: dict[str, StageSpec]
     launch: LaunchSpec = LaunchSpec()
     tracking: TrackingSpec = TrackingSpec()

@@ -1,7 +1,7 @@
 """Exported models through transformers' own loader, without remote code.
 
 Importing this module registers the classes; then ``AutoModel.from_pretrained(directory)`` loads what
-``vita-train export --to hf`` wrote.
+``vita-train model export --to hf`` wrote.
 """
 
 from __future__ import annotations

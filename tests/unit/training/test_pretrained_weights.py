@@ -45,7 +45,7 @@ def test_a_file_a_folder_and_a_stage_give_the_same_files(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"weights.llm: .*holds no weights of llm \(it holds projector\)"):
         given_modules(naming({"llm": str(elsewhere)}))
     (tmp_path / "mm_projector.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"holds no weights of projector.*vita-train import"):
+    with pytest.raises(CheckpointError, match=r"holds no weights of projector.*vita-train model import"):
         given_modules(naming({"projector": str(tmp_path / "mm_projector.bin")}))
     with pytest.raises(CheckpointError, match="holds no weights of vision"):
         given_modules(naming({"vision": str(tmp_path)}))

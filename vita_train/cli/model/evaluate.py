@@ -1,4 +1,4 @@
-"""``vita-train evaluate``: measure the newest weights of a run."""
+"""``vita-train model evaluate``: measure the newest weights of a run."""
 
 from __future__ import annotations
 

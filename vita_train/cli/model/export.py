@@ -1,4 +1,4 @@
-"""``vita-train export``: the newest weights of a run as one directory, in our layout or in someone else's."""
+"""``vita-train model export``: the newest weights of a run as one directory, in our layout or in someone else's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vita-train import``: someone else's checkpoint as weights that a recipe can start from."""
+"""``vita-train model import``: someone else's checkpoint as weights that a recipe can start from."""
 
 from __future__ import annotations
 

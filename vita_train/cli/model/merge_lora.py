@@ -1,4 +1,4 @@
-"""``vita-train merge-lora``: adapters of a stage merged into whole weights."""
+"""``vita-train model merge-lora``: adapters of a stage merged into whole weights."""
 
 from __future__ import annotations
 

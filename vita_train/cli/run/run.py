@@ -1,4 +1,4 @@
-"""``vita-train run``, ``launch`` and ``preflight``."""
+"""``vita-train run``, and ``launch`` of a single stage."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ Force = Annotated[bool, typer.Option("--force", help="Do the chosen steps again 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("run")(run)
-    app.command("launch")(launch)
-    app.command("preflight")(preflight)
+    app.command("launch", hidden=True)(launch)
 
 
 def run(
@@ -109,16 +108,3 @@ def run_stage_of(recipe: schema.Recipe, name: str, stage: str) -> None:
     manifest = train_step(recipe, name, stage, Selection(only=(stage,)))
     assert manifest is not None  # the stage is in the recipe and was asked for
     typer.echo(manifest.model_dump_json(indent=1))
-
-
-def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
-    """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
-    from rich.console import Console
-
-    from vita_train.console import show_checks
-    from vita_train.preflight.run import check_all
-    from vita_train.recipe.load import load_recipe
-    from vita_train.runs.paths import run_name
-
-    resolved = load_recipe(recipe, settings or [])
-    show_checks(check_all(resolved, run_name(resolved, run)), Console(), always=True)

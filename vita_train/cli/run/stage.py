@@ -9,7 +9,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("stage")(stage)
+    app.command("stage", hidden=True)(stage)
 
 
 def stage(

@@ -182,7 +182,7 @@ def test_the_command_asks_for_terms_once_and_prints_the_ledger(ours: nn.ModuleDi
                tmp_path / "mm_projector.bin")
 
     def run(out: str, *more: str) -> tuple[str, BaseException | None]:
-        done = CliRunner().invoke(build_app(), ["import", str(tmp_path / "mm_projector.bin"), "--out",
+        done = CliRunner().invoke(build_app(), ["model", "import", str(tmp_path / "mm_projector.bin"), "--out",
                                                 str(tmp_path / out), "--recipe", str(tmp_path / "small.yaml"), *more])
         return done.output, done.exception
 

@@ -56,7 +56,7 @@ def test_an_adapter_is_merged_and_what_trained_in_full_is_taken(
         torch.save(load_file(weights), tmp_path / "lora" / "adapter_model.bin")
         weights.unlink()
     result = CliRunner().invoke(build_app(), [
-        "import", str(tmp_path / "lora"), "--base", str(base), "--out", str(tmp_path / "out"), "--recipe",
+        "model", "import", str(tmp_path / "lora"), "--base", str(base), "--out", str(tmp_path / "out"), "--recipe",
         str(written(small_spec, tmp_path))])
     assert result.exit_code == 0, result.output
     assert "rank 4 is merged into 4 matrices, 4 tensors trained in full" in result.output

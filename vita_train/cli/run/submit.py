@@ -1,8 +1,7 @@
-"""``vita-train upload`` and ``submit``: a Kubeflow Pipelines server from the shell."""
+"""``vita-train submit``: a run on a Kubeflow Pipelines server, from the shell."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,23 +13,8 @@ Namespace = Annotated[str, typer.Option(help="Namespace on a multi-user installa
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("upload")(upload)
+    """Add the command."""
     app.command("submit")(submit)
-
-
-def upload(
-    files: Annotated[list[Path], typer.Argument(help="What pipelines/compile.py wrote: files, or their folder.",
-                                                show_default=False)],
-    endpoint: Endpoint,
-    namespace: Namespace = "",
-) -> None:
-    """Put compiled pipelines on a server, each as a new version if it differs from those that are there."""
-    from vita_train.pipeline.server import PipelineServer
-
-    server = PipelineServer(endpoint, namespace)
-    for file in [inner for path in files for inner in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]:
-        typer.echo(f"{file}: version {server.upload(file)}")
 
 
 def submit(
