@@ -59,7 +59,8 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
     if not paths:
         raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
                               remedy="name an import (vita-train model import makes one of other people's files), an "
-                                     "export, the folder of a finished stage, or a safetensors file with its own tensor names")
+                                     "export, the folder of a finished stage, or a safetensors file with its own "
+                                     "tensor names")
     return ModuleRef(stage=GIVEN, files=tuple(_file(file) for file in paths))
 
 

@@ -18,10 +18,8 @@ from vita_train.data.sources.synth.splits import DEV, rng_for, split_of
 WORDS: tuple[str, ...] = (*COLOURS, *SHAPES, *SIZES, *PLACES, *NUMBERS[:6])
 
 #: How far from the named word, and how one asks for it.
-_BESIDE: dict[int, str] = {1: "after", -1: "before", 2: "second after", -2: "second before"}
-_KINDS: dict[str, float] = {"repeat": 0.1, "last": 0.1, "beside": 0.35, "following": 0.15, "among": 0.2, "count": 0.1}
-#: Words that one says of a word asked for.
-_FOLLOWING = 3
+_BESIDE: dict[int, str] = {1: "after", -1: "before", -2: "second before"}
+_KINDS: dict[str, float] = {"repeat": 0.05, "last": 0.1, "beside": 0.25, "where": 0.2, "among": 0.25, "count": 0.15}
 
 
 def add_recall(plan: Plan) -> None:
@@ -30,9 +28,14 @@ def add_recall(plan: Plan) -> None:
         rng = rng_for(plan.splits.seed, "recall", name)
         for _ in range(number):
             turns = draw_recall(rng)
-            while (split_of(plan.splits.seed, turns[0][0]) == DEV) != (split == DEV):
+            while (split_of(plan.splits.seed, _words(turns)) == DEV) != (split == DEV):
                 turns = draw_recall(rng)
             plan.add("recall", name, turns)
+
+
+def _words(turns: Turns) -> str:
+    """Return the words that are asked about: with them, all that may be asked of them belongs to one split."""
+    return turns[0][0].partition("\n")[0]
 
 
 def draw_recall(rng: Random) -> Turns:
@@ -52,7 +55,7 @@ def _last(rng: Random) -> Turns:
 
 def _beside(rng: Random) -> Turns:
     words, asked = rng.sample(WORDS, rng.randint(4, 7)), []
-    for _ in range(rng.randint(3, 5)):
+    for _ in range(rng.randint(2, 4)):
         far = rng.choice(list(_BESIDE))
         place = rng.randrange(max(0, -far), min(len(words), len(words) - far))
         asked.append((f"{_BESIDE[far]} {words[place]}", words[place + far]))
@@ -61,34 +64,34 @@ def _beside(rng: Random) -> Turns:
     return [(f"The words are {' '.join(words)}.\n{questions}?", f"{answers}.")]
 
 
-def _following(rng: Random) -> Turns:
-    words, asked = rng.sample(WORDS, rng.randint(6, 12)), []
-    for place in rng.sample(range(len(words) - _FOLLOWING), rng.randint(2, 3)):
-        asked.append((words[place], " ".join(words[place + 1:place + 1 + _FOLLOWING])))
-    return _several(words, [f"what follows {word}" for word, _ in asked], asked)
+def _where(rng: Random) -> Turns:
+    placed = dict(zip(rng.sample(WORDS, rng.randint(2, 4)), rng.sample(list(PLACES.values()), 4), strict=False))
+    listed = ", ".join(f"{word} {phrase}" for word, phrase in placed.items())
+    asked = rng.sample(list(placed), len(placed))
+    return _rounds(f"The words are {listed}.", [(f"where is {word}?", f"{placed[word]}.") for word in asked])
 
 
 def _among(rng: Random) -> Turns:
-    chosen = rng.sample(WORDS, rng.randint(6, 12))
+    chosen = rng.sample(WORDS, rng.randint(4, 10))
     words, absent = chosen[: len(chosen) // 2], chosen[len(chosen) // 2:]
     asked = [(rng.choice(words), "yes") if rng.random() < 0.5 else (rng.choice(absent), "no")
              for _ in range(rng.randint(3, 5))]
-    return _several(words, [f"is there {word}" for word, _ in asked], asked)
+    return _rounds(f"The words are {' '.join(words)}.", [(f"is there {word}?", f"{said}.") for word, said in asked])
 
 
 def _count(rng: Random) -> Turns:
     chosen = rng.sample(WORDS, rng.randint(2, 4))
-    words = [rng.choice(chosen) for _ in range(rng.randint(2, 6))]
-    asked = [(word, NUMBERS[words.count(word)]) for word in rng.sample(chosen, min(3, len(chosen)))]
-    return _several(words, [f"how many {word}" for word, _ in asked], asked)
+    words = [rng.choice(chosen) for _ in range(rng.randint(2, 5))]
+    asked = rng.sample(chosen, min(3, len(chosen)))
+    return _rounds(f"The words are {' '.join(words)}.",
+                   [(f"how many {word}?", f"{NUMBERS[words.count(word)]}.") for word in asked])
 
 
-def _several(words: Sequence[str], questions: Sequence[str], asked: Sequence[tuple[str, str]]) -> Turns:
-    """Ask several things about the same words at once; each answer begins with the word that was asked for."""
-    answers = ", ".join(f"{word} {answer}" for word, answer in asked)
-    return [(f"The words are {' '.join(words)}.\n{', '.join(questions)}?", f"{answers}.")]
+def _rounds(head: str, asked: Sequence[tuple[str, str]]) -> Turns:
+    """Ask one thing after the other about the same words."""
+    return [(f"{head}\n{question}" if place == 0 else question, said) for place, (question, said) in enumerate(asked)]
 
 
 _MAKERS: dict[str, Callable[[Random], Turns]] = {
-    "repeat": _repeat, "last": _last, "beside": _beside, "following": _following, "among": _among, "count": _count,
+    "repeat": _repeat, "last": _last, "beside": _beside, "where": _where, "among": _among, "count": _count,
 }
