@@ -10,6 +10,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from vita_train.errors import UserError, VitaError
+from vita_train.printable import printable_message
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ _LINES = 5
 
 def say(text: str) -> None:
     """Print one line to the error stream, where it never mixes with a command's output."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable_message(text), file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
@@ -74,7 +75,7 @@ def show_checks(checks: list[Check], console: Console, *, what: str = "preflight
         for number, check in enumerate(checks, 1):
             mark, style = ("✓", "green") if check.ok else ("✗", "bold red")
             console.print(f"{number}. [{style}]{mark}[/] {check.name}: ", end="", highlight=False)
-            console.print(check.detail, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable_message(check.detail), markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(f"{what}: {len(checks)} checks passed", highlight=False)
     if failed:

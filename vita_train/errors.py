@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vita_train.printable import printable_message
+
 #: Environment variable: the command line that started the run, for remedies; without options that choose steps.
 COMMAND = "VITA_TRAIN_COMMAND"
 
@@ -49,7 +51,7 @@ class VitaError(Exception):
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
-        return f"{place}{self.what}{remedy}"
+        return printable_message(f"{place}{self.what}{remedy}")  # data may be part of any of them
 
 
 def _restored(kind: type[VitaError], what: str, where: str, remedy: str) -> VitaError:

@@ -14,11 +14,14 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, UserError, VitaError
+from vita_train.printable import printable
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
 COMMANDS: tuple[str, ...] = ("run.run", "run.preflight", "run.plan", "run.train", "run.submit", "run.report",
@@ -33,10 +36,22 @@ _MACHINE_FAULTS: dict[int, str] = {
 }
 
 
+class _Commands(TyperGroup):
+    """The group of all commands. What is raised in them reaches `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:  # click would take it for Ctrl-D, and say "Aborted." and no more
+            raise RuntimeError(f"EOFError: {error}") from error
+
+
 def build_app() -> typer.Typer:
     """Return the application with every command registered."""
     app = typer.Typer(
         name="vita-train",
+        cls=_Commands,
         help="Train a VITA-1.5-class omni model, stage by stage, on a laptop or a Kubeflow cluster.",
         no_args_is_help=True,
         add_completion=False,
@@ -90,7 +105,7 @@ def _machine_fault(error: OSError) -> UserError:
 def _show_unexpected(error: Exception) -> int:
     text = "".join(traceback.format_exception(error))
     reason = str(error).strip().splitlines()
-    line = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
+    line = f"{type(error).__name__}: {printable(reason[0])}" if reason else type(error).__name__
     try:
         place = f"the traceback is in {_write_log(text)}"
     except OSError:

@@ -1,4 +1,4 @@
-"""What the recogniser hears, and how many of its words are wrong."""
+"""What the recogniser hears, and how many of its words and characters are wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.prepare.units import Units, spoken_form
+from vita_train.data.prepare.units import Units, spoken_form, spoken_words
 
 #: Clips the recogniser takes at a time.
 CLIPS = 32
@@ -39,15 +39,38 @@ def recognise(modules: nn.ModuleDict, units: Units, clips: Sequence[Tensor], *, 
 
 
 def word_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
-    """Return substitutions, insertions and deletions over the words of all truths, after ``spoken_form``.
+    """Return substitutions, insertions and deletions over the words of all truths, after ``spoken_words``.
 
-    Texts without a true word count with their inserted words only.
+    Each character of Chinese, Japanese, Thai and other scripts without spaces counts as a word, and each
+    word of others, as mixed text is usually counted. Texts without a true word count with their inserted
+    words only.
     """
-    spoken = [(spoken_form(truth), spoken_form(text)) for truth, text in zip(truths, texts, strict=True)]
-    worded = [pair for pair in spoken if pair[0]]
+    pairs = [(spoken_words(truth), spoken_words(text))
+             for truth, text in zip(truths, texts, strict=True)]
+    worded = [(" ".join(truth), " ".join(text)) for truth, text in pairs if truth]
     if not worded:
         return float("nan")
-    result = jiwer.process_words([truth for truth, _ in worded], [text for _, text in worded])
-    extra = sum(len(text.split()) for truth, text in spoken if not truth)
-    words = result.hits + result.substitutions + result.deletions
-    return (result.substitutions + result.deletions + result.insertions + extra) / words
+    found = jiwer.process_words([truth for truth, _ in worded], [text for _, text in worded])
+    return _rate(found, sum(len(text) for truth, text in pairs if not truth))
+
+
+def character_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
+    """Return the same over the characters of all truths, after ``spoken_form``; a space is a character."""
+    pairs = [(spoken_form(truth), spoken_form(text))
+             for truth, text in zip(truths, texts, strict=True)]
+    written = [pair for pair in pairs if pair[0]]
+    if not written:
+        return float("nan")
+    found = jiwer.process_characters([truth for truth, _ in written], [text for _, text in written])
+    return _rate(found, sum(len(text) for truth, text in pairs if not truth))
+
+
+def error_rates(truths: Sequence[str], texts: Sequence[str], prefix: str = "") -> dict[str, float]:
+    """Return both rates by name, ``wer`` and ``cer``."""
+    return {f"{prefix}wer": word_error_rate(truths, texts),
+            f"{prefix}cer": character_error_rate(truths, texts)}
+
+
+def _rate(found: jiwer.WordOutput | jiwer.CharacterOutput, extra: int) -> float:
+    wrong = found.substitutions + found.deletions + found.insertions + extra
+    return wrong / (found.hits + found.substitutions + found.deletions)

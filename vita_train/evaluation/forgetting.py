@@ -14,7 +14,7 @@ from dataclasses import dataclass
 #: Last parts of measure names that are shares of right answers: more is better, differences are points.
 SHARES: tuple[str, ...] = ("accuracy", "attributes", "state_mark", "retrieval")
 #: Last parts of measure names that are shares of errors: less is better, differences are points.
-ERROR_SHARES: tuple[str, ...] = ("wer", "llm_wer", "wer_original", "wer_resynthesis")
+ERROR_SHARES: tuple[str, ...] = ("wer", "cer", "llm_wer", "llm_cer", "wer_original", "wer_resynthesis")
 #: Measures that a stage takes of its own dev batches while training. They mean something else in every stage.
 DEV = "dev."
 

@@ -18,7 +18,7 @@ from vita_train.data.index.sample import Sample
 from vita_train.data.prepare.states import State, mark_ids, mark_text
 from vita_train.data.prepare.tokenizer import plain_ids
 from vita_train.data.templates import load_template
-from vita_train.evaluation.asr import recognise, word_error_rate
+from vita_train.evaluation.asr import error_rates, recognise, word_error_rate
 from vita_train.evaluation.generation import recall_of_content, write_replies
 from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures
 from vita_train.evaluation.scoring import score_replies, tell_states
@@ -130,8 +130,8 @@ def _captions(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _transcripts(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
-    """Word error of what the language model writes of what it hears."""
-    return {"llm_wer": word_error_rate([sample.text for sample in samples], written(bench, samples))}
+    """Word and character error of what the language model writes of what it hears."""
+    return error_rates([sample.text for sample in samples], written(bench, samples), "llm_")
 
 
 def _retrieval(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
@@ -143,7 +143,7 @@ def _retrieval(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
 def _recogniser(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
     texts = recognise(bench.modules, bench.corpus.units, [sample.load_fbank() for sample in samples],
                       device=bench.device)
-    return {"wer": word_error_rate([sample.text for sample in samples], texts)}
+    return error_rates([sample.text for sample in samples], texts)
 
 
 def _codec(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
@@ -166,10 +166,10 @@ def _resynthesis(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _speech(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
-    """Word error of the model's own recogniser on what the speech decoder says."""
+    """Word and character error of the model's own recogniser on what the speech decoder says."""
     truths = [sample.text for sample in samples]
     waves = speak_sentences(bench.modules, bench.encode, truths, device=bench.device)
-    return {"wer": word_error_rate(truths, heard(bench, waves))}
+    return error_rates(truths, heard(bench, waves))
 
 
 def state_marks(bench: Bench) -> frozenset[tuple[int, ...]]:

@@ -94,18 +94,18 @@ def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
 def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: ObjectiveName) -> list[Task]:
     recogniser = ("audio_encoder", "ctc_head")
     if objective == "ctc":
-        return [Task("recogniser", dataset, name, recogniser, ("wer",))]
+        return [Task("recogniser", dataset, name, recogniser, ("wer", "cer"))]
     if objective == "codec":
         return [Task("codec", dataset, name, ("codec",), ("mel_distance", "codes_used", "perplexity")),
                 Task("resynthesis", dataset, name, ("codec", *recogniser), ("wer_original", "wer_resynthesis"))]
     if objective == "speech_tokens":
-        return [Task("speech", dataset, name, ("llm", "codec", "speech_decoder", *recogniser), ("wer",))]
+        return [Task("speech", dataset, name, ("llm", "codec", "speech_decoder", *recogniser), ("wer", "cer"))]
     if objective != "next_token":
         return []
     modules = _reply_modules(corpus, dataset, name)
     if dataset in TRANSCRIPTS:
         return [Task("replies", dataset, name, modules, ("loss",)),
-                Task("transcripts", dataset, name, modules, ("llm_wer",))]
+                Task("transcripts", dataset, name, modules, ("llm_wer", "llm_cer"))]
     # The mark says whether and how the model was spoken to: there is something to tell only where some are.
     heard = any(corpus.index(dataset, split).frames.any() for split in corpus.datasets[dataset])
     mode = recipe.data.state_mode

@@ -19,7 +19,7 @@ from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, load_wave
 from vita_train.data.media.image import cut_tiles, normalise, open_image
-from vita_train.data.media.video import frame_places, load_frames, probe_video
+from vita_train.data.media.video import film_places, load_frames, probe_video
 from vita_train.data.prepare.positions import positions_of
 from vita_train.data.prepare.prompt import MediaCounts, encode_prompt, expand
 from vita_train.data.prepare.states import State, mark_ids, take_mark
@@ -220,15 +220,15 @@ class Chat:
         data, spec = self.recipe.data, self.recipe.model.vision
 
         def frames() -> np.ndarray:
-            film = probe_video(path)
-            return load_frames(path, frame_places(film.frames, film.rate, data.video), data, spec.tile_size)
+            return load_frames(path, film_places(probe_video(path), data.video), data, spec.tile_size)
 
         return normalise(_usable(frames), spec)
 
     def _clip(self, path: Path) -> Tensor:
         self._require("sound")
         spec, model = self.recipe.data.audio, self.recipe.model
-        wave = _usable(lambda: load_wave(path, spec.sample_rate))
+        wave = _usable(lambda: load_wave(path, spec.sample_rate, max_seconds=spec.max_seconds,
+                                         channel=spec.channel))
         _usable(lambda: check_length(path, wave, spec, model.audio_adapter))
         return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
 

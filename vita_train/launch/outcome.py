@@ -21,6 +21,7 @@ from vita_train.errors import (
     UserError,
     VitaError,
 )
+from vita_train.printable import printable
 
 #: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
@@ -72,7 +73,7 @@ def tail(path: Path, lines: int = _TAIL_LINES) -> str:
     text = path.read_text(encoding="utf-8", errors="replace")
     if epilogues := list(_EPILOGUE.finditer(text)):
         text = text[: epilogues[-1].start()]
-    return "\n".join(f"  | {line}" for line in text.rstrip().splitlines()[-lines:])
+    return "\n".join(f"  | {printable(line)}" for line in text.rstrip().splitlines()[-lines:])
 
 
 def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:

@@ -156,17 +156,28 @@ def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[
     digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
                         **given_digests(recipe)})
     cache = logs_dir(recipe, run) / "model.json"
-    if cache.is_file() and (known := json.loads(cache.read_text())).get("digest") == digest:
-        counted = known["counted"]
-    else:
+    counted = _counted_before(cache, digest)
+    if counted is None:
         counted = _count(recipe)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
+        partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
+        partial.replace(cache)  # so that a full disk or a power cut leaves the file whole or absent
     parameters.update(counted["modules"])
     adapters.update(counted["adapters"])
     counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
     return (f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of {recipe.model.vision.tile_size} "
             f"pixels takes {recipe.model.tokens_per_tile} positions")
+
+
+def _counted_before(cache: Path, digest: str) -> dict[str, Any] | None:
+    """What was counted for the same digest; None where it was not, or the file cannot be read any more."""
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        counted = known["counted"] if known["digest"] == digest else None
+        return counted if isinstance(counted, dict) and {"modules", "adapters"} <= counted.keys() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _count(recipe: Recipe) -> dict[str, Any]:

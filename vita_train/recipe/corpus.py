@@ -36,6 +36,8 @@ def data_settings(data: DataSpec) -> dict[str, Any]:
     video = data.video
     settings = data.model_dump(mode="json", exclude={"source", "video", "shared_position_stride"})
     settings["video"] = {"fps": video.rate, "min_frames": video.min_frames, "max_frames": video.max_frames}
+    if data.audio.channel == "mix":
+        del settings["audio"]["channel"]
     if video.tile_frames:
         settings["video"]["tile_budget"] = video.tile_budget
     if video.slowfast:

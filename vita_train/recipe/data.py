@@ -102,6 +102,9 @@ class AudioSpec(Strict):
     sample_rate: int = 16000
     min_seconds: float = 0.1
     max_seconds: float = 60.0
+    channel: Literal["mix", "first"] = "mix"
+    """Of sound with several channels: mix takes the mean of those that carry sound (where they cancel each other, the
+    loudest alone); first (VITA-1.5) the first, and rejects a clip where that one is silent."""
     store_features: bool = False
     """Write float16 features beside the index when preparing, instead of computing them at each visit."""
 

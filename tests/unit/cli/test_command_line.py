@@ -113,3 +113,18 @@ def test_recipe_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().out == ""
     assert run("recipe", "schema", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.startswith("{")
+
+
+def test_the_end_of_a_file_is_no_request_to_abort(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise EOFError("End of file")
+
+    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr("vita_train.recipe.presets.preset_names", ended)
+    monkeypatch.setattr("vita_train.recipe.load.load_recipe", ended)
+    monkeypatch.setattr("sys.argv", ["vita-train", "recipe", "show", "tiny"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "EOFError" in capsys.readouterr().err

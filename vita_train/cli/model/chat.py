@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vita_train.printable import printable_lines
+
 if TYPE_CHECKING:
     from vita_train.inference.chat import Chat
 
@@ -65,7 +67,7 @@ def say(model: Chat, text: str, images: list[Path], audios: list[Path], video: P
         try:
             for piece in said:
                 if isinstance(piece, str):
-                    print(piece, end="", flush=True)
+                    print(printable_lines(piece), end="", flush=True)
                     reply, written = reply + piece, time.monotonic() - asked
                 elif file:
                     heard = heard or time.monotonic() - asked

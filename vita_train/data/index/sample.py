@@ -11,6 +11,7 @@ import numpy as np
 from vita_train.data.prepare.positions import positions_of
 from vita_train.data.prepare.prompt import expand, expand_labels, expand_states, labels_of
 from vita_train.errors import DataError
+from vita_train.printable import printable
 from vita_train.recipe.audio import AudioAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
@@ -90,7 +91,7 @@ class Sample:
     @property
     def name(self) -> str:
         """The id with the record's own, for messages."""
-        return f"{self.id} ({self.record_id})"
+        return f"{self.id} ({printable(self.record_id)})"
 
     @property
     def text(self) -> str:
@@ -169,8 +170,10 @@ class Sample:
         from vita_train.data.media import MediaError
         from vita_train.data.media.audio import load_wave
 
+        spec = self.settings.data.audio
         try:
-            return load_wave(self.audios[clip], rate or self.settings.data.audio.sample_rate)
+            return load_wave(self.audios[clip], rate or spec.sample_rate, max_seconds=spec.max_seconds,
+                             channel=spec.channel)
         except MediaError as error:
             raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
 

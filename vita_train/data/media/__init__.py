@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MediaError(ValueError):
     """A file that cannot be used.
@@ -15,3 +17,8 @@ class MediaError(ValueError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors come back from the processes that decode; the default would call the class with the
+        # detail alone.
+        return MediaError, (self.reason, self.detail)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image, ImageOps
 
 from vita_train.data.media import MediaError
+from vita_train.data.media.door import decoding, find_file
+from vita_train.data.media.shown import MAX_PIXELS, as_shown, first_page, picture_formats
 from vita_train.recipe.data import ImageSpec
 from vita_train.recipe.vision import TowerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: A picture longer than this is made smaller before it is padded to a square, which could be huge otherwise.
+_PADDED_WHOLE = 4096
 
 
 @lru_cache(maxsize=8)
@@ -48,31 +55,21 @@ def count_tiles(width: int, height: int, spec: ImageSpec, side: int, *, tiled: b
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a picture as RGB; transparent parts become white.
+    """Decode a picture as people see it: upright, in sRGB, transparent parts white; as RGB.
+
+    Of an animation the first frame that is shown is taken, of a document the first page that is no thumbnail.
 
     Raises:
         MediaError: missing, not a picture, truncated, or too large to decode safely.
     """
-    try:
-        if path.stat().st_size == 0:
-            raise MediaError("empty file", f"picture {path} is empty")
-        with Image.open(path) as image:
-            image.load()
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-            return image.convert("RGB")
-    except MediaError:
-        raise
-    except FileNotFoundError:
-        raise MediaError("missing file", f"picture {path} does not exist") from None
-    except UnidentifiedImageError:
-        raise MediaError("unreadable picture", f"{path} is not a picture") from None
-    except Image.DecompressionBombError as error:
-        raise MediaError("unreadable picture", f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = "truncated picture" if "truncated" in str(error) else "unreadable picture"
-        raise MediaError(reason, f"{path}: {error}") from None
+    path = find_file(path, "picture")
+    with decoding(path, "picture"), Image.open(path, formats=picture_formats()) as image:
+        first_page(image)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise MediaError("too large", f"{path} has {width} x {height} pixels, the most is {MAX_PIXELS}")
+        image.load()
+        return as_shown(image)
 
 
 def cut_tiles(image: Image.Image, spec: ImageSpec, side: int, *, tiled: bool = True) -> np.ndarray:
@@ -99,6 +96,8 @@ def cut_grid(image: Image.Image, grid: tuple[int, int], spec: ImageSpec, side: i
 
 def to_square(image: Image.Image, side: int, how: str) -> Image.Image:
     """Make a picture square: ``squash`` stretches, ``pad`` adds grey, ``crop`` keeps the middle."""
+    if how == "pad" and max(image.size) > _PADDED_WHOLE:
+        image = ImageOps.contain(image, (_PADDED_WHOLE, _PADDED_WHOLE), Image.Resampling.BICUBIC)
     width, height = image.size
     if how == "pad" and width != height:
         longest = max(width, height)
@@ -114,6 +113,8 @@ def to_square(image: Image.Image, side: int, how: str) -> Image.Image:
 
 def normalise(tiles: np.ndarray, vision: TowerSpec) -> Tensor:
     """Turn (N, S, S, 3) uint8 into (N, 3, S, S) float32, mean and deviation of the tower taken out."""
+    import torch
+
     pixels = torch.from_numpy(np.array(tiles)).permute(0, 3, 1, 2).float().div_(255)
     mean = torch.tensor(vision.mean).view(1, 3, 1, 1)
     std = torch.tensor(vision.std).view(1, 3, 1, 1)

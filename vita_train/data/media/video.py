@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
+from PIL import Image
 
 from vita_train.data.media import MediaError
+from vita_train.data.media.container import open_container
+from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.image import choose_grid, count_tiles, cut_grid
+from vita_train.data.media.whole import check_whole
 from vita_train.recipe.data import DataSpec, VideoSpec
 from vita_train.recipe.visual import tiled_frames, video_tiles
+
+#: The most pixels of a frame: 8K.
+MAX_FRAME_PIXELS = 8192 * 4352
+#: How often a pixel may be wider than it is high, or the other way round.
+_MAX_PIXEL_ASPECT = 16
+#: Streams that are no video: cover pictures of music, and previews of other streams.
+_NO_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+#: How the corners of a display matrix (a, b, c, d as -1, 0 or 1) turn a stored frame into the one
+#: that is shown.
+_TURNS: dict[tuple[int, ...], Image.Transpose | None] = {
+    (1, 0, 0, 1): None,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
 
 
 class Film(NamedTuple):
@@ -21,26 +47,55 @@ class Film(NamedTuple):
     rate: float
     """Native frames a second."""
     width: int
-    """Pixels of the first frame."""
+    """Pixels of the first frame as it is shown: turned upright, its pixels made square."""
     height: int
+    times: tuple[float, ...] = ()
+    """Where the rate is not constant: when each frame appears, in seconds from the first, and when
+    the last ends."""
 
 
 def frame_places(total: int, native: float, spec: VideoSpec) -> list[int]:
     """Return which frames are taken of a clip of ``total`` frames at ``native`` frames a second.
 
-    One every ``native / spec.rate`` frames (at least one apart); more than ``max_frames`` are thinned evenly. Where
-    that gives fewer than ``min_frames``, as many are spread evenly over the clip, repeated if it is shorter still.
+    One every ``native / spec.rate`` frames (at least one apart); more than ``max_frames`` are
+    thinned evenly. Where that gives fewer than ``min_frames``, as many are spread evenly over the
+    clip, repeated if it is shorter still.
     """
     stride = max(1, round(native / spec.rate))
     places = list(range(0, total, stride))
     if len(places) > spec.max_frames:
-        return [places[place] for place in np.linspace(0, len(places) - 1, spec.max_frames).astype(int)]
+        return [
+            places[place] for place in np.linspace(0, len(places) - 1, spec.max_frames).astype(int)
+        ]
     if len(places) < spec.min_frames:
         return [int(place) for place in np.linspace(0, total - 1, spec.min_frames)]
     return places
 
 
-def count_film_tiles(film: Film, frames: int, data: DataSpec, side: int, *, tiled: bool = True) -> int:
+def film_places(film: Film, spec: VideoSpec) -> list[int]:
+    """Return which frames of a film are taken: `frame_places`, and by time where its rate is not
+    constant.
+
+    By time means: the frame on screen at each of evenly spaced moments, one every ``1 / spec.rate``
+    seconds, thinned to ``max_frames``; where these are fewer than ``min_frames``, as many from the
+    first frame to the last.
+    """
+    if not film.times:
+        return frame_places(film.frames, film.rate, spec)
+    starts, end = np.asarray(film.times[:-1]), film.times[-1]
+    count = max(1, int(np.ceil(end * spec.rate - 1e-6)))
+    if count > spec.max_frames:
+        moments = np.linspace(0, count - 1, spec.max_frames).astype(int) / spec.rate
+    elif count < spec.min_frames:
+        moments = np.linspace(0, starts[-1], spec.min_frames)
+    else:
+        moments = np.arange(count) / spec.rate
+    return [int(place) for place in np.searchsorted(starts, moments + 1e-6, side="right") - 1]
+
+
+def count_film_tiles(
+    film: Film, frames: int, data: DataSpec, side: int, *, tiled: bool = True
+) -> int:
     """Return how many tiles ``frames`` frames of a video become."""
     if not tiled:
         return frames
@@ -51,17 +106,20 @@ def probe_video(path: Path) -> Film:
     """Decode a video once; return how many frames of which size it has, and their rate.
 
     Raises:
-        MediaError: missing, unreadable, without a video stream, or without frames.
+        MediaError: missing, unreadable, truncated, without a video stream, or without frames.
     """
-    with _Opened(path) as stream:
-        total, width, height = 0, 0, 0
-        for frame in stream.container.decode(stream.video):
-            if total == 0:
-                width, height = frame.width, frame.height
-            total += 1
-        if total == 0:
+    with _opened(path) as video:
+        width, height, end = 0, 0, 0.0
+        times: list[float | None] = []
+        for frame in video.frames():
+            if not times:
+                width, height = video.shown_size(frame)
+            times.append(frame.time)
+            end = (frame.time or 0.0) + float((frame.duration or 0) * (frame.time_base or 0))
+        if not times:
             raise MediaError("empty video", f"video {path} has no frames")
-        return Film(total, stream.rate, width, height)
+        rate, uneven = _timing(times, video.rate, end)
+        return Film(len(times), rate, width, height, uneven)
 
 
 def load_frames(path: Path, places: list[int], data: DataSpec, side: int, *, tiled: bool = True,
@@ -79,14 +137,16 @@ def load_frames(path: Path, places: list[int], data: DataSpec, side: int, *, til
     wanted, chosen, grid = set(places), frozenset[int](), (1, 1)
     whole: dict[int, np.ndarray] = {}
     cut: dict[int, np.ndarray] = {}
-    with _Opened(path) as stream:
-        for place, frame in enumerate(stream.container.decode(stream.video)):
+    with _opened(path) as video:
+        for place, frame in enumerate(video.frames()):
             if place == 0 and tiled and data.video.tile_frames:
-                size = (frame.width, frame.height)
+                size = video.shown_size(frame)
                 grid = choose_grid(*size, data.image.min_tiles, data.image.max_tiles, side)
-                chosen = _draw_tiled(len(places), count_tiles(*size, data.image, side), data.video.tile_budget, seed)
+                chosen = _draw_tiled(
+                    len(places), count_tiles(*size, data.image, side), data.video.tile_budget, seed
+                )
             if place in wanted:
-                image = frame.to_image()
+                image = video.shown(frame)
                 whole[place] = cut_grid(image, (1, 1), data.image, side)
                 if any(places[number] == place for number in chosen):
                     cut[place] = cut_grid(image, grid, data.image, side)
@@ -94,7 +154,9 @@ def load_frames(path: Path, places: list[int], data: DataSpec, side: int, *, til
                 break
     if len(whole) < len(wanted):
         raise MediaError("truncated video", f"video {path} ends before frame {places[-1]}")
-    return np.concatenate([cut[place] if number in chosen else whole[place] for number, place in enumerate(places)])
+    return np.concatenate(
+        [cut[place] if number in chosen else whole[place] for number, place in enumerate(places)]
+    )
 
 
 def _draw_tiled(frames: int, tiles: int, budget: int, seed: int) -> frozenset[int]:
@@ -103,30 +165,116 @@ def _draw_tiled(frames: int, tiles: int, budget: int, seed: int) -> frozenset[in
     return frozenset(np.random.default_rng(seed).permutation(frames)[:count].tolist())
 
 
-class _Opened:
-    """An open video whose decoding faults become MediaError."""
+def _timing(
+    stamps: Sequence[float | None], stated: float, end: float
+) -> tuple[float, tuple[float, ...]]:
+    """Return the frames' rate, and where it is not constant their times and the end, in seconds
+    from the first.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        stamps: of each frame, in seconds.
+        stated: frames a second that the container tells; 0 if it tells none.
+        end: when the last frame ends.
+    """
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) < len(stamps) or len(known) < 2:
+        return stated or 1.0, ()
+    times = np.asarray(known) - known[0]
+    if (np.diff(times) < 0).any() or times[
+        -1
+    ] <= 0:  # stamps that say nothing: they begin again, or stand still
+        return stated or 1.0, ()
+    measured = (len(times) - 1) / float(times[-1])
+    for rate in (stated, measured):
+        if np.abs(times * rate - np.arange(len(times))).max() < 0.5:
+            return rate, ()
+    last = end - known[0] - float(times[-1])
+    return measured, (*times.tolist(), float(times[-1]) + (last if last > 0 else 1 / measured))
 
-    def __enter__(self) -> _Opened:
-        try:
-            if self.path.stat().st_size == 0:
-                raise MediaError("empty file", f"video {self.path} is empty")
-            self.container = av.open(str(self.path), mode="r")
-        except FileNotFoundError:
-            raise MediaError("missing file", f"video {self.path} does not exist") from None
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError("unreadable video", f"{self.path}: {error}") from None
-        if not self.container.streams.video:
-            self.container.close()
-            raise MediaError("unreadable video", f"{self.path} has no video stream")
-        self.video = self.container.streams.video[0]
-        rate = self.video.average_rate or self.video.guessed_rate
-        self.rate = float(rate) if rate else 1.0
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self.container.close()
-        if isinstance(error, (av.FFmpegError, OSError)):
-            raise MediaError("unreadable video", f"{self.path}: {error}") from None
+class _Video:
+    """The video stream of an open container."""
+
+    def __init__(self, path: Path, container: av.container.InputContainer) -> None:
+        videos = [
+            stream for stream in container.streams.video if not stream.disposition & _NO_VIDEO
+        ]
+        if not videos:
+            cover = " but a cover picture" if container.streams.video else ""
+            raise MediaError("unreadable video", f"{path} has no video stream{cover}")
+        self.path, self._container, self._stream = path, container, videos[0]
+        self._stream.codec_context.thread_count = 1  # each thread more would hold frames of its own
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.rate = float(rate) if rate else 0.0
+        aspect = self._stream.sample_aspect_ratio
+        self._aspect = aspect if aspect else Fraction(1)
+        if not Fraction(1, _MAX_PIXEL_ASPECT) <= self._aspect <= _MAX_PIXEL_ASPECT:
+            raise MediaError(
+                "unreadable video",
+                f"{path} says that its pixels are {self._aspect} as wide as high",
+            )
+        self._check_size(self._stream.codec_context.width, self._stream.codec_context.height)
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decode every frame, in the order they are shown."""
+        for frame in self._container.decode(self._stream):
+            assert isinstance(frame, av.VideoFrame)
+            self._check_size(frame.width, frame.height)
+            yield frame
+
+    def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Return width and height of a frame as it is shown."""
+        width, height = self._square(frame.width, frame.height)
+        return (height, width) if self._turn(frame) in _SIDEWAYS else (width, height)
+
+    def shown(self, frame: av.VideoFrame) -> Image.Image:
+        """Return a frame as it is shown: its pixels made square, turned upright."""
+        image, turn = frame.to_image(), self._turn(frame)
+        size = self._square(*image.size)
+        image = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+        return image if turn is None else image.transpose(turn)
+
+    def _square(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height with square pixels; the shorter side is stretched, so that nothing is
+        lost."""
+        if self._aspect >= 1:
+            return round(width * self._aspect), height
+        return width, round(height / self._aspect)
+
+    def _turn(self, frame: av.VideoFrame) -> Image.Transpose | None:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return None
+        values = np.frombuffer(cast(bytes, matrix), np.int32)  # rows a b u, c d v, x y w
+        corners = values[[0, 1, 3, 4]].reshape(2, 2).astype(float)
+        corners /= np.maximum(
+            np.linalg.norm(corners, axis=1, keepdims=True), 1
+        )  # a scale is in the pixels' aspect
+        turns = tuple(int(value) for value in np.rint(corners).ravel())
+        if turns not in _TURNS or np.abs(corners - np.rint(corners)).max() > 0.02:
+            raise MediaError(
+                "unreadable video",
+                f"{self.path} is to be shown at an angle that is no quarter turn",
+            )
+        return _TURNS[turns]
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_FRAME_PIXELS:
+            raise MediaError(
+                "too large",
+                f"{self.path} has frames of {width} x {height} pixels, the most is "
+                f"{MAX_FRAME_PIXELS}",
+            )
+
+
+_SIDEWAYS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.TRANSPOSE,
+             Image.Transpose.TRANSVERSE)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Video]:
+    """Open a video; decoding faults inside become MediaError."""
+    path = find_file(path, "video")
+    with decoding(path, "video"), open_container(path) as container:
+        check_whole(path, "video")
+        yield _Video(path, container)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from pydantic import model_validator
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.sources.reading import Reject
 from vita_train.errors import DataError
+from vita_train.printable import printable
 from vita_train.recipe.base import Strict
 
 
@@ -127,7 +129,8 @@ class Counting:
             return f"{name} holds no records"
         if rejected / total <= max_share and self.sums["used"]:
             return ""
-        first = "; ".join(f"row {reject.row} ({reject.id}): {reject.reason}: {reject.detail}" for reject in self.first)
+        first = "; ".join(f"row {reject.row} ({printable(reject.id)}): {reject.reason}: {printable(reject.detail)}"
+                          for reject in self.first)
         return f"{name}: {rejected} of {total} records rejected. First: {first}"
 
 
@@ -135,4 +138,4 @@ def reject_line(dataset: str, split: str, reject: Reject) -> str:
     """Return a line of ``rejects.jsonl``."""
     value = {"dataset": dataset, "split": split, "row": reject.row, "id": reject.id, "reason": reject.reason,
              "detail": reject.detail}
-    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
+    return printable(json.dumps(value, ensure_ascii=False), sys.maxsize) + "\n"

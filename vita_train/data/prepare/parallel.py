@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 
-from vita_train.data.prepare.row_encoder import Examiner, Example
+from vita_train.data.media.apart import Decoder
+from vita_train.data.prepare.row_encoder import Examiner, Example, measure_settings
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.sources.reading import Reject, Row, read_records
 from vita_train.recipe.schema import Recipe
@@ -24,7 +26,7 @@ class Sweep:
     Args:
         recipe: settings.
         tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
-        workers: processes; 1 works in this one.
+        workers: processes; 1 works in this one. Each has a process beside it that decodes media.
     """
 
     def __init__(self, recipe: Recipe, tokenizer_dir: Path, workers: int = 1) -> None:
@@ -40,12 +42,15 @@ class Sweep:
                                              initargs=(self._recipe, self._tokenizer_dir))
         else:
             self._tokenizer = load_tokenizer(self._tokenizer_dir)
+            self._decoder = Decoder(measure_settings(self._recipe))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+        else:
+            self._decoder.close()
 
     def file(self, dataset: str, path: Path, roots: Mapping[str, Path]) -> Iterator[Example | Reject]:
         """Examine every row of a record file; results come in the file's order.
@@ -55,7 +60,7 @@ class Sweep:
         """
         rows = read_records(path, roots)
         if self._pool is None:
-            examiner = Examiner(self._recipe, self._tokenizer, dataset, roots)
+            examiner = Examiner(self._recipe, self._tokenizer, dataset, roots, self._decoder)
             for row in rows:
                 yield examiner.examine(row) if isinstance(row, Row) else row
             return
@@ -70,17 +75,19 @@ class Sweep:
                 yield from waiting.popleft().result()
 
 
-_worker: list[tuple[Recipe, Tokenizer]] = []
+_worker: list[tuple[Recipe, Tokenizer, Decoder]] = []
 
 
 def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _worker[:] = [(recipe, load_tokenizer(tokenizer_dir))]
+    decoder = Decoder(measure_settings(recipe))
+    Finalize(None, decoder.close, exitpriority=10)  # exit handlers do not run in such processes
+    _worker[:] = [(recipe, load_tokenizer(tokenizer_dir), decoder)]
 
 
 def _examine(dataset: str, roots: dict[str, Path], rows: list[Row | Reject]) -> list[Example | Reject]:
-    recipe, tokenizer = _worker[0]
-    examiner = Examiner(recipe, tokenizer, dataset, roots)
+    recipe, tokenizer, decoder = _worker[0]
+    examiner = Examiner(recipe, tokenizer, dataset, roots, decoder)
     return [examiner.examine(row) if isinstance(row, Row) else row for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from vita_train.data.media import MediaError
+from vita_train.data.media.apart import Decoder
+from vita_train.data.media.audio import frames_of
+from vita_train.data.media.door import Kind
+from vita_train.data.media.measure import Measured, MeasureSettings, MediaFile, measure
 from vita_train.data.prepare.prompt import MediaCounts, encode
 from vita_train.data.prepare.tokenizer import Tokenizer
 from vita_train.data.prepare.units import ctc_frames_needed
-from vita_train.data.sources.reading import Reject, Row
+from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.templates import load_template
+from vita_train.errors import VitaError
 from vita_train.recipe.audio import encoder_frames
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.visual import picture_tokens, video_tokens
@@ -88,14 +94,18 @@ class Examiner:
         tokenizer: the run's tokenizer.
         dataset: name, for its limits.
         roots: set key to media directory.
+        decoder: decodes media in a process of its own; without one they are decoded in this one.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dataset: str, roots: Mapping[str, Path]) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dataset: str, roots: Mapping[str, Path],
+                 decoder: Decoder | None = None) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.template = load_template(recipe.data.template)
         self.limits = limits_of(recipe, dataset)
         self.roots = roots
+        self.decoder = decoder
+        self._real_roots = {key: os.path.realpath(root) for key, root in roots.items()}
         self.recognised = any(spec.objective == "ctc" and dataset in spec.data for spec in recipe.stages.values())
 
     def examine(self, row: Row) -> Example | Reject:
@@ -104,30 +114,33 @@ class Examiner:
             return self._example(row)
         except MediaError as error:
             return Reject(row.row, error.reason, error.detail, row.id)
+        except VitaError:
+            raise
+        except Exception as error:  # whatever it is, it is this row's, and the others are not to suffer from it
+            return Reject(row.row, "cannot be examined", f"{type(error).__name__}: {error}", row.id)
 
     def _example(self, row: Row) -> Example | Reject:
         data, model = self.recipe.data, self.recipe.model
         per_tile = model.tokens_per_tile
-        tiles = [self._count_tiles(str(ref.root), ref.path(self.roots)) for ref in row.images]
-        films = [self._film(str(ref.root), ref.path(self.roots)) for ref in row.videos]
-        waves = [self._wave(ref.path(self.roots)) for ref in row.audios]
-        from vita_train.data.media.audio import fbank, frames_of
-
-        frames = [frames_of(len(wave), data.audio.sample_rate) for wave in waves]
+        images = [self._measure("picture", ref) for ref in row.images]
+        videos = [self._measure("video", ref) for ref in row.videos]
+        audios = [self._measure("sound", ref) for ref in row.audios]
+        tiles = [image.tiles for image in images]
+        frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
             images=tuple(sum(picture_tokens(count, per_tile)) for count in tiles),
-            videos=tuple(sum(video_tokens(count, per_tile, data.video)) for _, count in films),
+            videos=tuple(sum(video_tokens(film.tiles, per_tile, data.video)) for film in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
         encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
         example = Example(
             row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
-            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(count for _, count in films),
+            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(film.tiles for film in videos),
             frames=sum(frames), supervised=encoded.supervised,
             images=[str(ref) for ref in row.images], image_tiles=tiles,
-            videos=[str(ref) for ref in row.videos], video_places=[place for places, _ in films for place in places],
+            videos=[str(ref) for ref in row.videos], video_places=[place for film in videos for place in film.places],
             audios=[str(ref) for ref in row.audios], audio_frames=frames,
-            seconds=sum(map(len, waves)) / data.audio.sample_rate,
+            seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
             states=[value for state in encoded.states for value in state],
@@ -138,7 +151,7 @@ class Examiner:
             return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
             bins = model.audio_encoder.num_mel_bins
-            example.features = [fbank(wave, data.audio.sample_rate, bins).numpy().astype(np.float16) for wave in waves]
+            example.features = [self._features(clip, ref, bins) for clip, ref in zip(audios, row.audios, strict=True)]
         return example
 
     def _too_long(self, example: Example) -> str:
@@ -157,26 +170,30 @@ class Examiner:
             return ""
         return f"the transcript needs {needed} encoder frames by {kind}, {example.audios[0]} gives {given}"
 
-    def _count_tiles(self, root: str, path: Path) -> int:
-        from vita_train.data.media.image import count_tiles, open_image
+    def _measure(self, kind: Kind, ref: MediaRef) -> Measured:
+        """Decode a file below its root.
 
-        spec = self.recipe.data.image
-        return count_tiles(*open_image(path).size, spec, self.recipe.model.vision.tile_size,
-                           tiled=root not in spec.no_tile_sets)
+        Raises:
+            MediaError: it cannot be used, or a link leads out of the root.
+        """
+        path = ref.path(self.roots)
+        real, root = os.path.realpath(path), self._real_roots[ref.root]
+        if os.path.commonpath((real, root)) != root:
+            raise MediaError("path outside its root", f"{path} is a link to {real}, outside {root}")
+        file = MediaFile(kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets)
+        return self.decoder.measure(file) if self.decoder else measure(file, measure_settings(self.recipe))
 
-    def _film(self, root: str, path: Path) -> tuple[list[int], int]:
-        """Return which frames of a video are taken, and how many tiles they become."""
-        from vita_train.data.media.video import count_film_tiles, frame_places, probe_video
+    def _features(self, clip: Measured, ref: MediaRef, bins: int) -> np.ndarray:
+        from vita_train.data.media.audio import fbank
 
-        data, film = self.recipe.data, probe_video(path)
-        places = frame_places(film.frames, film.rate, data.video)
-        return places, count_film_tiles(film, len(places), data, self.recipe.model.vision.tile_size,
-                                        tiled=root not in data.image.no_tile_sets)
+        assert clip.wave is not None
+        features = fbank(clip.wave, self.recipe.data.audio.sample_rate, bins).numpy().astype(np.float16)
+        if not np.isfinite(features).all():
+            raise MediaError("unreadable sound", f"{ref.path(self.roots)}: its features are not finite")
+        return features
 
-    def _wave(self, path: Path) -> np.ndarray:
-        from vita_train.data.media.audio import check_length, load_wave
 
-        spec = self.recipe.data.audio
-        wave = load_wave(path, spec.sample_rate)
-        check_length(path, wave, spec, self.recipe.model.audio_adapter)
-        return wave
+def measure_settings(recipe: Recipe) -> MeasureSettings:
+    """Return what the measures of media files depend on."""
+    return MeasureSettings(recipe.data, recipe.model.vision.tile_size, recipe.model.audio_adapter,
+                           with_waves=recipe.data.audio.store_features)

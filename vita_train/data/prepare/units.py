@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,21 +11,64 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+import regex
+
 from vita_train.errors import DataError
 
 BLANK = "<blank>"
 UNKNOWN = "<unk>"
-_DROPPED = re.compile(r"[^\w' ]|_")
+#: Scripts that are written without spaces between words. Each character, with its marks, counts as
+#: a word there; where the words end is a question of opinion.
+_UNSPACED = "".join(rf"\p{{scx={script}}}" for script in (
+    "Han", "Hira", "Kana", "Bopo", "Yiii", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Java", "Tale",
+    "Talu", "Lana"))
+_UNSPACED_LETTER = rf"[[{_UNSPACED}]&&[\p{{L}}]]"
+#: Marks that are drawn enclosing others, variation selectors, and format characters are no part of
+#: how a word is spelled; the joiners are (Persian, Malayalam), and U+200B parts words.
+_INVISIBLE = regex.compile(
+    r"[[\p{Cf}\p{Me}\ufe00-\ufe0f\U000e0100-\U000e01ef]--[\u200b-\u200d]]", regex.V1)
+_DROPPED = regex.compile(r"[^\p{L}\p{M}\p{N}'\u200c\u200d]+")
+_LOOSE = regex.compile(
+    r"(?<![\p{L}\p{M}])[\u200c\u200d]+|\u200c+(?![\p{L}\p{M}])|(?<!\p{M})\u200d+(?![\p{L}\p{M}])"
+    r"|(?<![\p{L}\p{M}\p{N}\u200c\u200d])\p{M}+")
+_NEEDLESS_SPACE = regex.compile(
+    rf" (?={_UNSPACED_LETTER})|(?<={_UNSPACED_LETTER}\p{{M}}*) ", regex.V1)
+_WORD = regex.compile(rf"{_UNSPACED_LETTER}\p{{M}}*|(?:(?!{_UNSPACED_LETTER})[^ ])+", regex.V1)
+#: The apostrophe of typesetting, of Ukrainian, and of full width.
+_APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'''")
 
 
 def spoken_form(text: str) -> str:
-    """Return a transcript as it is compared: lower case, no punctuation but apostrophes, single spaces."""
-    return " ".join(_DROPPED.sub(" ", text.lower().replace("’", "'")).split())
+    """Return a transcript as it is compared: lower case, no punctuation but apostrophes, single
+    spaces.
+
+    Letters keep their marks, and composed and decomposed spellings become the same (NFC). What is
+    kept goes by Unicode category: letters, marks, numbers, and joiners within words. In scripts
+    without spaces between words there are none.
+    """
+    # The Turkish capital alone would become two characters, of which no Turkish word is made.
+    text = unicodedata.normalize("NFC", text).replace("\u0130", "i").lower()
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text).translate(_APOSTROPHES))
+    return _closed(_LOOSE.sub("", _DROPPED.sub(" ", text)))
+
+
+def spoken_words(text: str) -> list[str]:
+    """Return the words of a transcript's spoken form; each character of scripts without spaces is
+    one."""
+    form = spoken_form(text)
+    return form.split() if form.isascii() else _WORD.findall(form)
+
+
+def _closed(text: str) -> str:
+    """Single spaces, and none beside characters of scripts that have no spaces between words."""
+    text = " ".join(text.split())
+    return text if text.isascii() else _NEEDLESS_SPACE.sub("", text)
 
 
 @dataclass(frozen=True)
 class Units:
-    """Inventory of the recogniser; unit 0 is the CTC blank, unit 1 anything that training never heard."""
+    """Inventory of the recogniser; unit 0 is the CTC blank, unit 1 anything that training never
+    heard."""
 
     kind: Literal["char", "word"]
     names: tuple[str, ...]
@@ -51,13 +94,16 @@ class Units:
 
     def decode(self, units: Sequence[int]) -> str:
         """Return the text of units; blanks are skipped (collapse repeats before)."""
-        joined = (" " if self.kind == "word" else "").join(self.names[unit] for unit in units if unit != 0)
-        return " ".join(joined.split())
+        between = " " if self.kind == "word" else ""
+        return _closed(between.join(self.names[unit] for unit in units if unit != 0))
 
     def save(self, path: Path) -> None:
         """Write the inventory as JSON."""
-        path.write_text(json.dumps({"kind": self.kind, "units": self.names}, ensure_ascii=False, indent=1) + "\n",
-                        encoding="utf-8")
+        path.write_text(
+            json.dumps({"kind": self.kind, "units": self.names}, ensure_ascii=False, indent=1)
+            + "\n",
+            encoding="utf-8",
+        )
 
     @classmethod
     def load(cls, path: Path) -> Units:
@@ -76,11 +122,11 @@ class Units:
 
 def pieces(text: str, kind: Literal["char", "word"]) -> Sequence[str]:
     """Return the characters or words of a transcript's spoken form."""
-    form = spoken_form(text)
-    return form.split() if kind == "word" else form
+    return spoken_words(text) if kind == "word" else spoken_form(text)
 
 
 def ctc_frames_needed(text: str, kind: Literal["char", "word"]) -> int:
-    """Return the fewest encoder frames CTC can align a transcript to: one a unit, and a blank between equal ones."""
+    """Return the fewest encoder frames CTC can align a transcript to: one a unit, and a blank
+    between equal ones."""
     units = pieces(text, kind)
     return len(units) + sum(left == right for left, right in pairwise(units))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
+from charset_normalizer import from_bytes
 from pydantic import ValidationError
 
 from vita_train.data.sources.records import Record
 from vita_train.errors import DataError
 
 _CHUNK = 1 << 20
+#: Bytes of a file by which its encoding is told.
+_SAMPLE = 1 << 16
+#: Digits of a number that Python reads by default.
+_MAX_DIGITS = 4300
+#: A fault nearer to the end of what was read than this may come from the cut: the longest token but strings.
+_NEAR = 32
+#: Bytes that are not UTF-8, as they are read.
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
+_FOREIGN = "; it holds bytes that are not UTF-8"
+_NO_SPACE = re.compile(r"[^ \t\n\r]")
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
     """Yield every row of a JSON array or JSON Lines file, in order, as :class:`Row` or :class:`Reject`.
 
     Args:
-        path: the record file; an array is read piece by piece, never as a whole.
+        path: the record file, in UTF-8, UTF-16 or UTF-32; an array is read piece by piece, never as a whole.
         roots: set key to media directory; the key ``audio`` serves sound files.
 
     Raises:
@@ -83,11 +96,17 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
             cannot be found, so the file as a whole is refused).
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+        encoding = _encoding_of(path)
+        # Bytes that are not UTF-8 cost their rows only; in the wider encodings nothing behind one can be read.
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        with path.open(encoding=encoding, errors=errors) as stream:
             first = _first_character(stream)
             values = _array_values(stream, path) if first == "[" else _line_values(stream)
             for row, value in enumerate(values):
-                yield value_to_row(row, value, roots)
+                yield _named(value_to_row(row, value, roots), path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"record file is not valid {error.encoding}: {error.reason}", where=str(path),
+                        remedy="write it again in UTF-8") from error
     except OSError as error:
         raise DataError(f"record file cannot be read: {error.strerror}", where=str(path),
                         remedy="check the path in the registry") from error
@@ -114,6 +133,8 @@ def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Rejec
         )
     except RowError as error:
         return Reject(row, error.reason, error.detail, name)
+    except RecursionError:
+        return Reject(row, "not JSON", "is nested too deeply", name)
     except ValidationError as error:
         return Reject(row, *_explain(error), id=name)
 
@@ -179,6 +200,29 @@ def _check_characters(value: Any) -> None:
                                     f"{error.object[error.start]!r}") from None
 
 
+def _encoding_of(path: Path) -> str:
+    """UTF-8, UTF-16 or UTF-32, by a byte order mark or the zeros between ASCII characters."""
+    with path.open("rb") as stream:
+        return json.detect_encoding(stream.read(4))
+
+
+def _named(row: Row | Reject, path: Path) -> Row | Reject:
+    """Add to a row that is not UTF-8 what encoding the file seems to have."""
+    if isinstance(row, Reject) and (row.reason == "not UTF-8" or row.detail.endswith(_FOREIGN)):
+        return replace(row, detail=row.detail + _seeming_encoding(path))
+    return row
+
+
+@lru_cache(maxsize=8)
+def _seeming_encoding(path: Path) -> str:
+    """What a file that is not UTF-8 seems to be, for messages; empty where that cannot be told."""
+    with path.open("rb") as stream:
+        found = from_bytes(stream.read(_SAMPLE)).best()
+    if found is None or found.encoding in ("ascii", "utf_8"):
+        return ""
+    return f"; the file seems to be {found.encoding}: convert it to UTF-8"
+
+
 def _first_character(stream: TextIO) -> str:
     while character := stream.read(1):
         if not character.isspace() and character != "\ufeff":
@@ -199,7 +243,29 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _integer(digits: str) -> int | str:
+    """A whole number; one of more digits than Python reads as a number stays text."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+#: The same for numbers of any size. It is slower.
+_LONG_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer)
+
+
+def _decode_at(text: str, place: int) -> tuple[Any, int]:
+    """Decode the value that begins at a place; return it and where it ends.
+
+    Raises:
+        json.JSONDecodeError: there is none.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return _DECODER.raw_decode(text, place)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a number of thousands of digits
+        return _LONG_DECODER.raw_decode(text, place)
 
 
 def _line_values(stream: TextIO) -> Iterator[Any]:
@@ -208,58 +274,93 @@ def _line_values(stream: TextIO) -> Iterator[Any]:
         if not text:
             continue
         try:
-            yield _DECODER.decode(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield RowError("not JSON", f"line is not valid JSON: {error}")
+            value, end = _decode_at(text, 0)
+            if end < len(text):
+                raise json.JSONDecodeError("Extra data", text, end)
+            yield value
+        except json.JSONDecodeError as error:
+            bytes_too = _FOREIGN if _NOT_UTF8.search(text) else ""
+            yield RowError("not JSON", f"line is not valid JSON: {error}{bytes_too}")
+        except RecursionError:
+            yield RowError("not JSON", "line is nested too deeply")
 
 
 def _array_values(stream: TextIO, path: Path) -> Iterator[Any]:
-    """Yield the elements of a JSON array, holding one element and one chunk in memory."""
-    buffer = stream.read(_CHUNK).removeprefix("\ufeff").lstrip()[1:]
+    """Yield the elements of a JSON array, holding one element and one chunk in memory.
+
+    The text read so far is copied once a chunk, not once an element.
+    """
+    buffer = _Buffer(stream)
+    while buffer.next_character() != "[":
+        buffer.place += 1  # a byte order mark
+    buffer.place += 1
     row, first = 0, True
     while True:
-        buffer = _skip(buffer, stream)
-        if buffer.startswith("]"):
-            if _skip(buffer[1:], stream):
+        character = buffer.next_character()
+        if character == "]":
+            buffer.place += 1
+            if buffer.next_character():
                 raise _broken(path, row, "text follows the closing bracket")
             return
         if not first:
-            if not buffer.startswith(","):
-                raise _broken(path, row, "expected a comma or the closing bracket" if buffer else "the file ends")
-            buffer = _skip(buffer[1:], stream)
-        value, buffer = _element(buffer, stream, path, row)
-        yield value
+            if character != ",":
+                fault = "expected a comma or the closing bracket" if character else "the file ends"
+                raise _broken(path, row, fault)
+            buffer.place += 1
+            buffer.next_character()
+        yield _element(buffer, path, row)
         row, first = row + 1, False
 
 
-def _skip(buffer: str, stream: TextIO) -> str:
-    buffer = buffer.lstrip()
-    while not buffer:
-        chunk = stream.read(_CHUNK)
-        if not chunk:
-            return ""
-        buffer = chunk.lstrip()
-    return buffer
+class _Buffer:
+    """Part of a text file, and a place in it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.text = stream.read(_CHUNK)
+        self.place = 0
+
+    def more(self) -> bool:
+        """Let go what lies before the place, and read as much as is left, or a chunk; false at the end."""
+        left = self.text[self.place:]
+        read = self._stream.read(max(_CHUNK, len(left)))
+        self.text, self.place = left + read, 0
+        return bool(read)
+
+    def next_character(self) -> str:
+        """Pass over white space; return the character behind it, empty at the end."""
+        while True:
+            found = _NO_SPACE.search(self.text, self.place)
+            if found:
+                self.place = found.start()
+                return found.group()
+            self.place = len(self.text)
+            if not self.more():
+                return ""
 
 
-def _element(buffer: str, stream: TextIO, path: Path, row: int) -> tuple[Any, str]:
-    size = _CHUNK
+def _element(buffer: _Buffer, path: Path, row: int) -> Any:
     while True:
         try:
-            value, end = _DECODER.raw_decode(buffer)
+            value, end = _decode_at(buffer.text, buffer.place)
             # A number at the end of the buffer may go on in the next chunk; anything else is complete.
-            if end < len(buffer):
-                return value, buffer[end:]
+            if end < len(buffer.text):
+                buffer.place = end
+                return value
             fault = "the file ends inside an element"
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             fault = str(error)
-        chunk = stream.read(size)
-        if not chunk:
+            # More text mends a value that is cut off, and no other.
+            is_cut = error.msg.startswith("Unterminated") or error.pos + _NEAR > len(buffer.text)
+            if not is_cut:
+                raise _broken(path, row, fault) from None
+        except RecursionError:
+            raise _broken(path, row, "is nested too deeply") from None
+        if not buffer.more():
             raise _broken(path, row, fault)
-        buffer += chunk
-        size = len(buffer)
 
 
 def _broken(path: Path, row: int, fault: str) -> DataError:
-    return DataError(f"not a valid JSON array at row {row}: {fault}", where=str(path),
+    seeming = _seeming_encoding(path)
+    return DataError(f"not a valid JSON array at row {row}: {fault}{seeming}", where=str(path),
                      remedy="write the file again, or use JSON Lines, where one bad line does not hide the rest")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from vita_train.errors import DataError
+from vita_train.errors import DataError, RecipeError
 from vita_train.recipe.base import Strict
+from vita_train.recipe.yaml_tree import parse_yaml
 
 
 class SplitSource(Strict):
@@ -54,12 +54,10 @@ def load_registry(path: Path) -> Registry:
     """Read a registry file (JSON or YAML).
 
     Raises:
-        DataError: it is missing, not readable, or not a registry.
+        DataError: it is missing, not readable, not a registry, or names something twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return Registry.model_validate(value)
+        return Registry.model_validate(_parsed(path.read_text(encoding="utf-8"), path))
     except OSError as error:
         raise DataError(f"registry cannot be read: {error.strerror}", where=str(path),
                         remedy="give the path of a registry file") from error
@@ -69,9 +67,27 @@ def load_registry(path: Path) -> Registry:
         raise DataError(f"registry is not valid: {place}: {first['msg']}", where=str(path),
                         remedy='a registry is {"format": "vita-train/registry/v1", "datasets": '
                                '{name: {split: {"records": path, "roots": {set: dir}}}}}') from error
-    except (ValueError, yaml.YAMLError) as error:
+    except RecipeError as error:
+        raise DataError(error.what, where=error.where, remedy=error.remedy or "correct the file") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"registry is not valid JSON or YAML: {error}", where=str(path),
                         remedy="correct the file") from error
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """Plain values of a JSON or YAML text; a key that is given twice is an error in both."""
+    if path.suffix != ".json":
+        return parse_yaml(text, str(path)).value
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in items]
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            parse_yaml(text, str(path))  # JSON is YAML, and this knows the lines
+            raise RecipeError(f"{twice!r} is given twice", where=str(path), remedy="remove one of them")
+        return dict(items)
+
+    return json.loads(text, object_pairs_hook=pairs)
 
 
 def resolve(base: Path, name: str) -> Path:

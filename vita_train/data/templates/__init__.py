@@ -6,11 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.base import Strict
+from vita_train.recipe.yaml_tree import parse_yaml
 
 
 class Piece(Strict):
@@ -113,13 +113,11 @@ def load_template(name: str) -> Template:
             raise RecipeError(f"no template {name!r}", where="data.template",
                               remedy=f"use {', '.join(template_names())} or the path of a template file") from error
     try:
-        return Template.model_validate(yaml.safe_load(text))
+        return Template.model_validate(parse_yaml(text, name).value)
     except ValidationError as error:
         first = error.errors()[0]
         raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
                           where=name, remedy="compare it with the shipped qwen2p5_instruct") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"template is not valid YAML: {error}", where=name, remedy="correct the file") from error
 
 
 def _without_unset(values: dict[str, Any], name: str) -> dict[str, Any]:

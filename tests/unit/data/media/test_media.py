@@ -92,7 +92,7 @@ def test_frames_follow_rate_and_bounds() -> None:
 
 def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
     path = film(tmp_path / "f.mp4", frames=9, fps=3)
-    assert probe_video(path) == (9, 3.0, 64, 48)
+    assert probe_video(path) == (9, 3.0, 64, 48, ())
     frames = load_frames(path, [0, 3, 3, 8], DataSpec(), 32)
     assert np.abs(frames.mean((1, 2, 3)) - [10, 70, 70, 170]).max() < 6
 
@@ -149,7 +149,8 @@ def test_sound_in_a_container_is_read(tmp_path: Path) -> None:
 
     with av.open(str(tmp_path / "s.m4a"), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        tone = 0.3 * np.sin(np.arange(16000, dtype=np.float32) / 7)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
         frame.rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -189,7 +190,7 @@ FAULTS: list[tuple[str, Callable[[Path], Path], str]] = [
     ("a.wav", lambda path: cut(sound(path), 0.5), "truncated sound"), ("a.wav", silent_file, "empty sound"),
     ("a.wav", lambda path: cut(sound(path), 0.001), "truncated sound"),
     ("a.mp4", nothing, "missing file"), ("a.mp4", empty_file, "empty file"), ("a.mp4", text_file, "unreadable video"),
-    ("a.mp4", lambda path: cut(film(path), 0.5), "unreadable video"),
+    ("a.mp4", lambda path: cut(film(path), 0.5), "truncated video"),
     ("a.mp4", lambda path: sound(path.with_suffix(".wav")).rename(path), "unreadable video"),
 ]
 

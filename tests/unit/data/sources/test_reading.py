@@ -135,3 +135,63 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "records", "") == []
     assert read(tmp_path / "records", " [ ] \n") == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("lines", [False, True])
+def test_wider_encodings_are_read(tmp_path: Path, encoding: str, lines: bool) -> None:
+    rows = [{"id": "今天", "conversations": turns("说 😀", "好")}] * 3
+    text = ("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) if lines
+            else json.dumps(rows, ensure_ascii=False, indent=1))
+    (tmp_path / "records").write_text(text, encoding=encoding)
+    assert [row.id for row in read_records(tmp_path / "records", ROOTS)] == ["今天"] * 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32-be"])
+def test_a_wider_encoding_that_is_broken_is_named(tmp_path: Path, encoding: str) -> None:
+    text = json.dumps(TEXT).encode(encoding)
+    (tmp_path / "records").write_bytes(text + b"\xff\xdf\xff\xdf\x00")
+    with pytest.raises(DataError, match="not valid utf"):
+        list(read_records(tmp_path / "records", ROOTS))
+
+
+@pytest.mark.parametrize(("encoding", "seeming"), [("gbk", "gb18030"), ("big5", "big5"), ("shift_jis", "cp932")])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str, seeming: str) -> None:
+    texts = {"gbk": "今天天气很好我们去公园玩", "big5": "今天天氣很好我們去公園玩",
+             "shift_jis": "今日はとても天気がいいです"}
+    row = {"id": 1, "conversations": turns("what?", texts[encoding])}
+    text = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "records").write_text(text + "\n" + json.dumps(TEXT), encoding=encoding)
+    first, second = read_records(tmp_path / "records", ROOTS)
+    assert isinstance(first, Reject)
+    assert isinstance(second, Row)
+    assert f"seems to be {seeming}" in first.detail
+    (tmp_path / "array").write_text(f"[{text}, {{]", encoding=encoding)
+    with pytest.raises(DataError, match=f"seems to be {seeming}"):
+        list(read_records(tmp_path / "array", ROOTS))
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_numbers_of_any_size_and_depth_cost_no_more_than_a_row(tmp_path: Path, lines: bool) -> None:
+    huge, deep = "9" * 10_000, "[" * 900 + "]" * 900
+    texts = [json.dumps(TEXT), f'{{"id": {huge}, "conversations": {json.dumps(TEXT["conversations"])}}}',
+             f'{{"id": 1, "inserted_id": {huge}, "conversations": {json.dumps(TEXT["conversations"])}}}',
+             f'{{"id": {deep}, "conversations": []}}', json.dumps(TEXT)]
+    (tmp_path / "records").write_text("\n".join(texts) if lines else f"[{','.join(texts)}]")
+    rows = list(read_records(tmp_path / "records", ROOTS))
+    assert [isinstance(row, Row) for row in rows] == [True, True, False, False, True]
+    assert rows[1].id == huge
+
+
+def test_elements_and_faults_of_arrays_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": f"é☞{number}\\", "conversations": turns('x]}"' * (number % 7), "y")} for number in range(1, 60)]
+    rows = [row for row in rows if row["conversations"][0]["value"]]
+    for chunk in (1, 2, 3, 7, 64):
+        monkeypatch.setattr("vita_train.data.sources.reading._CHUNK", chunk)
+        for indent in (None, 1):
+            (tmp_path / "records").write_text(json.dumps(rows, indent=indent, ensure_ascii=bool(indent)))
+            found = list(read_records(tmp_path / "records", ROOTS))
+            assert [row.id for row in found] == [row["id"] for row in rows]
+        (tmp_path / "records").write_text(json.dumps(rows)[:-40])
+        with pytest.raises(DataError, match=f"row {len(rows) - 1}"):
+            list(read_records(tmp_path / "records", ROOTS))

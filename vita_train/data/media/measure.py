@@ -1,0 +1,74 @@
+"""What preparation must know of a media file, found by decoding it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vita_train.data.media.audio import check_length, load_wave
+from vita_train.data.media.door import Kind, decoding
+from vita_train.data.media.image import count_tiles, open_image
+from vita_train.data.media.video import count_film_tiles, film_places, probe_video
+from vita_train.recipe.audio import AdapterSpec
+from vita_train.recipe.data import DataSpec
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file to look at."""
+
+    kind: Kind
+    path: Path
+    tiled: bool = True
+    """False for pictures and videos of a set that is never tiled."""
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What the measures of a file depend on."""
+
+    data: DataSpec
+    side: int
+    """Pixels of a tile's side."""
+    adapter: AdapterSpec
+    with_waves: bool = False
+    """Hand the samples of sound over, for features that are stored."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a file holds."""
+
+    tiles: int = 0
+    places: tuple[int, ...] = ()
+    """Frames that are taken of a video."""
+    samples: int = 0
+    """Of sound, at the recipe's rate."""
+    wave: np.ndarray | None = None
+    """(samples,) float32, where it was asked for."""
+
+
+def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
+    """Decode a file and say what it holds.
+
+    Raises:
+        MediaError: it cannot be used.
+    """
+    data, side = settings.data, settings.side
+    with decoding(file.path, file.kind):
+        if file.kind == "picture":
+            return Measured(
+                count_tiles(*open_image(file.path).size, data.image, side, tiled=file.tiled)
+            )
+        if file.kind == "video":
+            film = probe_video(file.path)
+            places = film_places(film, data.video)
+            return Measured(
+                count_film_tiles(film, len(places), data, side, tiled=file.tiled), tuple(places)
+            )
+        wave = load_wave(file.path, data.audio.sample_rate, max_seconds=data.audio.max_seconds,
+                         channel=data.audio.channel)
+        check_length(file.path, wave, data.audio, settings.adapter)
+        return Measured(samples=len(wave), wave=wave if settings.with_waves else None)
