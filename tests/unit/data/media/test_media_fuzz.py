@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from media_zoo import mutated, zoo
 
 from tests.helpers.data_world import recipe, turns
+from tests.helpers.media_zoo import mutated, zoo
 from vita_train.data.media.apart import Decoder
 from vita_train.data.prepare.parallel import Sweep
 from vita_train.data.prepare.row_encoder import Example

@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_zoo import corners, steady, tone, write_video
 from PIL import Image, ImageCms
 
+from tests.helpers.media_zoo import corners, steady, tone, write_video
 from vita_train.data.media import MediaError
 from vita_train.data.media.image import open_image, to_square
 from vita_train.data.media.shown import eight_bits

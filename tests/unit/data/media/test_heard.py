@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from media_zoo import SOUNDS, VIDEOS, steady, tone, write_sound, write_video
 
+from tests.helpers.media_zoo import SOUNDS, VIDEOS, steady, tone, write_sound, write_video
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import load_wave
 from vita_train.data.media.measure import MeasureSettings, MediaFile, measure

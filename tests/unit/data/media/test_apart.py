@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from media_zoo import tone, write_sound
 from PIL import Image
 
 from tests.helpers.data_world import picture, recipe, small_world, turns, write_registry
+from tests.helpers.media_zoo import tone, write_sound
 from vita_train.data.check.run import check
 from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
@@ -108,7 +108,7 @@ def test_a_script_without_a_guard_can_prepare(tmp_path: Path) -> None:
     script.write_text(f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from world import recipe
+from tests.helpers.data_world import recipe
 from pathlib import Path
 from vita_train.data.prepare.row_encoder import measure_settings
 from vita_train.data.media.apart import Decoder
