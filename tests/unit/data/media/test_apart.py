@@ -107,7 +107,7 @@ def test_a_script_without_a_guard_can_prepare(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[4])!r})
 from tests.helpers.data_world import recipe
 from pathlib import Path
 from vita_train.data.prepare.row_encoder import measure_settings

@@ -7,15 +7,13 @@ to keep any constant answer from scoring well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
 from vita_train.data.sources.synth.scenes import COLOURS, NUMBERS, PLACES, SHAPES, Scene, Thing
 
 KINDS: dict[str, float] = {"colour": 0.25, "shape": 0.2, "size": 0.15, "place": 0.15, "count": 0.12, "exists": 0.13}
-#: What training on scenes in words asks more of: what takes longest to learn there.
-PRACTISED: dict[str, float] = {"colour": 0.12, "shape": 0.12, "size": 0.14, "place": 0.2, "count": 0.18, "exists": 0.24}
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,25 @@ class Question:
     answer: str
 
 
-def ask(scene: Scene, rng: Random, *, about: Thing | None = None, kinds: Mapping[str, float] = KINDS) -> Question:
+def ask(scene: Scene, rng: Random, *, about: Thing | None = None) -> Question:
     """Draw one question about a scene.
 
     Args:
         scene: what is asked about.
         rng: source of chance.
         about: the thing whose recognition the question must need; none draws one.
-        kinds: share of each kind of question.
     """
     thing = about or rng.choice(scene.things)
     while True:
-        kind = rng.choices(list(kinds), list(kinds.values()))[0]
+        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         question = _ASKERS[kind](scene, thing, rng)
         if question:
             return question
 
 
-def ask_several(scene: Scene, rng: Random, number: int, kinds: Mapping[str, float] = KINDS) -> list[Question]:
+def ask_several(scene: Scene, rng: Random, number: int) -> list[Question]:
     """Draw up to ``number`` different questions about one scene."""
-    drawn = [ask(scene, rng, kinds=kinds) for _ in range(3 * number)]
+    drawn = [ask(scene, rng) for _ in range(3 * number)]
     return list({question.text: question for question in drawn}.values())[:number]
 
 

@@ -14,7 +14,7 @@ from vita_train.data.sources.synth.films import film_questions
 from vita_train.data.sources.synth.knowledge import NOT_FOR_ME, Exchange, draw_dialogue, exchanges
 from vita_train.data.sources.synth.pairs import pair_questions
 from vita_train.data.sources.synth.plan import Plan, Turns, rounds
-from vita_train.data.sources.synth.questions import PRACTISED, Question, ask
+from vita_train.data.sources.synth.questions import Question, ask
 from vita_train.data.sources.synth.scenes import ALL_PAIRS
 from vita_train.data.sources.synth.sentences import asr_families, radio_talk, side_talk, spoken
 from vita_train.data.sources.synth.splits import Splits, rng_for
@@ -39,7 +39,7 @@ def add_textqa(plan: Plan) -> None:
         rng = rng_for(plan.splits.seed, "textqa", name)
         asked: set[tuple[str, str]] = set()
         for _ in range(number):
-            scene, questions = scene_questions(plan.splits, name, split, rng, ALL_PAIRS, asked, PRACTISED)
+            scene, questions = scene_questions(plan.splits, name, split, rng, ALL_PAIRS, asked)
             plan.add("textqa", name, rounds(scene.caption, questions))
 
 

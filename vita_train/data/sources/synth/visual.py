@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 
 from vita_train.data.sources.synth.films import Film, draw_film, film_questions
 from vita_train.data.sources.synth.pairs import pair_questions
 from vita_train.data.sources.synth.plan import Plan, rounds
-from vita_train.data.sources.synth.questions import KINDS, Question, ask, ask_several
+from vita_train.data.sources.synth.questions import Question, ask, ask_several
 from vita_train.data.sources.synth.scenes import Pair, Scene, draw_scene
 from vita_train.data.sources.synth.splits import TRAIN, Splits, rng_for
 
@@ -46,17 +45,15 @@ def film_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) ->
 
 
 def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: tuple[Pair, ...],
-                    asked: set[tuple[str, str]], practised: Mapping[str, float] = KINDS
-                    ) -> tuple[Scene, list[Question]]:
+                    asked: set[tuple[str, str]]) -> tuple[Scene, list[Question]]:
     """Draw a scene with its questions: one to five in training, one in tests, where none is asked twice.
 
     ``asked`` holds the caption and question of every test record so far and is added to. In the slice of unseen
-    combinations the question is about a thing of such a combination. ``practised`` is the share of each kind of
-    question in training.
+    combinations the question is about a thing of such a combination.
     """
     if split == TRAIN:
         scene = scene_of(splits, split, rng, pairs)
-        return scene, ask_several(scene, rng, rng.randint(1, _MOST_QUESTIONS), practised)
+        return scene, ask_several(scene, rng, rng.randint(1, _MOST_QUESTIONS))
     for _ in range(_TRIES):
         first = rng.choice(splits.unseen_pairs) if name == UNSEEN else None
         scene = scene_of(splits, split, rng, pairs, first=first)
