@@ -38,7 +38,13 @@ from vita_train.training.observability.exporter import ReadingsCollector, served
 from vita_train.training.observability.run_log import EVENTS, Journal
 from vita_train.training.observability.telemetry import Readings, full_speed, peak_flops, peak_memory
 from vita_train.training.outcome import write_outcome
-from vita_train.training.parallel.distributed import World, peer_errors, process_group, world_from_environment
+from vita_train.training.parallel.distributed import (
+    World,
+    check_same,
+    peer_errors,
+    process_group,
+    world_from_environment,
+)
 from vita_train.training.results import Result, gather_result, store_result
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
@@ -123,6 +129,8 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
     with contextlib.closing(watchdog), process_group(world, timeout=timeout, always=engine_needs_group):
         with peer_errors():
+            check_same(digest, what="the recipe, the data or the weights", remedy="start every machine with the same "
+                       "recipe and settings, and storage.root on a store that all of them share")
             trained = _train(place, world, inputs, digest, watchdog)
         if trained is None:
             return None

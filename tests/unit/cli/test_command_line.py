@@ -40,7 +40,7 @@ def test_every_command_is_described_and_stands_in_its_group() -> None:
     root = typer.main.get_command(build_app())
     groups = {name: command.commands for name, command in root.commands.items() if hasattr(command, "commands")}
     shown = {name for name, command in root.commands.items() if not command.hidden}
-    assert shown - set(groups) == {"run", "train", "submit", "chat", "preflight", "plan", "report"}
+    assert shown - set(groups) == {"run", "train", "submit", "chat", "preflight", "plan", "report", "launch"}
     assert {"import", "export", "merge-lora", "evaluate"} == set(groups["model"])
     assert {"upload", "check", "janitor"} == set(groups["cluster"])
     assert set(groups) == {"recipe", "data", "model", "cluster"}

@@ -29,7 +29,7 @@ Force = Annotated[bool, typer.Option("--force", help="Do the chosen steps again 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("run")(run)
-    app.command("launch", hidden=True)(launch)
+    app.command("launch")(launch)
 
 
 def run(
@@ -82,20 +82,41 @@ def launch(
     settings: Set = None,
     backend: Annotated[str, typer.Option(help="Where the job runs: local, pytorchjob, trainjob; as the recipe says "
                                               "when not given.", show_default=False)] = "",
+    nnodes: Annotated[int, typer.Option(min=1, help="Machines, when each is started by hand with this command.")] = 1,
+    node_rank: Annotated[int | None, typer.Option(help="Number of this machine, from 0; INDEX when not given.",
+                                                  show_default=False)] = None,
+    master_addr: Annotated[str, typer.Option(help="Address of machine 0; MASTER_ADDR when not given.",
+                                             show_default=False)] = "",
+    master_port: Annotated[int | None, typer.Option(help="Port on it; MASTER_PORT, or 29500, when not given.",
+                                                    show_default=False)] = None,
+    network: Annotated[str, typer.Option(help="Preset of network variables: public, those of the public launch "
+                                              "scripts.", show_default=False)] = "",
 ) -> None:
-    """Run one stage as a job and print the manifest it committed."""
+    """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
     from vita_train.errors import UserError
+    from vita_train.launch.local import launch_local, run_ranks
+    from vita_train.launch.nodes import nodes_by_hand
     from vita_train.pipeline.steps import write_recipe
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import step_id
     from vita_train.runs.paths import run_name
 
-    resolved = load_recipe(recipe, [*(settings or []), *([f"launch.backend={backend}"] if backend else [])])
+    by_hand = [f"launch.nodes={nnodes}", "launch.backend=local"] if nnodes > 1 else []
+    chosen = [f"launch.backend={backend}"] if backend else []
+    resolved = load_recipe(recipe, [*(settings or []), *chosen, *by_hand])
     name = run_name(resolved, run)
     step = step_id(stage)
     if step not in resolved.stages:
         raise UserError(f"the recipe has no stage {step}", where="stages",
                         remedy=f"it has {', '.join(resolved.stages)}")
+    if nnodes > 1:
+        nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
+        if nodes.rank > 0:
+            run_ranks(resolved, step, name, nodes=nodes, network=network)
+            typer.echo(f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the stage")
+        else:
+            typer.echo(launch_local(resolved, step, name, nodes=nodes, network=network).model_dump_json(indent=1))
+        return
     write_recipe(resolved, name)
     run_stage_of(resolved, name, step)
 

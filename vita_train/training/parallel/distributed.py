@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vita_train.errors import PeerLostError
+from vita_train.errors import PeerLostError, RecipeError
 
 #: Texts by which gloo and NCCL say that a connection or a peer is gone.
 _LOST = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
@@ -86,6 +86,21 @@ def broadcast_json(value: Any) -> Any:
     data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(int(length), dtype=torch.uint8)
     dist.broadcast(data, src=0)
     return json.loads(bytes(data.tolist()))
+
+
+def check_same(value: str, *, what: str, remedy: str) -> None:
+    """Check that all ranks hold the same value.
+
+    Raises:
+        RecipeError: on every rank, if one differs from rank 0's; it says which ranks do.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    mine = [0.0] * dist.get_world_size()
+    mine[dist.get_rank()] = float(value != broadcast_json(value))
+    other = [rank for rank, differs in enumerate(sum_over_ranks(mine)) if differs]
+    if other:
+        raise RecipeError(f"{what} of rank {', '.join(map(str, other))} is not that of rank 0", remedy=remedy)
 
 
 def barrier() -> None:
