@@ -35,6 +35,11 @@ class LlmSpec(Strict):
 
     source: str | None = None
     """Directory or hub name with pretrained weights; none trains a stand-in in stage 0.llm."""
+    prefix: str = ""
+    """What every tensor's name in the source begins with, where it is a part of a larger model:
+    ``language_model.``."""
+    ignore: tuple[str, ...] = ()
+    """Patterns of tensors of the source that may go unused. All others must have a place in the model."""
     family: Family = "qwen2p5_instruct"
     """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama."""
     vocab_size: int = 152064

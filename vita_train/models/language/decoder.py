@@ -5,6 +5,7 @@ transformers is imported where a model is built: it takes seconds, and stages of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, cast
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
 from vita_train.models.attention.packed import PACKED, register_packed
+from vita_train.models.loading import check_loaded
 from vita_train.recipe.family import Family
 from vita_train.recipe.model import LlmSpec
 
@@ -110,11 +112,19 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         raise CheckpointError(f"attention there looks back {window} positions only, which is not done here",
                               where=source, remedy=f"set model.llm.max_positions to at most {window}, where it is the "
                                                    "same, or take a source without a sliding window")
+    # Another library's checkpoint may hold the model as a part; its names then begin with the part's.
+    mapping = {f"^{re.escape(spec.prefix)}": ""} if spec.prefix else None
     try:
-        return architecture.of_transformers("modeling", "ForCausalLM").from_pretrained(
-            source, config=wanted, dtype=torch.float32, use_safetensors=True)
+        model, found = architecture.of_transformers("modeling", "ForCausalLM").from_pretrained(
+            source, config=wanted, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, key_mapping=mapping)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], where=source) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if wanted.tie_word_embeddings else set()
+    check_loaded(model, missing=set(found["missing_keys"]) - tied, unexpected=found["unexpected_keys"],
+                 mismatched=[str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]],
+                 where=source, setting="model.llm", ignore=spec.ignore)
+    return model
 
 
 def _configuration(architecture: Architecture, source: str) -> Any:

@@ -17,7 +17,7 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
     pretrained.save_pretrained(tmp_path)
     read = build_modules(with_source(small_spec, tmp_path), ["llm"])["llm"]
     assert torch.equal(read.lm_head.weight, pretrained.lm_head.weight)
-    assert read.config._attn_implementation == "sdpa"
+    assert read.config._attn_implementation == "packed"
     build_modules(with_source(small_spec, tmp_path / "gone"), ["llm"], empty=True)  # does not read it
     with pytest.raises(CheckpointError, match="vocab_size is 97 there and 98 in the recipe; num_hidden_layers"):
         build_modules(with_source(small_spec, tmp_path, vocab_size=98, num_layers=1), ["llm"])

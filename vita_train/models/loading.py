@@ -1,0 +1,84 @@
+"""What transformers found in a source, held against what the model needs: nothing stays random without a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from vita_train.errors import CheckpointError
+
+#: Names that a message shows; the rest is counted.
+_SHOWN = 6
+#: Buffers that older releases wrote and no model reads any more.
+_HARMLESS = (r"rotary_emb\.inv_freq$", r"\.masked_bias$", r"\.attn\.bias$", r"position_ids$")
+
+
+def check_loaded(model: nn.Module, *, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str],
+                 where: str, setting: str, ignore: Sequence[str] = ()) -> None:
+    """Refuse a model that was not loaded whole from a source, or that took values which are not finite.
+
+    Args:
+        model: as loaded.
+        missing: tensors of the model that the source lacks; tied ones are not among them.
+        unexpected: tensors of the source that the model has no place for.
+        mismatched: tensors of another shape.
+        where: the source.
+        setting: settings of the recipe that the source belongs to, such as ``model.llm``.
+        ignore: patterns (``re.search``) of tensors of the source that may go unused.
+
+    Raises:
+        CheckpointError: with the names of the tensors, and what to set.
+    """
+    absent, wrong = sorted(missing), sorted(mismatched)
+    unused = sorted(name for name in unexpected
+                    if not any(re.search(pattern, name) for pattern in (*_HARMLESS, *ignore)))
+    problems = [f"{len(names)} tensors {what}: {_shown(names)}" for names, what in (
+        (absent, "are missing and would stay random"), (unused, "would go unused"), (wrong, "have another shape"))
+        if names]
+    if problems:
+        raise CheckpointError("; ".join(problems), where=where, remedy=_remedy(absent, unused, setting))
+    check_finite(model, where=where)
+
+
+def check_finite(model: nn.Module, *, where: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        CheckpointError: with the names of the tensors that hold NaN or infinity.
+    """
+    bad = [name for name, tensor in model.named_parameters()
+           if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise CheckpointError(f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}", where=where,
+                              remedy="get the weights again, or take an earlier checkpoint of them")
+
+
+def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
+    """Return what stands before the names of a source that would fit without it; None if that is not the fault."""
+    wanted = set(missing)
+    for name in unused:
+        for ours in wanted:
+            if name.endswith(f".{ours}"):
+                prefix = name.removesuffix(ours)
+                found = {other.removeprefix(prefix) for other in unused if other.startswith(prefix)}
+                return prefix if wanted <= found else None
+    return None
+
+
+def _remedy(missing: Sequence[str], unused: Sequence[str], setting: str) -> str:
+    if prefix := common_prefix(missing, unused):
+        others = sorted({f"^{re.escape(name.split('.')[0])}\\." for name in unused if not name.startswith(prefix)})
+        also = f" and {setting}.ignore={others}" if others else ""
+        return f"every name begins with {prefix!r}: set {setting}.prefix={prefix}{also}"
+    if not missing:
+        return (f"if that is meant, name patterns of what may go unused: {setting}.ignore=['^name\\.']; else give the "
+                "whole model's shape")
+    return "get the whole checkpoint, or train the module from nothing without a source"
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
