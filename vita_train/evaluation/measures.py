@@ -5,6 +5,7 @@ Shares lie between 0 and 1; losses are nats a token. The same seed, data and wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def run_task(bench: Bench, task: Task, limit: int) -> dict[str, float]:
     samples = [index.sample(place) for place in range(number)]
     values = _TASKS[task.kind](bench, samples)
     return {name: values[measure] for name, measure in zip(task.names, task.measures, strict=True)
-            if measure in values}
+            if measure in values and not math.isnan(values[measure])}  # of nothing there is no share
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from vita_train.recipe.base import Strict
 from vita_train.storage.base import FileRef
@@ -42,7 +42,7 @@ class Manifest(Strict):
     """Digest of everything that determines the result; the same digest means the same step."""
     modules: dict[str, ModuleRef] = {}
     files: dict[str, FileRef] = {}
-    metrics: dict[str, float] = {}
+    metrics: dict[str, FiniteFloat] = {}
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Recipe digest, code version, input manifests' digests, trained parameter names and counts, sample range."""
 

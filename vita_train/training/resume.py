@@ -64,6 +64,8 @@ class Checkpoints:
         self._digest = digest
         self._keep_last = keep_last
         self._extend = list(extend)
+        self.last_step: int | None = None
+        """Step of the newest checkpoint that was restored or handed over."""
         self._committer: AsyncCommitter | None = None
         self._staging = Path()
         self._saved_from = 0.0
@@ -91,6 +93,7 @@ class Checkpoints:
             if folder.parent == self._restored:
                 remove_beside(folder)
             engine.load(folder)
+            self.last_step = commit.step
             counters: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
             return counters
         return None
@@ -147,6 +150,7 @@ class Checkpoints:
             engine.save(folder)
             if self._world.rank == 0:
                 (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
+        self.last_step = step
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self._committer.submit(step, files,
                                meta={"digest": self._digest, "step": step, "extended": list(extended)})

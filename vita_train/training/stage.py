@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -210,6 +211,10 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
     with all_processors(world):  # the other ranks have ended
         measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
     metrics = {**counters.dev, **counters.checks, **measured}
+    if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
+        raise VitaError(f"measures of the final weights are not finite: {', '.join(wrong)}",
+                        where=f"stage {place.stage}",
+                        remedy="lower the rates of the stage; nothing was committed")
     journal.progress(metrics=metrics)
     accepted = check_gates(spec, metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, metrics))
     lineage = _lineage(place, world, inputs, counters, objective, result.adapters, attempt)
@@ -252,7 +257,8 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "tokens": spent["tokens"],
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
         "memory_gib": round(peak_memory(world.device), 3),
-        "loss": counters.loss,
+        "loss": counters.loss if math.isfinite(counters.loss) else None,
+        "skipped": counters.skipped,
         "adapters": {name: adapter.base for name, adapter in adapters.items()},
         "engine": place.spec.engine.model_dump(mode="json"),
         "world": world.size,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
+from vita_train.console import say
 from vita_train.errors import DataError, StoppedError, VitaError
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.batches import micro_batches
-from vita_train.training.engines.base import Engine
+from vita_train.training.engines.base import Engine, not_finite
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.observability.run_log import Journal
 from vita_train.training.observability.samples import id_sum
@@ -26,6 +27,8 @@ from vita_train.training.watchdog import Watchdog
 
 #: Longer stages log every tenth step: a line costs a sum over ranks.
 _EVERY_STEP_UP_TO = 2000
+#: Steps in a row whose gradients may be not finite.
+_MOST_SKIPPED = 5
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Counters:
     tokens: int = 0
     sample_sum: int = 0
     """Sum of the id hashes of all samples so far, modulo 2**53."""
+    skipped: int = 0
+    """Steps without an update, because a gradient was not finite."""
+    skipped_in_a_row: int = 0
     seconds: float = 0.0
     loss: float = math.nan
     """Mean training loss of the last logged interval."""
@@ -77,7 +83,7 @@ class Loop:
         Raises:
             StoppedError: SIGTERM came; the state after the current step has been committed.
             PeerLostError: another rank went away.
-            VitaError: the loss is not finite.
+            VitaError: gradients were not finite in several steps in a row, or weights are not.
         """
         if counters.order and hasattr(self.order, "seek"):
             self.order.seek(counters.order)
@@ -95,7 +101,7 @@ class Loop:
                 meter.waited(waited := time.perf_counter() - started)
                 self.readings.data_wait_s += waited
                 agreed = self._agree(parts, stopping())
-                norm = self._step(step, parts, agreed, sums)
+                norm = self._step(step, parts, agreed, sums, counters)
                 self._count(counters, step, agreed, meter, time.perf_counter() - started)
                 if plan.is_due(counters.step) and self._check(counters):
                     self._follow_plan()
@@ -106,16 +112,45 @@ class Loop:
                 if self._due(self.spec.eval.every, counters.step) or last:
                     counters.dev = self._measure(counters)
                 if last or agreed.stop or self._due(self.spec.save_every, counters.step):
-                    self.watchdog.beat(f"the checkpoint after step {counters.step}")
-                    if hasattr(self.order, "state"):
-                        counters.order = self.order.state(counters.step)
-                    self.checkpoints.save(self.engine, counters.step, vars(counters),
-                                          extended=plan.extensions_begun(counters.step))
-                    self.journal.publish()
+                    self._save(counters)
                 if agreed.stop and not last:
                     self._stop(counters)
             with self.watchdog.off():
                 self.checkpoints.wait()
+
+    def _save(self, counters: Counters) -> None:
+        """Hand over the state after the current step.
+
+        Raises:
+            VitaError: parameters are not finite; nothing is saved.
+        """
+        self.watchdog.beat(f"the checkpoint after step {counters.step}")
+        ruined = not_finite(self.engine.objective)
+        if sum_over_ranks([len(ruined)])[0]:
+            raise VitaError(f"after step {counters.step} the weights of {', '.join(ruined) or 'another rank'} are not "
+                            "finite, nothing was saved", remedy=self._after_divergence())
+        if hasattr(self.order, "state"):
+            counters.order = self.order.state(counters.step)
+        self.checkpoints.save(self.engine, counters.step, vars(counters),
+                              extended=self.plan.extensions_begun(counters.step))
+        self.journal.publish()
+
+    def _after_divergence(self) -> str:
+        good = self.checkpoints.last_step
+        kept = f"the checkpoint after step {good} is good" if good is not None else "there is no checkpoint yet"
+        return f"lower the rates in trainable or optim.clip_norm, or raise optim.warmup; {kept}"
+
+    def _skip(self, counters: Counters, agreed: Agreed) -> None:
+        """Count a step without an update, and give up after several of them in a row."""
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        modules = [name for name, norm in self.engine.norms().items() if not math.isfinite(norm)]
+        of = ", ".join(modules) or "the model"
+        say(f"warning: step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated")
+        if counters.skipped_in_a_row >= _MOST_SKIPPED:
+            raise VitaError(f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to step "
+                            f"{counters.step + 1}", where=f"samples {', '.join(agreed.ids[:8])}",
+                            remedy=self._after_divergence())
 
     def _batches(self, start: int) -> Iterator[list[Any]]:
         return micro_batches(self.objective, self.order, start=start, stop=self.plan.end,
@@ -167,17 +202,23 @@ class Loop:
                       for i in range(len(parts))]
         return Agreed(total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids)
 
-    def _step(self, step: int, parts: list[Any], agreed: Agreed, sums: Sums) -> Any:
+    def _step(self, step: int, parts: list[Any], agreed: Agreed, sums: Sums, counters: Counters) -> float:
         seed_step(self.seed, step, self.world.rank)
         batches = [_with_modalities(part, modalities).to(self.world.device)
                    for part, modalities in zip(parts, agreed.modalities, strict=True)]
         factor = self.plan.rate_factor(step)
-        norm: Any = 0.0
+        norm, finite, own = 0.0, True, Sums()
         for phase in self.objective.phases:
             for index, batch in enumerate(batches):
                 output = self.engine.forward_backward(batch, phase, 1 / agreed.weight, last=index == len(batches) - 1)
-                sums.add(output, phase)
-            norm = self.engine.step(phase, factor)
+                own.add(output, phase)
+            norm = float(self.engine.step(phase, factor))
+            finite = finite and math.isfinite(norm)
+        if finite:
+            counters.skipped_in_a_row = 0
+            sums.merge(own)
+        else:
+            self._skip(counters, agreed)
         self.objective.after_step(step)
         sums.ids = agreed.ids
         sums.factor = factor
@@ -197,20 +238,16 @@ class Loop:
                                 remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
             self.journal.samples(counters.step, planned, agreed.id_sum)
 
-    def _log(self, counters: Counters, sums: Sums, norm: Any, meter: Meter) -> float:
+    def _log(self, counters: Counters, sums: Sums, norm: float, meter: Meter) -> float:
         values = sums.means()
-        loss = values.pop("loss")
+        loss = values.pop("loss", counters.loss)  # every step of the interval may have been skipped
         rates, memory = meter.read(), peak_memory(self.world.device)
         self.readings.log(loss, rates, memory)
-        if not math.isfinite(loss):
-            raise VitaError(f"the loss is not finite after step {counters.step}",
-                            where=f"samples {', '.join(sums.ids[:8])}",
-                            remedy="lower the rates or the gradient norm limit; the last checkpoint is unharmed")
         left = (self.plan.end - counters.step) * counters.seconds / max(1, counters.step)
         norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
         self.journal.event(counters.step, {
-            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": float(norm), **norms, **rates,
-            "memory_gib": memory})
+            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": norm, **norms, **rates,
+            "memory_gib": memory, **({"skipped": counters.skipped} if counters.skipped else {})})
         self.journal.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
         return loss
 
@@ -276,12 +313,18 @@ class Sums:
             before = self._sums.get(key, (0.0, 0.0))
             self._sums[key] = (before[0] + total, before[1] + count)
 
+    def merge(self, other: Sums) -> None:
+        """Add what another one holds."""
+        for key, (total, count) in other._sums.items():
+            before = self._sums.get(key, (0.0, 0.0))
+            self._sums[key] = (before[0] + total, before[1] + count)
+
     def means(self) -> dict[str, float]:
-        """Return the means over all ranks and start anew."""
+        """Return the means over all ranks, of what was counted at all, and start anew."""
         names = sorted(self._sums)
         flat = sum_over_ranks([float(value) for name in names for value in self._sums[name]])
         self._sums.clear()
-        return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else math.nan for i, name in enumerate(names)}
+        return {name: flat[2 * i] / flat[2 * i + 1] for i, name in enumerate(names) if flat[2 * i + 1]}
 
 
 @contextmanager

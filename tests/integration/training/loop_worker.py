@@ -41,9 +41,14 @@ class Faulty(ToyObjective):
     def forward(self, batch: ToyBatch, phase: str = "main") -> LossOutput:
         output = super().forward(batch, phase)
         noise = torch.rand(()) if self.training else torch.zeros(())
+        if self.training and self.done in case.get("poisoned", ()):
+            noise = noise * float("nan")
         return LossOutput(output.loss_sum * (1 + 0.01 * noise), output.count, output.metrics)
 
+    done = 0
+
     def after_step(self, step: int) -> None:
+        self.done = step + 1
         time.sleep(case.get("pause", 0.0))
         fault = case.get("fault", {})
         if fault.get("step") != step or fault.get("rank", 0) != self.context.rank:

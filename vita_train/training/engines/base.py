@@ -56,8 +56,11 @@ class Engine(Protocol):
     def step(self, phase: str, factor: float) -> Tensor | float:
         """Clip, update the phase's parameters at ``factor`` x their peak rates, drop gradients.
 
+        Where the norm is not finite nothing is updated, neither parameters nor optimizer state (DeepSpeed cannot leave
+        an update out: there the parameters may be ruined).
+
         Returns:
-            The global gradient norm before clipping.
+            The global gradient norm before clipping, the same on every rank.
         """
         ...
 
@@ -170,6 +173,20 @@ def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
 def trained_children(objective: Objective) -> dict[str, nn.Module]:
     """Return the children that are not frozen."""
     return {name: child for name, child in objective.named_children() if name not in objective.frozen}
+
+
+def not_finite(objective: Objective) -> list[str]:
+    """Return the children that train and hold a parameter that is not finite, as far as this rank has it."""
+    return [name for name, child in trained_children(objective).items()
+            if not all(bool(torch.isfinite(_held(parameter)).all()) for parameter in child.parameters()
+                       if parameter.requires_grad)]
+
+
+def _held(parameter: Tensor) -> Tensor:
+    """Return the part of a parameter that this rank holds: all of it, or its shard."""
+    shard = getattr(parameter, "ds_tensor", parameter)  # ZeRO-3
+    held: Tensor = shard.to_local() if hasattr(shard, "to_local") else shard  # FSDP2
+    return held.detach()
 
 
 def trained_state(child: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ loss reads the output matrix without calling its module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,11 @@ class Fsdp2Engine:
         totals = sum_over_ranks(squares.tolist())
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
         total = float(sum(totals)) ** 0.5
-        if 0 < self.clip_norm < total + 1e-6:
-            torch._foreach_mul_(shards, self.clip_norm / (total + 1e-6))
-        set_rates(self._optimizer.param_groups, factor)
-        self._optimizer.step()
+        if math.isfinite(total):
+            if 0 < self.clip_norm < total + 1e-6:
+                torch._foreach_mul_(shards, self.clip_norm / (total + 1e-6))
+            set_rates(self._optimizer.param_groups, factor)
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return total
 

@@ -84,11 +84,12 @@ class TorchEngine:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         total = torch.linalg.vector_norm(norms)
-        if self.clip_norm > 0:
-            torch._foreach_mul_(gradients, (self.clip_norm / (total + 1e-6)).clamp(max=1.0))
-        optimizer = self._optimizers[phase]
-        set_rates(optimizer.param_groups, factor)
-        optimizer.step()
+        if torch.isfinite(total):
+            if self.clip_norm > 0:
+                torch._foreach_mul_(gradients, (self.clip_norm / (total + 1e-6)).clamp(max=1.0))
+            optimizer = self._optimizers[phase]
+            set_rates(optimizer.param_groups, factor)
+            optimizer.step()
         for parameter in self.objective.parameters():
             parameter.grad = None
         self._release(None)

@@ -7,6 +7,7 @@ elsewhere they are published there now and then.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -86,10 +87,11 @@ class Journal:
         """Append one line to the curves."""
         if self._directory is None:
             return
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no others
         self._append(EVENTS, {"time": round(time.time(), 3), "step": step, "steps": self._steps,
-                              **{name: _short(value) for name, value in values.items()}})
+                              **{name: _short(value) for name, value in finite.items()}})
         for write in self._writers:
-            write(step, values)
+            write(step, finite)
 
     def samples(self, step: int, ids: Sequence[str], total: int) -> None:
         """Record the global batch of a step; ``total`` is the id sum over all ranks."""
