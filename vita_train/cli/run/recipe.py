@@ -50,7 +50,7 @@ def check(recipe: Name, settings: Set = None) -> None:
     resolved = load_recipe(recipe, settings or [])
     check_recipe(resolved)
     for stage, spec in resolved.stages.items():
-        length = f"{spec.epochs:g} epochs" if spec.most_steps is None else f"{_steps(spec)} steps"
+        length = f"{spec.epochs:g} epochs" if spec.most_steps is None else _steps(spec)
         typer.echo(f"{stage:<9} {STAGE_TITLES[stage]:<27} {length} of {spec.batch.rows}, {spec.objective}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
         if spec.lora:
@@ -58,7 +58,7 @@ def check(recipe: Name, settings: Set = None) -> None:
         if spec.quantize:
             typer.echo(f"{'':<9} over weights in {spec.quantize.kind}")
         for lesson in spec.curriculum:
-            typer.echo(f"{'':<9} first {_steps(lesson)} steps on {_pairs(lesson.data)}")
+            typer.echo(f"{'':<9} first {_steps(lesson)} on {_pairs(lesson.data)}")
         typer.echo(f"{'':<9} on {_pairs(spec.data)}")
     typer.echo(f"{resolved.name}: ok, {len(resolved.stages)} stages")
 
@@ -66,7 +66,7 @@ def check(recipe: Name, settings: Set = None) -> None:
 def _steps(spec: StageSpec | Lesson) -> str:
     """Return how many steps a stage or phase takes, and what ends it."""
     if not spec.until:
-        return str(spec.most_steps)
+        return f"{spec.most_steps} steps"
     return f"at most {spec.max_steps} steps, until {', '.join(spec.until)},"
 
 
