@@ -15,7 +15,7 @@ from torch import nn
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.models.build import build_modules
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "cyan", "pink")

@@ -60,7 +60,7 @@ def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Seque
     Args:
         recipe: the run's recipe.
         corpus: its prepared data.
-        modules: the model's modules, by their names in ``recipe.ladder.MODULES``.
+        modules: the model's modules, by their names in ``recipe.modules.MODULES``.
         names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists a stage's.
             A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
             fails.

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vita_train.data.index.corpus import Corpus
+from vita_train.recipe.graph import ancestors
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.stage import ObjectiveName
+from vita_train.recipe.selection import stage_graph
 
 #: Datasets whose replies are descriptions of pictures.
 CAPTIONS = ("caption",)
@@ -46,8 +47,7 @@ class Task:
 
 def stage_tasks(recipe: Recipe, corpus: Corpus, stage: str) -> list[Task]:
     """Return the tasks of a stage: its own and its predecessors', without those it cannot have changed."""
-    stages = list(recipe.stages)
-    upto = stages[: stages.index(stage) + 1]
+    upto = [*ancestors(stage_graph(recipe), stage), stage]
     trained = recipe.stages[stage].trainable
     return [task for task in _tasks(recipe, corpus, upto) if any(name in trained for name in task.modules)]
 
@@ -78,7 +78,7 @@ def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
 def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
     available = recipe.model.given.union(recipe.weights, *(recipe.stages[stage].trainable for stage in stages))
-    goals: dict[tuple[str, ObjectiveName], None] = {}
+    goals: dict[tuple[str, str], None] = {}
     for stage in stages:
         spec = recipe.stages[stage]
         goals |= dict.fromkeys((dataset, spec.objective) for dataset in spec.data)
@@ -91,7 +91,7 @@ def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     return [task for task in dict.fromkeys(tasks) if available.issuperset(task.modules)]
 
 
-def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: ObjectiveName) -> list[Task]:
+def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: str) -> list[Task]:
     recogniser = ("audio_encoder", "ctc_head")
     if objective == "ctc":
         return [Task("recogniser", dataset, name, recogniser, ("wer",))]

@@ -6,12 +6,13 @@ again. KFP components call these functions and nothing else. Nothing here import
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vita_train.errors import UserError
+from vita_train.errors import RecipeError, UserError
 from vita_train.launch.stage import launch_stage
 from vita_train.pipeline.step_commit import STEP_DIGEST, commit_step
 from vita_train.pipeline.step_inputs import (
@@ -28,10 +29,10 @@ from vita_train.pipeline.step_inputs import (
 )
 from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.extension import remember
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.graph import uncovered
 from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import Selection, input_stages
+from vita_train.recipe.selection import Selection, input_stages, stage_graph
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, content_of
 from vita_train.runs.paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
@@ -41,6 +42,8 @@ from vita_train.storage.factory import open_file, open_store
 from vita_train.storage.tar_shards import publish_tree
 
 ALL = Selection()
+#: Settings of a stage that change nothing it computes. What it starts after counts through its inputs.
+_SHOWN = {"title", "group", "after"}
 
 
 def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequence[str] = (), only: str = "",
@@ -59,7 +62,23 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     name = run_name(resolved, run)
     resolved = remember(resolved, earlier_recipe(resolved, name))
     write_recipe(resolved, name)
-    return resolved, name, Selection.parse(only, from_step, until_step, force)
+    return resolved, name, Selection.parse(resolved, only, from_step, until_step, force)
+
+
+def check_pipeline(recipe: Recipe, stages: str) -> None:
+    """Refuse a recipe that the compiled pipeline cannot run. Its first step calls this.
+
+    Args:
+        recipe: what the run was started with.
+        stages: the pipeline's stages as JSON, with those that each waits for.
+
+    Raises:
+        RecipeError: a stage is missing in the pipeline, or would start too early.
+    """
+    if problems := uncovered(json.loads(stages), stage_graph(recipe)):
+        raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", where=recipe.name,
+                          remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
+                                 "python pipelines/compile.py --recipe FILE, then vita-train upload")
 
 
 def earlier_recipe(recipe: Recipe, run: str) -> Recipe | None:
@@ -125,13 +144,13 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
 
 
 def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
-    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over.
+    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over: the shipped pipelines
+    serve every recipe that has some of their stages.
 
     Args:
         recipe, run, stage, selection: what.
         task: KFP's ``TaskConfig``: what was set on the task, for the job's pods.
     """
-    stage = stage_id(stage)
     if stage not in recipe.stages:
         return None
 
@@ -140,7 +159,8 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
         settings["data"] = {**data_settings(recipe.data), "source": recipe.data.source.model_dump(mode="json")}
-        return {**settings, **given_digests(recipe), "stage": stage, "spec": spec.model_dump(mode="json"),
+        return {**settings, **given_digests(recipe), "stage": stage,
+                "spec": spec.model_dump(mode="json", exclude=_SHOWN),
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 

@@ -23,7 +23,7 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import STEPS, Selection, input_stages
+from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.runs.final import read_final
 from vita_train.runs.paths import corpus_dir, logs_dir, run_dir, store_of
 from vita_train.storage.base import is_local
@@ -132,7 +132,7 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
         for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
             if source not in steps:
                 needed(recipe, run, source, by=step)
-    return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
+    return "present" if steps != run_steps(recipe) else "all of them are part of the run"
 
 
 def given_weights(recipe: Recipe) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
-from typing import Any
 
 from vita_train.compat.vita.scripts import SCRIPTS, script_name, script_run
 from vita_train.errors import RecipeError
 from vita_train.recipe.family import fill_in_family
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.graph import GraphError, Node, check_graph, filled_in
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
 from vita_train.recipe.schema import Recipe
@@ -54,8 +53,8 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
         tree.value = {}
     if not isinstance(tree.value, dict):
         raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
-    _name_stages(tree)
     apply_overrides(tree, overrides)
+    _check_stages(tree)
     fill_in_family(tree.value)
     return validated(Recipe, tree)
 
@@ -71,26 +70,23 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(tree)
 
 
-def _name_stages(tree: Tree) -> None:
-    """Give stages their canonical ids, so that settings and messages agree on them."""
+def _check_stages(tree: Tree) -> None:
+    """Refuse a graph of stages that cannot be run, with the line it is about; what has the wrong shape comes later."""
     stages = tree.value.get("stages")
     if not isinstance(stages, dict):
         return
-    named: dict[str, Any] = {}
-    for name, spec in stages.items():
-        place = tree.place(("stages", name))
-        try:
-            key = stage_id(name)
-        except RecipeError as error:
-            raise RecipeError(error.what, where=place, remedy=error.remedy) from None
-        if key in named:
-            raise RecipeError(f"stage {key} is given twice, once as {name!r}", where=place,
-                              remedy="remove one of them")
-        named[key] = spec
-        if key != name:
-            old, new = ("stages", name), ("stages", key)
-            tree.places.update({new + path[2:]: where for path, where in tree.places.items() if path[:2] == old})
-    tree.value["stages"] = named
+    specs = {str(name): spec if isinstance(spec, dict) else {} for name, spec in stages.items()}
+    after = {name: spec.get("after") for name, spec in specs.items()}
+    if not all(said is None or (isinstance(said, list) and all(isinstance(name, str) for name in said))
+               for said in after.values()):
+        return
+    trains = {name: tuple(spec["trainable"]) if isinstance(spec.get("trainable"), dict) else ()
+              for name, spec in specs.items()}
+    try:
+        check_graph({name: Node(parents, trains[name]) for name, parents in filled_in(after).items()})
+    except GraphError as error:
+        place = tree.place(("stages", error.stage, *([error.key] if error.key else [])))
+        raise RecipeError(error.what, where=place, remedy=error.remedy) from None
 
 
 def _unknown(name: str) -> RecipeError:

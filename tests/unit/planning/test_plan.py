@@ -1,13 +1,13 @@
 import pytest
 import typer
 from typer.testing import CliRunner
+from vita_train.recipe.ladder import STAGES
 
 from vita_train.cli.run import plan as command
 from vita_train.errors import RecipeError
 from vita_train.models.audio.adapter import adapter_length
 from vita_train.planning.parameters import count_parameters
 from vita_train.planning.plan import Plan, audio_positions, gpu_bytes, media_positions, plan_recipe
-from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.stage import StageSpec

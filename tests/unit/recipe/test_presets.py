@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from vita_train.recipe.ladder import STAGES
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.json_schema import recipe_json_schema
-from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import describe_presets, preset_names
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from vita_train.recipe.ladder import MODULES, STAGES
 
 from vita_train.errors import UserError
-from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import MODULES_READ, STEP_TITLES, STEPS, Selection, input_stages, run_steps, step_id
 

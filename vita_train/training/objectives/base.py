@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
@@ -70,7 +70,7 @@ class OnDevice(Protocol):
 class Objective(nn.Module):
     """Base of the objectives.
 
-    Children that are modules of the model carry their name of ``recipe.ladder.MODULES``. Any other child is a
+    Children that are modules of the model carry their name of ``recipe.modules.MODULES``. Any other child is a
     throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never handed on.
     Buffers that training changes (moving averages) must be updated equally on every rank.
 

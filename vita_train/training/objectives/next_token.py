@@ -18,7 +18,7 @@ from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.models.quantize import elements
 from vita_train.models.state_head import state_loss
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from vita_train.recipe.ladder import STAGES
 
 from tests.helpers.definitions import trainer_definition
 from vita_train.errors import RecipeError, UserError
@@ -16,7 +17,6 @@ from vita_train.launch.kubernetes.job import SPEC_HASH, TrainingJob, job_name, t
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.state import Phase
 from vita_train.launch.kubernetes.trainjob import TrainJobs
-from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
