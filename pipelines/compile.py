@@ -53,10 +53,11 @@ def compile_recipe(recipe: Recipe, path: Path, picked: Collection[str] | None = 
     """Write the pipeline of a recipe, or of some of its steps, and return the file."""
     from pipelines.build import recipe_pipeline
     from vita_train.pipeline.compiled import pipeline_name
-    from vita_train.recipe.load import dump_recipe
+    from vita_train.recipe.load import one_line
     from vita_train.recipe.presets import preset_names
 
-    default = recipe.name if recipe.name in preset_names() else dump_recipe(recipe)
+    # In one line: kfp writes defaults into a comment.
+    default = recipe.name if recipe.name in preset_names() else one_line(recipe)
     return _write(recipe_pipeline(recipe, name=pipeline_name(recipe), default=default, picked=picked), path)
 
 

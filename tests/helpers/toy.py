@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.data.index.corpus import Corpus
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
 from vita_train.training.objectives.base import LossOutput, Objective, StageContext
 
 VOCABULARY = 32
@@ -81,7 +83,9 @@ def toy_sample(index: int) -> SimpleNamespace:
 class ToyObjective(Objective):
     """Next-token loss of the toy language model."""
 
-    modules_needed = ("llm", "vision", "projector")
+    @classmethod
+    def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
+        return ("llm", "vision", "projector")
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> ToyBatch:
         longest = max(len(sample.tokens) for sample in samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
@@ -21,15 +22,15 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved in full.
 
     Args:
-        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line)
-            the YAML itself.
+        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line, or
+            a mapping in braces) the YAML itself.
         overrides: settings ``a.b=c`` laid over it, in order.
 
     Raises:
         RecipeError: there is no such recipe, or it is wrong somewhere; each problem with its file and line.
         UserError: a public script asks for what no recipe can say yet.
     """
-    if "\n" in name_or_path:
+    if "\n" in name_or_path or name_or_path.startswith("{"):
         return parse_recipe(name_or_path, "recipe", overrides)
     if script := script_name(name_or_path):
         return parse_recipe(dump_recipe(script_run(script).recipe), script, overrides)
@@ -68,6 +69,11 @@ def dump_recipe(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json")
     tree["launch"]["pod"] = recipe.launch.pod.model_dump(mode="json", exclude_unset=True)
     return dump_yaml(tree)
+
+
+def one_line(recipe: Recipe) -> str:
+    """Return a recipe as YAML with every setting in it, in one line of braces."""
+    return json.dumps(parse_yaml(dump_recipe(recipe), recipe.name).value)
 
 
 def _check_stages(tree: Tree) -> None:

@@ -184,7 +184,7 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
         source = arguments[flag] or (checkpoint if name in made else None)
         if source is None:
             continue
-        if name in _MODULES[stage]:
+        if name in _MODULES[stage] or (name == "projector" and "vision" in parts):
             found[name] = source
         else:
             arguments.note(f"{arguments.shown(flag)} is not read: stage {stage} has no {name.replace('_', ' ')}")

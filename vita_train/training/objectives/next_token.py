@@ -39,9 +39,6 @@ class NextTokenObjective(Objective):
     transformers does, and averaged over them by their supervised positions.
     """
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("llm",)
-    modules_optional: ClassVar[tuple[str, ...]] = ("vision", "projector", "audio_encoder", "audio_adapter",
-                                                  "audio_prompt", "state_head")
     options: ClassVar[dict[str, Option]] = {
         "chunk": 2048,  # most positions whose logits exist at a time
         "augment": False,  # change speech features at every visit, as stage 2.1a does
