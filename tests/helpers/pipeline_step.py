@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SMALL_WORLD = ("data.source.scale=0.005", "data.source.test_size=2")
+SMALL_WORLD = ("data.source.world.scale=0.005", "data.source.world.test_size=2")
 """Overrides of the smoke recipe for a world that is made in seconds."""
 
 

@@ -84,8 +84,8 @@ def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_o
     (tmp_path / "ladder.yaml").write_text(text.replace("configMapName: vita-platform", "configMapName: omni-platform"))
     PipelineServer(kfp.endpoint).upload(tmp_path / "ladder.yaml")
     own = tmp_path / "own.yaml"
-    own.write_text("name: mine\nstages:\n  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, "
-                   "steps: 1}\n")
+    own.write_text("name: mine\ndata: {source: {world: {kind: synth}}}\nstages:\n"
+                   "  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1}\n")
     done = _vita("submit", str(own), "--endpoint", kfp.endpoint)
     assert done.returncode == 0, done.stderr
     assert kfp.runs[0]["pipeline_version_reference"]["pipeline_id"] == "vita-train-mine"

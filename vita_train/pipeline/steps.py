@@ -24,6 +24,7 @@ from vita_train.pipeline.step_inputs import (
     needed,
     recipe_digest,
     source_digests,
+    sources_of,
     stage_manifests,
     template_text,
 )
@@ -101,21 +102,21 @@ def write_recipe(recipe: Recipe, run: str) -> None:
 
 
 def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
-    """Get the raw data of the recipe's source into ``data_fetch/raw``, with its ``registry.json``."""
+    """Get the raw data of the recipe's sources into ``data_fetch/raw``, with its ``registry.json``."""
     def work(digest: str) -> Manifest:
-        from vita_train.data.sources.fetch import fetch
+        from vita_train.data.sources.fetch import fetch_all
 
         raw = raw_dir(recipe, run)
         raw.mkdir(parents=True, exist_ok=True)
-        registry = fetch(recipe.data.source, raw, seed=recipe.seed)
+        registry = fetch_all(recipe.data.source, raw, seed=recipe.seed)
         counts = {"datasets": float(len(registry.datasets)),
-                  "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
+                  "splits": float(sum(len(dataset.splits) for dataset in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
                                **_published(recipe, run, "data_fetch", raw)}, lineage=lineage_of(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
-        "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": source_digests(recipe),
+        "source": sources_of(recipe), "seed": recipe.seed, "content": source_digests(recipe),
     }, work)
 
 
@@ -158,7 +159,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
         prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
-        settings["data"] = {**data_settings(recipe.data), "source": recipe.data.source.model_dump(mode="json")}
+        settings["data"] = {**data_settings(recipe.data), "source": sources_of(recipe)}
         return {**settings, **given_digests(recipe), "stage": stage,
                 "spec": spec.model_dump(mode="json", exclude=_SHOWN),
                 "data": content_of(prepared, spec.datasets),

@@ -55,6 +55,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     if not isinstance(tree.value, dict):
         raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
     apply_overrides(tree, overrides)
+    _check_sources(tree)
     _check_stages(tree)
     fill_in_family(tree.value)
     return validated(Recipe, tree)
@@ -69,6 +70,15 @@ def dump_recipe(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json")
     tree["launch"]["pod"] = recipe.launch.pod.model_dump(mode="json", exclude_unset=True)
     return dump_yaml(tree)
+
+
+def _check_sources(tree: Tree) -> None:
+    """Refuse a single source without a name, as recipes once had it."""
+    data = tree.value.get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    if isinstance(source, dict) and isinstance(kind := source.get("kind"), str):
+        raise RecipeError("data.source names its sources", where=tree.place(("data", "source")),
+                          remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source")
 
 
 def one_line(recipe: Recipe) -> str:

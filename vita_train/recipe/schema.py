@@ -67,7 +67,7 @@ class Recipe(Strict):
     storage: StorageSpec = StorageSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = ModelSpec()
-    data: DataSpec = DataSpec()
+    data: DataSpec
     weights: dict[str, str] = {}
     """Module to the weights it starts from: an import (``vita-train import``) or an export, the folder of a finished
     stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""

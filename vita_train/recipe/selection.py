@@ -31,8 +31,12 @@ def step_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
 
 def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Return the stages of a recipe, in the order they run, with those that each starts after."""
-    return {name: tuple(spec.after or ()) for name, spec in recipe.stages.items()}
+    """Return the stages of a recipe, in the order they run, with those that each starts after.
+
+    A recipe that was cut down to some of its stages in code has those alone.
+    """
+    return {name: tuple(parent for parent in spec.after or () if parent in recipe.stages)
+            for name, spec in recipe.stages.items()}
 
 
 def run_steps(recipe: Recipe) -> list[str]:

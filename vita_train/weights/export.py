@@ -184,7 +184,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
         "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
         "tracking": TrackingSpec(),
         "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
-        "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
+        "data": recipe.data.model_copy(update={"source": {"world": SynthSource()}, "template": "template.yaml"})})
     write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
     summary = {
         "format": EXPORT_FORMAT,

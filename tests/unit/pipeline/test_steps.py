@@ -19,10 +19,10 @@ from vita_train.errors import DataError, UserError
 from vita_train.pipeline import steps
 from vita_train.pipeline.step_commit import commit_step
 from vita_train.pipeline.step_inputs import source_digests, template_text
-from vita_train.recipe.data import RecordsSource
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
+from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.paths import run_name
@@ -160,8 +160,9 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
     records.write_text("[]")
     registry = tmp_path / "registry.json"
     registry.write_text(json.dumps({"format": "vita-train/registry/v1",
-                                    "datasets": {"caption": {"train": {"records": "records.json", "roots": {}}}}}))
-    data = load_recipe("smoke").data.model_copy(update={"source": RecordsSource(registry=str(registry))})
+                                    "datasets": {"c": {"task": "caption", "train": {"records": "records.json"}}}}))
+    own = RecordsSource(registry=str(registry))
+    data = load_recipe("smoke").data.model_copy(update={"source": {"own": own}})
     recipe = load_recipe("smoke").model_copy(update={"data": data})
     before = source_digests(recipe)
     records.write_text("[{}]")

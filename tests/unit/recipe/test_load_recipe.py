@@ -20,6 +20,9 @@ stages:
       projector: 2e-3
     steps: 5
 """
+#: What every recipe has besides.
+DATA = "data: {source: {own: {kind: records, registry: r.json}}}\n"
+GOOD += DATA
 
 
 def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def graph_of(**after: str) -> str:
     """A recipe of stages that train the projector one after the other, but for what they say themselves."""
     lines = [f"  {name}: {{objective: next_token, data: {{caption: 1}}, trainable: {{projector: 1e-3}}, steps: 1"
              f"{text}}}" for name, text in after.items()]
-    return "\n".join(["name: m", "stages:", *lines, ""])
+    return "\n".join(["name: m", "stages:", *lines, DATA])
 
 
 def test_a_stage_starts_after_the_one_written_before_it_unless_it_says() -> None:
@@ -74,8 +77,9 @@ def test_a_graph_that_cannot_be_run_is_refused_with_its_line(after: dict[str, st
 
 
 def test_names_of_stages_are_text_wherever_they_stand() -> None:
-    recipe = load_recipe(GOOD.replace("1.1:", "1.10:") + "  1.20: {objective: next_token, data: {a: 1}, "
-                         "trainable: {llm: 1}, steps: 1, after: [1.10]}\n", ["stages.1.20.after=[1.10]"])
+    recipe = load_recipe(GOOD.replace("1.1:", "1.10:").replace(DATA, "")
+                         + "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: [1.10]}\n"
+                         + DATA, ["stages.1.20.after=[1.10]"])
     assert recipe.stages["1.20"].after == ["1.10"]
 
 
@@ -123,18 +127,29 @@ def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "mine.yaml")
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:10:", "mine.yaml:11:"]
+    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:11:", "mine.yaml:12:"]
     for line, key in zip(lines, ("steps", "nproc", "model"), strict=True):
         assert f"did you mean '{key}'" in line
 
 
 def test_keys_of_a_chosen_source_are_its_own() -> None:
-    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source .*'registry'"):
-        parse_recipe(GOOD + "data:\n  source: {kind: records, registri: x, registry: y}\n", "m")
-    with pytest.raises(RecipeError, match=r"m:10: data\.source\.registry is missing"):
-        parse_recipe(GOOD + "data:\n  source: {kind: records}\n", "m")
-    with pytest.raises(RecipeError, match=r"m:10: data\.source\.kind must be one of synth, stamps, records"):
-        parse_recipe(GOOD + "data:\n  source: {kind: recrods}\n", "m")
+    def with_source(text: str) -> str:
+        return GOOD.replace(DATA, f"data:\n  source:\n    own: {text}\n")
+
+    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source\.own .*'registry'"):
+        parse_recipe(with_source("{kind: records, registri: x, registry: y}"), "m")
+    with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.registry is missing"):
+        parse_recipe(with_source("{kind: records}"), "m")
+    with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.kind must be one of synth, stamps, records"):
+        parse_recipe(with_source("{kind: recrods}"), "m")
+
+
+def test_a_recipe_says_where_its_data_come_from() -> None:
+    with pytest.raises(RecipeError, match="data is missing"):
+        parse_recipe(GOOD.replace(DATA, ""), "m")
+    with pytest.raises(RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"):
+        parse_recipe(GOOD.replace(DATA, "data:\n  source: {kind: synth}\n"), "m")
+    assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {"own", "more"}
 
 
 @pytest.mark.parametrize("text", ["", "\n", "- 1\n- 2\n", "just words\n", "\x00\n", "a: &a [*a]\n", "{}\n",

@@ -26,6 +26,7 @@ stages:
       roles: [attention]
     quantize: {kind: nf4}
     steps: 5
+data: {source: {own: {kind: records, registry: r.json}}}
 """
 LORA = "    lora:\n      rank: 8\n      roles: [attention]\n"
 

@@ -155,7 +155,7 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
         arguments.note(f"{arguments.shown('image_aspect_ratio')} cuts off the sides of pictures that are not tiled in "
                        "the public code; here they are scaled to a square (data.image.single_tile squash)")
     return {
-        "source": {"kind": "records", "registry": arguments["registry"]},
+        "source": {"records": {"kind": "records", "registry": arguments["registry"]}},
         "template": template_of(arguments),
         "state_mode": state_mode_of(arguments),
         "image": {"min_tiles": arguments["min_dynamic_patch"], "max_tiles": arguments["max_dynamic_patch"],

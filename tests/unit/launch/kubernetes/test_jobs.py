@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from tests.helpers.definitions import trainer_definition
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.kubernetes.backend import JobBackend
 from vita_train.launch.kubernetes.backends import choose
@@ -33,6 +34,7 @@ FULL = PodSettings(
 def _recipe(**launch: Any) -> Recipe:
     return Recipe.model_validate({
         "name": "jobs", "storage": {"root": "s3://b/runs"}, "launch": {"nodes": 3, "nproc": 8, **launch},
+        "data": NO_SOURCE,
         "stages": {"1.1": {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
     })
 
