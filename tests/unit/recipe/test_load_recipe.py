@@ -77,9 +77,8 @@ def test_a_graph_that_cannot_be_run_is_refused_with_its_line(after: dict[str, st
 
 
 def test_names_of_stages_are_text_wherever_they_stand() -> None:
-    recipe = load_recipe(GOOD.replace("1.1:", "1.10:").replace(DATA, "")
-                         + "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: [1.10]}\n"
-                         + DATA, ["stages.1.20.after=[1.10]"])
+    later = "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: [1.10]}\n"
+    recipe = load_recipe(GOOD.replace("1.1:", "1.10:").replace(DATA, later + DATA), ["stages.1.20.after=[1.10]"])
     assert recipe.stages["1.20"].after == ["1.10"]
 
 
