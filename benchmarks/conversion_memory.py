@@ -90,7 +90,8 @@ def convert(place: Path, layers: int) -> None:
                 "intermediate_size": 5632, "vocab_size": 32000},
         "speech_decoder": {"width": 1024}})
     stage = {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}
-    recipe = json.dumps({"name": "conversion", "model": spec.model_dump(mode="json"), "stages": {"1.1": stage}})
+    recipe = json.dumps({"name": "conversion", "model": spec.model_dump(mode="json"), "stages": {"1.1": stage},
+                         "data": {"source": {"none": {"kind": "records", "registry": "none.json"}}}})
     (place / "vita").mkdir(parents=True, exist_ok=True)
     write_tokenizer(place / "corpus" / "tokenizer")
     with torch.device("meta"):

@@ -1,9 +1,10 @@
-"""Compile every pipeline to ``pipelines/compiled``, or check that what is committed there is up to date.
+"""Compile the shipped pipelines to ``pipelines/compiled``, or the pipeline of any recipe.
 
-    python pipelines/compile.py [--check] [--out DIRECTORY] [--trainer-image IMAGE] [--launcher-image IMAGE]
-                                [--data-image IMAGE] [--prefix PREFIX] [--s3-secret NAME]
+    python pipelines/compile.py [--recipe RECIPE | --check] [--out DIRECTORY] [--trainer-image IMAGE]
+                                [--launcher-image IMAGE] [--data-image IMAGE] [--prefix PREFIX] [--s3-secret NAME]
 
-The same sources give the same bytes. Give images by digest for a cluster.
+``--check`` says whether the committed files are up to date: the same sources give the same bytes. Give images by
+digest for a cluster.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ import difflib
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vita_train.recipe.schema import Recipe
 
 HERE = Path(__file__).resolve().parent
 COMPILED = HERE / "compiled"
+#: Where the pipeline of a recipe goes unless told.
+BUILD = Path("build") / "pipelines"
 #: Option to the environment variable that components and pipelines read it from, and what it is.
 SETTINGS = {
     "trainer-image": ("VITA_TRAIN_TRAINER_IMAGE", "image of the steps that run the model, best by digest"),
@@ -28,19 +36,37 @@ SETTINGS = {
 
 
 def compile_all(out: Path) -> list[Path]:
-    """Write one YAML file for each pipeline and return the files."""
+    """Write the shipped pipelines, the ladder and one for each of its stages, and return the files."""
+    from pipelines.stages import stage_pipeline
+    from vita_train.pipeline.compiled import LADDER, SHIPPED
+    from vita_train.recipe.load import load_recipe
+
+    recipe = load_recipe(SHIPPED)
+    files = [compile_recipe(recipe, out / f"{LADDER}.yaml")]
+    for stage in recipe.stages:
+        name = f"vita-train-stage-{stage.replace('.', '-')}"
+        files.append(_write(stage_pipeline(recipe, stage, name=name, default=SHIPPED), out / f"stage-{stage}.yaml"))
+    return files
+
+
+def compile_recipe(recipe: Recipe, path: Path, picked: Collection[str] | None = None) -> Path:
+    """Write the pipeline of a recipe, or of some of its steps, and return the file."""
+    from pipelines.build import recipe_pipeline
+    from vita_train.pipeline.compiled import pipeline_name
+    from vita_train.recipe.load import one_line
+    from vita_train.recipe.presets import preset_names
+
+    # In one line: kfp writes defaults into a comment.
+    default = recipe.name if recipe.name in preset_names() else one_line(recipe)
+    return _write(recipe_pipeline(recipe, name=pipeline_name(recipe), default=default, picked=picked), path)
+
+
+def _write(pipeline: Any, path: Path) -> Path:
     from kfp import compiler
 
-    from pipelines.ladder import ladder
-    from pipelines.stages import STAGE_PIPELINES
-
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, pipeline in {"ladder": ladder, **{f"stage-{key}": one for key, one in STAGE_PIPELINES.items()}}.items():
-        path = out / f"{name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        files.append(path)
-    return files
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(pipeline, str(path))
+    return path
 
 
 def differences(committed: Path) -> list[str]:
@@ -55,25 +81,44 @@ def differences(committed: Path) -> list[str]:
     return lines
 
 
+def _compile_one(name: str, out: Path) -> int:
+    from vita_train.errors import VitaError
+    from vita_train.recipe.check import check_recipe
+    from vita_train.recipe.load import load_recipe
+
+    try:
+        recipe = load_recipe(name)
+        check_recipe(recipe)
+    except VitaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(compile_recipe(recipe, out / f"{recipe.name}.yaml"))
+    return 0
+
+
 def main() -> int:
-    """Run the command line; 1 when a check found differences."""
+    """Run the command line; 1 when a check found differences, 2 when a recipe is wrong."""
     parser = argparse.ArgumentParser(description="Compile the pipelines.")
+    parser.add_argument("--recipe", help="compile the pipeline of this recipe: a shipped one's name, or a file")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
     for option, (_, meaning) in SETTINGS.items():
         parser.add_argument(f"--{option}", help=meaning)
-    parser.add_argument("--out", type=Path, default=COMPILED, help="where the YAML files go")
+    parser.add_argument("--out", type=Path, help=f"where the YAML files go; {COMPILED.name} beside this file, or with "
+                                                 f"--recipe {BUILD}")
     options = parser.parse_args()
     for option, (variable, _) in SETTINGS.items():
         if given := getattr(options, option.replace("-", "_")):
             os.environ[variable] = given
     sys.path.insert(0, str(HERE.parent))
+    if options.recipe:
+        return _compile_one(options.recipe, options.out or BUILD)
     if options.check:
-        lines = differences(options.out)
+        lines = differences(options.out or COMPILED)
         sys.stdout.writelines(lines)
         if lines:
             print("\nthe compiled pipelines are out of date: run python pipelines/compile.py", file=sys.stderr)
         return 1 if lines else 0
-    for path in compile_all(options.out):
+    for path in compile_all(options.out or COMPILED):
         print(path)
     return 0
 

@@ -3,18 +3,27 @@
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from pipelines.cluster import on_cluster
-from pipelines.ladder import CHAIN
-from vita_train.recipe.ladder import STAGE_TITLES
+from pipelines.build import named, trainer_of
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import step_title
 
 
-def stage_pipeline(stage: str, component: BaseComponent) -> BaseComponent:
-    """Return the pipeline of one stage: a single task that reads the run's commits and adds its own."""
+def stage_pipeline(recipe: Recipe, stage: str, *, name: str, default: str) -> BaseComponent:
+    """Return the pipeline of one stage: a single task that reads the run's commits and adds its own.
 
-    @dsl.pipeline(name=f"vita-train-stage-{stage.replace('.', '-')}",
-                  description=f"Train stage {stage}, {STAGE_TITLES[stage]}, of a run that holds what it builds on.")
+    Args:
+        recipe: that has the stage.
+        stage: its name.
+        name: of the pipeline on a server.
+        default: what its parameter ``recipe`` is unless given.
+    """
+    title = step_title(recipe, stage)
+
+    resolved = recipe  # the parameter of this name is another
+
+    @dsl.pipeline(name=name, description=f"Train stage {stage}, {title}, of a run that holds what it builds on.")
     def pipeline(
-        recipe: str = "tiny",
+        recipe: str = default,
         run: str = "",
         storage_root: str = "",
         overrides: list = [],  # noqa: B006  KFP reads the default, nothing changes it
@@ -29,11 +38,8 @@ def stage_pipeline(stage: str, component: BaseComponent) -> BaseComponent:
             overrides: Settings as key.path=value, applied to the recipe in order.
             force: Do the stage again even if it is committed.
         """
-        task = component(stage=stage, recipe=recipe, run=run, storage_root=storage_root, overrides=overrides,
-                         only=stage, from_step="", until_step="", force=force)
-        on_cluster(task).set_display_name(f"{stage} {STAGE_TITLES[stage]}").set_caching_options(False)
+        task = trainer_of(stage)(stage=stage, recipe=recipe, run=run, storage_root=storage_root, overrides=overrides,
+                                 only=stage, from_step="", until_step="", force=force)
+        named(task, resolved, stage)
 
     return pipeline
-
-
-STAGE_PIPELINES: dict[str, BaseComponent] = {stage: stage_pipeline(stage, component) for stage, component in CHAIN}

@@ -15,6 +15,7 @@ def data_fetch(
     from_step: str,
     until_step: str,
     force: bool,
+    stages: str,
     raw: Output[Dataset],
     metrics: Output[Metrics],
 ) -> None:
@@ -26,12 +27,14 @@ def data_fetch(
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
+        stages: Stages of this pipeline as JSON, with those that each waits for; a recipe with others is refused.
         raw: Manifest of the fetched data.
         metrics: Its measures.
     """
     from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.check_pipeline(resolved, stages)
     steps.publish(steps.fetch_step(resolved, name, selection), raw, metrics)

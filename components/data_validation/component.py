@@ -1,6 +1,6 @@
 """Check and prepare the data of a run."""
 
-from kfp.dsl import Dataset, Input, Metrics, Output
+from kfp.dsl import Dataset, Metrics, Output
 
 from components.base import data_component
 
@@ -17,7 +17,6 @@ def data_validation(
     force: bool,
     corpus: Output[Dataset],
     metrics: Output[Metrics],
-    raw: Input[Dataset] = None,
 ) -> None:
     """Check every record, list what is rejected, and prepare the corpus.
 
@@ -27,12 +26,11 @@ def data_validation(
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
-        corpus: Manifest of the prepared corpus; without it the run's own counts.
+        corpus: Manifest of the prepared corpus.
         metrics: Its measures.
-        raw: Manifest of the fetched data.
     """
     from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)

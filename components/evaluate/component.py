@@ -1,6 +1,6 @@
 """Measure the finished model."""
 
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Metrics, Output
 
 from components.base import model_component
 
@@ -17,8 +17,6 @@ def evaluate(
     force: bool,
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
-    corpus: Input[Dataset] = None,
-    start: Input[Model] = None,
 ) -> None:
     """Measure every held-out slice and hold the gates of the recipe against it.
 
@@ -28,13 +26,11 @@ def evaluate(
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
         evaluation: Manifest of the evaluation.
         metrics: Its measures.
-        corpus: Manifest of the prepared corpus; without it the run's own counts.
-        start: Manifest of the stage before; without it the run's own counts.
     """
     from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)

@@ -1,6 +1,6 @@
 """Write the finished model."""
 
-from kfp.dsl import Input, Metrics, Model, Output
+from kfp.dsl import Metrics, Model, Output
 
 from components.base import model_component
 
@@ -17,7 +17,6 @@ def export(
     force: bool,
     exported: Output[Model],
     metrics: Output[Metrics],
-    start: Input[Model] = None,
 ) -> None:
     """Write the model into one directory, load it back and compare.
 
@@ -27,12 +26,11 @@ def export(
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
         exported: Manifest of the exported model.
         metrics: Its measures.
-        start: Manifest of the stage before; without it the run's own counts.
     """
     from vita_train.pipeline import steps
     resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)

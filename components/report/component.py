@@ -25,8 +25,8 @@ def report(
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
         page: The report.
     """

@@ -192,7 +192,7 @@ def test_steps_make_the_data_and_two_pods_train_on_it(site: Site) -> None:
     prepared = read_final(store, "first/prepare")
     assert prepared is not None
     assert prepared.metrics["used"] == prepared.metrics["records"] > 0
-    said = site.step("base-model", "launcher", stage="0.llm", overrides=[
+    said = site.step("train-0-llm", "launcher", overrides=[
         *SMALL_WORLD, "launch.nodes=2", "stages.0.llm.engine.kind=deepspeed", "stages.0.llm.engine.zero=2"])
     trained = read_final(store, "first/0.llm")
     assert trained is not None, said

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.recipe.schema import Recipe
 
 RATE = 16000
@@ -56,7 +57,7 @@ def recipe(**changes: Any) -> Recipe:
             "vision": {"image_size": 32, "patch_size": 8},
             "speech_decoder": {"width": 64},
         },
-        "data": {"image": {"max_tiles": 4}, "video": {"max_frames": 4}},
+        "data": {**NO_SOURCE, "image": {"max_tiles": 4}, "video": {"max_frames": 4}},
         "stages": {
             "1.3": {"objective": "next_token", "data": {"look": 1.0, "talk": 0.5}, "trainable": {"llm": 1e-3},
                     "steps": 2, "batch": {"rows": 4, "row_tokens": 128}},
@@ -71,6 +72,10 @@ def turns(*texts: str) -> list[dict[str, str]]:
     return [{"from": "human" if place % 2 == 0 else "gpt", "value": text} for place, text in enumerate(texts)]
 
 
+#: Task kinds of datasets; all others answer questions.
+TASKS = {"hear": "asr", "talk": "dialogue"}
+
+
 def write_registry(at: Path, datasets: dict[str, dict[str, list[Any]]]) -> Path:
     """Write record files and a registry over the media below ``at``."""
     value: dict[str, Any] = {"format": "vita-train/registry/v1", "datasets": {}}
@@ -78,7 +83,7 @@ def write_registry(at: Path, datasets: dict[str, dict[str, list[Any]]]) -> Path:
         for split, records in splits.items():
             (at / f"{name}-{split}.json").write_text(json.dumps(records))
             source = {"records": f"{name}-{split}.json", "roots": {"pics": "pics", "audio": "sounds", "films": "films"}}
-            value["datasets"].setdefault(name, {})[split] = source
+            value["datasets"].setdefault(name, {"task": TASKS.get(name, "qa")})[split] = source
     path = at / "registry.json"
     path.write_text(json.dumps(value))
     return path

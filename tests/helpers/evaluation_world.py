@@ -12,14 +12,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.models.build import build_modules
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "cyan", "pink")
 RATE = 16000
+
+#: Task kinds of the datasets that are not called after theirs.
+TASKS = {"textqa": "qa"}
 
 
 def small_recipe(**changes: Any) -> Recipe:
@@ -43,7 +47,7 @@ def small_recipe(**changes: Any) -> Recipe:
             "speech_decoder": {"width": 32, "nar_layers": 1, "ar_layers": 1, "num_heads": 2, "intermediate_size": 64,
                                "max_positions": 256, "max_codes": 20},
         },
-        "data": {"image": {"max_tiles": 1}},
+        "data": {**NO_SOURCE, "image": {"max_tiles": 1}},
         "stages": {
             "0.llm": _stage("next_token", {"textqa": 1.0}, "llm"),
             "1.1": _stage("next_token", {"caption": 1.0}, "projector"),
@@ -90,7 +94,7 @@ def small_corpus(at: Path, recipe: Recipe, records: int = 24) -> Corpus:
     for name, parts in splits.items():
         for split, found in parts.items():
             (at / f"{name}-{split}.json").write_text(json.dumps(found))
-            datasets.setdefault(name, {})[split] = {"records": f"{name}-{split}.json",
+            datasets.setdefault(name, {"task": TASKS.get(name, name)})[split] = {"records": f"{name}-{split}.json",
                                                     "roots": {"pictures": "pictures", "audio": "sounds"}}
     (at / "registry.json").write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": datasets}))
     prepare(recipe, at / "registry.json", at / "corpus", workers=1, progress=lambda line: None)

@@ -15,8 +15,7 @@ import soundfile
 import yaml
 from PIL import Image, ImageDraw
 
-from vita_train.recipe.presets import preset_path
-from vita_train.recipe.schema import Recipe
+from vita_train.recipe.load import load_recipe
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
 from vita_train.storage.base import FileRef
@@ -55,9 +54,7 @@ def fabricate_run(root: Path, *, until: str | None = None, fails: str | None = N
     """
     run = root / "tiny-demo"
     run.mkdir(parents=True)
-    path = preset_path("tiny")
-    assert path is not None
-    recipe = Recipe.model_validate(yaml.safe_load(path.read_text()))
+    recipe = load_recipe("tiny")
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     _ledger(run, text)
     trained: dict[str, ModuleRef] = {}

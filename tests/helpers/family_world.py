@@ -27,7 +27,7 @@ model:
                    dynamic_chunks: false, max_positions: 200}}
   audio_adapter: {{hidden_size: 16}}
   speech_decoder: {{width: 16, num_heads: 2}}
-data: {{source: {{kind: records, registry: registry.json}}}}
+data: {{source: {{own: {{kind: records, registry: registry.json}}}}}}
 stages:
   "2.2":
     objective: next_token
@@ -69,5 +69,6 @@ def talk(root: Path) -> Path:
     splits = {split: {"records": f"{name}.json", "roots": {"audio": "."}}
               for split, name in (("train", "many"), ("test", "few"))}
     path = root / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": {"talk": splits}}))
+    path.write_text(json.dumps({"format": "vita-train/registry/v1",
+                                "datasets": {"talk": {"task": "speech_qa", **splits}}}))
     return path

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 
 @dataclass
@@ -42,6 +44,10 @@ class FakeKfp:
             assert query["sort_by"] == "created_at desc"
             return 200, {"pipeline_versions": [{"pipeline_version_id": f"id of {name}", "display_name": name}
                                                for name in reversed(names)]}
+        if found := re.search(r"/pipelines/([^/]+)/versions/(.+)$", path):
+            parts = list(yaml.safe_load_all(self.versions[found[1]][unquote(found[2]).removeprefix("id of ")]))
+            spec = {"pipeline_spec": parts[0], "platform_spec": parts[1]} if len(parts) > 1 else parts[0]
+            return 200, {"pipeline_id": found[1], "pipeline_spec": spec}
         if path.endswith("/pipelines"):
             [wanted] = json.loads(query["filter"])["predicates"]
             names = [name for name in self.versions if name == wanted["stringValue"]]

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from tests.helpers.foreign import build
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.models.build import build_modules
 from vita_train.models.omni import Omni
 from vita_train.recipe.model import ModelSpec
@@ -44,6 +45,7 @@ def omni(modules: nn.ModuleDict) -> Omni:
 def recipe(small_spec: ModelSpec, tmp_path: Path) -> Recipe:
     stage = {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}
     return Recipe.model_validate({"name": "small", "model": small_spec.model_dump(), "stages": {"1.1": stage},
+                                  "data": NO_SOURCE,
                                   "storage": {"root": str(tmp_path / "runs")}})
 
 

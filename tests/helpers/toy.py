@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.helpers.no_source import NO_SOURCE
+from vita_train.data.index.corpus import Corpus
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import StageSpec
 from vita_train.training.objectives.base import LossOutput, Objective, StageContext
 
 VOCABULARY = 32
@@ -81,7 +84,9 @@ def toy_sample(index: int) -> SimpleNamespace:
 class ToyObjective(Objective):
     """Next-token loss of the toy language model."""
 
-    modules_needed = ("llm", "vision", "projector")
+    @classmethod
+    def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
+        return ("llm", "vision", "projector")
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> ToyBatch:
         longest = max(len(sample.tokens) for sample in samples)
@@ -128,7 +133,7 @@ def toy_recipe(**stage: Any) -> Recipe:
     spec: dict[str, Any] = {"objective": "next_token", "data": {"toy": 1.0}, **length,
                             "trainable": {"llm": 1e-2, "projector": 5e-3}, "batch": {"rows": 8, "accumulate": 1},
                             "optim": {"clip_norm": 0.5, "warmup": 2, "weight_decay": 0.1}}
-    return Recipe.model_validate({"name": "toy", "stages": {"1.2": spec | stage}})
+    return Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "stages": {"1.2": spec | stage}})
 
 
 def global_batch(step: int) -> list[SimpleNamespace]:

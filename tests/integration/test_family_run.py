@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1200)
 def test_a_family_from_records_to_a_conversation(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     registry = talk(tmp_path)
-    recipe = family_recipe(family, f"data.source.registry={registry}", f"storage.root={tmp_path / 'runs'}")
+    recipe = family_recipe(family, f"data.source.own.registry={registry}", f"storage.root={tmp_path / 'runs'}")
     write_recipe(recipe, "mine")
     fetch_step(recipe, "mine")
     prepare_step(recipe, "mine")

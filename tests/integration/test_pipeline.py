@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ import pytest
 import yaml
 
 from tests.helpers.s3_server import S3Server
+from vita_train.errors import RecipeError
 from vita_train.launch.process import group_alive
-from vita_train.pipeline.local.run import compiled_pipeline
-from vita_train.recipe.selection import STEPS
+from vita_train.pipeline.steps import check_pipeline
+from vita_train.recipe.load import load_recipe
+from vita_train.recipe.selection import run_steps, stage_graph
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest
 from vita_train.storage.factory import open_file, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"
-SMALL = ["--set", "data.source.scale=0.005", "--set", "data.source.test_size=2"]
+SMALL = ["--set", "data.source.world.scale=0.005", "--set", "data.source.world.test_size=2"]
 
 
 def _compile(*arguments: str, cwd: Path = ROOT, seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -70,8 +72,7 @@ def test_images_and_the_charts_names_are_set_when_compiling(tmp_path: Path) -> N
             for name, executor in pipeline["deploymentSpec"]["executors"].items()}
     assert {used["data-fetch"], used["data-validation"]} == {images["data"]}
     assert {used["evaluate"], used["export"], used["report"]} == {images["trainer"]}
-    assert {used["base-model"], used["vision-alignment"], used["audio-alignment"], used["sft"], used["codec"],
-            used["speech-decoder"]} == {images["launcher"]}
+    assert {image for name, image in used.items() if name.startswith("train-")} == {images["launcher"]}
     for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert {volume["configMapName"] for volume in executor["configMapAsVolume"]} == {"omni-platform"}
         assert {secret["secretName"] for secret in executor["secretAsEnv"]} == {"keys"}
@@ -105,21 +106,65 @@ def test_components_install_nothing_and_parameters_are_described(path: Path) -> 
         assert "python" in executor["container"]["image"], "kfp.local warns about other names"
 
 
-def test_ladder_has_every_step_in_one_chain_and_the_report_whatever_happens() -> None:
+def _tasks(spec: dict[str, Any], dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every task by the step its name on the page begins with, each with ``waits``: what its graph has it wait for."""
+    found: dict[str, dict[str, Any]] = {}
+    titles = {name: task["taskInfo"]["name"] for name, task in dag["tasks"].items()}
+    for task in dag["tasks"].values():
+        inner = spec["components"][task["componentRef"]["name"]]
+        found[task["taskInfo"]["name"]] = {**task, "waits": {titles[name] for name in task.get("dependentTasks", [])}}
+        if "dag" in inner:
+            found |= _tasks(spec, inner["dag"])
+    return found
+
+
+def test_the_ladder_is_the_graph_of_its_stages_nested_by_group_and_the_report_comes_whatever_happens() -> None:
     pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
-    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    order = {task["taskInfo"]["name"].split()[0]: task for task in tasks.values()}
-    assert set(order) == set(STEPS) - {"report"}
-    names = {step: name for name, task in tasks.items() for step in order if order[step] is task}
-    for before, after in pairwise(step for step in STEPS if step != "report"):
-        assert names[before] in order[after]["dependentTasks"]
-    last = pipeline["root"]["dag"]["tasks"]["report"]
+    tasks = _tasks(pipeline, pipeline["root"]["dag"])
+    waits = {name: task["waits"] for name, task in tasks.items()}
+    assert {name.split()[0] for name in waits} >= set(run_steps(load_recipe("tiny")))
+    assert waits["base: 0.llm, 0.vision"] == waits["hear: 2.1a"] == waits["speak: 3.1"] == {"prepare data validation"}
+    assert waits["see: 1.1, 1.2, 1.3"] == {"base: 0.llm, 0.vision"}
+    assert waits["hear: 2.1b, 2.2"] == {"see: 1.1, 1.2, 1.3", "hear: 2.1a"}
+    assert waits["speak: 3.2"] == {"hear: 2.1b, 2.2", "speak: 3.1"}
+    assert waits["1.3 vision instruction tuning"] == {"1.2 vision understanding"}
+    # One end: Argo stops starting tasks when an end of its graph has failed.
+    inside = {name for name in waits if name not in ("training", "report report")}
+    assert inside - {other for name in inside for other in waits[name]} >= {"export export"}
+    last = tasks["report report"]
     assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert last["dependentTasks"] == ["exit-handler-1"]
+    assert last["waits"] == {"training"}
 
 
-def test_run_uses_the_committed_file() -> None:
-    assert compiled_pipeline() == COMPILED / "ladder.yaml"
+OWN = """
+name: mine
+data: {source: {world: {kind: synth, scale: 0.005, test_size: 2}}}
+stages:
+  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1, group: first steps}
+  sounds: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, after: []}
+  more.words: {objective: next_token, data: {instruct: 1}, trainable: {llm: 1e-3}, steps: 1, after: [words],
+               group: first steps}
+"""
+
+
+def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    done = _compile("--recipe", "own.yaml", "--out", "compiled", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pipeline = next(yaml.safe_load_all((tmp_path / "compiled" / "mine.yaml").read_text()))
+    waits = {name: task["waits"] for name, task in _tasks(pipeline, pipeline["root"]["dag"]).items()}
+    assert waits["first steps: words, more.words"] == waits["sounds sounds"] == {"prepare data validation"}
+    assert waits["more.words more.words"] == {"words words"}
+    assert waits["evaluate evaluation"] == {"first steps: words, more.words", "sounds sounds"}
+    default = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    assert list(load_recipe(default).stages) == ["words", "sounds", "more.words"]
+
+
+def test_a_recipe_that_cannot_be_run_is_not_compiled(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN.replace("[words]", "[wards]"))
+    done = _compile("--recipe", "own.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: own.yaml:7: stage more.words starts after 'wards'" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +215,47 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
     assert "The preparation of the data failed" in page.read_text(), "the page is written whatever happened"
 
 
+BRANCHES = """{
+ ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1, batch: {rows: 2},
+       eval: {batches: 1, limit: 1}, gates: {asr.test_sentences.wer: {max: -1}}},
+ better-ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1},
+ voice: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, batch: {rows: 2}, after: [],
+         eval: {batches: 1, limit: 1}}}"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_failed_branch_stops_what_depends_on_it_and_nothing_else(prepared: Path) -> None:
+    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--set", f"stages={BRANCHES}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ear (ear) failed: exit gate not met" in done.stderr
+    assert _final(prepared, "ear") is None
+    assert _final(prepared, "voice") is not None
+    assert not (prepared / "r" / "better-ear").exists(), "it waits for what failed"
+    assert _final(prepared, "evaluate") is None
+    log = (prepared / "r" / "logs" / "steps.jsonl").read_text()
+    assert log.index('"ear", "state": "failed"') < log.index('"voice", "state": "running"'), "in the recipe's order"
+    assert (prepared / "r" / "report" / "report.html").is_file()
+
+
+def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_first_step(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    recipe = load_recipe(str(tmp_path / "own.yaml"))
+    pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
+    first = _tasks(pipeline, pipeline["root"]["dag"])["data_fetch data fetch"]
+    ladder = first["inputs"]["parameters"]["stages"]["runtimeValue"]["constant"]
+    assert list(json.loads(ladder)) == list(load_recipe("tiny").stages)
+    with pytest.raises(RecipeError, match=r"it has no stage words; .*vita-train submit"):
+        check_pipeline(recipe, ladder)
+    check_pipeline(recipe, json.dumps(stage_graph(recipe)))
+    check_pipeline(load_recipe("vita-1.5-7b"), ladder)
+
+
 def test_stopping_a_run_ends_all_of_it_and_leaves_nothing_elsewhere(tmp_path: Path) -> None:
     log, temporary = tmp_path / "r" / "logs" / "steps.jsonl", tmp_path / "temporary"
     temporary.mkdir()
     with subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
-                                "--set", "data.source.scale=3", "--until", "data_fetch"),
+                                "--set", "data.source.world.scale=3", "--until", "data_fetch"),
                           env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True) as run:
         try:
@@ -205,12 +286,12 @@ def test_whole_smoke_run_and_rerun(tmp_path: Path) -> None:
     command = ["smoke", "--run", "r", "--set", f"storage.root={tmp_path}"]
     done = _run(*command)
     assert done.returncode == 0, done.stderr
-    assert all(_final(tmp_path, step) is not None for step in STEPS)
+    assert all(_final(tmp_path, step) is not None for step in run_steps(load_recipe("smoke")))
     assert "chat --checkpoint" in done.stdout
     report = (tmp_path / "r" / "report" / "report.html").read_text()
     assert report.lstrip().lower().startswith("<!doctype html")
     again = _run(*command)
-    assert again.stdout.count("reused") == len(STEPS)
+    assert again.stdout.count("reused") == len(run_steps(load_recipe("smoke")))
 
 
 @pytest.mark.slow

@@ -70,6 +70,33 @@ def test_submit_starts_the_newest_version_with_the_checked_recipe(kfp: FakeKfp, 
     assert load_recipe(text, []) == load_recipe(str(own), ["seed=5"])
 
 
+def test_submit_uploads_the_pipeline_that_the_server_lacks(kfp: FakeKfp) -> None:
+    done = _vita("submit", "smoke", "--endpoint", kfp.endpoint)
+    assert done.returncode == 0, done.stderr
+    [run] = kfp.runs
+    assert run["pipeline_version_reference"]["pipeline_id"] == "vita-train-ladder"
+    assert list(kfp.versions["vita-train-ladder"].values())[-1] == (COMPILED / "ladder.yaml").read_bytes()
+
+
+def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_others_there(
+        kfp: FakeKfp, tmp_path: Path) -> None:
+    text = (COMPILED / "ladder.yaml").read_text().replace("vita-train-launcher-python:", "registry.example/launcher:")
+    (tmp_path / "ladder.yaml").write_text(text.replace("configMapName: vita-platform", "configMapName: omni-platform"))
+    PipelineServer(kfp.endpoint).upload(tmp_path / "ladder.yaml")
+    own = tmp_path / "own.yaml"
+    own.write_text("name: mine\ndata: {source: {world: {kind: synth}}}\nstages:\n"
+                   "  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1}\n")
+    done = _vita("submit", str(own), "--endpoint", kfp.endpoint)
+    assert done.returncode == 0, done.stderr
+    assert kfp.runs[0]["pipeline_version_reference"]["pipeline_id"] == "vita-train-mine"
+    compiled = list(kfp.versions["vita-train-mine"].values())[-1].decode()
+    assert "registry.example/launcher:" in compiled
+    assert "configMapName: omni-platform" in compiled
+    assert "words words" in compiled
+    assert _vita("submit", str(own), "--endpoint", kfp.endpoint).returncode == 0
+    assert len(kfp.versions["vita-train-mine"]) == 2, "the same pipeline is uploaded once"
+
+
 def test_a_wrong_recipe_is_refused_before_anything_is_started(kfp: FakeKfp) -> None:
     done = _vita("submit", "smoke", "--endpoint", kfp.endpoint, "--set", "sed=3")
     assert done.returncode == 2

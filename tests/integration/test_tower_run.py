@@ -31,7 +31,7 @@ model:
   vision: {vision}
   projector: {{kind: {projector}}}
   speech_decoder: {{width: 16, num_heads: 2}}
-data: {{source: {{kind: records, registry: {registry}}}, image: {{max_tiles: 1}}}}
+data: {{source: {{own: {{kind: records, registry: {registry}}}}}, image: {{max_tiles: 1}}}}
 storage: {{root: {root}}}
 stages:
   "1.2":
@@ -57,7 +57,8 @@ def pictures(root: Path) -> Path:
     splits = {split: {"records": f"{name}.json", "roots": {"drawn": "."}}
               for split, name in (("train", "many"), ("test", "few"))}
     path = root / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": {"pictures": splits}}))
+    path.write_text(json.dumps({"format": "vita-train/registry/v1",
+                                "datasets": {"pictures": {"task": "qa", **splits}}}))
     return path
 
 

@@ -41,7 +41,7 @@ def _world(folder: Path) -> None:
     (folder / "records.json").write_text(json.dumps(records))
     source = {"records": "records.json", "roots": {"pics": "pics"}}
     (folder / "registry.json").write_text(json.dumps({
-        "format": "vita-train/registry/v1", "datasets": {"Pretrain_video0": {"train": source}}}))
+        "format": "vita-train/registry/v1", "datasets": {"Pretrain_video0": {"task": "qa", "train": source}}}))
 
 
 def _train(folder: Path, output: str, settings: list[str], *flags: str) -> subprocess.CompletedProcess[str]:

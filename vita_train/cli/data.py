@@ -43,11 +43,11 @@ def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives 
 @group.command()
 def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
     """Bring the data that a recipe names to a directory and write its registry."""
-    from vita_train.data.sources.fetch import fetch as fetch_source
+    from vita_train.data.sources.fetch import fetch_all
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings or [])
-    registry = fetch_source(resolved.data.source, out, seed=resolved.seed, workers=workers)
+    registry = fetch_all(resolved.data.source, out, seed=resolved.seed, workers=workers)
     typer.echo(f"{out / 'registry.json'}: {', '.join(sorted(registry.datasets))}")
 
 

@@ -6,7 +6,7 @@ Shares lie between 0 and 1; losses are nats a token. The same seed, data and wei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from vita_train.evaluation.speech_metrics import codebook_use, mel_distance
 from vita_train.evaluation.tasks import Task, all_tasks
 from vita_train.evaluation.tts import features_of, resynthesise, speak_sentences
 from vita_train.models.omni import Omni
+from vita_train.plugins import named
 from vita_train.recipe.schema import Recipe
 
 #: Most samples of the measures that generate or read a sample many times; the others take the whole limit.
@@ -61,7 +62,7 @@ def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Seque
     Args:
         recipe: the run's recipe.
         corpus: its prepared data.
-        modules: the model's modules, by their names in ``recipe.ladder.MODULES``.
+        modules: the model's modules, by their names in ``recipe.modules.MODULES``.
         names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists a stage's.
             A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
             fails.
@@ -91,9 +92,15 @@ def run_task(bench: Bench, task: Task, limit: int) -> dict[str, float]:
     index = bench.corpus.index(task.dataset, task.slice)
     number = min(len(index), limit, SLOW_LIMITS.get(task.kind, limit))
     samples = [index.sample(place) for place in range(number)]
-    values = _TASKS[task.kind](bench, samples)
+    values = _measurer(task.kind)(bench, samples)
     return {name: values[measure] for name, measure in zip(task.names, task.measures, strict=True)
             if measure in values and not math.isnan(values[measure])}  # of nothing there is no share
+
+
+def _measurer(kind: str) -> Callable[[Bench, Sequence[Sample]], Mapping[str, float]]:
+    """Return the function that takes a kind of measures: one of ours, or the plugin's that is named by its path."""
+    function: Callable[[Bench, Sequence[Sample]], Mapping[str, float]] = _TASKS.get(kind) or named(kind)
+    return function
 
 
 @contextmanager

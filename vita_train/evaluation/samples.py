@@ -19,8 +19,9 @@ from vita_train.errors import VitaError
 from vita_train.evaluation.asr import word_error_rate
 from vita_train.evaluation.generation import content_words
 from vita_train.evaluation.measures import Bench, codec_waves, heard, written
-from vita_train.evaluation.tasks import CAPTIONS, TRANSCRIPTS, Task
+from vita_train.evaluation.tasks import Task
 from vita_train.evaluation.tts import resynthesise, speak_sentences
+from vita_train.recipe.tasks import TASK_KINDS
 
 FORMAT = "vita-train/samples/v1"
 #: Samples of a slice.
@@ -46,7 +47,7 @@ def collect_samples(bench: Bench, tasks: Sequence[Task], write: Write) -> dict[s
     for task in tasks:
         index = bench.corpus.index(task.dataset, task.slice)
         samples = [index.sample(place) for place in range(min(PER_SLICE, len(index)))]
-        if task.kind == "replies" and task.dataset not in TRANSCRIPTS:
+        if task.kind == "replies" and "accuracy" in task.measures:
             entries += _replies(bench, samples, write, speaks=speaks)
         elif task.kind == "transcripts":
             entries += _replies(bench, samples[:2], write, speaks=False)
@@ -73,16 +74,17 @@ def _replies(bench: Bench, samples: Sequence[Sample], write: Write, *, speaks: b
                                 "the model's spoken answer"))
         entries.append({"dataset": sample.dataset, "slice": sample.split, "id": sample.record_id, "media": media,
                         "question": _question(sample), "answer": answer, "truth": sample.text,
-                        **_judgement(sample, answer)})
+                        **_judgement(bench.corpus.tasks[sample.dataset], sample, answer)})
     return entries
 
 
-def _judgement(sample: Sample, answer: str) -> dict[str, Any]:
-    if sample.dataset in CAPTIONS:
+def _judgement(task: str, sample: Sample, answer: str) -> dict[str, Any]:
+    measured = {measure.kind for measure in TASK_KINDS[task].measures}
+    if "captions" in measured:
         truth = content_words(sample.text)
         named = (truth & content_words(answer)).total()
         return {"right": None, "note": f"{named} of {truth.total()} attributes named"}
-    if sample.dataset in TRANSCRIPTS:
+    if "transcripts" in measured:
         wrong = word_error_rate([sample.text], [answer])
         return {"right": wrong == 0, "note": f"word error {100 * wrong:.0f} %"}
     return {"right": answer.strip() == sample.text.strip()}

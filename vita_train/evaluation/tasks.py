@@ -10,25 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vita_train.data.index.corpus import Corpus
+from vita_train.recipe.graph import ancestors
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.stage import ObjectiveName
+from vita_train.recipe.selection import stage_graph
+from vita_train.recipe.tasks import TASK_KINDS
 
-#: Datasets whose replies are descriptions of pictures.
-CAPTIONS = ("caption",)
-#: Datasets whose replies are transcripts; their replies are read by word error, not by exact match.
-TRANSCRIPTS = ("asr", "tts")
 #: The split that is looked at while a stage trains.
 DEV = "dev"
-#: Name under which the speech decoder is measured.
-SPEECH = "speech"
-
 
 @dataclass(frozen=True)
 class Task:
     """Measures that one pass over one held-out slice takes together."""
 
     kind: str
-    """replies, states, captions, retrieval, transcripts, recogniser, codec, resynthesis or speech: what is run."""
+    """What is run: replies, states, or the kind of a `vita_train.recipe.objectives.Measure`."""
     dataset: str
     """Dataset of the corpus the slice belongs to."""
     slice: str
@@ -36,18 +32,18 @@ class Task:
     """Modules the measures depend on."""
     measures: tuple[str, ...]
     """Last parts of the measures' names."""
+    prefix: str = ""
+    """First part of the measures' names, where it is not the dataset's name."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Full names of the measures."""
-        name = SPEECH if self.kind == "speech" else self.dataset
-        return tuple(f"{name}.{self.slice}.{measure}" for measure in self.measures)
+        return tuple(f"{self.prefix or self.dataset}.{self.slice}.{measure}" for measure in self.measures)
 
 
 def stage_tasks(recipe: Recipe, corpus: Corpus, stage: str) -> list[Task]:
     """Return the tasks of a stage: its own and its predecessors', without those it cannot have changed."""
-    stages = list(recipe.stages)
-    upto = stages[: stages.index(stage) + 1]
+    upto = [*ancestors(stage_graph(recipe), stage), stage]
     trained = recipe.stages[stage].trainable
     return [task for task in _tasks(recipe, corpus, upto) if any(name in trained for name in task.modules)]
 
@@ -78,7 +74,7 @@ def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
 def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
     available = recipe.model.given.union(recipe.weights, *(recipe.stages[stage].trainable for stage in stages))
-    goals: dict[tuple[str, ObjectiveName], None] = {}
+    goals: dict[tuple[str, str], None] = {}
     for stage in stages:
         spec = recipe.stages[stage]
         goals |= dict.fromkeys((dataset, spec.objective) for dataset in spec.data)
@@ -91,32 +87,28 @@ def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     return [task for task in dict.fromkeys(tasks) if available.issuperset(task.modules)]
 
 
-def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: ObjectiveName) -> list[Task]:
-    recogniser = ("audio_encoder", "ctc_head")
-    if objective == "ctc":
-        return [Task("recogniser", dataset, name, recogniser, ("wer", "cer"))]
-    if objective == "codec":
-        return [Task("codec", dataset, name, ("codec",), ("mel_distance", "codes_used", "perplexity")),
-                Task("resynthesis", dataset, name, ("codec", *recogniser), ("wer_original", "wer_resynthesis"))]
-    if objective == "speech_tokens":
-        return [Task("speech", dataset, name, ("llm", "codec", "speech_decoder", *recogniser), ("wer", "cer"))]
-    if objective != "next_token":
-        return []
-    modules = _reply_modules(corpus, dataset, name)
-    if dataset in TRANSCRIPTS:
-        return [Task("replies", dataset, name, modules, ("loss",)),
-                Task("transcripts", dataset, name, modules, ("llm_wer", "llm_cer"))]
-    # The mark says whether and how the model was spoken to: there is something to tell only where some are.
-    heard = any(corpus.index(dataset, split).frames.any() for split in corpus.datasets[dataset])
-    mode = recipe.data.state_mode
-    marked = ("state_mark",) if heard and mode in ("glyph", "digit") else ()
-    tasks = [Task("replies", dataset, name, modules, ("accuracy", "loss", *marked))]
-    if mode == "head" and corpus.index(dataset, name).frames.any():
-        tasks.append(Task("states", dataset, name, (*modules, "state_head"), ("state_mark",)))
-    if dataset in CAPTIONS:
-        tasks += [Task("captions", dataset, name, modules, ("attributes",)),
-                  Task("retrieval", dataset, name, modules, ("retrieval", "loss_blind"))]
-    return tasks
+def _of_slice(recipe: Recipe, corpus: Corpus, dataset: str, name: str, objective: str) -> list[Task]:
+    """Return the tasks that an objective takes of a slice, and, where it trains replies, those of its task kind."""
+    declared = OBJECTIVES[objective]
+    tasks = [Task(measure.kind, dataset, name, measure.modules, measure.names, measure.dataset)
+             for measure in declared.measures]
+    return tasks + (_of_replies(recipe, corpus, dataset, name) if declared.measures_replies else [])
+
+
+def _of_replies(recipe: Recipe, corpus: Corpus, dataset: str, name: str) -> list[Task]:
+    kind, modules = TASK_KINDS[corpus.tasks[dataset]], _reply_modules(corpus, dataset, name)
+    exact: tuple[str, ...] = ("loss",)
+    tasks = []
+    if kind.exact:
+        # The mark says whether and how the model was spoken to: there is something to tell only where some are.
+        heard = any(corpus.index(dataset, split).frames.any() for split in corpus.datasets[dataset])
+        mode = recipe.data.state_mode
+        exact = ("accuracy", "loss", *(("state_mark",) if heard and mode in ("glyph", "digit") else ()))
+        if mode == "head" and corpus.index(dataset, name).frames.any():
+            tasks.append(Task("states", dataset, name, (*modules, "state_head"), ("state_mark",)))
+    more = [Task(measure.kind, dataset, name, (*modules, *measure.modules), measure.names, measure.dataset)
+            for measure in kind.measures]
+    return [Task("replies", dataset, name, modules, exact), *tasks, *more]
 
 
 def _reply_modules(corpus: Corpus, dataset: str, name: str) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from vita_train.models.language.decoder import build_llm, load_llm
 from vita_train.models.state_head import build_state_head
 from vita_train.models.vision import build_vision, load_vision
 from vita_train.models.vision.projector import build_projector
-from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.modules import MODULES
 
 #: Modules of transformers' classes.
 _OF_TRANSFORMERS = frozenset({"llm", "vision", "speech_decoder"})
@@ -43,7 +43,7 @@ def build_modules(
 
     Args:
         spec: shapes and sources.
-        names: keys of ``recipe.ladder.MODULES``; the result has them in that order.
+        names: keys of ``recipe.modules.MODULES``; the result has them in that order.
         units: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
         seed: the run's seed.
         dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.

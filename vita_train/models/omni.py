@@ -25,7 +25,7 @@ SHORTEST_CLIP = 7
 class Omni(nn.Module):
     """Language model, vision tower with projector, speech encoder with adapter and prompt, and state head.
 
-    Children keep their names from ``recipe.ladder.MODULES``. A part that is missing cannot be used by a batch. A part
+    Children keep their names from ``recipe.modules.MODULES``. A part that is missing cannot be used by a batch. A part
     without trainable parameters runs without gradients, but gradients flow through a frozen language model to the
     parts before it.
     """

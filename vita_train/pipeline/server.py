@@ -91,6 +91,33 @@ class PipelineServer:
                 runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments))))
         return f"{self._endpoint}/#/runs/details/{run.run_id}"
 
+    def has(self, pipeline: str) -> bool:
+        """Say whether the server has a pipeline.
+
+        Raises:
+            UserError: the server refuses to say.
+            PeerLostError: the server does not answer.
+        """
+        with _explained(self._endpoint):
+            return self._find(pipeline) is not None
+
+    def settings(self, pipeline: str) -> dict[str, str]:
+        """Return what the newest version of one of our pipelines was compiled with: options of ``compile.py``.
+
+        Empty where the server lacks the pipeline, or where it says otherwise than we would.
+
+        Raises:
+            UserError: the server refuses to say.
+            PeerLostError: the server does not answer.
+        """
+        with _explained(self._endpoint):
+            known = self._find(pipeline)
+            if known is None:
+                return {}
+            version = next(iter(self._versions(known).values()))
+            spec = self._pipelines.pipeline_service_get_pipeline_version(known, version).pipeline_spec
+        return compiled_with(spec or {})
+
     def _experiment(self, name: str) -> str:
         """Return an experiment's id, making it if there is none of this name."""
         found = self._experiments.experiment_service_list_experiments(
@@ -116,6 +143,28 @@ class PipelineServer:
             page = answer.next_page_token or ""
             if not page:
                 return found
+
+
+def compiled_with(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that a compiled pipeline was compiled with, as far as it shows them.
+
+    Args:
+        spec: as a server keeps it: the pipeline, or pipeline and platform by the keys pipeline_spec and platform_spec.
+    """
+    pipeline, platform = spec.get("pipeline_spec", spec), spec.get("platform_spec", {})
+    images = {name: executor.get("container", {}).get("image", "")
+              for name, executor in pipeline.get("deploymentSpec", {}).get("executors", {}).items()}
+    executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    ours: Mapping[str, Any] = next(iter(executors.values()), {})
+    prefixes = [str(volume.get("configMapName", "")) for volume in ours.get("configMapAsVolume", [])]
+    found = {
+        "data-image": images.get("exec-data-fetch", ""),
+        "trainer-image": images.get("exec-evaluate", ""),
+        "launcher-image": next((image for name, image in images.items() if name.startswith("exec-train-")), ""),
+        "prefix": next((name.removesuffix("-platform") for name in prefixes if name.endswith("-platform")), ""),
+        "s3-secret": next((str(secret.get("secretName", "")) for secret in ours.get("secretAsEnv", [])), ""),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _named(name: str) -> str:

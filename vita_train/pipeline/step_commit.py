@@ -11,7 +11,6 @@ from typing import Any
 
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, VitaError
-from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.runs.final import final_key, read_final, write_final
@@ -43,11 +42,11 @@ def commit_step(recipe: Recipe, run: str, step: str, selection: Selection, input
             _log_state(step, "reused")
             return done
         _tell(store, run, step, "running")
-        if selection.force or step not in STAGES:  # a stage decides itself what of its past still holds
+        if selection.force or step not in recipe.stages:  # a stage decides itself what of its past still holds
             _forget(store, run, step)
         manifest = work(digest)
         write_final(store, f"{run}/{step}", manifest)
-        if step in STAGES:  # the job has written its own progress.json
+        if step in recipe.stages:  # the job has written its own progress.json
             _log_state(step, "done")
         else:
             _tell(store, run, step, "done")

@@ -11,6 +11,7 @@ from vita_train.errors import UserError
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import final_key, read_final
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.paths import store_of
@@ -52,15 +53,23 @@ def template_text(recipe: Recipe) -> dict[str, Any]:
     return load_template(recipe.data.template).model_dump(mode="json")
 
 
-def source_digests(recipe: Recipe) -> dict[str, str]:
-    """Digests of the user's own record files, so that editing them is noticed; empty for other sources."""
-    source = recipe.data.source
-    if source.kind != "records":
-        return {}
+def sources_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of the recipe's sources as plain values."""
+    return {name: source.model_dump(mode="json") for name, source in recipe.data.source.items()}
+
+
+def source_digests(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Digests of the user's own record files by source, so that editing them is noticed; none for other sources."""
+    return {name: _record_digests(source) for name, source in recipe.data.source.items()
+            if isinstance(source, RecordsSource)}
+
+
+def _record_digests(source: RecordsSource) -> dict[str, str]:
     from vita_train.data.sources.registry import load_registry, resolve
 
     path = Path(source.registry).expanduser().absolute()
-    records = {entry.records for splits in load_registry(path).datasets.values() for entry in splits.values()}
+    records = {entry.records for dataset in load_registry(path).datasets.values()
+               for entry in dataset.splits.values()}
     files = {name: resolve(path, name) for name in sorted(records)}
     return {"registry": sha256_file(path),
             **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}

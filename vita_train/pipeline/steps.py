@@ -6,12 +6,13 @@ again. KFP components call these functions and nothing else. Nothing here import
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vita_train.errors import UserError
+from vita_train.errors import RecipeError, UserError
 from vita_train.launch.stage import launch_stage
 from vita_train.pipeline.step_commit import STEP_DIGEST, commit_step
 from vita_train.pipeline.step_inputs import (
@@ -23,15 +24,16 @@ from vita_train.pipeline.step_inputs import (
     needed,
     recipe_digest,
     source_digests,
+    sources_of,
     stage_manifests,
     template_text,
 )
 from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.extension import remember
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.graph import uncovered
 from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import Selection, input_stages
+from vita_train.recipe.selection import Selection, input_stages, stage_graph
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, content_of
 from vita_train.runs.paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
@@ -41,6 +43,8 @@ from vita_train.storage.factory import open_file, open_store
 from vita_train.storage.tar_shards import publish_tree
 
 ALL = Selection()
+#: Settings of a stage that change nothing it computes. What it starts after counts through its inputs.
+_SHOWN = {"title", "group", "after"}
 
 
 def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequence[str] = (), only: str = "",
@@ -59,7 +63,23 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     name = run_name(resolved, run)
     resolved = remember(resolved, earlier_recipe(resolved, name))
     write_recipe(resolved, name)
-    return resolved, name, Selection.parse(only, from_step, until_step, force)
+    return resolved, name, Selection.parse(resolved, only, from_step, until_step, force)
+
+
+def check_pipeline(recipe: Recipe, stages: str) -> None:
+    """Refuse a recipe that the compiled pipeline cannot run. Its first step calls this.
+
+    Args:
+        recipe: what the run was started with.
+        stages: the pipeline's stages as JSON, with those that each waits for.
+
+    Raises:
+        RecipeError: a stage is missing in the pipeline, or would start too early.
+    """
+    if problems := uncovered(json.loads(stages), stage_graph(recipe)):
+        raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", where=recipe.name,
+                          remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
+                                 "python pipelines/compile.py --recipe FILE, then vita-train upload")
 
 
 def earlier_recipe(recipe: Recipe, run: str) -> Recipe | None:
@@ -82,21 +102,21 @@ def write_recipe(recipe: Recipe, run: str) -> None:
 
 
 def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
-    """Get the raw data of the recipe's source into ``data_fetch/raw``, with its ``registry.json``."""
+    """Get the raw data of the recipe's sources into ``data_fetch/raw``, with its ``registry.json``."""
     def work(digest: str) -> Manifest:
-        from vita_train.data.sources.fetch import fetch
+        from vita_train.data.sources.fetch import fetch_all
 
         raw = raw_dir(recipe, run)
         raw.mkdir(parents=True, exist_ok=True)
-        registry = fetch(recipe.data.source, raw, seed=recipe.seed)
+        registry = fetch_all(recipe.data.source, raw, seed=recipe.seed)
         counts = {"datasets": float(len(registry.datasets)),
-                  "splits": float(sum(len(splits) for splits in registry.datasets.values()))}
+                  "splits": float(sum(len(dataset.splits) for dataset in registry.datasets.values()))}
         return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
                         files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
                                **_published(recipe, run, "data_fetch", raw)}, lineage=lineage_of(recipe, {}))
 
     return commit_step(recipe, run, "data_fetch", selection, lambda: {
-        "source": recipe.data.source.model_dump(mode="json"), "seed": recipe.seed, "content": source_digests(recipe),
+        "source": sources_of(recipe), "seed": recipe.seed, "content": source_digests(recipe),
     }, work)
 
 
@@ -125,13 +145,13 @@ def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manife
 
 
 def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
-    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over.
+    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over: the shipped pipelines
+    serve every recipe that has some of their stages.
 
     Args:
         recipe, run, stage, selection: what.
         task: KFP's ``TaskConfig``: what was set on the task, for the job's pods.
     """
-    stage = stage_id(stage)
     if stage not in recipe.stages:
         return None
 
@@ -139,8 +159,9 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
         prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
         earlier = input_stages(recipe, stage)
         settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
-        settings["data"] = {**data_settings(recipe.data), "source": recipe.data.source.model_dump(mode="json")}
-        return {**settings, **given_digests(recipe), "stage": stage, "spec": spec.model_dump(mode="json"),
+        settings["data"] = {**data_settings(recipe.data), "source": sources_of(recipe)}
+        return {**settings, **given_digests(recipe), "stage": stage,
+                "spec": spec.model_dump(mode="json", exclude=_SHOWN),
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 

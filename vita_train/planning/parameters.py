@@ -23,9 +23,9 @@ from vita_train.models.activations import transformer_blocks
 from vita_train.models.build import build_modules
 from vita_train.models.lora import target_layers
 from vita_train.models.quantize import quantized_bytes
-from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.base import is_local, local_path
 from vita_train.weights.load import check_modules

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from vita_train.errors import RecipeError
 from vita_train.planning.parameters import count_adapters, count_parameters, count_quantized
-from vita_train.recipe.ladder import STAGE_TITLES
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import MODULES_READ
+from vita_train.recipe.selection import modules_read
 from vita_train.recipe.stage import StageSpec
 from vita_train.recipe.visual import most_tiles, most_video_tiles, picture_tokens, video_tokens
 
@@ -73,11 +73,7 @@ class Plan:
 def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     """Plan every stage of a recipe on ``ranks`` processes (0: the recipe's own number)."""
     ranks = ranks or recipe.launch.ranks
-    used = {name for stage in recipe.stages for name in MODULES_READ[stage]}
-    if not any("state_head" in spec.trainable for spec in recipe.stages.values()):
-        used.discard("state_head")
-    if not recipe.model.audio_adapter.prompt_tokens:
-        used.discard("audio_prompt")
+    used = {name for stage in recipe.stages for name in modules_read(recipe, stage)}
     counts = count_parameters(recipe.model, used)
     stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
     return Plan(recipe.name, counts, stages, media_positions(recipe))
@@ -116,14 +112,14 @@ def gpu_bytes(name: str) -> int:
 
 
 def _stage(recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int) -> StagePlan:
-    names: Iterable[str] = (name for name in counts if name in MODULES_READ[stage] or name in spec.trainable)
+    names: Iterable[str] = modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
     rows = -(-spec.batch.rows // (ranks * spec.batch.accumulate))
     adapters = count_adapters(recipe.model, spec.lora) if spec.lora else {}
     added = count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"})) if spec.lora else {}
     quantized = count_quantized(recipe.model, spec.quantize) if spec.quantize else (0, 0)
-    return StagePlan(stage, STAGE_TITLES[stage], {name: counts[name] + added.get(name, 0) for name in names},
+    return StagePlan(stage, spec.title, {name: counts[name] + added.get(name, 0) for name in names},
                      {name: adapters.get(name, counts[name]) for name in spec.trainable if name in counts},
                      4 if dtype == "float32" else 2, zero, rows,
-                     spec.batch.row_tokens if spec.objective == "next_token" else 0, *quantized)
+                     spec.batch.row_tokens if OBJECTIVES[spec.objective].packs else 0, *quantized)

@@ -20,10 +20,12 @@ from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.pipeline.step_inputs import given_digests, needed
 from vita_train.recipe.check import check_recipe
+from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import STEPS, Selection, input_stages
+from vita_train.recipe.selection import Selection, input_stages, run_steps
+from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
 from vita_train.runs.final import read_final
 from vita_train.runs.paths import corpus_dir, logs_dir, run_dir, store_of
 from vita_train.storage.base import is_local
@@ -49,7 +51,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
     checks: list[tuple[str, Callable[[], str]]] = [
         ("recipe", lambda: _recipe(recipe, chosen)),
         ("storage", lambda: _storage(recipe, run)),
-        ("data source", lambda: _source(recipe, run, chosen)),
+        ("data sources", lambda: _source(recipe)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
         *([("given weights", lambda: given_weights(recipe))] if recipe.weights else []),
@@ -80,14 +82,28 @@ def _storage(recipe: Recipe, run: str) -> str:
     return f"{store.uri} can be written"
 
 
-def _source(recipe: Recipe, run: str, selection: Selection) -> str:
-    source = recipe.data.source
-    if source.kind == "synth":
+def _source(recipe: Recipe) -> str:
+    """Each source can be had, and together they have every dataset that a stage trains on."""
+    found = [f"{name}: {_source_found(source)}" for name, source in recipe.data.source.items()]
+    own = [source for source in recipe.data.source.values() if isinstance(source, RecordsSource)]
+    if len(own) == len(recipe.data.source):  # what others will have shows when they are fetched
+        from vita_train.data.sources.registry import load_registry
+
+        there = {name for source in own for name in load_registry(_registry(source)).datasets}
+        absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - there)
+        if absent:
+            raise UserError(f"the recipe trains on {', '.join(absent)}, which no source has", where="data.source",
+                            remedy=f"they have {', '.join(sorted(there))}")
+    return "; ".join(found)
+
+
+def _source_found(source: Source) -> str:
+    if isinstance(source, SynthSource):
         if importlib.util.find_spec("espeakng_loader") is None:
             raise UserError("the speech synthesiser of the synthetic world is not installed",
                             remedy="pip install 'vita-train[demo]'")
         return "synthetic world, speech synthesiser found"
-    if source.kind == "stamps":
+    if isinstance(source, StampsSource):
         if source.package:
             if not Path(source.package).is_file():
                 raise UserError("there is no such file", where=source.package, remedy="give the path of the .deb")
@@ -95,22 +111,24 @@ def _source(recipe: Recipe, run: str, selection: Selection) -> str:
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
         if missing:
             raise UserError(f"this machine has no {' and no '.join(missing)}",
-                            remedy="download tuxpaint-stamps-default elsewhere and give data.source.package")
+                            remedy="download tuxpaint-stamps-default elsewhere and give the source's package")
         return "package tuxpaint-stamps-default through apt-get"
+    if not isinstance(source, RecordsSource):
+        return f"{source.kind}, of a plugin"
     from vita_train.data.sources.registry import load_registry, resolve
 
-    path = Path(source.registry).expanduser().absolute()
+    path = _registry(source)
     datasets = load_registry(path).datasets
-    for name, splits in datasets.items():
-        for split, entry in splits.items():
+    for name, dataset in datasets.items():
+        for split, entry in dataset.splits.items():
             if not resolve(path, entry.records).is_file():
                 raise UserError(f"the records of {name}/{split} are missing", where=str(resolve(path, entry.records)),
                                 remedy="correct the path in the registry")
-    absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - set(datasets))
-    if absent:
-        raise UserError(f"the recipe trains on {', '.join(absent)}, which the registry does not have", where=str(path),
-                        remedy=f"it has {', '.join(sorted(datasets))}")
     return f"{len(datasets)} datasets in {path}"
+
+
+def _registry(source: RecordsSource) -> Path:
+    return Path(source.registry).expanduser().absolute()
 
 
 def _prepared(recipe: Recipe, run: str) -> str:
@@ -132,7 +150,7 @@ def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
         for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
             if source not in steps:
                 needed(recipe, run, source, by=step)
-    return "present" if set(steps) != set(STEPS) else "all of them are part of the run"
+    return "present" if steps != run_steps(recipe) else "all of them are part of the run"
 
 
 def given_weights(recipe: Recipe) -> str:

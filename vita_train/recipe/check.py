@@ -5,8 +5,10 @@ from __future__ import annotations
 from math import isqrt, prod
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import MODULES_NEEDED, STAGES
+from vita_train.recipe.modules import AUDIO_PATH
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import modules_needed, trainers
 from vita_train.recipe.visual import SMALLEST_GRID
 
 
@@ -26,20 +28,18 @@ def check_recipe(recipe: Recipe) -> None:
 def _never_trained(recipe: Recipe) -> list[str]:
     """A frozen module whose weights would still be the random ones it was made with, or one without weights trained."""
     given = recipe.model.given | set(recipe.weights)
+    told: set[str] = set()  # once is enough
     problems = []
-    for stage in STAGES:
-        if stage not in recipe.stages:
-            continue
-        trained, adapted = set(recipe.stages[stage].trainable), set(recipe.stages[stage].adapted)
-        needed = list(dict.fromkeys(MODULES_NEEDED[stage] + (
-            recipe.model.audio_adapter.modules if "audio_adapter" in MODULES_NEEDED[stage] else ())))
-        missing = [name for name in needed if name not in (trained - adapted) | given]
+    for stage, spec in recipe.stages.items():
+        trained, adapted = set(spec.trainable), set(spec.adapted)
+        there = (trained - adapted) | given | set(trainers(recipe, stage))
+        missing = [name for name in modules_needed(recipe, stage) if name not in there | told]
         problems += [f"stages.{stage} {'adapts' if name in adapted else 'reads'} {name} frozen, but no stage before it "
                      f"trains {name} and the recipe names no pretrained source (weights.{name} can name one)"
                      for name in missing]
         problems += [f"stages.{stage}.trainable names {name}, which has no weights in this model"
                      for name in sorted(trained & recipe.model.weightless)]
-        given |= trained | set(missing)
+        told |= set(missing)
     return problems
 
 
@@ -68,11 +68,11 @@ def _sizes(recipe: Recipe) -> list[str]:
 def _batches(recipe: Recipe) -> list[str]:
     positions, ranks, problems = recipe.model.llm.max_positions, recipe.launch.ranks, []
     for stage, spec in recipe.stages.items():
-        if spec.objective == "next_token" and spec.batch.row_tokens > positions:
+        if OBJECTIVES[spec.objective].packs and spec.batch.row_tokens > positions:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
                             f"model.llm.max_positions {positions}")
         tile = recipe.model.tokens_per_tile
-        if "projector" in MODULES_NEEDED[stage] and spec.batch.row_tokens < tile:
+        if "projector" in modules_needed(recipe, stage) and spec.batch.row_tokens < tile:
             problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is below the {tile} positions of "
                             "one tile: no picture would fit")
         if spec.batch.rows < ranks * spec.batch.accumulate:
@@ -89,7 +89,9 @@ def _states(recipe: Recipe) -> list[str]:
     training = [stage for stage, spec in recipe.stages.items() if "state_head" in spec.trainable]
     if family == "qwen2p5_fo_instruct" and mode != "head":
         problems.append(f"model.llm.family {family} has a state head, but data.state_mode is {mode}")
-    if mode == "head" and not training and {"2.1b", "2.2"} & set(recipe.stages):
+    hearing = [spec for spec in recipe.stages.values()
+               if OBJECTIVES[spec.objective].reads == "tokens" and {*spec.trainable} & {*AUDIO_PATH}]
+    if mode == "head" and not training and hearing:
         problems.append("data.state_mode is head and a stage hears, but no stage trains state_head")
     if mode != "head":
         problems += [f"stages.{stage} trains state_head, but data.state_mode is {mode}" for stage in training]

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
 from vita_train.recipe.base import Strict
+from vita_train.recipe.sources import SOURCES, RecordsSource, StampsSource, SynthSource
 
-
-class SynthSource(Strict):
-    """The embedded synthetic world: pictures of shapes, a grammar of sentences, synthesised speech."""
-
-    kind: Literal["synth"] = "synth"
-    scale: float = Field(default=1.0, gt=0)
-    """Multiplies the number of training records of every dataset."""
-    test_size: int = 400
-    """Records per dev and test slice (before scale; never scaled)."""
-
-
-class StampsSource(Strict):
-    """Pictures, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
-
-    kind: Literal["stamps"] = "stamps"
-    package: str | None = None
-    """Path of a .deb already fetched; none asks apt-get for it."""
-    language: str = "en"
-    """Language of the captions, as the package writes it (``en``, ``fr``, ``pt_BR``)."""
-    recordings: tuple[str, ...] = ()
-    """Languages whose recorded descriptions are used; none uses all there are."""
-
-
-class RecordsSource(Strict):
-    """The user's own records: a registry file naming datasets, splits, record files and media roots."""
-
-    kind: Literal["records"] = "records"
-    registry: str
-    """Path of the registry file (JSON or YAML)."""
-
-
-Source = Annotated[SynthSource | StampsSource | RecordsSource, Field(discriminator="kind")]
+#: Every kind of source, those of plugins included.
+if TYPE_CHECKING:
+    Source = SynthSource | StampsSource | RecordsSource
+else:
+    Source = Annotated[Union[tuple(SOURCES[name].spec for name in SOURCES)], Field(discriminator="kind")]  # noqa: UP007
 
 
 class ImageSpec(Strict):
@@ -114,9 +88,11 @@ StateMode = Literal["none", "glyph", "digit", "head"]
 
 
 class DataSpec(Strict):
-    """Source, template and media settings."""
+    """Sources, template and media settings."""
 
-    source: Source = SynthSource()
+    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = Field(min_length=1)
+    """Where records come from: one or several sources, by names of your own. The datasets of all of them make up one
+    registry, so that no two may have a name in common."""
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
     state_mode: StateMode = "glyph"

@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.schema import Recipe
 
 #: Stands for a setting that one of the recipes does not have.
@@ -44,9 +44,10 @@ def _of_stage(recipe: Recipe, stage: str) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     if not stage:
         return values
-    key = stage_id(stage)
-    if key not in values["stages"]:
-        raise RecipeError(f"has no stage {key}", where=recipe.name, remedy=f"it has {', '.join(recipe.stages)}")
+    try:
+        key = stage_name(stage, recipe.stages)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=recipe.name, remedy=error.remedy) from None
     return {**values, "stages": {key: values["stages"][key]}}
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vita_train.errors import UserError
-from vita_train.recipe.ladder import stage_id
+from vita_train.errors import RecipeError, UserError
+from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 
@@ -21,12 +21,11 @@ def parse_extension(text: str) -> tuple[str, int]:
 
     Raises:
         UserError: it is written otherwise, or the steps are not a whole number above 0.
-        RecipeError: there is no such stage.
     """
     stage, _, steps = text.rpartition("=")
     if not stage or not steps.isdecimal() or int(steps) < 1:
         raise UserError(f"{text!r} is not STAGE=STEPS", where="--extend", remedy="for example --extend 1.2=100")
-    return stage_id(stage), int(steps)
+    return stage, int(steps)
 
 
 def remember(recipe: Recipe, earlier: Recipe | None) -> Recipe:
@@ -51,19 +50,20 @@ def extended(recipe: Recipe, extend: Sequence[str], accept: Sequence[str]) -> Re
         UserError: an extension is not ``STAGE=STEPS``, or the recipe lacks the stage.
     """
     stages = dict(recipe.stages)
-    for stage, steps in map(parse_extension, extend):
-        spec = _stage(recipe, stages, stage, "--extend")
-        stages[stage] = spec.model_copy(update={"extend": [*spec.extend, steps]})
-    for stage in map(stage_id, accept):
-        stages[stage] = _stage(recipe, stages, stage, "--accept").model_copy(update={"accept": True})
+    for text, steps in map(parse_extension, extend):
+        stage = _stage(recipe, text, "--extend")
+        stages[stage] = stages[stage].model_copy(update={"extend": [*stages[stage].extend, steps]})
+    for text in accept:
+        stage = _stage(recipe, text, "--accept")
+        stages[stage] = stages[stage].model_copy(update={"accept": True})
     return recipe.model_copy(update={"stages": stages})
 
 
-def _stage(recipe: Recipe, stages: dict[str, StageSpec], stage: str, where: str) -> StageSpec:
-    if stage not in stages:
-        raise UserError(f"the recipe {recipe.name} has no stage {stage}", where=where,
-                        remedy=f"it has {', '.join(stages)}")
-    return stages[stage]
+def _stage(recipe: Recipe, name: str, where: str) -> str:
+    try:
+        return stage_name(name, recipe.stages)
+    except RecipeError as error:
+        raise UserError(error.what, where=where, remedy=error.remedy) from None
 
 
 def _own(spec: StageSpec) -> dict[str, object]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from vita_train.recipe.ladder import MODULES, STAGE_ALIASES, STAGES
+from vita_train.recipe.graph import NAME
+from vita_train.recipe.modules import MODULES
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """Return the schema, with the names of stages and modules spelt out."""
+    """Return the schema, with the names of modules and objectives spelt out."""
     schema = Recipe.model_json_schema()
-    schema["properties"]["stages"]["propertyNames"] = {"enum": [*STAGES, *STAGE_ALIASES]}
+    schema["properties"]["stages"]["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
+    schema["$defs"]["StageSpec"]["properties"]["objective"]["enum"] = [*OBJECTIVES]
     schema["$defs"]["StageSpec"]["properties"]["trainable"]["propertyNames"] = {"enum": list(MODULES)}
     for spec in ("SiglipSpec", "ClipSpec", "EvaClipSpec"):  # without a kind, a vision tower is the default one
         schema["$defs"][spec]["required"] = ["kind"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
-from typing import Any
 
 from vita_train.compat.vita.scripts import SCRIPTS, script_name, script_run
 from vita_train.errors import RecipeError
 from vita_train.recipe.family import fill_in_family
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.graph import GraphError, Node, check_graph, filled_in
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
 from vita_train.recipe.schema import Recipe
@@ -22,15 +22,15 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved in full.
 
     Args:
-        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line)
-            the YAML itself.
+        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line, or
+            a mapping in braces) the YAML itself.
         overrides: settings ``a.b=c`` laid over it, in order.
 
     Raises:
         RecipeError: there is no such recipe, or it is wrong somewhere; each problem with its file and line.
         UserError: a public script asks for what no recipe can say yet.
     """
-    if "\n" in name_or_path:
+    if "\n" in name_or_path or name_or_path.startswith("{"):
         return parse_recipe(name_or_path, "recipe", overrides)
     if script := script_name(name_or_path):
         return parse_recipe(dump_recipe(script_run(script).recipe), script, overrides)
@@ -54,8 +54,9 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
         tree.value = {}
     if not isinstance(tree.value, dict):
         raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
-    _name_stages(tree)
     apply_overrides(tree, overrides)
+    _check_sources(tree)
+    _check_stages(tree)
     fill_in_family(tree.value)
     return validated(Recipe, tree)
 
@@ -71,26 +72,37 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(tree)
 
 
-def _name_stages(tree: Tree) -> None:
-    """Give stages their canonical ids, so that settings and messages agree on them."""
+def _check_sources(tree: Tree) -> None:
+    """Refuse a single source without a name, as recipes once had it."""
+    data = tree.value.get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    if isinstance(source, dict) and isinstance(kind := source.get("kind"), str):
+        raise RecipeError("data.source names its sources", where=tree.place(("data", "source")),
+                          remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source")
+
+
+def one_line(recipe: Recipe) -> str:
+    """Return a recipe as YAML with every setting in it, in one line of braces."""
+    return json.dumps(parse_yaml(dump_recipe(recipe), recipe.name).value)
+
+
+def _check_stages(tree: Tree) -> None:
+    """Refuse a graph of stages that cannot be run, with the line it is about; what has the wrong shape comes later."""
     stages = tree.value.get("stages")
     if not isinstance(stages, dict):
         return
-    named: dict[str, Any] = {}
-    for name, spec in stages.items():
-        place = tree.place(("stages", name))
-        try:
-            key = stage_id(name)
-        except RecipeError as error:
-            raise RecipeError(error.what, where=place, remedy=error.remedy) from None
-        if key in named:
-            raise RecipeError(f"stage {key} is given twice, once as {name!r}", where=place,
-                              remedy="remove one of them")
-        named[key] = spec
-        if key != name:
-            old, new = ("stages", name), ("stages", key)
-            tree.places.update({new + path[2:]: where for path, where in tree.places.items() if path[:2] == old})
-    tree.value["stages"] = named
+    specs = {str(name): spec if isinstance(spec, dict) else {} for name, spec in stages.items()}
+    after = {name: spec.get("after") for name, spec in specs.items()}
+    if not all(said is None or (isinstance(said, list) and all(isinstance(name, str) for name in said))
+               for said in after.values()):
+        return
+    trains = {name: tuple(spec["trainable"]) if isinstance(spec.get("trainable"), dict) else ()
+              for name, spec in specs.items()}
+    try:
+        check_graph({name: Node(parents, trains[name]) for name, parents in filled_in(after).items()})
+    except GraphError as error:
+        place = tree.place(("stages", error.stage, *([error.key] if error.key else [])))
+        raise RecipeError(error.what, where=place, remedy=error.remedy) from None
 
 
 def _unknown(name: str) -> RecipeError:

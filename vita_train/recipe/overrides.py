@@ -7,11 +7,12 @@ quotes around a name work as well. ``null`` for an entry of a mapping such as ``
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import STAGE_ALIASES, STAGES, stage_id
+from vita_train.recipe.aliases import STAGE_ALIASES, stage_name
 from vita_train.recipe.shape import Shape, fields_of, root_shape, shape_of
 from vita_train.recipe.yaml_tree import Path, Tree, parse_yaml
 
@@ -29,16 +30,22 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise RecipeError("is not a setting", where=source, remedy="write --set a.b=c")
-        path = resolve_path(name.strip(), source)
-        parsed = parse_yaml(value, source)
+        stages = tree.value.get("stages") if isinstance(tree.value, dict) else None
+        path = resolve_path(name.strip(), source, tuple(stages) if isinstance(stages, dict) else ())
+        parsed = parse_yaml(value, source, path)
         _set(tree, path, parsed.value, source)
 
 
-def resolve_path(name: str, source: str) -> Path:
+def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:
     """Return the keys a dotted path stands for.
 
+    Args:
+        name: the path.
+        source: what to call it in messages.
+        stages: the recipe's stages; another name is a stage that is new.
+
     Raises:
-        RecipeError: it is malformed, or names a stage nobody knows.
+        RecipeError: it is malformed.
     """
     tokens, position = [], 0
     while position < len(name):
@@ -52,28 +59,25 @@ def resolve_path(name: str, source: str) -> Path:
     shape: Shape | None = root_shape()
     while tokens:
         if shape is not None and shape.kind == "mapping":
-            taken = _entry_length(tokens, shape, is_stages=path == ["stages"])
+            taken = _entry_length(tokens, shape, stages if path == ["stages"] else ())
         else:
             taken = 1
         key = ".".join(tokens[:taken])
         tokens = tokens[taken:]
         if path == ["stages"]:
-            try:
-                key = stage_id(key)
-            except RecipeError as error:
-                raise RecipeError(error.what, where=source, remedy=error.remedy) from None
+            with suppress(RecipeError):  # otherwise a new stage
+                key = stage_name(key, stages)
         path.append(key)
         shape = shape_of(shape, key) if shape is not None else None
     return tuple(path)
 
 
-def _entry_length(tokens: Sequence[str], shape: Shape, *, is_stages: bool) -> int:
-    """Return how many tokens make up one key of a mapping with free names."""
-    if is_stages:
-        for taken in range(len(tokens), 0, -1):
-            name = ".".join(tokens[:taken])
-            if name in STAGES or name.removesuffix(".sh") in STAGE_ALIASES:
-                return taken
+def _entry_length(tokens: Sequence[str], shape: Shape, stages: Collection[str]) -> int:
+    """Return how many tokens make up one key of a mapping with free names; ``stages`` are names that are known."""
+    for taken in range(len(tokens) if stages else 0, 0, -1):
+        name = ".".join(tokens[:taken])
+        if name in stages or STAGE_ALIASES.get(name.removesuffix(".sh")) in stages:
+            return taken
     inner = fields_of(shape.inner)
     return next((index for index, token in enumerate(tokens) if index and token in inner), len(tokens))
 

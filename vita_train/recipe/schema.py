@@ -8,8 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.ladder import MODULES, STAGES, stage_id
+from vita_train.recipe.graph import Node, check_graph, filled_in, in_order
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.stage import StageSpec
 
@@ -66,11 +67,13 @@ class Recipe(Strict):
     storage: StorageSpec = StorageSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = ModelSpec()
-    data: DataSpec = DataSpec()
+    data: DataSpec
     weights: dict[str, str] = {}
     """Module to the weights it starts from: an import (``vita-train model import``), an export, the folder of a
     finished stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""
     stages: dict[str, StageSpec]
+    """Stages by name, any name that may be a folder's. They run in the order that their ``after`` asks for, else as
+    they are written."""
     launch: LaunchSpec = LaunchSpec()
     tracking: TrackingSpec = TrackingSpec()
 
@@ -84,11 +87,12 @@ class Recipe(Strict):
 
     @field_validator("stages")
     @classmethod
-    def _in_ladder_order(cls, stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
-        named = {stage_id(name): spec for name, spec in stages.items()}
-        if len(named) != len(stages):
-            raise ValueError("two stages resolve to the same id")
-        return {stage: named[stage] for stage in STAGES if stage in named}
+    def _in_order(cls, stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
+        """Say of each stage what it starts after, and bring all into the order they run."""
+        after = filled_in({name: spec.after for name, spec in stages.items()})
+        check_graph({name: Node(after[name], tuple(spec.trainable)) for name, spec in stages.items()})
+        return {name: stages[name].model_copy(update={"after": list(after[name]), "title": stages[name].title or name})
+                for name in in_order(after)}
 
     @model_validator(mode="after")
     def _one_place_each(self) -> Recipe:

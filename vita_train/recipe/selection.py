@@ -1,4 +1,4 @@
-"""Which steps of a run to do: all of them, one, or a span. Also which earlier stages a stage builds on."""
+"""Which steps of the pipeline are to be done, and which stages a stage builds on."""
 
 from __future__ import annotations
 
@@ -6,48 +6,63 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from vita_train.errors import RecipeError, UserError
-from vita_train.recipe.ladder import MODULES_NEEDED, STAGE_TITLES, STAGES, stage_id
+from vita_train.recipe.aliases import stage_name
+from vita_train.recipe.graph import AFTER, BEFORE, ancestors, descendants, ends
+from vita_train.recipe.modules import AUDIO_PATH, IMAGE_PATH, MODULES
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 
-#: Every step of the pipeline in the order it runs.
-STEPS: tuple[str, ...] = ("data_fetch", "prepare", *STAGES, "evaluate", "export", "report")
-
-STEP_TITLES: dict[str, str] = {
+#: The steps around the stages, in words.
+_TITLES: dict[str, str] = {
     "data_fetch": "data fetch",
     "prepare": "data validation",
-    **STAGE_TITLES,
     "evaluate": "evaluation",
     "export": "export",
     "report": "report",
 }
 
-#: What a stage may read beside what it cannot do without: the rest of the model that later stages go on with, the rows
-#: in front of sound and the state head where the model has them, an opponent to go on with, and the recogniser where
-#: speech is measured.
-_READ_TOO: dict[str, tuple[str, ...]] = {
-    "2.1b": ("vision", "projector", "audio_prompt"),
-    "2.2": ("audio_prompt", "state_head"),
-    "3.1": ("discriminators", "audio_encoder", "ctc_head"),
-    "3.2": ("audio_encoder", "ctc_head"),
-}
-#: Modules whose weights a stage may read.
-MODULES_READ: dict[str, tuple[str, ...]] = {
-    stage: (*needed, *_READ_TOO.get(stage, ())) for stage, needed in MODULES_NEEDED.items()}
+
+def step_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return every step of a recipe's pipeline, in the order they run, with the steps that each waits for."""
+    stages = stage_graph(recipe)
+    graph: dict[str, tuple[str, ...]] = {"data_fetch": (), "prepare": ("data_fetch",)}
+    graph |= {name: after or ("prepare",) for name, after in stages.items()}
+    return graph | {"evaluate": ends(stages) or ("prepare",), "export": ("evaluate",), "report": ("export",)}
 
 
-def step_id(name: str) -> str:
-    """Return the canonical name of a step given as step name, stage id or alias.
+def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the stages of a recipe, in the order they run, with those that each starts after.
+
+    A recipe that was cut down to some of its stages in code has those alone.
+    """
+    return {name: tuple(parent for parent in spec.after or () if parent in recipe.stages)
+            for name, spec in recipe.stages.items()}
+
+
+def run_steps(recipe: Recipe) -> list[str]:
+    """Return the steps of a recipe in the order they run."""
+    return [*BEFORE, *recipe.stages, *AFTER]
+
+
+def step_title(recipe: Recipe, step: str) -> str:
+    """Return a step in words."""
+    return recipe.stages[step].title if step in recipe.stages else _TITLES[step]
+
+
+def step_name(recipe: Recipe, name: str) -> str:
+    """Return a step's name, given as step, stage or alias.
 
     Raises:
         UserError: nothing is known by that name.
     """
-    if name in STEPS:
+    if name in _TITLES:
         return name
     try:
-        return stage_id(name)
+        return stage_name(name, recipe.stages)
     except RecipeError:
-        near = get_close_matches(name, STEPS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"steps are {', '.join(STEPS)}"
+        steps = run_steps(recipe)
+        near = get_close_matches(name, steps, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"steps are {', '.join(steps)}"
         raise UserError(f"unknown step {name!r}", remedy=hint) from None
 
 
@@ -55,47 +70,90 @@ def step_id(name: str) -> str:
 class Selection:
     """The steps asked for. Steps that are not picked keep what they committed before."""
 
-    only: tuple[str, ...] = ()
-    since: str = STEPS[0]
-    until: str = STEPS[-1]
+    chosen: frozenset[str] | None = None
+    """None picks every step."""
     force: bool = False
     """Do the picked steps again even where a commit with the same inputs exists."""
 
     @classmethod
-    def parse(cls, only: str = "", since: str = "", until: str = "", force: bool = False) -> Selection:
-        """Read a selection as users write it; ``only`` may name several steps with commas between them.
+    def parse(cls, recipe: Recipe, only: str = "", since: str = "", until: str = "", force: bool = False) -> Selection:
+        """Read a selection as users write it.
+
+        Args:
+            recipe: the run's.
+            only: steps, with commas between them.
+            since: take this step and all that wait for it.
+            until: take this step and all that it waits for.
+            force: do them again.
 
         Raises:
-            UserError: a step is unknown, the span is empty, or ``only`` stands beside a span.
+            UserError: a step is unknown, ``until`` does not wait for ``since``, or ``only`` stands beside them.
         """
         if only and (since or until):
             raise UserError("--only cannot be combined with --from or --until", remedy="give one or the other")
-        chosen = cls(tuple(step_id(name.strip()) for name in only.split(",") if name.strip()),
-                     step_id(since or STEPS[0]), step_id(until or STEPS[-1]), force)
-        if STEPS.index(chosen.since) > STEPS.index(chosen.until):
-            raise UserError(f"the span is empty: {chosen.since} runs after {chosen.until}",
-                            remedy="swap --from and --until")
-        return chosen
+        if only:
+            return cls(frozenset(step_name(recipe, name.strip()) for name in only.split(",") if name.strip()), force)
+        if not since and not until:
+            return cls(None, force)
+        graph = step_graph(recipe)
+        picked = set(graph)
+        if since:
+            first = step_name(recipe, since)
+            picked &= {first, *descendants(graph, first)}
+        if until:
+            last = step_name(recipe, until)
+            picked &= {last, *ancestors(graph, last)}
+        if not picked:
+            raise UserError(f"nothing lies between the two: {until} does not wait for {since}",
+                            where="--from, --until", remedy="swap them, or name the steps with --only")
+        return cls(frozenset(picked), force)
 
     def picks(self, step: str) -> bool:
         """Say whether a step is to be done."""
-        if self.only:
-            return step in self.only
-        return STEPS.index(self.since) <= STEPS.index(step) <= STEPS.index(self.until)
+        return self.chosen is None or step in self.chosen
 
     def steps(self, recipe: Recipe) -> list[str]:
-        """Return the picked steps that the recipe has, in order."""
+        """Return the picked steps that the recipe has, in the order they run."""
         return [step for step in run_steps(recipe) if self.picks(step)]
 
 
-def run_steps(recipe: Recipe) -> list[str]:
-    """Return the steps of a recipe in order: the stages it names between preparing and evaluating."""
-    return [step for step in STEPS if step not in STAGES or step in recipe.stages]
+def modules_needed(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """Return the modules that a stage's model has, as far as the recipe alone tells: data may need more.
+
+    Those are what its objective cannot do without, what it trains, and what media pass through on their way to or from
+    what it trains.
+    """
+    spec = recipe.stages[stage]
+    found = {*OBJECTIVES[spec.objective].modules, *spec.trainable}
+    if "llm" in found and found & {*IMAGE_PATH}:
+        found |= {*IMAGE_PATH}
+    if "llm" in found and found & {*AUDIO_PATH}:
+        found |= {*recipe.model.audio_adapter.modules}
+    return tuple(name for name in MODULES if name in found)
+
+
+def modules_read(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """Return every module whose weights a stage may read.
+
+    To what it needs come those that its objective may use, and that it or a stage before it is measured with, as far
+    as a stage before it trains them.
+    """
+    upto = (*ancestors(stage_graph(recipe), stage), stage)
+    specs = [OBJECTIVES[recipe.stages[name].objective] for name in upto]
+    trained = {module for name in upto for module in recipe.stages[name].trainable}
+    may = {*specs[-1].optional, *(module for spec in specs for measure in spec.measures for module in measure.modules
+                                  if spec is specs[-1] or {*measure.modules} & {*recipe.stages[stage].trainable})}
+    found = {*modules_needed(recipe, stage), *(may & trained)}
+    return tuple(name for name in MODULES if name in found)
+
+
+def trainers(recipe: Recipe, stage: str) -> dict[str, str]:
+    """Return each module that stages before this one train, with the nearest of those stages."""
+    return {module: name for name in ancestors(stage_graph(recipe), stage) for module in recipe.stages[name].trainable}
 
 
 def input_stages(recipe: Recipe, stage: str) -> list[str]:
-    """Return the stages whose weights a stage may read: for each module the last one before it that trains it."""
-    before = [name for name in STAGES[: STAGES.index(stage)] if name in recipe.stages]
-    latest = {module: name for name in before for module in recipe.stages[name].trainable}
-    found = {latest[module] for module in MODULES_READ[stage] if module in latest}
-    return [name for name in before if name in found]
+    """Return the stages whose weights a stage may read: for each module the nearest before it that trains it."""
+    nearest = trainers(recipe, stage)
+    found = {nearest[module] for module in modules_read(recipe, stage) if module in nearest}
+    return [name for name in recipe.stages if name in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -14,14 +15,13 @@ from pydantic import (
 )
 
 from vita_train.recipe.base import Strict
-from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
-
-ObjectiveName = Literal["next_token", "caption_words", "ctc", "codec", "speech_tokens"]
+from vita_train.recipe.modules import MODULES
+from vita_train.recipe.objectives import OBJECTIVES
 
 
 class BatchSpec(Strict):
-    """Size of a global batch. next_token packs rows; the other objectives count samples."""
+    """Size of a global batch. Objectives that pack rows (next_token) count rows, the others samples."""
 
     rows: int = Field(default=16, ge=1)
     """Packed rows (next_token) or samples (other objectives) in a global batch, over all ranks."""
@@ -117,9 +117,17 @@ class Lesson(Strict):
 
 
 class StageSpec(Strict):
-    """One step of the ladder."""
+    """What one stage trains, on what, and after which others."""
 
-    objective: ObjectiveName
+    objective: str
+    """What it minimises: next_token, caption_words, ctc, codec, speech_tokens, or an objective of a plugin."""
+    title: str = ""
+    """What it is called in tables and on pages; its name when empty."""
+    group: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$|^$", max_length=40)
+    """Word under which pages put it together with others: base, see, hear, speak, or one of your own."""
+    after: list[str] | None = None
+    """Stages that must be done before it; it goes on with their weights. Empty: the prepared data are enough. When not
+    given: the stage written before it."""
     data: dict[str, float]
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0 each twice."""
     curriculum: list[Lesson] = []
@@ -157,6 +165,15 @@ class StageSpec(Strict):
     options: dict[str, float | int | bool | str] = {}
     """Settings of the objective (augmentation, loss weights); each objective refuses names it does not know."""
 
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, objective: str) -> str:
+        if objective not in OBJECTIVES:
+            near = get_close_matches(objective, tuple(OBJECTIVES), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OBJECTIVES)}"
+            raise ValueError(f"there is no objective {objective!r}; {hint}")
+        return objective
+
     @field_validator("lora")
     @classmethod
     def _adapters_fit(cls, lora: LoraSpec | None, info: ValidationInfo) -> LoraSpec | None:
@@ -167,8 +184,8 @@ class StageSpec(Strict):
         if frozen:
             raise ValueError(f"modules names {', '.join(frozen)}, which trainable does not: give its adapters a rate "
                              "there, or take it out of lora.modules")
-        if info.data.get("objective", "next_token") != "next_token":
-            raise ValueError(f"adapters need objective next_token, not {info.data['objective']}")
+        if "objective" in info.data and OBJECTIVES[info.data["objective"]].reads != "tokens":
+            raise ValueError(f"adapters need an objective that reads tokens, not {info.data['objective']}")
         if "optim" in info.data and info.data["optim"].kind == "muon":
             raise ValueError("optim.kind muon is meant for whole matrices, not for adapters: use adamw")
         return lora
@@ -179,9 +196,9 @@ class StageSpec(Strict):
         if quantize is None or not {"objective", "trainable", "engine", "lora"} <= set(info.data):
             return quantize
         engine, lora = info.data["engine"], info.data["lora"]
-        if info.data["objective"] != "next_token":
-            raise ValueError(f"needs objective next_token, not {info.data['objective']}: no other reads the language "
-                             "model's matrices")
+        if OBJECTIVES[info.data["objective"]].reads != "tokens":
+            raise ValueError(f"needs an objective that reads tokens, not {info.data['objective']}: no other reads the "
+                             "language model's matrices")
         if engine.kind == "fsdp2" or (engine.kind == "deepspeed" and engine.zero == 3):
             sharding = "fsdp2" if engine.kind == "fsdp2" else "ZeRO-3"
             raise ValueError(f"{sharding} cuts every matrix over the ranks, which {quantize.bits} bit weights with "
@@ -211,8 +228,8 @@ class StageSpec(Strict):
             raise ValueError("trainable is empty: the stage would train nothing")
         if not self.data:
             raise ValueError("data is empty: the stage has nothing to train on")
-        if self.curriculum and self.objective != "next_token":
-            raise ValueError(f"a curriculum needs objective next_token, not {self.objective}")
+        if self.curriculum and not OBJECTIVES[self.objective].packs:
+            raise ValueError(f"a curriculum needs an objective that packs rows, not {self.objective}")
         if self.curriculum and not self.taught < (self.most_steps or 0):
             raise ValueError(f"the curriculum takes {self.taught} steps: give the stage steps, and more than that")
         if self.optim.kind == "muon" and self.engine.kind != "torch":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ def _problem(detail: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Recipe
         return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", where=tree.place((*path, "kind")))
     if kind == "json_invalid":
         return RecipeError("holds characters that are no text", where=tree.source)
-    message = detail["msg"].removeprefix("Value error, ").replace("an object", "a mapping")
+    message = re.sub(r"\ban object\b", "a mapping", detail["msg"].removeprefix("Value error, "))
     if kind == "value_error":
         return RecipeError(f"{name}: {message}" if name else message, where=where)
     given = json.dumps(detail["input"], ensure_ascii=False) if not isinstance(detail["input"], dict) else "a mapping"

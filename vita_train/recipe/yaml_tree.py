@@ -1,7 +1,8 @@
 """YAML with line numbers: read into plain values that remember where each stood, and written so that it reads back.
 
-Plain scalars follow YAML 1.2: ``2e-3`` is a number, ``no`` is a word. Keys are always text, so that a stage may be
-called 1.1 without quotes. Nothing but mappings, lists and scalars is understood, so nothing is ever executed.
+Plain scalars follow YAML 1.2: ``2e-3`` is a number, ``no`` is a word. Keys are always text, and so are
+names of stages, so that one may be called 1.1 without quotes. Nothing but mappings, lists and scalars is understood, so
+nothing is ever executed.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Tree:
     """File the values came from."""
     places: dict[Path, str] = field(default_factory=dict)
     """Where a value or its key stands, e.g. ``my.yaml:12``."""
+    at: Path = ()
+    """Path of the tree's root in a recipe."""
 
     def place(self, path: Path) -> str:
         """Return the place of a value, or of the nearest value around it."""
@@ -67,12 +70,18 @@ class Tree:
         return self.source
 
 
-def parse_yaml(text: str, source: str) -> Tree:
+def names_stages(path: Path) -> bool:
+    """Say whether what stands at a path of a recipe is the name of a stage."""
+    return len(path) == 4 and path[0] == "stages" and path[2] == "after"
+
+
+def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
     """Read a YAML document.
 
     Args:
         text: the document.
         source: what to call it in messages.
+        at: the path at which it is to stand in a recipe; the tree's own paths begin at its root all the same.
 
     Raises:
         RecipeError: it is no YAML, has a key twice in one mapping, or uses tags; the line is named.
@@ -87,7 +96,7 @@ def parse_yaml(text: str, source: str) -> Tree:
                           remedy="see to indentation, brackets and quotes") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=source) from error
-    tree = Tree(None, source)
+    tree = Tree(None, source, at=at)
     if node is not None:
         tree.value = _value(node, (), tree)
     return tree
@@ -107,6 +116,8 @@ def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, index), tree) for index, item in enumerate(node.value)]
+    if names_stages((*tree.at, *path)) and node.tag in (f"{_TAG}int", f"{_TAG}float"):
+        return str(node.value)
     return _scalar(node, where)
 
 

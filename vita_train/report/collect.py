@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from vita_train.errors import VitaError
 from vita_train.evaluation.gates import GateResult, gate_results
-from vita_train.recipe.ladder import STAGE_TITLES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
+from vita_train.report.words import DEFAULT_COLOUR, colours
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest
 from vita_train.storage.base import MissingKeyError, Store
@@ -33,6 +33,8 @@ class StageView:
 
     name: str
     spec: StageSpec
+    colour: str = DEFAULT_COLOUR
+    """Of its group, in the style sheet."""
     state: str = "waiting"
     manifest: Manifest | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -43,12 +45,12 @@ class StageView:
     @property
     def title(self) -> str:
         """The stage's name in words."""
-        return STAGE_TITLES.get(self.name, self.name)
+        return self.spec.title or self.name
 
     @property
     def stand_in(self) -> bool:
         """Whether the stage replaces a pretrained part instead of training the omni model."""
-        return self.name.startswith("0.")
+        return self.spec.group == "base"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -182,7 +184,9 @@ def read_run(reader: RunReader) -> RunView:
     """Collect a run."""
     uri = reader.stores[0].uri
     recipe, recipe_text = _recipe(reader)
-    stages = [_stage(reader, name, spec) for name, spec in (recipe.stages.items() if recipe else ())]
+    specs = recipe.stages if recipe else {}
+    colour = colours(spec.group for spec in specs.values())
+    stages = [_stage(reader, name, spec, colour[spec.group]) for name, spec in specs.items()]
     ledger = reader.json("prepare/corpus/ledger.json")
     samples = reader.json("evaluate/samples.json")
     listed = samples.get("samples", []) if isinstance(samples, dict) else []
@@ -221,9 +225,10 @@ def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:
         return None, text
 
 
-def _stage(reader: RunReader, name: str, spec: StageSpec) -> StageView:
+def _stage(reader: RunReader, name: str, spec: StageSpec, colour: str) -> StageView:
     progress = reader.json(f"{name}/progress.json")
-    view = StageView(name, spec, manifest=reader.manifest(name), events=reader.json_lines(f"{name}/events.jsonl"),
+    view = StageView(name, spec, colour, manifest=reader.manifest(name),
+                     events=reader.json_lines(f"{name}/events.jsonl"),
                      progress=progress if isinstance(progress, dict) else {})
     if view.manifest:
         view.state = "done"

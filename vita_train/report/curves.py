@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from vita_train.report.charts import Curve, line_chart, rate_strip, smooth
 from vita_train.report.collect import StageView
-from vita_train.report.words import group_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def curve_panel(stage: StageView) -> CurvePanel | None:
     # A loss that fell to a tenth is flat for most of a linear axis.
     log = len(positive) == len(losses) + len(dev) and max(positive) > 10 * min(positive)
     title = f"{stage.name} {stage.title}: loss over {len(steps)} logged steps"
-    return CurvePanel(stage, group_of(stage.name), line_chart(curves, title=title, log=log),
+    return CurvePanel(stage, stage.colour, line_chart(curves, title=title, log=log),
                       rate_strip(*_rate(stage), title=f"{stage.name}: learning rate"),
                       losses[-1], dev[-1] if dev else None)
 

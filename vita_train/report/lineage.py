@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.report.collect import RunView
-from vita_train.report.words import MODULE_WORDS, group_of
+from vita_train.report.words import DEFAULT_COLOUR, MODULE_WORDS
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def lineage_rows(run: RunView) -> list[LineageRow]:
         if origin and origin.manifest:
             facts = {"stage digest": origin.manifest.digest, **origin.lineage}
         rows.append(LineageRow(
-            name, MODULE_WORDS[name], trained_by, group_of(trained_by), sum(file.bytes for file in ref.files),
+            name, MODULE_WORDS[name], trained_by, origin.colour if origin else DEFAULT_COLOUR,
+            sum(file.bytes for file in ref.files),
             tuple((file.uri, file.sha256) for file in ref.files),
             tuple((key.replace("_", " "), _short(value)) for key, value in facts.items()),
         ))

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from vita_train import __version__
 from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.report import words
 from vita_train.report.collect import STEP_TITLES, RunReader, RunView, StageView, parameter_counts, read_run
 from vita_train.report.curves import curve_panel, series
@@ -132,12 +132,12 @@ def _headlines(run: RunView) -> list[dict[str, Any]]:
 
 def _rung(stage: StageView) -> dict[str, Any]:
     trained, frozen = parameter_counts(stage)
-    key = words.key_measure(stage.name, list(stage.spec.gates), stage.metrics)
+    key = words.key_measure(stage.spec, stage.metrics)
     gate = next((result for result in stage.gates if result.measure == key), None)
     step, steps = stage.progress.get("step"), stage.progress.get("steps")
     return {
         "stage": stage,
-        "group": words.group_of(stage.name),
+        "group": stage.colour,
         "trained": trained,
         "frozen": frozen,
         "key": key,

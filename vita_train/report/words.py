@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 
 from vita_train.evaluation.forgetting import is_share
+from vita_train.recipe.objectives import OBJECTIVES
+from vita_train.recipe.stage import StageSpec
 
 #: The figures a reader asks for first, by sense, in the words of that question. Shown when the run measured them.
 HEADLINES: dict[str, tuple[str, dict[str, str]]] = {
@@ -37,22 +40,11 @@ HEADLINES: dict[str, tuple[str, dict[str, str]]] = {
     }),
 }
 
-#: The measure that says most about a stage without a gate; the first that was taken counts.
-KEY_MEASURES: dict[str, tuple[str, ...]] = {
-    "0.llm": ("textqa.test.accuracy",),
-    "0.vision": ("dev.recall",),
-    "1.1": ("caption.test_seen.attributes", "caption.test.retrieval", "caption.test.loss"),
-    "1.2": ("caption.test_seen.attributes", "caption.test.retrieval", "caption.test.loss"),
-    "1.3": ("vqa.test_seen.accuracy", "caption.test_seen.attributes"),
-    "2.1a": ("asr.test_sentences.wer", "asr.test.wer"),
-    "2.1b": ("asr.test_sentences.llm_wer", "asr.test.llm_wer", "asr.test_sentences.loss"),
-    "2.2": ("speech_qa.test.accuracy",),
-    "3.1": ("tts.test.wer_resynthesis", "tts.test.mel_distance"),
-    "3.2": ("speech.test.wer",),
-}
-
-#: Ladder stages by what they add; names a colour of the style sheet.
-GROUPS: dict[str, str] = {"0": "standin", "1": "vision", "2": "audio", "3": "speech"}
+#: Last parts of measures' names, those that say most about a stage without a gate first.
+_TELLING: tuple[str, ...] = ("accuracy", "attributes", "wer", "llm_wer", "wer_resynthesis", "mel_distance", "recall",
+                             "retrieval", "state_mark", "loss")
+#: Colours of the style sheet by group of stages; other groups take what the recipe's own leave, in order.
+_COLOURS: dict[str, str] = {"base": "standin", "see": "vision", "hear": "audio", "speak": "speech"}
 
 MODULE_WORDS: dict[str, str] = {
     "llm": "language model",
@@ -68,18 +60,31 @@ MODULE_WORDS: dict[str, str] = {
     "speech_decoder": "speech decoder",
 }
 
-
-def group_of(stage: str) -> str:
-    """Return the colour group of a stage."""
-    return GROUPS.get(stage.split(".", 1)[0], "standin")
+#: Of weights from outside the run.
+DEFAULT_COLOUR = "standin"
 
 
-def key_measure(stage: str, gated: list[str], metrics: Mapping[str, float]) -> str | None:
-    """Return the measure to show for a stage: its first gated one, else the one that says most."""
-    for name in (*gated, *KEY_MEASURES.get(stage, ())):
-        if name in metrics:
-            return name
-    return next(iter(sorted(metrics)), None)
+def colours(groups: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each group of a recipe's stages, those with names of their own included."""
+    named = dict.fromkeys(groups)
+    free = [colour for group, colour in _COLOURS.items() if group not in named] or list(_COLOURS.values())
+    own = cycle(free)
+    return {group: _COLOURS.get(group) or next(own) for group in named}
+
+
+def key_measure(spec: StageSpec, metrics: Mapping[str, float]) -> str | None:
+    """Return the measure to show for a stage: its first gated one, else the most telling of its own data."""
+    gated = next((name for name in spec.gates if name in metrics), None)
+    if gated is not None or not metrics:
+        return gated
+    own = [*spec.data, *(measure.dataset for measure in OBJECTIVES[spec.objective].measures if measure.dataset)]
+
+    def place(name: str) -> tuple[int, int, str]:
+        dataset, last = name.partition(".")[0], name.rpartition(".")[2]
+        return (own.index(dataset) if dataset in own else len(own),
+                _TELLING.index(last) if last in _TELLING else len(_TELLING), name)
+
+    return min(metrics, key=place)
 
 
 def figure(measure: str, value: float | None) -> str:

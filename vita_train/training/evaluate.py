@@ -12,7 +12,7 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.errors import RecipeError
 from vita_train.evaluation.measures import measure, measure_tasks
 from vita_train.evaluation.tasks import dev_tasks, measures_for, modules_for
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.training.inputs import Inputs
 from vita_train.training.parallel.distributed import World, broadcast_json

@@ -9,7 +9,7 @@ from torch import nn
 
 from vita_train.errors import RecipeError, VitaError
 from vita_train.models.lora import has_adapters, release_adapters
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.training.objectives.base import Objective
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import vita_train
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import MODULES, STAGES
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import trainers
 from vita_train.recipe.stage import StageSpec
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, ModuleRef, content_of
@@ -21,7 +22,7 @@ from vita_train.storage.digest import digest_of
 from vita_train.weights.pretrained import given_modules
 
 #: Settings of a stage that do not change its weights; an extension only adds to them (see `extended_digest`).
-_NOT_IN_DIGEST = {"gates", "eval", "save_every", "extend", "accept"}
+_NOT_IN_DIGEST = {"title", "group", "after", "gates", "eval", "save_every", "extend", "accept"}
 #: Model settings by module, where the two names differ.
 _SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter", "state_head": "llm"}
 
@@ -31,7 +32,7 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module an earlier stage has trained, at the newest of them, or that the recipe's ``weights`` name."""
+    """Every module that a stage before it has trained, as the nearest did, or that the recipe's ``weights`` name."""
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -40,27 +41,23 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
     """Return what the stages before ``stage`` have left.
 
     Raises:
-        RecipeError: the data is not prepared, or a stage that trains a needed module has not been run.
+        RecipeError: the data is not prepared, a stage that trains a needed module has not been run, or a needed module
+            is frozen here and nothing has trained it.
         CheckpointError: weights that the recipe names are not there.
     """
     prepared = read_final(store, f"{run}/prepare")
     if prepared is None:
         raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
                           remedy="run the steps before: fetch and prepare")
-    wanted = set(needed)
+    wanted, nearest = set(needed), trainers(recipe, stage)
+    finals = {earlier: read_final(store, f"{run}/{earlier}") for earlier in dict.fromkeys(nearest.values())}
     modules = given_modules(recipe)
-    for earlier in STAGES[:STAGES.index(stage)]:
-        if earlier not in recipe.stages:
-            continue
-        manifest = read_final(store, f"{run}/{earlier}")
-        if manifest is None:
-            missing = sorted(wanted & set(recipe.stages[earlier].trainable))
-            if missing:
-                raise RecipeError(f"stage {stage} needs {', '.join(missing)} from stage {earlier}, which is not done",
-                                  where=store.uri_of(f"{run}/{earlier}/final.json"),
-                                  remedy=f"run stage {earlier} first")
-            continue
-        modules.update(trained_by(manifest))
+    for module, earlier in nearest.items():
+        if (manifest := finals[earlier]) is not None:
+            modules.update({name: ref for name, ref in trained_by(manifest).items() if name == module})
+        elif module in wanted:
+            raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done",
+                              where=store.uri_of(f"{run}/{earlier}/final.json"), remedy=f"run stage {earlier} first")
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 

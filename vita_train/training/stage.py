@@ -13,11 +13,11 @@ import torch
 
 from vita_train import __version__
 from vita_train.data.index.corpus import Corpus
-from vita_train.errors import GateError, RecipeError, VitaError
+from vita_train.errors import GateError, VitaError
 from vita_train.evaluation.gates import check_gates, gate_results
 from vita_train.models.activations import enable_checkpointing
 from vita_train.models.quantize import elements
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.runs.final import read_final, write_final
@@ -64,10 +64,7 @@ class StageRun:
 
     def __init__(self, recipe: Recipe, stage: str, run: str, logs: Path | None = None) -> None:
         self.recipe, self.run = recipe, run
-        self.stage = stage_id(stage)
-        if self.stage not in recipe.stages:
-            raise RecipeError(f"the recipe has no stage {self.stage}", where="stages",
-                              remedy=f"it has {', '.join(recipe.stages)}")
+        self.stage = stage_name(stage, recipe.stages)
         self.spec: StageSpec = recipe.stages[self.stage]
         self.objective = objective_class(self.spec.objective)
         self.store: Store = store_of(recipe)

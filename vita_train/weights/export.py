@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ import vita_train
 from vita_train.errors import CheckpointError
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.recipe.data import SynthSource
-from vita_train.recipe.ladder import MODULES, STAGES
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import GIVEN, Manifest, ModuleRef
@@ -86,8 +86,8 @@ def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
     """
     store = store_of(recipe)
     manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
-    refs = {name: ref for name, ref in newest_modules([manifest for manifest in manifests if manifest]).items()
-            if name not in LEFT_OUT}
+    newest = newest_modules([manifest for manifest in manifests if manifest], recipe.stages)
+    refs = {name: ref for name, ref in newest.items() if name not in LEFT_OUT}
     if not refs:
         raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
                               remedy="train at least one stage before exporting")
@@ -99,10 +99,15 @@ def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
     return modules.eval()
 
 
-def newest_modules(manifests: list[Manifest]) -> dict[str, ModuleRef]:
-    """Return each module as the latest stage of the ladder trained it, in the order of MODULES."""
+def newest_modules(manifests: list[Manifest], stages: Iterable[str]) -> dict[str, ModuleRef]:
+    """Return each module as the latest stage trained it, in the order of MODULES.
+
+    Args:
+        manifests: of finished stages.
+        stages: all stages of the recipe, in the order they run.
+    """
     newest: dict[str, ModuleRef] = {}
-    order = (GIVEN, *STAGES)
+    order = (GIVEN, *stages)
     for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
         if name not in newest or order.index(ref.stage) >= order.index(newest[name].stage):
             newest[name] = ref
@@ -179,7 +184,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
         "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
         "tracking": TrackingSpec(),
         "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
-        "data": recipe.data.model_copy(update={"source": SynthSource(), "template": "template.yaml"})})
+        "data": recipe.data.model_copy(update={"source": {"world": SynthSource()}, "template": "template.yaml"})})
     write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
     summary = {
         "format": EXPORT_FORMAT,

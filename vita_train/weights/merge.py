@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.lora import merge_adapters
-from vita_train.recipe.ladder import stage_id
+from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, ModuleRef
@@ -117,7 +117,7 @@ def adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
     Raises:
         UserError: there is none.
     """
-    store, names = store_of(recipe), [stage_id(stage)] if stage else list(recipe.stages)
+    store, names = store_of(recipe), [stage_name(stage, recipe.stages)] if stage else list(recipe.stages)
     manifests = [manifest for name in names if (manifest := read_final(store, f"{run}/{name}"))]
     adapted = [manifest for manifest in manifests
                if any(ref.stage == manifest.stage and ref.base is not None for ref in manifest.modules.values())]

@@ -9,7 +9,7 @@ from torch import nn
 
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import read_final
 from vita_train.runs.paths import store_of
@@ -32,7 +32,7 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
     """
     store = store_of(recipe)
     found = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
-    newest = newest_modules([manifest for manifest in found if manifest])
+    newest = newest_modules([manifest for manifest in found if manifest], recipe.stages)
     if not newest:
         raise UserError("no stage of this run is finished", where=store.uri_of(run),
                         remedy="train at least one stage first")

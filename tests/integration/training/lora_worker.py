@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tests.helpers.no_source import NO_SOURCE
 from tests.integration.training.omni_worker import MODEL, NAMES, FixedModules, batch_of
 from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
@@ -34,7 +35,7 @@ def start(case: dict[str, Any], world: Any) -> tuple[Any, Any]:
     stage = {"objective": "next_token", "data": {"toy": 1.0}, "steps": STEPS, "engine": case["engine"],
              "trainable": case.get("trainable", {"llm": 3e-2, "projector": 1e-3}), "lora": lora,
              "quantize": case.get("quantize")}
-    recipe = Recipe.model_validate({"name": "toy", "model": MODEL, "stages": {"2.2": stage}})
+    recipe = Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "model": MODEL, "stages": {"2.2": stage}})
     spec = recipe.stages["2.2"]
     tokenizer = type("Tokenizer", (), {"pad_token_id": 0})()
     corpus: Any = type("Corpus", (), {"tokenizer": tokenizer})()

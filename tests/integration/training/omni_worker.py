@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.data.loading.batch import Batch
 from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
@@ -69,7 +70,7 @@ def train(engine: dict[str, Any], trainable: dict[str, float], llm: dict[str, An
     """
     stage = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 3, "trainable": trainable, "engine": engine}
     model = MODEL | {"llm": {**MODEL["llm"], **llm}}
-    recipe = Recipe.model_validate({"name": "toy", "model": model, "stages": {"2.2": stage}})
+    recipe = Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "model": model, "stages": {"2.2": stage}})
     spec = recipe.stages["2.2"]
     tokenizer = type("Tokenizer", (), {"pad_token_id": 0})()
     corpus: Any = type("Corpus", (), {"tokenizer": tokenizer})()

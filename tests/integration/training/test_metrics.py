@@ -31,8 +31,8 @@ PEAK_TFLOPS = 0.01
 
 
 def _recipe(root: Path, *changes: str) -> Recipe:
-    return load_recipe("smoke", [f"storage.root={root}", "data.source.scale=0.005", "data.source.test_size=2",
-                                 "launch.nproc=2", *changes])
+    return load_recipe("smoke", [f"storage.root={root}", "data.source.world.scale=0.005",
+                                 "data.source.world.test_size=2", "launch.nproc=2", *changes])
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_every_command_is_described_and_stands_in_its_group() -> None:
 def test_mistakes_in_a_recipe_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                               capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("name: mine\nstagez: {}\nstages: {}\n")
+    path.write_text("name: mine\nstagez: {}\nstages: {}\ndata: {source: {world: {kind: synth}}}\n")
     assert run("recipe", "check", str(path), monkeypatch=monkeypatch) == EXIT_REFUSED
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -10,7 +10,7 @@ from torch import nn
 
 from vita_train.evaluation.measures import measure
 from vita_train.evaluation.tasks import all_tasks
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.helpers.evaluation_world import small_recipe
 from vita_train.evaluation.tasks import all_tasks, measures_for, modules_for
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 
 
 def datasets(names: list[str]) -> set[str]:

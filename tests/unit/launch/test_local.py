@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import EXIT_RETRYABLE, UserError, VitaError
 from vita_train.launch.local import launch_local
 from vita_train.recipe.schema import Recipe
@@ -23,6 +24,7 @@ STAGE = "1.1"
 def _recipe(root: Path, nproc: int = 1, restarts: int = 1) -> Recipe:
     return Recipe.model_validate({
         "name": "fake", "storage": {"root": str(root)}, "launch": {"nproc": nproc, "restarts": restarts},
+        "data": NO_SOURCE,
         "stages": {STAGE: {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
     })
 

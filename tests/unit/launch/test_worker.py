@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import EXIT_DONE, EXIT_REFUSED, EXIT_STOPPED
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
@@ -30,6 +31,7 @@ def _recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(dump_recipe(Recipe.model_validate({
         "name": "fake",
+        "data": NO_SOURCE,
         "stages": {"1.1": {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
     })))
     return path

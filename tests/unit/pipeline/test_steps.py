@@ -19,10 +19,10 @@ from vita_train.errors import DataError, UserError
 from vita_train.pipeline import steps
 from vita_train.pipeline.step_commit import commit_step
 from vita_train.pipeline.step_inputs import source_digests, template_text
-from vita_train.recipe.data import RecordsSource
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
+from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.paths import run_name
@@ -95,7 +95,7 @@ def test_failure_leaves_no_commit_and_a_reason(recipe: Recipe) -> None:
 
 
 def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe: Recipe) -> None:
-    other = Selection(only=("report",))
+    other = Selection(frozenset({"report"}))
 
     def inputs() -> dict[str, Any]:
         raise AssertionError("an unpicked step has no inputs")
@@ -160,8 +160,9 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
     records.write_text("[]")
     registry = tmp_path / "registry.json"
     registry.write_text(json.dumps({"format": "vita-train/registry/v1",
-                                    "datasets": {"caption": {"train": {"records": "records.json", "roots": {}}}}}))
-    data = load_recipe("smoke").data.model_copy(update={"source": RecordsSource(registry=str(registry))})
+                                    "datasets": {"c": {"task": "caption", "train": {"records": "records.json"}}}}))
+    own = RecordsSource(registry=str(registry))
+    data = load_recipe("smoke").data.model_copy(update={"source": {"own": own}})
     recipe = load_recipe("smoke").model_copy(update={"data": data})
     before = source_digests(recipe)
     records.write_text("[{}]")
@@ -195,7 +196,7 @@ def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3S
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
     text = (Path(steps.__file__).parents[1] / "recipe" / "presets" / "smoke.yaml").read_text()
     recipe, run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
-    assert (recipe.seed, run, selection.until) == (7, "smoke", "prepare")
+    assert (recipe.seed, run, selection.steps(recipe)) == (7, "smoke", ["data_fetch", "prepare"])
     assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == recipe
     again, _, _ = steps.open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
     assert again == recipe

@@ -43,5 +43,5 @@ def test_a_script_beside_our_stage() -> None:
     assert told["stages.1.2.data.caption"] == (ABSENT, "1.0")
     assert told["storage.keep_last"] == ("1", "2")
     assert "stages.1.2.trainable.vision" not in told
-    with pytest.raises(RecipeError, match=r"llava-s2-pretrain_video: has no stage 1.1"):
+    with pytest.raises(RecipeError, match=r"llava-s2-pretrain_video: the recipe has no stage '1.1'"):
         differences(load_recipe("finetune_qwen"), load_recipe("vita-1.5-7b"), stage="1.1")

@@ -32,7 +32,7 @@ def test_what_is_not_an_extension(text: str) -> None:
 
 @pytest.mark.parametrize(("extend", "accept"), [(["2.1a=5"], []), ([], ["2.1a"])])
 def test_a_stage_that_the_recipe_lacks(extend: Sequence[str], accept: Sequence[str]) -> None:
-    recipe = smoke("stages.2.1a=null")
+    recipe = smoke("stages.2.1a=null", "stages.2.1b.after=[1.3]")
     with pytest.raises(UserError, match="no stage"):
         extended(recipe, extend, accept)
 

@@ -13,7 +13,7 @@ from vita_train.recipe.load import dump_recipe, load_recipe
 RECIPE = """\
 name: mine
 model: {llm: {family: FAMILY, source: somewhere MORE}, speech_decoder: {width: 512, num_heads: 8}}
-data: {max_reject_share: 0.5}
+data: {source: {own: {kind: records, registry: r.json}}, max_reject_share: 0.5}
 stages:
   1.1: {objective: next_token, data: {caption: 1}, trainable: {projector: 2e-3, vision: 1e-3}, steps: 5}
 """

@@ -20,6 +20,9 @@ stages:
       projector: 2e-3
     steps: 5
 """
+#: What every recipe has besides.
+DATA = "data: {source: {own: {kind: records, registry: r.json}}}\n"
+GOOD += DATA
 
 
 def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
@@ -37,10 +40,46 @@ def test_a_recipe_that_travelled_sets_no_more_of_the_pod_than_its_author() -> No
     assert load_recipe(dump_recipe(recipe)).launch.pod.model_fields_set == {"cpu"}
 
 
-def test_stages_run_in_the_ladder_s_order_whatever_the_file_s() -> None:
-    stage = "{objective: next_token, data: {caption: 1}, trainable: {projector: 1e-3}, steps: 1}"
-    recipe = load_recipe(f"name: m\nstages:\n  2.2: {stage}\n  finetune_qwen.sh: {stage}\n  '1.1': {stage}\n")
-    assert list(recipe.stages) == ["1.1", "1.2", "2.2"]
+def graph_of(**after: str) -> str:
+    """A recipe of stages that train the projector one after the other, but for what they say themselves."""
+    lines = [f"  {name}: {{objective: next_token, data: {{caption: 1}}, trainable: {{projector: 1e-3}}, steps: 1"
+             f"{text}}}" for name, text in after.items()]
+    return "\n".join(["name: m", "stages:", *lines, DATA])
+
+
+def test_a_stage_starts_after_the_one_written_before_it_unless_it_says() -> None:
+    recipe = load_recipe(graph_of(first="", second="", third=", after: [second]"))
+    assert {name: spec.after for name, spec in recipe.stages.items()} == {
+        "first": [], "second": ["first"], "third": ["second"]}
+    assert recipe.stages["third"].title == "third"
+
+
+def test_stages_run_in_the_order_of_the_graph_and_else_as_they_are_written() -> None:
+    recipe = load_recipe(graph_of(last=", after: [middle]", first=", after: []", middle=", after: [first]"))
+    assert list(recipe.stages) == ["first", "middle", "last"]
+
+
+@pytest.mark.parametrize(("after", "line", "words"), [
+    ({"one": "", "two": ", after: [won]"}, 4, ["stage two starts after 'won'", "its stages are one, two"]),
+    ({"one": ", after: [two]", "two": ""}, 3, ["stage one starts in the end after itself", "one -> two -> one"]),
+    ({"one": ", after: [one]"}, 3, ["one -> one"]),
+    ({"one": "", "two": ", after: []"}, 4, ["stage two trains projector, and so does one", "the finished model"]),
+    ({"one": "", "Two": ""}, 4, ["stage Two has a name that cannot be used"]),
+    ({"one": "", "prepare": ""}, 4, ["means something else in a run"]),
+])
+def test_a_graph_that_cannot_be_run_is_refused_with_its_line(after: dict[str, str], line: int, words: list[str]
+                                                            ) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(graph_of(**after), "m.yaml")
+    assert caught.value.where == f"m.yaml:{line}"
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_names_of_stages_are_text_wherever_they_stand() -> None:
+    later = "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: [1.10]}\n"
+    recipe = load_recipe(GOOD.replace("1.1:", "1.10:").replace(DATA, later + DATA), ["stages.1.20.after=[1.10]"])
+    assert recipe.stages["1.20"].after == ["1.10"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +92,7 @@ def test_stages_run_in_the_ladder_s_order_whatever_the_file_s() -> None:
         (("steps: 5", "steps: 0"), 8, ["stages.1.1.steps", "greater than or equal to 1"]),
         (("steps: 5", "steps: yes"), 8, ["stages.1.1.steps", "valid integer"]),
         (("name: mine", "name: 7"), 1, ["name", "valid string", "quote it"]),
-        (("next_token", "next_tokens"), 4, ["stages.1.1.objective", "'next_token'"]),
+        (("next_token", "next_tokens"), 4, ["stages.1.1.objective", "did you mean next_token"]),
         (("2e-3", "[1]"), 7, ["stages.1.1.trainable.projector", "valid number"]),
         (("projector:", "projecter:"), 3, ["unknown modules ['projecter']"]),
         (("    steps: 5\n", ""), 3, ["stages.1.1", "exactly one of steps and epochs"]),
@@ -61,8 +100,8 @@ def test_stages_run_in_the_ladder_s_order_whatever_the_file_s() -> None:
          ["stages.1.1", "takes 5 steps"]),
         (("    steps: 5\n", "    epochs: 2\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"), 3,
          ["stages.1.1", "give the stage steps"]),
-        (("next_token\n", "ctc\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"), 3, ["needs objective next_token"]),
-        (("1.1:", "1.9:"), 3, ["unknown stage '1.9'"]),
+        (("next_token\n", "ctc\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"), 3,
+         ["needs an objective that packs rows"]),
         (("    steps: 5\n", "    steps: 5\n    steps: 6\n"), 9, ["'steps' is given twice", "line 8"]),
         (("2e-3", "!!python/name:os.system"), 7, ["tags"]),
         (("{caption: 1}", "{caption: 1"), 6, ["is not YAML"]),
@@ -87,23 +126,29 @@ def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "mine.yaml")
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:10:", "mine.yaml:11:"]
+    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:11:", "mine.yaml:12:"]
     for line, key in zip(lines, ("steps", "nproc", "model"), strict=True):
         assert f"did you mean '{key}'" in line
 
 
 def test_keys_of_a_chosen_source_are_its_own() -> None:
-    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source .*'registry'"):
-        parse_recipe(GOOD + "data:\n  source: {kind: records, registri: x, registry: y}\n", "m")
-    with pytest.raises(RecipeError, match=r"m:10: data\.source\.registry is missing"):
-        parse_recipe(GOOD + "data:\n  source: {kind: records}\n", "m")
-    with pytest.raises(RecipeError, match=r"m:10: data\.source\.kind must be one of synth, stamps, records"):
-        parse_recipe(GOOD + "data:\n  source: {kind: recrods}\n", "m")
+    def with_source(text: str) -> str:
+        return GOOD.replace(DATA, f"data:\n  source:\n    own: {text}\n")
+
+    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source\.own .*'registry'"):
+        parse_recipe(with_source("{kind: records, registri: x, registry: y}"), "m")
+    with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.registry is missing"):
+        parse_recipe(with_source("{kind: records}"), "m")
+    with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.kind must be one of synth, stamps, records"):
+        parse_recipe(with_source("{kind: recrods}"), "m")
 
 
-def test_one_stage_under_two_names() -> None:
-    with pytest.raises(RecipeError, match=r"m:9: stage 1\.1 is given twice"):
-        parse_recipe(GOOD + "  pretrain_mlp_qwen: {}\n", "m")
+def test_a_recipe_says_where_its_data_come_from() -> None:
+    with pytest.raises(RecipeError, match="data is missing"):
+        parse_recipe(GOOD.replace(DATA, ""), "m")
+    with pytest.raises(RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"):
+        parse_recipe(GOOD.replace(DATA, "data:\n  source: {kind: synth}\n"), "m")
+    assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {"own", "more"}
 
 
 @pytest.mark.parametrize("text", ["", "\n", "- 1\n- 2\n", "just words\n", "\x00\n", "a: &a [*a]\n", "{}\n",

@@ -26,6 +26,7 @@ stages:
       roles: [attention]
     quantize: {kind: nf4}
     steps: 5
+data: {source: {own: {kind: records, registry: r.json}}}
 """
 LORA = "    lora:\n      rank: 8\n      roles: [attention]\n"
 
@@ -70,9 +71,9 @@ def test_a_contradiction_is_named_with_its_line(tmp_path: Path, change: tuple[st
 
 def test_other_objectives_have_neither() -> None:
     text = GOOD.replace("next_token", "caption_words").replace("llm: 1e-4, projector", "vision")
-    with pytest.raises(RecipeError, match="adapters need objective next_token, not caption_words"):
+    with pytest.raises(RecipeError, match="adapters need an objective that reads tokens, not caption_words"):
         parse_recipe(text.replace("rank: 8", "modules: [vision]").replace("    quantize: {kind: nf4}\n", ""), "m")
-    with pytest.raises(RecipeError, match=r"stages\.1\.2\.quantize: needs objective next_token"):
+    with pytest.raises(RecipeError, match=r"stages\.1\.2\.quantize: needs an objective that reads tokens"):
         parse_recipe(text.replace(LORA, ""), "m")
 
 

@@ -55,7 +55,7 @@ def test_the_last_setting_counts() -> None:
 
 @pytest.mark.parametrize(("setting", "words"), [
     ("stages.1.1.stps=5", ["unknown key 'stps' in stages.1.1", "'steps'"]),
-    ("stages.9.9.steps=5", ["unknown stage"]),
+    ("stages.9.9.steps=5", ["stages.9.9.objective is missing"]),
     ("launch.nproc=two", ["launch.nproc", "valid integer", '"two"']),
     ("model.llm.hidden=3", ["'hidden_size'"]),
     ("model.llm.hidden_size.x=3", ["not a mapping"]),

@@ -5,53 +5,84 @@ from __future__ import annotations
 import pytest
 
 from vita_train.errors import UserError
-from vita_train.recipe.ladder import MODULES, STAGES
+from vita_train.recipe.graph import blocks, uncovered
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.selection import MODULES_READ, STEP_TITLES, STEPS, Selection, input_stages, run_steps, step_id
+from vita_train.recipe.selection import (
+    Selection,
+    input_stages,
+    modules_read,
+    run_steps,
+    stage_graph,
+    step_graph,
+    step_name,
+    step_title,
+)
+
+TINY = load_recipe("tiny")
+REAL = load_recipe("vita-1.5-7b")
 
 
 def test_everything_is_picked_by_default() -> None:
-    assert [step for step in STEPS if Selection.parse().picks(step)] == list(STEPS)
+    assert Selection.parse(TINY).steps(TINY) == run_steps(TINY) == list(step_graph(TINY))
 
 
-def test_span_includes_both_ends() -> None:
-    chosen = Selection.parse(since="prepare", until="1.1")
-    assert [step for step in STEPS if chosen.picks(step)] == ["prepare", "0.llm", "0.vision", "1.1"]
+def test_until_takes_what_a_step_waits_for_and_from_what_waits_for_it() -> None:
+    assert Selection.parse(TINY, until="1.1").steps(TINY) == ["data_fetch", "prepare", "0.llm", "0.vision", "1.1"]
+    assert Selection.parse(TINY, until="3.1").steps(TINY) == ["data_fetch", "prepare", "3.1"]
+    assert Selection.parse(TINY, since="2.1a").steps(TINY) == [
+        "2.1a", "2.1b", "2.2", "3.2", "evaluate", "export", "report"]
+    assert Selection.parse(TINY, since="prepare", until="1.1").steps(TINY) == ["prepare", "0.llm", "0.vision", "1.1"]
 
 
 def test_only_takes_several_and_aliases() -> None:
-    chosen = Selection.parse(only="finetune_qwen.sh, report")
-    assert [step for step in STEPS if chosen.picks(step)] == ["1.2", "report"]
+    assert Selection.parse(TINY, only="finetune_qwen.sh, report").steps(TINY) == ["1.2", "report"]
 
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"only": "1.1", "until": "1.2"}, "combined"),
-    ({"since": "1.2", "until": "1.1"}, "empty"),
+    ({"since": "1.2", "until": "1.1"}, "1.1 does not wait for 1.2"),
+    ({"since": "3.1", "until": "2.2"}, "2.2 does not wait for 3.1"),
     ({"only": "evaluat"}, "did you mean evaluate"),
     ({"until": "9.9"}, "steps are data_fetch"),
 ])
 def test_contradictions_are_refused(given: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Selection.parse(**given)
+        Selection.parse(TINY, **given)
 
 
-def test_a_stage_builds_on_the_last_one_that_trained_each_module_it_reads() -> None:
-    tiny = load_recipe("tiny")
-    assert input_stages(tiny, "0.llm") == []
-    assert input_stages(tiny, "2.1a") == []
-    assert input_stages(tiny, "1.1") == ["0.llm", "0.vision"]
-    assert "1.3" in input_stages(tiny, "2.1b")
-    assert "1.1" not in input_stages(tiny, "2.2")
-    assert {"2.2", "3.1"} <= set(input_stages(tiny, "3.2"))
+def test_a_stage_builds_on_the_nearest_one_before_it_that_trained_each_module_it_reads() -> None:
+    assert input_stages(TINY, "0.llm") == []
+    assert input_stages(TINY, "2.1a") == []
+    assert input_stages(TINY, "3.1") == []
+    assert input_stages(TINY, "1.1") == ["0.llm", "0.vision"]
+    assert input_stages(TINY, "2.1b") == ["1.3", "2.1a"]
+    assert "1.1" not in input_stages(TINY, "2.2")
+    assert input_stages(TINY, "3.2") == ["2.1a", "2.2", "3.1"]
 
 
-def test_stages_that_a_recipe_leaves_out_are_no_steps_of_it() -> None:
-    real = load_recipe("vita-1.5-7b")
-    assert [step for step in run_steps(real) if step in STAGES] == list(real.stages)
+def test_the_modules_a_stage_reads_follow_from_its_objective_and_what_comes_before_it() -> None:
+    assert modules_read(REAL, "1.1") == ("llm", "vision", "projector")
+    assert modules_read(REAL, "2.1a") == ("audio_encoder", "ctc_head")
+    assert modules_read(REAL, "3.2") == ("llm", "audio_encoder", "ctc_head", "codec", "speech_decoder")
 
 
-def test_tables_cover_every_stage_with_known_modules() -> None:
-    assert set(MODULES_READ) == set(STAGES)
-    assert set(STEP_TITLES) == set(STEPS)
-    assert {name for names in MODULES_READ.values() for name in names} <= set(MODULES)
-    assert step_id("codec") == "3.1"
+def test_steps_of_a_recipe_are_its_stages_with_their_titles_and_what_is_around_them() -> None:
+    assert run_steps(REAL) == ["data_fetch", "prepare", *REAL.stages, "evaluate", "export", "report"]
+    assert step_title(REAL, "1.1") == "vision alignment"
+    assert step_name(REAL, "codec") == "3.1"
+
+
+def test_groups_nest_as_far_as_no_stage_waits_for_longer() -> None:
+    groups = {stage: spec.group for stage, spec in TINY.stages.items()}
+    assert blocks(stage_graph(TINY), groups) == [
+        ("0.llm", "0.vision"), ("1.1", "1.2", "1.3"), ("2.1a",), ("2.1b", "2.2"), ("3.1",), ("3.2",)]
+    apart = {"a": (), "b": (), "of-a": ("a",)}
+    assert blocks(apart, dict.fromkeys(apart, "one")) == [("a", "of-a"), ("b",)]
+    assert blocks(apart, {}) == [("a",), ("b",), ("of-a",)]
+
+
+def test_a_pipeline_covers_recipes_that_ask_for_no_more_than_its_order() -> None:
+    ladder = stage_graph(TINY)
+    assert uncovered(ladder, stage_graph(REAL)) == []
+    assert uncovered(ladder, {"1.1": (), "new": ("1.1",)}) == ["it has no stage new"]
+    assert uncovered(ladder, {"2.1a": ("1.3",), "1.3": ()}) == ["its stage 2.1a does not wait for 1.3"]

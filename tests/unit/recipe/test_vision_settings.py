@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError
 from vita_train.planning.tokens import image_cost, video_cost
 from vita_train.recipe.check import check_recipe
@@ -80,7 +81,7 @@ def test_other_towers_read_back() -> None:
 
 def test_the_schema_knows_each_kind_s_settings() -> None:
     schema = recipe_json_schema()
-    base = {"name": "x", "stages": {}}
+    base = {"name": "x", "data": NO_SOURCE, "stages": {}}
     for vision in ({}, {"image_size": 64}, {"kind": "internvit", "shuffle": 1}, {"kind": "siglip", "scales": [384]},
                    {"kind": "eva_clip", "rope_grid": 16}):
         jsonschema.validate({**base, "model": {"vision": vision}}, schema)

@@ -25,6 +25,7 @@ from vita_train.weights.save import save_modules
 
 #: Stage 2.1b alone: the recogniser's encoder must come from somewhere.
 ALONE = [f"stages.{stage}=null" for stage in ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.2", "3.1", "3.2")]
+ALONE += ["stages.2.1b.after=[]"]
 
 
 def naming(weights: dict[str, str]) -> Recipe:
@@ -67,11 +68,14 @@ def test_a_stage_starts_from_them(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
+STAGES = ("1.1", "1.2")
+
+
 def test_what_a_stage_trained_counts_more() -> None:
     given, trained = (Manifest(kind="model", run="r", stage=stage, digest="d", modules={
         "projector": ModuleRef(stage=origin, files=())}) for stage, origin in (("1.1", GIVEN), ("1.2", "1.2")))
-    assert newest_modules([given, trained])["projector"].stage == "1.2"
-    assert newest_modules([given])["projector"].stage == GIVEN
+    assert newest_modules([given, trained], STAGES)["projector"].stage == "1.2"
+    assert newest_modules([given], STAGES)["projector"].stage == GIVEN
 
 
 def test_a_recipe_may_rest_on_them() -> None:

@@ -12,8 +12,8 @@ import torch
 from tests.helpers.family_tokenizers import FAMILIES
 from tests.helpers.small_towers import PROJECTORS, TOWERS, model_of
 from vita_train.models.build import build_modules
-from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.modules import MODULES
 from vita_train.weights.load import first_names, load_modules
 from vita_train.weights.save import save_modules
 

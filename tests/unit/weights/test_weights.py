@@ -206,9 +206,10 @@ def test_an_export_loads_back_to_the_same_model(small_spec: ModelSpec, recipe: R
 
 def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
                                                             tmp_path: Path) -> None:
-    recipe = recipe.model_copy(update={"stages": recipe.stages | {"1.2": recipe.stages["1.1"]}})
+    later = recipe.stages["1.1"].model_copy(update={"after": ["1.1"]})
+    recipe = recipe.model_copy(update={"stages": recipe.stages | {"1.2": later}})
     store = open_store(recipe.storage.root)
-    recipe = recipe.model_copy(update={"stages": recipe.stages | {"2.1b": recipe.stages["1.1"]}})
+    recipe = recipe.model_copy(update={"stages": recipe.stages | {"2.1b": later.model_copy(update={"after": ["1.2"]})}})
     newest = {"1.1": build(small_spec, 1, ("llm", "projector")), "1.2": build(small_spec, 2, ("projector",))}
     for stage, modules in newest.items():
         paths = save_modules(modules, tmp_path / stage)

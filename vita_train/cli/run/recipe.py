@@ -44,14 +44,14 @@ def show(recipe: Name, settings: Set = None) -> None:
 def check(recipe: Name, settings: Set = None) -> None:
     """Resolve a recipe and say what each stage trains, on what and for how long."""
     from vita_train.recipe.check import check_recipe
-    from vita_train.recipe.ladder import STAGE_TITLES
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings or [])
     check_recipe(resolved)
     for stage, spec in resolved.stages.items():
         length = f"{spec.epochs:g} epochs" if spec.most_steps is None else _steps(spec)
-        typer.echo(f"{stage:<9} {STAGE_TITLES[stage]:<27} {length} of {spec.batch.rows}, {spec.objective}")
+        typer.echo(f"{stage:<9} {spec.title:<27} {length} of {spec.batch.rows}, {spec.objective}")
+        typer.echo(f"{'':<9} after {', '.join(spec.after or ['the data'])}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
         if spec.lora:
             typer.echo(f"{'':<9} adapters of rank {spec.lora.rank} in {', '.join(spec.lora.modules)}")

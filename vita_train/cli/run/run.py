@@ -17,8 +17,8 @@ Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path o
 Run = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
 Only = Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)]
-Since = Annotated[str, typer.Option("--from", help="First step to do.", show_default=False)]
-Until = Annotated[str, typer.Option(help="Last step to do.", show_default=False)]
+Since = Annotated[str, typer.Option("--from", help="Do this step and all that wait for it.", show_default=False)]
+Until = Annotated[str, typer.Option(help="Do this step and all that it waits for.", show_default=False)]
 Extend = Annotated[list[str] | None, typer.Option("--extend", metavar="STAGE=STEPS", help="Train a stage longer, from "
                                                   "its last checkpoint; the run remembers it.")]
 Accept = Annotated[list[str] | None, typer.Option("--accept", metavar="STAGE", help="Go on although this stage missed "
@@ -60,7 +60,7 @@ def run(
     resolved = load_recipe(recipe, settings or [])
     name = run_name(resolved, run)
     resolved = extended(remember(resolved, earlier_recipe(resolved, name)), extend or [], accept or [])
-    selection = Selection.parse(only, since, until, force)
+    selection = Selection.parse(resolved, only, since, until, force)
     os.environ[COMMAND] = _command(recipe, run, settings or [])
     show_checks(check_all(resolved, name, selection), console)
     run_pipeline(resolved, name, selection, console)
@@ -77,7 +77,7 @@ def _command(recipe: str, run: str, settings: list[str]) -> str:
 
 def launch(
     recipe: Recipe,
-    stage: Annotated[str, typer.Option(help="Stage id or alias.")],
+    stage: Annotated[str, typer.Option(help="Name of the stage, or an alias.")],
     run: Run = "",
     settings: Set = None,
     backend: Annotated[str, typer.Option(help="Where the job runs: local, pytorchjob, trainjob; as the recipe says "
@@ -93,22 +93,18 @@ def launch(
                                               "scripts.", show_default=False)] = "",
 ) -> None:
     """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
-    from vita_train.errors import UserError
     from vita_train.launch.local import launch_local, run_ranks
     from vita_train.launch.nodes import nodes_by_hand
     from vita_train.pipeline.steps import write_recipe
+    from vita_train.recipe.aliases import stage_name
     from vita_train.recipe.load import load_recipe
-    from vita_train.recipe.selection import step_id
     from vita_train.runs.paths import run_name
 
     by_hand = [f"launch.nodes={nnodes}", "launch.backend=local"] if nnodes > 1 else []
     chosen = [f"launch.backend={backend}"] if backend else []
     resolved = load_recipe(recipe, [*(settings or []), *chosen, *by_hand])
     name = run_name(resolved, run)
-    step = step_id(stage)
-    if step not in resolved.stages:
-        raise UserError(f"the recipe has no stage {step}", where="stages",
-                        remedy=f"it has {', '.join(resolved.stages)}")
+    step = stage_name(stage, resolved.stages)
     if nnodes > 1:
         nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
         if nodes.rank > 0:
@@ -126,6 +122,6 @@ def run_stage_of(recipe: schema.Recipe, name: str, stage: str) -> None:
     from vita_train.pipeline.steps import train_step
     from vita_train.recipe.selection import Selection
 
-    manifest = train_step(recipe, name, stage, Selection(only=(stage,)))
+    manifest = train_step(recipe, name, stage, Selection(frozenset({stage})))
     assert manifest is not None  # the stage is in the recipe and was asked for
     typer.echo(manifest.model_dump_json(indent=1))

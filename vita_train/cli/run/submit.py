@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vita_train.cli.run.run import Force, Only, Recipe, Run, Set, Since, Until
+
+if TYPE_CHECKING:
+    from vita_train.pipeline.server import PipelineServer
+    from vita_train.recipe import schema
 
 Endpoint = Annotated[str, typer.Option(envvar="KFP_ENDPOINT", help="URL of the server.", show_default=False)]
 Namespace = Annotated[str, typer.Option(help="Namespace on a multi-user installation.", show_default=False)]
@@ -28,14 +33,22 @@ def submit(
     force: Force = False,
     storage: Annotated[str, typer.Option(help="s3:// URI under which runs lie; the recipe's when not given.",
                                          show_default=False)] = "",
-    pipeline: Annotated[str, typer.Option(help="Name of the pipeline on the server.")] = "vita-train-ladder",
+    pipeline: Annotated[str, typer.Option(help="Name of a pipeline on the server, to be taken as it is; when not "
+                                               "given, the one with the recipe's stages, compiled and uploaded where "
+                                               "the server lacks it.", show_default=False)] = "",
     experiment: Annotated[str, typer.Option(help="What the run is listed under.")] = "vita-train",
     service_account: Annotated[str, typer.Option(help="Account of the steps; the server's default when not given.",
                                                  show_default=False)] = "",
     namespace: Namespace = "",
 ) -> None:
-    """Start a run on a server. The recipe is checked here first, and travels with the run."""
+    """Start a run on a server. The recipe is checked here first, and travels with the run.
+
+    A recipe with stages of its own gets a pipeline of its own, with the images and names that the pipelines on the
+    server were compiled with; VITA_TRAIN_TRAINER_IMAGE and its like go first.
+    """
+    from vita_train.pipeline.compiled import serving_pipeline
     from vita_train.pipeline.server import PipelineServer
+    from vita_train.recipe.check import check_recipe
     from vita_train.recipe.load import dump_recipe, load_recipe
     from vita_train.recipe.presets import preset_names
     from vita_train.recipe.selection import Selection
@@ -43,11 +56,29 @@ def submit(
 
     overrides = [*(settings or []), *([f"storage.root={storage}"] if storage else [])]
     resolved = load_recipe(recipe, overrides)
-    Selection.parse(only, since, until, force)
+    check_recipe(resolved)
+    Selection.parse(resolved, only, since, until, force)
     name = run_name(resolved, run)
+    server = PipelineServer(endpoint, namespace)
+    if not pipeline:
+        _provide(server, resolved)
     shipped = recipe in preset_names()
-    watch = PipelineServer(endpoint, namespace).submit(pipeline, {
+    watch = server.submit(pipeline or serving_pipeline(resolved), {
         "recipe": recipe if shipped else dump_recipe(resolved), "run": name, "storage_root": storage,
         "overrides": settings or [] if shipped else [], "only": only, "from_step": since, "until_step": until,
         "force": force}, name=name, experiment=experiment, service_account=service_account)
     typer.echo(watch)
+
+
+def _provide(server: PipelineServer, recipe: schema.Recipe) -> None:
+    """See to it that the server has the pipeline that runs a recipe."""
+    import tempfile
+
+    from vita_train.pipeline.compiled import LADDER_PIPELINE, compile_pipeline, serving_pipeline
+
+    name = serving_pipeline(recipe)
+    if name == LADDER_PIPELINE and server.has(name):  # a platform engineer's, compiled for this cluster
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        version = server.upload(compile_pipeline(recipe, Path(scratch), server.settings(LADDER_PIPELINE)))
+    typer.echo(f"pipeline {name}: version {version}", err=True)

@@ -12,16 +12,30 @@ from vita_train.compat.vita.parse import Arguments, parse_arguments
 from vita_train.compat.vita.pending import refuse_missing
 from vita_train.compat.vita.trainable import rates, trainable_parts
 from vita_train.compat.vita.zero import Zero, read_zero
-from vita_train.errors import UserError
+from vita_train.errors import RecipeError, UserError
+from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.family import fill_in_family
-from vita_train.recipe.ladder import MODULES_NEEDED, STAGE_TITLES, stage_id
 from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.validation import validated
 from vita_train.recipe.yaml_tree import Tree
 
 #: The stages that the public trainer can run.
-PUBLIC_STAGES = ("1.1", "1.2", "1.3", "2.1b", "2.2")
+PUBLIC_STAGES: dict[str, str] = {
+    "1.1": "vision alignment",
+    "1.2": "vision understanding",
+    "1.3": "vision instruction tuning",
+    "2.1b": "audio adapter alignment",
+    "2.2": "omni supervised fine-tuning",
+}
+#: Modules of these stages' models, beside the language model.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "1.1": ("vision", "projector"),
+    "1.2": ("vision", "projector"),
+    "1.3": ("vision", "projector"),
+    "2.1b": ("audio_encoder", "audio_adapter"),
+    "2.2": ("vision", "projector", "audio_encoder", "audio_adapter"),
+}
 _NEEDED = {
     "model_name_or_path": "the language model to start from",
     "vision_tower": "the vision tower",
@@ -61,10 +75,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
     parts = trainable_parts(arguments, like_public=like_public)
     refuse_conflicts(Given(arguments, zero, tower_kind(arguments), parts), like_public=like_public)
     refuse_missing(arguments, parts)
-    stage = stage_id(stage) if stage else stage_of(arguments, parts)
-    if stage not in PUBLIC_STAGES:
-        raise UserError(f"--stage {stage} is none that the public trainer runs", where="train",
-                        remedy=f"its stages are {', '.join(PUBLIC_STAGES)}")
+    stage = _named(stage) if stage else stage_of(arguments, parts)
     tree = Tree(_recipe(arguments, stage, parts, zero, like_public), "train")
     apply_overrides(tree, settings)
     fill_in_family(tree.value)
@@ -74,6 +85,14 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
                         "positions of the model", where="train",
                         remedy="give less; --like-public does as the public code")
     return PublicRun(recipe, stage, arguments.notes)
+
+
+def _named(name: str) -> str:
+    try:
+        return stage_name(name, PUBLIC_STAGES)
+    except RecipeError:
+        raise UserError(f"--stage {name} is none that the public trainer runs", where="train",
+                        remedy=f"its stages are {', '.join(PUBLIC_STAGES)}") from None
 
 
 def stage_of(arguments: Arguments, parts: Sequence[str]) -> str:
@@ -136,7 +155,7 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
         arguments.note(f"{arguments.shown('image_aspect_ratio')} cuts off the sides of pictures that are not tiled in "
                        "the public code; here they are scaled to a square (data.image.single_tile squash)")
     return {
-        "source": {"kind": "records", "registry": arguments["registry"]},
+        "source": {"records": {"kind": "records", "registry": arguments["registry"]}},
         "template": template_of(arguments),
         "state_mode": state_mode_of(arguments),
         "image": {"min_tiles": arguments["min_dynamic_patch"], "max_tiles": arguments["max_dynamic_patch"],
@@ -165,7 +184,7 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
         source = arguments[flag] or (checkpoint if name in made else None)
         if source is None:
             continue
-        if name in MODULES_NEEDED[stage]:
+        if name in _MODULES[stage] or (name == "projector" and "vision" in parts):
             found[name] = source
         else:
             arguments.note(f"{arguments.shown(flag)} is not read: stage {stage} has no {name.replace('_', ' ')}")
@@ -176,7 +195,7 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
     ranks = arguments["nnodes"] * arguments["nproc_per_node"]
     accumulate = arguments["gradient_accumulation_steps"]
     rows = arguments["per_device_train_batch_size"] * accumulate * ranks
-    arguments.note(f"stage {stage}, {STAGE_TITLES[stage]}: a global batch is {rows} rows, each of which holds as many "
+    arguments.note(f"stage {stage}, {PUBLIC_STAGES[stage]}: a global batch is {rows} rows, each of which holds as many "
                    f"samples as fit into {arguments['model_max_length']} positions")
     steps: dict[str, Any] = {"epochs": arguments["num_train_epochs"]}
     if arguments["max_steps"] > 0:
@@ -191,6 +210,8 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
         engine |= {"kind": "deepspeed", "zero": zero.stage, "offload": zero.offload}
     return {
         "objective": "next_token",
+        "title": PUBLIC_STAGES[stage],
+        "group": "see" if stage.startswith("1.") else "hear",
         "data": {arguments["dataset_use"]: arguments["data_ratio"]},
         "trainable": rates(parts, arguments),
         **adapted(arguments, parts),

@@ -157,7 +157,7 @@ _LIBRARY = (
     Flag("Library", "seed", int, 42, "seed", told="counts for all that is drawn; in the public code it does little"),
 )
 _OURS = (
-    Flag("Ours", "registry", str, "registry.json", "data.source.registry: where dataset_use is looked up"),
+    Flag("Ours", "registry", str, "registry.json", "data.source.records.registry: where dataset_use is looked up"),
     Flag("Ours", "data_ratio", float, 1.0, "the weight of the dataset: 0.2 takes a fifth, 2 takes each record twice"),
     Flag("Ours", "max_reject_share", float, 0.0, "data.max_reject_share"),
     Flag("Ours", "vision_tower_type", str, None, "model.vision.kind; else told from the tower's name", choices=TOWERS),

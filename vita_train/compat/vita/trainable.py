@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from vita_train.compat.vita.parse import Arguments
 from vita_train.errors import UserError
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 
 #: What the public code trains or freezes as one. The language model's head is a part of its own there.
 PARTS: tuple[str, ...] = ("llm", "lm_head", "vision", "projector", "audio_encoder", "audio_adapter", "audio_prompt",

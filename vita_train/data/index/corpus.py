@@ -138,6 +138,8 @@ class Corpus:
         self.digest: str = meta["digest"]
         self.datasets: dict[str, list[str]] = meta["datasets"]
         """Dataset name to its splits."""
+        self.tasks: dict[str, str] = meta["tasks"]
+        """Dataset name to the kind of its task."""
         self._open: dict[tuple[str, str], Index] = {}
 
     @classmethod
@@ -148,7 +150,11 @@ class Corpus:
             DataError: it is not one.
         """
         path = Path(path)
-        return cls(path, _read_json(path / "meta.json"))
+        meta = _read_json(path / "meta.json")
+        if "tasks" not in meta:
+            raise DataError("prepared data do not say what their tasks are", where=str(path / "meta.json"),
+                            remedy=REMEDY)
+        return cls(path, meta)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -21,6 +21,7 @@ from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.templates import load_template
 from vita_train.errors import VitaError
 from vita_train.recipe.audio import encoder_frames
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.visual import picture_tokens, video_tokens
 
@@ -72,7 +73,7 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
 
     A dataset that no stage packs is held to the largest rows of any stage.
     """
-    packing = {name: spec for name, spec in recipe.stages.items() if spec.objective == "next_token"}
+    packing = {name: spec for name, spec in recipe.stages.items() if OBJECTIVES[spec.objective].packs}
     using = {name: spec for name, spec in packing.items() if dataset in spec.datasets}
     context = recipe.model.llm.max_positions
     most = 2**31 - 1
@@ -106,7 +107,8 @@ class Examiner:
         self.roots = roots
         self.decoder = decoder
         self._real_roots = {key: os.path.realpath(root) for key, root in roots.items()}
-        self.recognised = any(spec.objective == "ctc" and dataset in spec.data for spec in recipe.stages.values())
+        self.recognised = any(OBJECTIVES[spec.objective].transcribes and dataset in spec.data
+                              for spec in recipe.stages.values())
 
     def examine(self, row: Row) -> Example | Reject:
         """Decode the media of a row and write its ids, or say why it cannot be used."""

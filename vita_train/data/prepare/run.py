@@ -78,8 +78,8 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
     """
     for stage, spec in recipe.stages.items():
         for name in spec.datasets:
-            if TRAIN not in registry.datasets.get(name, {}):
-                known = ", ".join(sorted(name for name, splits in registry.datasets.items() if TRAIN in splits))
+            if name not in registry.datasets or TRAIN not in registry.datasets[name].splits:
+                known = ", ".join(sorted(name for name, entry in registry.datasets.items() if TRAIN in entry.splits))
                 raise DataError(f"stage {stage} trains on {name!r}, which has no train split", where=str(path),
                                 remedy=f"datasets with one: {known or 'none'}")
 
@@ -87,7 +87,7 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
 def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
     """Digest of everything the corpus is made of: settings, registry and record files (not the media's bytes)."""
     files = {f"{name}/{split}": _file_digest(resolve(path, source.records))
-             for name, splits in registry.datasets.items() for split, source in splits.items()}
+             for name, entry in registry.datasets.items() for split, source in entry.splits.items()}
     return digest_of({
         "format": INDEX_FORMAT, "registry": registry.model_dump(mode="json"), "files": files,
         "template": load_template(recipe.data.template).model_dump(mode="json"),
@@ -97,8 +97,8 @@ def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
 
 def splits_of(registry: Registry) -> list[tuple[str, str, SplitSource]]:
     """Return dataset, split and source of everything registered, sorted."""
-    return [(name, split, splits[split]) for name, splits in sorted(registry.datasets.items())
-            for split in sorted(splits)]
+    return [(name, split, entry.splits[split]) for name, entry in sorted(registry.datasets.items())
+            for split in sorted(entry.splits)]
 
 
 def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: Path, digest: str, workers: int,
@@ -140,8 +140,9 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
                                "data.max_reject_share")
     ledger = Ledger(digest=digest, splits=ledgers)
     ledger.save(partial / "ledger.json")
-    datasets = {name: sorted(splits) for name, splits in sorted(registry.datasets.items())}
-    meta_text = json.dumps({"format": "vita-train/corpus/v1", "digest": digest, "datasets": datasets}, indent=1)
+    datasets = {name: sorted(entry.splits) for name, entry in sorted(registry.datasets.items())}
+    meta_text = json.dumps({"format": "vita-train/corpus/v1", "digest": digest, "datasets": datasets,
+                            "tasks": registry.tasks}, indent=1)
     (partial / "meta.json").write_text(meta_text + "\n", encoding="utf-8")
     return ledger
 

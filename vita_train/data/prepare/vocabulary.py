@@ -14,6 +14,7 @@ from vita_train.data.sources.records import literal
 from vita_train.data.sources.registry import Registry, resolve
 from vita_train.data.templates import load_template
 from vita_train.errors import RecipeError
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 
 TRAIN = "train"
@@ -44,11 +45,12 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
 
 
 def make_units(recipe: Recipe, registry: Registry, path: Path) -> Units:
-    """Collect the units of the training transcripts: last answers of the datasets that ctc stages train on.
+    """Collect the units of the training transcripts: last answers of the datasets that a recogniser trains on.
 
-    Without such a stage, of a dataset named ``asr``; without that, none but blank and unknown.
+    Without such a stage, of the datasets whose task is asr; without those, none but blank and unknown.
     """
-    named = {name for spec in recipe.stages.values() if spec.objective == "ctc" for name in spec.data} or {"asr"}
+    named = ({name for spec in recipe.stages.values() if OBJECTIVES[spec.objective].transcribes for name in spec.data}
+             or {name for name, task in registry.tasks.items() if task == "asr"})
     texts = (row.record.conversations[-1].value for name in sorted(named & set(registry.datasets))
              for row in train_rows(registry, path, [name]))
     return Units.from_texts(texts, recipe.model.ctc_head.units)
@@ -57,7 +59,7 @@ def make_units(recipe: Recipe, registry: Registry, path: Path) -> Units:
 def train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row]:
     """Yield the readable rows of the train splits of datasets; rejects are counted elsewhere."""
     for name in names:
-        source = registry.datasets[name].get(TRAIN)
+        source = registry.datasets[name].splits.get(TRAIN)
         if source is None:
             continue
         roots = {key: resolve(path, root) for key, root in source.roots.items()}

@@ -27,17 +27,17 @@ def unpack_package(name: str, given: Path | None, into: Path) -> Path:
     if given is not None and given.is_dir():
         return given
     if given is not None and not given.is_file():
-        raise UserError("package file does not exist", where=str(given), remedy="correct data.source.package")
+        raise UserError("package file does not exist", where=str(given), remedy="correct the source's package")
     archive = given or _download(name, into)
     _run(["dpkg-deb", "-x", str(archive.resolve()), str(into / "files")], into, f"{archive.name} cannot be unpacked",
-         "unpack it elsewhere and name the folder in data.source.package")
+         "unpack it elsewhere and name the folder in the source's package")
     return into / "files"
 
 
 def _download(name: str, into: Path) -> Path:
     say(f"fetching the Debian package {name}")
     _run(["apt-get", "download", name], into, f"the Debian package {name} cannot be fetched",
-         "run apt-get update, or fetch the .deb elsewhere and name it in data.source.package")
+         "run apt-get update, or fetch the .deb elsewhere and name it in the source's package")
     return next(iter(sorted(into.glob(f"{name}_*.deb"))))
 
 

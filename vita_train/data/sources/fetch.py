@@ -4,40 +4,72 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vita_train.data.sources.registry import Registry, load_registry, resolve
+from vita_train.data.sources.registry import Dataset, Registry, load_registry, resolve
 from vita_train.data.sources.synth.leaks import check_leaks
 from vita_train.errors import DataError, UserError
-from vita_train.recipe.data import RecordsSource, Source, SynthSource
+from vita_train.plugins import named
+from vita_train.recipe.data import Source
+from vita_train.recipe.sources import SOURCES, RecordsSource
 
-__all__ = ["REGISTRY", "check_leaks", "fetch"]
+__all__ = ["REGISTRY", "check_leaks", "fetch", "fetch_all"]
 
 REGISTRY = "registry.json"
 _UNFINISHED = "UNFINISHED"
 
 
-def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -> Registry:
-    """Bring the data of a source to ``out`` and write ``out/registry.json`` last.
-
-    An unfinished earlier attempt is cleared away; a finished one is replaced.
+def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: int | None = None) -> Registry:
+    """Bring the data of several sources to ``out``, each into a folder of its name, under one registry.
 
     Args:
-        source: what to fetch.
+        sources: what to fetch, by name.
         out: folder of its own; it must be empty, new, or hold an earlier fetch.
         seed: of everything drawn by chance.
         workers: processes beside each other; none takes one per core. The result does not depend on it.
 
     Returns:
-        The registry as written. For ``records`` its paths are those of the user's files, made absolute.
+        The registry as written, ``out/registry.json``.
 
     Raises:
         UserError: something needed is missing, or ``out`` cannot be used.
-        DataError: the data were turned down.
+        DataError: the data were turned down, or two sources have a dataset of the same name.
+    """
+    def build(source_workers: int) -> Registry:
+        datasets: dict[str, Dataset] = {}
+        owners: dict[str, str] = {}
+        for name, source in sources.items():
+            (out / name).mkdir()
+            for dataset, entry in _build(source, out / name, seed, source_workers).datasets.items():
+                if dataset in owners:
+                    raise DataError(f"both {owners[dataset]} and {name} have a dataset {dataset!r}",
+                                    where="data.source",
+                                    remedy="give one of the two another name in its registry")
+                owners[dataset] = name
+                datasets[dataset] = _below(entry, name)
+        return Registry(datasets=datasets)
+
+    return _written(build, out, workers)
+
+
+def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -> Registry:
+    """Bring the data of one source to ``out`` and write ``out/registry.json`` last.
+
+    Arguments and errors as of `fetch_all`. Of ``records`` the registry's paths are those of the user's files, made
+    absolute.
+    """
+    return _written(lambda source_workers: _build(source, out, seed, source_workers), out, workers)
+
+
+def _written(build: Callable[[int], Registry], out: Path, workers: int | None) -> Registry:
+    """Build a registry in a folder and write it last.
+
+    An unfinished earlier attempt is cleared away; a finished one is replaced.
     """
     try:
         _open_folder(out)
-        registry = _build(source, out, seed, workers or os.cpu_count() or 1)
+        registry = build(workers or os.cpu_count() or 1)
         registry.save(out / f"{REGISTRY}.part")
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
         (out / _UNFINISHED).unlink()
@@ -49,15 +81,19 @@ def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -
 
 def _build(source: Source, out: Path, seed: int, workers: int) -> Registry:
     """Write everything but the registry. The sources are imported here, so that one does not need the other's parts."""
-    if isinstance(source, SynthSource):
-        from vita_train.data.sources.synth.build import build_synth
+    registry: Registry = named(SOURCES[source.kind].build)(source, out, seed=seed, workers=workers)
+    return registry
 
-        return build_synth(source, out, seed=seed, workers=workers)
-    if isinstance(source, RecordsSource):
-        return _adopt(Path(source.registry))
-    from vita_train.data.sources.stamps import build_stamps
 
-    return build_stamps(source, out, seed=seed, workers=workers)
+def _below(dataset: Dataset, folder: str) -> Dataset:
+    """Return a dataset whose relative paths begin one folder further up."""
+    def moved(path: str) -> str:
+        return path if Path(path).is_absolute() else f"{folder}/{path}"
+
+    return dataset.model_copy(update={"splits": {
+        name: split.model_copy(update={"records": moved(split.records),
+                                       "roots": {key: moved(root) for key, root in split.roots.items()}})
+        for name, split in dataset.splits.items()}})
 
 
 def _open_folder(out: Path) -> None:
@@ -78,20 +114,25 @@ def _open_folder(out: Path) -> None:
             entry.unlink()
 
 
-def _adopt(path: Path) -> Registry:
-    """The user's registry with absolute paths; every file and folder it names must exist."""
+def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) -> Registry:
+    """Return the user's registry with absolute paths; nothing is copied.
+
+    Raises:
+        DataError: it is no registry, or a file or folder that it names does not exist.
+    """
+    path = Path(source.registry)
     registry = load_registry(path)
     datasets = {
-        dataset: {
-            name: split.model_copy(update={"records": str(resolve(path, split.records)),
-                                           "roots": {key: str(resolve(path, root))
-                                                     for key, root in split.roots.items()}})
-            for name, split in splits.items()
-        }
-        for dataset, splits in registry.datasets.items()
+        name: dataset.model_copy(update={"splits": {
+            split: source.model_copy(update={"records": str(resolve(path, source.records)),
+                                             "roots": {key: str(resolve(path, root))
+                                                       for key, root in source.roots.items()}})
+            for split, source in dataset.splits.items()
+        }})
+        for name, dataset in registry.datasets.items()
     }
-    for dataset, splits in datasets.items():
-        for name, split in splits.items():
+    for dataset, entry in datasets.items():
+        for name, split in entry.splits.items():
             key = f"{path}: datasets.{dataset}.{name}"
             if not Path(split.records).is_file():
                 raise DataError(f"record file {split.records} does not exist", where=f"{key}.records",

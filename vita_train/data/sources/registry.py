@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from vita_train.errors import DataError, RecipeError
 from vita_train.recipe.base import Strict
+from vita_train.recipe.tasks import TASK_KINDS
 from vita_train.recipe.yaml_tree import parse_yaml
 
 
@@ -30,24 +31,63 @@ class SplitSource(Strict):
         return roots
 
 
+class Dataset(Strict):
+    """One dataset: what its records ask for, and where the records of each split are.
+
+    In a file the splits stand beside ``task``: ``{"task": "qa", "train": {...}, "test": {...}}``.
+    """
+
+    task: str
+    """Kind of its task, which says how it is measured; `vita_train.recipe.tasks` has the list."""
+    splits: dict[str, SplitSource]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or (isinstance(value.get("splits"), dict) and set(value) <= {"task", "splits"}):
+            return value
+        splits = {name: split for name, split in value.items() if name != "task"}
+        return {**({"task": value["task"]} if "task" in value else {}), "splits": splits}
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if task not in TASK_KINDS:
+            raise ValueError(f"there is no task kind {task!r}; {_kinds()}")
+        return task
+
+    @model_serializer
+    def _beside(self) -> dict[str, Any]:
+        return {"task": self.task, **{name: split.model_dump() for name, split in self.splits.items()}}
+
+
 class Registry(Strict):
-    """Datasets by name, splits by name."""
+    """Datasets by name."""
 
     format: Literal["vita-train/registry/v1"] = "vita-train/registry/v1"
-    datasets: dict[str, dict[str, SplitSource]]
+    datasets: dict[str, Dataset]
 
     @field_validator("datasets")
     @classmethod
-    def _plain_names(cls, datasets: dict[str, dict[str, SplitSource]]) -> dict[str, dict[str, SplitSource]]:
-        names = [*datasets, *(split for splits in datasets.values() for split in splits)]
+    def _plain_names(cls, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
+        names = [*datasets, *(split for dataset in datasets.values() for split in dataset.splits)]
         bad = [name for name in names if not name or not name.replace("-", "_").isidentifier()]
         if bad:
             raise ValueError(f"names of datasets and splits must be words of letters, digits, _ and -: {bad}")
         return datasets
 
+    @property
+    def tasks(self) -> dict[str, str]:
+        """The task kind of each dataset."""
+        return {name: dataset.task for name, dataset in sorted(self.datasets.items())}
+
     def save(self, path: Path) -> None:
         """Write the registry as JSON."""
         path.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _kinds() -> str:
+    return "kinds are " + ", ".join(f"{name} ({TASK_KINDS[name].about})" for name in TASK_KINDS)
 
 
 def load_registry(path: Path) -> Registry:
@@ -64,9 +104,12 @@ def load_registry(path: Path) -> Registry:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing" and place.endswith(".task"):
+            raise DataError(f"{place} is missing: the kind of task says how the dataset is measured", where=str(path),
+                            remedy=f"add it beside the splits; {_kinds()}") from error
         raise DataError(f"registry is not valid: {place}: {first['msg']}", where=str(path),
                         remedy='a registry is {"format": "vita-train/registry/v1", "datasets": '
-                               '{name: {split: {"records": path, "roots": {set: dir}}}}}') from error
+                               '{name: {"task": kind, split: {"records": path, "roots": {set: dir}}}}}') from error
     except RecipeError as error:
         raise DataError(error.what, where=error.where, remedy=error.remedy or "correct the file") from error
     except (ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ from PIL import Image
 from vita_train.console import progress, say
 from vita_train.data.sources.debian import unpack_package
 from vita_train.data.sources.files import write_records
-from vita_train.data.sources.registry import Registry, SplitSource
+from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.errors import DataError
 from vita_train.recipe.data import StampsSource
 
@@ -114,8 +114,8 @@ def build_stamps(source: StampsSource, out: Path, *, seed: int, workers: int) ->
         spoken = _convert_recordings(recordings, out / _MEDIA, ledger, workers)
     if not pictured:
         raise DataError(f"no picture with a caption in language {source.language!r}",
-                        where=source.package or PACKAGE, remedy="name the package tuxpaint-stamps-default, or another "
-                        "data.source.language")
+                        where=source.package or PACKAGE,
+                        remedy="name the package tuxpaint-stamps-default, or another language")
     ledger.write(out / LEDGER)
     say(f"stamps: {len(pictured)} pictures, {len(spoken)} recordings, {len(ledger.skipped)} files not used ({LEDGER})")
     return _write_datasets(pictured, spoken, source.language, out)
@@ -277,7 +277,8 @@ def _write_datasets(stamps: list[Stamp], recordings: list[Recording], language: 
             path = f"{_RECORDS}/{dataset}.{split}.json"
             write_records(out / path, records)
             datasets[dataset][split] = SplitSource(records=path, roots=roots[dataset])
-    return Registry(datasets=dict(datasets))
+    # Each is called after its task.
+    return Registry(datasets={name: Dataset(task=name, splits=splits) for name, splits in datasets.items()})
 
 
 def _split_of(seed: int, digest: str) -> str:

@@ -132,7 +132,7 @@ def job_name(run: str, stage: str, digest: str) -> str:
     At most 40 characters, because JobSet makes longer names of it.
     """
     told = hashlib.sha256("\n".join([run, stage, digest]).encode()).hexdigest()
-    return f"vita-{stage.replace('.', '-')}-{told[:16]}"
+    return f"vita-{re.sub('[^a-z0-9]+', '-', stage)[:18].strip('-')}-{told[:16]}"
 
 
 def label_value(text: str) -> str:

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from vita_train.pipeline.local.state import RunState, StepState
-from vita_train.recipe.selection import STEP_TITLES
 
 _MARKS = {"waiting": ("·", "dim"), "running": ("▶", "cyan"), "done": ("✓", "green"), "reused": ("✓", "dim green"),
           "skipped": ("–", "dim"), "failed": ("✗", "bold red")}
@@ -67,7 +66,7 @@ def ladder_table(steps: Iterable[StepState]) -> Table:
     table = Table.grid(padding=(0, 2))
     for step in steps:
         mark, style = _MARKS[step.state]
-        table.add_row(Text(mark, style), Text(step.step, style), Text(STEP_TITLES[step.step], style),
+        table.add_row(Text(mark, style), Text(step.step, style), Text(step.title, style),
                       Text(_bar(step), "cyan" if step.state == "running" else "dim"), Text(_loss(step)),
                       Text(_measure(step)), Text(_time(step), "dim"))
     return table
@@ -75,7 +74,7 @@ def ladder_table(steps: Iterable[StepState]) -> Table:
 
 def plain_line(step: StepState) -> str:
     """Return a step's line for output that is no terminal."""
-    parts = [f"{step.step:<10}", f"{STEP_TITLES[step.step]:<27}", f"{step.state:<8}"]
+    parts = [f"{step.step:<10}", f"{step.title:<27}", f"{step.state:<8}"]
     if step.state == "running" and step.progress.get("steps"):
         parts.append(f"{step.progress.get('step', 0)}/{step.progress['steps']}")
     parts += [part for part in (_loss(step), _measure(step), _time(step)) if part]

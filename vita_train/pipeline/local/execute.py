@@ -1,33 +1,45 @@
-"""The child process in which kfp.local runs a compiled pipeline; its output is the pipeline's log.
+"""The child process that compiles a recipe's pipeline and runs it under kfp.local; its output is the pipeline's log.
 
-    python -m vita_train.pipeline.local.execute PIPELINE.yaml ARGUMENTS.json SCRATCH
+    python -m vita_train.pipeline.local.execute RECIPE.yaml ARGUMENTS.json STEPS SCRATCH
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from vita_train.launch.process import die_with_parent
+from vita_train.pipeline.compiled import sources
+from vita_train.recipe.load import load_recipe
 
 
 def main() -> int:
     """Run the pipeline; 1 when a task failed."""
     signal.signal(signal.SIGTERM, _stop_all)
     die_with_parent()
-    pipeline, arguments, scratch = (Path(argument) for argument in sys.argv[1:])
+    recipe, arguments, scratch = load_recipe(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[4])
+    steps = sys.argv[3].split(",")
 
+    sys.path.insert(0, str(sources()))
     from kfp import components, local
+    from kfp.local import graph_utils
 
+    from pipelines.compile import compile_recipe
+
+    # kfp.local takes tasks that could run at the same time in the order of a protobuf map, another in every process.
+    graph_utils.topological_sort_tasks = lambda tasks: task_stack(tasks, steps)
     # kfp.local deletes its workspace when it ends: it must be a directory of its own.
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(scratch / "outputs"),
                workspace_root=str(scratch / "workspace"))
-    run = components.load_component_from_file(str(pipeline))
+    run = components.load_component_from_file(str(compile_recipe(recipe, scratch / "pipeline.yaml", steps)))
     # kfp's tasks leave their program in the place for temporary files.
     with tempfile.TemporaryDirectory(prefix="vita-train-", ignore_cleanup_errors=True) as temporary:
         os.environ["TMPDIR"] = temporary
@@ -37,6 +49,24 @@ def main() -> int:
             print(error)
             return 1
     return 0
+
+
+def task_stack(tasks: Mapping[str, Any], steps: Sequence[str]) -> list[str]:
+    """Return the names of tasks with the one that runs first at the end.
+
+    Each comes after all it waits for, else in the order of the steps. A task's name on the page begins with its step,
+    a group's has the steps in it.
+    """
+    def place(name: str) -> int:
+        words = re.split(r"[\s,:]+", tasks[name].task_info.name)
+        return min((steps.index(word) for word in words if word in steps), default=len(steps))
+
+    left, order = sorted(tasks, key=lambda name: (place(name), name)), list[str]()
+    while left:
+        ready = next(name for name in left if not any(other in left for other in tasks[name].dependent_tasks))
+        left.remove(ready)
+        order.append(ready)
+    return order[::-1]
 
 
 def _stop_all(number: int, frame: FrameType | None) -> None:

@@ -28,13 +28,12 @@ from vita_train.launch.local import STOP_GRACE
 from vita_train.launch.outcome import tail
 from vita_train.launch.process import die_with_parent, on_stop, stop_group
 from vita_train.pipeline.local.console import Ladder
-from vita_train.pipeline.local.pruned import pruned
 from vita_train.pipeline.local.state import RunState, StepState
 from vita_train.pipeline.step_commit import STEPS_LOG
 from vita_train.pipeline.steps import write_recipe
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import STEP_TITLES, Selection
+from vita_train.recipe.selection import Selection
 from vita_train.runs.paths import logs_dir, run_dir
 
 _CLASSES: dict[int, type[VitaError]] = {
@@ -42,24 +41,11 @@ _CLASSES: dict[int, type[VitaError]] = {
 }
 
 
-def compiled_pipeline(name: str = "ladder") -> Path:
-    """Return the file of a compiled pipeline: the repository's own, or the copy in an installed package.
-
-    Raises:
-        VitaError: it is in neither place.
-    """
-    package = Path(__file__).resolve().parents[2]
-    for folder in (package.parent / "pipelines" / "compiled", package / "compiled"):
-        if (path := folder / f"{name}.yaml").is_file():
-            return path
-    raise VitaError(f"the compiled pipeline {name!r} is missing", where=str(package / "compiled"),
-                    remedy="run python pipelines/compile.py, or install the package again")
-
-
 def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Console) -> RunState:
-    """Run the compiled ladder under kfp.local in a child process and show it until it ends.
+    """Run the recipe's compiled pipeline under kfp.local in a child process and show it until it ends.
 
-    The child's output goes to ``<run>/logs/pipeline.log``. Whatever ends this process ends the child and its jobs.
+    A step that fails stops what depends on it and nothing else. The child's output goes to
+    ``<run>/logs/pipeline.log``. Whatever ends this process ends the child and its jobs.
 
     Raises:
         VitaError: a step failed, with its reason, or the run was stopped.
@@ -84,6 +70,7 @@ def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Consol
 
 
 def _command(recipe: Recipe, run: str, selection: Selection) -> list[str]:
+    steps = selection.steps(recipe)
     scratch = run_dir(recipe, run) / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -91,13 +78,12 @@ def _command(recipe: Recipe, run: str, selection: Selection) -> list[str]:
     resolved.write_text(dump_recipe(recipe), encoding="utf-8")
     arguments = scratch / "arguments.json"
     arguments.write_text(json.dumps({
-        "recipe": str(resolved), "run": run, "only": ",".join(selection.only),
-        "from_step": "" if selection.only else selection.since,
-        "until_step": "" if selection.only else selection.until, "force": selection.force,
+        "recipe": str(resolved), "run": run, "only": ",".join(steps) if selection.chosen is not None else "",
+        "force": selection.force,
     }), encoding="utf-8")
-    pipeline = scratch / "pipeline.yaml"
-    pipeline.write_text(pruned(compiled_pipeline(), selection.steps(recipe)), encoding="utf-8")
-    return [sys.executable, "-m", "vita_train.pipeline.local.execute", str(pipeline), str(arguments), str(scratch)]
+    # Steps that were not asked for are left out: each would be a process that finds nothing to do.
+    return [sys.executable, "-m", "vita_train.pipeline.local.execute", str(resolved), str(arguments), ",".join(steps),
+            str(scratch)]
 
 
 def _follow(command: list[str], environment: dict[str, str], output: int, state: RunState, console: Console) -> int:
@@ -127,7 +113,7 @@ def _step_error(failed: StepState, home: Path, logs: Path) -> VitaError:
     parts = (str(error.get("remedy") or ""), f"logs: {log}", f"report: {page}" if page.exists() else "")
     remedy = "; ".join(part for part in parts if part)
     return _CLASSES.get(code, VitaError)(
-        f"{failed.step} ({STEP_TITLES[failed.step]}) failed: {error.get('what', 'no reason given')}",
+        f"{failed.step} ({failed.title}) failed: {error.get('what', 'no reason given')}",
         where=str(error.get("where") or ""), remedy=remedy)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import Selection, run_steps
+from vita_train.recipe.selection import Selection, run_steps, step_title
 from vita_train.runs.paths import run_dir
 
 #: States a step ends in.
@@ -21,6 +21,7 @@ class StepState:
     """One line of the console."""
 
     step: str
+    title: str = ""
     state: str = "waiting"
     """waiting, running, done, reused (committed before), skipped (not asked for) or failed."""
     started: float = 0.0
@@ -55,7 +56,7 @@ class RunState:
     """
 
     def __init__(self, recipe: Recipe, run: str, selection: Selection, log: Path) -> None:
-        self.steps = {step: StepState(step, "waiting" if selection.picks(step) else "skipped")
+        self.steps = {step: StepState(step, step_title(recipe, step), "waiting" if selection.picks(step) else "skipped")
                       for step in run_steps(recipe)}
         self._home = run_dir(recipe, run)
         self._log = log

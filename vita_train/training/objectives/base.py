@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
+from vita_train.recipe.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
@@ -70,19 +71,15 @@ class OnDevice(Protocol):
 class Objective(nn.Module):
     """Base of the objectives.
 
-    Children that are modules of the model carry their name of ``recipe.ladder.MODULES``. Any other child is a
+    Children that are modules of the model carry their name of ``recipe.modules.MODULES``. Any other child is a
     throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never handed on.
     Buffers that training changes (moving averages) must be updated equally on every rank.
 
     Args:
         context: the stage.
-        modules: the built and loaded modules; at least those of ``modules_needed``.
+        modules: the built and loaded modules; at least those of ``modules_used``.
     """
 
-    modules_needed: ClassVar[tuple[str, ...]] = ()
-    """Modules built and loaded for this objective, trained or not."""
-    modules_optional: ClassVar[tuple[str, ...]] = ()
-    """Modules built only if the stage trains them."""
     keep_float32: ClassVar[tuple[str, ...]] = ()
     """Modules whose weights stay float32 while frozen, whatever the compute type (a codec's codes depend on it)."""
     phases: ClassVar[tuple[str, ...]] = ("main",)
@@ -101,8 +98,12 @@ class Objective(nn.Module):
 
     @classmethod
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
-        """Return the modules that a stage builds for this objective, in the order of ``MODULES``."""
-        wanted = {*cls.modules_needed, *(name for name in cls.modules_optional if name in spec.trainable)}
+        """Return the modules that a stage builds for this objective, in the order of ``MODULES``.
+
+        Here: those that its declaration says it needs, and of the optional ones those that the stage trains.
+        """
+        declared = OBJECTIVES[spec.objective]
+        wanted = {*declared.modules, *(name for name in declared.optional if name in spec.trainable)}
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:

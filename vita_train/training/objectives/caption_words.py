@@ -49,7 +49,6 @@ class CaptionBatch:
 class CaptionWordsObjective(Objective):
     """Binary cross-entropy of each word of the captions, over the words whose presence is known."""
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("vision",)
     options: ClassVar[dict[str, Option]] = {
         "min_count": 20,  # rarer words are not asked for
         "permute_colours": 0.0,  # share of the pictures whose colour channels are exchanged and inverted by chance

@@ -42,8 +42,6 @@ class CodecBatch:
 class CodecObjective(Objective):
     """Reconstruction, quantiser and consistency losses; where ``discriminators`` train, also their game."""
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("codec",)
-    modules_optional: ClassVar[tuple[str, ...]] = ("discriminators",)
     options: ClassVar[dict[str, Option]] = {
         "adversarial": 1.0,  # weight of the adversarial and feature-matching terms, when discriminators train
         "mel": "1024=45 512=1 256=1",  # transform size and weight of each log-mel resolution

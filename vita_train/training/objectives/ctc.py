@@ -44,7 +44,6 @@ class CtcBatch:
 class CtcObjective(Objective):
     """CTC loss, summed over utterances and divided by target units."""
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("audio_encoder", "ctc_head")
     options: ClassVar[dict[str, Option]] = {
         "augment": True,  # change features at every visit
         "gain": 1.5, "tilt": 1.0, "noise": 0.5, "frequency_masks": 2, "frequency_width": 16, "time_masks": 2,

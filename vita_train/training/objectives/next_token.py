@@ -18,7 +18,7 @@ from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.models.quantize import elements
 from vita_train.models.state_head import state_loss
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
@@ -39,9 +39,6 @@ class NextTokenObjective(Objective):
     transformers does, and averaged over them by their supervised positions.
     """
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("llm",)
-    modules_optional: ClassVar[tuple[str, ...]] = ("vision", "projector", "audio_encoder", "audio_adapter",
-                                                  "audio_prompt", "state_head")
     options: ClassVar[dict[str, Option]] = {
         "chunk": 2048,  # most positions whose logits exist at a time
         "augment": False,  # change speech features at every visit, as stage 2.1a does

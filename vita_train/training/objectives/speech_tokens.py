@@ -56,7 +56,6 @@ class SpeechTokensObjective(Objective):
     Each utterance is encoded alone, once; its codes are then kept in memory.
     """
 
-    modules_needed: ClassVar[tuple[str, ...]] = ("llm", "codec", "speech_decoder")
     keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
     options: ClassVar[dict[str, Option]] = {
         "label_smoothing": 0.0,

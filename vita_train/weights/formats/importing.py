@@ -23,8 +23,8 @@ from torch import nn
 import vita_train
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules
-from vita_train.recipe.ladder import MODULES
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.modules import MODULES
 from vita_train.weights.export import listing
 from vita_train.weights.formats.config_check import config_problems, vita_differences
 from vita_train.weights.formats.known import reason_to_leave

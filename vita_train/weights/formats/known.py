@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 from vita_train.weights.formats.places import (
     VITA_MODULES,
     PlaceOf,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from vita_train.recipe.ladder import MODULES
+from vita_train.recipe.modules import MODULES
 
 
 class Place(NamedTuple):

@@ -112,7 +112,7 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--report_to tensorboard,wandb", "tracking.wandb_project", "mine"),
     ("--report_to wandb --wandb_project p", "tracking.wandb_project", "p"),
     ("--seed 7", "seed", 7),
-    ("--registry r.yaml", "data.source.registry", "r.yaml"),
+    ("--registry r.yaml", "data.source.records.registry", "r.yaml"),
     ("--data_ratio 0.2", "stages.1.3.data", {"Pretrain_video": 0.2}),
     ("--max_reject_share 0.1", "data.max_reject_share", 0.1),
     ("--fps 2", "data.video.fps", 2.0),

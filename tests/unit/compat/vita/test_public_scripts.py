@@ -10,8 +10,8 @@ from vita_train.compat.vita.document import document
 from vita_train.compat.vita.parse import parse_arguments
 from vita_train.compat.vita.scripts import SCRIPTS, describe_scripts, script_name, script_run, script_words
 from vita_train.errors import UserError
+from vita_train.recipe.aliases import STAGE_ALIASES
 from vita_train.recipe.check import check_recipe
-from vita_train.recipe.ladder import STAGE_ALIASES
 from vita_train.recipe.load import dump_recipe, load_recipe
 
 #: Rate, batch, accumulation, nodes, processes, length, steps between saves, kept, workers.

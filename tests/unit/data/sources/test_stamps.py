@@ -19,7 +19,7 @@ from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.registry import load_registry, resolve
 from vita_train.data.sources.stamps import normalise_transcript, read_captions
 from vita_train.errors import DataError, UserError
-from vita_train.recipe.data import StampsSource
+from vita_train.recipe.sources import StampsSource
 
 REAL = os.environ.get("VITA_STAMPS_DEB", "")
 
@@ -75,7 +75,7 @@ def rows(out: Path, dataset: str) -> dict[str, list[Row]]:
     """Checked rows of each split of a dataset."""
     base = out / "registry.json"
     found = {}
-    for split, source in load_registry(base).datasets[dataset].items():
+    for split, source in load_registry(base).datasets[dataset].splits.items():
         roots = {key: resolve(base, root) for key, root in source.roots.items()}
         found[split] = list(read_records(resolve(base, source.records), roots))
         for row in found[split]:

@@ -22,7 +22,7 @@ from vita_train.data.sources.synth.sentences import asr_families, tts_families, 
 from vita_train.data.sources.synth.splits import DEV, TEST, TRAIN, Splits, covering, rng_for
 from vita_train.data.sources.synth.voices import ASSISTANT, TEST_VOICES, TRAIN_VOICES, speak
 from vita_train.errors import DataError, UserError
-from vita_train.recipe.data import RecordsSource, SynthSource
+from vita_train.recipe.sources import RecordsSource, SynthSource
 
 pytest.importorskip("espeakng_loader")
 SMALL = SynthSource(scale=0.005, test_size=6)
@@ -67,7 +67,7 @@ def test_every_record_reads_back(world: Path) -> None:
     base = world / "registry.json"
     registry = load_registry(base)
     assert set(registry.datasets) == DATASETS
-    for dataset, splits in registry.datasets.items():
+    for dataset, splits in ((name, entry.splits) for name, entry in registry.datasets.items()):
         assert {"train", "dev"} <= set(splits)
         assert (len(splits) > 2) == (dataset != "recall"), "only recall is without a test"
         for split, source in splits.items():
@@ -78,8 +78,8 @@ def test_every_record_reads_back(world: Path) -> None:
                 assert isinstance(row, Row), (dataset, split, row)
                 for ref in (*row.images, *row.videos, *row.audios):
                     assert ref.path(roots).stat().st_size > 0
-    assert {"test_seen", "test_unseen"} < set(registry.datasets["vqa"])
-    assert {"test_sentences", "test_voices"} < set(registry.datasets["asr"])
+    assert {"test_seen", "test_unseen"} < set(registry.datasets["vqa"].splits)
+    assert {"test_sentences", "test_voices"} < set(registry.datasets["asr"].splits)
 
 
 def test_media_formats(world: Path) -> None:
@@ -149,8 +149,8 @@ def test_leak_check_is_clean_and_finds_what_is_planted(world: Path, tmp_path: Pa
         path = tmp_path / f"{dataset}.{split}.json"
         path.write_text(json.dumps(rows))
         changed = registry.model_copy(deep=True)
-        source = changed.datasets[dataset][split]
-        changed.datasets[dataset][split] = source.model_copy(update={"records": str(path)})
+        source = changed.datasets[dataset].splits[split]
+        changed.datasets[dataset].splits[split] = source.model_copy(update={"records": str(path)})
         return check_leaks(changed, base)
 
     question = records(world, "textqa", "test")[0]
@@ -222,11 +222,12 @@ def test_unfinished_attempt_is_replaced_and_records_are_adopted(world: Path, tmp
     assert not (out / "stale.json").exists()
     assert not (out / "UNFINISHED").exists()
     assert load_registry(out / "registry.json") == adopted
-    assert Path(adopted.datasets["asr"]["train"].records) == (world / "records/asr.train.json").resolve()
+    assert Path(adopted.datasets["asr"].splits["train"].records) == (world / "records/asr.train.json").resolve()
 
 
 def test_records_with_a_missing_file_name_the_key(tmp_path: Path) -> None:
-    registry = {"format": "vita-train/registry/v1", "datasets": {"mine": {"train": {"records": "no.json"}}}}
+    registry = {"format": "vita-train/registry/v1",
+                "datasets": {"mine": {"task": "qa", "train": {"records": "no.json"}}}}
     (tmp_path / "registry.json").write_text(json.dumps(registry))
     with pytest.raises(DataError, match=r"datasets\.mine\.train\.records"):
         fetch(RecordsSource(registry=str(tmp_path / "registry.json")), tmp_path / "out", seed=0)

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from tests.helpers.definitions import trainer_definition
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.kubernetes.backend import JobBackend
 from vita_train.launch.kubernetes.backends import choose
@@ -16,7 +17,6 @@ from vita_train.launch.kubernetes.job import SPEC_HASH, TrainingJob, job_name, t
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.state import Phase
 from vita_train.launch.kubernetes.trainjob import TrainJobs
-from vita_train.recipe.ladder import STAGES
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
@@ -34,6 +34,7 @@ FULL = PodSettings(
 def _recipe(**launch: Any) -> Recipe:
     return Recipe.model_validate({
         "name": "jobs", "storage": {"root": "s3://b/runs"}, "launch": {"nodes": 3, "nproc": 8, **launch},
+        "data": NO_SOURCE,
         "stages": {"1.1": {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
     })
 
@@ -151,8 +152,9 @@ def test_a_pytorchjob_has_one_master_and_a_pod_for_each_further_node() -> None:
 
 
 def test_names_follow_from_what_a_job_does_and_leave_room_for_jobset() -> None:
-    names = {job_name("run", stage, digest) for stage in STAGES for digest in ("a", "b")}
-    assert len(names) == 2 * len(STAGES)
+    stages = ("0.llm", "0.vision", "2.1b", "a-stage-with-a.long_name-of-its-own", "7")
+    names = {job_name("run", stage, digest) for stage in stages for digest in ("a", "b")}
+    assert len(names) == 2 * len(stages)
     assert all(len(name) <= 40 and name[0].isalpha() and "." not in name for name in names)
     assert job_name("run", "2.1a", "d") == job_name("run", "2.1a", "d")
     assert job_name("run", "1.1", "d") != job_name("run1", ".1", "d")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.helpers.no_source import NO_SOURCE
 from tests.helpers.small_towers import PROJECTORS, TOWERS, model_of
 from tests.helpers.toy import toy_context
 from vita_train.data.loading.batch import Batch
@@ -156,7 +157,8 @@ class PictureObjective(NextTokenObjective):
 
 def objective_of(spec: ModelSpec, modules: nn.ModuleDict, trainable: dict[str, float]) -> NextTokenObjective:
     stage = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 1, "trainable": trainable}
-    recipe = Recipe.model_validate({"name": "toy", "model": spec.model_dump(), "stages": {"1.2": stage}})
+    recipe = Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "model": spec.model_dump(),
+                                    "stages": {"1.2": stage}})
     context = toy_context(recipe, "1.2")
     corpus: Any = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
     object.__setattr__(context, "corpus", corpus)

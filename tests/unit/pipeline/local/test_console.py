@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> tuple[RunState, Path]:
     recipe = load_recipe("smoke", [f"storage.root={tmp_path}"])
     log = tmp_path / "r" / "logs" / "steps.jsonl"
     log.parent.mkdir(parents=True)
-    return RunState(recipe, "r", Selection(until="2.2"), log), log
+    return RunState(recipe, "r", Selection.parse(recipe, until="2.2"), log), log
 
 
 def _event(log: Path, step: str, state: str, **more: object) -> None:

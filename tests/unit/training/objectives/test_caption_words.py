@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.no_source import NO_SOURCE
 from tests.helpers.toy import toy_context
 from vita_train.errors import DataError
 from vita_train.models.build import build_modules
@@ -23,6 +24,7 @@ def build(**options: Any) -> CaptionWordsObjective:
         "name": "toy",
         "model": {"dtype": "float32", "vision": {"image_size": 16, "patch_size": 4, "hidden_size": 16, "num_layers": 1,
                                                  "num_heads": 2, "intermediate_size": 32, "drop_path": 0.0}},
+        "data": NO_SOURCE,
         "stages": {"0.vision": {"objective": "caption_words", "data": {"caption": 1.0}, "steps": 5,
                                 "trainable": {"vision": 1e-3}, "options": {"min_count": 2, **options}}}})
     captions = [["describe", "a red ball"], ["describe", "a blue ball"], ["describe", "a red cube"],

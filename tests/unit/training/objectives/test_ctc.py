@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.no_source import NO_SOURCE
 from tests.helpers.toy import toy_context
 from vita_train.data.prepare.units import Units
 from vita_train.models.build import build_modules
@@ -29,6 +30,7 @@ RECIPE = Recipe.model_validate({
     "model": {"dtype": "float32", "audio_encoder": {
         "width": 32, "conv_channels": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "dropout": 0.0,
         "dynamic_chunks": False, "relative_shift": True, "max_positions": 200}, "ctc_head": {"units": "word"}},
+    "data": NO_SOURCE,
     "stages": {"2.1a": {"objective": "ctc", "data": {"asr": 1.0}, "steps": 60, "options": {"augment": False},
                         "trainable": {"audio_encoder": 5e-3, "ctc_head": 5e-3}}}})
 

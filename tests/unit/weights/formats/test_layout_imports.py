@@ -243,7 +243,7 @@ def test_a_stage_starts_from_an_import(ours: nn.ModuleDict, recipe: Recipe, tmp_
     trained = ModuleRef(stage="1.1", files=())
     found = [Manifest(kind="model", run="r", stage=ref.stage, digest="d", modules={"projector": ref})
              for ref in (trained, inputs.modules["projector"])]
-    assert newest_modules(found) == newest_modules(found[::-1]) == {"projector": trained}
+    assert newest_modules(found, ["1.1"]) == newest_modules(found[::-1], ["1.1"]) == {"projector": trained}
 
 
 def with_model(recipe: Recipe, **changes: object) -> Recipe:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from tests.helpers.no_source import NO_SOURCE
 from vita_train.cli.main import build_app
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules
@@ -72,7 +73,7 @@ def test_an_adapter_is_merged_and_what_trained_in_full_is_taken(
 
 def written(spec: ModelSpec, folder: Path) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(json.dumps({"name": "small", "model": spec.model_dump(mode="json"), "stages": {
+    path.write_text(json.dumps({"name": "small", "data": NO_SOURCE, "model": spec.model_dump(mode="json"), "stages": {
         "1.1": {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}}}))
     return path
 

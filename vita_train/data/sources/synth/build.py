@@ -8,7 +8,7 @@ from typing import Any
 
 from vita_train.console import say
 from vita_train.data.sources.files import write_records
-from vita_train.data.sources.registry import Registry, SplitSource
+from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speech_qa, add_tts
 from vita_train.data.sources.synth.espeak import require_synthesiser
 from vita_train.data.sources.synth.leaks import FACTS, check_leaks
@@ -25,6 +25,8 @@ from vita_train.recipe.data import SynthSource
 MEDIA = "media"
 RECORDS = "records"
 _ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
+#: Task kinds of the datasets that are not called after theirs.
+_TASKS = {"textqa": "qa", "vqa": "qa", "multi_image": "qa", "video": "qa"}
 _DATASETS = (add_recall, add_caption, add_textqa, add_instruct, add_dialogue, add_vqa, add_multi_image, add_video,
              add_asr, add_speech_qa, add_negative, add_tts)
 
@@ -47,16 +49,16 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
     require_synthesiser()
     plan = plan_world(source, seed)
     render(out / MEDIA, seed, plan.pictures, plan.movies, plan.clips, workers=workers)
-    datasets: dict[str, dict[str, SplitSource]] = {}
+    splits: dict[str, dict[str, SplitSource]] = {}
     for dataset, slices in plan.records.items():
         for name, rows in slices.items():
             path = f"{RECORDS}/{dataset}.{name}.json"
             write_records(out / path, rows)
             kinds = {kind for row in rows for kind in _ROOTS if kind in row}
             roots = {key: MEDIA for kind, key in _ROOTS.items() if kind in kinds}
-            datasets.setdefault(dataset, {})[name] = SplitSource(records=path, roots=roots)
+            splits.setdefault(dataset, {})[name] = SplitSource(records=path, roots=roots)
     (out / FACTS).write_text("".join(json.dumps(fact) + "\n" for fact in _facts(plan)), encoding="utf-8")
-    registry = Registry(datasets=datasets)
+    registry = Registry(datasets={name: Dataset(task=_TASKS.get(name, name), splits=splits[name]) for name in splits})
     leaks = check_leaks(registry, out / "registry.json")
     if leaks:
         raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", where=str(out),

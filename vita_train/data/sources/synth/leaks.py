@@ -59,8 +59,8 @@ def check_leaks(registry: Registry, base: Path) -> list[str]:
     facts = _read_facts(base.parent / FACTS)
     sides = _Sides()
     unseen: list[tuple[str, frozenset[str]]] = []
-    for dataset, splits in sorted(registry.datasets.items()):
-        for name, source in sorted(splits.items()):
+    for dataset, entry in sorted(registry.datasets.items()):
+        for name, source in sorted(entry.splits.items()):
             for where, record, known in _read(dataset, name, source, base, facts):
                 side = sides.train if name == TRAIN else sides.held_out
                 for clue in _clues(dataset, name, record, known):

@@ -1,12 +1,12 @@
-"""The speech decoder."""
+"""Train one stage of a recipe."""
 
-from kfp.dsl import Dataset, Input, Metrics, Model, Output, TaskConfig
+from kfp.dsl import Metrics, Model, Output, TaskConfig
 
 from components.base import training_component
 
 
 @training_component
-def speech_decoder(
+def train_stage(
     stage: str,
     recipe: str,
     run: str,
@@ -18,26 +18,22 @@ def speech_decoder(
     force: bool,
     model: Output[Model],
     metrics: Output[Metrics],
-    corpus: Input[Dataset] = None,
-    start: Input[Model] = None,
     task_config: TaskConfig = None,
 ) -> None:
-    """Train the decoder from the language model's text to codec codes.
+    """Train a stage as a job and wait for it. What it starts from is found in the run.
 
     Args:
-        stage: 3.2.
+        stage: Name of the stage; one that the recipe lacks is passed over.
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
         run: Name of the run; empty takes the recipe's.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
-        from_step: First step to do; empty for the first.
-        until_step: Last step to do; empty for the last.
+        from_step: Do this step and all that wait for it; empty for all.
+        until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
         model: Manifest of the trained stage.
         metrics: Its measures.
-        corpus: Manifest of the prepared corpus; without it the run's own counts.
-        start: Manifest of the stage before; without it the run's own counts.
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
     from vita_train.pipeline import steps

@@ -1,0 +1,188 @@
+"""The pipeline of a recipe: from raw data to a report, with the recipe's stages as they wait for each other.
+
+A task gets no artifacts of others: what a step needs it finds in the run, whoever made it, so a pipeline may leave
+steps out. Stages of one group are nested as one task as far as that makes none of them wait for longer. Parameters have
+defaults, so that a run can be started from the KFP page by filling in the recipe alone.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+
+from components.data_fetch.component import data_fetch
+from components.data_validation.component import data_validation
+from components.evaluate.component import evaluate
+from components.export.component import export
+from components.report.component import report
+from components.train_stage.component import train_stage
+from pipelines.cluster import on_cluster
+from vita_train.recipe.graph import ancestors, blocks
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import run_steps, stage_graph, step_graph, step_title
+
+
+def named(task: dsl.PipelineTask, recipe: Recipe, step: str) -> dsl.PipelineTask:
+    """Name a task after its step and give it what it needs on a cluster."""
+    # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
+    return on_cluster(task).set_display_name(f"{step} {step_title(recipe, step)}").set_caching_options(False)
+
+
+def recipe_pipeline(recipe: Recipe, *, name: str, default: str, picked: Collection[str] | None = None
+                    ) -> BaseComponent:
+    """Return the pipeline of a recipe.
+
+    Args:
+        recipe: whose stages it has.
+        name: of the pipeline on a server.
+        default: what its parameter ``recipe`` is unless given.
+        picked: the steps it has; None for all. What waits for a step that is left out waits for what that waits for.
+    """
+    parts = _parts(recipe, [step for step in run_steps(recipe) if picked is None or step in picked])
+
+    @dsl.pipeline(name=name, description=f"Train the stages of {recipe.name} from raw data to a report.")
+    def pipeline(
+        recipe: str = default,
+        run: str = "",
+        storage_root: str = "",
+        overrides: list = [],  # noqa: B006  KFP reads the default, nothing changes it
+        only: str = "",
+        from_step: str = "",
+        until_step: str = "",
+        force: bool = False,
+    ) -> None:
+        """Train the stages of a recipe from raw data to a report.
+
+        Args:
+            recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
+            run: Name of the run; empty takes the recipe's. A run that exists is continued.
+            storage_root: Directory or s3:// URI under which runs lie; empty takes the recipe's.
+            overrides: Settings as key.path=value, applied to the recipe in order.
+            only: Steps to do, with commas between them; empty for all.
+            from_step: Do this step and all that wait for it; empty for all.
+            until_step: Do this step and all that it waits for; empty for all.
+            force: Do the chosen steps again even if they are committed.
+        """
+        common = {"recipe": recipe, "run": run, "storage_root": storage_root, "overrides": overrides, "only": only,
+                  "from_step": from_step, "until_step": until_step, "force": force}
+        _tasks(parts, common)
+
+    return pipeline
+
+
+def trainer_of(stage: str) -> BaseComponent:
+    """Return the component that trains stages, under the stage's own name.
+
+    kfp tells components of nested pipelines apart by their names, and numbers equal ones in an order that differs from
+    one compilation to the next.
+    """
+    component = deepcopy(train_stage)
+    component.name = component.component_spec.name = f"train-{slug(stage)}"
+    return component
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a name in Kubeflow Pipelines."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a pipeline is made of."""
+
+    recipe: Recipe
+    steps: list[str]
+    waits: dict[str, list[str]]
+    """The steps of the pipeline that each waits for."""
+    blocks: dict[tuple[str, ...], BaseComponent | None]
+    """Stages that become one task, in the order they run, with the component that nests them; None for a stage that
+    stands by itself."""
+
+
+def _parts(recipe: Recipe, steps: list[str]) -> _Parts:
+    waits = _among(step_graph(recipe), steps)
+    stages = [step for step in steps if step in recipe.stages]
+    after = {stage: [other for other in waits[stage] if other in recipe.stages] for stage in stages}
+    groups = {stage: recipe.stages[stage].group for stage in stages}
+    # Before the pipeline that holds them: kfp makes one at a time.
+    nested = {block: _nested(recipe, block, after) if groups[block[0]] else None for block in blocks(after, groups)}
+    return _Parts(recipe, steps, waits, nested)
+
+
+def _tasks(parts: _Parts, common: dict[str, Any]) -> None:
+    if "report" not in parts.steps:
+        _body(parts, common)
+        return
+    page = named(report(**common), parts.recipe, "report")
+    if len(parts.steps) > 1:
+        # The page shows how far a run came: it is written whatever happened before.
+        with dsl.ExitHandler(page, name="training"):
+            _body(parts, common)
+
+
+def _body(parts: _Parts, common: dict[str, Any]) -> None:
+    """Make the tasks of all steps but the report.
+
+    Every stage leads to the evaluation, so that the graph has one end: Argo, which executes it, then lets branches that
+    do not depend on a failed one go on.
+    """
+    recipe = parts.recipe
+    graph = json.dumps({name: list(after) for name, after in stage_graph(recipe).items()})
+    tasks: dict[str, dsl.PipelineTask] = {}
+
+    def add(members: Sequence[str], task: dsl.PipelineTask) -> None:
+        waited_for = {id(tasks[other]): tasks[other] for step in members for other in parts.waits[step]
+                      if other not in members}
+        tasks.update(dict.fromkeys(members, task.after(*waited_for.values())))
+
+    def step(name: str, component: BaseComponent, **more: Any) -> None:
+        if name in parts.steps:
+            add([name], named(component(**common, **more), recipe, name))
+
+    step("data_fetch", data_fetch, stages=graph)
+    step("prepare", data_validation)
+    for block, component in parts.blocks.items():
+        if component is None:
+            step(block[0], trainer_of(block[0]), stage=block[0])
+        else:
+            group = component(**common).set_display_name(f"{recipe.stages[block[0]].group}: {', '.join(block)}")
+            add(block, group.set_caching_options(False))
+    step("evaluate", evaluate)
+    step("export", export)
+
+
+def _nested(recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[str]]) -> BaseComponent:
+    """Return a component that holds the stages of a group."""
+    resolved = recipe  # the parameter of this name is another
+
+    @dsl.pipeline(name=slug(f"{recipe.stages[block[0]].group} {' '.join(block)}"))
+    def inner(
+        recipe: str,
+        run: str,
+        storage_root: str,
+        overrides: list,
+        only: str,
+        from_step: str,
+        until_step: str,
+        force: bool,
+    ) -> None:
+        common = {"recipe": recipe, "run": run, "storage_root": storage_root, "overrides": overrides, "only": only,
+                  "from_step": from_step, "until_step": until_step, "force": force}
+        tasks: dict[str, dsl.PipelineTask] = {}
+        for stage in block:
+            task = named(trainer_of(stage)(stage=stage, **common), resolved, stage)
+            tasks[stage] = task.after(*(tasks[other] for other in after[stage] if other in tasks))
+
+    return inner
+
+
+def _among(graph: Mapping[str, Sequence[str]], steps: Sequence[str]) -> dict[str, list[str]]:
+    """Return what each of some steps waits for among them, through those that are left out."""
+    before = {step: {other for other in ancestors(graph, step) if other in steps} for step in steps}
+    return {step: [other for other in steps if other in before[step]
+                   and not any(other in before[between] for between in before[step])] for step in steps}

@@ -1,0 +1,73 @@
+"""The kinds of data sources, and their settings.
+
+A package outside this one adds a kind by calling `register_source` from its plugin (`vita_train.plugins`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from vita_train.plugins import Registry
+from vita_train.recipe.base import Strict
+
+
+class SynthSource(Strict):
+    """The embedded synthetic world: pictures of shapes, a grammar of sentences, synthesised speech."""
+
+    kind: Literal["synth"] = "synth"
+    scale: float = Field(default=1.0, gt=0)
+    """Multiplies the number of training records of every dataset."""
+    test_size: int = 400
+    """Records per dev and test slice (before scale; never scaled)."""
+
+
+class StampsSource(Strict):
+    """Pictures, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
+
+    kind: Literal["stamps"] = "stamps"
+    package: str | None = None
+    """Path of a .deb already fetched; none asks apt-get for it."""
+    language: str = "en"
+    """Language of the captions, as the package writes it (``en``, ``fr``, ``pt_BR``)."""
+    recordings: tuple[str, ...] = ()
+    """Languages whose recorded descriptions are used; none uses all there are."""
+
+
+class RecordsSource(Strict):
+    """The user's own records: a registry file naming datasets, splits, record files and media roots."""
+
+    kind: Literal["records"] = "records"
+    registry: str
+    """Path of the registry file (JSON or YAML)."""
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """One kind of source."""
+
+    spec: type[Strict]
+    """Its settings; a field ``kind`` of a literal type with a default tells them from others."""
+    build: str
+    """``package.module:function``, called as ``build(spec, folder, seed=seed, workers=workers)``: brings the data to
+    the folder and returns their `vita_train.data.sources.registry.Registry`, with paths relative to
+    ``folder/registry.json``."""
+
+
+SOURCES: Registry[SourceKind] = Registry("kind of data source")
+
+
+def register_source(kind: SourceKind) -> None:
+    """Add a kind of source.
+
+    Raises:
+        VitaError: its name is taken.
+    """
+    SOURCES.add(str(kind.spec.model_fields["kind"].default), kind)
+
+
+register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
+register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
+register_source(SourceKind(RecordsSource, "vita_train.data.sources.fetch:adopt_records"))
