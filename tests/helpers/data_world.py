@@ -64,7 +64,8 @@ def recipe(**changes: Any) -> Recipe:
             "2.1a": {"objective": "ctc", "data": {"hear": 1.0}, "trainable": {"ctc_head": 1e-3}, "steps": 2},
         },
     }
-    return Recipe.model_validate({**value, **changes})
+    value |= changes
+    return Recipe.model_validate({**value, "data": {**NO_SOURCE, **value["data"]}})
 
 
 def turns(*texts: str) -> list[dict[str, str]]:

@@ -59,7 +59,8 @@ def small_recipe(**changes: Any) -> Recipe:
             "3.2": _stage("speech_tokens", {"tts": 1.0}, "speech_decoder"),
         },
     }
-    return Recipe.model_validate({**value, **changes})
+    value |= changes
+    return Recipe.model_validate({**value, "data": {**NO_SOURCE, **value["data"]}})
 
 
 def _stage(objective: str, data: dict[str, float], *trainable: str) -> dict[str, Any]:

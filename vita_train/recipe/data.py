@@ -90,9 +90,9 @@ StateMode = Literal["none", "glyph", "digit", "head"]
 class DataSpec(Strict):
     """Sources, template and media settings."""
 
-    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = Field(min_length=1)
+    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = {}
     """Where records come from: one or several sources, by names of your own. The datasets of all of them make up one
-    registry, so that no two may have a name in common."""
+    registry, so that no two may have a name in common. A recipe cannot do without; how data are read can."""
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
     state_mode: StateMode = "glyph"

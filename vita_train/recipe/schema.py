@@ -94,6 +94,14 @@ class Recipe(Strict):
         return {name: stages[name].model_copy(update={"after": list(after[name]), "title": stages[name].title or name})
                 for name in in_order(after)}
 
+    @field_validator("data")
+    @classmethod
+    def _has_a_source(cls, data: DataSpec) -> DataSpec:
+        if not data.source:
+            raise ValueError("source is missing: name where the records come from, such as source: {mine: {kind: "
+                             "records, registry: registry.json}}")
+        return data
+
     @model_validator(mode="after")
     def _one_place_each(self) -> Recipe:
         if twice := [name for name in self.model.sources if name in self.weights]:

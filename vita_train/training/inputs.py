@@ -58,7 +58,19 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
         elif module in wanted:
             raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done",
                               where=store.uri_of(f"{run}/{earlier}/final.json"), remedy=f"run stage {earlier} first")
+    _check_made(recipe, stage, wanted - set(modules))
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
+
+
+def _check_made(recipe: Recipe, stage: str, fresh: set[str]) -> None:
+    """Refuse modules that would be read with the random weights they are made with; only the data show some of them."""
+    spec = recipe.stages[stage]
+    made = recipe.model.given | (set(spec.trainable) - set(spec.adapted))
+    if unmade := [name for name in MODULES if name in fresh and name not in made]:
+        raise RecipeError(f"stage {stage} reads {', '.join(unmade)} frozen, but no stage before it trains it and the "
+                          "recipe names no pretrained source", where=f"stages.{stage}",
+                          remedy=f"start after a stage that trains {unmade[0]}, name its weights "
+                                 f"(weights.{unmade[0]}), or take the data that need it out")
 
 
 def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:

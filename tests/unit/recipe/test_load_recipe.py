@@ -146,6 +146,8 @@ def test_keys_of_a_chosen_source_are_its_own() -> None:
 def test_a_recipe_says_where_its_data_come_from() -> None:
     with pytest.raises(RecipeError, match="data is missing"):
         parse_recipe(GOOD.replace(DATA, ""), "m")
+    with pytest.raises(RecipeError, match=r"m:9: data: source is missing"):
+        parse_recipe(GOOD.replace(DATA, "data: {state_mode: none}\n"), "m")
     with pytest.raises(RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"):
         parse_recipe(GOOD.replace(DATA, "data:\n  source: {kind: synth}\n"), "m")
     assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {"own", "more"}

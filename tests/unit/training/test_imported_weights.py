@@ -150,3 +150,11 @@ def test_terms_go_with_the_weights(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", b"one", terms="research only")
     assert terms_of(recipe_with(tmp_path, tmp_path / "a")) == "research only"
     assert terms_of(recipe_with(tmp_path, None)) == ""
+
+
+def test_a_frozen_module_that_nothing_made_is_refused_when_the_data_turn_out_to_need_it(tmp_path: Path) -> None:
+    recipe = load_recipe("smoke", [f"storage.root={tmp_path}"])
+    store = open_store(str(tmp_path))
+    write_final(store, "r/prepare", Manifest(kind="prepared", run="r", stage="prepare", digest="d"))
+    with pytest.raises(RecipeError, match=r"stage 2\.1a reads vision frozen, but no stage before it trains it"):
+        find_inputs(recipe, "2.1a", "r", store, ("audio_encoder", "ctc_head", "vision"))

@@ -148,9 +148,9 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
 
 
 def media_settings(recipe: Recipe) -> MediaSettings:
-    """Return the settings that samples are loaded with."""
-    model = recipe.model
-    return MediaSettings(data=recipe.data, vision=model.vision, projector=model.projector, adapter=model.audio_adapter,
+    """Return the settings that samples are loaded with; where they once came from is none of them."""
+    model, data = recipe.model, recipe.data.model_copy(update={"source": {}})
+    return MediaSettings(data=data, vision=model.vision, projector=model.projector, adapter=model.audio_adapter,
                          mel_bins=model.audio_encoder.num_mel_bins)
 
 
