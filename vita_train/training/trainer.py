@@ -136,6 +136,8 @@ class Loop:
         self.journal.publish()
 
     def _after_divergence(self) -> str:
+        with self.watchdog.off():
+            self.checkpoints.wait()  # what is called good must be stored
         good = self.checkpoints.last_step
         kept = f"the checkpoint after step {good} is good" if good is not None else "there is no checkpoint yet"
         return f"lower the rates in trainable or optim.clip_norm, or raise optim.warmup; {kept}"
