@@ -227,7 +227,7 @@ BRANCHES = """{
 @pytest.mark.timeout(900)
 def test_a_failed_branch_stops_what_depends_on_it_and_nothing_else(prepared: Path) -> None:
     done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--set", f"stages={BRANCHES}")
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 2, done.stdout + done.stderr
     assert "ear (ear) failed: exit gate not met" in done.stderr
     assert _final(prepared, "ear") is None
     assert _final(prepared, "voice") is not None
