@@ -1,0 +1,76 @@
+"""What the documentation shows is understood: commands and options exist, recipes and registries are valid."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from vita_train.cli.main import build_app
+from vita_train.data.sources.registry import load_registry
+from vita_train.recipe.check import check_recipe
+from vita_train.recipe.load import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md"))
+         if "decisions" not in path.parts and path.name not in ("public-arguments.md",)]
+_BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [text for name, text in _BLOCK.findall(path.read_text(encoding="utf-8")) if name == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for path in [*PAGES, ROOT / "README.md"]:
+        for block in blocks(path, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = line.removeprefix(".venv/bin/")
+                if words.startswith("vita-train "):
+                    found.append((path.name, words))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_and_options_exist(page: str, line: str) -> None:
+    command: Any = typer.main.get_command(build_app())
+    words = shlex.split(line)[1:]
+    while words and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{page}: {line}"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if command.name != "train":  # it takes the public trainer's flags
+        assert given <= known, f"{page}: {line}"
+
+
+def test_the_recipe_and_registry_of_your_data_are_valid(tmp_path: Path) -> None:
+    registry, recipe = blocks(ROOT / "docs" / "your-data.md", "yaml")
+    (tmp_path / "registry.yaml").write_text(registry)
+    assert set(load_registry(tmp_path / "registry.yaml").datasets) == {"shop", "hotline"}
+    (tmp_path / "shop.yaml").write_text(recipe)
+    resolved = load_recipe(str(tmp_path / "shop.yaml"))
+    check_recipe(resolved)
+    assert resolved.stages["answers"].after == ["projector"]
+
+
+def test_every_page_of_the_site_is_there_and_every_link_leads_somewhere() -> None:
+    pages = re.findall(r": ([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert all((ROOT / "docs" / page).is_file() for page in pages)
+    listed = {ROOT / "docs" / page for page in pages}
+    assert not [path for path in PAGES if path not in listed and path.name != "public-arguments.md"]
+    for path in PAGES:
+        for link in re.findall(r"\]\(([\w./-]+\.md)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).is_file(), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("page", [path for path in PAGES if blocks(path, "yaml")], ids=lambda path: path.name)
+def test_yaml_is_yaml(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        assert yaml.safe_load(block) is not None
