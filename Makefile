@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-all test-cluster test-node lint clean
+.PHONY: help setup demo smoke test test-all test-cluster test-node lint docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ lint: $(READY) ## Check style, types, import directions and the compiled pipelin
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python pipelines/compile.py --check
+
+# Not among the listed: for whoever changes the documentation. The site lies in build/site.
+docs: $(READY)
+	$(BIN)/python tools/reference.py
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --quiet
 
 clean: ## Remove the environment and the caches; runs are kept
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
