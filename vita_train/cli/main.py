@@ -118,7 +118,9 @@ def _show_unexpected(error: Exception) -> int:
 def _write_log(text: str) -> Path:
     """Write a traceback beside the cache, or in the temporary directory, and return its path."""
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    home = Path(os.environ.get("VITA_TRAIN_CACHE") or Path.home() / ".cache" / "vita-train") / "logs"
+    from vita_train.storage.host_cache import cache_dir
+
+    home = cache_dir() / "logs"
     try:
         home.mkdir(parents=True, exist_ok=True)
         path = home / name

@@ -5,7 +5,6 @@ With a store elsewhere, data that another machine made are fetched first.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import read_final
 from vita_train.storage.base import Store, is_local, local_path
 from vita_train.storage.factory import open_store
+from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.tar_shards import fetch_tree
 
 
@@ -39,8 +39,7 @@ def run_dir(recipe: Recipe, run: str) -> Path:
     """Return the local directory of a run: ``<root>/<run>``, or below the cache when the root is on S3."""
     if is_local(recipe.storage.root):
         return local_path(recipe.storage.root) / run
-    cache = Path(os.environ.get("VITA_TRAIN_CACHE") or Path.home() / ".cache" / "vita-train")
-    return cache / "runs" / run
+    return cache_dir() / "runs" / run
 
 
 def raw_dir(recipe: Recipe, run: str) -> Path:
