@@ -61,7 +61,7 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
     resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
     name = run_name(resolved, run)
-    resolved = remember(resolved, earlier_recipe(resolved, name))
+    resolved = remembered(resolved, name)
     write_recipe(resolved, name)
     return resolved, name, Selection.parse(resolved, only, from_step, until_step, force)
 
@@ -82,15 +82,15 @@ def check_pipeline(recipe: Recipe, stages: str) -> None:
                                  "python pipelines/compile.py --recipe FILE, then vita-train upload")
 
 
-def earlier_recipe(recipe: Recipe, run: str) -> Recipe | None:
-    """Return the recipe that the run was last started with; None if there is none that can be read."""
+def remembered(recipe: Recipe, run: str) -> Recipe:
+    """Return the recipe with what earlier commands gave this run's stages: extensions and accepted gates."""
     store, key = store_of(recipe), f"{run}/recipe.yaml"
     if not store.exists(key):
-        return None
+        return recipe
     try:
-        return parse_recipe(store.read(key).decode(), key)
+        return remember(recipe, parse_recipe(store.read(key).decode(), key))
     except (UserError, UnicodeDecodeError):  # of another version: nothing can be carried over
-        return None
+        return recipe
 
 
 def write_recipe(recipe: Recipe, run: str) -> None:

@@ -17,9 +17,11 @@ def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
     from rich.console import Console
 
     from vita_train.console import show_checks
+    from vita_train.pipeline.steps import remembered
     from vita_train.preflight.run import check_all
     from vita_train.recipe.load import load_recipe
     from vita_train.runs.paths import run_name
 
     resolved = load_recipe(recipe, settings or [])
-    show_checks(check_all(resolved, run_name(resolved, run)), Console(), always=True)
+    name = run_name(resolved, run)
+    show_checks(check_all(remembered(resolved, name), name), Console(), always=True)

@@ -49,9 +49,9 @@ def run(
     from vita_train.console import show_checks
     from vita_train.pipeline.local.ending import show_ending
     from vita_train.pipeline.local.run import run_pipeline
-    from vita_train.pipeline.steps import earlier_recipe
+    from vita_train.pipeline.steps import remembered
     from vita_train.preflight.run import check_all
-    from vita_train.recipe.extension import extended, remember
+    from vita_train.recipe.extension import extended
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
     from vita_train.runs.paths import run_name
@@ -59,7 +59,7 @@ def run(
     console = Console()
     resolved = load_recipe(recipe, settings or [])
     name = run_name(resolved, run)
-    resolved = extended(remember(resolved, earlier_recipe(resolved, name)), extend or [], accept or [])
+    resolved = extended(remembered(resolved, name), extend or [], accept or [])
     selection = Selection.parse(resolved, only, since, until, force)
     os.environ[COMMAND] = _command(recipe, run, settings or [])
     show_checks(check_all(resolved, name, selection), console)
@@ -95,7 +95,7 @@ def launch(
     """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
     from vita_train.launch.local import launch_local, run_ranks
     from vita_train.launch.nodes import nodes_by_hand
-    from vita_train.pipeline.steps import write_recipe
+    from vita_train.pipeline.steps import remembered, write_recipe
     from vita_train.recipe.aliases import stage_name
     from vita_train.recipe.load import load_recipe
     from vita_train.runs.paths import run_name
@@ -104,6 +104,7 @@ def launch(
     chosen = [f"launch.backend={backend}"] if backend else []
     resolved = load_recipe(recipe, [*(settings or []), *chosen, *by_hand])
     name = run_name(resolved, run)
+    resolved = remembered(resolved, name)
     step = stage_name(stage, resolved.stages)
     if nnodes > 1:
         nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
