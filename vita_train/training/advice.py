@@ -41,12 +41,12 @@ def recent_trend(events: Path, measures: Sequence[str]) -> str:
         if len(taken) > 1:
             shown = ", ".join(f"{value:.4g} at step {step}" for step, value in taken[-_SHOWN:])
             return f"{measure} lately: {shown};"
-    losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
-    part = len(losses) // _PARTS
+    logged = [(row["step"], row["loss"]) for row in rows if isinstance(row.get("loss"), float)]
+    part = len(logged) // _PARTS  # lines, of which a long stage has one for several steps
     if part == 0:
         return ""
-    before, last = (sum(values) / part for values in (losses[-2 * part:-part], losses[-part:]))
-    return f"the training loss went from {before:.4g} to {last:.4g} over the last {2 * part} steps;"
+    before, last = (sum(loss for _, loss in lines) / part for lines in (logged[-2 * part:-part], logged[-part:]))
+    return f"the training loss went from {before:.4g} to {last:.4g} since step {logged[-2 * part][0]};"
 
 
 def _dev(measure: str) -> str:

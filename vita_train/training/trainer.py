@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -183,9 +183,7 @@ class Loop:
             values |= found
         counters.checks = {name: values[name] for name in names if name in values}
         self.journal.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
-        met = self.plan.record(counters.step, values)
-        counters.met = self.plan.met
-        return met
+        return self.plan.record(counters.step, values)  # and with that counters.met, which is the plan's own
 
     def _agree(self, parts: list[Any], stop: bool) -> Agreed:
         """Sum what all ranks must know of this step in one exchange."""
@@ -311,13 +309,14 @@ class Sums:
     def add(self, output: LossOutput, phase: str) -> None:
         """Add one micro-batch; only the phase ``main`` gives the loss."""
         name = "loss" if phase == "main" else f"{phase}.loss"
-        for key, (total, count) in {name: (output.loss_sum, output.count), **output.metrics}.items():
-            before = self._sums.get(key, (0.0, 0.0))
-            self._sums[key] = (before[0] + total, before[1] + count)
+        self._add({name: (output.loss_sum, output.count), **output.metrics})
 
     def merge(self, other: Sums) -> None:
         """Add what another one holds."""
-        for key, (total, count) in other._sums.items():
+        self._add(other._sums)
+
+    def _add(self, parts: Mapping[str, tuple[Any, Any]]) -> None:
+        for key, (total, count) in parts.items():
             before = self._sums.get(key, (0.0, 0.0))
             self._sums[key] = (before[0] + total, before[1] + count)
 
