@@ -68,9 +68,10 @@ def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
     assert read_final(store_of(small_recipe(storage={"root": str(root)})), f"{RUN}/0.llm") is not None
 
 
-def test_machines_with_different_recipes_stop(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["seed=7", "stages.0.llm.save_every=2"], ids=["weights", "checkpoints"])
+def test_machines_with_different_recipes_stop(prepared: Path, tmp_path: Path, setting: str) -> None:
     root = Path(shutil.copytree(prepared, tmp_path / "runs"))
-    for code, output in machines(root, [], ["--set", "seed=7"]):
+    for code, output in machines(root, [], ["--set", setting]):
         assert code == EXIT_REFUSED, output
         assert "of rank 1 is not that of rank 0" in output
     assert not (root / RUN / "0.llm" / "final.json").exists()

@@ -127,8 +127,10 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
     with contextlib.closing(watchdog), process_group(world, timeout=timeout, always=engine_needs_group):
         with peer_errors():
-            check_same(digest, what="the recipe, the data or the weights", remedy="start every machine with the same "
-                       "recipe and settings, and storage.root on a store that all of them share")
+            same = recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"})
+            check_same(digest_of([digest, same]), what="the recipe, the data or the weights",
+                       remedy="start every machine with the same recipe and settings, and storage.root on a store "
+                              "that all of them share")
             trained = _train(place, world, inputs, digest, watchdog)
         if trained is None:
             return None
