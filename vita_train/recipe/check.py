@@ -48,6 +48,11 @@ def _sizes(recipe: Recipe) -> list[str]:
     if model.codec.kind == "waveform" and prod(model.codec.upsample_rates) != model.codec.hop_length:
         problems.append(f"model.codec.upsample_rates multiply to {prod(model.codec.upsample_rates)}, but hop_length "
                         f"is {model.codec.hop_length}")
+    # A recipe that never speaks need not think of a decoder that is as large as the published model's.
+    if (any("speech_decoder" in modules_needed(recipe, stage) for stage in recipe.stages)
+            and model.llm.hidden_size % model.speech_decoder.width):
+        problems.append(f"model.llm.hidden_size {model.llm.hidden_size} is not a multiple of "
+                        f"speech_decoder.width {model.speech_decoder.width}")
     prompted = [stage for stage, spec in recipe.stages.items() if "audio_prompt" in spec.trainable]
     if prompted and not model.audio_adapter.prompt_tokens:
         problems.append(f"stages.{prompted[0]} trains audio_prompt, but model.audio_adapter.prompt_tokens is 0")

@@ -162,13 +162,6 @@ class ModelSpec(Strict):
         return self.weightless | set(self.sources)
 
     @model_validator(mode="after")
-    def _fits(self) -> ModelSpec:
-        if self.llm.hidden_size % self.speech_decoder.width:
-            raise ValueError(f"llm.hidden_size {self.llm.hidden_size} is not a multiple of "
-                             f"speech_decoder.width {self.speech_decoder.width}")
-        return self
-
-    @model_validator(mode="after")
     def _projected(self) -> ModelSpec:
         if self.projector.kind == "identity" and self.vision.feature_size != self.llm.hidden_size:
             raise ValueError(f"projector identity passes features of width {self.vision.feature_size} on, "

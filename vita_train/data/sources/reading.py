@@ -153,7 +153,11 @@ def _one_set(record: Record) -> str | None:
 
 def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) -> MediaRef:
     if key is None:
-        raise RowError("no set", f"{kind} {name!r} needs a set that names its root")
+        pictured = [root for root in roots if root != "audio"]
+        if len(pictured) != 1:
+            known = ', '.join(pictured) or 'none'
+            raise RowError("no set", f"{kind} {name!r} needs a set that names its root; roots are: {known}")
+        key = pictured[0]
     if key not in roots:
         known = ", ".join(sorted(roots)) or "none"
         raise RowError("unknown set", f"no root {key!r} for {kind} {name!r}; roots are: {known}")

@@ -70,7 +70,6 @@ REJECTS: list[tuple[Any, str]] = [
     (broken(image="a.jpg", set="shelf_photos"), "placeholder count"),
     (broken(image=["a.jpg", "b.jpg"], set="shelf_photos", conversations=turns("<image>", "b")), "placeholder count"),
     (broken(image="a.jpg", set="nowhere", conversations=turns("<image>", "b")), "unknown set"),
-    (broken(image="a.jpg", conversations=turns("<image>", "b")), "no set"),
     (broken(image="../a.jpg", set="shelf_photos", conversations=turns("<image>", "b")), "path outside its root"),
     (broken(image="/etc/a.jpg", set="shelf_photos", conversations=turns("<image>", "b")), "path outside its root"),
     (broken(image="..\\a.jpg", set="shelf_photos", conversations=turns("<image>", "b")), "path outside its root"),
@@ -94,6 +93,17 @@ def test_a_faulty_row_is_rejected_and_its_neighbours_stay(tmp_path: Path, value:
     assert isinstance(found, Reject), found
     assert (found.row, found.reason) == (1, reason)
     assert found.detail
+
+
+def test_a_set_may_be_left_out_where_one_root_alone_can_be_meant(tmp_path: Path) -> None:
+    (tmp_path / "records").write_text(json.dumps([broken(image="a.jpg", conversations=turns("<image>", "b"))]))
+    found, = read_records(tmp_path / "records", ROOTS)
+    assert isinstance(found, Row)
+    assert found.images == (MediaRef("shelf_photos", "a.jpg"),)
+    for roots in ({"audio": Path("/sounds")}, {**ROOTS, "other": Path("/other")}):
+        rejected, = read_records(tmp_path / "records", roots)
+        assert isinstance(rejected, Reject)
+        assert rejected.reason == "no set"
 
 
 def test_every_field_of_the_format_is_accepted(tmp_path: Path) -> None:
