@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
+from typing import Any
 
 from vita_train.compat.vita.scripts import SCRIPTS, script_name, script_run
 from vita_train.errors import RecipeError
@@ -44,16 +45,25 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("is not a text file in UTF-8", where=str(path)) from error
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return parse_recipe(text, path.name if preset else name_or_path, overrides)
+    return parse_recipe(text, path.name if preset else name_or_path, overrides, folder=None if preset else path.parent)
 
 
-def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe a YAML text describes; `source` is what to call it in messages."""
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folder: FilePath | None = None) -> Recipe:
+    """Return the recipe a YAML text describes.
+
+    Args:
+        text: the YAML.
+        source: what to call it in messages.
+        overrides: settings ``a.b=c`` laid over it, in order.
+        folder: where the text lies; registries that it names by a relative path are looked for there.
+    """
     tree = parse_yaml(text, source)
     if tree.value is None:
         tree.value = {}
     if not isinstance(tree.value, dict):
         raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
+    if folder is not None:
+        _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
     _check_sources(tree)
     _check_stages(tree)
@@ -70,6 +80,16 @@ def dump_recipe(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json")
     tree["launch"]["pod"] = recipe.launch.pod.model_dump(mode="json", exclude_unset=True)
     return dump_yaml(tree)
+
+
+def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
+    """Make registries' paths absolute, so that a run can be taken up again from any folder."""
+    data = recipe.get("data")
+    sources = data.get("source") if isinstance(data, dict) else None
+    for source in sources.values() if isinstance(sources, dict) else ():
+        registry = source.get("registry") if isinstance(source, dict) else None
+        if isinstance(registry, str) and registry and "://" not in registry:
+            source["registry"] = str(folder.resolve() / FilePath(registry).expanduser())
 
 
 def _check_sources(tree: Tree) -> None:

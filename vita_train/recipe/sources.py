@@ -41,7 +41,8 @@ class RecordsSource(Strict):
 
     kind: Literal["records"] = "records"
     registry: str
-    """Path of the registry file (JSON or YAML)."""
+    """Path of the registry file (JSON or YAML). In a recipe's file, relative to that file; elsewhere to the working
+    folder."""
 
 
 @dataclass(frozen=True)
