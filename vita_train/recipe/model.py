@@ -56,6 +56,9 @@ class LlmSpec(Strict):
     attention: Literal["auto", "sdpa"] = "auto"
     """How packed documents are kept apart. auto: nothing is computed across documents (torch's variable-length kernel
     on GPUs in half precision, one document after the other on processors). sdpa: by a mask over the whole row."""
+    init: Literal["normal", "mimetic"] = "normal"
+    """How a model without a source begins. normal: as the family's own initialisation. mimetic: with keys equal to
+    queries, so that attention begins by finding equal tokens again; small models learn from little text sooner."""
     head_dim: int | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None

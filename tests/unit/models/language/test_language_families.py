@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.helpers.family_tokenizers import FAMILIES, family_tokenizer
 from tests.helpers.omni_batches import by_kernel, document, pack, plain_varlen
@@ -266,3 +267,20 @@ def test_scaled_positions_are_refused(tmp_path: Path) -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 8192}
     assert "rope_parameters is" in published(tmp_path, "llama3-8b", rope_scaling=scaling)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    spec = small_spec.llm.model_copy(update={"init": "mimetic", "num_heads": 4, "num_kv_heads": kv_heads})
+    llm = build_llm(spec)
+    tokens = F.normalize(torch.randn(32, spec.hidden_size), dim=-1) * spec.hidden_size**0.5
+    for layer in llm.model.layers:
+        attention = layer.self_attn
+        queries = attention.q_proj(tokens).unflatten(-1, (4, -1))
+        keys = attention.k_proj(tokens).unflatten(-1, (kv_heads, -1))
+        for head in range(kv_heads):
+            scores = queries[:, head * 4 // kv_heads] @ keys[:, head].T
+            others = scores[~torch.eye(32, dtype=torch.bool)]
+            assert scores.diagonal().mean() > 3 * others.std()
+            assert scores.diagonal().min() > 0
