@@ -282,5 +282,5 @@ def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_head
         for head in range(kv_heads):
             scores = queries[:, head * 4 // kv_heads] @ keys[:, head].T
             others = scores[~torch.eye(32, dtype=torch.bool)]
-            assert scores.diagonal().mean() > 3 * others.std()
+            assert scores.diagonal().mean() > 2 * others.std()  # heads here are 8 wide
             assert scores.diagonal().min() > 0
