@@ -41,6 +41,26 @@ def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives 
 
 
 @group.command()
+def init(folder: Annotated[Path, typer.Argument(help="Folder with media and JSON.", show_default=False)],
+         out: Annotated[Path | None, typer.Option(help="Where registry and recipe go; the folder itself unless "
+                                                       "given.")] = None,
+         name: Annotated[str, typer.Option(help="Name of the recipe; the folder's unless given.")] = "") -> None:
+    """Write a first registry and recipe for a folder of media and JSON, and say what was not understood."""
+    from vita_train.data.discover import look_at, write_project
+
+    place = out or folder
+    findings = look_at(folder, place)
+    files = write_project(findings, name, place)
+    for dataset, task in findings.registry.tasks.items():
+        splits = ", ".join(findings.registry.datasets[dataset].splits)
+        typer.echo(f"{dataset}: {task}, {findings.records.get(dataset, 0)} records for training ({splits})")
+    for note in findings.notes:
+        typer.echo(f"not understood: {note}")
+    typer.echo(f"wrote {', '.join(map(str, files))}\ncheck:  vita-train data check {files[1]} {files[0]}\n"
+               f"train:  vita-train run {files[1]}")
+
+
+@group.command()
 def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
     """Bring the data that a recipe names to a directory and write its registry."""
     from vita_train.data.sources.fetch import fetch_all
