@@ -7,6 +7,7 @@ from vita_train.errors import RecipeError
 from vita_train.models.audio.adapter import adapter_length
 from vita_train.planning.parameters import count_parameters
 from vita_train.planning.plan import Plan, audio_positions, gpu_bytes, media_positions, plan_recipe
+from vita_train.planning.throughput import flops_per_token, hours_per_billion
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.stage import StageSpec
@@ -110,3 +111,32 @@ def test_quantised_matrices_take_their_bits(kind: str, gigabytes: float) -> None
     assert stage.quantized == 28 * 233_046_016  # matrices of a block
     assert stage.quantized_bytes / 1e9 == pytest.approx(gigabytes, rel=0.02)
     assert full.state_bytes(0, 1) - stage.state_bytes(0, 1) == 2 * stage.quantized - stage.quantized_bytes
+
+
+def test_a_billion_tokens_take_what_their_flops_take(real: Plan) -> None:
+    stages = {stage.stage: stage for stage in real.stages}
+    everything, aligned = stages["1.3"], stages["1.1"]
+    assert flops_per_token(everything) == 6 * sum(everything.modules.values())
+    # The projector trains before a frozen language model that its gradient passes through; the tower only looks.
+    assert flops_per_token(aligned) == (6 * aligned.modules["projector"] + 4 * aligned.modules["llm"]
+                                        + 2 * aligned.modules["vision"])
+    # 47.7 GFLOP a token on 8 H100 at 40 %: 3.16 PFLOP/s.
+    assert hours_per_billion(everything, 989e12, 8, 0.4) == pytest.approx(4.19, abs=0.01)
+
+
+def test_the_language_model_of_adapters_passes_gradients_on() -> None:
+    plan = plan_recipe(load_recipe("vita-1.5-7b", ["stages.1.3.lora={rank: 8, modules: [llm]}"]), ranks=8)
+    (stage,) = (stage for stage in plan.stages if stage.stage == "1.3")
+    adapters = stage.trained["llm"]
+    assert flops_per_token(stage) == (6 * (adapters + stage.modules["vision"] + stage.modules["projector"])
+                                      + 4 * (stage.modules["llm"] - adapters))
+
+
+def test_hours_and_cost_are_shown_for_a_gpu_that_is_known() -> None:
+    app = typer.Typer()
+    command.register(app)
+    shown = CliRunner().invoke(app, ["vita-1.5-7b", "--gpu", "h100-80", "--ranks", "8", "--price", "2.5"]).output
+    assert "8 x h100-80" in shown
+    assert "4.2" in shown
+    assert "84" in shown, "4.19 h x 8 x 2.5"
+    assert "a billion tokens" not in CliRunner().invoke(app, ["vita-1.5-7b", "--gpu", "80"]).output

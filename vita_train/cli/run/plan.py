@@ -24,19 +24,40 @@ def plan(
     gpu: Annotated[str, typer.Option(help="GPU to check against, its memory in GB at the end: h100-80.",
                                      show_default=False)] = "",
     ranks: Annotated[int, typer.Option(min=0, help="Processes; 0 takes the recipe's own number.")] = 0,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak that training reaches.")] = 0.4,
+    price: Annotated[float, typer.Option(min=0, help="Of one GPU for an hour, in any currency.",
+                                         show_default=False)] = 0.0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                        help="Change a setting of the recipe.")] = None,
 ) -> None:
-    """Show parameters, memory by sharding and the language positions of media, without running anything."""
+    """Show parameters, memory by sharding, hours on a GPU and the tokens of media, without running anything."""
     from rich.console import Console
 
+    from vita_train.gpus import bfloat16_flops
     from vita_train.planning.plan import gpu_bytes, plan_recipe
     from vita_train.recipe.load import load_recipe
 
     memory = gpu_bytes(gpu) if gpu else 0
     resolved = load_recipe(recipe, settings or [])
     ranks = ranks or resolved.launch.ranks
-    _show(plan_recipe(resolved, ranks=ranks), ranks, memory, Console())
+    planned, console = plan_recipe(resolved, ranks=ranks), Console()
+    _show(planned, ranks, memory, console)
+    if peak := bfloat16_flops(gpu):
+        _show_hours(planned, gpu, peak, ranks, mfu, price, console)
+
+
+def _show_hours(plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price: float, console: Console) -> None:
+    from vita_train.planning.throughput import flops_per_token, hours_per_billion
+
+    hours = _table("stage", "what", "GFLOP a token", "tokens/s", "hours", *(["cost"] if price else []))
+    for stage in plan.stages:
+        if stage.row_tokens:
+            taken = hours_per_billion(stage, peak, ranks, mfu)
+            cost = [f"{taken * ranks * price:,.0f}"] if price else []
+            hours.add_row(stage.stage, stage.title, f"{flops_per_token(stage) / 1e9:,.1f}",
+                          f"{1e9 / taken / 3600:,.0f}", f"{taken:,.1f}", *cost)
+    console.print(f"\n[bold]a billion tokens[/bold] on {ranks} x {gpu} at {mfu:.0%} of {peak / 1e12:,.0f} TFLOP/s "
+                  "(an estimate: attention and recomputed activations come on top)", hours)
 
 
 def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:

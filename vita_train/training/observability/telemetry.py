@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import sys
 import time
@@ -12,13 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from vita_train.gpus import bfloat16_flops
 from vita_train.training.observability.metrics import PEAK
 
 GIB = 2**30
 _TERA = 1e12
-#: Dense bfloat16 TFLOP/s by words of the device's name, from the maker's data sheets; the first that fits counts.
-_PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200 NVL": 835.0, "H200": 989.0, "H800": 989.0,
-          "B200": 2250.0, "GB200": 2500.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0}
 
 
 @dataclass
@@ -90,8 +87,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
         return told * _TERA
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak * _TERA for words, peak in _PEAKS.items() if re.search(rf"\b{words}\b", name)), None)
+    return bfloat16_flops(torch.cuda.get_device_name(device))
 
 
 def full_speed(flops_per_token: float | None, ranks: int, peak: float | None) -> float | None:
