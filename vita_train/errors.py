@@ -34,28 +34,32 @@ class VitaError(Exception):
         what: what is wrong, a full clause without a final stop.
         where: file, line, row, tensor or setting it was found in; empty if there is none.
         remedy: what the reader can do now; empty only if nothing can be said.
+        code: what stays when the words change: ``VT-DATA-012``. ``tools/error_codes.py`` gives it, and
+            ``docs/reference/errors.md`` lists them all.
     """
 
     exit_code = EXIT_FAILED
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, code: str = "", where: str = "", remedy: str = "") -> None:
         super().__init__(what, where, remedy)
         self.what = what
+        self.code = code
         self.where = where
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process borders; the default would call the class without its keywords.
-        return _restored, (type(self), self.what, self.where, self.remedy)
+        return _restored, (type(self), self.what, self.code, self.where, self.remedy)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
-        return printable_message(f"{place}{self.what}{remedy}")  # data may be part of any of them
+        code = f" [{self.code}]" if self.code else ""
+        return printable_message(f"{place}{self.what}{remedy}{code}")  # data may be part of any of them
 
 
-def _restored(kind: type[VitaError], what: str, where: str, remedy: str) -> VitaError:
-    return kind(what, where=where, remedy=remedy)
+def _restored(kind: type[VitaError], what: str, code: str, where: str, remedy: str) -> VitaError:
+    return kind(what, code=code, where=where, remedy=remedy)
 
 
 class UserError(VitaError):
