@@ -37,6 +37,7 @@ from vita_train.recipe.selection import Selection, input_stages, stage_graph
 from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, content_of
 from vita_train.runs.paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
+from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef, is_local
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.factory import open_file, open_store
@@ -166,7 +167,7 @@ def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL,
                 "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
 
     def work(digest: str) -> Manifest:
-        manifest = launch_stage(recipe, stage, run, digest, task)
+        manifest = launch_stage(Run(recipe, run), stage, digest, task)
         return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
 
     return commit_step(recipe, run, stage, selection, inputs, work)

@@ -18,16 +18,17 @@ from vita_train import __version__
 from vita_train.console import Check, check
 from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
+from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import given_digests, needed
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
-from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
 from vita_train.runs.final import read_final
 from vita_train.runs.paths import corpus_dir, logs_dir, run_dir, store_of
+from vita_train.runs.run import Run
 from vita_train.storage.base import is_local
 from vita_train.storage.digest import digest_of
 from vita_train.storage.factory import open_file
@@ -51,6 +52,7 @@ def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> l
     checks: list[tuple[str, Callable[[], str]]] = [
         ("recipe", lambda: _recipe(recipe, chosen)),
         ("storage", lambda: _storage(recipe, run)),
+        ("job backend", lambda: open_backend(recipe).check(Run(recipe, run))),
         ("data sources", lambda: _source(recipe)),
         ("prepared data", lambda: _prepared(recipe, run)),
         ("earlier stages", lambda: _earlier(recipe, run, chosen)),
@@ -69,8 +71,7 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
         raise UserError("none of the chosen steps is in the recipe",
                         remedy=f"its stages are {', '.join(recipe.stages)}")
     quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
-    here = recipe.launch.backend in ("auto", "local") and not os.environ.get(POD)
-    if quantized and here and importlib.util.find_spec("bitsandbytes") is None:
+    if quantized and backend_of(recipe).here and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
                         remedy="pip install 'vita-train[quant]', or take quantize out")
     return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"

@@ -26,6 +26,7 @@ from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.paths import run_name
+from vita_train.runs.run import Run
 from vita_train.storage.factory import open_store
 
 
@@ -128,9 +129,9 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
                                                                  ) -> None:
     launched = []
 
-    def launch(recipe: Recipe, stage: str, run: str, digest: str, task: object) -> Manifest:
+    def launch(run: Run, stage: str, digest: str, task: object) -> Manifest:
         launched.append(stage)
-        return Manifest(kind="model", run=run, stage=stage, digest="weights")
+        return Manifest(kind="model", run=run.name, stage=stage, digest="weights")
 
     monkeypatch.setattr(steps, "launch_stage", launch)
     _finish(recipe, "prepare", "one", caption="rows", vqa="rows")

@@ -80,8 +80,8 @@ def launch(
     stage: Annotated[str, typer.Option(help="Name of the stage, or an alias.")],
     run: Run = "",
     settings: Set = None,
-    backend: Annotated[str, typer.Option(help="Where the job runs: local, pytorchjob, trainjob; as the recipe says "
-                                              "when not given.", show_default=False)] = "",
+    backend: Annotated[str, typer.Option(help="Job backend: local, kubernetes, trainjob, pytorchjob or a plugin's; as "
+                                              "the recipe says when not given.", show_default=False)] = "",
     nnodes: Annotated[int, typer.Option(min=1, help="Machines, when each is started by hand with this command.")] = 1,
     node_rank: Annotated[int | None, typer.Option(help="Number of this machine, from 0; INDEX when not given.",
                                                   show_default=False)] = None,
@@ -93,12 +93,15 @@ def launch(
                                               "scripts.", show_default=False)] = "",
 ) -> None:
     """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
-    from vita_train.launch.local import launch_local, run_ranks
+    from vita_train.launch.backend import stage_job
+    from vita_train.launch.local import LocalBackend
     from vita_train.launch.nodes import nodes_by_hand
+    from vita_train.launch.stage import complete, finish
     from vita_train.pipeline.steps import remembered, write_recipe
     from vita_train.recipe.aliases import stage_name
     from vita_train.recipe.load import load_recipe
     from vita_train.runs.paths import run_name
+    from vita_train.runs.run import Run
 
     by_hand = [f"launch.nodes={nnodes}", "launch.backend=local"] if nnodes > 1 else []
     chosen = [f"launch.backend={backend}"] if backend else []
@@ -108,11 +111,12 @@ def launch(
     step = stage_name(stage, resolved.stages)
     if nnodes > 1:
         nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
+        machine, job = LocalBackend(nodes, network), stage_job(Run(resolved, name), step, digest="")
         if nodes.rank > 0:
-            run_ranks(resolved, step, name, nodes=nodes, network=network)
+            complete(machine, job)
             typer.echo(f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the stage")
         else:
-            typer.echo(launch_local(resolved, step, name, nodes=nodes, network=network).model_dump_json(indent=1))
+            typer.echo(finish(machine, job).model_dump_json(indent=1))
         return
     write_recipe(resolved, name)
     run_stage_of(resolved, name, step)
