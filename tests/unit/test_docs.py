@@ -91,6 +91,29 @@ def test_the_job_backend_of_the_page_is_one_that_a_recipe_can_name(tmp_path: Pat
     assert told.strip() == "partition h100"
 
 
+def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "add-a-tower.md"
+    tower, network, layout = blocks(page, "python")
+    site = write_package(tmp_path, "my_package", declared=tower + layout, patches=network)
+    (model,) = blocks(page, "yaml")
+    settings = [f"--set=model={json.dumps(yaml.safe_load(model)['model'])}"]
+    told = subprocess.run([sys.executable, "-c", CHECK_TOWER, "smoke", *settings], env=with_plugin(site), check=True,
+                          capture_output=True, text=True).stdout
+    # Two tokens by two of width 24; ``flat`` is listed beside the package's own layouts.
+    assert told.strip().splitlines() == ["[1, 4, 24]", "adapter flat hf internvl own vita"]
+
+
+CHECK_TOWER = """
+import sys
+import torch
+from vita_train.models.vision import build_vision
+from vita_train.recipe.load import load_recipe
+from vita_train.weights.export_layouts import EXPORT_LAYOUTS
+
+recipe = load_recipe("smoke", [argument.removeprefix("--set=") for argument in sys.argv[2:]])
+print(list(build_vision(recipe.model.vision)(torch.zeros(1, 3, 32, 32)).shape))
+print(*sorted(EXPORT_LAYOUTS))
+"""
 CHECK_BACKEND = """
 import sys
 from vita_train.launch.stage import open_backend

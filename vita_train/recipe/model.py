@@ -9,7 +9,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.family import Family
-from vita_train.recipe.vision import InternVitSpec, ProjectorSpec, VisionSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 
 
 class MoeSpec(Strict):

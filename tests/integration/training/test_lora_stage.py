@@ -22,6 +22,7 @@ from vita_train.recipe.schema import Recipe, StorageSpec
 from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.paths import corpus_dir, store_of
+from vita_train.runs.run import Run
 from vita_train.storage.base import local_path
 from vita_train.training.inputs import find_inputs, stage_digest
 from vita_train.training.stage import run_stage
@@ -206,7 +207,7 @@ def test_an_adapter_exported_alone_is_one_that_plain_peft_loads(root: Path, tmp_
     from peft import PeftModel
 
     recipe, out = _recipe(root), tmp_path / "adapter"
-    export_run_as(recipe, RUN, corpus_dir(recipe, RUN), out, "adapter")
+    export_run_as(Run(recipe, RUN), out, "adapter")
     told = json.loads((out / "export.json").read_text())
     assert told["stage"] == "1.3"
     assert told["modules"] == []

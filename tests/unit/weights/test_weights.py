@@ -15,7 +15,8 @@ from vita_train.models.build import build_modules
 from vita_train.models.vision import load_vision
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.vision import InternVitSpec, ProjectorSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.recipe.vision import ProjectorSpec
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
 from vita_train.storage.base import FileRef

@@ -25,9 +25,9 @@ from vita_train.training.inputs import find_inputs
 from vita_train.training.weights import load_inputs
 from vita_train.weights.compare import difference
 from vita_train.weights.export import newest_modules
-from vita_train.weights.formats.exporting import export_vita
 from vita_train.weights.formats.importing import write_import
 from vita_train.weights.formats.source import open_source
+from vita_train.weights.formats.vita_export import export_vita
 from vita_train.weights.load import load_modules
 from vita_train.weights.save import save_modules
 
