@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vita_train.errors import UserError
+from vita_train.recipe.extension import remember
 from vita_train.recipe.load import dump_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import final_key, read_final, write_final
@@ -71,6 +72,10 @@ class Run:
     def store_trying(self, seconds: float) -> Store:
         """Return the store, opened to give up on a server that has been away for so many seconds."""
         return open_store(self.recipe.storage.root, endpoint=self.recipe.storage.endpoint, patience=seconds)
+
+    def own_store(self) -> Store:
+        """Return a store whose keys begin in the run's folder."""
+        return open_store(f"{self.recipe.storage.root.rstrip('/')}/{self.name}", endpoint=self.recipe.storage.endpoint)
 
     @property
     def is_local(self) -> bool:
@@ -132,13 +137,28 @@ class Run:
         """
         return read_final(self.store, self.key(step))
 
+    def final_key(self, step: str) -> str:
+        """Return the key of a step's ``final.json``."""
+        return final_key(self.key(step))
+
     def final_uri(self, step: str) -> str:
         """Return the URI of a step's ``final.json``."""
-        return self.store.uri_of(final_key(self.key(step)))
+        return self.store.uri_of(self.final_key(step))
 
     def commit(self, step: str, manifest: Manifest) -> None:
         """Write a step's ``final.json``, whole or not at all; one that is there is replaced."""
         write_final(self.store, self.key(step), manifest)
+
+    def remembered(self) -> Run:
+        """Return the run with what earlier commands gave its stages: extensions and accepted gates."""
+        key = self.key(_RECIPE)
+        if not self.store.exists(key):
+            return self
+        try:
+            earlier = parse_recipe(self.store.read(key).decode(), key)
+        except (UserError, UnicodeDecodeError):  # of another version: nothing can be carried over
+            return self
+        return Run(remember(self.recipe, earlier), self.name)
 
     def write_recipe(self) -> None:
         """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""

@@ -69,10 +69,11 @@ PREPARE = '''
 import sys
 from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
+from vita_train.runs.run import Run
 
-recipe = load_recipe(sys.argv[1])
-steps.fetch_step(recipe, "r")
-steps.prepare_step(recipe, "r")
+run = Run(load_recipe(sys.argv[1]), "r")
+steps.fetch_step(run)
+steps.prepare_step(run)
 '''
 
 

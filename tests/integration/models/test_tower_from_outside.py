@@ -65,14 +65,15 @@ WALK = '''
 import sys
 from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
+from vita_train.runs.run import Run
 from vita_train.training.stage import run_stage
 
 
 def main():
-    recipe = load_recipe(sys.argv[1])
-    steps.fetch_step(recipe, "r")
-    steps.prepare_step(recipe, "r")
-    manifest = run_stage(recipe, "see", "r")
+    run = Run(load_recipe(sys.argv[1]), "r")
+    steps.fetch_step(run)
+    steps.prepare_step(run)
+    manifest = run_stage(run, "see")
     print(manifest.model_dump_json())
 
 

@@ -40,8 +40,8 @@ def _recipe(root: Path, *changes: str) -> Recipe:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with prepared data."""
     root = tmp_path_factory.mktemp("runs")
-    steps.fetch_step(_recipe(root), RUN)
-    steps.prepare_step(_recipe(root), RUN)
+    steps.fetch_step(Run(_recipe(root), RUN))
+    steps.prepare_step(Run(_recipe(root), RUN))
     return root
 
 

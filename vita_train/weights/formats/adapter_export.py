@@ -35,7 +35,7 @@ def export_adapters(run: Run, out: Path) -> None:
         CheckpointError: an adapter does not belong to its base, or says something else when it is merged.
     """
     recipe = run.recipe
-    manifest = adapted_stage(recipe, run.name, "")
+    manifest = adapted_stage(run, "")
     bases, adapters, whole = {}, {}, []
     with placed(out, EXPORT_MANIFEST, "export") as aside:
         for name, ref in own_modules(manifest).items():

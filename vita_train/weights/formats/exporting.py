@@ -37,7 +37,7 @@ def export_run_as(run: Run, out: Path, to: str) -> list[Path]:
     if layout.takes_run:
         write(run, out)
     else:
-        write(load_run(run.recipe, run.name), run.recipe, run.present_corpus(media=False), out)
+        write(load_run(run), run.recipe, run.present_corpus(media=False), out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
