@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
 from vita_train.recipe.base import Strict
@@ -71,13 +71,6 @@ class LlmSpec(Strict):
             raise ValueError("family mixtral-8x7b needs moe" if self.moe is None else
                              f"moe is given, but family {self.family} has no experts")
         return self
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out of the default family what came with the others: digests made before stay."""
-        values: dict[str, Any] = write(self)
-        late = ("head_dim", "moe") if self.family == "qwen2p5_instruct" else ()
-        return {name: value for name, value in values.items() if name not in late or value is not None}
 
 
 class CtcHeadSpec(Strict):

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
 from vita_train.models.build import cast_parameters
-from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.vision.internvit import InternVitTower
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.recipe.towers.internvit import InternVitSpec
 from vita_train.weights.compare import computed_in_float32, probe, probe_logits
 from vita_train.weights.export import copy_tokenizer, load_tokenizer, model_dtype
