@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from vita_train.errors import EXIT_RETRYABLE, VitaError
 from vita_train.launch.worker import ENDPOINT
 from vita_train.recipe.load import dump_recipe
+from vita_train.runs.manifest import STEP_DIGEST_VARIABLE
 from vita_train.runs.run import Run
 
 #: Name of the file with the recipe, in the folder of the stage.
@@ -102,8 +103,9 @@ def stage_job(run: Run, stage: str, digest: str, task: Any = None) -> StageJob:
     """Return a stage's job, as the run's recipe describes it."""
     launch, endpoint = run.recipe.launch, run.recipe.storage.endpoint
     command = ("python", "-m", "vita_train.launch.worker", run.uri(stage, RECIPE), stage, run.name)
-    return StageJob(run, stage, digest, command, Resources(launch.nodes, launch.nproc, launch.threads),
-                    {ENDPOINT: endpoint} if endpoint else {}, task=task)
+    environment = {STEP_DIGEST_VARIABLE: digest, **({ENDPOINT: endpoint} if endpoint else {})}
+    return StageJob(run, stage, digest, command, Resources(launch.nodes, launch.nproc, launch.threads), environment,
+                    task=task)
 
 
 def write_job_recipe(job: StageJob) -> None:

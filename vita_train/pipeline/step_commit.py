@@ -12,15 +12,12 @@ from typing import Any
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, VitaError
 from vita_train.recipe.selection import Selection
-from vita_train.runs.manifest import Manifest
+from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 
 #: A file that gets one line for each change of a step's state; the console that shows a run follows it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
-
-#: Key in a model manifest's lineage under which `train_step` keeps its own digest.
-STEP_DIGEST = "step_digest"
 
 
 def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
@@ -41,10 +38,10 @@ def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], 
         if selection.force or step not in run.recipe.stages:  # a stage decides itself what of its past still holds
             _forget(run, step)
         manifest = work(digest)
-        run.commit(step, manifest)
-        if step in run.recipe.stages:  # the job has written its own progress.json
+        if step in run.recipe.stages:  # the job has written its own final.json and progress.json
             _log_state(step, "done")
         else:
+            run.commit(step, manifest)
             _tell(run, step, "done")
         return manifest
 

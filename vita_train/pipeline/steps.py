@@ -14,7 +14,7 @@ from typing import Any
 
 from vita_train.errors import RecipeError
 from vita_train.launch.stage import launch_stage
-from vita_train.pipeline.step_commit import STEP_DIGEST, commit_step
+from vita_train.pipeline.step_commit import commit_step
 from vita_train.pipeline.step_inputs import (
     dataset_digests,
     digests_of,
@@ -143,11 +143,7 @@ def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = Non
                 "data": content_of(prepared, spec.datasets),
                 "inputs": {name: needed(run, name, by=stage).digest for name in earlier}}
 
-    def work(digest: str) -> Manifest:
-        manifest = launch_stage(run, stage, digest, task)
-        return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
-
-    return commit_step(run, stage, selection, inputs, work)
+    return commit_step(run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task))
 
 
 def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:

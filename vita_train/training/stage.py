@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from vita_train.models.activations import enable_checkpointing
 from vita_train.models.quantize import elements
 from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.stage import StageSpec
-from vita_train.runs.manifest import Manifest
+from vita_train.runs.manifest import STEP_DIGEST, STEP_DIGEST_VARIABLE, Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
@@ -117,9 +118,9 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     inputs = find_inputs(place.run, place.stage, place.modules)
     digest = stage_digest(recipe, place.stage, inputs, place.modules)
     done = place.run.final(place.stage)
-    if done is not None and done.lineage.get("stage_digest", done.digest) == extended_digest(digest, spec):
+    if done is not None and done.digest == extended_digest(digest, spec):
         check_gates(spec, done.metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, done.metrics))
-        return done if world.rank == 0 else None
+        return _of_this_step(place, done) if world.rank == 0 else None
     watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(place.logs, world.rank, error))
     engine_needs_group = spec.engine.kind != "torch"
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
@@ -135,6 +136,16 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     counters, objective, result, attempt, journal = trained
     with _failures(journal):
         return _finish(place, world, inputs, digest, counters, objective, result, attempt, journal)
+
+
+def _of_this_step(place: StageRun, done: Manifest) -> Manifest:
+    """Note in the manifest of a stage that need not be trained again which step of the pipeline it is good for now."""
+    digest = os.environ.get(STEP_DIGEST_VARIABLE)
+    if not digest or done.lineage.get(STEP_DIGEST) == digest:
+        return done
+    noted = done.model_copy(update={"lineage": {**done.lineage, STEP_DIGEST: digest}})
+    place.run.commit(place.stage, noted)
+    return noted
 
 
 def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
@@ -237,7 +248,9 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
     names = [f"{name}.{key}" for name, child in children.items() if name not in objective.frozen
              for key, parameter in child.named_parameters() if parameter.requires_grad]
     spent = asdict(counters)
+    step_digest = os.environ.get(STEP_DIGEST_VARIABLE)
     return {
+        **({STEP_DIGEST: step_digest} if step_digest else {}),
         "recipe": digest_of(place.recipe.model_dump(mode="json")),
         "code": code_version(),
         "data": inputs.data,

@@ -24,7 +24,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import read_final, write_final
-from vita_train.runs.manifest import Manifest
+from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.factory import open_store
 
@@ -130,7 +130,9 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
 
     def launch(run: Run, stage: str, digest: str, task: object) -> Manifest:
         launched.append(stage)
-        return Manifest(kind="model", run=run.name, stage=stage, digest="weights")
+        manifest = Manifest(kind="model", run=run.name, stage=stage, digest="weights", lineage={STEP_DIGEST: digest})
+        run.commit(stage, manifest)
+        return manifest
 
     monkeypatch.setattr(steps, "launch_stage", launch)
     _finish(recipe, "prepare", "one", caption="rows", vqa="rows")
