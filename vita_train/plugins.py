@@ -1,5 +1,5 @@
-"""Things by name that other packages may add to: objectives, task kinds, data sources, job backends, vision towers and
-export layouts.
+"""Things by name that other packages may add to: objectives, task kinds, data sources, job backends, vision towers,
+projectors and export layouts.
 
 A package announces its module in its own metadata, and every process that has the package installed finds it, the pods
 of a cluster included:
@@ -8,8 +8,8 @@ of a cluster included:
     mine = "my_package.vita"
 
 The module is imported when something is first looked up, and calls ``register_objective``, ``register_task_kind``,
-``register_source``, ``register_job_backend``, ``register_tower`` or ``register_export_layout``. It declares and does no
-more: classes and functions are named as ``package.module:name`` and
+``register_source``, ``register_job_backend``, ``register_tower``, ``register_projector`` or
+``register_export_layout``. It declares and does no more: classes and functions are named as ``package.module:name`` and
 imported when they are used. Neither recipes nor data files can name code.
 """
 

@@ -145,7 +145,7 @@ class ModelSpec(Strict):
     @property
     def weightless(self) -> frozenset[str]:
         """Modules that hold no weights: there is nothing to train or to load."""
-        return frozenset({"projector"} if self.projector.kind == "identity" else ())
+        return frozenset({"projector"} if self.projector.declared.weightless else ())
 
     @property
     def sources(self) -> dict[str, str]:
@@ -160,8 +160,8 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _projected(self) -> ModelSpec:
-        if self.projector.kind == "identity" and self.vision.feature_size != self.llm.hidden_size:
-            raise ValueError(f"projector identity passes features of width {self.vision.feature_size} on, "
+        if self.projector.declared.weightless and self.vision.feature_size != self.llm.hidden_size:
+            raise ValueError(f"projector {self.projector.kind} passes features of width {self.vision.feature_size} on, "
                              f"llm.hidden_size is {self.llm.hidden_size}")
         self.projector.num_tokens(self.vision.grid_size)  # raises where it cannot take the tower's tokens
         return self
