@@ -18,9 +18,9 @@ import torch
 
 from vita_train.data.loading.batch import Batch
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import IMAGE_ID
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.training.engines.base import Engine, EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable

@@ -22,7 +22,7 @@ from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.model import AudioAdapterSpec
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 
 _MEASURE = """
 import json, re, sys, time

@@ -1,4 +1,5 @@
-"""Objectives, task kinds and data sources from other packages.
+"""Things by name that other packages may add to: objectives, task kinds, data sources, job backends, vision towers,
+projectors and export layouts.
 
 A package announces its module in its own metadata, and every process that has the package installed finds it, the pods
 of a cluster included:
@@ -6,8 +7,9 @@ of a cluster included:
     [project.entry-points."vita_train.plugins"]
     mine = "my_package.vita"
 
-The module is imported when something is first looked up, and calls ``register_objective``, ``register_task_kind`` or
-``register_source``. It declares and does no more: classes and functions are named as ``package.module:name`` and
+The module is imported when something is first looked up, and calls ``register_objective``, ``register_task_kind``,
+``register_source``, ``register_job_backend``, ``register_tower``, ``register_projector`` or
+``register_export_layout``. It declares and does no more: classes and functions are named as ``package.module:name`` and
 imported when they are used. Neither recipes nor data files can name code.
 """
 
@@ -18,6 +20,8 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from vita_train.errors import UserError, VitaError
@@ -32,10 +36,12 @@ class Registry(Generic[Item]):
 
     Args:
         what: what they are, for messages.
+        modules: the package's own modules that add some, where a new one is to be found and not listed: ``a.b.*`` are
+            all modules of a package, ``a.b.*.c`` the modules ``c`` of its packages.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, modules: str = "") -> None:
+        self._what, self._modules = what, modules
         self._items: dict[str, Item] = {}
 
     def add(self, name: str, item: Item) -> None:
@@ -63,12 +69,26 @@ class Registry(Generic[Item]):
 
     def __contains__(self, name: object) -> bool:
         if name not in self._items:
-            load_plugins()
+            self._load()
         return name in self._items
 
     def __iter__(self) -> Iterator[str]:
-        load_plugins()
+        self._load()
         return iter(tuple(self._items))
+
+    def _load(self) -> None:
+        if self._modules:
+            _import_all(self._modules)
+        load_plugins()
+
+
+@cache
+def _import_all(pattern: str) -> None:
+    package, _, rest = pattern.partition(".*")
+    for info in iter_modules(import_module(package).__path__):
+        name = f"{package}.{info.name}{rest}"
+        if not rest or (info.ispkg and find_spec(name) is not None):
+            import_module(name)
 
 
 @cache

@@ -35,6 +35,6 @@ def data_fetch(
         metrics: Its measures.
     """
     from vita_train.pipeline import steps
-    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
-    steps.check_pipeline(resolved, stages)
-    steps.publish(steps.fetch_step(resolved, name, selection), raw, metrics)
+    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.check_pipeline(opened.recipe, stages)
+    steps.publish(steps.fetch_step(opened, selection), raw, metrics)

@@ -33,5 +33,5 @@ def evaluate(
         metrics: Its measures.
     """
     from vita_train.pipeline import steps
-    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
-    steps.publish(steps.evaluate_step(resolved, name, selection), evaluation, metrics)
+    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish(steps.evaluate_step(opened, selection), evaluation, metrics)

@@ -31,5 +31,5 @@ def report(
         page: The report.
     """
     from vita_train.pipeline import steps
-    resolved, name, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
-    steps.publish_page(resolved, steps.report_step(resolved, name, selection), page)
+    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+    steps.publish_page(opened, steps.report_step(opened, selection), page)

@@ -18,14 +18,17 @@ from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.kubelet import Kubelet
 from tests.helpers.cluster.waiting import jobs_of, make_workflow, until
 from vita_train.errors import EXIT_REFUSED, StoppedError, UserError, VitaError
+from vita_train.launch.backend import stage_job
 from vita_train.launch.kubernetes.api import Cluster
 from vita_train.launch.kubernetes.job import TrainingJob, job_name
-from vita_train.launch.kubernetes.launcher import Launcher, launch_on_cluster
+from vita_train.launch.kubernetes.launcher import Launcher, PyTorchJobBackend
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.workflow import WORKFLOWS, Workflow
+from vita_train.launch.stage import finish
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import Platform, TimeSpec
 from vita_train.recipe.pod import PodSettings
+from vita_train.runs.run import Run
 
 POD = PodSettings(gpu_resource="", cpu="100m", memory="1Gi", shm="64Mi", scratch="64Mi", grace=30)
 JOBS = PyTorchJobs()
@@ -96,8 +99,8 @@ def test_a_success_without_a_commit_is_none_and_does_not_stay(cluster: Cluster, 
     monkeypatch.setattr("vita_train.launch.kubernetes.launcher.training_job", lambda *_, **__: job)
     recipe, printed = load_recipe("smoke", [f"storage.root={tmp_path}"]), list[str]()
     with pytest.raises(VitaError, match="ended as if it were done, but committed nothing"):
-        launch_on_cluster(recipe, "1.1", "run", "digest", job.platform.model_copy(update={"namespace": namespace}),
-                          "pytorchjob", cluster=cluster, out=printed.append)
+        finish(PyTorchJobBackend(job.platform.model_copy(update={"namespace": namespace}), cluster, printed.append),
+               stage_job(Run(recipe, "run"), "1.1", "digest"))
     assert "done" in printed
     until(lambda: jobs_of(control_plane, namespace) == [])
 

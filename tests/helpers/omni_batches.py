@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.data.loading.batch import Batch
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.models.language.decoder import Decoded, decode
 from vita_train.models.omni import Omni, document_starts
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 
 def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-_METADATA = "Metadata-Version: 2.1\nName: reversing\nVersion: 1.0\n"
-_ENTRY = "[vita_train.plugins]\nreversing = reversing.declared\n"
 _DECLARED = '''
 from typing import Literal
 
@@ -71,15 +70,24 @@ class LouderTokens(NextTokenObjective):
 
 def write_plugin(at: Path) -> Path:
     """Write an installed package with a plugin and return the folder to put on ``PYTHONPATH``."""
-    package, info = at / "reversing", at / "reversing-1.0.dist-info"
+    return write_package(at, "reversing", declared=_DECLARED, work=_WORK)
+
+
+def write_package(at: Path, name: str, **modules: str) -> Path:
+    """Write an installed package whose module ``declared`` is a plugin; return the folder to put on ``PYTHONPATH``."""
+    package, info = at / name, at / f"{name}-1.0.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "declared.py").write_text(_DECLARED)
-    (package / "work.py").write_text(_WORK)
-    (info / "METADATA").write_text(_METADATA)
-    (info / "entry_points.txt").write_text(_ENTRY)
+    for module, text in {"__init__": "", **modules}.items():
+        (package / f"{module}.py").write_text(text)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[vita_train.plugins]\n{name} = {name}.declared\n")
     return at
+
+
+def with_plugin(at: Path) -> dict[str, str]:
+    """Return this process's environment with a folder of plugins on ``PYTHONPATH``."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(at), os.environ.get("PYTHONPATH", "")])}
 
 
 def write_records(at: Path, number: int = 8) -> tuple[Path, Path]:

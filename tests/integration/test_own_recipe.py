@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers.plugin_world import write_plugin, write_records
+from tests.helpers.plugin_world import with_plugin, write_plugin, write_records
 from vita_train.recipe.presets import preset_path
 from vita_train.runs.final import read_final
 from vita_train.storage.factory import open_store
@@ -50,8 +50,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    plugin = write_plugin(tmp_path / "site")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])}
+    return with_plugin(write_plugin(tmp_path / "site"))
 
 
 def _python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

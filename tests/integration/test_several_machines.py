@@ -22,9 +22,8 @@ from vita_train.launch.nodes import (
 )
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import StorageSpec
-from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 
 RUN = "r"
 pytestmark = pytest.mark.timeout(600)
@@ -38,7 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
              "batch": {"rows": 4, "row_tokens": 128}, "eval": {"batches": 1, "limit": 2}}
     recipe = small_recipe(storage=StorageSpec(root=str(root)).model_dump(), stages={"0.llm": stage})
     small_corpus(root / RUN / "prepare", recipe, records=8)
-    write_final(store_of(recipe), f"{RUN}/prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
+    Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
     (root / "mine.yaml").write_text(dump_recipe(recipe))
     return root
 
@@ -65,7 +64,7 @@ def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
     manifest = json.loads(shown)
     assert manifest["lineage"]["world"] == 2
     assert {path.name for path in (root / RUN / "0.llm" / "logs").glob("rank-*.log")} == {"rank-0.log", "rank-1.log"}
-    assert read_final(store_of(small_recipe(storage={"root": str(root)})), f"{RUN}/0.llm") is not None
+    assert Run(small_recipe(storage={"root": str(root)}), RUN).final("0.llm") is not None
 
 
 @pytest.mark.parametrize("setting", ["seed=7", "stages.0.llm.save_every=2"], ids=["weights", "checkpoints"])

@@ -11,10 +11,10 @@ from PIL import Image
 
 from tests.helpers.small_towers import TOWERS
 from vita_train.inference.chat import open_chat
-from vita_train.pipeline.steps import evaluate_step, export_step, fetch_step, prepare_step, write_recipe
+from vita_train.pipeline.steps import evaluate_step, export_step, fetch_step, prepare_step
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.runs.paths import run_dir
+from vita_train.runs.run import Run
 from vita_train.training.stage import run_stage
 
 pytestmark = pytest.mark.timeout(1200)
@@ -74,22 +74,23 @@ def test_a_tower_from_records_to_a_conversation(tower: str, projector: str, tmp_
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     recipe = recipe_of(tower, projector, tmp_path)
-    write_recipe(recipe, "mine")
-    fetch_step(recipe, "mine")
-    prepare_step(recipe, "mine")
-    trained = run_stage(recipe, "1.2", "mine")
+    run = Run(recipe, "mine")
+    run.write_recipe()
+    fetch_step(run)
+    prepare_step(run)
+    trained = run_stage(run, "1.2")
     # As if it had been killed half way: the end and the last checkpoint are gone.
-    stage = run_dir(recipe, "mine") / "1.2"
+    stage = run.dir / "1.2"
     (stage / "final.json").unlink()
     (stage / "committed" / f"step-{STEPS:08}.json").unlink()
-    resumed = run_stage(recipe, "1.2", "mine")
+    resumed = run_stage(run, "1.2")
     assert trained is not None
     assert resumed is not None
     assert {name: [file.sha256 for file in ref.files] for name, ref in resumed.modules.items()} == {
         name: [file.sha256 for file in ref.files] for name, ref in trained.modules.items()}
-    evaluate_step(recipe, "mine")
-    export_step(recipe, "mine")
-    for place in (run_dir(recipe, "mine"), run_dir(recipe, "mine") / "export" / "model"):
+    evaluate_step(run)
+    export_step(run)
+    for place in (run.dir, run.dir / "export" / "model"):
         chat = open_chat(str(place))
         for colour in COLOURS:
             chat.reset()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+from tests.helpers.plugin_world import with_plugin, write_package
 from vita_train.cli.main import build_app
 from vita_train.data.sources.registry import load_registry
 from vita_train.recipe.check import check_recipe
@@ -74,3 +78,48 @@ def test_every_page_of_the_site_is_there_and_every_link_leads_somewhere() -> Non
 def test_yaml_is_yaml(page: Path) -> None:
     for block in blocks(page, "yaml"):
         assert yaml.safe_load(block) is not None
+
+
+def test_the_job_backend_of_the_page_is_one_that_a_recipe_can_name(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "add-a-job-backend.md"
+    declared, implemented = blocks(page, "python")
+    site = write_package(tmp_path, "my_package", declared=declared, queue=implemented)
+    (launch,) = blocks(page, "yaml")
+    settings = [f"--set=launch={json.dumps(yaml.safe_load(launch)['launch'])}"]
+    told = subprocess.run([sys.executable, "-c", CHECK_BACKEND, "smoke", *settings], env=with_plugin(site), check=True,
+                          capture_output=True, text=True).stdout
+    assert told.strip() == "partition h100"
+
+
+def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "add-a-tower.md"
+    tower, network, layout = blocks(page, "python")
+    site = write_package(tmp_path, "my_package", declared=tower + layout, patches=network)
+    (model,) = blocks(page, "yaml")
+    settings = [f"--set=model={json.dumps(yaml.safe_load(model)['model'])}"]
+    told = subprocess.run([sys.executable, "-c", CHECK_TOWER, "smoke", *settings], env=with_plugin(site), check=True,
+                          capture_output=True, text=True).stdout
+    # Two tokens by two of width 24; ``flat`` is listed beside the package's own layouts.
+    assert told.strip().splitlines() == ["[1, 4, 24]", "adapter flat hf internvl own vita"]
+
+
+CHECK_TOWER = """
+import sys
+import torch
+from vita_train.models.vision import build_vision
+from vita_train.recipe.load import load_recipe
+from vita_train.weights.export_layouts import EXPORT_LAYOUTS
+
+recipe = load_recipe("smoke", [argument.removeprefix("--set=") for argument in sys.argv[2:]])
+print(list(build_vision(recipe.model.vision)(torch.zeros(1, 3, 32, 32)).shape))
+print(*sorted(EXPORT_LAYOUTS))
+"""
+CHECK_BACKEND = """
+import sys
+from vita_train.launch.stage import open_backend
+from vita_train.recipe.load import load_recipe
+from vita_train.runs.run import Run
+
+run = Run(load_recipe("smoke", [argument.removeprefix("--set=") for argument in sys.argv[2:]]))
+print(open_backend(run.recipe).check(run))
+"""

@@ -68,14 +68,14 @@ def janitor(
     from datetime import timedelta
 
     from vita_train.launch.kubernetes.api import Cluster, own_namespace
-    from vita_train.launch.kubernetes.backends import served_backends
     from vita_train.launch.kubernetes.janitor import Patience, tidy
+    from vita_train.launch.kubernetes.kinds import served_kinds
     from vita_train.recipe.platform import needed_platform
     from vita_train.storage.factory import open_store
 
     platform = needed_platform("the janitor looks for jobs", "janitor")
     cluster = Cluster.connect(outage=platform.times.outage)
-    number = tidy(cluster, served_backends(cluster.served()), platform.namespace or own_namespace(), own_namespace(),
+    number = tidy(cluster, served_kinds(cluster.served()), platform.namespace or own_namespace(), own_namespace(),
                   Patience(workflow, over), out=typer.echo, is_rehearsal=is_rehearsal)
     done = "would be deleted" if is_rehearsal else "deleted"
     typer.echo(f"{number} jobs {done}")

@@ -1,13 +1,6 @@
-"""Ids and marks that records, batches and models agree on."""
+"""Marks and placeholders that records, prompts and replies agree on."""
 
 from __future__ import annotations
-
-IGNORE_INDEX = -100
-"""Label of a position that is not supervised."""
-IMAGE_ID = -200
-"""Stands at every language position that an image tile or video frame fills."""
-AUDIO_ID = -500
-"""Stands at every language position that a clip fills."""
 
 MARK_AUDIO = "☞"
 """Opens a reply to a spoken query."""

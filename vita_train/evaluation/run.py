@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 
@@ -11,33 +10,29 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.evaluation.measures import Bench, evaluating, measure
 from vita_train.evaluation.samples import collect_samples
 from vita_train.evaluation.tasks import all_tasks
-from vita_train.recipe.schema import Recipe
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.weights.newest import load_newest
 
 
-def evaluate_run(recipe: Recipe, run: str, corpus_dir: Path, *, limit: int | None = None) -> dict[str, float]:
+def evaluate_run(run: Run, *, limit: int | None = None) -> dict[str, float]:
     """Return every measure of a run's newest weights, and write ``evaluate/samples.json`` with its media.
 
     Args:
-        recipe: the run's recipe.
-        run: its name below ``storage.root``.
-        corpus_dir: the prepared corpus.
+        run: of which at least one stage is finished.
         limit: most samples of a slice; None takes the largest ``eval.limit`` of the stages.
 
     Raises:
         UserError: no stage of the run is finished.
         CheckpointError: weights are missing or damaged.
     """
-    corpus = Corpus.open(corpus_dir)
+    recipe, corpus = run.recipe, Corpus.open(run.present_corpus())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    modules = load_newest(recipe, run, units=len(corpus.units)).to(device)
+    modules = load_newest(run, units=len(corpus.units)).to(device)
     limit = limit or max(spec.eval.limit for spec in recipe.stages.values())
     metrics = measure(recipe, corpus, modules, limit=limit, device=device)
-    store = store_of(recipe)
     bench = Bench(recipe, corpus, modules, device)
     with evaluating(modules), torch.no_grad():
         listed = collect_samples(bench, all_tasks(recipe, corpus, modules.keys()),
-                                 lambda key, data: store.write(f"{run}/evaluate/{key}", data))
-    store.write(f"{run}/evaluate/samples.json", json.dumps(listed, ensure_ascii=False, indent=1).encode())
+                                 lambda key, data: run.store.write(run.key("evaluate", key), data))
+    run.store.write(run.key("evaluate", "samples.json"), json.dumps(listed, ensure_ascii=False, indent=1).encode())
     return metrics

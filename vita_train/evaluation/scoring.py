@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from vita_train.data.index.sample import Sample
 from vita_train.data.loading.batch import Batch
 from vita_train.evaluation.batches import reply_batches
-from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.omni import Omni
 from vita_train.models.state_head import state_logits
+from vita_train.recipe.special_ids import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def tell_states(omni: Omni, samples: Sequence[Sample], *, device: torch.device) 
     for _, batch in reply_batches(samples):
         moved = batch.to(device)
         if moved.states is not None:
-            labelled = moved.states != IGNORE_ID
+            labelled = moved.states != IGNORE_INDEX
             told = state_logits(omni.state_head, omni(moved)[labelled]).argmax(-1)
             hits += (told == moved.states[labelled]).tolist()
     return hits
@@ -84,7 +84,7 @@ def _read(omni: Omni, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of each supervised position, in reading order: (row, column), target, loss, and whether it is hit."""
     labels = batch.labels
     hidden = omni(batch)
-    supervised = labels[:, 1:] != IGNORE_ID
+    supervised = labels[:, 1:] != IGNORE_INDEX
     targets = labels[:, 1:][supervised]
     losses, hits = [], []
     for states, wanted in zip(hidden[:, :-1][supervised].split(2048), targets.split(2048), strict=True):

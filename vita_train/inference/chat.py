@@ -268,13 +268,13 @@ def open_chat(checkpoint: str) -> Chat:
     if not store.exists("recipe.yaml"):
         raise UserError("this is neither an export nor a run", where=store.uri,
                         remedy="give an export, <run>/export/model, or a run's directory")
-    from vita_train.runs.find import find_run
-    from vita_train.runs.paths import present_corpus
+    from vita_train.runs.run import Run
     from vita_train.weights.newest import load_newest
 
-    recipe, run = find_run(checkpoint)
-    modules = load_newest(recipe, run, without=("discriminators", "ctc_head"))
-    tokenizer = load_tokenizer(recipe.tokenizer.source or present_corpus(recipe, run, media=False) / "tokenizer")
+    run = Run.open(checkpoint)
+    recipe = run.recipe
+    modules = load_newest(run, without=("discriminators", "ctc_head"))
+    tokenizer = load_tokenizer(recipe.tokenizer.source or run.present_corpus(media=False) / "tokenizer")
     return Chat(recipe, modules.to(device), tokenizer)
 
 

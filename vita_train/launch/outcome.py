@@ -66,6 +66,23 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
     return VitaError(f"the job failed; its log ends\n{tail(log)}", where=str(log))
 
 
+def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
+    """Return why the command of a node failed; None where it did not.
+
+    Args:
+        code: its exit code; below 0, the signal that killed it.
+        last_words: the file that ``VITA_TRAIN_TERMINATION_LOG`` named.
+        logs: where a reader finds what it printed.
+    """
+    if code == 0:
+        return None
+    if report := _read(last_words):
+        return _CLASSES[int(str(report["code"]))](str(report.get("what") or "failed"), where=str(report.get("where")),
+                                                  remedy=str(report.get("remedy") or f"the log is {logs}"))
+    kind = PeerLostError if code < 0 else _CLASSES.get(code, VitaError)
+    return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
+
+
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:
     """Return the last lines of a log, indented; empty if there is no such file."""
     if not path.exists():

@@ -26,10 +26,11 @@ def main() -> int:
 
     from vita_train.errors import VitaError
     from vita_train.recipe.load import load_recipe
+    from vita_train.runs.run import Run
     from vita_train.training.stage import run_stage
 
     try:
-        run_stage(load_recipe(recipe), stage, run, logs=logs)
+        run_stage(Run(load_recipe(recipe), run), stage, logs=logs)
     except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""What the omni model reads: the placeholder ids and the fields of a packed batch."""
+"""What the omni model reads: the fields of a packed batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
-#: Stands at every language position that one tile or frame fills.
-IMAGE_ID = -200
-#: Stands at every language position that one clip fills.
-AUDIO_ID = -500
-#: Label of a position that is not supervised.
-IGNORE_ID = -100
 
 
 class OmniBatch(Protocol):

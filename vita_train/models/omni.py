@@ -13,10 +13,11 @@ from vita_train.errors import DataError
 from vita_train.models.attention.packed import PACKED
 from vita_train.models.audio.adapter import AudioAdapter, AudioPrompt, adapter_length
 from vita_train.models.audio.encoder import AudioEncoder, encoder_length
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, OmniBatch
+from vita_train.models.inputs import OmniBatch
 from vita_train.models.language.decoder import Decoded, decode
 from vita_train.models.vision import VisionTower
 from vita_train.models.vision.pooling import pool_tiles
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 #: Shortest clip the speech encoder gives a frame for.
 SHORTEST_CLIP = 7

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.models.inputs import AUDIO_ID, IGNORE_ID, Prompt, left_padded
+from vita_train.models.inputs import Prompt, left_padded
 from vita_train.models.omni import Omni
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX
 
 #: Class of a clip that speaks to the assistant, and of one that does not.
 MEANT, NOT_MEANT = 0, 1
@@ -55,7 +56,7 @@ def state_loss(head: nn.Linear, hidden: Tensor, states: Tensor | None) -> StateL
         # A rank without a label still takes part in every collective of the head.
         nothing = _logits(head, hidden[0, :1]).sum() * 0
         return StateLoss(nothing, nothing.detach(), torch.zeros((), dtype=torch.long, device=hidden.device), 0)
-    labelled = states != IGNORE_ID
+    labelled = states != IGNORE_INDEX
     logits, targets = _logits(head, hidden[labelled]), states[labelled]
     weights = torch.tensor(CLASS_WEIGHTS, device=hidden.device)
     loss = F.cross_entropy(logits, targets, weight=weights, reduction="sum")

@@ -11,50 +11,43 @@ from typing import Any
 
 from vita_train import __version__
 from vita_train.errors import EXIT_FAILED, VitaError
-from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
-from vita_train.runs.final import final_key, read_final, write_final
-from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import store_of
-from vita_train.storage.base import Store
+from vita_train.runs.manifest import STEP_DIGEST, Manifest
+from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 
 #: A file that gets one line for each change of a step's state; the console that shows a run follows it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
 
-#: Key in a model manifest's lineage under which `train_step` keeps its own digest.
-STEP_DIGEST = "step_digest"
 
-
-def commit_step(recipe: Recipe, run: str, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
+def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
                 work: Callable[[str], Manifest]) -> Manifest | None:
     """Return a step's commit, doing the work first if there is none for these inputs.
 
     A step that was not asked for returns whatever it committed before, or None.
     """
-    store = store_of(recipe)
-    done = read_final(store, f"{run}/{step}")
+    done = run.final(step)
     if not selection.picks(step):
         return done
-    with _told(store, run, step):
+    with _told(run, step):
         digest = digest_of({"version": __version__, **inputs()})
         if done is not None and _digest(done) == digest and not selection.force:
             _log_state(step, "reused")
             return done
-        _tell(store, run, step, "running")
-        if selection.force or step not in recipe.stages:  # a stage decides itself what of its past still holds
-            _forget(store, run, step)
+        _tell(run, step, "running")
+        if selection.force or step not in run.recipe.stages:  # a stage decides itself what of its past still holds
+            _forget(run, step)
         manifest = work(digest)
-        write_final(store, f"{run}/{step}", manifest)
-        if step in recipe.stages:  # the job has written its own progress.json
+        if step in run.recipe.stages:  # the job has written its own final.json and progress.json
             _log_state(step, "done")
         else:
-            _tell(store, run, step, "done")
+            run.commit(step, manifest)
+            _tell(run, step, "done")
         return manifest
 
 
 @contextmanager
-def _told(store: Store, run: str, step: str) -> Iterator[None]:
+def _told(run: Run, step: str) -> Iterator[None]:
     """Note a failure in the step's progress.json and in the steps' log, and pass it on."""
     try:
         yield
@@ -65,14 +58,14 @@ def _told(store: Store, run: str, step: str) -> Iterator[None]:
             reason = what = f"{type(error).__name__}: {error}"
             code, where, remedy = EXIT_FAILED, "", ""
         with suppress(VitaError):  # a store that is away is told less than why the step failed
-            _tell(store, run, step, "failed", reason=reason, error={
+            _tell(run, step, "failed", reason=reason, error={
                 "code": code, "what": what, "where": where, "remedy": remedy})
         raise
 
 
-def _tell(store: Store, run: str, step: str, state: str, **more: Any) -> None:
+def _tell(run: Run, step: str, state: str, **more: Any) -> None:
     _log_state(step, state, **more)
-    store.write(f"{run}/{step}/progress.json", json.dumps({"state": state, **more}).encode())
+    run.store.write(run.key(step, "progress.json"), json.dumps({"state": state, **more}).encode())
 
 
 def _log_state(step: str, state: str, **more: Any) -> None:
@@ -81,10 +74,10 @@ def _log_state(step: str, state: str, **more: Any) -> None:
             file.write(json.dumps({"time": time.time(), "step": step, "state": state, **more}) + "\n")
 
 
-def _forget(store: Store, run: str, step: str) -> None:
+def _forget(run: Run, step: str) -> None:
     """Remove a commit that no longer holds, and the checkpoints that belong to it."""
-    store.delete([final_key(f"{run}/{step}")])
-    store.delete(store.list(f"{run}/{step}/committed/"))
+    run.store.delete([run.final_key(step)])
+    run.store.delete(run.store.list(run.key(step, "committed") + "/"))
 
 
 def _digest(manifest: Manifest) -> str:

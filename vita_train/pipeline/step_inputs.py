@@ -12,9 +12,8 @@ from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.sources import RecordsSource
-from vita_train.runs.final import final_key, read_final
 from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of, sha256_file
 from vita_train.weights.pretrained import given_modules
 
@@ -22,17 +21,16 @@ if TYPE_CHECKING:
     from vita_train.data.prepare.ledger import Ledger
 
 
-def needed(recipe: Recipe, run: str, step: str, *, by: str) -> Manifest:
+def needed(run: Run, step: str, *, by: str) -> Manifest:
     """Return the manifest of a step that another one builds on.
 
     Raises:
         UserError: it was never done; the command that does it is the remedy.
     """
-    manifest = read_final(store_of(recipe), f"{run}/{step}")
+    manifest = run.final(step)
     if manifest is None:
-        raise UserError(f"{by} needs {step}, which run {run!r} has not done yet",
-                        where=store_of(recipe).uri_of(final_key(f"{run}/{step}")),
-                        remedy=f"vita-train run {_given_as(recipe)} --run {run} --until {step}")
+        raise UserError(f"{by} needs {step}, which run {run.name!r} has not done yet", where=run.final_uri(step),
+                        remedy=f"vita-train run {_given_as(run.recipe)} --run {run.name} --until {step}")
     return manifest
 
 
@@ -81,10 +79,10 @@ def given_digests(recipe: Recipe) -> dict[str, Any]:
     return {"weights": files} if files else {}
 
 
-def last_progress(recipe: Recipe, run: str, step: str) -> str:
+def last_progress(run: Run, step: str) -> str:
     """Return what a step last said of itself; empty before it began."""
-    store, key = store_of(recipe), f"{run}/{step}/progress.json"
-    return store.read(key).decode() if store.exists(key) else ""
+    key = run.key(step, "progress.json")
+    return run.store.read(key).decode() if run.store.exists(key) else ""
 
 
 def digests_of(manifests: Mapping[str, Manifest]) -> dict[str, str]:
@@ -92,13 +90,13 @@ def digests_of(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     return {name: manifest.digest for name, manifest in manifests.items()}
 
 
-def stage_manifests(recipe: Recipe, run: str, by: str) -> dict[str, Manifest]:
+def stage_manifests(run: Run, by: str) -> dict[str, Manifest]:
     """Return what every stage of the recipe committed.
 
     Raises:
         UserError: one was never done.
     """
-    return {stage: needed(recipe, run, stage, by=by) for stage in recipe.stages}
+    return {stage: needed(run, stage, by=by) for stage in run.recipe.stages}
 
 
 def _given_as(recipe: Recipe) -> str:

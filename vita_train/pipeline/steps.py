@@ -1,4 +1,4 @@
-"""The steps of the pipeline: each is a function of recipe and run that returns the manifest it committed.
+"""The steps of the pipeline: each is a function of a run that returns the manifest it committed.
 
 A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs changed is done
 again. KFP components call these functions and nothing else. Nothing here imports torch before there is work for it.
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vita_train.errors import RecipeError, UserError
+from vita_train.errors import RecipeError
 from vita_train.launch.stage import launch_stage
-from vita_train.pipeline.step_commit import STEP_DIGEST, commit_step
+from vita_train.pipeline.step_commit import commit_step
 from vita_train.pipeline.step_inputs import (
     dataset_digests,
     digests_of,
@@ -29,17 +29,15 @@ from vita_train.pipeline.step_inputs import (
     template_text,
 )
 from vita_train.recipe.corpus import corpus_settings, data_settings
-from vita_train.recipe.extension import remember
 from vita_train.recipe.graph import uncovered
-from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, stage_graph
-from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, content_of
-from vita_train.runs.paths import corpus_dir, present_corpus, present_raw, raw_dir, run_dir, run_name, store_of
-from vita_train.storage.base import FileRef, is_local
+from vita_train.runs.run import Run
+from vita_train.storage.base import FileRef
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.factory import open_file, open_store
+from vita_train.storage.factory import open_file
 from vita_train.storage.tar_shards import publish_tree
 
 ALL = Selection()
@@ -48,7 +46,7 @@ _SHOWN = {"title", "group", "after"}
 
 
 def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequence[str] = (), only: str = "",
-             from_step: str = "", until_step: str = "", force: bool = False) -> tuple[Recipe, str, Selection]:
+             from_step: str = "", until_step: str = "", force: bool = False) -> tuple[Run, Selection]:
     """Resolve what a pipeline's parameters mean.
 
     Args:
@@ -60,10 +58,9 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
     """
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
     resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
-    name = run_name(resolved, run)
-    resolved = remembered(resolved, name)
-    write_recipe(resolved, name)
-    return resolved, name, Selection.parse(resolved, only, from_step, until_step, force)
+    opened = Run(resolved, run).remembered()
+    opened.write_recipe()
+    return opened, Selection.parse(opened.recipe, only, from_step, until_step, force)
 
 
 def check_pipeline(recipe: Recipe, stages: str) -> None:
@@ -82,148 +79,122 @@ def check_pipeline(recipe: Recipe, stages: str) -> None:
                                  "python pipelines/compile.py --recipe FILE, then vita-train upload")
 
 
-def remembered(recipe: Recipe, run: str) -> Recipe:
-    """Return the recipe with what earlier commands gave this run's stages: extensions and accepted gates."""
-    store, key = store_of(recipe), f"{run}/recipe.yaml"
-    if not store.exists(key):
-        return recipe
-    try:
-        return remember(recipe, parse_recipe(store.read(key).decode(), key))
-    except (UserError, UnicodeDecodeError):  # of another version: nothing can be carried over
-        return recipe
-
-
-def write_recipe(recipe: Recipe, run: str) -> None:
-    """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""
-    store, key = store_of(recipe), f"{run}/recipe.yaml"
-    text = dump_recipe(recipe).encode()
-    if not store.exists(key) or store.read(key) != text:
-        store.write(key, text)
-
-
-def fetch_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+def fetch_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Get the raw data of the recipe's sources into ``data_fetch/raw``, with its ``registry.json``."""
     def work(digest: str) -> Manifest:
         from vita_train.data.sources.fetch import fetch_all
 
-        raw = raw_dir(recipe, run)
+        raw = run.raw_dir
         raw.mkdir(parents=True, exist_ok=True)
-        registry = fetch_all(recipe.data.source, raw, seed=recipe.seed)
+        registry = fetch_all(run.recipe.data.source, raw, seed=run.recipe.seed)
         counts = {"datasets": float(len(registry.datasets)),
                   "splits": float(sum(len(dataset.splits) for dataset in registry.datasets.values()))}
-        return Manifest(kind="data", run=run, stage="data_fetch", digest=digest, metrics=counts,
-                        files={"registry": _stored(recipe, f"{run}/data_fetch/registry.json", raw / "registry.json"),
-                               **_published(recipe, run, "data_fetch", raw)}, lineage=lineage_of(recipe, {}))
+        return Manifest(kind="data", run=run.name, stage="data_fetch", digest=digest, metrics=counts,
+                        files={"registry": _stored(run, raw / "registry.json", "data_fetch", "registry.json"),
+                               **_published(run, "data_fetch", raw)}, lineage=lineage_of(run.recipe, {}))
 
-    return commit_step(recipe, run, "data_fetch", selection, lambda: {
-        "source": sources_of(recipe), "seed": recipe.seed, "content": source_digests(recipe),
+    return commit_step(run, "data_fetch", selection, lambda: {
+        "source": sources_of(run.recipe), "seed": run.recipe.seed, "content": source_digests(run.recipe),
     }, work)
 
 
-def prepare_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
-        return {**corpus_settings(recipe), "template": template_text(recipe),
-                "data_fetch": needed(recipe, run, "data_fetch", by="prepare").digest}
+        return {**corpus_settings(run.recipe), "template": template_text(run.recipe),
+                "data_fetch": needed(run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare.run import prepare
 
-        out = corpus_dir(recipe, run)
-        fetched = needed(recipe, run, "data_fetch", by="prepare")
-        ledger = prepare(recipe, present_raw(recipe, run) / "registry.json", out, workers=os.cpu_count() or 1,
+        out = run.corpus_dir
+        fetched = needed(run, "data_fetch", by="prepare")
+        ledger = prepare(run.recipe, run.present_raw() / "registry.json", out, workers=os.cpu_count() or 1,
                          force=selection.force)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
-        return Manifest(kind="prepared", run=run, stage="prepare", digest=digest,
+        return Manifest(kind="prepared", run=run.name, stage="prepare", digest=digest,
                         metrics={name: float(count) for name, count in counts.items()},
-                        files={"ledger": _stored(recipe, f"{run}/prepare/ledger.json", out / "ledger.json"),
-                               **_published(recipe, run, "prepare", out)},
-                        lineage={**lineage_of(recipe, {"data_fetch": fetched}),
-                                 "content": dataset_digests(recipe, ledger, out, fetched)})
+                        files={"ledger": _stored(run, out / "ledger.json", "prepare", "ledger.json"),
+                               **_published(run, "prepare", out)},
+                        lineage={**lineage_of(run.recipe, {"data_fetch": fetched}),
+                                 "content": dataset_digests(run.recipe, ledger, out, fetched)})
 
-    return commit_step(recipe, run, "prepare", selection, inputs, work)
+    return commit_step(run, "prepare", selection, inputs, work)
 
 
-def train_step(recipe: Recipe, run: str, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
+def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
     """Train one stage as a torchrun job. A stage that the recipe does not have is passed over: the shipped pipelines
     serve every recipe that has some of their stages.
 
     Args:
-        recipe, run, stage, selection: what.
+        run, stage, selection: what.
         task: KFP's ``TaskConfig``: what was set on the task, for the job's pods.
     """
-    if stage not in recipe.stages:
+    if stage not in run.recipe.stages:
         return None
 
     def inputs() -> dict[str, Any]:
-        prepared, spec = needed(recipe, run, "prepare", by=stage), recipe.stages[stage]
-        earlier = input_stages(recipe, stage)
-        settings = recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
-        settings["data"] = {**data_settings(recipe.data), "source": sources_of(recipe)}
-        return {**settings, **given_digests(recipe), "stage": stage,
+        prepared, spec = needed(run, "prepare", by=stage), run.recipe.stages[stage]
+        earlier = input_stages(run.recipe, stage)
+        settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
+        settings["data"] = {**data_settings(run.recipe.data), "source": sources_of(run.recipe)}
+        return {**settings, **given_digests(run.recipe), "stage": stage,
                 "spec": spec.model_dump(mode="json", exclude=_SHOWN),
                 "data": content_of(prepared, spec.datasets),
-                "inputs": {name: needed(recipe, run, name, by=stage).digest for name in earlier}}
+                "inputs": {name: needed(run, name, by=stage).digest for name in earlier}}
 
-    def work(digest: str) -> Manifest:
-        manifest = launch_stage(recipe, stage, run, digest, task)
-        return manifest.model_copy(update={"lineage": {**manifest.lineage, STEP_DIGEST: digest}})
-
-    return commit_step(recipe, run, stage, selection, inputs, work)
+    return commit_step(run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task))
 
 
-def evaluate_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Measure the finished model on every held-out slice."""
     def work(digest: str) -> Manifest:
-        _use_threads(recipe)
+        _use_threads(run.recipe)
         from vita_train.evaluation.run import evaluate_run
 
-        metrics = evaluate_run(recipe, run, present_corpus(recipe, run))
-        return Manifest(kind="evaluation", run=run, stage="evaluate", digest=digest, metrics=metrics,
-                        lineage=lineage_of(recipe, stage_manifests(recipe, run, "evaluate")))
+        metrics = evaluate_run(run)
+        return Manifest(kind="evaluation", run=run.name, stage="evaluate", digest=digest, metrics=metrics,
+                        lineage=lineage_of(run.recipe, stage_manifests(run, "evaluate")))
 
-    return commit_step(recipe, run, "evaluate", selection, lambda: {
-        "recipe": recipe_digest(recipe), "stages": digests_of(stage_manifests(recipe, run, "evaluate")),
-        "prepare": needed(recipe, run, "prepare", by="evaluate").digest,
+    return commit_step(run, "evaluate", selection, lambda: {
+        "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "evaluate")),
+        "prepare": needed(run, "prepare", by="evaluate").digest,
     }, work)
 
 
-def export_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+def export_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Write the finished model into ``export/model``, load it back and compare before it is committed."""
     def work(digest: str) -> Manifest:
-        _use_threads(recipe)
+        _use_threads(run.recipe)
         from vita_train.weights.export import export_run
 
-        corpus = present_corpus(recipe, run, media=False)
-        files = export_run(recipe, run, corpus, run_dir(recipe, run) / "export" / "model")
-        return Manifest(kind="export", run=run, stage="export", digest=digest,
-                        files={path.name: _stored(recipe, f"{run}/export/model/{path.name}", path) for path in files},
-                        lineage=lineage_of(recipe, stage_manifests(recipe, run, "export")))
+        files = export_run(run, run.dir / "export" / "model")
+        return Manifest(kind="export", run=run.name, stage="export", digest=digest,
+                        files={path.name: _stored(run, path, "export", "model", path.name) for path in files},
+                        lineage=lineage_of(run.recipe, stage_manifests(run, "export")))
 
-    return commit_step(recipe, run, "export", selection, lambda: {
-        "recipe": recipe_digest(recipe), "stages": digests_of(stage_manifests(recipe, run, "export")),
+    return commit_step(run, "export", selection, lambda: {
+        "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "export")),
     }, work)
 
 
-def report_step(recipe: Recipe, run: str, selection: Selection = ALL) -> Manifest | None:
+def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Render the run as one HTML page, ``report/report.html``: finished or not, it shows how far the run came."""
     def inputs() -> dict[str, Any]:
-        store = store_of(recipe)
-        commits = {step: read_final(store, f"{run}/{step}") for step in (*recipe.stages, "evaluate")}
+        commits = {step: run.final(step) for step in (*run.recipe.stages, "evaluate")}
         # Of what has no commit the page shows how it went.
-        return {"recipe": recipe_digest(recipe), "steps": {
-            step: commit.digest if commit else last_progress(recipe, run, step) for step, commit in commits.items()}}
+        return {"recipe": recipe_digest(run.recipe), "steps": {
+            step: commit.digest if commit else last_progress(run, step) for step, commit in commits.items()}}
 
     def work(digest: str) -> Manifest:
         from vita_train.report.render import render_report
 
-        remote = open_store(f"{recipe.storage.root.rstrip('/')}/{run}", endpoint=recipe.storage.endpoint)
-        page = render_report(run_dir(recipe, run), store=None if is_local(recipe.storage.root) else remote)
-        return Manifest(kind="report", run=run, stage="report", digest=digest,
-                        files={"report": _stored(recipe, f"{run}/report/report.html", page)},
-                        lineage=lineage_of(recipe, {}))
+        page = render_report(run.dir, store=None if run.is_local else run.own_store())
+        return Manifest(kind="report", run=run.name, stage="report", digest=digest,
+                        files={"report": _stored(run, page, "report", "report.html")},
+                        lineage=lineage_of(run.recipe, {}))
 
-    return commit_step(recipe, run, "report", selection, inputs, work)
+    return commit_step(run, "report", selection, inputs, work)
 
 
 def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:
@@ -244,11 +215,11 @@ def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> No
         metrics.log_metric(name, value)
 
 
-def publish_page(recipe: Recipe, manifest: Manifest | None, page: Any) -> None:
+def publish_page(run: Run, manifest: Manifest | None, page: Any) -> None:
     """Hand the report to KFP as an HTML artifact."""
     text = b"<p>The report was not asked for.</p>"
     if manifest is not None:  # read from the store: another machine may have rendered it
-        store, key = open_file(manifest.files["report"].uri, endpoint=recipe.storage.endpoint)
+        store, key = open_file(manifest.files["report"].uri, endpoint=run.recipe.storage.endpoint)
         text = store.read(key)
     Path(page.path).write_bytes(text)
 
@@ -268,13 +239,11 @@ def _file(path: Path) -> FileRef:
     return FileRef(uri=str(path), sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
-def _stored(recipe: Recipe, key: str, path: Path) -> FileRef:
+def _stored(run: Run, path: Path, *parts: str) -> FileRef:
     """Put a step's result into the run's store, unless that is where it lies already."""
-    return _file(path) if is_local(recipe.storage.root) else store_of(recipe).upload(path, key)
+    return _file(path) if run.is_local else run.store.upload(path, run.key(*parts))
 
 
-def _published(recipe: Recipe, run: str, step: str, folder: Path) -> dict[str, FileRef]:
+def _published(run: Run, step: str, folder: Path) -> dict[str, FileRef]:
     """Store a step's folder for the other machines of a run; nothing to do where the store is this machine."""
-    if is_local(recipe.storage.root):
-        return {}
-    return publish_tree(folder, store_of(recipe), f"{run}/{step}/shards")
+    return {} if run.is_local else publish_tree(folder, run.store, run.key(step, "shards"))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from vita_train.console import Check, check
 from vita_train.errors import UserError
 from vita_train.launch.kubernetes.api import Cluster, own_namespace
-from vita_train.launch.kubernetes.backend import JobBackend
-from vita_train.launch.kubernetes.backends import choose
 from vita_train.launch.kubernetes.job import TrainingJob
+from vita_train.launch.kubernetes.kind import JobKind
+from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.launcher import Launcher
 from vita_train.launch.kubernetes.rbac import JOB_VERBS, NEEDED
 from vita_train.recipe.platform import Platform
@@ -72,11 +72,11 @@ def _image(platform: Platform) -> str:
     return f"{platform.image}; without a digest, a job that is started again may get another one"
 
 
-def _backend(cluster: Cluster, platform: Platform) -> JobBackend:
+def _backend(cluster: Cluster, platform: Platform) -> JobKind:
     return choose("auto" if platform.backend == "local" else platform.backend, cluster.served())
 
 
-def _rights(cluster: Cluster, backend: JobBackend, namespace: str) -> str:
+def _rights(cluster: Cluster, backend: JobKind, namespace: str) -> str:
     needed = {(backend.resource.group, backend.resource.plural): JOB_VERBS, **NEEDED}
     missing = [f"{verb} {resource}{f'.{group}' if group else ''}" for (group, resource), verbs in needed.items()
                for verb in sorted(verbs) if not cluster.may(verb, group, resource, namespace)]
@@ -87,12 +87,12 @@ def _rights(cluster: Cluster, backend: JobBackend, namespace: str) -> str:
     return f"all that a launcher does in {namespace}"
 
 
-def _accepted(cluster: Cluster, backend: JobBackend, job: TrainingJob) -> str:
+def _accepted(cluster: Cluster, backend: JobKind, job: TrainingJob) -> str:
     cluster.create(backend.resource, backend.manifest(job), is_rehearsal=True)
     return f"the API server takes a {backend.resource.kind} of ours"
 
 
-def _trial(cluster: Cluster, backend: JobBackend, job: TrainingJob, out: Say) -> str:
+def _trial(cluster: Cluster, backend: JobKind, job: TrainingJob, out: Say) -> str:
     lines: list[str] = []
 
     def take(line: str) -> None:

@@ -18,17 +18,15 @@ from vita_train import __version__
 from vita_train.console import Check, check
 from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
+from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import given_digests, needed
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
-from vita_train.recipe.platform import POD
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
-from vita_train.runs.final import read_final
-from vita_train.runs.paths import corpus_dir, logs_dir, run_dir, store_of
-from vita_train.storage.base import is_local
+from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.storage.factory import open_file
 from vita_train.storage.store_probe import try_store
@@ -43,20 +41,21 @@ _PATIENCE = 10.0
 _LEAST_FREE = 2 * _GIB
 
 
-def check_all(recipe: Recipe, run: str, selection: Selection | None = None) -> list[Check]:
+def check_all(run: Run, selection: Selection | None = None) -> list[Check]:
     """Return the outcome of every check, in order. A check that fails does not keep the others from being made."""
-    chosen = selection or Selection()
+    recipe, chosen = run.recipe, selection or Selection()
     parameters: dict[str, int] = {}
     adapters: dict[str, dict[str, int]] = {}
     checks: list[tuple[str, Callable[[], str]]] = [
         ("recipe", lambda: _recipe(recipe, chosen)),
-        ("storage", lambda: _storage(recipe, run)),
+        ("storage", lambda: _storage(run)),
+        ("job backend", lambda: open_backend(recipe).check(run)),
         ("data sources", lambda: _source(recipe)),
-        ("prepared data", lambda: _prepared(recipe, run)),
-        ("earlier stages", lambda: _earlier(recipe, run, chosen)),
+        ("prepared data", lambda: _prepared(run)),
+        ("earlier stages", lambda: _earlier(run, chosen)),
         *([("given weights", lambda: given_weights(recipe))] if recipe.weights else []),
-        ("model", lambda: _model(recipe, run, parameters, adapters)),
-        ("memory and disk", lambda: _resources(recipe, run, parameters, adapters)),
+        ("model", lambda: _model(run, parameters, adapters)),
+        ("memory and disk", lambda: _resources(run, parameters, adapters)),
         ("ports", _ports),
     ]
     return [check(name, work) for name, work in checks]
@@ -69,16 +68,15 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
         raise UserError("none of the chosen steps is in the recipe",
                         remedy=f"its stages are {', '.join(recipe.stages)}")
     quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
-    here = recipe.launch.backend in ("auto", "local") and not os.environ.get(POD)
-    if quantized and here and importlib.util.find_spec("bitsandbytes") is None:
+    if quantized and backend_of(recipe).here and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
                         remedy="pip install 'vita-train[quant]', or take quantize out")
     return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
 
 
-def _storage(recipe: Recipe, run: str) -> str:
-    store = store_of(recipe, patience=_PATIENCE)
-    try_store(store, f"{run}/logs")
+def _storage(run: Run) -> str:
+    store = run.store_trying(_PATIENCE)
+    try_store(store, run.key("logs"))
     return f"{store.uri} can be written"
 
 
@@ -131,25 +129,26 @@ def _registry(source: RecordsSource) -> Path:
     return Path(source.registry).expanduser().absolute()
 
 
-def _prepared(recipe: Recipe, run: str) -> str:
-    manifest = read_final(store_of(recipe), f"{run}/prepare")
+def _prepared(run: Run) -> str:
+    manifest = run.final("prepare")
     if manifest is None:
         return "not prepared yet; the run does it"
-    if is_local(recipe.storage.root) and not (corpus_dir(recipe, run) / "ledger.json").is_file():
-        raise UserError("the prepared corpus is committed, but its files are gone", where=str(corpus_dir(recipe, run)),
+    if run.is_local and not (run.corpus_dir / "ledger.json").is_file():
+        raise UserError("the prepared corpus is committed, but its files are gone", where=str(run.corpus_dir),
                         remedy="run again with --only prepare --force")
     return f"corpus {manifest.digest[:12]}"
 
 
-def _earlier(recipe: Recipe, run: str, selection: Selection) -> str:
+def _earlier(run: Run, selection: Selection) -> str:
     """Every step that a chosen one builds on is chosen too, or committed."""
+    recipe = run.recipe
     steps = selection.steps(recipe)
     before: dict[str, list[str]] = {"prepare": ["data_fetch"], "evaluate": list(recipe.stages),
                                     "export": list(recipe.stages), "report": [*recipe.stages, "evaluate"]}
     for step in steps:
         for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
             if source not in steps:
-                needed(recipe, run, source, by=step)
+                needed(run, source, by=step)
     return "present" if steps != run_steps(recipe) else "all of them are part of the run"
 
 
@@ -168,12 +167,13 @@ def given_weights(recipe: Recipe) -> str:
     return ", ".join(f"{name} from {recipe.weights[name]}" for name in modules)
 
 
-def _model(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
+def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
     """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
+    recipe = run.recipe
     lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
     digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
                         **given_digests(recipe)})
-    cache = logs_dir(recipe, run) / "model.json"
+    cache = run.logs_dir() / "model.json"
     counted = _counted_before(cache, digest)
     if counted is None:
         counted = _count(recipe)
@@ -211,9 +211,10 @@ def _count(recipe: Recipe) -> dict[str, Any]:
     return counted
 
 
-def _resources(recipe: Recipe, run: str, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
+def _resources(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
     if not parameters:
         return "not estimated, because the model cannot be built"
+    recipe = run.recipe
     bytes_each = 4 if recipe.model.dtype == "float32" else 2
     weights = sum(parameters.values()) * bytes_each
     # Per trained parameter: a gradient, a float32 master copy, and AdamW's two moments.
@@ -229,12 +230,12 @@ def _resources(recipe: Recipe, run: str, parameters: dict[str, int], adapters: d
                             f"{there / _GIB:.1f} GiB", where="launch.nproc",
                             remedy="lower launch.nproc, or take a smaller model or a machine with GPUs")
         parts.append(f"of {there / _GIB:.1f} GiB")
-    if is_local(recipe.storage.root):
+    if run.is_local:
         disk = _LEAST_FREE + (recipe.storage.keep_last + 1) * (weights + state)
-        free = shutil.disk_usage(run_dir(recipe, run)).free
+        free = shutil.disk_usage(run.dir).free
         if free < disk:
             raise UserError(f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free",
-                            where=str(run_dir(recipe, run)), remedy="free some space or choose another storage.root")
+                            where=str(run.dir), remedy="free some space or choose another storage.root")
         parts.append(f"and {disk / _GIB:.1f} GiB of disk, {free / _GIB:.1f} GiB free")
     return " ".join(parts)
 

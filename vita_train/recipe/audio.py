@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
-    model_serializer,
     model_validator,
 )
 
 from vita_train.recipe.base import Strict
 
 
-class _Grown(Strict):
-    """Settings some of which came later. These are written only where they differ from their defaults, so that digests
-    made before there were any stay what they were."""
-
-    late: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = write(self)
-        fields = type(self).model_fields
-        return {name: value for name, value in values.items()
-                if name not in self.late or getattr(self, name) != fields[name].default}
-
-
-class AudioEncoderSpec(_Grown):
+class AudioEncoderSpec(Strict):
     """The whale-style speech encoder."""
-
-    late: ClassVar[frozenset[str]] = frozenset({"attention_dropout", "chunk_size", "left_chunks"})
 
     num_mel_bins: int = 80
     width: int = 1024
@@ -69,10 +51,8 @@ class AudioEncoderSpec(_Grown):
         return self
 
 
-class AdapterSpec(_Grown):
+class AdapterSpec(Strict):
     """What every adapter states of itself."""
-
-    late: ClassVar[frozenset[str]] = frozenset({"prompt_tokens"})
 
     kind: str
     prompt_tokens: int = Field(default=0, ge=0)
@@ -96,8 +76,6 @@ class AdapterSpec(_Grown):
 
 class SubsamplingAdapterSpec(AdapterSpec):
     """VITA-1.5's adapter: right-padded strided convolution, normalisation, activation, projection."""
-
-    late: ClassVar[frozenset[str]] = frozenset({"prompt_tokens", "norm", "activation"})
 
     kind: Literal["subsampling"] = "subsampling"
     kernel: int = Field(default=5, ge=1)

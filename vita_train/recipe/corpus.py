@@ -12,7 +12,6 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that the prepared corpus depends on, as plain values; where the data come from left out.
 
     Stages count through their row budgets alone: a record longer than the rows it would be packed into is rejected.
-    The encoder's positions no longer bound clips; they stay so that a corpus prepared before is still found.
     """
     model = recipe.model
     return {
@@ -20,7 +19,7 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "units": model.ctc_head.units,
         "vision": [model.vision.tile_size, model.tokens_per_tile, list(model.vision.mean), list(model.vision.std)],
-        "audio": [model.audio_encoder.num_mel_bins, model.audio_encoder.max_positions],
+        "audio": model.audio_encoder.num_mel_bins,
         "adapter": model.audio_adapter.model_dump(mode="json"),
         "llm": [model.llm.vocab_size, model.llm.max_positions],
         "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.row_tokens, spec.batch.row_tiles,
@@ -31,17 +30,12 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
 def data_settings(data: DataSpec) -> dict[str, Any]:
     """Return how data are read, as plain values; where they come from left out.
 
-    What is off by default counts only where it is on, so that corpora prepared before there was such a setting stay.
+    Two ways to name the same frame rate are the same, and what is switched off does not count.
     """
-    video = data.video
-    settings = data.model_dump(mode="json", exclude={"source", "video", "shared_position_stride"})
-    settings["video"] = {"fps": video.rate, "min_frames": video.min_frames, "max_frames": video.max_frames}
-    if data.audio.channel == "mix":
-        del settings["audio"]["channel"]
-    if video.tile_frames:
-        settings["video"]["tile_budget"] = video.tile_budget
-    if video.slowfast:
-        settings["video"]["slowfast"] = True
-    if data.shared_position_stride > 1:
-        settings["shared_position_stride"] = data.shared_position_stride
+    settings = data.model_dump(mode="json", exclude={"source"})
+    video = settings["video"]
+    video["fps"] = data.video.rate
+    del video["variant"]
+    if not data.video.tile_frames:
+        del video["tile_budget"]
     return settings

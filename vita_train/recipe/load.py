@@ -74,11 +74,11 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folde
 def dump_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML with every setting in it; `load_recipe` reads it back as the same recipe.
 
-    Of ``launch.pod`` only what was set is written: it is laid over the platform's settings, which defaults must not
-    replace.
+    Of ``launch.settings`` only what was set is written: a backend lays it over a platform's settings, which defaults
+    must not replace.
     """
     tree = recipe.model_dump(mode="json")
-    tree["launch"]["pod"] = recipe.launch.pod.model_dump(mode="json", exclude_unset=True)
+    tree["launch"]["settings"] = recipe.launch.settings.model_dump(mode="json", exclude_unset=True)
     return dump_yaml(tree)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.family import Family
-from vita_train.recipe.vision import InternVitSpec, ProjectorSpec, VisionSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 
 
 class MoeSpec(Strict):
@@ -70,13 +71,6 @@ class LlmSpec(Strict):
             raise ValueError("family mixtral-8x7b needs moe" if self.moe is None else
                              f"moe is given, but family {self.family} has no experts")
         return self
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out of the default family what came with the others: digests made before stay."""
-        values: dict[str, Any] = write(self)
-        late = ("head_dim", "moe") if self.family == "qwen2p5_instruct" else ()
-        return {name: value for name, value in values.items() if name not in late or value is not None}
 
 
 class CtcHeadSpec(Strict):
@@ -151,7 +145,7 @@ class ModelSpec(Strict):
     @property
     def weightless(self) -> frozenset[str]:
         """Modules that hold no weights: there is nothing to train or to load."""
-        return frozenset({"projector"} if self.projector.kind == "identity" else ())
+        return frozenset({"projector"} if self.projector.declared.weightless else ())
 
     @property
     def sources(self) -> dict[str, str]:
@@ -166,8 +160,8 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _projected(self) -> ModelSpec:
-        if self.projector.kind == "identity" and self.vision.feature_size != self.llm.hidden_size:
-            raise ValueError(f"projector identity passes features of width {self.vision.feature_size} on, "
+        if self.projector.declared.weightless and self.vision.feature_size != self.llm.hidden_size:
+            raise ValueError(f"projector {self.projector.kind} passes features of width {self.vision.feature_size} on, "
                              f"llm.hidden_size is {self.llm.hidden_size}")
         self.projector.num_tokens(self.vision.grid_size)  # raises where it cannot take the tower's tokens
         return self

@@ -1,7 +1,7 @@
 """What a cluster is like for training jobs: set once by whoever installs the chart, not by each recipe.
 
 The chart puts it into a ConfigMap, which the pipelines mount; ``VITA_TRAIN_PLATFORM`` names another file. A recipe's
-``launch.pod`` and the settings of a KFP task are laid over its ``pod``.
+``launch.settings.kubernetes.pod`` and the settings of a KFP task are laid over its ``pod``.
 """
 
 from __future__ import annotations

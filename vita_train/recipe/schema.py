@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from vita_train.recipe.backends import JOB_BACKENDS, settings_model
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.graph import Node, check_graph, filled_in, in_order
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
 from vita_train.recipe.modules import MODULES
-from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.stage import StageSpec
+
+#: Settings of every backend, those of plugins included.
+if TYPE_CHECKING:
+    BackendSettings = Any
+else:
+    BackendSettings = settings_model(__name__)
 
 
 class StorageSpec(Strict):
@@ -29,8 +36,9 @@ class StorageSpec(Strict):
 class LaunchSpec(Strict):
     """How a stage's processes are started."""
 
-    backend: Literal["auto", "local", "pytorchjob", "trainjob"] = "auto"
-    """auto: as the cluster's platform settings say; on this machine where there are none."""
+    backend: str = "auto"
+    """local, kubernetes, trainjob, pytorchjob, or one of a plugin. auto: as the cluster's platform settings say; on
+    this machine where there are none."""
     nodes: int = Field(default=1, ge=1)
     """Machines of a training job; this machine alone is one."""
     nproc: int = Field(default=1, ge=1)
@@ -43,8 +51,18 @@ class LaunchSpec(Strict):
     """Seconds a step may take before every rank prints its stack and exits retryably."""
     restarts: int = Field(default=1, ge=0)
     """Times a retryable failure is started again."""
-    pod: PodSettings = PodSettings()
-    """Laid over the platform's pod settings."""
+    settings: BackendSettings = BackendSettings()
+    """What backends alone know, each under its name; others are passed over."""
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str) -> str:
+        if backend != "auto" and backend not in JOB_BACKENDS:
+            known = ("auto", *JOB_BACKENDS)
+            near = get_close_matches(backend, known, n=1)
+            raise ValueError(f"there is no job backend {backend!r}; "
+                             + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"))
+        return backend
 
     @property
     def ranks(self) -> int:

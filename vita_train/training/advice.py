@@ -16,7 +16,7 @@ _SHOWN = 4
 _PARTS = 10
 
 
-def extension_advice(recipe: Recipe, run: str, stage: str) -> str:
+def extension_advice(recipe: Recipe, stage: str) -> str:
     """Return how to train a stage longer, or go on without, as commands to paste where that is known."""
     spec = recipe.stages[stage]
     more = max(20, round(0.3 * (spec.most_steps or 1000), -1))

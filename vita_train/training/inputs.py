@@ -15,9 +15,8 @@ from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import trainers
 from vita_train.recipe.stage import StageSpec
-from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, ModuleRef, content_of
-from vita_train.storage.base import Store
+from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.weights.pretrained import given_modules
 
@@ -37,7 +36,7 @@ class Inputs:
     """Dataset of the stage to the digest of its training rows."""
 
 
-def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iterable[str]) -> Inputs:
+def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
     """Return what the stages before ``stage`` have left.
 
     Raises:
@@ -45,19 +44,19 @@ def find_inputs(recipe: Recipe, stage: str, run: str, store: Store, needed: Iter
             is frozen here and nothing has trained it.
         CheckpointError: weights that the recipe names are not there.
     """
-    prepared = read_final(store, f"{run}/prepare")
+    recipe, prepared = run.recipe, run.final("prepare")
     if prepared is None:
-        raise RecipeError("the data of this run is not prepared", where=store.uri_of(f"{run}/prepare/final.json"),
+        raise RecipeError("the data of this run is not prepared", where=run.final_uri("prepare"),
                           remedy="run the steps before: fetch and prepare")
     wanted, nearest = set(needed), trainers(recipe, stage)
-    finals = {earlier: read_final(store, f"{run}/{earlier}") for earlier in dict.fromkeys(nearest.values())}
+    finals = {earlier: run.final(earlier) for earlier in dict.fromkeys(nearest.values())}
     modules = given_modules(recipe)
     for module, earlier in nearest.items():
         if (manifest := finals[earlier]) is not None:
             modules.update({name: ref for name, ref in trained_by(manifest).items() if name == module})
         elif module in wanted:
             raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done",
-                              where=store.uri_of(f"{run}/{earlier}/final.json"), remedy=f"run stage {earlier} first")
+                              where=run.final_uri(earlier), remedy=f"run stage {earlier} first")
     _check_made(recipe, stage, wanted - set(modules))
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 

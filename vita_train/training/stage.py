@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +19,10 @@ from vita_train.evaluation.gates import check_gates, gate_results
 from vita_train.models.activations import enable_checkpointing
 from vita_train.models.quantize import elements
 from vita_train.recipe.aliases import stage_name
-from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
-from vita_train.runs.final import read_final, write_final
-from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import present_corpus, run_dir, store_of
-from vita_train.storage.base import Store, is_local
+from vita_train.runs.manifest import STEP_DIGEST, STEP_DIGEST_VARIABLE, Manifest
+from vita_train.runs.run import Run
+from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
 from vita_train.storage.digest import digest_of
 from vita_train.training.adapters import check_libraries, prepare_adapters
@@ -62,16 +61,17 @@ _COLLECTIVE_MARGIN = 600.0
 class StageRun:
     """Names and places of one stage of one run, the same on every rank."""
 
-    def __init__(self, recipe: Recipe, stage: str, run: str, logs: Path | None = None) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, run: Run, stage: str, logs: Path | None = None) -> None:
+        self.run, self.recipe = run, run.recipe
+        recipe = run.recipe
         self.stage = stage_name(stage, recipe.stages)
         self.spec: StageSpec = recipe.stages[self.stage]
         self.objective = objective_class(self.spec.objective)
-        self.store: Store = store_of(recipe)
-        self.prefix = f"{run}/{self.stage}"
-        self.directory = run_dir(recipe, run) / self.stage
-        self.logs = logs or self.directory / "logs"
-        self.corpus = Corpus.open(present_corpus(recipe, run))
+        self.store: Store = run.store
+        self.prefix = run.key(self.stage)
+        self.directory = run.dir / self.stage
+        self.logs = logs or run.logs_dir(self.stage)
+        self.corpus = Corpus.open(run.present_corpus())
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
@@ -81,19 +81,18 @@ class StageRun:
 
     def remote(self) -> tuple[Store, str] | None:
         """Return where the journal is published, when the run's store is not on this machine."""
-        return None if is_local(self.recipe.storage.root) else (self.store, self.prefix)
+        return None if self.run.is_local else (self.store, self.prefix)
 
 
-def run_stage(recipe: Recipe, stage: str, run: str, *, logs: Path | None = None) -> Manifest | None:
+def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | None:
     """Train one stage as one of the ranks that the environment names, and commit its result.
 
     A stage that is done already with the same digest returns its manifest at once. One that was interrupted goes on
     from its newest checkpoint.
 
     Args:
-        recipe: the run's recipe.
+        run: of which.
         stage: stage id or alias.
-        run: name of the run.
         logs: where this rank's error file goes; the stage's own ``logs`` when not given.
 
     Returns:
@@ -106,7 +105,7 @@ def run_stage(recipe: Recipe, stage: str, run: str, *, logs: Path | None = None)
         VitaError: any other end; each rank leaves ``logs/rank-<r>.error.json``.
     """
     world = world_from_environment()
-    place = StageRun(recipe, stage, run, logs)
+    place = StageRun(run, stage, logs)
     try:
         return _run(place, world)
     except VitaError as error:
@@ -116,12 +115,12 @@ def run_stage(recipe: Recipe, stage: str, run: str, *, logs: Path | None = None)
 
 def _run(place: StageRun, world: World) -> Manifest | None:
     recipe, spec = place.recipe, place.spec
-    inputs = find_inputs(recipe, place.stage, place.run, place.store, place.modules)
+    inputs = find_inputs(place.run, place.stage, place.modules)
     digest = stage_digest(recipe, place.stage, inputs, place.modules)
-    done = read_final(place.store, place.prefix)
-    if done is not None and done.lineage.get("stage_digest", done.digest) == extended_digest(digest, spec):
+    done = place.run.final(place.stage)
+    if done is not None and done.digest == extended_digest(digest, spec):
         check_gates(spec, done.metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, done.metrics))
-        return done if world.rank == 0 else None
+        return _of_this_step(place, done) if world.rank == 0 else None
     watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(place.logs, world.rank, error))
     engine_needs_group = spec.engine.kind != "torch"
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
@@ -137,6 +136,16 @@ def _run(place: StageRun, world: World) -> Manifest | None:
     counters, objective, result, attempt, journal = trained
     with _failures(journal):
         return _finish(place, world, inputs, digest, counters, objective, result, attempt, journal)
+
+
+def _of_this_step(place: StageRun, done: Manifest) -> Manifest:
+    """Note in the manifest of a stage that need not be trained again which step of the pipeline it is good for now."""
+    digest = os.environ.get(STEP_DIGEST_VARIABLE)
+    if not digest or done.lineage.get(STEP_DIGEST) == digest:
+        return done
+    noted = done.model_copy(update={"lineage": {**done.lineage, STEP_DIGEST: digest}})
+    place.run.commit(place.stage, noted)
+    return noted
 
 
 def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
@@ -176,7 +185,7 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
             attempt = checkpoints.begin()
         counters = Counters(**found) if found else Counters()
         journal.rewind(counters.step)
-        journal.track(recipe.tracking, f"{place.run}/{place.stage}")
+        journal.track(recipe.tracking, place.prefix)
         journal.progress(step=counters.step, state="running")
         readings = Readings()
         with served(_collector(place, world, readings, checkpoints, speed), world.local_rank):
@@ -194,7 +203,7 @@ def _collector(place: StageRun, world: World, readings: Readings, checkpoints: C
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     info = {"version": __version__, "objective": place.spec.objective, "engine": place.spec.engine.kind,
             "device": device}
-    return ReadingsCollector(readings, {"run": place.run, "stage": place.stage, "rank": str(world.rank)}, info,
+    return ReadingsCollector(readings, {"run": place.run.name, "stage": place.stage, "rank": str(world.rank)}, info,
                              ranks=world.size, full_speed=speed,
                              committed_at=checkpoints.committed_at if world.rank == 0 else None)
 
@@ -217,12 +226,12 @@ def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters
     journal.progress(metrics=metrics)
     accepted = check_gates(spec, metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, metrics))
     lineage = _lineage(place, world, inputs, counters, objective, result.adapters, attempt)
-    manifest = Manifest(kind="model", run=place.run, stage=place.stage, digest=extended_digest(digest, spec),
+    manifest = Manifest(kind="model", run=place.run.name, stage=place.stage, digest=extended_digest(digest, spec),
                         modules={**inputs.modules, **refs}, metrics=metrics,
                         lineage={**lineage, "accepted": accepted} if accepted else lineage)
     journal.progress(state="done", eta_s=0, phase="done")
     journal.close()
-    write_final(place.store, place.prefix, manifest)
+    place.run.commit(place.stage, manifest)
     return manifest
 
 
@@ -239,7 +248,9 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
     names = [f"{name}.{key}" for name, child in children.items() if name not in objective.frozen
              for key, parameter in child.named_parameters() if parameter.requires_grad]
     spent = asdict(counters)
+    step_digest = os.environ.get(STEP_DIGEST_VARIABLE)
     return {
+        **({STEP_DIGEST: step_digest} if step_digest else {}),
         "recipe": digest_of(place.recipe.model_dump(mode="json")),
         "code": code_version(),
         "data": inputs.data,
@@ -270,7 +281,7 @@ def _gate_remedy(place: StageRun, metrics: Mapping[str, float]) -> str:
     """Return what to do about a missed gate: how the stage moved lately, and the commands that go on from here."""
     missed = [result.measure for result in gate_results(place.spec, metrics) if not result.met]
     trend = recent_trend(place.directory / EVENTS, missed)
-    return " ".join(filter(None, (trend, extension_advice(place.recipe, place.run, place.stage))))
+    return " ".join(filter(None, (trend, extension_advice(place.recipe, place.stage))))
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID, Prompt, left_padded
+from vita_train.models.inputs import Prompt, left_padded
 from vita_train.models.omni import Omni
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 #: Filterbank frames of the probe's clip: 14 encoder frames.
 _FRAMES = 59

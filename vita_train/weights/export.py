@@ -32,9 +32,8 @@ from vita_train.recipe.data import SynthSource
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
-from vita_train.runs.final import read_final
 from vita_train.runs.manifest import GIVEN, Manifest, ModuleRef
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.storage.digest import sha256_file
 from vita_train.weights.compare import difference
 from vita_train.weights.header import read_header
@@ -66,17 +65,17 @@ class Exported:
         return self.recipe.model
 
 
-def export_run(recipe: Recipe, run: str, corpus_dir: Path, out: Path) -> list[Path]:
+def export_run(run: Run, out: Path) -> list[Path]:
     """Export the newest weights of every module that a run has trained; return the files written.
 
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
     """
-    export_model(load_run(recipe, run), recipe, corpus_dir, out)
+    export_model(load_run(run), run.recipe, run.present_corpus(media=False), out)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
+def load_run(run: Run) -> nn.ModuleDict:
     """Return the newest weights of every module that a run has trained or imported, but for what training alone needs.
 
     They stay in their files: what is exported may be larger than the memory.
@@ -84,12 +83,12 @@ def load_run(recipe: Recipe, run: str) -> nn.ModuleDict:
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
     """
-    store = store_of(recipe)
-    manifests = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
+    recipe = run.recipe
+    manifests = [run.final(stage) for stage in recipe.stages]
     newest = newest_modules([manifest for manifest in manifests if manifest], recipe.stages)
     refs = {name: ref for name, ref in newest.items() if name not in LEFT_OUT}
     if not refs:
-        raise CheckpointError("no stage of this run is finished", where=store.uri_of(run),
+        raise CheckpointError("no stage of this run is finished", where=run.uri(),
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)

@@ -22,9 +22,8 @@ from vita_train.models.build import build_modules, cast_parameters
 from vita_train.models.lora import merge_adapters
 from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.schema import Recipe
-from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest, ModuleRef
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.weights.adapters import attach_adapter, base_of
 from vita_train.weights.compare import probe_logits
 from vita_train.weights.module_refs import digest_under, fetched, load_refs
@@ -52,12 +51,11 @@ class Merged:
     """Largest change of a logit by merging and storing in the recipe's type; the same as above for float32."""
 
 
-def merge_stage(recipe: Recipe, run: str, out: Path, *, stage: str = "") -> Merged:
+def merge_stage(run: Run, out: Path, *, stage: str = "") -> Merged:
     """Merge the adapters of one stage into their bases and write whole weights to a new directory.
 
     Args:
-        recipe: the run's recipe.
-        run: its name.
+        run: of which.
         out: directory to make.
         stage: stage id or alias; empty takes the last one that has trained adapters.
 
@@ -67,7 +65,7 @@ def merge_stage(recipe: Recipe, run: str, out: Path, *, stage: str = "") -> Merg
     """
     if out.exists():
         raise UserError("exists already", where=str(out), remedy="choose another directory")
-    manifest = adapted_stage(recipe, run, stage)
+    recipe, manifest = run.recipe, adapted_stage(run, stage)
     own = own_modules(manifest)
     adapters = {name: fetched(ref, recipe.storage.endpoint) for name, ref in own.items() if ref.base is not None}
     modules, before, difference = merged_alike(recipe, manifest, adapters)
@@ -111,19 +109,20 @@ def merged_alike(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, Sequ
     return modules, before, difference
 
 
-def adapted_stage(recipe: Recipe, run: str, stage: str) -> Manifest:
+def adapted_stage(run: Run, stage: str) -> Manifest:
     """Return the manifest of a stage that trained adapters; of the last one if none is named.
 
     Raises:
         UserError: there is none.
     """
-    store, names = store_of(recipe), [stage_name(stage, recipe.stages)] if stage else list(recipe.stages)
-    manifests = [manifest for name in names if (manifest := read_final(store, f"{run}/{name}"))]
+    stages = run.recipe.stages
+    names = [stage_name(stage, stages)] if stage else list(stages)
+    manifests = [manifest for name in names if (manifest := run.final(name))]
     adapted = [manifest for manifest in manifests
                if any(ref.stage == manifest.stage and ref.base is not None for ref in manifest.modules.values())]
     if not adapted:
         which = f"stage {names[0]}" if stage else "no stage of this run"
-        raise UserError(f"{which} has trained {'no ' if stage else ''}adapters", where=store.uri_of(run),
+        raise UserError(f"{which} has trained {'no ' if stage else ''}adapters", where=run.uri(),
                         remedy="name a finished stage whose recipe has lora")
     return adapted[-1]
 

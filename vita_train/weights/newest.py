@@ -10,19 +10,16 @@ from torch import nn
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules
 from vita_train.recipe.modules import MODULES
-from vita_train.recipe.schema import Recipe
-from vita_train.runs.final import read_final
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.weights.export import LEFT_OUT, newest_modules
 from vita_train.weights.module_refs import load_refs
 
 
-def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
+def load_newest(run: Run, *, units: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
     """Return every module a run has trained, at its newest weights, and those that come pretrained, in eval mode.
 
     Args:
-        recipe: the run's recipe.
-        run: its name below ``storage.root``.
+        run: of which at least one stage is finished.
         units: outputs of the recogniser; needed unless ``without`` names its head.
         without: modules left out.
 
@@ -30,11 +27,11 @@ def load_newest(recipe: Recipe, run: str, *, units: int = 0, without: Collection
         UserError: no stage of the run is finished.
         CheckpointError: weights are missing or damaged.
     """
-    store = store_of(recipe)
-    found = [read_final(store, f"{run}/{stage}") for stage in recipe.stages]
+    recipe = run.recipe
+    found = [run.final(stage) for stage in recipe.stages]
     newest = newest_modules([manifest for manifest in found if manifest], recipe.stages)
     if not newest:
-        raise UserError("no stage of this run is finished", where=store.uri_of(run),
+        raise UserError("no stage of this run is finished", where=run.uri(),
                         remedy="train at least one stage first")
     refs = {name: ref for name, ref in newest.items() if name not in without}
     pretrained = recipe.model.given - set(refs)

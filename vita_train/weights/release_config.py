@@ -6,33 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vita_train.recipe.vision import ClipSpec, VisionSpec
-
-#: Activation of each kind, as transformers names it; the recipe chooses CLIP's.
-_ACTIVATIONS = {"internvit": "gelu", "siglip": "gelu_pytorch_tanh", "eva_clip": "silu"}
-#: Types of a configuration that is a tower's own. Others describe a larger model, or its language model.
-_TOWER_TYPES = ("intern_vit_6b", "internvl_vision", "siglip_vision_model", "clip_vision_model")
+from vita_train.recipe.tower import TOWERS, TowerSpec
 
 
-def description_faults(directory: Path, spec: VisionSpec) -> list[str]:
+def description_faults(directory: Path, spec: TowerSpec) -> list[str]:
     """Return where ``config.json`` and ``preprocessor_config.json`` contradict the recipe; nothing if they are absent.
 
     Compared are the heads, the activation, and the mean and deviation of the pixels: a wrong one loads and runs, and
     gives wrong features.
     """
     config = _read(directory / "config.json")
+    types = [known for name in TOWERS for known in TOWERS[name].release.model_types]
     if "vision_config" in config:
         config = config["vision_config"] if isinstance(config["vision_config"], dict) else {}
-    elif config.get("model_type") not in _TOWER_TYPES:
+    elif config.get("model_type") not in types:
         config = {}
-    activation = spec.activation if isinstance(spec, ClipSpec) else _ACTIVATIONS[spec.kind]
     stated = [("config.json", config, "num_attention_heads", spec.num_heads),
-              ("config.json", config, "hidden_act", activation)]
+              ("config.json", config, "hidden_act", spec.released_activation)]
     pixels = _read(directory / "preprocessor_config.json")
     stated += [("preprocessor_config.json", pixels, "image_mean", list(spec.mean)),
                ("preprocessor_config.json", pixels, "image_std", list(spec.std))]
     return [f"{key} is {there[key]} in {file} and {ours} in the recipe"
-            for file, there, key, ours in stated if there.get(key) not in (None, ours)]
+            for file, there, key, ours in stated if ours and there.get(key) not in (None, ours)]
 
 
 def _read(path: Path) -> dict[str, Any]:

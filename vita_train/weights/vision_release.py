@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.recipe.vision import ContrastiveSpec, VisionSpec
-from vita_train.weights.formats.places import internvit_place
+from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
+from vita_train.weights.formats.places import placed
 from vita_train.weights.release_config import description_faults
 from vita_train.weights.source import open_weights, weight_files
 
@@ -18,41 +17,7 @@ from vita_train.weights.source import open_weights, weight_files
 _MOST_TOLD = 20
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How a release names its tensors."""
-
-    markers: tuple[str, ...]
-    """What a prefix ends in where the tower is part of a larger model."""
-    renamed: tuple[tuple[str, str], ...] = ()
-    """Patterns of its names, and our names."""
-    unused: str = r"(?!)"
-    """Names of what the release has and our tower does without."""
-    block: str = r"encoder\.layers\.(\d+)\."
-    """How the names of a block begin."""
-
-
-_TRANSFORMERS = _Layout(
-    markers=("vision_tower.", "vision_model."),
-    unused=r"head\.|post_layernorm\.|embeddings\.position_ids$",
-)
-_LAYOUTS: dict[str, _Layout] = {
-    "internvit": _Layout(markers=("vision_tower.", "vision_model.")),
-    "siglip": _TRANSFORMERS,
-    "clip": _TRANSFORMERS,
-    "eva_clip": _Layout(
-        markers=("vision_tower.", "visual."),
-        renamed=(
-            (r"^model\.", ""),  # VITA's wrapper
-            (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
-        ),
-        unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",
-        block=r"blocks\.(\d+)\.",
-    ),
-}
-
-
-def read_tower(source: str, spec: VisionSpec, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a tower's ``model`` from a directory, file or hub name.
 
     Names may carry a prefix that ends in ``vision_tower.``, ``vision_model.`` or ``visual.``; what lies outside it
@@ -66,19 +31,19 @@ def read_tower(source: str, spec: VisionSpec, wanted: Mapping[str, Tensor]) -> d
     Raises:
         CheckpointError: no file is found, or tensors are missing, unexpected or of another shape; all are named.
     """
-    layout = _LAYOUTS[spec.kind]
+    names = TOWERS[spec.kind].release
     files = weight_files(source)
     opened = [open_weights(path) for path in files]
-    inside = any(marker in name for tensors in opened for name in tensors for marker in layout.markers)
+    inside = any(marker in name for tensors in opened for name in tensors for marker in names.markers)
     found: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     problems = description_faults(files[0].parent, spec)
-    original = _original_names(wanted) if spec.kind == "internvit" else {}
+    original = _original_names(wanted, names)
     for tensors in opened:
         for stored, read in tensors.items():
-            name = _renamed(stored, layout, inside)
+            name = _renamed(stored, names, inside)
             name = original.get(name, name) if name else None
-            if name is None or _is_unused(name, layout, spec):
+            if name is None or _is_unused(name, names, spec):
                 continue
             for ours, tensor in _split(name, read()).items():
                 problems += [f"{stored} is stored twice"] if ours in found else []
@@ -102,29 +67,29 @@ def _differences(found: Mapping[str, Tensor], origin: Mapping[str, str], wanted:
     return [*reshaped, *unexpected, *missing]
 
 
-def _original_names(wanted: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return our names by those that InternViT was released with; query, key and value as ``qkv``, which is split."""
-    places = {name: internvit_place("vision", f"model.{name}") for name in wanted}
+def _original_names(wanted: Mapping[str, Tensor], names: ReleaseNames) -> dict[str, str]:
+    """Return our names by those of the release's second naming; query, key and value as ``qkv``, which is split."""
+    places = {name: placed("", names.rules, f"model.{name}") for name in wanted}
     return {place.name: re.sub(r"\.[qkv]_proj\.", ".qkv.", name) for name, place in places.items() if place}
 
 
-def _renamed(name: str, layout: _Layout, inside: bool) -> str | None:
+def _renamed(name: str, names: ReleaseNames, inside: bool) -> str | None:
     """Return our name of a stored tensor, or None if it belongs to another part of a larger model."""
     if inside:
-        ends = [name.rfind(marker) + len(marker) for marker in layout.markers if marker in name]
+        ends = [name.rfind(marker) + len(marker) for marker in names.markers if marker in name]
         if not ends:
             return None
         name = name[max(ends):]
-    for pattern, replacement in layout.renamed:
+    for pattern, replacement in names.renamed:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def _is_unused(name: str, layout: _Layout, spec: VisionSpec) -> bool:
-    if re.match(layout.unused, name):
+def _is_unused(name: str, names: ReleaseNames, spec: TowerSpec) -> bool:
+    if re.match(names.unused, name):
         return True
-    block = re.match(layout.block, name)
-    return isinstance(spec, ContrastiveSpec) and bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)
+    block = re.match(names.block, name)
+    return bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)
 
 
 def _split(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from tests.helpers.no_source import NO_SOURCE
 from vita_train.data.loading.batch import Batch
 from vita_train.launch.process import run_rank
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable

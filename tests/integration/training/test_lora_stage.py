@@ -19,9 +19,8 @@ from vita_train.errors import CheckpointError, UserError
 from vita_train.models.language.decoder import build_llm, load_llm
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe, StorageSpec
-from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import corpus_dir, store_of
+from vita_train.runs.run import Run
 from vita_train.storage.base import local_path
 from vita_train.training.inputs import find_inputs, stage_digest
 from vita_train.training.stage import run_stage
@@ -64,16 +63,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     recipe = _recipe(root)
     corpus = small_corpus(root / RUN / "prepare", recipe, records=8)
-    assert corpus.path == corpus_dir(recipe, RUN)
-    write_final(store_of(recipe), f"{RUN}/prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
+    assert corpus.path == Run(recipe, RUN).corpus_dir
+    Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
     for stage in recipe.stages:
-        run_stage(recipe, stage, RUN)
+        run_stage(Run(recipe, RUN), stage)
     (root / RUN / "recipe.yaml").write_text(dump_recipe(recipe))
     return root
 
 
 def _manifest(root: Path, stage: str) -> Manifest:
-    found = read_final(store_of(_recipe(root)), f"{RUN}/{stage}")
+    found = Run(_recipe(root), RUN).final(stage)
     assert found is not None
     return found
 
@@ -138,7 +137,7 @@ def test_a_stage_goes_on_exactly_after_it_was_stopped(root: Path, tmp_path: Path
     for stage in ("0.llm", "0.vision", "1.1"):  # files are named by absolute paths
         path = copy / RUN / stage / "final.json"
         path.write_text(path.read_text().replace(str(root), str(copy)))
-    run_stage(_recipe(copy), "1.2", RUN)
+    run_stage(Run(_recipe(copy), RUN), "1.2")
     events = [(place / RUN / "1.2" / "events.jsonl").read_text().splitlines() for place in (root, copy)]
     losses = [{row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row} for lines in events]
     assert losses[0] == losses[1]
@@ -169,7 +168,7 @@ def test_everything_that_determines_an_adapter_is_in_the_stage_s_digest(root: Pa
     spec = recipe.stages["1.2"].model_dump(mode="json")
     variants = [spec, {**spec, "lora": {**spec["lora"], "rank": 3}}, {**spec, "quantize": None},
                 {**spec, "quantize": {**spec["quantize"], "double": False}}]
-    inputs = find_inputs(recipe, "1.2", RUN, store_of(recipe), ["llm", "vision"])
+    inputs = find_inputs(Run(recipe, RUN), "1.2", ["llm", "vision"])
     digests = {stage_digest(_recipe(root, **{"1.2": variant}), "1.2", inputs, ["llm", "vision"])
                for variant in variants}
     assert len(digests) == 4
@@ -189,13 +188,13 @@ def test_merge_lora_writes_weights_that_any_tool_reads(root: Path, tmp_path: Pat
     found = load_llm(_recipe(root).model.llm, str(out / "llm"))
     assert torch.equal(_logits(found), _logits(wanted))
     with pytest.raises(UserError, match="exists already"):
-        merge_stage(_recipe(root), RUN, out)
+        merge_stage(Run(_recipe(root), RUN), out)
     with pytest.raises(UserError, match=r"stage 0\.llm has trained no adapters"):
-        merge_stage(_recipe(root), RUN, tmp_path / "other", stage="0.llm")
+        merge_stage(Run(_recipe(root), RUN), tmp_path / "other", stage="0.llm")
 
 
 def test_merging_bound_counts_modules_of_every_kind(root: Path, tmp_path: Path) -> None:
-    merged = merge_stage(_recipe(root), RUN, tmp_path / "merged")
+    merged = merge_stage(Run(_recipe(root), RUN), tmp_path / "merged")
     assert merged.stage == "1.3"
     assert merged.difference <= 1e-5
     assert merged.rounded == pytest.approx(merged.difference, abs=1e-6)  # float32 rounds nothing
@@ -206,7 +205,7 @@ def test_an_adapter_exported_alone_is_one_that_plain_peft_loads(root: Path, tmp_
     from peft import PeftModel
 
     recipe, out = _recipe(root), tmp_path / "adapter"
-    export_run_as(recipe, RUN, corpus_dir(recipe, RUN), out, "adapter")
+    export_run_as(Run(recipe, RUN), out, "adapter")
     told = json.loads((out / "export.json").read_text())
     assert told["stage"] == "1.3"
     assert told["modules"] == []
@@ -222,9 +221,9 @@ def test_evaluation_and_export_need_not_know(root: Path, tmp_path: Path) -> None
     lora_last = _recipe(root)
     lora_last = lora_last.model_copy(update={"stages": {name: spec for name, spec in lora_last.stages.items()
                                                         if name != "2.2"}})
-    newest = load_newest(lora_last, RUN)
+    newest = load_newest(Run(lora_last, RUN))
     refs = _manifest(root, "1.3").modules
     wanted = load_refs(lora_last.model, {name: refs[name] for name in ("llm", "vision", "projector")})
     assert torch.equal(probe_logits(newest), probe_logits(nn.ModuleDict(dict(wanted.items())).eval()))
-    export_run(lora_last, RUN, corpus_dir(lora_last, RUN), tmp_path / "model")
+    export_run(Run(lora_last, RUN), tmp_path / "model")
     assert torch.equal(probe_logits(load_exported(tmp_path / "model").modules), probe_logits(newest))

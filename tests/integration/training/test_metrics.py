@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from tests.helpers.scrape import scrape
-from vita_train.launch.local import launch_local
+from vita_train.launch.stage import launch_stage
 from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.manifest import Manifest
+from vita_train.runs.run import Run
 from vita_train.training.observability import metrics
 
 # Two ranks on a machine that does other work too may take minutes.
@@ -39,8 +40,8 @@ def _recipe(root: Path, *changes: str) -> Recipe:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with prepared data."""
     root = tmp_path_factory.mktemp("runs")
-    steps.fetch_step(_recipe(root), RUN)
-    steps.prepare_step(_recipe(root), RUN)
+    steps.fetch_step(Run(_recipe(root), RUN))
+    steps.prepare_step(Run(_recipe(root), RUN))
     return root
 
 
@@ -104,7 +105,7 @@ def test_scrapes_of_both_ranks_agree_with_the_journal(root: Path, monkeypatch: p
     monkeypatch.setenv(metrics.PEAK, str(PEAK_TFLOPS))
     recipe = _recipe(root, f"stages.{STAGE}.steps=40", f"stages.{STAGE}.save_every=10")
     with _watching(port) as watcher:
-        manifest = launch_local(recipe, STAGE, RUN)
+        manifest = launch_stage(Run(recipe, RUN), STAGE, "0" * 64)
     events = _events(root)
     assert sorted(events) == list(range(1, 41))
     for rank, seen in enumerate(watcher.seen):
@@ -147,7 +148,7 @@ def test_a_port_in_use_is_told_in_one_line_and_training_ends_well(root: Path, mo
     with socket.create_server(("0.0.0.0", 0)) as other:
         port = int(other.getsockname()[1])
         monkeypatch.setenv(metrics.PORT, str(port - 1))  # rank 1 finds its port taken
-        manifest = launch_local(_recipe(root), OTHER_STAGE, RUN)
+        manifest = launch_stage(Run(_recipe(root), RUN), OTHER_STAGE, "0" * 64)
     assert manifest.lineage["world"] == 2
     log = (root / RUN / OTHER_STAGE / "logs" / "rank-1.log").read_text()
     [line] = [line for line in log.splitlines() if "metrics" in line]

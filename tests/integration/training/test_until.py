@@ -15,9 +15,8 @@ from vita_train.errors import COMMAND, GateError, RecipeError
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.extension import extended
 from vita_train.recipe.schema import Recipe, StorageSpec
-from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import store_of
+from vita_train.runs.run import Run
 from vita_train.training.stage import run_stage
 
 RUN = "r"
@@ -39,7 +38,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     recipe = recipe_of(root, steps=1)
     small_corpus(root / RUN / "prepare", recipe, records=8)
-    write_final(store_of(recipe), f"{RUN}/prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
+    Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
     return root
 
 
@@ -58,7 +57,7 @@ def trained_steps(root: Path) -> list[int]:
 
 
 def manifest_of(recipe: Recipe) -> Manifest:
-    found = read_final(store_of(recipe), f"{RUN}/0.llm")
+    found = Run(recipe, RUN).final("0.llm")
     assert found is not None
     return found
 
@@ -67,7 +66,7 @@ def test_a_stage_trains_until_its_dataset_is_learnt(root: Path) -> None:
     recipe = recipe_of(root, until={"textqa.dev.accuracy": {"min": 0.4}}, max_steps=400, check_interval=5,
                        optim={"warmup": 2, "decay": 6}, gates={"textqa.test.accuracy": {"min": 0.4}})
     check_recipe(recipe)
-    run_stage(recipe, "0.llm", RUN)
+    run_stage(Run(recipe, RUN), "0.llm")
     lineage = manifest_of(recipe).lineage
     met = lineage["samples"]["until_met"]["stage"]
     taken = {row["step"]: row["textqa.dev.accuracy"] for row in events(root) if "textqa.dev.accuracy" in row}
@@ -85,13 +84,13 @@ def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new
     gates = {"textqa.test.accuracy": {"min": 0.25}}
     recipe = recipe_of(root, steps=6, gates=gates)
     with pytest.raises(GateError) as missed:
-        run_stage(recipe, "0.llm", RUN)
+        run_stage(Run(recipe, RUN), "0.llm")
     assert "textqa.test.accuracy is 0" in missed.value.what
     assert "vita-train run mine.yaml --run r --extend 0.llm=20" in missed.value.remedy
     assert "vita-train run mine.yaml --run r --accept 0.llm" in missed.value.remedy
     first = events(root)
     longer = extended(recipe, ["0.llm=90"], [])
-    run_stage(longer, "0.llm", RUN)
+    run_stage(Run(longer, RUN), "0.llm")
     assert events(root)[:len(first)] == first
     assert trained_steps(root) == list(range(1, 97))
     manifest = manifest_of(longer)
@@ -100,7 +99,7 @@ def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new
     # Whoever knew from the start that it takes longer gets the same weights.
     fresh = recipe_of(root.parent / "fresh", steps=6, gates=gates)
     shutil.copytree(root / RUN / "prepare", root.parent / "fresh" / RUN / "prepare")
-    run_stage(extended(fresh, ["0.llm=90"], []), "0.llm", RUN)
+    run_stage(Run(extended(fresh, ["0.llm=90"], []), RUN), "0.llm")
     assert [file.sha256 for file in manifest_of(fresh).modules["llm"].files] == [
         file.sha256 for file in manifest.modules["llm"].files]
 
@@ -108,20 +107,20 @@ def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new
 def test_an_accepted_stage_is_not_trained_again_and_is_marked(root: Path) -> None:
     recipe = recipe_of(root, steps=6, gates={"textqa.test.accuracy": {"min": 0.99}})
     with pytest.raises(GateError) as missed:
-        run_stage(recipe, "0.llm", RUN)
+        run_stage(Run(recipe, RUN), "0.llm")
     assert "stages.0.llm.extend=[20]" in missed.value.remedy
     first = events(root)
     accepted = extended(recipe, [], ["0.llm"])
-    run_stage(accepted, "0.llm", RUN)
+    run_stage(Run(accepted, RUN), "0.llm")
     assert events(root) == first
     assert manifest_of(accepted).lineage["accepted"] == [str(missed.value.what).removeprefix("exit gate not met: ")]
 
 
 def test_a_checkpoint_of_another_extension_is_left_aside(root: Path) -> None:
     recipe = recipe_of(root, steps=6)
-    run_stage(extended(recipe, ["0.llm=9"], []), "0.llm", RUN)
+    run_stage(Run(extended(recipe, ["0.llm=9"], []), RUN), "0.llm")
     other = extended(recipe, ["0.llm=4"], [])
-    run_stage(other, "0.llm", RUN)
+    run_stage(Run(other, RUN), "0.llm")
     assert trained_steps(root) == list(range(1, 11))
     assert manifest_of(other).lineage["samples"]["steps"] == 10
 
@@ -135,7 +134,7 @@ def test_measures_of_other_data_are_refused(root: Path, name: str) -> None:
 def test_a_measure_that_cannot_be_taken_is_refused_before_the_first_step(root: Path) -> None:
     recipe = recipe_of(root, until={"textqa.dev.wer": {"min": 0.5}}, max_steps=10)
     with pytest.raises(RecipeError, match=r"textqa\.dev\.accuracy"):
-        run_stage(recipe, "0.llm", RUN)
+        run_stage(Run(recipe, RUN), "0.llm")
     assert not (root / RUN / "0.llm" / "events.jsonl").exists()
 
 

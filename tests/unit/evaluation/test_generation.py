@@ -10,7 +10,7 @@ import pytest
 from vita_train.data.constants import STATE_MARKS
 from vita_train.evaluation.generation import content_words, prompt_of, recall_of_content, without_mark
 from vita_train.evaluation.measures import Bench, written
-from vita_train.models.inputs import IMAGE_ID
+from vita_train.recipe.special_ids import IMAGE_ID
 
 
 def test_attributes_count_places_and_grammar_do_not() -> None:

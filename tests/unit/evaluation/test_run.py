@@ -16,6 +16,7 @@ from vita_train.recipe.schema import StorageSpec
 from vita_train.report.render import render_report
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.runs.run import Run
 from vita_train.storage.factory import open_store
 from vita_train.weights.newest import load_newest
 from vita_train.weights.save import save_modules
@@ -34,12 +35,15 @@ def run(world: Any, tmp_path: Path) -> Any:
             known[name] = ModuleRef(stage=stage, files=files)
         write_final(store, f"r/{stage}", Manifest(kind="model", run="r", stage=stage, digest=stage,
                                                   modules=dict(known)))
+    corpus = Run(recipe, "r").corpus_dir
+    corpus.parent.mkdir(parents=True)
+    corpus.symlink_to(world.corpus.path)
     (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     return recipe
 
 
 def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_path: Path) -> None:
-    found = evaluate_run(run, "r", world.corpus.path, limit=12)
+    found = evaluate_run(Run(run, "r"), limit=12)
     assert found == measure(world.recipe, world.corpus, world.modules, limit=12)
     listed = json.loads((tmp_path / "r" / "evaluate" / "samples.json").read_text())["samples"]
     assert {"textqa", "caption", "speech_qa", "negative", "asr", "tts"} == {entry["dataset"] for entry in listed}
@@ -55,4 +59,4 @@ def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_pa
 def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:
     recipe = world.recipe.model_copy(update={"storage": StorageSpec(root=str(tmp_path))})
     with pytest.raises(UserError, match="no stage of this run is finished"):
-        load_newest(recipe, "none", units=4)
+        load_newest(Run(recipe, "none"), units=4)

@@ -24,7 +24,7 @@ from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_REFUSED, UserError
 from vita_train.evaluation.generation import prompt_of
 from vita_train.inference.chat import Chat, Sampling, open_chat
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 from vita_train.weights.export import export_model
 
 

@@ -50,7 +50,7 @@ def replies(omni: Omni, chosen: list[Prompt], stop_ids: tuple[int, ...] = ()) ->
 
 
 def test_models_and_data_agree_on_placeholder_ids() -> None:
-    assert (inputs.IMAGE_ID, inputs.AUDIO_ID, inputs.IGNORE_ID) == (
+    assert (inputs.IMAGE_ID, inputs.AUDIO_ID, inputs.IGNORE_INDEX) == (
         constants.IMAGE_ID, constants.AUDIO_ID, constants.IGNORE_INDEX)
 
 

@@ -14,8 +14,12 @@ import pytest
 
 from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import EXIT_RETRYABLE, UserError, VitaError
-from vita_train.launch.local import launch_local
+from vita_train.launch.backend import stage_job
+from vita_train.launch.local import LocalBackend
+from vita_train.launch.stage import finish
 from vita_train.recipe.schema import Recipe
+from vita_train.runs.manifest import Manifest
+from vita_train.runs.run import Run
 
 FAKE = str(Path(__file__).with_name("fake_stage.py"))
 STAGE = "1.1"
@@ -29,6 +33,12 @@ def _recipe(root: Path, nproc: int = 1, restarts: int = 1) -> Recipe:
     })
 
 
+def launch(recipe: Recipe, behaviour: str) -> Manifest:
+    """Run the fake stage on this machine as a stage's job is run."""
+    root = Path(recipe.storage.root)
+    return finish(LocalBackend(entry=_entry(behaviour, root)), stage_job(Run(recipe, "r"), STAGE, "0" * 64))
+
+
 def _entry(behaviour: str, root: Path) -> list[str]:
     return [FAKE, behaviour, str(root), "r", STAGE]
 
@@ -38,26 +48,26 @@ def _attempts(root: Path) -> int:
 
 
 def test_two_ranks_commit_one_manifest(tmp_path: Path) -> None:
-    manifest = launch_local(_recipe(tmp_path, nproc=2), STAGE, "r", entry=_entry("commit", tmp_path))
+    manifest = launch(_recipe(tmp_path, nproc=2), "commit")
     assert manifest.stage == STAGE
     assert manifest.metrics == {"world": 2.0, "threads": 1.0}
 
 
 def test_refusal_of_one_rank_is_the_error_whatever_the_others_say(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the data has no pictures") as caught:
-        launch_local(_recipe(tmp_path, nproc=2), STAGE, "r", entry=_entry("refuse", tmp_path))
+        launch(_recipe(tmp_path, nproc=2), "refuse")
     assert "do something" in str(caught.value)
     assert _attempts(tmp_path) == 1
 
 
 def test_retryable_end_is_started_again(tmp_path: Path) -> None:
-    launch_local(_recipe(tmp_path), STAGE, "r", entry=_entry("retry-once", tmp_path))
+    launch(_recipe(tmp_path), "retry-once")
     assert _attempts(tmp_path) == 2
 
 
 def test_crash_names_the_log_and_quotes_its_end(tmp_path: Path) -> None:
     with pytest.raises(VitaError, match="RuntimeError: shapes differ") as caught:
-        launch_local(_recipe(tmp_path), STAGE, "r", entry=_entry("crash", tmp_path))
+        launch(_recipe(tmp_path), "crash")
     assert caught.value.exit_code == 1
     assert Path(caught.value.where).exists()
     assert _attempts(tmp_path) == 1
@@ -65,14 +75,14 @@ def test_crash_names_the_log_and_quotes_its_end(tmp_path: Path) -> None:
 
 def test_killed_rank_is_started_again_a_bounded_number_of_times(tmp_path: Path) -> None:
     with pytest.raises(VitaError, match="SIGKILL") as caught:
-        launch_local(_recipe(tmp_path, restarts=1), STAGE, "r", entry=_entry("killed", tmp_path))
+        launch(_recipe(tmp_path, restarts=1), "killed")
     assert caught.value.exit_code == EXIT_RETRYABLE
     assert _attempts(tmp_path) == 2
 
 
 def test_done_without_a_commit_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(VitaError, match="committed nothing"):
-        launch_local(_recipe(tmp_path), STAGE, "r", entry=_entry("nothing", tmp_path))
+        launch(_recipe(tmp_path), "nothing")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -80,9 +90,9 @@ def test_no_process_outlives_the_launcher(tmp_path: Path, number: int) -> None:
     if number == signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux tells a child that its parent was killed")
     code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "from pathlib import Path\nimport test_local as t\nfrom vita_train.launch.local import launch_local\n"
+            "from pathlib import Path\nimport test_local as t\n"
             "from vita_train.errors import VitaError\nroot = Path(sys.argv[1])\n"
-            "try: launch_local(t._recipe(root, nproc=2), t.STAGE, 'r', entry=t._entry('sleep', root))\n"
+            "try: t.launch(t._recipe(root, nproc=2), 'sleep')\n"
             "except VitaError as error: sys.exit(error.exit_code)\n")
     launcher = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     pids = [_eventually(lambda path=tmp_path / "r" / STAGE / f"pid-{rank}": path.exists() and path.read_text())

@@ -6,10 +6,10 @@ from tests.helpers.omni_batches import by_kernel, document, pack, plain_varlen
 from vita_train.errors import DataError
 from vita_train.models.activations import enable_checkpointing
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import AUDIO_ID, IMAGE_ID
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni, document_starts
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 OMNI = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 

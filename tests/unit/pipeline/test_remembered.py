@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita_train.pipeline.steps import open_run, remembered, write_recipe
+from vita_train.pipeline.steps import open_run
 from vita_train.recipe.extension import extended
 from vita_train.recipe.load import load_recipe
+from vita_train.runs.run import Run
 
 
 def test_a_run_gives_back_what_it_was_given(tmp_path: Path) -> None:
     plain = load_recipe("smoke", [f"storage.root={tmp_path}"])
-    assert remembered(plain, "r") == plain
+    assert Run(plain, "r").remembered().recipe == plain
     given = extended(plain, ["0.llm=30"], ["1.2"])
-    write_recipe(given, "r")
-    assert remembered(plain, "r").stages == given.stages
-    assert open_run("smoke", "r", str(tmp_path))[0].stages == given.stages
+    Run(given, "r").write_recipe()
+    assert Run(plain, "r").remembered().recipe.stages == given.stages
+    assert open_run("smoke", "r", str(tmp_path))[0].recipe.stages == given.stages
     (tmp_path / "r" / "recipe.yaml").write_text("name: [of another version")
-    assert remembered(plain, "r") == plain
+    assert Run(plain, "r").remembered().recipe == plain

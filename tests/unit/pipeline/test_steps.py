@@ -24,8 +24,8 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.final import read_final, write_final
-from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import run_name
+from vita_train.runs.manifest import STEP_DIGEST, Manifest
+from vita_train.runs.run import Run
 from vita_train.storage.factory import open_store
 
 
@@ -50,7 +50,7 @@ class Work:
 
 def _do(recipe: Recipe, work: Work, inputs: Mapping[str, Any] | None = None, selection: Selection = steps.ALL
         ) -> Manifest | None:
-    return commit_step(recipe, "r", "data_fetch", selection, lambda: inputs or {}, work)
+    return commit_step(Run(recipe, "r"), "data_fetch", selection, lambda: inputs or {}, work)
 
 
 def _progress(recipe: Recipe) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_why_a_step_failed_is_told_even_when_the_store_cannot_be_written(recipe:
         raise DataError("row 7 has no picture")
 
     with pytest.raises(DataError, match="row 7 has no picture"):
-        commit_step(recipe, "r", "data_fetch", steps.ALL, dict, work)
+        commit_step(Run(recipe, "r"), "data_fetch", steps.ALL, dict, work)
 
 
 def test_same_inputs_return_the_commit_without_work(recipe: Recipe) -> None:
@@ -101,21 +101,21 @@ def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe:
         raise AssertionError("an unpicked step has no inputs")
 
     work = Work()
-    assert commit_step(recipe, "r", "data_fetch", other, inputs, work) is None
+    assert commit_step(Run(recipe, "r"), "data_fetch", other, inputs, work) is None
     done = _do(recipe, work)
-    assert commit_step(recipe, "r", "data_fetch", other, inputs, work) == done
+    assert commit_step(Run(recipe, "r"), "data_fetch", other, inputs, work) == done
     assert work.times == 1
 
 
 def test_missing_input_names_the_step_and_the_command(recipe: Recipe) -> None:
     with pytest.raises(UserError, match=r"1\.1 needs prepare") as caught:
-        steps.train_step(recipe, "r", "1.1")
+        steps.train_step(Run(recipe, "r"), "1.1")
     assert "vita-train run smoke --run r --until prepare" in str(caught.value)
 
 
 def test_stage_that_the_recipe_leaves_out_is_passed_over(recipe: Recipe) -> None:
     without = recipe.model_copy(update={"stages": {"1.1": recipe.stages["1.1"]}})
-    assert steps.train_step(without, "r", "0.llm") is None
+    assert steps.train_step(Run(without, "r"), "0.llm") is None
 
 
 def _finish(recipe: Recipe, step: str, digest: str, **content: str) -> None:
@@ -128,30 +128,32 @@ def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe,
                                                                  ) -> None:
     launched = []
 
-    def launch(recipe: Recipe, stage: str, run: str, digest: str, task: object) -> Manifest:
+    def launch(run: Run, stage: str, digest: str, task: object) -> Manifest:
         launched.append(stage)
-        return Manifest(kind="model", run=run, stage=stage, digest="weights")
+        manifest = Manifest(kind="model", run=run.name, stage=stage, digest="weights", lineage={STEP_DIGEST: digest})
+        run.commit(stage, manifest)
+        return manifest
 
     monkeypatch.setattr(steps, "launch_stage", launch)
     _finish(recipe, "prepare", "one", caption="rows", vqa="rows")
     for step in ("0.llm", "0.vision", "2.1a"):
         _finish(recipe, step, "one")
     for _ in range(2):
-        manifest = steps.train_step(recipe, "r", "1.1")
+        manifest = steps.train_step(Run(recipe, "r"), "1.1")
     assert manifest is not None
     assert manifest.digest == "weights"
     assert launched == ["1.1"]
     _finish(recipe, "2.1a", "two")
-    steps.train_step(recipe, "r", "1.1")
+    steps.train_step(Run(recipe, "r"), "1.1")
     assert launched == ["1.1"], "1.1 does not read the recogniser"
     _finish(recipe, "prepare", "two", caption="rows", vqa="other rows")
-    steps.train_step(recipe, "r", "1.1")
+    steps.train_step(Run(recipe, "r"), "1.1")
     assert launched == ["1.1"], "1.1 trains on captions alone, and they are the same"
     _finish(recipe, "0.vision", "two")
-    steps.train_step(recipe, "r", "1.1")
+    steps.train_step(Run(recipe, "r"), "1.1")
     assert launched == ["1.1", "1.1"]
     _finish(recipe, "prepare", "two", caption="other rows")
-    steps.train_step(recipe, "r", "1.1")
+    steps.train_step(Run(recipe, "r"), "1.1")
     assert launched == ["1.1", "1.1", "1.1"]
 
 
@@ -186,8 +188,8 @@ def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3S
     made.write_bytes(b"weights")
     here = load_recipe("smoke", [f"storage.root={tmp_path}"])
     there = load_recipe("smoke", ["storage.root=s3://results/runs", f"storage.endpoint={s3_server.endpoint}"])
-    assert steps._stored(here, "r/export/model/model.safetensors", made).uri == str(made)
-    reference = steps._stored(there, "r/export/model/model.safetensors", made)
+    assert steps._stored(Run(here, "r"), made, "export", "model", "model.safetensors").uri == str(made)
+    reference = steps._stored(Run(there, "r"), made, "export", "model", "model.safetensors")
     assert reference.uri == "s3://results/runs/r/export/model/model.safetensors"
     assert open_store("s3://results/runs", endpoint=s3_server.endpoint).read(
         "r/export/model/model.safetensors") == b"weights"
@@ -195,17 +197,17 @@ def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3S
 
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
     text = (Path(steps.__file__).parents[1] / "recipe" / "presets" / "smoke.yaml").read_text()
-    recipe, run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
-    assert (recipe.seed, run, selection.steps(recipe)) == (7, "smoke", ["data_fetch", "prepare"])
-    assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == recipe
-    again, _, _ = steps.open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
-    assert again == recipe
+    run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
+    assert (run.recipe.seed, run.name, selection.steps(run.recipe)) == (7, "smoke", ["data_fetch", "prepare"])
+    assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == run.recipe
+    again, _ = steps.open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
+    assert again == run
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "-x", "Ä", ".hidden"])
 def test_names_that_are_no_single_path_part_are_refused(recipe: Recipe, name: str) -> None:
     with pytest.raises(UserError):
-        run_name(recipe, name)
+        Run(recipe, name)
 
 
 def test_publish_hands_on_the_manifest_and_its_measures(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the speech encoder and its adapters: strict by kind, and digests made before stay."""
+"""Settings of the speech encoder and its adapters: strict by kind, written in full."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def test_what_a_kind_does_not_have_is_refused(setting: str) -> None:
         load_recipe("vita-1.5-7b", [setting])
 
 
-def test_what_came_later_is_written_only_where_it_is_used() -> None:
+def test_every_setting_is_written_and_read_back() -> None:
     spec = ModelSpec()
-    assert spec.model_dump()["audio_adapter"] == {"kind": "subsampling", "kernel": 5, "stride": 2, "hidden_size": 2048}
-    assert not {"attention_dropout", "chunk_size", "left_chunks"} & set(spec.model_dump()["audio_encoder"])
+    assert spec.model_dump()["audio_adapter"] == {
+        "kind": "subsampling", "prompt_tokens": 0, "kernel": 5, "stride": 2, "hidden_size": 2048, "norm": "layer",
+        "activation": "gelu"}
+    assert {"attention_dropout", "chunk_size", "left_chunks"} <= set(spec.model_dump()["audio_encoder"])
     recipe = load_recipe("vita-1.5-7b", ["model.audio_adapter={norm: batch, prompt_tokens: 25}",
                                          "model.audio_encoder.chunk_size=16", "model.audio_encoder.left_chunks=0"])
     assert parse_recipe(dump_recipe(recipe), "written") == recipe

@@ -16,11 +16,11 @@ def test_a_recipe_does_not_differ_from_itself(name: str) -> None:
 
 def test_the_changes_and_nothing_else() -> None:
     changed = load_recipe("tiny", ["stages.2.1b.steps=7", "seed=9", "weights.llm=w", "data.image.no_tile_sets=[a]",
-                                   "launch.pod.env.A=b"])
+                                   "launch.settings.kubernetes.pod.env.A=b"])
     first = load_recipe("tiny")
     assert differences(first, changed) == [
         Difference("data.image.no_tile_sets", "[]", '["a"]'),
-        Difference("launch.pod.env.A", ABSENT, '"b"'),
+        Difference("launch.settings.kubernetes.pod.env.A", ABSENT, '"b"'),
         Difference("seed", str(first.seed), "9"),
         Difference("stages.2.1b.steps", str(first.stages["2.1b"].steps), "7"),
         Difference("weights.llm", ABSENT, '"w"'),

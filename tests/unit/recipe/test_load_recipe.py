@@ -36,8 +36,8 @@ def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_travelled_sets_no_more_of_the_pod_than_its_author() -> None:
-    recipe = load_recipe(GOOD + "launch: {pod: {cpu: '4'}}\n")
-    assert load_recipe(dump_recipe(recipe)).launch.pod.model_fields_set == {"cpu"}
+    recipe = load_recipe(GOOD + "launch: {settings: {kubernetes: {pod: {cpu: '4'}}}}\n")
+    assert load_recipe(dump_recipe(recipe)).launch.settings.kubernetes.pod.model_fields_set == {"cpu"}
 
 
 def graph_of(**after: str) -> str:

@@ -15,7 +15,7 @@ from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.json_schema import recipe_json_schema
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.model import ModelSpec
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 
 
 @pytest.mark.parametrize(("vision", "tile", "tokens", "width"), [
@@ -51,7 +51,7 @@ def test_an_odd_grid_is_halved_each_way(projector: str, positions: int) -> None:
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    (["model.vision.kind=siglop"], "model.vision.kind must be one of internvit, siglip, clip, eva_clip"),
+    (["model.vision.kind=siglop"], "model.vision.kind must be one of internvit, clip, eva_clip, siglip"),
     (["model.vision={kind: clip, shuffle: 2}"], "unknown key 'shuffle' in model.vision"),
     (["model.vision={kind: siglip, scales: [384, 500]}"], "do not rise in multiples of image_size 384"),
     (["model.vision={kind: siglip, scales: [768, 1152]}"], "scales begin with 768, not with image_size 384"),

@@ -8,7 +8,7 @@ import pytest
 
 from vita_train.cli.main import _write_log
 from vita_train.recipe.load import load_recipe
-from vita_train.runs.paths import run_dir
+from vita_train.runs.run import Run
 from vita_train.storage.host_cache import cache_dir
 
 
@@ -18,6 +18,6 @@ def test_a_home_folder_in_the_variable_means_the_home_folder(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("smoke", ["storage.root=s3://bucket/runs"])
     assert cache_dir() == tmp_path / "mine"
-    assert run_dir(recipe, "r") == tmp_path / "mine" / "runs" / "r"
+    assert Run(recipe, "r").dir == tmp_path / "mine" / "runs" / "r"
     assert _write_log("text").parent == tmp_path / "mine" / "logs"
     assert not (tmp_path / "~").exists()

@@ -15,7 +15,6 @@ from torch import nn
 
 from tests.helpers.family_tokenizers import FAMILIES
 from tests.helpers.family_world import STEPS, family_recipe, talk
-from vita_train.data.constants import AUDIO_ID
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.evaluation.measures import Bench, measure, state_marks, written
@@ -23,6 +22,7 @@ from vita_train.evaluation.scoring import score_replies
 from vita_train.evaluation.tasks import measures_for
 from vita_train.models.build import build_modules
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import AUDIO_ID
 from vita_train.storage.local import LocalStore
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine

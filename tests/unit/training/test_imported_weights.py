@@ -16,6 +16,7 @@ from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef
 from vita_train.storage.factory import open_store
 from vita_train.training.inputs import find_inputs, stage_digest
@@ -47,7 +48,7 @@ def digest(recipe: Recipe, stage: str = "1.1") -> str:
         file = FileRef(uri=f"/nowhere/{module}", sha256=module, bytes=1)
         refs = {module: ModuleRef(stage=earlier, files=(file,))} if earlier in recipe.stages else {}
         write_final(store, f"r/{earlier}", Manifest(kind="model", run="r", stage=earlier, digest=earlier, modules=refs))
-    return stage_digest(recipe, stage, find_inputs(recipe, stage, "r", store, NEEDED), NEEDED)
+    return stage_digest(recipe, stage, find_inputs(Run(recipe, "r"), stage, NEEDED), NEEDED)
 
 
 def without_stand_in(recipe: Recipe) -> Recipe:
@@ -70,9 +71,8 @@ def test_a_stage_that_trains_the_module_replaces_the_import(tmp_path: Path) -> N
     write_listing(tmp_path / "a", b"one")
     recipe = recipe_with(tmp_path, tmp_path / "a")
     assert digest(recipe) == digest(recipe_with(tmp_path, None))
-    store = open_store(recipe.storage.root)
-    assert find_inputs(recipe, "1.1", "r", store, NEEDED).modules["llm"].stage == "0.llm"
-    (file,) = find_inputs(recipe, "0.llm", "r", store, ("llm",)).modules["llm"].files
+    assert find_inputs(Run(recipe, "r"), "1.1", NEEDED).modules["llm"].stage == "0.llm"
+    (file,) = find_inputs(Run(recipe, "r"), "0.llm", ("llm",)).modules["llm"].files
     assert (file.uri, file.bytes) == (str(tmp_path / "a" / "llm.safetensors"), 3)
 
 
@@ -135,7 +135,7 @@ def test_preflight_looks_at_every_file(tmp_path: Path) -> None:
 
 def test_preflight_compares_shapes_before_anything_is_trained(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", safetensors("other.weight"))
-    checks = {check.name: check for check in check_all(recipe_with(tmp_path, tmp_path / "a"), "r")}
+    checks = {check.name: check for check in check_all(Run(recipe_with(tmp_path, tmp_path / "a"), "r"))}
     assert checks["given weights"].ok
     assert not checks["model"].ok
     assert "llm: other.weight 1 is not part of the model" in checks["model"].detail
@@ -157,4 +157,4 @@ def test_a_frozen_module_that_nothing_made_is_refused_when_the_data_turn_out_to_
     store = open_store(str(tmp_path))
     write_final(store, "r/prepare", Manifest(kind="prepared", run="r", stage="prepare", digest="d"))
     with pytest.raises(RecipeError, match=r"stage 2\.1a reads vision frozen, but no stage before it trains it"):
-        find_inputs(recipe, "2.1a", "r", store, ("audio_encoder", "ctc_head", "vision"))
+        find_inputs(Run(recipe, "r"), "2.1a", ("audio_encoder", "ctc_head", "vision"))

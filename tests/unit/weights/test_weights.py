@@ -15,9 +15,11 @@ from vita_train.models.build import build_modules
 from vita_train.models.vision import load_vision
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.vision import InternVitSpec, ProjectorSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.recipe.vision import ProjectorSpec
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.factory import open_store
@@ -204,6 +206,14 @@ def test_an_export_loads_back_to_the_same_model(small_spec: ModelSpec, recipe: R
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def with_corpus(recipe: Recipe, corpus: Path) -> Run:
+    """Return the run ``demo`` of a recipe, with a corpus that was prepared elsewhere."""
+    run = Run(recipe, "demo")
+    run.corpus_dir.parent.mkdir(parents=True, exist_ok=True)
+    run.corpus_dir.symlink_to(corpus)
+    return run
+
+
 def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
                                                             tmp_path: Path) -> None:
     later = recipe.stages["1.1"].model_copy(update={"after": ["1.1"]})
@@ -217,7 +227,7 @@ def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpe
         write_final(store, f"demo/{stage}", Manifest(kind="model", run="demo", stage=stage, digest=stage, modules=refs))
         if stage == "1.1":  # a later stage that read the older projector
             write_final(store, "demo/2.1b", Manifest(kind="model", run="demo", stage="2.1b", digest="b", modules=refs))
-    files = export_run(recipe, "demo", corpus, tmp_path / "model")
+    files = export_run(with_corpus(recipe, corpus), tmp_path / "model")
     assert tmp_path / "model" / "projector.safetensors" in files
     exported = load_exported(tmp_path / "model").modules
     assert list(exported) == ["llm", "projector"]
@@ -235,7 +245,7 @@ def test_a_projector_without_weights_is_exported_too(small_spec: ModelSpec, reci
             for name, paths in save_modules(modules, tmp_path / "weights").items()}
     write_final(open_store(recipe.storage.root), "demo/1.1",
                 Manifest(kind="model", run="demo", stage="1.1", digest="d", modules=refs))
-    export_run(recipe, "demo", corpus, tmp_path / "model")
+    export_run(with_corpus(recipe, corpus), tmp_path / "model")
     exported = load_exported(tmp_path / "model").modules
     assert list(exported) == ["llm", "vision", "projector"]
     assert difference(modules, nn.ModuleDict({name: exported[name] for name in modules})) == ""

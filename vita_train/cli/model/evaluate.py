@@ -18,9 +18,7 @@ def evaluate(
 ) -> None:
     """Print every held-out measure of a run's newest weights, and keep samples for its report."""
     from vita_train.evaluation.run import evaluate_run
-    from vita_train.runs.find import find_run
-    from vita_train.runs.paths import present_corpus
+    from vita_train.runs.run import Run
 
-    recipe, name = find_run(run)
-    for measure, value in sorted(evaluate_run(recipe, name, present_corpus(recipe, name), limit=limit).items()):
+    for measure, value in sorted(evaluate_run(Run.open(run), limit=limit).items()):
         typer.echo(f"{measure:<40} {value:.4f}")

@@ -19,13 +19,11 @@ def export(
     to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (pictures "
                                          "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
                                          "with this package), adapter (only the last adapters that were trained, for "
-                                         "PEFT).")] = "own",
+                                         "PEFT), or one of a plugin.")] = "own",
 ) -> None:
     """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
-    from vita_train.runs.find import find_run
-    from vita_train.runs.paths import present_corpus
+    from vita_train.runs.run import Run
     from vita_train.weights.formats.exporting import export_run_as
 
-    recipe, name = find_run(run)
-    files = export_run_as(recipe, name, present_corpus(recipe, name, media=False), out, to)
+    files = export_run_as(Run.open(run), out, to)
     typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")

@@ -20,10 +20,10 @@ def merge_lora(
                                        show_default=False)] = "",
 ) -> None:
     """Merge a stage's adapters into the weights they were trained on, and tell how much the logits change."""
-    from vita_train.runs.find import find_run
+    from vita_train.runs.run import Run
     from vita_train.weights.merge import merge_stage
 
-    recipe, name = find_run(run)
-    merged = merge_stage(recipe, name, out, stage=stage)
+    opened = Run.open(run)
+    merged = merge_stage(opened, out, stage=stage)
     typer.echo(f"{out}: stage {merged.stage} merged; logits up to {merged.largest_logit:.3g} change by "
-               f"{merged.difference:.3g} at most, {merged.rounded:.3g} stored as {recipe.model.dtype}")
+               f"{merged.difference:.3g} at most, {merged.rounded:.3g} stored as {opened.recipe.model.dtype}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vita_train.cli.run.run import Recipe, Run, Set
+from vita_train.cli.run.run import Recipe, RunName, Set
 
 
 def register(app: typer.Typer) -> None:
@@ -12,16 +12,14 @@ def register(app: typer.Typer) -> None:
     app.command("preflight")(preflight)
 
 
-def preflight(recipe: Recipe, run: Run = "", settings: Set = None) -> None:
+def preflight(recipe: Recipe, run: RunName = "", settings: Set = None) -> None:
     """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
     from rich.console import Console
 
     from vita_train.console import show_checks
-    from vita_train.pipeline.steps import remembered
     from vita_train.preflight.run import check_all
     from vita_train.recipe.load import load_recipe
-    from vita_train.runs.paths import run_name
+    from vita_train.runs.run import Run
 
-    resolved = load_recipe(recipe, settings or [])
-    name = run_name(resolved, run)
-    show_checks(check_all(remembered(resolved, name), name), Console(), always=True)
+    opened = Run(load_recipe(recipe, settings or []), run).remembered()
+    show_checks(check_all(opened), Console(), always=True)

@@ -13,14 +13,12 @@ def register(app: typer.Typer) -> None:
 def report(run: str = typer.Argument(help="Run directory or URI, <storage.root>/<run>.")) -> None:
     """Write a run, finished or not, as one self-contained HTML page and print its path."""
     from vita_train.report.render import render_report
-    from vita_train.runs.find import find_run
-    from vita_train.runs.paths import run_dir
+    from vita_train.runs.run import Run
     from vita_train.storage.base import is_local, local_path
-    from vita_train.storage.factory import open_store
 
     if is_local(run):
         page = render_report(local_path(run))
     else:
-        recipe, name = find_run(run)
-        page = render_report(run_dir(recipe, name), store=open_store(run, endpoint=recipe.storage.endpoint))
+        opened = Run.open(run)
+        page = render_report(opened.dir, store=opened.own_store())
     typer.echo(str(page))

@@ -11,10 +11,11 @@ import typer
 from vita_train.errors import COMMAND
 
 if TYPE_CHECKING:
-    from vita_train.recipe import schema
+    from vita_train.runs import run as runs
 
 Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
-Run = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False)]
+RunName = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.",
+                                      show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
 Only = Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)]
 Since = Annotated[str, typer.Option("--from", help="Do this step and all that wait for it.", show_default=False)]
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     recipe: Recipe,
-    run: Run = "",
+    run: RunName = "",
     settings: Set = None,
     only: Only = "",
     since: Since = "",
@@ -49,22 +50,20 @@ def run(
     from vita_train.console import show_checks
     from vita_train.pipeline.local.ending import show_ending
     from vita_train.pipeline.local.run import run_pipeline
-    from vita_train.pipeline.steps import remembered
     from vita_train.preflight.run import check_all
     from vita_train.recipe.extension import extended
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
-    from vita_train.runs.paths import run_name
+    from vita_train.runs.run import Run
 
     console = Console()
-    resolved = load_recipe(recipe, settings or [])
-    name = run_name(resolved, run)
-    resolved = extended(remembered(resolved, name), extend or [], accept or [])
-    selection = Selection.parse(resolved, only, since, until, force)
+    before = Run(load_recipe(recipe, settings or []), run).remembered()
+    opened = Run(extended(before.recipe, extend or [], accept or []), before.name)
+    selection = Selection.parse(opened.recipe, only, since, until, force)
     os.environ[COMMAND] = _command(recipe, run, settings or [])
-    show_checks(check_all(resolved, name, selection), console)
-    run_pipeline(resolved, name, selection, console)
-    show_ending(resolved, name, console)
+    show_checks(check_all(opened, selection), console)
+    run_pipeline(opened, selection, console)
+    show_ending(opened, console)
 
 
 def _command(recipe: str, run: str, settings: list[str]) -> str:
@@ -78,10 +77,10 @@ def _command(recipe: str, run: str, settings: list[str]) -> str:
 def launch(
     recipe: Recipe,
     stage: Annotated[str, typer.Option(help="Name of the stage, or an alias.")],
-    run: Run = "",
+    run: RunName = "",
     settings: Set = None,
-    backend: Annotated[str, typer.Option(help="Where the job runs: local, pytorchjob, trainjob; as the recipe says "
-                                              "when not given.", show_default=False)] = "",
+    backend: Annotated[str, typer.Option(help="Job backend: local, kubernetes, trainjob, pytorchjob or a plugin's; as "
+                                              "the recipe says when not given.", show_default=False)] = "",
     nnodes: Annotated[int, typer.Option(min=1, help="Machines, when each is started by hand with this command.")] = 1,
     node_rank: Annotated[int | None, typer.Option(help="Number of this machine, from 0; INDEX when not given.",
                                                   show_default=False)] = None,
@@ -93,36 +92,36 @@ def launch(
                                               "scripts.", show_default=False)] = "",
 ) -> None:
     """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
-    from vita_train.launch.local import launch_local, run_ranks
+    from vita_train.launch.backend import stage_job
+    from vita_train.launch.local import LocalBackend
     from vita_train.launch.nodes import nodes_by_hand
-    from vita_train.pipeline.steps import remembered, write_recipe
+    from vita_train.launch.stage import complete, finish
     from vita_train.recipe.aliases import stage_name
     from vita_train.recipe.load import load_recipe
-    from vita_train.runs.paths import run_name
+    from vita_train.runs.run import Run
 
     by_hand = [f"launch.nodes={nnodes}", "launch.backend=local"] if nnodes > 1 else []
     chosen = [f"launch.backend={backend}"] if backend else []
-    resolved = load_recipe(recipe, [*(settings or []), *chosen, *by_hand])
-    name = run_name(resolved, run)
-    resolved = remembered(resolved, name)
-    step = stage_name(stage, resolved.stages)
+    opened = Run(load_recipe(recipe, [*(settings or []), *chosen, *by_hand]), run).remembered()
+    step = stage_name(stage, opened.recipe.stages)
     if nnodes > 1:
         nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
+        machine, job = LocalBackend(nodes, network), stage_job(opened, step, digest="")
         if nodes.rank > 0:
-            run_ranks(resolved, step, name, nodes=nodes, network=network)
+            complete(machine, job)
             typer.echo(f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the stage")
         else:
-            typer.echo(launch_local(resolved, step, name, nodes=nodes, network=network).model_dump_json(indent=1))
+            typer.echo(finish(machine, job).model_dump_json(indent=1))
         return
-    write_recipe(resolved, name)
-    run_stage_of(resolved, name, step)
+    opened.write_recipe()
+    run_stage_of(opened, step)
 
 
-def run_stage_of(recipe: schema.Recipe, name: str, stage: str) -> None:
-    """Run one stage of a recipe as a job and print the manifest it committed."""
+def run_stage_of(run: runs.Run, stage: str) -> None:
+    """Run one stage of a run as a job and print the manifest it committed."""
     from vita_train.pipeline.steps import train_step
     from vita_train.recipe.selection import Selection
 
-    manifest = train_step(recipe, name, stage, Selection(frozenset({stage})))
+    manifest = train_step(run, stage, Selection(frozenset({stage})))
     assert manifest is not None  # the stage is in the recipe and was asked for
     typer.echo(manifest.model_dump_json(indent=1))

@@ -23,10 +23,10 @@ def stage(
 ) -> None:
     """Train one stage in this process: one rank of a job, or all of it when not started by torchrun."""
     from vita_train.recipe.load import load_recipe
+    from vita_train.runs.run import Run
     from vita_train.training.stage import run_stage
 
-    resolved = load_recipe(recipe, settings or [])
-    manifest = run_stage(resolved, stage, run or resolved.name)
+    manifest = run_stage(Run(load_recipe(recipe, settings or []), run), stage)
     if manifest is not None:
         typer.echo(f"stage {manifest.stage} is done: " + ", ".join(
             f"{name} {value:.4g}" for name, value in sorted(manifest.metrics.items())))

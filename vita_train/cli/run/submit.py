@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vita_train.cli.run.run import Force, Only, Recipe, Run, Set, Since, Until
+from vita_train.cli.run.run import Force, Only, Recipe, RunName, Set, Since, Until
 
 if TYPE_CHECKING:
     from vita_train.pipeline.server import PipelineServer
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def submit(
     recipe: Recipe,
     endpoint: Endpoint,
-    run: Run = "",
+    run: RunName = "",
     settings: Set = None,
     only: Only = "",
     since: Since = "",
@@ -52,13 +52,13 @@ def submit(
     from vita_train.recipe.load import dump_recipe, load_recipe
     from vita_train.recipe.presets import preset_names
     from vita_train.recipe.selection import Selection
-    from vita_train.runs.paths import run_name
+    from vita_train.runs.run import Run
 
     overrides = [*(settings or []), *([f"storage.root={storage}"] if storage else [])]
     resolved = load_recipe(recipe, overrides)
     check_recipe(resolved)
     Selection.parse(resolved, only, since, until, force)
-    name = run_name(resolved, run)
+    name = Run(resolved, run).name
     server = PipelineServer(endpoint, namespace)
     if not pipeline:
         _provide(server, resolved)

@@ -51,15 +51,16 @@ def train(
     if dry_run:
         return
 
-    from vita_train.pipeline.steps import fetch_step, prepare_step, write_recipe
+    from vita_train.pipeline.steps import fetch_step, prepare_step
+    from vita_train.runs.run import Run
 
-    name = run.recipe.name
-    write_recipe(run.recipe, name)
+    opened = Run(run.recipe)
+    opened.write_recipe()
     for step, work in (("data_fetch", fetch_step), ("prepare", prepare_step)):
-        typer.echo(f"run {name}: {step}", err=True)
-        work(run.recipe, name, Selection())
-    typer.echo(f"run {name}: stage {run.stage}", err=True)
-    run_stage_of(run.recipe, name, run.stage)
+        typer.echo(f"run {opened.name}: {step}", err=True)
+        work(opened, Selection())
+    typer.echo(f"run {opened.name}: stage {run.stage}", err=True)
+    run_stage_of(opened, run.stage)
 
 
 def _write(path: Path, text: str) -> None:

@@ -119,7 +119,8 @@ def _recipe(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero |
         "stages": {stage: _stage(arguments, stage, parts, zero, dtype)},
         "launch": {"nodes": arguments["nnodes"], "nproc": arguments["nproc_per_node"],
                    "workers": arguments["dataloader_num_workers"], **_given(arguments, step_timeout="ddp_timeout"),
-                   **({"pod": {"env": {"NCCL_DEBUG": "INFO"}}} if arguments["debug_mode"] else {})},
+                   **({"settings": {"kubernetes": {"pod": {"env": {"NCCL_DEBUG": "INFO"}}}}}
+                      if arguments["debug_mode"] else {})},
         "tracking": _tracking(arguments, name),
     }
 

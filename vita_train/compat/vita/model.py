@@ -10,7 +10,7 @@ from vita_train.compat.vita.conflicts import model_type, tower_kind
 from vita_train.compat.vita.parse import Arguments
 from vita_train.recipe.family import FAMILIES, PUBLISHED, Family
 from vita_train.recipe.model import LlmSpec
-from vita_train.recipe.vision import SiglipSpec
+from vita_train.recipe.towers.siglip import SiglipSpec
 
 #: The public code's scales of S2, as multiples of the tower's own side.
 _SCALES = (1, 2, 3)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.constants import IGNORE_INDEX
 from vita_train.data.index.sample import Sample
 from vita_train.data.loading.batch import Batch
+from vita_train.recipe.special_ids import IGNORE_INDEX
 
 LENGTH_MULTIPLE = 32
 """Rows are padded to a multiple of this, so that few different shapes occur."""

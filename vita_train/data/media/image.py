@@ -13,7 +13,7 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.shown import MAX_PIXELS, as_shown, first_page, picture_formats
 from vita_train.recipe.data import ImageSpec
-from vita_train.recipe.vision import TowerSpec
+from vita_train.recipe.tower import TowerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vita_train.data.constants import IMAGE_ID
+from vita_train.recipe.special_ids import IMAGE_ID
 
 
 def positions_of(ids: np.ndarray, stride: int = 1) -> np.ndarray:

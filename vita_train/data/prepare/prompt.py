@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 from vita_train.data.prepare.states import STATE_CLASSES, State, mark_ids, state_of
 from vita_train.data.prepare.tokenizer import Tokenizer, control_id, plain_ids
 from vita_train.data.sources.records import Record, literal, split_placeholders
 from vita_train.data.templates import Piece, Template
 from vita_train.recipe.data import StateMode
+from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 
 @dataclass(frozen=True)

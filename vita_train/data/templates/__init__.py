@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import ValidationError, model_validator
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.base import Strict
@@ -41,10 +40,6 @@ class Reply(Around):
     stop: tuple[str, ...] = ()
     """Further control tokens that end an answer when the model writes one; never trained on."""
 
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unset(write(self), "stop")
-
 
 class Layout(Strict):
     """Pieces around each kind of text."""
@@ -54,10 +49,6 @@ class Layout(Strict):
     gpt: Reply
     first_human: Around | None = None
     """Pieces around the first human turn, where they differ: the system text may stand inside that turn."""
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unset(write(self), "first_human")
 
     @property
     def parts(self) -> tuple[Around, ...]:
@@ -118,8 +109,3 @@ def load_template(name: str) -> Template:
         first = error.errors()[0]
         raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
                           where=name, remedy="compare it with the shipped qwen2p5_instruct") from error
-
-
-def _without_unset(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """Leave out a field that older templates do not have while it is empty: digests made of them stay."""
-    return {key: value for key, value in values.items() if key != name or value}

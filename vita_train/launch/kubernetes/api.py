@@ -18,8 +18,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from vita_train.errors import PeerLostError, UserError
-from vita_train.launch.kubernetes.backend import Resource
 from vita_train.launch.kubernetes.job import Object
+from vita_train.launch.kubernetes.kind import Resource
 
 Result = TypeVar("Result")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita_train.launch.kubernetes.api import Cluster
-from vita_train.launch.kubernetes.backend import JobBackend
 from vita_train.launch.kubernetes.job import MANAGED_BY, WORKFLOW, Object
+from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.state import seconds
 from vita_train.launch.kubernetes.workflow import WORKFLOWS, is_going_on
 
@@ -33,7 +33,7 @@ class Patience:
     over: float = 86400.0
 
 
-def tidy(cluster: Cluster, backends: list[JobBackend], namespace: str, workflows: str, patience: Patience, *,
+def tidy(cluster: Cluster, backends: list[JobKind], namespace: str, workflows: str, patience: Patience, *,
          out: Say, is_rehearsal: bool = False) -> int:
     """Delete the jobs of a namespace that nobody waits for and return how many there were.
 
@@ -67,7 +67,7 @@ def tidy(cluster: Cluster, backends: list[JobBackend], namespace: str, workflows
     return number
 
 
-def _why(cluster: Cluster, backend: JobBackend, job: Object, workflows: str, patience: Patience, now: float) -> str:
+def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, patience: Patience, now: float) -> str:
     """Say why nobody waits for a job; empty if somebody may."""
     if backend.state(job).phase.over and now - _ended(job) > patience.over:
         return "it ended and nobody deleted it"

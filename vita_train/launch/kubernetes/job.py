@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.launch.worker import ENDPOINT
+from vita_train.launch.backend import StageJob
 from vita_train.recipe.platform import GRACE, Platform, laid_over
 from vita_train.recipe.pod import PodSettings
-from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import digest_of
 from vita_train.training.observability.metrics import PORT
 
@@ -93,18 +92,14 @@ class TrainingJob:
                 **({"ownerReferences": [self.owner]} if self.owner else {})}
 
 
-def training_job(recipe: Recipe, run: str, stage: str, digest: str, *, platform: Platform, namespace: str,
-                 recipe_uri: str, task: PodSettings | None = None, owner: Object | None = None,
-                 workflow: str = "") -> TrainingJob:
-    """Describe the job that trains a stage.
+def training_job(job: StageJob, *, platform: Platform, namespace: str, task: PodSettings | None = None,
+                 owner: Object | None = None, workflow: str = "") -> TrainingJob:
+    """Describe the Kubernetes job that trains a stage.
 
     Args:
-        recipe: the run's recipe; its ``launch`` says how many nodes and ranks.
-        run, stage: which.
-        digest: the step's digest of all its inputs; another digest is another job.
+        job: the stage's job; another digest of it is another Kubernetes job.
         platform: the cluster's settings.
         namespace: where the job goes.
-        recipe_uri: where the pods find the recipe.
         task: settings of the KFP task that launches it, laid over all others.
         owner: reference to what owns the job.
         workflow: name of the Argo Workflow it belongs to.
@@ -115,15 +110,13 @@ def training_job(recipe: Recipe, run: str, stage: str, digest: str, *, platform:
     if not platform.image:
         raise RecipeError("no image is set for training pods", where="platform.image",
                           remedy="set images.trainer in the chart's values, by digest")
-    pod = laid_over(platform.pod, [recipe.launch.pod, *([task] if task else [])])
-    endpoint = {ENDPOINT: recipe.storage.endpoint} if recipe.storage.endpoint else {}
+    pod = laid_over(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
-    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **endpoint, **metrics, **pod.env}
-    return TrainingJob(name=job_name(run, stage, digest), namespace=namespace, run=run, stage=stage,
-                       image=platform.image,
-                       command=("python", "-m", "vita_train.launch.worker", recipe_uri, stage, run),
-                       nodes=recipe.launch.nodes, nproc=recipe.launch.nproc, pod=pod, platform=platform, env=env,
-                       owner=owner, workflow=workflow)
+    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **job.environment, **metrics, **pod.env}
+    run = job.run.name
+    return TrainingJob(name=job_name(run, job.stage, job.digest), namespace=namespace, run=run, stage=job.stage,
+                       image=platform.image, command=job.command, nodes=job.resources.nodes,
+                       nproc=job.resources.nproc, pod=pod, platform=platform, env=env, owner=owner, workflow=workflow)
 
 
 def job_name(run: str, stage: str, digest: str) -> str:

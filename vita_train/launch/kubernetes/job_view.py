@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita_train.launch.kubernetes.backend import JobBackend
 from vita_train.launch.kubernetes.failures import Reason, pod_failures
 from vita_train.launch.kubernetes.job import Object
+from vita_train.launch.kubernetes.kind import JobKind
 
 
 @dataclass
@@ -19,7 +19,7 @@ class JobView:
     hold the reason. ``on_failed`` is called once for each pod that fails, while its log may still be there.
     """
 
-    backend: JobBackend
+    backend: JobKind
     on_failed: Callable[[Object], None]
     job: Object | None = None
     is_deleted: bool = False

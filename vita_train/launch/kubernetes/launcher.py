@@ -1,4 +1,4 @@
-"""One stage as a job on the cluster: created or taken up, followed, and believed only after its commit."""
+"""One stage as a job on the cluster: created or taken up, and followed to its end."""
 
 from __future__ import annotations
 
@@ -7,66 +7,89 @@ import time
 from dataclasses import replace
 
 from vita_train.console import say
-from vita_train.errors import StoppedError, UserError
+from vita_train.errors import StoppedError, UserError, VitaError
+from vita_train.launch.backend import Outcome, StageJob
 from vita_train.launch.kubernetes.api import Cluster, ConflictError, own_namespace
-from vita_train.launch.kubernetes.backend import JobBackend
-from vita_train.launch.kubernetes.backends import choose
 from vita_train.launch.kubernetes.failures import Failure, Reason
 from vita_train.launch.kubernetes.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
+from vita_train.launch.kubernetes.kind import JobKind
+from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.monitor import Follower, Say
 from vita_train.launch.kubernetes.state import Phase, seconds
+from vita_train.launch.kubernetes.task import task_settings
 from vita_train.launch.kubernetes.timeouts import Clocks
 from vita_train.launch.kubernetes.workflow import Workflow, is_cancelled, own_workflow
 from vita_train.launch.process import on_stop
-from vita_train.launch.verify import committed
-from vita_train.recipe.load import dump_recipe
-from vita_train.recipe.platform import Platform
-from vita_train.recipe.pod import PodSettings
-from vita_train.recipe.schema import Recipe
-from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import store_of
+from vita_train.recipe.platform import Platform, needed_platform
+from vita_train.runs.run import Run
 
 _TURN = 0.5
 _DELETE_WAIT = 20.0
 
 
-def launch_on_cluster(recipe: Recipe, stage: str, run: str, digest: str, platform: Platform, wanted: str, *,
-                      task: PodSettings | None = None, cluster: Cluster | None = None, out: Say = say) -> Manifest:
-    """Run a stage to its end as a job and return the manifest it committed.
+class KubernetesBackend:
+    """A job of the kind that the cluster serves, TrainJob before PyTorchJob.
 
     Args:
-        recipe: the run's recipe; it is stored as ``<run>/<stage>/recipe.yaml``, where the pods read it.
-        stage: canonical stage id.
-        run: the run's name.
-        digest: the step's digest; a launcher that starts again with the same one takes up the job it left.
-        platform: the cluster's settings.
-        wanted: kind of job: ``auto``, ``pytorchjob`` or ``trainjob``.
-        task: settings of the KFP task, laid over the others for the job's pods.
+        platform: the cluster's settings; none reads them from their file.
         cluster: the API; none connects.
         out: takes each line of the job's progress and of rank 0's log.
-
-    Raises:
-        UserError: the recipe, the data or a setting is refused.
-        VitaError: the job failed; reason, pod, and the last lines of every failed rank.
-        PeerLostError: retryable, and the restarts that the recipe allows were used; or the API stayed away.
-        StoppedError: the launcher was told to stop; the job is deleted if that was a cancel, else it goes on.
     """
-    cluster = cluster or Cluster.connect(outage=platform.times.outage)
-    backend = choose(wanted, cluster.served())
-    namespace = platform.namespace or own_namespace()
-    workflow = own_workflow(cluster, own_namespace())
-    store, key = store_of(recipe), f"{run}/{stage}/recipe.yaml"
-    store.write(key, dump_recipe(recipe).encode())
-    owned = workflow is not None and workflow.namespace == namespace
-    job = training_job(recipe, run, stage, digest, platform=platform, namespace=namespace,
-                       recipe_uri=store.uri_of(key), task=task, workflow=workflow.name if workflow else "",
-                       owner=workflow.owner() if owned and workflow else None)
-    launcher = Launcher(cluster, backend, job, workflow, restarts=recipe.launch.restarts, out=out)
-    launcher.run()
-    try:
-        return committed(recipe, run, stage, logs="the lines above")
-    finally:  # or the next launcher would take up a job that is over and has committed nothing
-        launcher.delete()
+
+    kind = "auto"
+
+    def __init__(self, platform: Platform | None = None, cluster: Cluster | None = None, out: Say = say) -> None:
+        self._given, self._cluster, self._out = platform, cluster, out
+
+    @property
+    def _platform(self) -> Platform:
+        return self._given or needed_platform("training jobs go to Kubernetes", "launch.backend")
+
+    def check(self, run: Run) -> str:
+        """Say which image the pods get. That the cluster takes jobs is for ``vita-train cluster check`` to try.
+
+        Raises:
+            UserError: nothing says what the cluster is like.
+        """
+        return f"Kubernetes, pods of {self._platform.image or 'an image that the chart does not name'}"
+
+    def run(self, job: StageJob) -> Outcome:
+        """Create or take up the job and follow it to its end. Restarts are counted on the job itself, so that they
+        outlive a launcher.
+
+        Raises:
+            UserError: a setting is refused, or nothing says what the cluster is like.
+            VitaError: the API stays away.
+        """
+        platform = self._platform
+        task = task_settings(job.task, job.resources.nproc)
+        cluster = self._cluster or Cluster.connect(outage=platform.times.outage)
+        kind = choose(self.kind, cluster.served())
+        namespace = platform.namespace or own_namespace()
+        workflow = own_workflow(cluster, own_namespace())
+        owned = workflow is not None and workflow.namespace == namespace
+        described = training_job(job, platform=platform, namespace=namespace, task=task,
+                                 workflow=workflow.name if workflow else "",
+                                 owner=workflow.owner() if owned and workflow else None)
+        launcher = Launcher(cluster, kind, described, workflow, restarts=job.run.recipe.launch.restarts, out=self._out)
+        try:
+            launcher.run()
+        except VitaError as failure:
+            return Outcome(failure, is_final=True)
+        launcher.delete()  # or the next launcher would take up a job that is over, whether it committed or not
+        return Outcome(logs="the lines above")
+
+
+class TrainJobBackend(KubernetesBackend):
+    """TrainJobs of Kubeflow Trainer."""
+
+    kind = "trainjob"
+
+
+class PyTorchJobBackend(KubernetesBackend):
+    """PyTorchJobs of the Training Operator."""
+
+    kind = "pytorchjob"
 
 
 class Launcher:
@@ -81,7 +104,7 @@ class Launcher:
         out: takes each line of progress.
     """
 
-    def __init__(self, cluster: Cluster, backend: JobBackend, job: TrainingJob, workflow: Workflow | None, *,
+    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, workflow: Workflow | None, *,
                  restarts: int, out: Say) -> None:
         self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
         self._restarts, self._out = restarts, out

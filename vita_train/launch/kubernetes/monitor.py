@@ -11,10 +11,10 @@ from typing import Any
 
 from vita_train.errors import StoppedError, VitaError
 from vita_train.launch.kubernetes.api import Cluster
-from vita_train.launch.kubernetes.backend import JobBackend
 from vita_train.launch.kubernetes.failures import Failure, Reason, blocked, explain, lost
 from vita_train.launch.kubernetes.job import Object, TrainingJob
 from vita_train.launch.kubernetes.job_view import JobView
+from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.logs import FirstLog, last_lines
 from vita_train.launch.kubernetes.state import JobState, Phase
 from vita_train.launch.kubernetes.timeouts import Clocks
@@ -38,7 +38,7 @@ class Follower:
         out: takes each line of progress, and of rank 0's log.
     """
 
-    def __init__(self, cluster: Cluster, backend: JobBackend, job: TrainingJob, clocks: Clocks,
+    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, clocks: Clocks,
                  check: Callable[[], None], out: Say) -> None:
         self._cluster, self._backend, self._job = cluster, backend, job
         self._clocks, self._check, self._out = clocks, check, out

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_train.launch.kubernetes.backend import Resource
 from vita_train.launch.kubernetes.job import Object, TrainingJob
+from vita_train.launch.kubernetes.kind import Resource
 from vita_train.launch.kubernetes.pods import pod_template
 from vita_train.launch.kubernetes.state import JobState, Phase, condition, said
 
@@ -19,7 +19,7 @@ _PHASES = (("Succeeded", Phase.SUCCEEDED), ("Failed", Phase.FAILED), ("Suspended
 
 
 class PyTorchJobs:
-    """See `vita_train.launch.kubernetes.backend.JobBackend`."""
+    """See `vita_train.launch.kubernetes.kind.JobKind`."""
 
     resource = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
     container = "pytorch"

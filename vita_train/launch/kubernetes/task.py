@@ -50,7 +50,8 @@ def _resources(resources: Mapping[str, Any], nproc: int) -> dict[str, Any]:
             continue
         if "/" not in name or not str(count).isdecimal():
             raise RecipeError(f"a job's pods cannot be given {name}: {count}", where=_WHERE,
-                              remedy="say it in launch.pod of the recipe, or in platform.pod of the chart's values")
+                              remedy="say it in launch.settings.kubernetes.pod of the recipe, or in platform.pod "
+                                     "of the chart's values")
         if "gpu" not in name.rpartition("/")[2]:
             stated.setdefault("devices", {})[name] = int(count)
             continue

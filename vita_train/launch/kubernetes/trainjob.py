@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.launch.kubernetes.backend import Resource
 from vita_train.launch.kubernetes.job import DOMAIN, Object, TrainingJob
+from vita_train.launch.kubernetes.kind import Resource
 from vita_train.launch.kubernetes.pods import (
     container_security,
     environment,
@@ -27,7 +27,7 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class TrainJobs:
-    """See `vita_train.launch.kubernetes.backend.JobBackend`."""
+    """See `vita_train.launch.kubernetes.kind.JobKind`."""
 
     resource = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
     container = "node"

@@ -8,7 +8,7 @@ from typing import Any
 
 from vita_train.errors import VitaError
 from vita_train.launch.kubernetes.api import BROKEN, Cluster, GoneError
-from vita_train.launch.kubernetes.backend import Resource
+from vita_train.launch.kubernetes.kind import Resource
 
 PODS = Resource("", "v1", "pods", "Pod")
 EVENTS = Resource("", "v1", "events", "Event")

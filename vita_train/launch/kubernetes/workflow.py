@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 
 from vita_train.launch.kubernetes.api import Cluster
-from vita_train.launch.kubernetes.backend import Resource
 from vita_train.launch.kubernetes.job import Object
+from vita_train.launch.kubernetes.kind import Resource
 from vita_train.launch.kubernetes.watch import PODS
 from vita_train.recipe.platform import POD
 

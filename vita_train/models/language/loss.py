@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vita_train.models.inputs import IGNORE_ID
+from vita_train.recipe.special_ids import IGNORE_INDEX
 
 
 class TokenLoss(NamedTuple):
@@ -37,7 +37,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk:
         chunk: most positions whose logits exist at a time.
     """
     targets = labels[:, 1:]
-    supervised = targets != IGNORE_ID
+    supervised = targets != IGNORE_INDEX
     states, targets = hidden[:, :-1][supervised], targets[supervised]
     if len(targets) == 0:
         # A rank without a label still takes part in every collective of the backward pass.

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from vita_train.models.vision.clip import ClipTower
-from vita_train.models.vision.eva_clip import EvaClipTower
-from vita_train.models.vision.internvit import InternVitTower
-from vita_train.models.vision.siglip import SiglipTower
 from vita_train.models.vision.tower import VisionTower
-from vita_train.recipe.vision import VisionSpec
+from vita_train.plugins import named
+from vita_train.recipe.tower import TOWERS, TowerSpec
 
 __all__ = ["VisionTower", "build_vision", "load_vision"]
 
-_TOWERS: dict[str, Callable[[Any], VisionTower]] = {
-    "internvit": InternVitTower,
-    "siglip": SiglipTower,
-    "clip": ClipTower,
-    "eva_clip": EvaClipTower,
-}
 
-
-def build_vision(spec: VisionSpec) -> VisionTower:
+def build_vision(spec: TowerSpec) -> VisionTower:
     """Return the tower of a specification, randomly initialised."""
-    return _TOWERS[spec.kind](spec)
+    tower: VisionTower = named(TOWERS[spec.kind].implementation)(spec)
+    return tower
 
 
-def load_vision(spec: VisionSpec, source: str) -> VisionTower:
+def load_vision(spec: TowerSpec, source: str) -> VisionTower:
     """Return the tower with the weights of a directory, file or hub name, in its released tensor names.
 
     Raises:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
 from vita_train.models.vision.tower import VisionTower
-from vita_train.recipe.vision import ClipSpec
+from vita_train.recipe.towers.clip import ClipSpec
 
 
 class ClipTower(VisionTower):

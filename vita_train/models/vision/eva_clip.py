@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vita_train.models.vision.stochastic_depth import StochasticDepth, depth_rates
 from vita_train.models.vision.tower import VisionTower
-from vita_train.recipe.vision import EvaClipSpec
+from vita_train.recipe.towers.eva_clip import EvaClipSpec
 
 #: Of every norm, as in the public code.
 _EPS = 1e-6

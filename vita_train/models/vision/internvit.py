@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vita_train.models.vision.stochastic_depth import StochasticDepth, depth_rates
 from vita_train.models.vision.tower import VisionTower
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 
 
 class InternVitTower(VisionTower):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.plugins import named
 from vita_train.recipe.model import ModelSpec
 
 
@@ -12,21 +13,42 @@ def build_projector(spec: ModelSpec) -> nn.Module:
     """Return the projector of ``spec.projector.kind``.
 
     Each takes (N, num_tokens, feature_size), tokens a square row by row, and gives
-    (N, spec.tokens_per_tile, llm.hidden_size). Kinds and structures are those that VITA-1.5's code has.
+    (N, spec.tokens_per_tile, llm.hidden_size). Kinds and structures are those that VITA-1.5's code has
+    (`vita_train.recipe.projectors`).
     """
-    features, width = spec.vision.feature_size, spec.llm.hidden_size
-    kind = spec.projector.kind
-    if kind == "identity":
-        return nn.Identity()
-    if kind == "linear":
-        return nn.Linear(features, width)
-    if kind in ("vanilla", "minigpt"):
-        return Merge(features, width, interleave=kind == "vanilla")
-    if kind == "ldp":
-        return Ldp(features, width)
-    if kind.startswith("spp"):
-        return Spp(features, width, int(kind[-1]))
-    return perceptron(features, width, spec.projector.depth)
+    projector: nn.Module = named(spec.projector.declared.implementation)(spec.vision.feature_size, spec.llm.hidden_size,
+                                                                         spec.projector.kind)
+    return projector
+
+
+def build_identity(features: int, width: int, kind: str) -> nn.Module:
+    """Return what hands tokens on as they are."""
+    return nn.Identity()
+
+
+def build_linear(features: int, width: int, kind: str) -> nn.Module:
+    """Return one linear layer."""
+    return nn.Linear(features, width)
+
+
+def build_perceptron(features: int, width: int, kind: str) -> nn.Module:
+    """Return as many layers as the kind says: mlp2x_gelu has two."""
+    return perceptron(features, width, int(kind.removeprefix("mlp").removesuffix("x_gelu")))
+
+
+def build_merge(features: int, width: int, kind: str) -> nn.Module:
+    """Return `Merge`, interleaved for vanilla."""
+    return Merge(features, width, interleave=kind == "vanilla")
+
+
+def build_spp(features: int, width: int, kind: str) -> nn.Module:
+    """Return `Spp` of the version that the kind ends in."""
+    return Spp(features, width, int(kind[-1]))
+
+
+def build_ldp(features: int, width: int, kind: str) -> nn.Module:
+    """Return `Ldp`."""
+    return Ldp(features, width)
 
 
 def perceptron(features: int, width: int, depth: int) -> nn.Sequential:

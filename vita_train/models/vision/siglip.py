@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from vita_train.models.vision.multiscale import joined_scales, squares
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
 from vita_train.models.vision.tower import VisionTower
-from vita_train.recipe.vision import SiglipSpec
+from vita_train.recipe.towers.siglip import SiglipSpec
 
 
 class SiglipTower(VisionTower):

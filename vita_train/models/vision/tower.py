@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_train.recipe.vision import TowerSpec
+from vita_train.recipe.tower import TowerSpec
 
 
 class VisionTower(nn.Module):

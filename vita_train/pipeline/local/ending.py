@@ -14,26 +14,24 @@ from rich.table import Table
 
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import Gate
-from vita_train.runs.final import read_final
 from vita_train.runs.manifest import Manifest
-from vita_train.runs.paths import run_dir, store_of
+from vita_train.runs.run import Run
 from vita_train.storage.base import is_local, local_path
 
 
-def show_ending(recipe: Recipe, run: str, console: Console) -> None:
+def show_ending(run: Run, console: Console) -> None:
     """Print the scores, the report's path and a chat command, as far as the run has them."""
-    store = store_of(recipe)
-    evaluation, exported, report = (read_final(store, f"{run}/{step}") for step in ("evaluate", "export", "report"))
+    evaluation, exported, report = (run.final(step) for step in ("evaluate", "export", "report"))
     if evaluation is not None:
         console.print()
-        console.print(score_table(evaluation.metrics, last_gates(recipe)))
+        console.print(score_table(evaluation.metrics, last_gates(run.recipe)))
     console.print()
     if report is not None:
         console.print(f"report: {_short(report.files['report'].uri)}", soft_wrap=True, highlight=False)
     if exported is not None:
         console.print(f"chat:   {chat_command(exported)}", soft_wrap=True, highlight=False)
     if evaluation is None and report is None and exported is None:
-        console.print(f"the run lies in {_short(str(run_dir(recipe, run)))}", soft_wrap=True, highlight=False)
+        console.print(f"the run lies in {_short(str(run.dir))}", soft_wrap=True, highlight=False)
 
 
 def score_table(metrics: Mapping[str, float], gates: Mapping[str, Gate]) -> Table:

@@ -30,18 +30,16 @@ from vita_train.launch.process import die_with_parent, on_stop, stop_group
 from vita_train.pipeline.local.console import Ladder
 from vita_train.pipeline.local.state import RunState, StepState
 from vita_train.pipeline.step_commit import STEPS_LOG
-from vita_train.pipeline.steps import write_recipe
 from vita_train.recipe.load import dump_recipe
-from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
-from vita_train.runs.paths import logs_dir, run_dir
+from vita_train.runs.run import Run
 
 _CLASSES: dict[int, type[VitaError]] = {
     EXIT_REFUSED: UserError, EXIT_RETRYABLE: PeerLostError, EXIT_STOPPED: StoppedError,
 }
 
 
-def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Console) -> RunState:
+def run_pipeline(run: Run, selection: Selection, console: Console) -> RunState:
     """Run the recipe's compiled pipeline under kfp.local in a child process and show it until it ends.
 
     A step that fails stops what depends on it and nothing else. The child's output goes to
@@ -50,35 +48,35 @@ def run_pipeline(recipe: Recipe, run: str, selection: Selection, console: Consol
     Raises:
         VitaError: a step failed, with its reason, or the run was stopped.
     """
-    logs = logs_dir(recipe, run)
+    logs = run.logs_dir()
     logs.mkdir(parents=True, exist_ok=True)
     steps_log, pipeline_log = logs / "steps.jsonl", logs / "pipeline.log"
-    with _sole_owner(logs / "run.lock", run):
+    with _sole_owner(logs / "run.lock", run.name):
         steps_log.unlink(missing_ok=True)
-        write_recipe(recipe, run)
-        command = _command(recipe, run, selection)
-        state = RunState(recipe, run, selection, steps_log)
+        run.write_recipe()
+        command = _command(run, selection)
+        state = RunState(run, selection, steps_log)
         with pipeline_log.open("wb") as output:
             code = _follow(command, {**os.environ, STEPS_LOG: str(steps_log)}, output.fileno(), state, console)
     if failed := state.failed():
-        raise _step_error(failed, run_dir(recipe, run), logs_dir(recipe, run, failed.step))
+        raise _step_error(failed, run.dir, run.logs_dir(failed.step))
     if code != 0:
         raise VitaError(f"the pipeline ended with exit code {code}; its log ends\n{tail(pipeline_log)}",
                         where=str(pipeline_log))
-    shutil.rmtree(run_dir(recipe, run) / "scratch", ignore_errors=True)
+    shutil.rmtree(run.dir / "scratch", ignore_errors=True)
     return state
 
 
-def _command(recipe: Recipe, run: str, selection: Selection) -> list[str]:
-    steps = selection.steps(recipe)
-    scratch = run_dir(recipe, run) / "scratch"
+def _command(run: Run, selection: Selection) -> list[str]:
+    steps = selection.steps(run.recipe)
+    scratch = run.dir / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     resolved = scratch / "recipe.yaml"
-    resolved.write_text(dump_recipe(recipe), encoding="utf-8")
+    resolved.write_text(dump_recipe(run.recipe), encoding="utf-8")
     arguments = scratch / "arguments.json"
     arguments.write_text(json.dumps({
-        "recipe": str(resolved), "run": run, "only": ",".join(steps) if selection.chosen is not None else "",
+        "recipe": str(resolved), "run": run.name, "only": ",".join(steps) if selection.chosen is not None else "",
         "force": selection.force,
     }), encoding="utf-8")
     # Steps that were not asked for are left out: each would be a process that finds nothing to do.

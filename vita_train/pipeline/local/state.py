@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, run_steps, step_title
-from vita_train.runs.paths import run_dir
+from vita_train.runs.run import Run
 
 #: States a step ends in.
 ENDED = ("done", "reused", "failed")
@@ -49,16 +48,16 @@ class RunState:
     """Follows the steps' log and the progress file of the running step.
 
     Args:
-        recipe: the run's recipe.
-        run: its name.
+        run: which.
         selection: the steps that were asked for.
         log: the steps' log (see `vita_train.pipeline.step_commit.STEPS_LOG`).
     """
 
-    def __init__(self, recipe: Recipe, run: str, selection: Selection, log: Path) -> None:
-        self.steps = {step: StepState(step, step_title(recipe, step), "waiting" if selection.picks(step) else "skipped")
-                      for step in run_steps(recipe)}
-        self._home = run_dir(recipe, run)
+    def __init__(self, run: Run, selection: Selection, log: Path) -> None:
+        self.steps = {step: StepState(step, step_title(run.recipe, step),
+                                      "waiting" if selection.picks(step) else "skipped")
+                      for step in run_steps(run.recipe)}
+        self._home = run.dir
         self._log = log
         self._read = 0
 

@@ -12,13 +12,13 @@ from vita_train.data.loading.collate import collate_rows
 from vita_train.data.prepare.tokenizer import pad_id
 from vita_train.data.sampling.build import packed_order
 from vita_train.errors import RecipeError
-from vita_train.models.inputs import IGNORE_ID
 from vita_train.models.language.decoder import balance_loss, has_experts, read_share
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
 from vita_train.models.quantize import elements
 from vita_train.models.state_head import state_loss
 from vita_train.recipe.modules import MODULES
+from vita_train.recipe.special_ids import IGNORE_INDEX
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
@@ -98,7 +98,7 @@ class NextTokenObjective(Objective):
 
     def weight(self, batch: Batch) -> float:
         """Return the number of positions with a label; the first of a row is predicted from nothing."""
-        return float((batch.labels[:, 1:] != IGNORE_ID).sum())
+        return float((batch.labels[:, 1:] != IGNORE_INDEX).sum())
 
     def tokens(self, batch: Batch) -> float:
         """Return the positions that are no padding."""

@@ -17,6 +17,7 @@ from vita_train.inference.speech import speech_ids
 from vita_train.models.codec import Codec
 from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+from vita_train.training.objectives.code_cache import CodeCache
 
 if TYPE_CHECKING:
     from vita_train.data.index.sample import Sample
@@ -53,7 +54,7 @@ class SpeechTokensBatch:
 class SpeechTokensObjective(Objective):
     """Cross-entropy of codes given text. The language model lends its input embedding, the codec makes the codes.
 
-    Each utterance is encoded alone, once; its codes are then kept in memory.
+    Each utterance is encoded alone, once; its codes are then kept where loader workers find them.
     """
 
     keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
@@ -68,7 +69,7 @@ class SpeechTokensObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
-        self._codes: dict[str, Tensor] = {}
+        self._codes = CodeCache()
 
     def order(self, split: str = "train") -> SampleOrder | None:
         """Return the order of batches of utterances of similar length; None if no dataset has the split."""
@@ -134,5 +135,5 @@ class SpeechTokensObjective(Objective):
         if codes is None:
             assert wave is not None
             codes = self.codec.encode(wave[None])[0][0]
-            self._codes[sample_id] = codes.cpu()
+            self._codes.add(sample_id, codes)
         return codes

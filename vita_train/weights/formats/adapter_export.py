@@ -13,17 +13,18 @@ import shutil
 from pathlib import Path
 
 import vita_train
-from vita_train.recipe.schema import Recipe
 from vita_train.runs.manifest import ModuleRef
+from vita_train.runs.run import Run
 from vita_train.weights.adapters import base_of
 from vita_train.weights.export import listing
+from vita_train.weights.export_layouts import ExportLayout, register_export_layout
 from vita_train.weights.merge import adapted_stage, merged_alike, own_modules
 from vita_train.weights.module_refs import fetched
 from vita_train.weights.pretrained import EXPORT_MANIFEST, terms_of
 from vita_train.weights.staging import placed, write_json
 
 
-def export_adapters(recipe: Recipe, run: str, out: Path) -> None:
+def export_adapters(run: Run, out: Path) -> None:
     """Write the adapters of the last stage that trained any.
 
     They are loaded back onto their bases before the directory gets its name, and must say what they say when merged,
@@ -33,7 +34,8 @@ def export_adapters(recipe: Recipe, run: str, out: Path) -> None:
         UserError: no stage trained adapters, or ``out`` holds something else.
         CheckpointError: an adapter does not belong to its base, or says something else when it is merged.
     """
-    manifest = adapted_stage(recipe, run, "")
+    recipe = run.recipe
+    manifest = adapted_stage(run, "")
     bases, adapters, whole = {}, {}, []
     with placed(out, EXPORT_MANIFEST, "export") as aside:
         for name, ref in own_modules(manifest).items():
@@ -56,3 +58,7 @@ def _said(base: ModuleRef | str) -> str:
     if isinstance(base, str):
         return "the pretrained source"
     return f"stage {base.stage}" + (" with its adapter merged" if base.base is not None else "")
+
+
+register_export_layout(ExportLayout("adapter", "only the last adapters that were trained, for PEFT",
+                                    "vita_train.weights.formats.adapter_export:export_adapters", takes_run=True))

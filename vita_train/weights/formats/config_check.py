@@ -7,7 +7,7 @@ from typing import Any
 
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.model import ModelSpec
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 from vita_train.weights.formats.ledger import shown
 
 #: Fields of a language model's configuration that must be those of the recipe.

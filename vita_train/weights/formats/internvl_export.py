@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.build import cast_parameters
 from vita_train.models.vision.internvit import InternVitTower
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.special_ids import IMAGE_ID
+from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.weights.compare import computed_in_float32, probe, probe_logits
+from vita_train.weights.export import copy_tokenizer, load_tokenizer, model_dtype
+from vita_train.weights.export_layouts import ExportLayout, register_export_layout
+from vita_train.weights.formats.exporting import summarise
 from vita_train.weights.formats.vita_export import write_sharded
 from vita_train.weights.load import first_names
-from vita_train.weights.staging import write_json
+from vita_train.weights.pretrained import EXPORT_MANIFEST
+from vita_train.weights.staging import placed, write_json
 from vita_train.weights.stream import StoredTensor, tensor_in_memory
 
 #: Modules of this layout.
@@ -37,6 +45,9 @@ PARTS = ("llm", "vision", "projector")
 #: The token that stands at every position a picture fills.
 IMAGE_TOKEN = "<|image_pad|>"
 
+#: Largest difference of logits to those of the model that was exported, as a share of the largest logit: the layout
+#: computes the same in another order.
+_TOLERANCE = 1e-4
 #: New channels per attention head: keeps heads at a width that fast kernels take.
 _CHANNELS_PER_HEAD = 8
 #: Factor on the whole stream; a power of two, so that nothing is rounded.
@@ -200,3 +211,50 @@ def _stored(prefix: str, tensors: dict[str, Tensor]) -> dict[str, StoredTensor]:
 def _padded(tensor: Tensor, width: int) -> Tensor:
     """Return a tensor with zeros behind its last axis, up to a width."""
     return nn.functional.pad(tensor, (0, width - tensor.shape[-1]))
+
+
+def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+    """Write the vision-language half for transformers' InternVL classes, run both in float32 and compare logits."""
+    dtype = model_dtype(recipe)
+    cast_parameters(modules, dtype).eval()
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        copy_tokenizer(corpus_dir, aside)
+        written = write_internvl(modules, recipe, load_tokenizer(aside), aside)
+        half = nn.ModuleDict({name: modules[name] for name in PARTS})
+        sight = nn.ModuleDict({name: half[name] for name in PARTS if name != "llm"})
+        cast_parameters(sight, torch.float32)
+        ours, others = internvl_logits(half, aside)
+        cast_parameters(sight, dtype)
+        worst = float((ours - others).abs().max() / ours.abs().max())
+        if not worst <= _TOLERANCE:
+            raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", where=str(out),
+                                  remedy="export to own or vita, whose computation is the same")
+        summarise(aside, "internvl", modules, written, recipe)
+
+
+@torch.no_grad()
+def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
+    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1, positions, V) each.
+
+    Tower and projector must be in float32; the language model may stay as it is stored.
+    """
+    from transformers import InternVLForConditionalGeneration
+
+    class AsStored(InternVLForConditionalGeneration):
+        """Keeps what is stored in float32 when the language model is loaded in less."""
+
+        _keep_in_fp32_modules_strict = ["vision_tower", "multi_modal_projector"]
+
+    llm: Any = modules["llm"]
+    model = AsStored.from_pretrained(str(directory), dtype=llm.dtype, local_files_only=True).eval()
+    picture, prompt = model.config.image_token_id, probe(modules)
+    ids = prompt.input_ids.masked_fill(prompt.input_ids == picture, 0)
+    with computed_in_float32(modules):
+        ours = probe_logits(modules, replace(prompt, input_ids=ids))
+    with computed_in_float32(model):
+        logits = model(input_ids=ids.masked_fill(ids == IMAGE_ID, picture)[None], pixel_values=prompt.tiles).logits
+    return ours, logits[..., : ours.shape[-1]]
+
+
+register_export_layout(ExportLayout("internvl", "pictures and text, for transformers' InternVL classes",
+                                    "vita_train.weights.formats.internvl_export:export_internvl"))

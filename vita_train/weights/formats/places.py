@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vita_train.recipe.modules import MODULES
+from vita_train.recipe.tower import Rule
+from vita_train.recipe.towers.internvit import RULES as INTERNVIT_RULES
 
 
 class Place(NamedTuple):
@@ -17,24 +19,8 @@ class Place(NamedTuple):
     parts: int = 1
 
 
-#: (pattern of our name, their name, letters of the group ``part`` in the order they are stacked).
-Rule = tuple[str, str, str]
-
 _SAME: tuple[Rule, ...] = ((r"(.+)", r"\1", ""),)
 
-#: transformers' InternVLVisionModel, as ours has it, to the code of OpenGVLab that InternViT was released with.
-_INTERNVIT: tuple[Rule, ...] = (
-    (r"model\.embeddings\.cls_token", "embeddings.class_embedding", ""),
-    (r"model\.embeddings\.position_embeddings", "embeddings.position_embedding", ""),
-    (r"model\.embeddings\.patch_embeddings\.projection\.(\w+)", r"embeddings.patch_embedding.\1", ""),
-    (r"model\.encoder\.layer\.(\d+)\.attention\.(?P<part>[qkv])_proj\.(\w+)",
-     r"encoder.layers.\1.attn.qkv.\3", "qkv"),
-    (r"model\.encoder\.layer\.(\d+)\.attention\.projection_layer\.(\w+)", r"encoder.layers.\1.attn.proj.\2", ""),
-    (r"model\.encoder\.layer\.(\d+)\.layernorm_before\.(\w+)", r"encoder.layers.\1.norm1.\2", ""),
-    (r"model\.encoder\.layer\.(\d+)\.layernorm_after\.(\w+)", r"encoder.layers.\1.norm2.\2", ""),
-    (r"model\.encoder\.layer\.(\d+)\.mlp\.(fc[12])\.(\w+)", r"encoder.layers.\1.mlp.\2.\3", ""),
-    (r"model\.encoder\.layer\.(\d+)\.lambda_([12])", r"encoder.layers.\1.ls\2", ""),
-)
 #: The speech encoder, below ``encoder.``.
 _ENCODER: tuple[Rule, ...] = (
     (r"global_cmvn\.(mean|istd)", r"global_cmvn.\1", ""),
@@ -55,7 +41,7 @@ _VISION_TRANSFORMERS: tuple[Rule, ...] = ((r"model\.(.+)", r"\1", ""),)
 #: Modules of the released VITA-1.5 checkpoint: prefix and rules. ``adpter`` is how the release spells it.
 _VITA: dict[str, tuple[str, tuple[Rule, ...]]] = {
     "llm": ("", _SAME),
-    "vision": ("model.vision_tower.vision_tower.", _INTERNVIT),
+    "vision": ("model.vision_tower.vision_tower.", INTERNVIT_RULES),
     "projector": ("model.mm_projector.", _SAME),
     "audio_encoder": ("model.audio_encoder.encoder.", _ENCODER),
     "audio_adapter": ("model.audio_encoder.adpter.", _ADAPTER),
@@ -71,22 +57,22 @@ PlaceOf = Callable[[str, str], Place | None]
 def vita_place(module: str, name: str) -> Place | None:
     """Return where a tensor lies in the released VITA-1.5 layout."""
     prefix, rules = _VITA.get(module, ("", ()))
-    return _placed(prefix, rules, name)
+    return placed(prefix, rules, name)
 
 
 def internvit_place(module: str, name: str) -> Place | None:
     """Return where a tensor of the tower lies in InternViT's original layout: query, key and value are one tensor."""
-    return _placed("", _INTERNVIT if module == "vision" else (), name)
+    return placed("", INTERNVIT_RULES if module == "vision" else (), name)
 
 
 def internvl_vision_place(module: str, name: str) -> Place | None:
     """Return where a tensor of the tower lies in a checkpoint of transformers' InternVLVisionModel."""
-    return _placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
+    return placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
 
 
 def llm_place(module: str, name: str) -> Place | None:
     """Return where a tensor of the language model lies in a checkpoint of transformers: it has our names."""
-    return _placed("", _SAME if module == "llm" else (), name)
+    return placed("", _SAME if module == "llm" else (), name)
 
 
 def flat_place(module: str, name: str) -> Place | None:
@@ -94,7 +80,8 @@ def flat_place(module: str, name: str) -> Place | None:
     return Place(f"{module}.{name}")
 
 
-def _placed(prefix: str, rules: tuple[Rule, ...], name: str) -> Place | None:
+def placed(prefix: str, rules: tuple[Rule, ...], name: str) -> Place | None:
+    """Return where rules put a tensor, with a prefix before its name there."""
     for pattern, theirs, letters in rules:
         if match := re.fullmatch(pattern, name):
             part = letters.index(match["part"]) if letters else 0

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.build import cast_parameters
 from vita_train.recipe.family import Family
 from vita_train.recipe.schema import Recipe
+from vita_train.weights.export import check_same, copy_tokenizer, model_dtype
+from vita_train.weights.export_layouts import ExportLayout, register_export_layout
+from vita_train.weights.formats.config_check import vita_differences
+from vita_train.weights.formats.exporting import read_back, summarise
 from vita_train.weights.formats.places import VITA_MODULES, PlaceOf, vita_place
 from vita_train.weights.formats.shards import INDEX
 from vita_train.weights.load import first_names
+from vita_train.weights.pretrained import EXPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
-from vita_train.weights.staging import write_json
+from vita_train.weights.staging import placed, write_json
 from vita_train.weights.stream import StoredTensor, joined, tensor_in_memory, write_tensors
 
+#: Where an export is imported again, within the directory that has no name yet.
+AGAIN = ".again"
 #: Class and ``model_type`` of the public code for each family that it stores as transformers does. Mixtral's experts
 #: lie one by one in the public layout, and joined in transformers' own; Llama the public code does not know.
 _CLASSES: dict[Family, tuple[str, str]] = {
@@ -103,3 +112,21 @@ def _config(modules: nn.ModuleDict, recipe: Recipe) -> dict[str, Any]:
     if "audio_prompt" in modules:
         fields["audio_prompt_num"] = model.audio_adapter.prompt_tokens
     return fields
+
+
+def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+    """Write the released VITA-1.5 layout, import it again, and compare every tensor and the logits of a probe."""
+    cast_parameters(modules, model_dtype(recipe)).eval()
+    if wrong := vita_differences(recipe.model, list(modules)):
+        raise CheckpointError(f"the released layout cannot say that {wrong[0]}", where=recipe.name,
+                              remedy="export to own, which takes every model")
+    with placed(out, EXPORT_MANIFEST, "export") as aside:
+        written = write_vita(modules, recipe, aside)
+        copy_tokenizer(corpus_dir, aside)
+        check_same(modules, read_back(recipe, aside, written, aside / AGAIN), out)
+        shutil.rmtree(aside / AGAIN)
+        summarise(aside, "vita", modules, written, recipe)
+
+
+register_export_layout(ExportLayout("vita", "released VITA-1.5",
+                                    "vita_train.weights.formats.vita_export:export_vita"))

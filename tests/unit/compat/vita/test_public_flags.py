@@ -120,7 +120,7 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--max_video_frames 32", "data.video.max_frames", 32),
     ("--max_audio_seconds 30", "data.audio.max_seconds", 30.0),
     ("--state_mode none", "data.state_mode", "none"),
-    ("--debug_mode", "launch.pod.env", {"NCCL_DEBUG": "INFO"}),
+    ("--debug_mode", "launch.settings.kubernetes.pod.env", {"NCCL_DEBUG": "INFO"}),
 ]
 
 #: Flags that change nothing, and what is told instead.

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.helpers.data_world import RATE, picture, recipe, small_world
-from vita_train.data.constants import AUDIO_ID, IMAGE_ID
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.index.stats import corpus_stats
 from vita_train.data.media.audio import fbank, load_wave
@@ -19,6 +18,7 @@ from vita_train.data.prepare.row_encoder import Examiner
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.errors import DataError
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 
 def test_samples_are_what_examining_the_record_gives(corpus: Corpus, registry: Path) -> None:

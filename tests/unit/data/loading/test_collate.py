@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.loading.collate import collate_rows
+from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 
 def test_rows_hold_their_documents_one_behind_the_other(corpus: Corpus) -> None:

@@ -20,10 +20,11 @@ from vita_train.data.prepare.run import prepare
 from vita_train.evaluation.generation import prompt_of
 from vita_train.inference.chat import Chat
 from vita_train.inference.generate import _Session
-from vita_train.models.inputs import IMAGE_ID, left_padded
+from vita_train.models.inputs import left_padded
 from vita_train.models.omni import Omni
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
 

@@ -19,7 +19,7 @@ from vita_train.data.media.video import frame_places, load_frames, probe_video
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import AudioSpec, DataSpec, ImageSpec, VideoSpec
 from vita_train.recipe.model import ModelSpec
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 
 # Width, height, columns, rows, tiles, language positions at 448 pixels and 1 to 12 tiles.
 TILING = [

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.data_world import film
-from vita_train.data.constants import AUDIO_ID, IMAGE_ID
 from vita_train.data.media.video import Film, count_film_tiles, frame_places, load_frames
 from vita_train.data.prepare.positions import positions_of
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import DataSpec, ImageSpec, VideoSpec
 from vita_train.recipe.load import dump_recipe, load_recipe
+from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 from vita_train.recipe.visual import slowfast_sides, tiled_frames, video_tiles, video_tokens
 
 NATIVE = 25

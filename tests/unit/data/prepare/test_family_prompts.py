@@ -12,7 +12,6 @@ from tokenizers import AddedToken
 
 from tests.helpers.data_world import turns
 from tests.helpers.family_tokenizers import CONTROLS, FAMILIES, byte_tokenizer, family_tokenizer
-from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 from vita_train.data.prepare.prompt import EncodedSample, MediaCounts, encode, encode_prompt, expand, expand_states
 from vita_train.data.prepare.states import State, mark_ids, take_mark
 from vita_train.data.prepare.tokenizer import (
@@ -29,6 +28,7 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.data import StateMode
 from vita_train.recipe.family import FAMILIES as PUBLISHED_FAMILIES
 from vita_train.recipe.family import PUBLISHED
+from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 MODES: tuple[StateMode, ...] = get_args(StateMode)
 MARKS = {"glyph": ("☞", "☟", "☜"), "digit": ("<1>", "<2>", "<3>"), "none": ("", "", ""), "head": ("", "", "")}

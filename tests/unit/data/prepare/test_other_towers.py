@@ -14,8 +14,8 @@ from vita_train.data.loading.batch import Batch
 from vita_train.data.loading.collate import collate_rows
 from vita_train.data.prepare.run import prepare
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.omni import Omni
+from vita_train.recipe.special_ids import IMAGE_ID
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "patch_size": 8}
 

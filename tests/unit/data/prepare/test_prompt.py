@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.data_world import turns
-from vita_train.data.constants import AUDIO_ID, IGNORE_INDEX, IMAGE_ID, MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
+from vita_train.data.constants import MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
 from vita_train.data.prepare.prompt import MediaCounts, encode, encode_prompt, expand, expand_labels
 from vita_train.data.prepare.tokenizer import Tokenizer, control_id
 from vita_train.data.sources.records import Record
 from vita_train.data.templates import load_template
 from vita_train.errors import RecipeError
+from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 TEMPLATE = load_template("qwen2p5_instruct")
 SYSTEM = TEMPLATE.system

@@ -24,7 +24,7 @@ from vita_train.errors import DataError, RecipeError
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.stage import BatchSpec, StageSpec
-from vita_train.recipe.vision import InternVitSpec
+from vita_train.recipe.towers.internvit import InternVitSpec
 
 BUDGETS = Budgets(256, 8, 2000)
 

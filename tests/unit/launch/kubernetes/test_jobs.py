@@ -11,18 +11,20 @@ import pytest
 from tests.helpers.definitions import trainer_definition
 from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError, UserError
-from vita_train.launch.kubernetes.backend import JobBackend
-from vita_train.launch.kubernetes.backends import choose
+from vita_train.launch.backend import StageJob, stage_job
 from vita_train.launch.kubernetes.job import SPEC_HASH, TrainingJob, job_name, training_job
+from vita_train.launch.kubernetes.kind import JobKind
+from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.state import Phase
 from vita_train.launch.kubernetes.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.schema import Recipe
+from vita_train.runs.run import Run
 from vita_train.training.observability import metrics
 
-BACKENDS: tuple[JobBackend, ...] = (PyTorchJobs(), TrainJobs())
+BACKENDS: tuple[JobKind, ...] = (PyTorchJobs(), TrainJobs())
 FULL = PodSettings(
     devices={"rdma/hca": 8}, env={"NCCL_DEBUG": "WARN"},
     secret_env={"AWS_ACCESS_KEY_ID": {"secret": "s3", "key": "id"}},  # type: ignore[dict-item]
@@ -42,8 +44,15 @@ def _recipe(**launch: Any) -> Recipe:
 def _job(platform: Platform | None = None, digest: str = "d", **launch: Any) -> TrainingJob:
     platform = platform or Platform(image="registry.example/trainer@sha256:0", pod=PodSettings.model_validate(
         FULL.model_dump(exclude_unset=True)))
-    return training_job(_recipe(**launch), "r", "1.1", digest, platform=platform, namespace="team",
-                        recipe_uri="s3://b/runs/r/1.1/recipe.yaml")
+    return training_job(_stage_job(digest, **launch), platform=platform, namespace="team")
+
+
+def _stage_job(digest: str = "d", **launch: Any) -> StageJob:
+    return stage_job(Run(_recipe(**launch), "r"), "1.1", digest)
+
+
+def _pod(**settings: Any) -> dict[str, Any]:
+    return {"kubernetes": {"pod": settings}}
 
 
 def _strict(schema: Any) -> Any:
@@ -72,7 +81,7 @@ def test_a_trainjob_fits_the_published_definition() -> None:
         jsonschema.validate(manifest, schema)
 
 
-def _pod_template(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _pod_template(backend: JobKind, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(backend, PyTorchJobs):
         template = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
     else:
@@ -82,14 +91,14 @@ def _pod_template(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[s
     return template
 
 
-def _pod_spec(backend: JobBackend, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def _pod_spec(backend: JobKind, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     spec = _pod_template(backend, manifest)["spec"]
     assert isinstance(spec, dict)
     return spec
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
-def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobBackend) -> None:
+def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobKind) -> None:
     manifest = backend.manifest(_job())
     pod = _pod_spec(backend, manifest)
     container = pod["containers"][0]
@@ -111,7 +120,7 @@ def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobBacken
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
-def test_pods_fit_the_restricted_level(backend: JobBackend) -> None:
+def test_pods_fit_the_restricted_level(backend: JobKind) -> None:
     pod = _pod_spec(backend, backend.manifest(_job(Platform(image="i"))))
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
@@ -124,14 +133,14 @@ def test_pods_fit_the_restricted_level(backend: JobBackend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
-def test_pods_say_where_each_rank_exports_its_metrics(backend: JobBackend) -> None:
+def test_pods_say_where_each_rank_exports_its_metrics(backend: JobKind) -> None:
     def parts(**launch: Any) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
         manifest = backend.manifest(_job(Platform(image="i"), nproc=2, **launch))
         container = _pod_spec(backend, manifest)["containers"][0]
         env = container.get("env") or manifest["spec"]["trainer"]["env"]
         return _pod_template(backend, manifest), container, {entry["name"]: entry["value"] for entry in env}
 
-    template, container, env = parts(pod={"metrics_port": 9400, "annotations": {"a": "b"}})
+    template, container, env = parts(settings=_pod(metrics_port=9400, annotations={"a": "b"}))
     assert env[metrics.PORT] == "9400"
     assert template["metadata"]["annotations"] == {
         "a": "b", "vita-train.dev/metrics-0": "9400", "vita-train.dev/metrics-1": "9401"}
@@ -166,21 +175,21 @@ def test_the_hash_sees_what_is_computed_and_not_who_asked() -> None:
     assert one.metadata()["annotations"][SPEC_HASH] == one.spec_hash
     assert _job(platform.model_copy(update={"image": "j"})).spec_hash != one.spec_hash
     assert _job(platform, nodes=2).spec_hash != one.spec_hash
-    owned = training_job(_recipe(), "r", "1.1", "d", platform=platform, namespace="team", workflow="w",
-                         recipe_uri="s3://b/runs/r/1.1/recipe.yaml", owner={"kind": "Workflow", "uid": "1"})
+    owned = training_job(_stage_job(), platform=platform, namespace="team", workflow="w",
+                         owner={"kind": "Workflow", "uid": "1"})
     assert owned.spec_hash == one.spec_hash
 
 
 def test_the_recipe_lies_over_the_platform_and_the_task_over_both() -> None:
     platform = Platform(image="i", pod=PodSettings(env={"A": "1", "B": "1"}, cpu="4", tolerations=({"key": "a"},)))
-    job = training_job(_recipe(pod={"env": {"B": "2", "C": "2"}, "memory": "1Gi"}), "r", "1.1", "d",
-                       platform=platform, namespace="n", recipe_uri="u",
-                       task=PodSettings(env={"C": "3"}, tolerations=({"key": "b"},)))
+    job = training_job(_stage_job(settings=_pod(env={"B": "2", "C": "2"}, memory="1Gi")), platform=platform,
+                       namespace="n", task=PodSettings(env={"C": "3"}, tolerations=({"key": "b"},)))
     assert job.pod.env == {"A": "1", "B": "2", "C": "3"}
     assert (job.pod.cpu, job.pod.memory) == ("4", "1Gi")
     assert job.pod.tolerations == ({"key": "a"}, {"key": "b"})
     # A volume has one source: another one replaces it.
-    assert _job(platform, pod={"cache": {"hostPath": {"path": "/ssd"}}}).pod.cache == {"hostPath": {"path": "/ssd"}}
+    ssd = {"hostPath": {"path": "/ssd"}}
+    assert _job(platform, settings=_pod(cache=ssd)).pod.cache == ssd
 
 
 def test_what_cannot_be_said_is_refused() -> None:
@@ -253,7 +262,7 @@ def test_node_ranks() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
-def test_a_node_that_does_not_answer_loses_its_pods_soon(backend: JobBackend) -> None:
+def test_a_node_that_does_not_answer_loses_its_pods_soon(backend: JobKind) -> None:
     pod = _pod_template(backend, backend.manifest(_job()))["spec"]
     waits = {entry["key"]: entry.get("tolerationSeconds") for entry in pod["tolerations"]}
     assert waits == {"gpu": None, "node.kubernetes.io/not-ready": 60, "node.kubernetes.io/unreachable": 60}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from vita_train.launch.stage import launch_stage
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import POD, Platform, laid_over
 from vita_train.recipe.pod import PodSettings, SecretKey
+from vita_train.runs.run import Run
 
 #: Variables as the backend states those that every step of our pipelines gets.
 OWN = [
@@ -70,8 +72,9 @@ def test_what_a_jobs_pods_cannot_have_is_refused(fields: dict[str, Any], nproc: 
         _settings(nproc, **fields)
 
 
-def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(monkeypatch: pytest.MonkeyPatch,
+                                                                              tmp_path: Path) -> None:
     monkeypatch.setenv(POD, "ladder-abc-impl-1")
     with pytest.raises(UserError, match="nothing says what the cluster is like") as refused:
-        launch_stage(load_recipe("smoke", []), "0.llm", "r", "0" * 64)
+        launch_stage(Run(load_recipe("smoke", [f"storage.root={tmp_path}"]), "r"), "0.llm", "0" * 64)
     assert "install the chart" in str(refused.value.remedy)

@@ -19,10 +19,10 @@ from vita_train.models.audio.adapter import (
 )
 from vita_train.models.audio.encoder import Subsampling, encoder_length
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import AUDIO_ID
 from vita_train.models.omni import Omni
 from vita_train.planning.parameters import count_parameters
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.special_ids import AUDIO_ID
 
 KINDS: list[dict[str, Any]] = [
     {"hidden_size": 24}, {"hidden_size": 24, "norm": "batch", "activation": "relu"}, {"hidden_size": 24, "stride": 3},

@@ -16,10 +16,10 @@ from tests.helpers.small_towers import PROJECTORS, TOWERS, model_of
 from tests.helpers.toy import toy_context
 from vita_train.data.loading.batch import Batch
 from vita_train.models.build import build_modules
-from vita_train.models.inputs import IMAGE_ID
 from vita_train.models.vision.projector import build_projector, rounded_to_eight
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.next_token import NextTokenObjective
 from vita_train.weights.load import load_modules

@@ -13,6 +13,7 @@ from vita_train.pipeline.local.console import Ladder, clock, ladder_table, plain
 from vita_train.pipeline.local.state import RunState
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import Selection
+from vita_train.runs.run import Run
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run(tmp_path: Path) -> tuple[RunState, Path]:
     recipe = load_recipe("smoke", [f"storage.root={tmp_path}"])
     log = tmp_path / "r" / "logs" / "steps.jsonl"
     log.parent.mkdir(parents=True)
-    return RunState(recipe, "r", Selection.parse(recipe, until="2.2"), log), log
+    return RunState(Run(recipe, "r"), Selection.parse(recipe, until="2.2"), log), log
 
 
 def _event(log: Path, step: str, state: str, **more: object) -> None:

@@ -13,6 +13,7 @@ from vita_train.recipe.load import load_recipe
 from vita_train.recipe.stage import Gate
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest
+from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef
 from vita_train.storage.factory import open_store
 
@@ -22,7 +23,7 @@ def _text(root: Path, **manifests: Manifest) -> str:
     for step, manifest in manifests.items():
         write_final(open_store(str(root)), f"r/{step}", manifest)
     output = io.StringIO()
-    show_ending(recipe, "r", Console(file=output, width=60))
+    show_ending(Run(recipe, "r"), Console(file=output, width=60))
     return output.getvalue()
 
 

@@ -14,9 +14,12 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, build_discriminators
 from vita_train.recipe.schema import Recipe
+from vita_train.training.batches import micro_batches
 from vita_train.training.objectives.base import StageContext
+from vita_train.training.objectives.code_cache import CodeCache
 from vita_train.training.objectives.codec import CodecObjective, crop, parse_mel_weights
 from vita_train.training.objectives.speech_tokens import SpeechTokensObjective
+from vita_train.training.parallel.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,32 @@ def test_each_utterance_is_encoded_once(
     assert encoded == len(again.sample_ids)
     assert second.count == first.count
     torch.testing.assert_close(second.loss_sum, first.loss_sum)
+
+
+def test_loader_workers_find_the_codes_that_training_made(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+                                                          ) -> None:
+    objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
+
+    def first(workers: int) -> Any:
+        (batch,) = next(micro_batches(objective, objective.order(), start=0, stop=1, accumulate=1,
+                                      world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers))
+        return batch
+
+    with torch.no_grad():
+        made = objective(first(workers=2))
+        known = first(workers=2)
+        assert all(wave is None for wave in known.waves)
+        assert torch.equal(objective(known).loss_sum, made.loss_sum)
+
+
+def test_a_full_cache_forgets_nothing_and_takes_no_more() -> None:
+    cache = CodeCache(most_bytes=20)
+    cache.add("a", torch.tensor([3, 1, 2]))
+    cache.add("b", torch.tensor([3, 1, 2]))
+    assert cache.get("b") is None
+    found = cache.get("a")
+    assert found is not None
+    assert found.tolist() == [3, 1, 2]
 
 
 def test_speech_decoder_alone_trains_and_learns(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) -> None:

@@ -20,14 +20,15 @@ from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import write_final
 from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.runs.run import Run
 from vita_train.storage.factory import open_store
 from vita_train.training.inputs import find_inputs
 from vita_train.training.weights import load_inputs
 from vita_train.weights.compare import difference
 from vita_train.weights.export import newest_modules
-from vita_train.weights.formats.exporting import export_vita
 from vita_train.weights.formats.importing import write_import
 from vita_train.weights.formats.source import open_source
+from vita_train.weights.formats.vita_export import export_vita
 from vita_train.weights.load import load_modules
 from vita_train.weights.save import save_modules
 
@@ -233,7 +234,7 @@ def test_a_stage_starts_from_an_import(ours: nn.ModuleDict, recipe: Recipe, tmp_
     named = recipe.model_copy(update={"weights": {"projector": str(tmp_path / "out")}})
     store = open_store(recipe.storage.root)
     write_final(store, "r/prepare", Manifest(kind="prepared", run="r", stage="prepare", digest="d"))
-    inputs = find_inputs(named, "1.1", "r", store, ("projector",))
+    inputs = find_inputs(Run(named, "r"), "1.1", ("projector",))
     started = load_inputs(named, inputs, ("projector",), units=0)
     assert difference(ours, started) == ""
     check_given(named)

@@ -18,10 +18,13 @@ from vita_train.models.build import build_modules, cast_parameters
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.weights.compare import computed_in_float32, difference, probe_logits
-from vita_train.weights.formats.exporting import export_hf, export_internvl, export_vita, internvl_logits, read_back
+from vita_train.weights.formats.exporting import read_back
+from vita_train.weights.formats.hf_export import export_hf
 from vita_train.weights.formats.importing import write_import
+from vita_train.weights.formats.internvl_export import export_internvl, internvl_logits
 from vita_train.weights.formats.places import VITA_MODULES, vita_place
 from vita_train.weights.formats.source import open_source
+from vita_train.weights.formats.vita_export import export_vita
 from vita_train.weights.stream import tensor_in_memory
 
 

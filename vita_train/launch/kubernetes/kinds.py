@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from vita_train.errors import UserError
-from vita_train.launch.kubernetes.backend import JobBackend
+from vita_train.launch.kubernetes.kind import JobKind
 
 
-def served_backends(served: Collection[str]) -> list[JobBackend]:
+def served_kinds(served: Collection[str]) -> list[JobKind]:
     """Return the kinds of job that a cluster serves, the preferred one first.
 
     Args:
         served: ``group/version`` of every API the cluster serves.
     """
-    return [backend for backend in _known().values() if backend.resource.api_version in served]
+    return [kind for kind in _known().values() if kind.resource.api_version in served]
 
 
-def choose(wanted: str, served: Collection[str]) -> JobBackend:
-    """Return the backend to use.
+def choose(wanted: str, served: Collection[str]) -> JobKind:
+    """Return the kind of job to use.
 
     Args:
         wanted: ``auto``, ``pytorchjob`` or ``trainjob``.
@@ -37,7 +37,7 @@ def choose(wanted: str, served: Collection[str]) -> JobBackend:
                     remedy="install Kubeflow Trainer (or the Training Operator), or choose another backend")
 
 
-def _known() -> dict[str, JobBackend]:
+def _known() -> dict[str, JobKind]:
     from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
     from vita_train.launch.kubernetes.trainjob import TrainJobs
 

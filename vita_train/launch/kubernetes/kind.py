@@ -25,7 +25,7 @@ class Resource:
         return f"{self.group}/{self.version}"
 
 
-class JobBackend(Protocol):
+class JobKind(Protocol):
     """One kind of job."""
 
     resource: Resource

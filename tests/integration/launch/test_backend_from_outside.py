@@ -1,0 +1,147 @@
+"""A job backend that is no part of the package: two nodes as processes, tried again, one setting of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers.plugin_world import with_plugin, write_package
+from vita_train.recipe.load import load_recipe
+from vita_train.recipe.presets import preset_path
+from vita_train.runs.run import Run
+
+DECLARED = '''
+from vita_train.recipe.backends import JobBackendSpec, register_job_backend
+from vita_train.recipe.base import Strict
+
+
+class DeskSettings(Strict):
+    """Settings of the desk."""
+
+    drawer: str = "top"
+
+
+register_job_backend(JobBackendSpec("desk", "desks.work:Desk", settings=DeskSettings))
+'''
+WORK = '''
+import os
+import socket
+import subprocess
+
+from vita_train.errors import PeerLostError
+from vita_train.launch.backend import Outcome, node_variables, on_this_machine
+from vita_train.launch.outcome import node_failure
+
+
+class Desk:
+    def check(self, run):
+        return "a desk"
+
+    def run(self, job):
+        logs = job.run.logs_dir(job.stage)
+        logs.mkdir(parents=True, exist_ok=True)
+        with (logs / "attempts").open("a") as file:
+            file.write(f"{job.attempt} {job.settings.desk.drawer}\\n")
+        if job.attempt == 0:
+            return Outcome(PeerLostError("the desk fell over"))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = []
+        for node in range(job.resources.nodes):
+            with (logs / f"node-{node}.log").open("wb") as log:
+                env = {**os.environ, **job.environment, **node_variables(job.resources, node, "127.0.0.1", port),
+                       "VITA_TRAIN_TERMINATION_LOG": str(logs / f"node-{node}.json")}
+                processes.append(subprocess.Popen(on_this_machine(job.command), env=env, stdout=log, stderr=log))
+        codes = [process.wait() for process in processes]
+        failures = [node_failure(code, logs / f"node-{node}.json", logs / f"node-{node}.log")
+                    for node, code in enumerate(codes)]
+        return Outcome(next(filter(None, failures), None), logs=str(logs))
+'''
+PREPARE = '''
+import sys
+from vita_train.pipeline import steps
+from vita_train.recipe.load import load_recipe
+from vita_train.runs.run import Run
+
+run = Run(load_recipe(sys.argv[1]), "r")
+steps.fetch_step(run)
+steps.prepare_step(run)
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Smoke's model, a page of text and one stage, on two nodes of the desk."""
+    rows = [{"id": str(number), "conversations": [{"from": "human", "value": f"count to {number}"},
+                                                  {"from": "gpt", "value": " ".join(map(str, range(number)))}]}
+            for number in range(2, 40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    registry = {"format": "vita-train/registry/v1", "datasets": {"counting": {
+        "task": "qa", **{split: {"records": "rows.json"} for split in ("train", "dev", "test")}}}}
+    (tmp_path / "registry.json").write_text(json.dumps(registry))
+    smoke = preset_path("smoke")
+    assert smoke is not None
+    settings: dict[str, Any] = {
+        **{key: value for key, value in yaml.safe_load(smoke.read_text()).items() if key in ("model", "tokenizer")},
+        "name": "desk", "storage": {"root": str(tmp_path / "runs")},
+        "data": {"source": {"mine": {"kind": "records", "registry": str(tmp_path / "registry.json")}}},
+        "stages": {"words": {"objective": "next_token", "data": {"counting": 1.0}, "trainable": {"llm": 1e-3},
+                             "steps": 2, "batch": {"rows": 2, "row_tokens": 256}, "eval": {"batches": 1, "limit": 2}}},
+        "launch": {"backend": "desk", "nodes": 2, "settings": {"desk": {"drawer": "bottom"}}},
+    }
+    path = tmp_path / "desk.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return with_plugin(write_package(tmp_path / "site", "desks", declared=DECLARED, work=WORK))
+
+
+def _python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_stage_trains_through_it(recipe: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    prepared = _python(environment, "-c", PREPARE, str(recipe))
+    assert prepared.returncode == 0, prepared.stderr
+    run = Run(load_recipe("smoke", [f"storage.root={tmp_path / 'runs'}"]), "r")
+    launch = ("-m", "vita_train.cli.main", "launch", str(recipe), "--stage", "words", "--run", "r")
+    index = next(run.corpus_dir.glob("counting/train*"))
+    index.rename(tmp_path / "away")
+    refused = _python(environment, *launch)
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "prepared data cannot be read" in refused.stderr, "what a rank said is the reason, not the status of a node"
+    (tmp_path / "away").rename(index)
+    done = _python(environment, *launch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    final = run.final("words")
+    assert final is not None
+    assert final.lineage["world"] == 2
+    attempts = (run.logs_dir("words") / "attempts").read_text().splitlines()
+    assert attempts == ["0 bottom", "1 bottom"] * 2
+    assert "the desk fell over; starting it again" in done.stdout + done.stderr
+
+
+def test_without_the_plugin_its_name_and_settings_are_unknown(recipe: Path) -> None:
+    done = _python({**os.environ}, "-m", "vita_train.cli.main", "recipe", "check", str(recipe))
+    assert done.returncode == 2
+    assert "there is no job backend 'desk'; there are auto, local, kubernetes, trainjob, pytorchjob" in done.stderr
+    assert "unknown key 'desk' in launch.settings" in done.stderr
+
+
+def test_its_settings_are_checked(recipe: Path, environment: dict[str, str]) -> None:
+    done = _python(environment, "-m", "vita_train.cli.main", "recipe", "check", str(recipe), "--set",
+                   "launch.settings.desk.drawr=x")
+    assert done.returncode == 2
+    assert "did you mean 'drawer'" in done.stderr

@@ -1,0 +1,1 @@
+"""The package's own vision towers, one module each."""

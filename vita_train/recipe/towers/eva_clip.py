@@ -1,0 +1,59 @@
+"""EVA-02-CLIP."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vita_train.recipe.tower import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ContrastiveSpec,
+    ReleaseNames,
+    Rgb,
+    TowerKind,
+    check_whole_patches,
+    register_tower,
+)
+
+
+class EvaClipSpec(ContrastiveSpec):
+    """EVA-02-CLIP; L/14 at 336 pixels by default."""
+
+    kind: Literal["eva_clip"] = "eva_clip"
+    image_size: int = 336
+    """Side of a tile, pixels."""
+    patch_size: int = 14
+    hidden_size: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    intermediate_size: int = 2730
+    rope_grid: int = Field(default=16, ge=1)
+    """Side of the grid that the rotary positions were trained on; a tile's own grid is laid over it."""
+    mean: Rgb = CLIP_MEAN
+    std: Rgb = CLIP_STD
+
+    @property
+    def released_activation(self) -> str:
+        """As transformers names it."""
+        return "silu"
+
+    @model_validator(mode="after")
+    def _grid(self) -> EvaClipSpec:
+        check_whole_patches(self)
+        if self.hidden_size % (4 * self.num_heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}: "
+                             "each head turns pairs of channels by row and by column")
+        return self
+
+
+register_tower(TowerKind(EvaClipSpec, "vita_train.models.vision.eva_clip:EvaClipTower", ReleaseNames(
+    markers=("vision_tower.", "visual."),
+    renamed=(
+        (r"^model\.", ""),  # VITA's wrapper
+        (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
+    ),
+    unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",
+    block=r"blocks\.(\d+)\.",
+)))
