@@ -123,3 +123,10 @@ from vita_train.runs.run import Run
 run = Run(load_recipe("smoke", [argument.removeprefix("--set=") for argument in sys.argv[2:]]))
 print(open_backend(run.recipe).check(run))
 """
+
+
+def test_files_that_pages_name_are_there() -> None:
+    for path in PAGES:
+        for name in re.findall(r"`((?:vita_train|pipelines|components|charts|examples|tests|tools)/[\w./-]+)`",
+                               path.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
