@@ -76,7 +76,7 @@ def check_pipeline(recipe: Recipe, stages: str) -> None:
     if problems := uncovered(json.loads(stages), stage_graph(recipe)):
         raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", where=recipe.name,
                           remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
-                                 "python pipelines/compile.py --recipe FILE, then vita-train upload")
+                                 "python pipelines/compile.py --recipe FILE, then vita-train cluster upload")
 
 
 def fetch_step(run: Run, selection: Selection = ALL) -> Manifest | None:
