@@ -130,3 +130,15 @@ def test_files_that_pages_name_are_there() -> None:
         for name in re.findall(r"`((?:vita_train|pipelines|components|charts|examples|tests|tools)/[\w./-]+)`",
                                path.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_commands_in_the_sources_exist() -> None:
+    command: Any = typer.main.get_command(build_app())
+    groups = {name: set(group.commands) for name, group in command.commands.items() if hasattr(group, "commands")}
+    for path in (ROOT / "vita_train").rglob("*.py"):
+        for first, second in re.findall(r"vita-train ([a-z-]+)(?: ([a-z-]+))?", path.read_text(encoding="utf-8")):
+            place = f"{path}: vita-train {first} {second}"
+            if first in groups:
+                assert not second or second in groups[first], place
+            else:  # other words are prose; that of a group alone is a command that has moved into it
+                assert first in command.commands or not any(first in names for names in groups.values()), place
