@@ -96,6 +96,8 @@ class RunView:
     failed_steps: dict[str, str]
     """Steps around the ladder that failed, with the reason."""
     ledger: dict[str, Any]
+    tasks: dict[str, str]
+    """Dataset to the kind of its task."""
     samples: list[dict[str, Any]]
     problems: list[str]
 
@@ -187,7 +189,8 @@ def read_run(reader: RunReader) -> RunView:
     specs = recipe.stages if recipe else {}
     colour = colours(spec.group for spec in specs.values())
     stages = [_stage(reader, name, spec, colour[spec.group]) for name, spec in specs.items()]
-    ledger = reader.json("prepare/corpus/ledger.json")
+    ledger, meta = (reader.json(f"prepare/corpus/{name}.json") for name in ("ledger", "meta"))
+    tasks = meta.get("tasks") if isinstance(meta, dict) else None
     samples = reader.json("evaluate/samples.json")
     listed = samples.get("samples", []) if isinstance(samples, dict) else []
     return RunView(
@@ -199,6 +202,7 @@ def read_run(reader: RunReader) -> RunView:
         steps={name: reader.manifest(name) for name in STEP_TITLES},
         failed_steps=_failed_steps(reader),
         ledger=ledger if isinstance(ledger, dict) else {},
+        tasks={str(name): str(task) for name, task in tasks.items()} if isinstance(tasks, dict) else {},
         samples=[sample for sample in listed if isinstance(sample, dict)],
         problems=reader.problems,
     )

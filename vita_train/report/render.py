@@ -121,13 +121,9 @@ def _verdict(run: RunView) -> Verdict:
 
 def _headlines(run: RunView) -> list[dict[str, Any]]:
     metrics = run.final_metrics
-    senses = []
-    for sense, (group, measures) in words.HEADLINES.items():
-        figures = [{"words": text, "measure": name, "value": words.figure(name, metrics[name])}
-                   for name, text in measures.items() if name in metrics]
-        if figures:
-            senses.append({"sense": sense, "group": group, "figures": figures})
-    return senses
+    return [{"sense": sense, "group": colour, "figures": [
+        {"words": text, "measure": name, "value": words.figure(name, metrics[name])} for name, text in listed.items()]}
+        for sense, (colour, listed) in words.headlines(metrics, run.tasks).items()]
 
 
 def _rung(stage: StageView) -> dict[str, Any]:

@@ -40,6 +40,14 @@ HEADLINES: dict[str, tuple[str, dict[str, str]]] = {
     }),
 }
 
+#: The same for datasets of other names, by the kind of their task; a colour as above.
+_SENSES: dict[str, str] = {"caption": "Sees", "asr": "Hears", "speech_qa": "Hears", "negative": "Hears",
+                           "tts": "Speaks"}
+_FIGURES: dict[str, str] = {
+    "accuracy": "answered right", "attributes": "words of captions named", "retrieval": "right caption among ten",
+    "wer": "word error", "llm_wer": "word error of the language model", "state_mark": "knows when it is not spoken to",
+}
+
 #: Last parts of measures' names, those that say most about a stage without a gate first.
 _TELLING: tuple[str, ...] = ("accuracy", "attributes", "wer", "llm_wer", "wer_resynthesis", "mel_distance", "recall",
                              "retrieval", "state_mark", "loss")
@@ -62,6 +70,25 @@ MODULE_WORDS: dict[str, str] = {
 
 #: Of weights from outside the run.
 DEFAULT_COLOUR = "standin"
+
+
+def headlines(metrics: Mapping[str, float], tasks: Mapping[str, str]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return the figures to show first: sense to its colour and, by measure, what it says.
+
+    Args:
+        metrics: what the run measured.
+        tasks: dataset to the kind of its task.
+    """
+    found = {sense: (colour, {name: text for name, text in listed.items() if name in metrics})
+             for sense, (colour, listed) in HEADLINES.items()}
+    known = {name for _, listed in HEADLINES.values() for name in listed}
+    for name in metrics:
+        dataset, _, rest = name.partition(".")
+        split, _, last = rest.rpartition(".")
+        if name not in known and dataset in tasks and split.startswith("test") and last in _FIGURES:
+            slice_ = dataset if split == "test" else f"{dataset}, {split.removeprefix('test').strip('_')}"
+            found[_SENSES.get(tasks[dataset], "Reads")][1][name] = f"{slice_}: {_FIGURES[last]}"
+    return {sense: figures for sense, figures in found.items() if figures[1]}
 
 
 def colours(groups: Iterable[str]) -> dict[str, str]:

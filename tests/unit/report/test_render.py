@@ -63,6 +63,21 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert "stand-in" in page.text
 
 
+def test_datasets_of_any_name_have_headlines_by_their_task(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path)
+    store = open_store(str(run))
+    manifest = read_final(store, "evaluate")
+    assert manifest is not None
+    measured = {"shop.test.accuracy": 0.75, "hotline.test_noisy.wer": 0.125, "hotline.test_noisy.loss": 1.0,
+                "other.test.accuracy": 0.5}
+    write_final(store, "evaluate", manifest.model_copy(update={"metrics": measured}))
+    (run / "prepare" / "corpus" / "meta.json").write_text('{"tasks": {"shop": "qa", "hotline": "asr"}}')
+    _, page = page_of(run)
+    assert "shop: answered right" in page.text
+    assert "hotline, noisy: word error" in page.text
+    assert "other: answered right" not in page.text
+
+
 def test_what_decided_the_length_of_a_stage_and_that_it_was_let_pass(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path)
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
