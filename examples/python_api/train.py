@@ -15,17 +15,17 @@ OWN_DATA = HERE.parent / "own_data"
 def main() -> None:
     """Run the steps of examples/own_data that need no speech, one after the other."""
     # The same recipe as on the command line; settings are laid over it.
-    recipe, run, _ = open_run(str(OWN_DATA / "recipe.yaml"), run="from-python", overrides=["seed=1"])
+    run, _ = open_run(str(OWN_DATA / "recipe.yaml"), run="from-python", overrides=["seed=1"])
 
-    fetch_step(recipe, run)
-    prepared = prepare_step(recipe, run)
+    fetch_step(run)
+    prepared = prepare_step(run)
     print("records used:", prepared.metrics["used"])
 
     for stage in ("language", "photographs"):
-        trained = train_step(recipe, run, stage)
+        trained = train_step(run, stage)
         print(stage, trained.metrics)
 
-    chat = open_chat(f"{recipe.storage.root}/{run}")
+    chat = open_chat(str(run.dir))
     print("".join(chat.ask("What colour are its eyes?", images=[OWN_DATA / "images" / "cat.jpg"])))
 
 
