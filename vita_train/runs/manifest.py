@@ -16,7 +16,7 @@ from vita_train.storage.base import FileRef
 
 #: Key of a model manifest's lineage with the digest of the pipeline's step that made it.
 STEP_DIGEST = "step_digest"
-#: Environment variable of a stage's ranks: that digest, where a step of the pipeline started them.
+#: Environment variable of a stage's ranks: digest of the pipeline's step that started them, if one did.
 STEP_DIGEST_VARIABLE = "VITA_TRAIN_STEP_DIGEST"
 #: What stands for the stage of a module whose weights came from outside the run.
 GIVEN = "given"
