@@ -47,7 +47,9 @@ def test_several_in_a_row_end_the_stage_and_name_modules_samples_and_the_good_ch
 
 
 def test_ruined_weights_are_not_saved(tmp_path: Path) -> None:
-    ruinous = {"steps": 4, "trainable": {"llm": 1e38, "projector": 1e-3}, "optim": {"warmup": 0, "weight_decay": 1e3}}
+    # Each step multiplies the weights by -999, whatever the gradients.
+    ruinous = {"steps": 30, "save_every": 30, "trainable": {"llm": 100, "projector": 1e-3},
+               "optim": {"warmup": 0, "schedule": "constant", "weight_decay": 10}}
     code, output = ranks.train(tmp_path, {"stage": ruinous}, ranks=1)
     assert code == EXIT_FAILED, output[-4000:]
     assert "not finite" in ranks.outcome(tmp_path, 0)["what"]
