@@ -8,6 +8,7 @@ from its plugin (`vita_train.plugins`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field, model_validator
 

@@ -116,8 +116,8 @@ def try_all(rounds: int, seed: int, folder: Path) -> None:
         attempt = kinds[number % len(kinds)]
         try:
             attempt(rng, folder)
-        except VitaError as error:
-            assert str(error)
+        except VitaError:
+            pass
         except Exception as error:
             raise AssertionError(f"{attempt.__name__} of {seed}/{number}: {type(error).__name__}: {error}") from error
 
