@@ -18,6 +18,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+#: Most characters of a name that becomes a folder, a part of a key and of Kubernetes' objects.
+MAX_NAME = 63
+
 #: Size of a part of the model: a width, a number of layers, heads or entries.
 Size = Annotated[int, Field(ge=1, le=2**24)]
 #: A size that may be 0, where the part is left out.

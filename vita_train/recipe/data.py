@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from vita_train.recipe.base import Count, SampleRate, Share, Size, Strict
+from vita_train.recipe.base import MAX_NAME, Count, SampleRate, Share, Size, Strict
 from vita_train.recipe.sources import SOURCES, RecordsSource, StampsSource, SynthSource
 
 #: Every kind of source, those of plugins included.
@@ -108,7 +108,7 @@ StateMode = Literal["none", "glyph", "digit", "head"]
 class DataSpec(Strict):
     """Sources, template and media settings."""
 
-    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = {}
+    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source] = {}
     """Where records come from: one or several sources, by names of your own. The datasets of all of them make up one
     registry, so that no two may have a name in common. A recipe cannot do without; how data are read can."""
     template: str = "qwen2p5_instruct"

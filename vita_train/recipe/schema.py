@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.backends import JOB_BACKENDS, settings_model
-from vita_train.recipe.base import Count, OptionalCount, Seconds, Strict, Workers
+from vita_train.recipe.base import MAX_NAME, Count, OptionalCount, Seconds, Strict, Workers
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.graph import Node, check_graph, filled_in, in_order
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
@@ -80,7 +80,7 @@ class TrackingSpec(Strict):
 class Recipe(Strict):
     """A whole run, resolved."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageSpec = StorageSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()

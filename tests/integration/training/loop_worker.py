@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Faulty(ToyObjective):
         output = super().forward(batch, phase)
         noise = torch.rand(()) if self.training else torch.zeros(())
         if not self.training and self.done >= case.get("dev_poisoned_from", 10**9):
-            noise = noise * float("nan")
+            return replace(output, metrics={"loss": (float("nan"), output.count)})
         if self.training and phase == case.get("poisoned_phase", "main") and self.done in case.get("poisoned", ()):
             noise = noise * float("nan")
         return LossOutput(output.loss_sum * (1 + 0.01 * noise), output.count, output.metrics)
