@@ -55,7 +55,8 @@ def test_an_error_that_no_file_could_take_comes_through_the_job_s_output(tmp_pat
         UserError, "there is no space left on the disk", "/x", "free some")
 
 
-@pytest.mark.parametrize(("blocks", "inodes", "words"), [(0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")])
+@pytest.mark.parametrize(("blocks", "inodes", "words"), [
+    (0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")])
 def test_a_full_disk_is_looked_for_before_a_job_is_said_to_have_failed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, inodes: int, words: str) -> None:
     found = SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_favail=inodes, f_files=1000)
