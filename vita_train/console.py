@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +22,30 @@ _LINES = 5
 def say(text: str) -> None:
     """Print one line to the error stream, where it never mixes with a command's output."""
     print(printable_message(text), file=sys.stderr, flush=True)
+
+
+#: Descriptor by which a rank of a job reaches whoever started the job, since its own output goes to its log.
+_starter: list[int] = []
+
+
+def reach_starter(descriptor: int) -> None:
+    """Take a descriptor by which `warn` reaches whoever started this process too."""
+    _starter[:] = [descriptor]
+
+
+def tell_starter(line: str) -> None:
+    """Write a line to whoever started this process; nothing where there is nobody, or nobody listens any more."""
+    for descriptor in _starter:
+        with suppress(OSError):
+            os.write(descriptor, f"{line}\n".encode())
+
+
+def warn(text: str, *, everywhere: bool = True) -> None:
+    """Print a warning; in a rank of a job also where the job was started, if ``everywhere`` (let one rank do it)."""
+    line = printable_message(f"warning: {text}")
+    say(line)
+    if everywhere:
+        tell_starter(line)
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:

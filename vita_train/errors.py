@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vita_train.credentials import without_credentials
 from vita_train.printable import printable_message
 
 #: Environment variable: the command line that started the run, for remedies; without options that choose steps.
@@ -41,6 +42,7 @@ class VitaError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, what: str, *, code: str = "", where: str = "", remedy: str = "") -> None:
+        what, where, remedy = (without_credentials(part) for part in (what, where, remedy))
         super().__init__(what, where, remedy)
         self.what = what
         self.code = code

@@ -53,7 +53,7 @@ def recipe(**changes: Any) -> Recipe:
         "tokenizer": {"vocab_size": 400},
         "model": {
             "dtype": "float32",
-            "llm": {"vocab_size": 512, "hidden_size": 64, "max_positions": 512},
+            "llm": {"vocab_size": 512, "hidden_size": 64, "num_heads": 4, "max_positions": 512},
             "vision": {"image_size": 32, "patch_size": 8},
             "speech_decoder": {"width": 64},
         },

@@ -29,8 +29,7 @@ COMMANDS: tuple[str, ...] = ("run.run", "run.preflight", "run.plan", "run.train"
 
 #: Faults of the machine that the reader can mend: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {
-    errno.ENOSPC: "free some space or choose another storage.root",
-    errno.EDQUOT: "raise the quota or choose another storage.root",
+    errno.ENOSPC: "", errno.EDQUOT: "",  # told as every full disk is
     errno.EADDRINUSE: "stop the process that uses the port, or choose another port",
     errno.EROFS: "choose a directory that can be written",
 }
@@ -97,6 +96,10 @@ def _show(error: VitaError) -> int:
 
 
 def _machine_fault(error: OSError) -> UserError:
+    from vita_train.storage.disk_errors import as_full_disk
+
+    if full := as_full_disk(error, Path()):
+        return full
     what = error.strerror or str(error)
     return UserError(what[0].lower() + what[1:], where=str(error.filename or ""),
                      remedy=_MACHINE_FAULTS[error.errno or 0])

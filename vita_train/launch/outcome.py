@@ -22,6 +22,7 @@ from vita_train.errors import (
     VitaError,
 )
 from vita_train.printable import printable
+from vita_train.storage.disk_errors import full_disk
 
 #: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
@@ -32,6 +33,16 @@ _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 #: First line of torchrun's own account of a failure; what a rank said comes before it.
 _EPILOGUE = re.compile(r"^\S.*torch/distributed/elastic/.* failed \(exitcode", re.MULTILINE)
 _TAIL_LINES = 12
+
+
+#: What a line of a job's output begins with that holds an error; ranks write it beside their error files.
+_REPORT = "vita-train-error "
+
+
+def report_line(error: VitaError) -> str:
+    """Return an error as a line that `explain` finds in a job's output."""
+    return _REPORT + json.dumps({"code": error.exit_code, "what": error.what, "where": error.where,
+                                 "remedy": error.remedy})
 
 
 def forget_outcomes(logs: Path) -> None:
@@ -48,10 +59,14 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         launcher_output: what torchrun printed in this attempt.
     """
     reports = [report for path in sorted(logs.glob("rank-*.error.json")) if (report := _read(path))]
+    reports += [report for line in launcher_output.splitlines() if _REPORT in line
+                if (report := _parsed(line.partition(_REPORT)[2]))]
     for code in _ORDER:
         for report in reports:
             if report["code"] == code:
                 return _error(code, report, logs)
+    if full := full_disk(logs):  # no rank could say so
+        return full
     codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
     killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
     if killed:
@@ -103,8 +118,15 @@ def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:
 def _read(path: Path) -> dict[str, object] | None:
     """Return an error file's content, or None when the process died while writing it."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+
+
+def _parsed(text: str) -> dict[str, object] | None:
+    try:
+        report = json.loads(text)
+    except ValueError:
         return None
     return report if isinstance(report, dict) and report.get("code") in _ORDER else None
 

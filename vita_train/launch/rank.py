@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vita_train.launch.process import die_with_parent, run_rank
@@ -18,22 +19,32 @@ def main() -> int:
     """Redirect standard output and error to the rank's log, then train the stage; return the exit code."""
     die_with_parent()
     logs = Path(sys.argv[1])
+    starter = os.dup(2)
     log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     recipe, stage, run = sys.argv[2:]
 
+    from vita_train.console import reach_starter, tell_starter
     from vita_train.errors import VitaError
+    from vita_train.launch.outcome import report_line
     from vita_train.recipe.load import load_recipe
     from vita_train.runs.run import Run
+    from vita_train.storage.disk_errors import as_full_disk
     from vita_train.training.stage import run_stage
 
+    reach_starter(starter)
     try:
         run_stage(Run(load_recipe(recipe), run), stage, logs=logs)
-    except VitaError as error:  # anything else is a fault of ours, whose traceback belongs into the log
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        told = error if isinstance(error, VitaError) else as_full_disk(error, logs)
+        if told is None:  # a fault of ours, whose traceback belongs into the log
+            raise
+        tell_starter(report_line(told))  # the log and the error file may be on the disk that is full
+        with suppress(OSError):
+            print(f"error: {told}", file=sys.stderr)
+        return told.exit_code
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
 
@@ -49,7 +49,12 @@ def check_finite(model: nn.Module, *, where: str) -> None:
     Raises:
         CheckpointError: with the names of the tensors that hold NaN or infinity.
     """
-    bad = [name for name, tensor in model.named_parameters()
+    check_finite_tensors(dict(model.named_parameters()), where=where)
+
+
+def check_finite_tensors(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse tensors that are not finite; as `check_finite` raises."""
+    bad = [name for name, tensor in tensors.items()
            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
     if bad:
         raise CheckpointError(f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}", where=where,

@@ -13,6 +13,7 @@ import urllib3.exceptions
 import yaml
 
 from vita_train import __version__
+from vita_train.credentials import holds_credentials
 from vita_train.errors import PeerLostError, UserError
 from vita_train.storage.digest import sha256_file
 
@@ -32,6 +33,9 @@ class PipelineServer:
     def __init__(self, endpoint: str, namespace: str = "") -> None:
         import kfp_server_api as api  # kfp.Client asks five times for the server's health and prints each traceback
 
+        if holds_credentials(endpoint):
+            raise UserError("holds a user, a password or a key inside a URL", where=endpoint,
+                            remedy="forward the port of service ml-pipeline, or put a proxy before it that knows them")
         settings = api.Configuration(host=endpoint.rstrip("/"))
         if mounted := os.environ.get(TOKEN_VARIABLE) or (str(TOKEN) if TOKEN.exists() else ""):
             settings.api_key = {"authorization": Path(mounted).read_text(encoding="utf-8").strip()}

@@ -12,34 +12,34 @@ from pydantic import (
     model_validator,
 )
 
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Dropout, OptionalSize, Size, Strict
 
 
 class AudioEncoderSpec(Strict):
     """The whale-style speech encoder."""
 
-    num_mel_bins: int = 80
-    width: int = 1024
-    conv_channels: int = 0
+    num_mel_bins: int = Field(default=80, ge=7, le=1024)
+    width: Size = 1024
+    conv_channels: OptionalSize = 0
     """Channels of the two subsampling convolutions; 0 (VITA-1.5) takes the width."""
-    num_layers: int = 24
-    num_heads: int = 16
-    intermediate_size: int = 4096
-    dropout: float = 0.1
-    attention_dropout: float | None = None
+    num_layers: Size = 24
+    num_heads: Size = 16
+    intermediate_size: Size = 4096
+    dropout: Dropout = 0.1
+    attention_dropout: Dropout | None = None
     """Dropout of attention weights; none takes ``dropout``."""
-    conv_kernel: int = 0
+    conv_kernel: OptionalSize = 0
     """Kernel of a depthwise convolution after attention in each block; 0 (VITA-1.5) has none."""
     relative_shift: bool = False
     """True: position term by distance (Transformer-XL); false (VITA-1.5): by the key's absolute index."""
     dynamic_chunks: bool = True
     """Draw chunk masks while training; never in eval."""
-    chunk_size: int = Field(default=0, ge=0)
+    chunk_size: OptionalSize = 0
     """Encoder frames (25 a second) of a chunk, none of which sees a later chunk; 0: every frame sees the whole clip.
     Holds in eval, and while training without dynamic_chunks. A clip can be encoded while it is heard only with it."""
-    left_chunks: int = Field(default=-1, ge=-1)
+    left_chunks: int = Field(default=-1, ge=-1, le=2**24)
     """Chunks before its own that a frame sees; -1: all. Without chunk_size it has no effect."""
-    max_positions: int = Field(default=5000, ge=1)
+    max_positions: Size = 5000
     """Encoder frames that are encoded together, 200 seconds of 5000; what is longer is cut into windows of as many."""
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class AdapterSpec(Strict):
     """What every adapter states of itself."""
 
     kind: str
-    prompt_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: OptionalSize = 0
     """Learned rows put in front of each clip's features: the module ``audio_prompt``. VITA's audio_prompt_num is 25."""
 
     @property
@@ -78,9 +78,9 @@ class SubsamplingAdapterSpec(AdapterSpec):
     """VITA-1.5's adapter: right-padded strided convolution, normalisation, activation, projection."""
 
     kind: Literal["subsampling"] = "subsampling"
-    kernel: int = Field(default=5, ge=1)
-    stride: int = Field(default=2, ge=1)
-    hidden_size: int = 2048
+    kernel: Size = 5
+    stride: Size = 2
+    hidden_size: Size = 2048
     norm: Literal["layer", "batch"] = "layer"
     activation: Literal["gelu", "relu"] = "gelu"
 
@@ -97,7 +97,7 @@ class CnnAdapterSpec(AdapterSpec):
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
     kind: Literal["cnn"] = "cnn"
-    kernel: int = Field(default=5, ge=1)
+    kernel: Size = 5
 
 
 class LinearAdapterSpec(AdapterSpec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isqrt, prod
+from math import isqrt
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.modules import AUDIO_PATH
@@ -45,21 +45,18 @@ def _never_trained(recipe: Recipe) -> list[str]:
 
 def _sizes(recipe: Recipe) -> list[str]:
     model, problems = recipe.model, []
-    if model.codec.kind == "waveform" and prod(model.codec.upsample_rates) != model.codec.hop_length:
-        problems.append(f"model.codec.upsample_rates multiply to {prod(model.codec.upsample_rates)}, but hop_length "
-                        f"is {model.codec.hop_length}")
+    decoder = model.speech_decoder
     # A recipe that never speaks need not think of a decoder that is as large as the published model's.
-    if (any("speech_decoder" in modules_needed(recipe, stage) for stage in recipe.stages)
-            and model.llm.hidden_size % model.speech_decoder.width):
-        problems.append(f"model.llm.hidden_size {model.llm.hidden_size} is not a multiple of "
-                        f"speech_decoder.width {model.speech_decoder.width}")
+    if any("speech_decoder" in modules_needed(recipe, stage) for stage in recipe.stages):
+        if model.llm.hidden_size % decoder.width:
+            problems.append(f"model.llm.hidden_size {model.llm.hidden_size} is not a multiple of "
+                            f"speech_decoder.width {decoder.width}")
+        if decoder.width % (2 * decoder.num_heads):
+            problems.append(f"model.speech_decoder.width {decoder.width} is not an even multiple of num_heads "
+                            f"{decoder.num_heads}: rotary positions turn pairs of channels of each head")
     prompted = [stage for stage, spec in recipe.stages.items() if "audio_prompt" in spec.trainable]
     if prompted and not model.audio_adapter.prompt_tokens:
         problems.append(f"stages.{prompted[0]} trains audio_prompt, but model.audio_adapter.prompt_tokens is 0")
-    if recipe.data.image.min_tiles > recipe.data.image.max_tiles:
-        problems.append("data.image.min_tiles is above max_tiles")
-    if recipe.data.video.min_frames > recipe.data.video.max_frames:
-        problems.append("data.video.min_frames is above max_frames")
     per_tile = model.tokens_per_tile
     if recipe.data.video.slowfast and (isqrt(per_tile)**2 != per_tile or isqrt(per_tile) < SMALLEST_GRID):
         problems.append(f"data.video.slowfast pools square grids of {SMALLEST_GRID} x {SMALLEST_GRID} tokens or more, "

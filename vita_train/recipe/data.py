@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import MAX_NAME, Count, SampleRate, Share, Size, Strict
 from vita_train.recipe.sources import SOURCES, RecordsSource, StampsSource, SynthSource
 
 #: Every kind of source, those of plugins included.
@@ -19,14 +19,20 @@ else:
 class ImageSpec(Strict):
     """Dynamic tiling."""
 
-    min_tiles: int = Field(default=1, ge=1)
-    max_tiles: int = Field(default=12, ge=1)
+    min_tiles: Size = 1
+    max_tiles: int = Field(default=12, ge=1, le=4096)
     thumbnail: bool = True
     """Append the whole picture as the last tile when there is more than one."""
     single_tile: Literal["squash", "pad", "crop"] = "squash"
     """How a picture that is not tiled becomes a square."""
     no_tile_sets: tuple[str, ...] = ()
     """Set keys whose pictures and video frames are never tiled (NoPatchSets)."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> ImageSpec:
+        if self.min_tiles > self.max_tiles:
+            raise ValueError(f"min_tiles {self.min_tiles} is above max_tiles {self.max_tiles}")
+        return self
 
 
 #: Frames a second of each named way to sample videos.
@@ -39,13 +45,13 @@ class VideoSpec(Strict):
     variant: Literal["paper", "code"] | None = None
     """Rate of VITA-1.5: one frame a second as its paper says, or three as its public training code has it. Where
     neither this nor ``fps`` is stated it is the paper's."""
-    fps: float | None = Field(default=None, gt=0)
+    fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second, instead of a variant."""
-    min_frames: int = Field(default=4, ge=1)
-    max_frames: int = Field(default=16, ge=1)
+    min_frames: Count = 4
+    max_frames: int = Field(default=16, ge=1, le=100_000)
     tile_frames: bool = False
     """Tile frames as pictures are, as far as ``tile_budget`` allows; which ones, the sample's seed draws."""
-    tile_budget: int = Field(default=16, ge=1)
+    tile_budget: Count = 16
     """Tiles of a video up to which frames are tiled; every frame has one in any case."""
     slowfast: bool = False
     """Every fourth tile of a video keeps 12 x 12 tokens of 16 x 16, the others 7 x 7; other grids to scale."""
@@ -69,18 +75,30 @@ class VideoSpec(Strict):
                              f"{self.fps:g}; state one of them and set the other to null")
         return self
 
+    @model_validator(mode="after")
+    def _bounds(self) -> VideoSpec:
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
+        return self
+
 
 class AudioSpec(Strict):
     """Filterbank features: Kaldi fbank, 25 ms window, 10 ms shift, dither 0."""
 
-    sample_rate: int = 16000
-    min_seconds: float = 0.1
-    max_seconds: float = 60.0
+    sample_rate: SampleRate = 16000
+    min_seconds: float = Field(default=0.1, ge=0, le=86_400)
+    max_seconds: float = Field(default=60.0, gt=0, le=86_400)
     channel: Literal["mix", "first"] = "mix"
     """Of sound with several channels: mix takes the mean of those that carry sound (where they cancel each other, the
     loudest alone); first (VITA-1.5) the first, and rejects a clip where that one is silent."""
     store_features: bool = False
     """Write float16 features beside the index when preparing, instead of computing them at each visit."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> AudioSpec:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}")
+        return self
 
 
 StateMode = Literal["none", "glyph", "digit", "head"]
@@ -90,7 +108,7 @@ StateMode = Literal["none", "glyph", "digit", "head"]
 class DataSpec(Strict):
     """Sources, template and media settings."""
 
-    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = {}
+    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source] = {}
     """Where records come from: one or several sources, by names of your own. The datasets of all of them make up one
     registry, so that no two may have a name in common. A recipe cannot do without; how data are read can."""
     template: str = "qwen2p5_instruct"
@@ -101,8 +119,8 @@ class DataSpec(Strict):
     tells from the end of each clip whether it was meant for the assistant."""
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
-    shared_position_stride: int = Field(default=1, ge=1)
+    shared_position_stride: Count = 1
     """Tokens of pictures and videos that share one rotary position; 1 gives each its own."""
     audio: AudioSpec = AudioSpec()
-    max_reject_share: float = Field(default=0.0, ge=0, le=1)
+    max_reject_share: Share = 0.0
     """Share of rejected rows above which preparation refuses to go on. Rejected rows are always listed."""

@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from vita_train.compat.vita.scripts import SCRIPTS, script_name, script_run
+from vita_train.credentials import REMEDY, holds_credentials
 from vita_train.errors import RecipeError
 from vita_train.recipe.family import fill_in_family
 from vita_train.recipe.graph import GraphError, Node, check_graph, filled_in
@@ -16,7 +17,7 @@ from vita_train.recipe.overrides import apply_overrides
 from vita_train.recipe.presets import preset_names, preset_path
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.validation import validated
-from vita_train.recipe.yaml_tree import Tree, dump_yaml, parse_yaml
+from vita_train.recipe.yaml_tree import Path, Tree, dump_yaml, parse_yaml
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -65,6 +66,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folde
     if folder is not None:
         _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
+    _check_credentials(tree, tree.value, ())
     _check_sources(tree)
     _check_stages(tree)
     fill_in_family(tree.value)
@@ -90,6 +92,15 @@ def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
         registry = source.get("registry") if isinstance(source, dict) else None
         if isinstance(registry, str) and registry and "://" not in registry:
             source["registry"] = str(folder.resolve() / FilePath(registry).expanduser())
+
+
+def _check_credentials(tree: Tree, value: Any, path: Path) -> None:
+    """Refuse URLs with credentials in them, wherever they stand."""
+    if isinstance(value, str) and holds_credentials(value):
+        raise RecipeError(f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL",
+                          where=tree.place(path), remedy=REMEDY)
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        _check_credentials(tree, inner, (*path, key))
 
 
 def _check_sources(tree: Tree) -> None:

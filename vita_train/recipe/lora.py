@@ -5,9 +5,9 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Dropout, Size, Strict
 
 #: Modules that can carry adapters, and the roles that their linear layers play.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -23,9 +23,9 @@ class LoraSpec(Strict):
     In the stage's trainable map the rate of a module named here is that of its adapters.
     """
 
-    rank: int = Field(default=64, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    rank: Size = 64
+    alpha: Size = 16
+    dropout: Dropout = 0.05
     """Share of an adapter's inputs that are dropped in training."""
     bias: Literal["none", "all"] = "none"
     """all: the biases of the modules train too, and are saved with the adapter."""

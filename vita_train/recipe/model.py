@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Dropout, Epsilon, OptionalSize, SampleRate, Size, Strict
 from vita_train.recipe.family import Family
 from vita_train.recipe.towers.internvit import InternVitSpec
 from vita_train.recipe.vision import ProjectorSpec, VisionSpec
@@ -16,10 +17,10 @@ from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 class MoeSpec(Strict):
     """Experts in place of the feed-forward layer of each block. Names are those of transformers' Mixtral."""
 
-    num_local_experts: int = Field(default=8, ge=2)
-    num_experts_per_tok: int = Field(default=2, ge=1)
+    num_local_experts: int = Field(default=8, ge=2, le=2**16)
+    num_experts_per_tok: Size = 2
     """Experts that read each position."""
-    router_aux_loss_coef: float = Field(default=0.02, ge=0)
+    router_aux_loss_coef: float = Field(default=0.02, ge=0, le=1000)
     """Weight of the load-balancing loss while the language model trains."""
 
     @model_validator(mode="after")
@@ -43,16 +44,16 @@ class LlmSpec(Strict):
     """Patterns of tensors of the source that may go unused. All others must have a place in the model."""
     family: Family = "qwen2p5_instruct"
     """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama."""
-    vocab_size: int = 152064
+    vocab_size: Size = 152064
     """Rows of the embedding table. Never shrunk to the tokenizer's length."""
-    hidden_size: int = 3584
-    num_layers: int = 28
-    num_heads: int = 28
-    num_kv_heads: int = 4
-    intermediate_size: int = 18944
-    max_positions: int = 32768
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
+    hidden_size: Size = 3584
+    num_layers: Size = 28
+    num_heads: Size = 28
+    num_kv_heads: Size = 4
+    intermediate_size: Size = 18944
+    max_positions: Size = 32768
+    rope_theta: float = Field(default=1e6, ge=1, le=1e12)
+    rms_norm_eps: Epsilon = 1e-6
     tie_embeddings: bool = False
     attention: Literal["auto", "sdpa"] = "auto"
     """How packed documents are kept apart. auto: nothing is computed across documents (torch's variable-length kernel
@@ -60,7 +61,7 @@ class LlmSpec(Strict):
     init: Literal["normal", "mimetic"] = "normal"
     """How a model without a source begins. normal: as the family's own initialisation. mimetic: with keys equal to
     queries, so that attention begins by finding equal tokens again; small models learn from little text sooner."""
-    head_dim: int | None = None
+    head_dim: Size | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None
     """Experts; of family mixtral-8x7b, and of no other."""
@@ -70,6 +71,17 @@ class LlmSpec(Strict):
         if (self.moe is not None) != (self.family == "mixtral-8x7b"):
             raise ValueError("family mixtral-8x7b needs moe" if self.moe is None else
                              f"moe is given, but family {self.family} has no experts")
+        return self
+
+    @model_validator(mode="after")
+    def _heads(self) -> LlmSpec:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; give "
+                             "head_dim where heads have a width of their own")
+        if (width := self.head_dim or self.hidden_size // self.num_heads) % 2:
+            raise ValueError(f"an attention head would be {width} wide; rotary positions turn pairs of channels")
         return self
 
 
@@ -85,42 +97,75 @@ class CodecSpec(Strict):
 
     kind: Literal["waveform", "spectral"] = "waveform"
     """waveform: strided convolutions, HiFi-GAN-like generator (TiCodec). spectral: log-mel in, inverse STFT out."""
-    sample_rate: int = 24000
-    hop_length: int = 600
+    sample_rate: SampleRate = 24000
+    hop_length: Size = 600
     """Samples per code; 24000/600 = 40 codes a second."""
-    upsample_rates: tuple[int, ...] = (8, 5, 5, 3)
+    upsample_rates: tuple[Size, ...] = (8, 5, 5, 3)
     """waveform: product must be hop_length."""
-    upsample_kernels: tuple[int, ...] = (16, 11, 11, 5)
-    channels: int = 512
+    upsample_kernels: tuple[Size, ...] = (16, 11, 11, 5)
+    channels: Size = 512
     """Widest hidden size of encoder and decoder."""
-    num_blocks: int = 8
+    num_blocks: Size = 8
     """spectral: ConvNeXt blocks in encoder and in decoder."""
-    codebook_size: int = 1024
-    code_dim: int = 512
+    codebook_size: int = Field(default=1024, ge=2, le=2**24)
+    code_dim: Size = 512
     quantizer: Literal["learned", "ema"] = "learned"
     """learned: codebook trained by its loss (TiCodec). ema: moving average with restart of dead codes."""
-    num_global_tokens: int = 8
-    global_dim: int = 128
+    num_global_tokens: Size = 8
+    global_dim: Size = 128
     """Width of the global (speaker) vector; must be divisible by num_global_tokens."""
-    segment: int = 24000
+    segment: Size = 24000
     """Samples per training crop."""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> CodecSpec:
+        if self.global_dim % self.num_global_tokens:
+            raise ValueError(f"global_dim {self.global_dim} is not a multiple of num_global_tokens "
+                             f"{self.num_global_tokens}")
+        if self.segment < self.hop_length:
+            raise ValueError(f"segment {self.segment} is below hop_length {self.hop_length}: a crop would hold no code")
+        problem = self._waveform_problem() if self.kind == "waveform" else self._spectral_problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _waveform_problem(self) -> str:
+        rates, kernels = self.upsample_rates, self.upsample_kernels
+        if len(rates) != len(kernels) or not rates:
+            return f"upsample_rates has {len(rates)} stages, upsample_kernels {len(kernels)}: give one kernel a rate"
+        if prod(rates) != self.hop_length:
+            return f"upsample_rates multiply to {prod(rates)}, but hop_length is {self.hop_length}"
+        if narrow := [pair for pair in zip(rates, kernels, strict=True) if pair[1] < pair[0]]:
+            return f"upsample_kernels has {narrow[0][1]} for rate {narrow[0][0]}: samples would be left out"
+        widths = [self.channels >> stage for stage in range(1, len(rates) + 1)]
+        if not widths[-1]:
+            return f"channels {self.channels} cannot be halved {len(rates)} times"
+        if self.global_dim not in widths:
+            return (f"global_dim {self.global_dim} is the width of no generator stage, so that the voice could not be "
+                    f"added: choose one of {', '.join(map(str, widths))}")
+        return ""
+
+    def _spectral_problem(self) -> str:
+        if self.hop_length % 4:
+            return f"hop_length {self.hop_length} is not a multiple of 4, the frames of a code"
+        return ""
 
 
 class SpeechDecoderSpec(Strict):
     """NAR then AR decoder from text embeddings to codec tokens."""
 
-    width: int = 896
+    width: Size = 896
     """Must divide the language model's hidden size: each text token becomes hidden_size / width positions."""
-    nar_layers: int = 4
-    ar_layers: int = 4
-    num_heads: int = 14
-    intermediate_size: int = 4864
-    dropout: float = 0.0
+    nar_layers: OptionalSize = 4
+    ar_layers: Size = 4
+    num_heads: Size = 14
+    intermediate_size: Size = 4864
+    dropout: Dropout = 0.0
     alignment: Literal["none", "durations"] = "none"
     """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is placed beside the
     speech it stands for; little data then suffices."""
-    max_positions: int = 2048
-    max_codes: int = 1000
+    max_positions: Size = 2048
+    max_codes: Size = 1000
 
 
 class ModelSpec(Strict):
@@ -172,5 +217,5 @@ class TokenizerSpec(Strict):
 
     source: str | None = None
     """Directory or hub name; none trains a byte-level BPE on the training text."""
-    vocab_size: int = Field(default=1024, ge=300)
+    vocab_size: int = Field(default=1024, ge=300, le=2**24)
     """Entries of a trained tokenizer, special tokens included."""

@@ -11,10 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from vita_train.errors import RecipeError, UserError
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import OptionalCount, Seconds, Strict
 from vita_train.recipe.pod import PodSettings
 from vita_train.recipe.validation import validated
 from vita_train.recipe.yaml_tree import parse_yaml
@@ -45,13 +43,13 @@ class TimeSpec(Strict):
     """Clocks the launcher keeps; the jobs' own cannot be relied on (waiting counts there, or nothing re-queues them).
     """
 
-    queue: float = Field(default=7 * 86400.0, gt=0)
+    queue: Seconds = 7 * 86400.0
     """Seconds a job may wait for all its pods to run."""
-    run: float = Field(default=14 * 86400.0, gt=0)
+    run: Seconds = 14 * 86400.0
     """Seconds a job may run, restarts included, waiting not."""
-    start: float = Field(default=180.0, gt=0)
+    start: Seconds = 180.0
     """Seconds a pod may be unable to start (image, missing Secret) before that counts as final."""
-    outage: float = Field(default=600.0, gt=0)
+    outage: Seconds = 600.0
     """Seconds the Kubernetes API may stay away before the launcher gives up."""
 
 
@@ -72,7 +70,7 @@ class Platform(Strict):
     restart_policy: Literal["Never", "OnFailure", "ExitCode"] = "Never"
     """What a PyTorchJob does about a failed pod. Never: the launcher starts the whole job again, which is the only one
     that restarts all pods together. OnFailure and ExitCode: the kubelet or the operator restarts single pods."""
-    preemptions: int = Field(default=20, ge=0)
+    preemptions: OptionalCount = 20
     """Times a job may be preempted before that counts as a failure; they do not use up ``launch.restarts``."""
     pod: PodSettings = PodSettings()
 

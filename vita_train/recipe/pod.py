@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Count, OptionalCount, Strict
 
 #: A Kubernetes quantity, as the API takes it: 8, 500m, 64Gi.
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
@@ -32,7 +32,7 @@ class PodSettings(Strict):
     """Shared memory counts against it."""
     gpu_resource: str = "nvidia.com/gpu"
     """Resource that is requested ``launch.nproc`` times; empty trains on the CPU."""
-    devices: dict[str, int] = {}
+    devices: dict[str, Count] = {}
     """Further devices of a pod, such as the site's RDMA resource: name to number."""
     shm: str = Field(default="16Gi", pattern=QUANTITY)
     """Size of /dev/shm. The container default of 64 MiB breaks NCCL and loader workers."""
@@ -49,7 +49,7 @@ class PodSettings(Strict):
     image_pull_secrets: tuple[str, ...] = ()
     node_selector: dict[str, str] = {}
     tolerations: tuple[Raw, ...] = ()
-    node_timeout: int = Field(default=60, ge=0)
+    node_timeout: OptionalCount = 60
     """Seconds after which a node that does not answer loses its pods; Kubernetes' own default is 300."""
     affinity: Raw = {}
     volumes: tuple[Raw, ...] = ()
@@ -60,10 +60,10 @@ class PodSettings(Strict):
     """PriorityClass of the pods. A TrainJob takes it from its runtime instead."""
     metrics_port: int = Field(default=0, ge=0, le=65000)
     """Port of a pod's first rank for Prometheus, each further rank takes the next one; 0 exports nothing."""
-    grace: int = Field(default=300, ge=30)
+    grace: int = Field(default=300, ge=30, le=10**9)
     """Seconds between SIGTERM and SIGKILL; must exceed twice the worst time to save and upload a checkpoint, as one may
     be under way, and the two minutes for which a store that is away is tried again. Training warns if it does not."""
-    run_as: int = Field(default=65532, ge=1)
+    run_as: int = Field(default=65532, ge=1, le=2**31 - 1)
     """User and group id of the ranks. Root is not offered: the pods fit Pod Security's restricted level."""
     lock_memory: bool = False
     """Add IPC_LOCK, which RDMA verbs need; only namespaces below the restricted level allow it."""

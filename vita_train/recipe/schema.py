@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.backends import JOB_BACKENDS, settings_model
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import MAX_NAME, Count, OptionalCount, Seconds, Strict, Workers
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.graph import Node, check_graph, filled_in, in_order
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
@@ -29,7 +29,7 @@ class StorageSpec(Strict):
     """Directory or s3:// URI; a run lives under <root>/<run>."""
     endpoint: str | None = None
     """S3 endpoint when it is not AWS; credentials come from the environment."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: Count = 2
     """Resumable checkpoints kept per stage."""
 
 
@@ -39,17 +39,17 @@ class LaunchSpec(Strict):
     backend: str = "auto"
     """local, kubernetes, trainjob, pytorchjob, or one of a plugin. auto: as the cluster's platform settings say; on
     this machine where there are none."""
-    nodes: int = Field(default=1, ge=1)
+    nodes: Workers = 1
     """Machines of a training job; this machine alone is one."""
-    nproc: int = Field(default=1, ge=1)
+    nproc: Workers = 1
     """Processes per node."""
-    threads: int = Field(default=1, ge=1)
+    threads: Workers = 1
     """CPU threads per process."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=100_000)
     """Loader workers per process."""
-    step_timeout: float = Field(default=600.0, gt=0)
+    step_timeout: Seconds = 600.0
     """Seconds a step may take before every rank prints its stack and exits retryably."""
-    restarts: int = Field(default=1, ge=0)
+    restarts: OptionalCount = 1
     """Times a retryable failure is started again."""
     settings: BackendSettings = BackendSettings()
     """What backends alone know, each under its name; others are passed over."""
@@ -80,8 +80,8 @@ class TrackingSpec(Strict):
 class Recipe(Strict):
     """A whole run, resolved."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    seed: int = Field(default=0, ge=0)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageSpec = StorageSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = ModelSpec()

@@ -11,16 +11,16 @@ from typing import Literal
 from pydantic import Field
 
 from vita_train.plugins import Registry
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Count, Strict
 
 
 class SynthSource(Strict):
     """The embedded synthetic world: pictures of shapes, a grammar of sentences, synthesised speech."""
 
     kind: Literal["synth"] = "synth"
-    scale: float = Field(default=1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0, le=1000)
     """Multiplies the number of training records of every dataset."""
-    test_size: int = 400
+    test_size: Count = 400
     """Records per dev and test slice (before scale; never scaled)."""
 
 

@@ -14,24 +14,41 @@ from pydantic import (
     model_validator,
 )
 
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import (
+    Count,
+    Epsilon,
+    MeasureBound,
+    MixWeight,
+    OptionalCount,
+    Rate,
+    Share,
+    Size,
+    Strict,
+)
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.modules import MODULES
-from vita_train.recipe.objectives import OBJECTIVES
+from vita_train.recipe.objectives import OBJECTIVES, check_options
+
+#: Numbers of an objective's options; each objective declares its own bounds.
+_OPTION = Field(ge=-1e9, le=1e9)
+#: Decay of a moving average of gradients; 1 would never let them in.
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+#: Steps, or a share of them when below 1.
+_StepsOrShare = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class BatchSpec(Strict):
     """Size of a global batch. Objectives that pack rows (next_token) count rows, the others samples."""
 
-    rows: int = Field(default=16, ge=1)
+    rows: Size = 16
     """Packed rows (next_token) or samples (other objectives) in a global batch, over all ranks."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: Size = 1
     """Micro-batches a rank splits its share into. Changes memory, never the mathematics."""
-    row_tokens: int = Field(default=6200, ge=16)
+    row_tokens: int = Field(default=6200, ge=16, le=2**24)
     """Language positions of a packed row, after expansion of media."""
-    row_tiles: int = Field(default=24, ge=1)
+    row_tiles: Size = 24
     """Tiles a packed row may hold."""
-    row_frames: int = Field(default=20000, ge=1)
+    row_frames: Count = 20000
     """Filterbank frames a packed row may hold."""
 
 
@@ -41,20 +58,27 @@ class OptimSpec(Strict):
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's update size so that
     the same rates serve; AdamW for embeddings, convolutions, heads, biases and norms. Needs engine kind torch."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    eps: Epsilon = 1e-8
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    clip_norm: float = Field(default=1.0, ge=0, le=1e9)
     """Global gradient norm limit; 0 switches clipping off."""
     schedule: Literal["cosine", "linear", "constant", "exponential"] = "cosine"
-    warmup: float = Field(default=0.03, ge=0)
+    warmup: _StepsOrShare = 0.03
     """Steps, or a share of all steps when below 1."""
-    decay: float | None = Field(default=None, gt=0)
+    decay: float | None = Field(default=None, gt=0, le=1e9)
     """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before it the rate stays
     at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains ``until``
     something."""
-    final: float = Field(default=0.0, ge=0, le=1)
+    final: Share = 0.0
     """Rate at the end as a share of the peak."""
+
+    @model_validator(mode="after")
+    def _has_a_ratio(self) -> OptimSpec:
+        if self.schedule == "exponential" and not self.final:
+            raise ValueError("schedule exponential needs final above 0, the share of the peak rate at the last step, "
+                             "such as 0.1")
+        return self
 
 
 class EngineSpec(Strict):
@@ -73,40 +97,44 @@ class EngineSpec(Strict):
 class EvalSpec(Strict):
     """Held-out measures during and after training."""
 
-    every: int = 0
+    every: OptionalCount = 0
     """Steps between measurements of the dev loss; 0 only at the end."""
-    batches: int = 4
+    batches: Count = 4
     """Batches of a dev measurement."""
-    limit: int = 400
+    limit: Count = 400
     """Most test samples a final measure uses per slice."""
 
 
 class Gate(Strict):
     """Bounds a held-out measure must meet for the run to go on."""
 
-    min: float | None = None
-    max: float | None = None
+    min: MeasureBound | None = None
+    max: MeasureBound | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Gate:
         if self.min is None and self.max is None:
             raise ValueError("a gate needs min or max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing could lie between them")
         return self
 
 
 class Lesson(Strict):
     """The first steps of a stage, on data of their own."""
 
-    steps: int | None = Field(default=None, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
+    steps: Count | None = None
+    max_steps: Count | None = None
     """With ``until``, in place of ``steps``."""
-    data: dict[str, float]
+    data: dict[str, MixWeight]
     """Dataset name to mixing weight, as a stage's."""
     until: dict[str, Gate] = {}
     """Measures on the dev split that end the phase, as a stage's."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Lesson:
+        if not self.data:
+            raise ValueError("data is empty: the phase has nothing to train on")
         _check_length(self.until, {"steps": self.steps}, self.max_steps)
         return self
 
@@ -128,24 +156,24 @@ class StageSpec(Strict):
     after: list[str] | None = None
     """Stages that must be done before it; it goes on with their weights. Empty: the prepared data are enough. When not
     given: the stage written before it."""
-    data: dict[str, float]
+    data: dict[str, MixWeight]
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0 each twice."""
     curriculum: list[Lesson] = []
     """Lessons that come before ``data``, one after another. Their steps are among the stage's; next_token only."""
-    trainable: dict[str, float]
+    trainable: dict[str, Rate]
     """Module to peak learning rate. Everything else is frozen and in eval mode."""
-    steps: int | None = Field(default=None, ge=1)
+    steps: Count | None = None
     """Optimizer steps. Give steps or epochs, or max_steps together with ``until``."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
     until: dict[str, Gate] = {}
     """Train until these measures on the dev split are all within their bounds: ``<dataset>.dev.<measure>``, such as
     ``textqa.dev.accuracy``, or ``dev.<metric>`` of the objective over all datasets, such as ``dev.loss``. The rate
     stays at its peak until then and decays over ``optim.decay`` steps afterwards."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: Count | None = None
     """Most optimizer steps where the stage trains ``until`` something; the decay begins in time for them."""
-    check_interval: int = Field(default=50, ge=1)
+    check_interval: Count = 50
     """Steps between two looks at the measures of ``until``."""
-    extend: list[Annotated[int, Field(ge=1)]] = []
+    extend: list[Count] = []
     """Further steps after the end, each extension with a warm-up and decay of its own: training goes on from the
     last checkpoint. What ``vita-train run --extend`` sets."""
     accept: bool = False
@@ -160,9 +188,9 @@ class StageSpec(Strict):
     eval: EvalSpec = EvalSpec()
     gates: dict[str, Gate] = {}
     """Measure name (e.g. ``vqa_seen.accuracy``) to bounds, checked on the final weights."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between resumable checkpoints."""
-    options: dict[str, float | int | bool | str] = {}
+    options: dict[str, Annotated[float, _OPTION] | Annotated[int, _OPTION] | bool | str] = {}
     """Settings of the objective (augmentation, loss weights); each objective refuses names it does not know."""
 
     @field_validator("objective")
@@ -173,6 +201,14 @@ class StageSpec(Strict):
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OBJECTIVES)}"
             raise ValueError(f"there is no objective {objective!r}; {hint}")
         return objective
+
+    @field_validator("options")
+    @classmethod
+    def _declared(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        declared = OBJECTIVES[info.data["objective"]].options if "objective" in info.data else None
+        if declared is not None:
+            check_options(options, declared)
+        return options
 
     @field_validator("lora")
     @classmethod

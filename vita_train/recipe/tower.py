@@ -8,13 +8,18 @@ from its plugin (`vita_train.plugins`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from vita_train.plugins import Registry
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import Dropout, Size, Strict
 
-Rgb = tuple[float, float, float]
+#: Of pixels between 0 and 1, by channel.
+_Mean = Annotated[float, Field(ge=0, le=1)]
+_Std = Annotated[float, Field(gt=0, le=10)]
+Means = tuple[_Mean, _Mean, _Mean]
+Stds = tuple[_Std, _Std, _Std]
 #: (pattern of our name, their name, letters of the group ``part`` in the order they are stacked).
 Rule = tuple[str, str, str]
 
@@ -28,16 +33,16 @@ class TowerSpec(Strict):
     kind: str
     source: str | None = None
     """Directory, file or hub name with pretrained weights; none trains a stand-in in stage 0.vision."""
-    image_size: int
-    patch_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    image_size: Size
+    patch_size: Size
+    hidden_size: Size
+    num_layers: Size
+    num_heads: Size
+    intermediate_size: Size
+    drop_path: Dropout = 0.0
     """Stochastic depth of the last block while training; it grows linearly from 0 at the first."""
-    mean: Rgb
-    std: Rgb
+    mean: Means
+    std: Stds
 
     @property
     def tile_size(self) -> int:
@@ -81,7 +86,7 @@ class TowerSpec(Strict):
 class ContrastiveSpec(TowerSpec):
     """A tower trained against text, whose features are taken before its last block."""
 
-    feature_layer: int = Field(default=-2, le=-1)
+    feature_layer: int = Field(default=-2, ge=-1000, le=-1)
     """Which block's output becomes the features: -1 the last, -2 (VITA-1.5) the one before. Blocks after it, and what
     follows them in the released model, are not built: nothing would come of training them."""
 

@@ -63,6 +63,12 @@ class StageView:
         return gate_results(self.spec, self.metrics) if self.metrics else []
 
     @property
+    def passed_over(self) -> list[str]:
+        """The checkpoints that could not be used when the stage was last started, each with the reason."""
+        found = self.progress.get("passed_over")
+        return [str(reason) for reason in found] if isinstance(found, list) else []
+
+    @property
     def accepted(self) -> list[str]:
         """The gates that were missed and accepted, each with its value and bound."""
         found = self.lineage.get("accepted")

@@ -158,6 +158,7 @@ def _notes(stage: StageView) -> list[str]:
                      f"Trained until {goals}: not met within {stage.spec.max_steps} steps.")
     if stage.spec.extend and counted:
         notes.append(f"Extended by {' and '.join(map(str, stage.spec.extend))} steps.")
+    notes += [f"A checkpoint was passed over: {reason}." for reason in stage.passed_over]
     return notes + [f"Accepted although {reason}." for reason in stage.accepted]
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vita_train.errors import UserError
+from vita_train.recipe.base import MAX_NAME
 from vita_train.recipe.extension import remember
 from vita_train.recipe.load import dump_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
@@ -44,8 +45,11 @@ class Run:
     def __post_init__(self) -> None:
         name = self.name or self.recipe.name
         if not _NAME.fullmatch(name):
-            raise UserError(f"{name!r} is no name for a run", where="--run",
+            raise UserError(f"{name[:MAX_NAME]!r} is no name for a run", where="--run",
                             remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if len(name) > MAX_NAME:
+            raise UserError(f"the run's name has {len(name)} characters, {MAX_NAME} are allowed", where="--run",
+                            remedy="it becomes a folder and the name of objects on a cluster; shorten it")
         object.__setattr__(self, "name", name)
 
     @classmethod

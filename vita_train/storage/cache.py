@@ -11,6 +11,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from vita_train.console import warn
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, MissingKeyError, is_local, local_path
 from vita_train.storage.disk_errors import told
 from vita_train.storage.factory import open_file
@@ -36,7 +37,7 @@ def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
         return path
     folder = cache_dir() / "files" / ref.sha256[:2] / ref.sha256
     path = folder / ref.uri.rpartition("/")[2]
-    if _is_whole(path, ref):
+    if path.is_file() and _is_whole(path, ref):
         return path
     with locked(folder.with_suffix(".lock")):
         if not _is_whole(path, ref):
@@ -78,4 +79,14 @@ def _verify(path: Path, ref: FileRef) -> None:
 
 
 def _is_whole(path: Path, ref: FileRef) -> bool:
-    return path.is_file() and path.stat().st_size == ref.bytes
+    """Say whether a cached file is the one wanted; one that is not any more is removed, and that is told."""
+    try:
+        _verify(path, ref)
+    except MissingKeyError:
+        return False
+    except DamagedError as error:
+        warn(f"{path} in this node's cache {error.what}: fetched again")
+        with suppress(OSError):
+            path.unlink()
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from vita_train.storage.base import MissingKeyError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: A disk with less room than this is full for a writer of weights, which asks for much at once.
 _FULL_BYTES = 16 << 20
+#: A disk with less room than this is full for every writer.
+_NOTHING_LEFT = 64 << 10
 #: The settings that say which disk is used.
 _PLACE = "storage.root or VITA_TRAIN_CACHE"
 
@@ -47,13 +50,44 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         raise no_space(folder) from error
 
 
+def as_full_disk(error: Exception, folder: Path) -> UserError | None:
+    """Return what a full disk is told as, if that is what an error comes from; ``folder`` where it names no file."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return no_space(Path(cause.filename) if isinstance(cause.filename, str) else folder)
+    return None
+
+
+def full_disk(folder: Path) -> UserError | None:
+    """Return the error of a disk on which nothing more can be written; None where there is room."""
+    free = _free(folder)
+    return no_space(folder) if free is not None and (free[0] < _NOTHING_LEFT or free[1] == 0) else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _free(folder: Path) -> tuple[int, int | None] | None:
+    """Return free bytes and inodes of a folder's disk; None for inodes where the file system does not count them."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+
+
 def _is_full(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
-    try:
-        return shutil.disk_usage(folder).free < _FULL_BYTES
-    except OSError:
-        return False
+    free = _free(folder)
+    return free is not None and (free[0] < _FULL_BYTES or free[1] == 0)
 
 
 def _translate(error: OSError, path: Path) -> VitaError:
@@ -72,5 +106,9 @@ def _translate(error: OSError, path: Path) -> VitaError:
 
 def no_space(path: Path) -> UserError:
     """Return the error of a disk that is full."""
+    free = _free(path)
+    if free is not None and free[1] == 0:
+        return UserError("there are no inodes left on the disk: it holds as many files as it can", where=str(path),
+                         remedy=f"remove files or choose another {_PLACE}, then run the same command again")
     return UserError("there is no space left on the disk", where=str(path),
                      remedy=f"free some space or choose another {_PLACE}, then run the same command again")

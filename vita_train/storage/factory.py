@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vita_train.credentials import REMEDY, holds_credentials
 from vita_train.errors import UserError
 from vita_train.storage.base import Store, local_path
 
@@ -17,6 +18,9 @@ def open_store(uri: str, *, endpoint: str | None = None, patience: float | None 
     Raises:
         UserError: the URI is of another kind.
     """
+    for url in filter(None, (uri, endpoint)):
+        if holds_credentials(url) or (url.startswith("s3://") and "@" in url[5:].partition("/")[0]):
+            raise UserError("holds a user, a password or a key inside a URL", where=url, remedy=REMEDY)
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if scheme == "s3":
         from vita_train.storage.s3 import S3Store

@@ -25,7 +25,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from vita_train.errors import StorageError
+from vita_train.credentials import REMEDY, holds_credentials
+from vita_train.errors import StorageError, UserError
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, MissingKeyError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import told
@@ -70,6 +71,8 @@ class S3Store:
         self.prefix = prefix
         self._patience = PATIENCE if patience is None else patience
         custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if custom and holds_credentials(custom):
+            raise UserError("holds a user, a password or a key inside a URL", where=custom, remedy=REMEDY)
         self._server = custom or "AWS"
         with self._told(""):
             session = boto3.session.Session()

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vita_train.console import say
-from vita_train.errors import VitaError
+from vita_train.console import say, warn
+from vita_train.errors import CheckpointError, VitaError
 from vita_train.recipe.platform import GRACE
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_beside
 from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt, staging_folder
-from vita_train.storage.checkpoints.commit import Commit, latest_commit, restore
+from vita_train.storage.checkpoints.commit import Commit, PassedOver, latest_commit, restore
 from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.disk_errors import full_disk_told, told
 from vita_train.storage.host_cache import cache_dir
@@ -64,6 +64,8 @@ class Checkpoints:
         self._digest = digest
         self._keep_last = keep_last
         self._extend = list(extend)
+        self.passed_over: dict[str, str] = {}
+        """Checkpoints of this stage that could not be used when it started: key of the marker to why."""
         self.last_step: int | None = None
         """Step of the newest checkpoint that was restored or handed over."""
         self._committer: AsyncCommitter | None = None
@@ -80,6 +82,7 @@ class Checkpoints:
             CheckpointError: the engine cannot take the state (another engine, or another number of ranks).
         """
         refused: list[str] = []
+        self.passed_over.clear()
         while (commit := self._newest(refused)) is not None:
             folder = self._restored / f"{commit.manifest.attempt}-{commit.step}"
             damaged: VitaError | None = None
@@ -89,14 +92,44 @@ class Checkpoints:
                 damaged = error
             if sum_over_ranks([damaged is not None])[0]:
                 refused.append(commit.marker_key)
+                why = f"{damaged.where} {damaged.what}" if damaged else "another rank found a file damaged"
+                self._pass_over(commit.marker_key, f"step {commit.step}: {why}")
                 continue
             if folder.parent == self._restored:
                 remove_beside(folder)
             engine.load(folder)
             self.last_step = commit.step
             counters: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
+            self._check_not_lost(found=True)
             return counters
+        self._check_not_lost(found=False)
         return None
+
+    def _pass_over(self, key: str, why: str) -> None:
+        """Note, once, a checkpoint of this stage that cannot be used."""
+        if key not in self.passed_over:
+            self.passed_over[key] = why
+
+    def _check_not_lost(self, *, found: bool) -> None:
+        """Tell what was passed over, and go on only if there was something to go on from.
+
+        Raises:
+            CheckpointError: this stage has checkpoints, and none of them can be used.
+        """
+        passed_over: dict[str, str] = broadcast_json(self.passed_over if self._world.rank == 0 else None)
+        self.passed_over = passed_over
+        if not passed_over:
+            return
+        if not found:
+            stage = self._prefix.rpartition("/")[2]
+            raise CheckpointError(
+                f"none of the {len(passed_over)} checkpoints of this stage can be used: "
+                + "; ".join(list(passed_over.values())[:5]), where=self._store.uri_of(f"{self._prefix}/committed"),
+                remedy=f"mend the storage and run the same command again, or begin the stage anew on purpose with "
+                       f"vita-train run and --only {stage} --force, which gives these checkpoints up")
+        if self._world.rank == 0:
+            for why in passed_over.values():
+                warn(f"a checkpoint was passed over, training goes on from step {self.last_step}: {why}")
 
     def _newest(self, refused: list[str]) -> Commit | None:
         """Return rank 0's choice on every rank."""
@@ -108,14 +141,21 @@ class Checkpoints:
 
     def _newest_of_this_stage(self, refused: list[str]) -> Commit | None:
         """Return the newest checkpoint with this digest that lies on the way to this stage's end."""
-        while (commit := latest_commit(self._store, self._prefix, refused=refused)) is not None:
+        while True:
+            noted: list[PassedOver] = []
+            commit = latest_commit(self._store, self._prefix, refused=refused, passed_over=noted)
+            for other in noted:
+                # Where the marker cannot be read either, it may well be this stage's.
+                if other.marker is None or other.marker.digest in ("", self._digest):
+                    self._pass_over(other.key, other.why)
+            if commit is None:
+                return None
             if commit.meta.get("digest") != self._digest:
                 return None
             extended = commit.meta.get("extended", [])
             if extended == self._extend[:len(extended)]:
                 return commit
             refused.append(commit.marker_key)
-        return None
 
     def begin(self) -> Attempt:
         """Register this start of the stage and return it; needed before the first save."""

@@ -186,7 +186,8 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
         counters = Counters(**found) if found else Counters()
         journal.rewind(counters.step)
         journal.track(recipe.tracking, place.prefix)
-        journal.progress(step=counters.step, state="running")
+        journal.progress(step=counters.step, state="running",
+                         **({"passed_over": list(checkpoints.passed_over.values())} if checkpoints.passed_over else {}))
         readings = Readings()
         with served(_collector(place, world, readings, checkpoints, speed), world.local_rank):
             Loop(objective, engine, spec, world, recipe.seed, plan, order, journal, checkpoints, watchdog,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
-from vita_train.console import say
+from vita_train.console import warn
 from vita_train.errors import DataError, StoppedError, VitaError
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.batches import micro_batches
@@ -148,7 +148,8 @@ class Loop:
         counters.skipped_in_a_row += 1
         modules = [name for name, norm in self.engine.norms().items() if not math.isfinite(norm)]
         of = ", ".join(modules) or "the model"
-        say(f"warning: step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated")
+        warn(f"step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated",
+             everywhere=self.world.rank == 0)
         if counters.skipped_in_a_row >= _MOST_SKIPPED:
             raise VitaError(f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to step "
                             f"{counters.step + 1}", where=f"samples {', '.join(agreed.ids[:8])}",
@@ -260,6 +261,7 @@ class Loop:
         if order is None:
             return {}
         sums = Sums()
+        agreed: Agreed | None = None
         batches = micro_batches(self.objective, order, start=0, stop=self.spec.eval.batches, accumulate=1,
                                 world=self.world, seed=self.seed, workers=0)
         for step, parts in enumerate(batches):
@@ -268,6 +270,10 @@ class Loop:
             for part, modalities in zip(parts, agreed.modalities, strict=True):
                 sums.add(self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)), "main")
         metrics = {f"dev.{name}": value for name, value in sums.means().items()}
+        if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
+            raise VitaError(f"after step {counters.step} {', '.join(wrong)} is not finite, although the gradients were",
+                            where=f"samples {', '.join(agreed.ids[:8])}" if agreed else "",
+                            remedy=self._after_divergence())
         self.journal.event(counters.step, metrics)
         self.journal.progress(measure={name: round(value, 4) for name, value in metrics.items()})
         return metrics

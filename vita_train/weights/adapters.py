@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.loading import check_finite_tensors
 from vita_train.models.lora import add_adapters, set_adapter, target_layers
 from vita_train.recipe.lora import LoraSpec
 from vita_train.storage.digest import digest_of, sha256_file
@@ -150,6 +151,7 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
         tensors = load_file(weights)
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(weights), remedy="write the file again") from error
+    check_finite_tensors(tensors, where=str(weights))
     try:
         add_adapters(module, config.peft())
     except ValueError as error:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
+from vita_train.models.loading import check_finite_tensors
 from vita_train.runs.manifest import Manifest
 from vita_train.weights.header import TensorInfo, read_header
 from vita_train.weights.stream import ALIGNMENT
@@ -60,7 +61,8 @@ def load_modules(
 
     Raises:
         CheckpointError: a module has no files, a file is refused, or tensors are missing, unexpected or of another
-            shape or kind. All differences of all modules are told at once, before anything is changed.
+            shape or kind. All differences of all modules are told at once, before anything is changed. Or values
+            are not finite, which shows when they have been read.
     """
     files = _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source
     plans, paths = check_modules(modules, files)
@@ -68,6 +70,9 @@ def load_modules(
     for name, plan in plans.items():
         targets = modules[name].state_dict()
         _fill(targets, plan, paths[name], dict(modules[name].named_parameters()) if mapped else {})
+        if not mapped:  # which is for looking at a model, larger than the memory perhaps
+            check_finite_tensors({f"{name}.{key}": targets[key] for key in plan},
+                                 where=", ".join(map(str, paths[name])))
         ledger.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
     return ledger
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
+from vita_train.models.loading import check_finite_tensors
 from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
 from vita_train.weights.formats.places import placed
 from vita_train.weights.release_config import description_faults
@@ -55,6 +56,7 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
         raise CheckpointError(f"the weights are not those of the recipe's {spec.kind} tower: "
                               f"{'; '.join(told[:_MOST_TOLD])}{more}", where=source,
                               remedy="set model.vision to the kind and shape of the source")
+    check_finite_tensors({origin[name]: tensor for name, tensor in found.items()}, where=source)
     return found
 
 

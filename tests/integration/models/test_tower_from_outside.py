@@ -17,7 +17,7 @@ from vita_train.recipe.presets import preset_path
 DECLARED = '''
 from typing import Literal
 
-from vita_train.recipe.tower import ReleaseNames, Rgb, TowerKind, TowerSpec, register_tower
+from vita_train.recipe.tower import Means, ReleaseNames, Stds, TowerKind, TowerSpec, register_tower
 
 
 class PatchSpec(TowerSpec):
@@ -30,8 +30,8 @@ class PatchSpec(TowerSpec):
     num_layers: int = 2
     num_heads: int = 1
     intermediate_size: int = 12
-    mean: Rgb = (0.5, 0.5, 0.5)
-    std: Rgb = (0.5, 0.5, 0.5)
+    mean: Means = (0.5, 0.5, 0.5)
+    std: Stds = (0.5, 0.5, 0.5)
 
 
 register_tower(TowerKind(PatchSpec, "patched.work:PatchTower", ReleaseNames(

@@ -10,10 +10,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tests.helpers.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
 from vita_train.errors import VitaError
@@ -38,10 +41,19 @@ root = Path(sys.argv[1])
 class Faulty(ToyObjective):
     """Dropout noise makes the loss depend on the random state; a fault happens at a chosen step of a chosen rank."""
 
+    phases = tuple(case.get("phases", ("main",)))
+
+    def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        if len(self.phases) == 1:
+            return self.parameters()
+        return self.llm.parameters() if phase == "main" else self.projector.parameters()
+
     def forward(self, batch: ToyBatch, phase: str = "main") -> LossOutput:
         output = super().forward(batch, phase)
         noise = torch.rand(()) if self.training else torch.zeros(())
-        if self.training and self.done in case.get("poisoned", ()):
+        if not self.training and self.done >= case.get("dev_poisoned_from", 10**9):
+            return replace(output, metrics={"loss": (float("nan"), output.count)})
+        if self.training and phase == case.get("poisoned_phase", "main") and self.done in case.get("poisoned", ()):
             noise = noise * float("nan")
         return LossOutput(output.loss_sum * (1 + 0.01 * noise), output.count, output.metrics)
 
@@ -55,6 +67,10 @@ class Faulty(ToyObjective):
             return
         if fault["kind"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault["kind"] == "ruin":  # the first tensor whose name has this in it
+            tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+            with torch.no_grad():
+                next(tensor for name, tensor in tensors.items() if fault["tensor"] in name).view(-1)[0] = float("inf")
         if fault["kind"] == "term":
             os.kill(os.getpid(), signal.SIGTERM)
         if fault["kind"] == "stall":
@@ -65,8 +81,8 @@ def main() -> int:
     """Train; return the exit code that the command line would have."""
     world = world_from_environment()
     recipe = toy_recipe(engine=case.get("engine", {}), save_every=2,
-                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)}, eval={"batches": 1},
-                        **(case.get("stage") or {"steps": 8}))
+                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)},
+                        **{"eval": {"batches": 1}, **(case.get("stage") or {"steps": 8})})
     spec = recipe.stages["1.2"]
     logs = root / "run" / "1.2" / "logs"
     store = open_store(str(root))
@@ -75,7 +91,7 @@ def main() -> int:
         with process_group(world, timeout=300, always=True), peer_errors():
             objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
             apply_trainable(objective, spec.trainable)
-            engine = build_engine(objective, EngineContext(spec, world, torch.float32))
+            engine = build_engine(objective, EngineContext(spec, world, getattr(torch, spec.engine.dtype or "float32")))
             checkpoints = Checkpoints(store, "run/1.2", world, "digest", keep_last=4, extend=spec.extend)
             counters = Counters(**(checkpoints.restore(engine) or {}))
             checkpoints.begin()

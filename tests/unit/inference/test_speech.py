@@ -74,7 +74,7 @@ def test_clauses_are_cut_at_stops_and_never_short() -> None:
 
 
 def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
-    spec = ModelSpec(llm=LlmSpec(hidden_size=32), codec=CODEC,
+    spec = ModelSpec(llm=LlmSpec(hidden_size=32, num_heads=4), codec=CODEC,
                      speech_decoder=SpeechDecoderSpec(width=32, nar_layers=1, ar_layers=1, num_heads=4,
                                                       intermediate_size=64, max_positions=64, max_codes=12))
     torch.manual_seed(0)

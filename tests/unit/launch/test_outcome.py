@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from vita_train.launch.outcome import explain, forget_outcomes
+from vita_train.errors import UserError
+from vita_train.launch.outcome import explain, forget_outcomes, report_line
 
 
 def _report(logs: Path, rank: int, code: int, what: str) -> None:
@@ -44,3 +46,19 @@ def test_reports_of_an_earlier_attempt_are_forgotten(tmp_path: Path) -> None:
     _report(tmp_path, 0, 2, "old")
     forget_outcomes(tmp_path)
     assert explain(tmp_path, "").exit_code == 1
+
+
+def test_an_error_that_no_file_could_take_comes_through_the_job_s_output(tmp_path: Path) -> None:
+    said = report_line(UserError("there is no space left on the disk", where="/x", remedy="free some"))
+    error = explain(tmp_path, f"W1129 torchrun\n{said}\nexitcode : 2 (pid: 7)\n")
+    assert (type(error), error.what, error.where, error.remedy) == (
+        UserError, "there is no space left on the disk", "/x", "free some")
+
+
+@pytest.mark.parametrize(("blocks", "inodes", "words"), [
+    (0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")])
+def test_a_full_disk_is_looked_for_before_a_job_is_said_to_have_failed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, inodes: int, words: str) -> None:
+    found = SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_favail=inodes, f_files=1000)
+    monkeypatch.setattr("vita_train.storage.disk_errors.os.statvfs", lambda path: found)
+    assert words in explain(tmp_path, "no word of it").what

@@ -204,7 +204,7 @@ def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> N
     assert again == run
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "-x", "Ä", ".hidden"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "-x", "Ä", ".hidden", "a" * 64, "a" * 300])
 def test_names_that_are_no_single_path_part_are_refused(recipe: Recipe, name: str) -> None:
     with pytest.raises(UserError):
         Run(recipe, name)

@@ -22,13 +22,13 @@ def test_values_are_yaml() -> None:
     recipe = load_recipe("tiny", [
         "seed=3", "name=other", "storage.root=s3://bucket/a=b", "stages.1.1.trainable.vision=1e-4",
         "stages.1.1.trainable={projector: 1e-3}", "data.image.no_tile_sets=[a, b]", "tracking.tensorboard=false",
-        "stages.1.1.options.note=no", "stages.1.1.optim.betas=[0.5, 0.9]",
+        "stages.3.1.options.mel=no", "stages.1.1.optim.betas=[0.5, 0.9]",
     ])
     assert (recipe.seed, recipe.name, recipe.storage.root) == (3, "other", "s3://bucket/a=b")
     assert recipe.stages["1.1"].trainable == {"projector": 0.001}
     assert recipe.data.image.no_tile_sets == ("a", "b")
     assert recipe.tracking.tensorboard is False
-    assert recipe.stages["1.1"].options["note"] == "no"
+    assert recipe.stages["3.1"].options["mel"] == "no"
     assert recipe.stages["1.1"].optim.betas == (0.5, 0.9)
 
 

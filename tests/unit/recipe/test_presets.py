@@ -88,7 +88,8 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     (["stages.1.1.batch.row_tokens=5000"], "stages.1.1.batch.row_tokens 5000 is above model.llm.max_positions 1024"),
     (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
     (["model.codec.kind=waveform"], "hop_length is 400"),
-    (["data.image.min_tiles=3"], "min_tiles is above max_tiles"),
+    (["model.speech_decoder.num_heads=3"], "width 160 is not an even multiple of num_heads 3"),
+    (["data.image.min_tiles=3"], "min_tiles 3 is above max_tiles 1"),
 ])
 def test_contradictions_are_found(settings: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):

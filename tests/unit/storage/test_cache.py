@@ -85,3 +85,15 @@ def test_many_processes_share_one_download(s3_store: S3Store, tmp_path: Path) ->
     assert [process.communicate(timeout=120)[0].strip() for process in processes] == [b"300000"] * 3
     files = [path for path in cache_dir().rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert len(files) == 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_cached_file_that_was_changed_is_fetched_again_and_that_is_told(
+        s3_store: S3Store, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ref = stored(s3_store, tmp_path)
+    path = fetch_file(ref, endpoint=s3_store._server)
+    assert fetch_file(ref, endpoint=s3_store._server) == path
+    assert not capsys.readouterr().err
+    path.write_bytes(b"weighTs" if damage == "flip" else b"weig")
+    assert fetch_file(ref, endpoint=s3_store._server).read_bytes() == b"weights"
+    assert f"warning: {path} in this node's cache" in capsys.readouterr().err

@@ -309,3 +309,27 @@ def test_the_original_internvit_names_are_understood(small_spec: ModelSpec, tmp_
     assert torch.equal(load_vision(small_spec.vision, str(tmp_path)).eval()(tiles), tower(tiles))
     with pytest.raises(CheckpointError, match="in the recipe"):
         load_vision(small_spec.vision.model_copy(update={"hidden_size": 32}), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["projector", "audio_encoder", "ctc_head", "codec", "speech_decoder"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_by_name(small_spec: ModelSpec, tmp_path: Path, name: str,
+                                                        value: float) -> None:
+    saved = build(small_spec, 1, (name,))
+    tensor = next(key for key, tensor in saved[name].state_dict().items() if tensor.is_floating_point())
+    saved[name].state_dict()[tensor].view(-1)[0] = value
+    with pytest.raises(CheckpointError) as caught:
+        load_modules(build(small_spec, 2, (name,)), save_modules(saved, tmp_path))
+    assert f"{name}.{tensor}" in caught.value.what
+    assert f"{name}.safetensors" in caught.value.where
+
+
+def test_a_tower_with_values_that_are_not_finite_is_refused(small_spec: ModelSpec, tmp_path: Path) -> None:
+    tower = build(small_spec, 1, ("vision",))["vision"]
+    stored = {f"vision_tower.{key}": tensor.clone() for key, tensor in tower.model.state_dict().items()}
+    name = sorted(stored)[0]
+    stored[name].view(-1)[0] = float("nan")
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        load_vision(small_spec.vision, str(tmp_path))
+    assert name in caught.value.what

@@ -18,7 +18,8 @@ from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.prepare.units import Units
 from vita_train.data.sources.reading import MediaRef
-from vita_train.errors import DataError
+from vita_train.errors import DataError, VitaError
+from vita_train.storage.host_cache import known_digest
 
 
 class Index:
@@ -43,6 +44,7 @@ class Index:
         self._bins: int = meta["feature_bins"]
         self._feature_frames: int = meta["feature_frames"]
         self.settings = MediaSettings.model_validate(meta["settings"])
+        self._unread: dict[str, str] = meta.get("sha256", {})  # of the tables that have not been held against it yet
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path / "index.arrow")))
             self.lengths = self._map("lengths.bin", "<i4", (self._rows, len(LENGTHS)), soon=True)
@@ -83,13 +85,36 @@ class Index:
         """(rows,) filterbank frames."""
         return self.lengths[:, 2]
 
+    def _check_tables(self) -> None:
+        """Hold the tables against the digests they were written with, once, when the first row is read.
+
+        Raises:
+            DataError: a table is not what was written, or gone.
+        """
+        while self._unread:
+            name, sha256 = self._unread.popitem()
+            path = self.path / name
+            try:
+                found = known_digest(path)
+            except (OSError, VitaError) as error:
+                raise DataError(f"prepared data cannot be read: {error}", where=str(path), remedy=REMEDY) from error
+            if found != sha256:
+                raise DataError("does not hold the bytes that were prepared (sha256 differs)", where=str(path),
+                                remedy=REMEDY)
+
     def column(self, name: str) -> list[Any]:
         """Return a whole column (statistics, small splits)."""
+        self._check_tables()
         return [value for number in range(self._reader.num_record_batches)
                 for value in self._reader.get_batch(number).column(name).to_pylist()]
 
     def sample(self, place: int) -> Sample:
-        """Fetch a row. Touches the pages of that row only."""
+        """Fetch a row. Touches the pages of that row only, but for the first, before which the tables are checked.
+
+        Raises:
+            DataError: a table is not what was prepared.
+        """
+        self._check_tables()
         if not 0 <= place < self._rows:
             raise IndexError(f"{self.dataset}/{self.split} has {self._rows} rows, asked for {place}")
         number, row = divmod(place, ROWS_PER_BATCH)

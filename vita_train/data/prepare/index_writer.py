@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from vita_train.data.prepare.row_encoder import Example
+from vita_train.storage.digest import sha256_file
 
 INDEX_FORMAT = "vita-train/index/v1"
 ROWS_PER_BATCH = 8192
@@ -24,6 +25,8 @@ SCHEMA = pa.schema([
     ("audios", _TEXTS), ("audio_frames", _INTS), ("feature_offset", pa.int64()), ("seconds", pa.float32()),
     ("turns", _TEXTS), ("inserted", pa.int32()), ("states", _INTS),
 ])
+TABLES = ("index.arrow", "lengths.bin", "features.bin")
+"""Files of a split beside ``meta.json``, which holds their sha256."""
 LENGTHS = ("tokens", "tiles", "frames")
 """Columns of ``lengths.bin``, int32 by row."""
 
@@ -83,7 +86,9 @@ class IndexWriter:
         if self._features:
             self._features.close()
         if kind is None:
+            tables = [path for name in TABLES if (path := self._out / name).exists()]
             meta = {"format": INDEX_FORMAT, "rows": self._rows, "digest": self.digest,
+                    "sha256": {path.name: sha256_file(path) for path in tables},
                     "feature_bins": self._bins, "feature_frames": self._frames, **self._meta}
             (self._out / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

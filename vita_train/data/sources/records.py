@@ -33,7 +33,7 @@ class Record(Strict):
     image: str | list[str] | None = None
     video: str | None = None
     audio: str | list[str] | None = None
-    inserted_id: int | None = Field(default=None, ge=0, strict=True)
+    inserted_id: int | None = Field(default=None, ge=0, le=10**9, strict=True)
     """Index of the gpt turn that answers sound not meant for the assistant."""
     end_tag: bool = Field(default=True, strict=True)
     """False: the last answer was interrupted, its end token is left out."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from vita_train.errors import DataError, RecipeError
-from vita_train.recipe.base import Strict
+from vita_train.recipe.base import MAX_NAME, Strict
 from vita_train.recipe.tasks import TASK_KINDS
 from vita_train.recipe.yaml_tree import parse_yaml
 
@@ -74,6 +74,9 @@ class Registry(Strict):
         bad = [name for name in names if not name or not name.replace("-", "_").isidentifier()]
         if bad:
             raise ValueError(f"names of datasets and splits must be words of letters, digits, _ and -: {bad}")
+        long = [f"{name[:20]}... ({len(name)})" for name in names if len(name.encode()) > MAX_NAME]
+        if long:
+            raise ValueError(f"names of datasets and splits become folders, of at most {MAX_NAME} bytes: {long}")
         return datasets
 
     @property

@@ -117,6 +117,8 @@ class EmaQuantizer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
+        if not bool(torch.isfinite(sums).all()):  # of a step that was left out; the sums are those of all ranks
+            return
         usage = self.decay * self.usage + (1 - self.decay) * counts
         sums = self.decay * self.sums + (1 - self.decay) * sums
         share = counts.sum() / len(counts)

@@ -6,12 +6,14 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from vita_train.recipe.base import Size
 from vita_train.recipe.tower import (
     CLIP_MEAN,
     CLIP_STD,
     ContrastiveSpec,
+    Means,
     ReleaseNames,
-    Rgb,
+    Stds,
     TowerKind,
     check_whole_patches,
     register_tower,
@@ -22,17 +24,17 @@ class ClipSpec(ContrastiveSpec):
     """CLIP (transformers' CLIPVisionModel); ViT-L/14 at 336 pixels by default."""
 
     kind: Literal["clip"] = "clip"
-    image_size: int = 336
+    image_size: Size = 336
     """Side of a tile, pixels."""
-    patch_size: int = 14
-    hidden_size: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    intermediate_size: int = 4096
+    patch_size: Size = 14
+    hidden_size: Size = 1024
+    num_layers: Size = 24
+    num_heads: Size = 16
+    intermediate_size: Size = 4096
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     """quick_gelu: OpenAI's weights. gelu: most others."""
-    mean: Rgb = CLIP_MEAN
-    std: Rgb = CLIP_STD
+    mean: Means = CLIP_MEAN
+    std: Stds = CLIP_STD
 
     @property
     def released_activation(self) -> str:

@@ -6,12 +6,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from vita_train.recipe.base import Dropout, Size
 from vita_train.recipe.tower import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Means,
     ReleaseNames,
-    Rgb,
     Rule,
+    Stds,
     TowerKind,
     TowerSpec,
     register_tower,
@@ -36,21 +38,21 @@ class InternVitSpec(TowerSpec):
     """InternViT (transformers' InternVLVisionModel) with its pixel shuffle."""
 
     kind: Literal["internvit"] = "internvit"
-    image_size: int = 448
+    image_size: Size = 448
     """Side of a tile, pixels."""
-    patch_size: int = 14
-    hidden_size: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    intermediate_size: int = 4096
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    patch_size: Size = 14
+    hidden_size: Size = 1024
+    num_layers: Size = 24
+    num_heads: Size = 16
+    intermediate_size: Size = 4096
+    drop_path: Dropout = 0.1
     """Stochastic depth of the last block while training; it grows linearly from 0 at the first."""
-    feature_scale: float = 0.5
+    feature_scale: float = Field(default=0.5, gt=0, le=1000)
     """Factor on the features before the pixel shuffle; part of the released weights' function."""
-    shuffle: int = 2
+    shuffle: Size = 2
     """Side of the square of patches folded into one token."""
-    mean: Rgb = IMAGENET_MEAN
-    std: Rgb = IMAGENET_STD
+    mean: Means = IMAGENET_MEAN
+    std: Stds = IMAGENET_STD
 
     @property
     def grid_size(self) -> int:

@@ -6,23 +6,24 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from vita_train.recipe.tower import ContrastiveSpec, ReleaseNames, Rgb, TowerKind, register_tower
+from vita_train.recipe.base import Size
+from vita_train.recipe.tower import ContrastiveSpec, Means, ReleaseNames, Stds, TowerKind, register_tower
 
 
 class SiglipSpec(ContrastiveSpec):
     """SigLIP (transformers' SiglipVisionModel), at one scale or several; so400m-patch14-384 by default."""
 
     kind: Literal["siglip"] = "siglip"
-    image_size: int = 384
+    image_size: Size = 384
     """Side of the tower's input, pixels. What is left of it beyond whole patches (6 of 384) is not seen."""
-    patch_size: int = 14
-    hidden_size: int = 1152
-    num_layers: int = 27
-    num_heads: int = 16
-    intermediate_size: int = 4304
-    mean: Rgb = (0.5, 0.5, 0.5)
-    std: Rgb = (0.5, 0.5, 0.5)
-    scales: tuple[int, ...] = ()
+    patch_size: Size = 14
+    hidden_size: Size = 1152
+    num_layers: Size = 27
+    num_heads: Size = 16
+    intermediate_size: Size = 4304
+    mean: Means = (0.5, 0.5, 0.5)
+    std: Stds = (0.5, 0.5, 0.5)
+    scales: tuple[Size, ...] = ()
     """S2: sides that a tile is seen at, rising from image_size in multiples of it (VITA-1.5: 384, 768, 1152). Tiles are
     cut at the largest; larger views pass in squares of image_size; the features of all are joined."""
 

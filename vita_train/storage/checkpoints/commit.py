@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from vita_train.recipe.base import Strict
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.checkpoints.attempt import Attempt, check_not_replaced
-from vita_train.storage.checkpoints.marker import Marker, markers, write_marker
+from vita_train.storage.checkpoints.marker import Marker, markers_and_others, read_twice, write_marker
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import told
 from vita_train.storage.host_cache import locked
@@ -94,6 +95,17 @@ class Commit:
         return {name: file for part in self.manifest.ranks for name, file in part.files.items()}
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """A checkpoint that was committed and cannot be used."""
+
+    key: str
+    """Of its marker."""
+    marker: Marker | None
+    """None where it cannot be read."""
+    why: str
+
+
 def save_rank_files(store: Store, attempt: Attempt, step: int, rank: int, files: Mapping[str, Path], *,
                     move: bool = False) -> RankFiles:
     """Store one rank's files of a step, then the list of them.
@@ -149,30 +161,36 @@ def commit_step(store: Store, attempt: Attempt, step: int, world_size: int, *,
     text = manifest.model_dump_json().encode()
     store.write(f"{prefix}/manifest.json", text)
     marker = Marker(manifest=f"{prefix}/manifest.json", sha256=hashlib.sha256(text).hexdigest(), attempt=attempt.id,
-                    restarts=attempt.restarts, step=step)
+                    restarts=attempt.restarts, step=step, digest=str((meta or {}).get("digest", "")))
     check_not_replaced(store, attempt)
     marker_key = write_marker(store, attempt.stage, marker)
     check_not_replaced(store, attempt)  # while the marker was on its way
     return Commit(marker_key, prefix, manifest)
 
 
-def latest_commit(store: Store, stage: str, *, refused: Collection[str] = ()) -> Commit | None:
+def latest_commit(store: Store, stage: str, *, refused: Collection[str] = (),
+                  passed_over: list[PassedOver] | None = None) -> Commit | None:
     """Return the newest checkpoint that is whole, or None.
 
     Args:
         store: where.
         stage: key prefix of the stage.
         refused: marker keys to pass over, e.g. because `restore` found damaged bytes.
+        passed_over: takes what is there and cannot be used, one entry a marker.
 
     Raises:
         StorageError, UserError: the store itself failed; a damaged checkpoint is passed over with a warning.
     """
-    for key, marker in markers(store, stage):
+    readable, unreadable = markers_and_others(store, stage)
+    noted = [] if passed_over is None else passed_over
+    noted += [PassedOver(key, None, f"{store.uri_of(key)} is no marker") for key in unreadable]
+    for key, marker in readable:
         if key in refused:
             continue
         try:
-            return _check(store, key, marker)
+            return read_twice(partial(_check, store, key, marker))
         except (DamagedError, MissingKeyError) as error:
+            noted.append(PassedOver(key, marker, f"step {marker.step}: {error.where} {error.what}"))
             log.warning("checkpoint of step %d passed over: %s", marker.step, error)
     return None
 

@@ -7,14 +7,18 @@ A marker is never written over: where an earlier attempt has committed the step,
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from vita_train.errors import PeerLostError
 from vita_train.recipe.base import Strict
-from vita_train.storage.base import KeyExistsError, MissingKeyError, Store
+from vita_train.storage.base import DamagedError, KeyExistsError, MissingKeyError, Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Marker(Strict):
@@ -27,6 +31,8 @@ class Marker(Strict):
     attempt: str
     restarts: int
     step: int
+    digest: str = ""
+    """Of everything that determines the stage, so that a marker alone tells whose checkpoint it is."""
 
 
 def write_marker(store: Store, stage: str, marker: Marker) -> str:
@@ -51,12 +57,20 @@ def write_marker(store: Store, stage: str, marker: Marker) -> str:
 
 
 def read_marker(store: Store, key: str) -> Marker | None:
-    """Return a marker; None, with a warning, when it cannot be read as one."""
+    """Return a marker; None, with a warning, when it cannot be read as one, tried twice."""
     try:
-        return Marker.model_validate_json(store.read(key))
+        return read_twice(lambda: Marker.model_validate_json(store.read(key)))
     except (ValidationError, MissingKeyError) as error:
         log.warning("checkpoint passed over: %s is no marker (%s)", store.uri_of(key), type(error).__name__)
         return None
+
+
+def read_twice(read: Callable[[], T]) -> T:
+    """Return what a read gives, tried once more where it is not what was stored: it may be wrong on its way only."""
+    try:
+        return read()
+    except (ValidationError, MissingKeyError, DamagedError):
+        return read()
 
 
 def markers(store: Store, stage: str) -> list[tuple[str, Marker]]:
@@ -65,6 +79,15 @@ def markers(store: Store, stage: str) -> list[tuple[str, Marker]]:
     A later attempt's come before an earlier one's, whatever their steps: what an attempt that was replaced went on
     to write is not part of the stage's history.
     """
-    found = [(key, marker) for key in store.list(f"{stage}/committed/step-")
-             if (marker := read_marker(store, key)) is not None]
-    return sorted(found, key=lambda item: (item[1].restarts, item[1].step), reverse=True)
+    return markers_and_others(store, stage)[0]
+
+
+def markers_and_others(store: Store, stage: str) -> tuple[list[tuple[str, Marker]], list[str]]:
+    """Return a stage's markers as `markers` does, and the keys of those that cannot be read."""
+    found, unreadable = [], []
+    for key in store.list(f"{stage}/committed/step-"):
+        if (marker := read_marker(store, key)) is None:
+            unreadable.append(key)
+        else:
+            found.append((key, marker))
+    return sorted(found, key=lambda item: (item[1].restarts, item[1].step), reverse=True), unreadable

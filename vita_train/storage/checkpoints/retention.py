@@ -6,8 +6,9 @@ import re
 
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt, attempts
-from vita_train.storage.checkpoints.marker import markers
+from vita_train.storage.checkpoints.marker import markers_and_others
 
+_MARKED = re.compile(r"/committed/step-(\d+)")
 _STEP = re.compile(r"attempt-([^/]+)/step-(\d+)/")
 
 
@@ -22,8 +23,10 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
         attempt: the current attempt, which has committed at least one step.
         keep_last: checkpoints to keep, at least 1.
     """
-    found = markers(store, attempt.stage)
+    found, unreadable = markers_and_others(store, attempt.stage)
     kept = {(marker.attempt, marker.step) for _, marker in found[:keep_last]}
+    # What cannot be read now may be read later; the key tells the step.
+    unknown = {int(match[1]) for key in unreadable if (match := _MARKED.search(key))}
     own = [marker.step for _, marker in found if marker.attempt == attempt.id]
     if not own:
         return
@@ -41,7 +44,7 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
         owner, step = match[1], int(match[2])
         being_written = owner == attempt.id and step > max(own)
         later = known.get(owner, attempt.restarts + 1) > attempt.restarts
-        if (owner, step) not in kept and not being_written and not later:
+        if (owner, step) not in kept and step not in unknown and not being_written and not later:
             doomed.append(key)
     store.delete(doomed)
     for owner, restarts in known.items():

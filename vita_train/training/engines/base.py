@@ -6,7 +6,7 @@ An engine receives sums, never means: the loop divides by the supervised positio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,8 +56,7 @@ class Engine(Protocol):
     def step(self, phase: str, factor: float) -> Tensor | float:
         """Clip, update the phase's parameters at ``factor`` x their peak rates, drop gradients.
 
-        Where the norm is not finite nothing is updated, neither parameters nor optimizer state (DeepSpeed cannot leave
-        an update out: there the parameters may be ruined).
+        Where the norm is not finite nothing is updated, neither parameters nor optimizer state.
 
         Returns:
             The global gradient norm before clipping, the same on every rank.
@@ -176,10 +175,20 @@ def trained_children(objective: Objective) -> dict[str, nn.Module]:
 
 
 def not_finite(objective: Objective) -> list[str]:
-    """Return the children that train and hold a parameter that is not finite, as far as this rank has it."""
+    """Return the children that train and hold something not finite, as far as this rank has it.
+
+    Looked at is what a checkpoint keeps: parameters that train, and buffers (codebooks, statistics).
+    """
     return [name for name, child in trained_children(objective).items()
-            if not all(bool(torch.isfinite(_held(parameter)).all()) for parameter in child.parameters()
-                       if parameter.requires_grad)]
+            if not all(bool(torch.isfinite(_held(tensor)).all()) for tensor in _kept(child))]
+
+
+def _kept(child: nn.Module) -> Iterator[Tensor]:
+    yield from (parameter for parameter in child.parameters() if parameter.requires_grad)
+    for module in child.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                yield buffer
 
 
 def _held(parameter: Tensor) -> Tensor:

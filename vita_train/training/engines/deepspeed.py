@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -73,8 +74,13 @@ class DeepSpeedEngine:
         set_rates(self._engine.optimizer.param_groups, factor)
         # ZeRO-0 in float32 clips without telling the norm; gradients are already summed over ranks here.
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        before = torch.nn.utils.get_total_norm(gradients) if self.zero == 0 and gradients else 0.0
+        before = float(torch.nn.utils.get_total_norm(gradients)) if self.zero == 0 and gradients else 0.0
+        if not math.isfinite(before):  # all but ZeRO-0 in float32 leave such an update out by themselves
+            self._engine.zero_grad()
+            return before
         self._engine.step()
+        if getattr(self._engine.optimizer, "overflow", False):
+            return math.inf
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else before
 

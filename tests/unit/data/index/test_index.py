@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.helpers.data_world import RATE, picture, recipe, small_world
-from vita_train.data.index.corpus import Corpus
+from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.stats import corpus_stats
 from vita_train.data.media.audio import fbank, load_wave
 from vita_train.data.prepare.row_encoder import Examiner
@@ -119,3 +119,17 @@ def test_statistics_add_up(corpus: Corpus) -> None:
         assert stats.records == sum(stats.token_counts) == len(index)
         assert stats.tokens == index.tokens.sum()
         assert sum(stats.second_counts) == (len(index) if stats.dataset == "hear" else 0)
+
+
+@pytest.mark.parametrize("table", ["index.arrow", "lengths.bin"])
+def test_a_changed_byte_is_found_when_the_first_row_is_read(corpus: Corpus, tmp_path: Path, table: str) -> None:
+    dataset, splits = next(iter(corpus.datasets.items()))
+    folder = tmp_path / "copy"
+    shutil.copytree(corpus.path / dataset / splits[0], folder)
+    data = bytearray((folder / table).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / table).write_bytes(data)
+    index = Index(folder)  # opening does not read it
+    with pytest.raises(DataError, match="does not hold the bytes that were prepared") as caught:
+        index.sample(0)
+    assert caught.value.where == str(folder / table)

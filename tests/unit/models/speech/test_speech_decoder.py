@@ -11,7 +11,7 @@ from vita_train.models.speech.sampling import penalise_repetition, sample
 from vita_train.recipe.model import CodecSpec, LlmSpec, ModelSpec, SpeechDecoderSpec
 
 SPEC = ModelSpec(
-    llm=LlmSpec(hidden_size=64),
+    llm=LlmSpec(hidden_size=64, num_heads=4),
     codec=CodecSpec(codebook_size=20),
     speech_decoder=SpeechDecoderSpec(width=32, nar_layers=1, ar_layers=2, num_heads=4, intermediate_size=64,
                                      max_positions=64, max_codes=40),

@@ -1,0 +1,52 @@
+"""Credentials inside URLs are refused wherever a URL is taken, and are in no message."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita_train.credentials import holds_credentials, without_credentials
+from vita_train.errors import UserError
+from vita_train.pipeline.server import PipelineServer
+from vita_train.recipe.load import load_recipe
+from vita_train.storage.factory import open_file, open_store
+from vita_train.storage.s3 import S3Store
+
+SECRET = "PASSW0RD"
+URLS = [f"http://user:{SECRET}@127.0.0.1:1", f"https://{SECRET}@host/x", f"s3://key:{SECRET}@bucket/x",
+        f"https://host/x?X-Amz-Signature={SECRET}", f"http://host/?token={SECRET}&b=1", f"http://a:b@{SECRET}@h/x"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_they_are_seen_and_taken_out(url: str) -> None:
+    assert holds_credentials(url)
+    assert SECRET not in without_credentials(f"at {url}, and {url}")
+    assert SECRET not in str(UserError(f"no answer from {url}", where=url, remedy=f"look at {url}"))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a@b", "https://host/x?page=2#a@b", "runs/a@b", "file:///a/b@c"])
+def test_what_has_none_is_left_alone(url: str) -> None:
+    assert not holds_credentials(url)
+    assert without_credentials(url) == url
+
+
+@pytest.mark.parametrize("key", ["storage.endpoint", "storage.root", "weights.llm", "model.vision.source",
+                                 "data.source.world.kind", "tracking.wandb_project", "launch.pod.env.HTTP_PROXY"])
+@pytest.mark.parametrize("url", URLS[:4])
+def test_recipes_with_them_are_refused(key: str, url: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe("smoke", [f"{key}={url}"])
+    assert SECRET not in str(caught.value)
+    assert f"{key} holds a user, a password or a key" in str(caught.value)
+    assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
+
+
+def test_other_doors_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    doors = [lambda: open_store(URLS[2]), lambda: open_file(f"{URLS[2]}/y"),
+             lambda: open_store("s3://bucket/x", endpoint=URLS[0]), lambda: PipelineServer(URLS[0])]
+    for door in doors:
+        with pytest.raises(UserError, match="holds a user") as caught:
+            door()
+        assert SECRET not in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", URLS[0])
+    with pytest.raises(UserError, match="holds a user"):
+        S3Store("bucket")
