@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from vita_train.errors import RecipeError
+from vita_train.recipe.renamed import renamed_key
 from vita_train.recipe.shape import Shape, fields_of, shape_of
 from vita_train.recipe.yaml_tree import Path, Tree
 
@@ -79,6 +80,9 @@ def _quote_hint(kind: str) -> str:
 def _unknown_key(path: Path, shape: Shape | None, where: str) -> RecipeError:
     known = fields_of(shape)
     key, inside = str(path[-1]), ".".join(map(str, path[:-1]))
+    if (new := renamed_key(path)) is not None and new in known:
+        return RecipeError(f"{'.'.join(map(str, path))} is called {new} now", where=where,
+                           remedy=f"write {new}; vita-train recipe upgrade FILE rewrites a whole file")
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
     return RecipeError(f"unknown key {key!r}{f' in {inside}' if inside else ''}", where=where, remedy=hint)

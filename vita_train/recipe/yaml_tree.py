@@ -75,6 +75,24 @@ def names_stages(path: Path) -> bool:
     return len(path) == 4 and path[0] == "stages" and path[2] == "after"
 
 
+def compose_yaml(text: str, source: str) -> yaml.Node | None:
+    """Return a YAML document as nodes that know where they stand in the text; None where it is empty.
+
+    Raises:
+        RecipeError: it is no YAML; the line is named.
+    """
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark else source
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        raise RecipeError(f"is not YAML: {what}", where=where,
+                          remedy="see to indentation, brackets and quotes") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=source) from error
+
+
 def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
     """Read a YAML document.
 
@@ -86,16 +104,7 @@ def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
     Raises:
         RecipeError: it is no YAML, has a key twice in one mapping, or uses tags; the line is named.
     """
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}" if mark else source
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        raise RecipeError(f"is not YAML: {what}", where=where,
-                          remedy="see to indentation, brackets and quotes") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=source) from error
+    node = compose_yaml(text, source)
     tree = Tree(None, source, at=at)
     if node is not None:
         tree.value = _value(node, (), tree)

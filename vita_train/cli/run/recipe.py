@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,6 +95,31 @@ def schema() -> None:
     from vita_train.recipe.json_schema import recipe_json_schema
 
     typer.echo(json.dumps(recipe_json_schema(), indent=1))
+
+
+@group.command()
+def upgrade(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe files, rewritten in place.",
+                                                show_default=False)],
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 2 if a file has former keys.")
+                     ] = False,
+) -> None:
+    """Rewrite recipe files to today's names of keys; comments and layout stay as they are."""
+    from vita_train.errors import RecipeError
+    from vita_train.recipe.renamed import upgrade_file
+
+    outdated = 0
+    for file in files:
+        renames = upgrade_file(file, write=not check)
+        outdated += bool(renames)
+        for rename in renames:
+            typer.echo(f"{file}:{rename.line}: {rename.old} -> {rename.new}")
+    if check and outdated:
+        raise RecipeError(f"{outdated} of {len(files)} files have former keys" if len(files) > 1 else
+                          "has former keys", where=str(files[0]) if len(files) == 1 else "",
+                          remedy="run the same command without --check")
+    if not outdated:
+        typer.echo("nothing to rename")
 
 
 def _pairs(values: dict[str, float]) -> str:
