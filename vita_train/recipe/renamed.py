@@ -101,7 +101,7 @@ def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
         write: whether to change it.
 
     Raises:
-        RecipeError: it cannot be read or written, or is no recipe.
+        RecipeError: it cannot be read or written, or is not a recipe.
     """
     target = path.resolve()
     try:
