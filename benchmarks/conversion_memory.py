@@ -24,7 +24,7 @@ import torch
 
 from vita_train.models.build import build_modules
 from vita_train.recipe.model import ModelSpec
-from vita_train.weights.formats.places import VITA_MODULES, vita_place
+from vita_train.weights.formats.tensor_locations import VITA_MODULES, vita_location
 from vita_train.weights.formats.vita_export import theirs, write_sharded
 from vita_train.weights.stream import StoredTensor
 
@@ -97,7 +97,7 @@ def convert(place: Path, layers: int) -> None:
     with torch.device("meta"):
         modules = build_modules(spec, VITA_MODULES)
     tensors = {name: StoredTensor(tensor.info._replace(dtype="BF16"), noise)
-               for name, tensor in theirs(modules, vita_place).items()}
+               for name, tensor in theirs(modules, vita_location).items()}
     write_sharded(tensors, place / "vita", _SHARD_BYTES)
     sizes = [tensor.nbytes for tensor in tensors.values()]
     print(json.dumps({"checkpoint_mb": round(sum(sizes) / 2**20, 1), "tensors": len(sizes),

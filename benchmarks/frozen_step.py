@@ -79,20 +79,20 @@ def make_engine(recipe: Recipe, trainable: dict[str, float]) -> Engine:
     return build_engine(objective, EngineContext(spec, world, torch.float32))
 
 
-def make_batch(recipe: Recipe, rows: int, length: int = 256, pictures: int = 3) -> Batch:
-    """Return rows of three documents, each a picture and text of which half is supervised."""
+def make_batch(recipe: Recipe, rows: int, length: int = 256, images: int = 3) -> Batch:
+    """Return rows of three documents, each an image and text of which half is supervised."""
     generator = torch.Generator().manual_seed(0)
     tokens, side = recipe.model.tokens_per_tile, recipe.model.vision.tile_size
     ids = torch.randint(1, recipe.model.llm.vocab_size, (rows, length), generator=generator)
     labels = torch.full_like(ids, -100)
     documents, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-    each = length // pictures
-    for number in range(pictures):
+    each = length // images
+    for number in range(images):
         part = slice(number * each, (number + 1) * each)
         ids[:, part.start:part.start + tokens] = IMAGE_ID
         labels[:, part.stop - (each - tokens) // 2:part.stop] = ids[:, part.stop - (each - tokens) // 2:part.stop]
         documents[:, part], positions[:, part] = number + 1, torch.arange(each)
-    tiles = torch.randint(0, 256, (rows * pictures, 3, side, side), dtype=torch.uint8, generator=generator)
+    tiles = torch.randint(0, 256, (rows * images, 3, side, side), dtype=torch.uint8, generator=generator)
     return Batch(ids, labels, positions, documents, tiles, None, None, [str(row) for row in range(rows)],
                  frozenset({"image"}))
 

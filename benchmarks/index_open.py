@@ -85,10 +85,23 @@ def write_index(path: Path, rows: int) -> None:
 def _batch(generator: np.random.Generator) -> pa.RecordBatch:
     def row(place: int) -> dict[str, object]:
         ids = generator.integers(0, 150000, generator.integers(20, 80)).tolist()
-        return {"id": f"record-{place}", "ids": ids, "spans": [10, len(ids)], "runs": [], "supervised": len(ids) - 10,
-                "images": [], "image_tiles": [], "videos": [], "video_places": [], "audios": [], "audio_frames": [],
-                "feature_offset": 0, "seconds": 0.0, "turns": ["what is to be seen here?" * 2, "a shelf " * 8],
-                "inserted": -1}
+        return {
+            "id": f"record-{place}",
+            "ids": ids,
+            "spans": [10, len(ids)],
+            "runs": [],
+            "supervised": len(ids) - 10,
+            "images": [],
+            "image_tiles": [],
+            "videos": [],
+            "video_frame_indices": [],
+            "audios": [],
+            "audio_frames": [],
+            "feature_offset": 0,
+            "seconds": 0.0,
+            "turns": ["what is to be seen here?" * 2, "a shelf " * 8],
+            "inserted": -1,
+        }
 
     return pa.RecordBatch.from_pylist([row(place) for place in range(ROWS_PER_BATCH)], schema=SCHEMA)
 

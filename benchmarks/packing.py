@@ -36,10 +36,10 @@ def main() -> None:
         tokens = samples = 0
         for step in range(steps):
             for row in order.rows(step):
-                tokens += sum(int(order.indexes[ref.dataset].tokens[ref.place]) for ref in row)
+                tokens += sum(int(order.indexes[ref.dataset].tokens[ref.row]) for ref in row)
                 samples += len(row)
-        rows = steps * spec.batch.rows
-        results[stage] = {"fill": round(tokens / (rows * spec.batch.row_tokens), 4), "rows": rows, "samples": samples,
+        rows = steps * spec.batch.global_batch_size
+        results[stage] = {"fill": round(tokens / (rows * spec.batch.seq_len), 4), "rows": rows, "samples": samples,
                           "plan_cpu_seconds": round(seconds, 3)}
     print(json.dumps(results, indent=1))
 

@@ -38,7 +38,7 @@ data:
   source: {kind: records, registry: registry.json}
 stages:
   "2.2": {objective: next_token, data: {d: 1.0}, trainable: {llm: 1.0e-3}, steps: 2,
-          batch: {rows: 2, row_tokens: 8192, row_tiles: 64, row_frames: 6000}}
+          batch: {global_batch_size: 2, seq_len: 8192, max_tiles: 64, max_audio_frames: 6000}}
 """
 
 

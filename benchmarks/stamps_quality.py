@@ -1,8 +1,8 @@
-"""What the recipe of real media reaches on pictures and recordings that it was not trained on.
+"""What the recipe of real media reaches on images and recordings that it was not trained on.
 
     python benchmarks/stamps_quality.py runs/stamps
 
-Beside each figure stands what the same model reaches without the picture (captions read under another one), or what
+Beside each figure stands what the same model reaches without the image (captions read under another one), or what
 guessing reaches. Every number is read from the run's own final evaluation. Writes
 ``benchmarks/results/stamps_quality.md``.
 """
@@ -23,8 +23,8 @@ def table(run: Run) -> str:
     """Return the figures as a markdown table."""
     rows = [
         ("loss of captions, nats per token", f"{run['caption.test.loss']:.3f}",
-         f"{run['caption.test.loss_blind']:.3f} under other pictures"),
-        (f"picture finds its caption among {CANDIDATES}", f"{100 * run['caption.test.retrieval']:.1f} %",
+         f"{run['caption.test.loss_blind']:.3f} under other images"),
+        (f"image finds its caption among {CANDIDATES}", f"{100 * run['caption.test.retrieval']:.1f} %",
          f"{100 / CANDIDATES:.1f} % by guessing"),
         ("captions written word for word", f"{100 * run['caption.test.accuracy']:.1f} %", ""),
         ("words of captions named", f"{100 * run['caption.test.attributes']:.1f} %", ""),

@@ -70,7 +70,7 @@ def share(measure: str) -> Callable[[Run], float]:
 
 
 def worst_mark(run: Run) -> float:
-    """Return the lowest share of right state marks over all slices with sound, negative audio included."""
+    """Return the lowest share of right state marks over all slices with audio, negative audio included."""
     marks = [run["speech_qa.test.state_mark"], run["negative.test.state_mark"]]
     return float("nan") if any(math.isnan(mark) for mark in marks) else 100 * min(marks)
 
@@ -83,8 +83,8 @@ def largest_fall(run: Run) -> float:
 
 TARGETS: tuple[Target, ...] = (
     Target("typed questions about text", share("textqa.test.accuracy"), low=80),
-    Target("questions about pictures, seen combinations", share("vqa.test_seen.accuracy"), low=75),
-    Target("questions about pictures, held-out combinations", share("vqa.test_unseen.accuracy"), low=55),
+    Target("questions about images, seen combinations", share("vqa.test_seen.accuracy"), low=75),
+    Target("questions about images, held-out combinations", share("vqa.test_unseen.accuracy"), low=55),
     Target("captions name the right attributes", share("caption.test_seen.attributes"), low=80),
     Target("recogniser's word error, new sentences (after 2.1a)",
            lambda run: 100 * run.stages["2.1a"].get("asr.test_sentences.wer", float("nan")), high=5),

@@ -106,4 +106,4 @@ def show_checks(checks: list[Check], console: Console, *, what: str = "preflight
         console.print(f"{what}: {len(checks)} checks passed", highlight=False)
     if failed:
         raise UserError(f"{what} refused: {', '.join(check.name for check in failed)}",
-                        remedy="mend what is marked above, then run the same command again")
+                        remedy="fix what is marked above, then run the same command again")

@@ -54,10 +54,10 @@ class VitaError(Exception):
         return _restored, (type(self), self.what, self.code, self.where, self.remedy)
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
+        location = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
         code = f" [{self.code}]" if self.code else ""
-        return printable_message(f"{place}{self.what}{remedy}{code}")  # data may be part of any of them
+        return printable_message(f"{location}{self.what}{remedy}{code}")  # data may be part of any of them
 
 
 def _restored(kind: type[VitaError], what: str, code: str, where: str, remedy: str) -> VitaError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cluster.control_plane import PROGRAMS, ControlPlane, stand_in
+from tests.helpers.cluster.control_plane import PROGRAMS, ControlPlane, minimal_definition
 from tests.helpers.cluster.kubelet import Kubelet
 from tests.helpers.cluster.processes import missing
 from vita_train.launch.kubernetes.api import Cluster
@@ -64,5 +64,5 @@ def cluster(control_plane: ControlPlane) -> Cluster:
 @pytest.fixture(scope="module")
 def workflows(control_plane: ControlPlane) -> Iterator[None]:
     """The API serves Workflows."""
-    with control_plane.serving(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
+    with control_plane.serving(minimal_definition(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
         yield

@@ -24,7 +24,7 @@ from tests.helpers.cluster.chart import (
     objects_of,
     platform_of,
 )
-from tests.helpers.cluster.control_plane import ControlPlane, stand_in
+from tests.helpers.cluster.control_plane import ControlPlane, minimal_definition
 from tests.helpers.cluster.waiting import jobs_of, until
 from tests.helpers.definitions import trainer_definition
 from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
@@ -36,8 +36,11 @@ from vita_train.launch.kubernetes.trainjob import TrainJobs
 from vita_train.recipe.platform import Platform
 
 #: Operators whose own definitions are not at hand.
-OTHERS = [stand_in("kueue.x-k8s.io", "v1beta2", "LocalQueue"), stand_in("monitoring.coreos.com", "v1", "PodMonitor"),
-          stand_in("monitoring.coreos.com", "v1", "PrometheusRule")]
+OTHERS = [
+    minimal_definition("kueue.x-k8s.io", "v1beta2", "LocalQueue"),
+    minimal_definition("monitoring.coreos.com", "v1", "PodMonitor"),
+    minimal_definition("monitoring.coreos.com", "v1", "PrometheusRule"),
+]
 
 #: (group, resource) to verbs.
 ALLOWED = {("kubeflow.org", "pytorchjobs"): JOB_VERBS, ("trainer.kubeflow.org", "trainjobs"): JOB_VERBS, **NEEDED}

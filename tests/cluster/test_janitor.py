@@ -9,14 +9,14 @@ import pytest
 from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.waiting import jobs_of, make_workflow, until
 from vita_train.launch.kubernetes.api import Cluster
-from vita_train.launch.kubernetes.janitor import Patience, tidy
+from vita_train.launch.kubernetes.janitor import JobRetention, collect_garbage
 from vita_train.launch.kubernetes.job import TrainingJob
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 
 JOBS = PyTorchJobs()
-NOW = Patience(workflow=0, over=0)
+NOW = JobRetention(workflow=0, over=0)
 
 
 def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str = "") -> None:
@@ -26,9 +26,9 @@ def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str =
     cluster.create(JOBS.resource, JOBS.manifest(job))
 
 
-def _tidy(cluster: Cluster, namespace: str, patience: Patience, *, is_rehearsal: bool = False) -> list[str]:
+def _collect(cluster: Cluster, namespace: str, patience: JobRetention, *, dry_run: bool = False) -> list[str]:
     lines: list[str] = []
-    number = tidy(cluster, [JOBS], namespace, namespace, patience, out=lines.append, is_rehearsal=is_rehearsal)
+    number = collect_garbage(cluster, [JOBS], namespace, namespace, patience, out=lines.append, dry_run=dry_run)
     assert number == len(lines)
     return lines
 
@@ -49,13 +49,15 @@ def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, control_plan
     until(lambda: JOBS.state(cluster.read(JOBS.resource, namespace, "done") or {"spec": {}}).phase.over)
     every = names()
     # A job of a Workflow that is gone is left alone while it is young: the Workflow may have gone this moment.
-    assert [line.split(":")[0] for line in _tidy(cluster, namespace, Patience(3600, 3600))] == ["job left-by-over"]
+    assert [line.split(":")[0] for line in _collect(cluster, namespace, JobRetention(3600, 3600))] == [
+        "job left-by-over"
+    ]
     until(lambda: "left-by-over" not in names())
-    rehearsed = _tidy(cluster, namespace, NOW, is_rehearsal=True)
+    rehearsed = _collect(cluster, namespace, NOW, dry_run=True)
     assert names() == [name for name in every if name != "left-by-over"]
     assert rehearsed == ["job done: it ended and nobody deleted it; it would be deleted",
                          "job left-by-gone: its Workflow gone is gone; it would be deleted"]
-    _tidy(cluster, namespace, replace(NOW, over=3600))
+    _collect(cluster, namespace, replace(NOW, over=3600))
     until(lambda: names() == ["done", "of-a-shell", "of-on"])
-    _tidy(cluster, namespace, NOW)
+    _collect(cluster, namespace, NOW)
     until(lambda: names() == ["of-a-shell", "of-on"])

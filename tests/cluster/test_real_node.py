@@ -20,7 +20,7 @@ import yaml
 from kubernetes import client
 
 from tests.helpers.cluster.chart import CHART, helm, janitor_of, janitor_removes, objects_of, platform_of
-from tests.helpers.cluster.control_plane import ControlPlane, stand_in
+from tests.helpers.cluster.control_plane import ControlPlane, minimal_definition
 from tests.helpers.cluster.real_node import API, HERE, RealNode, missing, take_addresses
 from tests.helpers.cluster.waiting import jobs_of, until
 from tests.helpers.images.engine import image_of
@@ -177,7 +177,7 @@ def test_helm_test_runs_a_job_to_its_end(site: Site) -> None:
 
 
 def test_the_janitor_removes_the_job_of_a_workflow_that_is_over(site: Site, tmp_path: Path) -> None:
-    with site.plane.serving(stand_in(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
+    with site.plane.serving(minimal_definition(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
         manifests = helm("get", "manifest", "one", "--namespace", site.namespace, "--kubeconfig",
                          site.plane.kubeconfig).stdout
         janitor_removes(site.plane, site.namespace, platform_of(objects_of(manifests), tmp_path),

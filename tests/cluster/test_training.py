@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = tuple(word for setting in SMALL_WORLD for word in ("--set", setting))
 SHARDED = ("--set", "launch.nodes=2", "--set", "stages.0.llm.engine.kind=deepspeed",
            "--set", "stages.0.llm.engine.zero=2")
-LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.save_every=5")
+LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.checkpoint_interval=5")
 
 
 class Bench:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vita_train.errors import VitaError
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
-from vita_train.storage.checkpoints.commit import Commit, commit_step, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import Commit, commit_checkpoint, latest_commit, restore, save_rank_files
 from vita_train.storage.checkpoints.retention import retire
 from vita_train.storage.s3 import MIB, S3Store
 
@@ -28,7 +28,7 @@ def save(store: Store, attempt: Attempt, step: int, folder: Path, mark: str = ""
         path = folder / f"{step}-{rank}{mark}.bin"
         path.write_bytes(content(step, name, mark))
         save_rank_files(store, attempt, step, rank, {name: path}, move=True)
-    commit = commit_step(store, attempt, step, len(NAMES), meta={"mark": mark})
+    commit = commit_checkpoint(store, attempt, step, len(NAMES), meta={"mark": mark})
     retire(store, attempt, keep_last=2)
     return commit
 

@@ -17,7 +17,7 @@ from vita_train.recipe.schema import Recipe
 RATE = 16000
 
 
-def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
+def image_file(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
     """Write a JPEG of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -25,7 +25,7 @@ def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Pat
     return path
 
 
-def sound(path: Path, seconds: float = 0.5, rate: int = RATE, seed: int = 0) -> Path:
+def audio_file(path: Path, seconds: float = 0.5, rate: int = RATE, seed: int = 0) -> Path:
     """Write a WAV of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     wave = np.random.default_rng(seed).uniform(-0.3, 0.3, int(seconds * rate))
@@ -33,7 +33,7 @@ def sound(path: Path, seconds: float = 0.5, rate: int = RATE, seed: int = 0) -> 
     return path
 
 
-def film(path: Path, frames: int = 8, fps: int = 4) -> Path:
+def video_file(path: Path, frames: int = 8, fps: int = 4) -> Path:
     """Write an MP4 whose frame k is grey level 10 + 20 k."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -60,7 +60,7 @@ def recipe(**changes: Any) -> Recipe:
         "data": {**NO_SOURCE, "image": {"max_tiles": 4}, "video": {"max_frames": 4}},
         "stages": {
             "1.3": {"objective": "next_token", "data": {"look": 1.0, "talk": 0.5}, "trainable": {"llm": 1e-3},
-                    "steps": 2, "batch": {"rows": 4, "row_tokens": 128}},
+                    "steps": 2, "batch": {"global_batch_size": 4, "seq_len": 128}},
             "2.1a": {"objective": "ctc", "data": {"hear": 1.0}, "trainable": {"ctc_head": 1e-3}, "steps": 2},
         },
     }
@@ -91,19 +91,19 @@ def write_registry(at: Path, datasets: dict[str, dict[str, list[Any]]]) -> Path:
 
 
 def small_world(at: Path, records: int = 12) -> Path:
-    """Write datasets look (pictures), talk (text) and hear (speech), and return their registry."""
+    """Write datasets look (images), talk (text) and hear (speech), and return their registry."""
     look, talk, hear = [], [], []
     colours = ["red", "green", "blue", "yellow"]
     for number in range(records):
         colour = colours[number % 4]
-        picture(at / "pics" / f"p{number}.jpg", 30 + 10 * (number % 3), 30, seed=number)
-        sound(at / "sounds" / f"s{number}.wav", 0.8 + 0.05 * (number % 4), seed=number)
+        image_file(at / "pics" / f"p{number}.jpg", 30 + 10 * (number % 3), 30, seed=number)
+        audio_file(at / "sounds" / f"s{number}.wav", 0.8 + 0.05 * (number % 4), seed=number)
         look.append({"id": f"look-{number}", "set": "pics", "image": f"p{number}.jpg",
                      "conversations": turns("<image>\nwhat colour is it?", f"it is {colour}.")})
         talk.append({"id": f"talk-{number}", "conversations": turns(f"say {colour}", colour, "again", colour)})
         hear.append({"id": f"hear-{number}", "audio": [f"s{number}.wav"],
                      "conversations": turns("<audio>\nwrite it down.", f"the {colour} one")})
-    film(at / "films" / "f.mp4")
+    video_file(at / "films" / "f.mp4")
     look.append({"id": "film", "set": "films", "video": "f.mp4",
                  "conversations": turns("<video>\nwhat happens?", "it is grey.")})
     return write_registry(at, {"look": {"train": look, "dev": look[:3]}, "talk": {"train": talk},

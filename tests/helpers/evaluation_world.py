@@ -39,7 +39,7 @@ def small_recipe(**changes: Any) -> Recipe:
                        "intermediate_size": 64, "drop_path": 0.0},
             "audio_encoder": {"width": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64,
                               "relative_shift": True, "max_positions": 200},
-            "ctc_head": {"units": "word"},
+            "ctc_head": {"vocab": "word"},
             "audio_adapter": {"hidden_size": 32},
             "codec": {"kind": "spectral", "sample_rate": RATE, "hop_length": 400, "channels": 32, "num_blocks": 1,
                       "codebook_size": 64, "code_dim": 16, "quantizer": "ema", "num_global_tokens": 2,
@@ -68,7 +68,7 @@ def _stage(objective: str, data: dict[str, float], *trainable: str) -> dict[str,
 
 
 def small_corpus(at: Path, recipe: Recipe, records: int = 24) -> Corpus:
-    """Write records with real pictures and sounds, and prepare them."""
+    """Write records with real images and sounds, and prepare them."""
     (at / "pictures").mkdir(parents=True)
     (at / "sounds").mkdir()
     rows: dict[str, list[Any]] = {name: [] for name in
@@ -109,7 +109,7 @@ def _record(*texts: str) -> dict[str, Any]:
 
 def small_model(recipe: Recipe, corpus: Corpus) -> nn.ModuleDict:
     """Every module with its first weights, the language model's made larger so that replies differ."""
-    modules = build_modules(recipe.model, MODULES, units=len(corpus.units), seed=recipe.seed)
+    modules = build_modules(recipe.model, MODULES, ctc_vocab_size=len(corpus.ctc_vocab), seed=recipe.seed)
     with torch.no_grad():
         for parameter in modules["llm"].parameters():
             if parameter.dim() > 1:

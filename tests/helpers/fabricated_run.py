@@ -79,11 +79,25 @@ def fabricate_run(root: Path, *, until: str | None = None, fails: str | None = N
                 uri=str(run / name / "final" / "a1" / f"{module}.safetensors"),
                 sha256=hashlib.sha256(data).hexdigest(), bytes=4 * COUNTS[module]),))
         used = [module for module in trained if module in USES.get(name, ()) and module not in spec.trainable]
-        write_final(open_store(str(run)), name, Manifest(
-            kind="model", run=run.name, stage=name, digest=hashlib.sha256(name.encode()).hexdigest(),
-            modules=dict(trained), metrics=METRICS[name],
-            lineage={"recipe": "5f2c91d07a", "code": "0.1.0", "trained": {m: COUNTS[m] for m in spec.trainable},
-                     "frozen": {m: COUNTS[m] for m in used}, "samples": f"0..{steps * spec.batch.rows} {text}"}))
+        write_final(
+            open_store(str(run)),
+            name,
+            Manifest(
+                kind="model",
+                run=run.name,
+                stage=name,
+                digest=hashlib.sha256(name.encode()).hexdigest(),
+                modules=dict(trained),
+                metrics=METRICS[name],
+                lineage={
+                    "recipe": "5f2c91d07a",
+                    "code": "0.1.0",
+                    "trained": {m: COUNTS[m] for m in spec.trainable},
+                    "frozen": {m: COUNTS[m] for m in used},
+                    "samples": f"0..{steps * spec.batch.global_batch_size} {text}",
+                },
+            ),
+        )
         if name == until:
             return run
     _evaluation(run, text)
@@ -128,14 +142,14 @@ def _evaluation(run: Path, text: str) -> None:
     for index, (shape, colour, right) in enumerate((("circle", "red", True), ("square", "green", True),
                                                     ("triangle", "blue", False), ("circle", "gold", True))):
         path = f"media/picture-{index}.png"
-        (run / "evaluate" / path).write_bytes(_picture(shape, colour))
+        (run / "evaluate" / path).write_bytes(_image(shape, colour))
         samples.append({"dataset": "vqa", "slice": "test_seen", "media": [{"kind": "image", "path": path}],
                         "question": f"What colour is the {shape}? {text}", "answer": colour if right else "purple",
                         "truth": f"{colour} {text}", "right": right})
     for index in range(3):
         paths = [f"media/spoken-{index}-{part}.wav" for part in ("question", "answer")]
         for offset, path in enumerate(paths):
-            (run / "evaluate" / path).write_bytes(_sound(1.4 + 0.5 * index + offset))
+            (run / "evaluate" / path).write_bytes(_audio(1.4 + 0.5 * index + offset))
         samples.append({"title": f"Spoken question {text}", "dataset": "speech_qa", "slice": "test",
                         "media": [{"kind": "audio", "path": paths[0], "label": f"question {text}"},
                                   {"kind": "audio", "path": paths[1], "label": "the model's spoken answer"}],
@@ -151,7 +165,7 @@ def _evaluation(run: Path, text: str) -> None:
         kind="evaluation", run=run.name, stage="evaluate", digest="0" * 64, metrics=metrics))
 
 
-def _picture(shape: str, colour: str) -> bytes:
+def _image(shape: str, colour: str) -> bytes:
     picture = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(picture)
     if shape == "circle":
@@ -165,7 +179,7 @@ def _picture(shape: str, colour: str) -> bytes:
     return out.getvalue()
 
 
-def _sound(seconds: float) -> bytes:
+def _audio(seconds: float) -> bytes:
     time = np.arange(int(16000 * seconds)) / 16000
     wave = 0.4 * np.sin(2 * np.pi * 180 * time) * np.abs(np.sin(2 * np.pi * 1.7 * time)) * np.exp(-0.6 * time)
     out = io.BytesIO()

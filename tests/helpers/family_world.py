@@ -34,8 +34,8 @@ stages:
     data: {{talk: 1.0}}
     trainable: {{llm: 1.0e-2, audio_encoder: 5.0e-3, audio_adapter: 5.0e-3 {head}}}
     steps: {steps}
-    save_every: {half}
-    batch: {{rows: 2, row_tokens: 256}}
+    checkpoint_interval: {half}
+    batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
 """
 
@@ -48,7 +48,7 @@ def family_recipe(family: str, *overrides: str) -> Recipe:
 
 
 def talk(root: Path) -> Path:
-    """Write typed questions, spoken ones and sound that is not meant for the assistant; return their registry.
+    """Write typed questions, spoken ones and audio that is not meant for the assistant; return their registry.
 
     The same records are there to train and to test on: what is asked is whether they can be learnt at all.
     """

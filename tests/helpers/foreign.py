@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vita_train.models.build import build_modules
 from vita_train.recipe.model import ModelSpec
 from vita_train.weights.formats.importing import ImportPlan, plan_import, write_import
-from vita_train.weights.formats.places import vita_place
 from vita_train.weights.formats.source import open_source
+from vita_train.weights.formats.tensor_locations import vita_location
 from vita_train.weights.load import load_modules
 
 NAMES = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
@@ -94,7 +94,7 @@ def _speech() -> dict[str, Shape]:
 
 def build(spec: ModelSpec, seed: int = 1, names: tuple[str, ...] = NAMES) -> nn.ModuleDict:
     """Modules whose every tensor is random, so that none can be taken for another."""
-    modules = build_modules(spec, names, units=7, seed=seed).eval()
+    modules = build_modules(spec, names, ctc_vocab_size=7, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in modules.state_dict().values():
@@ -108,7 +108,7 @@ def released(modules: nn.ModuleDict) -> dict[str, Tensor]:
     found: dict[str, dict[int, Tensor]] = {}
     for module in modules:
         for name, tensor in modules[module].state_dict().items():
-            place = vita_place(module, name)
+            place = vita_location(module, name)
             assert place is not None
             found.setdefault(place.name, {})[place.part] = tensor
     return {name: torch.cat([parts[k] for k in sorted(parts)]) if len(parts) > 1 else parts[0]
@@ -122,7 +122,7 @@ def plan(path: Path, spec: ModelSpec, names: tuple[str, ...] = (), layout: str =
 def imported(path: Path, spec: ModelSpec, out: Path, names: tuple[str, ...] = ()) -> nn.ModuleDict:
     """Modules of the specification that started from an import of ``path``."""
     summary = write_import(plan(path, spec, names), out)
-    modules = build_modules(spec, summary["modules"], units=7, seed=9).eval()
+    modules = build_modules(spec, summary["modules"], ctc_vocab_size=7, seed=9).eval()
     load_modules(modules, {name: tuple(out / file for file in entry["files"])
                            for name, entry in summary["modules"].items()})
     return modules

@@ -46,7 +46,7 @@ _CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 250, 250))
 
 
 def corners(width: int = 48, height: int = 32) -> np.ndarray:
-    """A picture (height, width, 3) uint8: red and green above, blue and white below."""
+    """An image (height, width, 3) uint8: red and green above, blue and white below."""
     pixels = np.zeros((height, width, 3), np.uint8)
     for place, colour in enumerate(_CORNERS):
         row, column = divmod(place, 2)
@@ -63,7 +63,7 @@ def tone(seconds: float = 1.0, rate: int = 16000) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * (300 + 200 * time) * time)).astype(np.float32)
 
 
-def write_sound(path: Path, wave: np.ndarray, rate: int = 16000) -> Path:
+def write_audio(path: Path, wave: np.ndarray, rate: int = 16000) -> Path:
     """Write a wave in the format and codec of the file's suffix."""
     codec = SOUNDS[path.suffix[1:]]
     if not codec:
@@ -94,7 +94,7 @@ def write_video(
     aspect: Fraction | None = None,
     pictures: list[np.ndarray] | None = None,
 ) -> Path:
-    """Write frames at given times, in seconds; without pictures each shows the corners."""
+    """Write frames at given times, in seconds; without images each shows the corners."""
     pictures = pictures or [corners()] * len(times)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(VIDEOS[path.suffix[1:]], rate=25)
@@ -135,9 +135,9 @@ def zoo(at: Path) -> dict[str, list[Path]]:
     for name, of in modes.items():
         pictures.append(at / f"{name}.{'png' if name in ('palette', 'alpha', 'deep') else 'tif'}")
         of.save(pictures[-1])
-    sounds = [write_sound(at / f"s.{suffix}", tone()) for suffix in SOUNDS]
+    sounds = [write_audio(at / f"s.{suffix}", tone()) for suffix in SOUNDS]
     videos = [write_video(at / f"v.{suffix}", steady(5)) for suffix in VIDEOS]
-    return {"picture": pictures, "sound": sounds, "video": videos}
+    return {"image": pictures, "audio": sounds, "video": videos}
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

@@ -91,7 +91,7 @@ def with_plugin(at: Path) -> dict[str, str]:
 
 
 def write_records(at: Path, number: int = 8) -> tuple[Path, Path]:
-    """Write two registries of a user: pictures of goods with questions, and calls with what was said in them."""
+    """Write two registries of a user: images of goods with questions, and calls with what was said in them."""
     shop, calls = at / "shop", at / "calls"
     shop.mkdir(parents=True)
     calls.mkdir()

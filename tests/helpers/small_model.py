@@ -59,7 +59,7 @@ def corpus(tmp_path: Path) -> Path:
     backend = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(str(tmp_path / "corpus" / "tokenizer"))
-    (tmp_path / "corpus" / "units.json").write_text('{"kind": "char", "units": ["<blank>", "<unk>", "a"]}')
+    (tmp_path / "corpus" / "ctc_vocab.json").write_text('{"kind": "char", "units": ["<blank>", "<unk>", "a"]}')
     return tmp_path / "corpus"
 
 

@@ -24,7 +24,7 @@ WIDTH = 16
 
 @dataclass
 class ToyBatch:
-    """Rows of tokens (B, L) with -1 as padding; pictures (N, WIDTH) are added to the rows of ``owner``."""
+    """Rows of tokens (B, L) with -1 as padding; images (N, WIDTH) are added to the rows of ``owner``."""
 
     tokens: Tensor
     pictures: Tensor | None
@@ -74,7 +74,7 @@ def toy_modules(seed: int = 0) -> nn.ModuleDict:
 
 
 def toy_sample(index: int) -> SimpleNamespace:
-    """Sample ``index``: 3 to 8 tokens that follow a rule, every third one with a picture."""
+    """Sample ``index``: 3 to 8 tokens that follow a rule, every third one with an image."""
     length = 3 + index % 6
     tokens = [(index + 3 * place) % VOCABULARY for place in range(length)]
     picture = torch.full((WIDTH,), index / 10) if index % 3 == 0 else None
@@ -130,14 +130,19 @@ def toy_context(recipe: Recipe, stage: str, rank: int = 0, world: int = 1) -> St
 def toy_recipe(**stage: Any) -> Recipe:
     """Return a recipe of one stage; keywords replace parts of it."""
     length = {} if {"steps", "max_steps"} & set(stage) else {"steps": 6}
-    spec: dict[str, Any] = {"objective": "next_token", "data": {"toy": 1.0}, **length,
-                            "trainable": {"llm": 1e-2, "projector": 5e-3}, "batch": {"rows": 8, "accumulate": 1},
-                            "optim": {"clip_norm": 0.5, "warmup": 2, "weight_decay": 0.1}}
+    spec: dict[str, Any] = {
+        "objective": "next_token",
+        "data": {"toy": 1.0},
+        **length,
+        "trainable": {"llm": 1e-2, "projector": 5e-3},
+        "batch": {"global_batch_size": 8, "grad_accum": 1},
+        "optim": {"max_grad_norm": 0.5, "warmup": 2, "weight_decay": 0.1},
+    }
     return Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "stages": {"1.2": spec | stage}})
 
 
 def global_batch(step: int) -> list[SimpleNamespace]:
-    """Return the 8 samples of a step: even places have pictures, odd places have none."""
+    """Return the 8 samples of a step: even places have images, odd places have none."""
     start = int(hashlib.sha256(str(step).encode()).hexdigest()[:4], 16) % 50
     with_pictures = [3 * (start + i) for i in range(4)]
     without = [3 * (start + i) + 1 for i in range(4)]

@@ -16,7 +16,7 @@ from vita_train.recipe.presets import preset_path
 from vita_train.runs.final import read_final
 from vita_train.storage.factory import open_store
 
-COMMON = {"steps": 2, "batch": {"rows": 2, "row_tokens": 256}, "eval": {"batches": 1, "limit": 2}}
+COMMON = {"steps": 2, "batch": {"global_batch_size": 2, "seq_len": 256}, "eval": {"batches": 1, "max_samples": 2}}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Path:
             "counter": {**COMMON, "objective": "next_token", "data": {"goods": 1.0, "backwards": 0.5},
                         "trainable": {"vision": 1e-3, "projector": 1e-3}, "group": "sight"},
             "hotline": {**COMMON, "objective": "ctc", "data": {"hotline": 1.0},
-                        "trainable": {"audio_encoder": 1e-3, "ctc_head": 1e-3}, "after": [], "group": "sound"},
+                        "trainable": {"audio_encoder": 1e-3, "ctc_head": 1e-3}, "after": [], "group": "audio"},
             "clerk": {**COMMON, "objective": "next_token", "data": {"goods": 1.0, "hotline": 1.0},
                       "trainable": {"llm": 1e-3, "audio_adapter": 1e-3}, "after": ["counter", "hotline"]},
         },

@@ -216,11 +216,11 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
 
 
 BRANCHES = """{
- ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1, batch: {rows: 2},
-       eval: {batches: 1, limit: 1}, gates: {asr.test_sentences.wer: {max: -1}}},
+ ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1, batch: {global_batch_size: 2},
+       eval: {batches: 1, max_samples: 1}, gates: {asr.test_sentences.wer: {max: -1}}},
  better-ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1},
- voice: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, batch: {rows: 2}, after: [],
-         eval: {batches: 1, limit: 1}}}"""
+ voice: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, batch: {global_batch_size: 2}, after: [],
+         eval: {batches: 1, max_samples: 1}}}"""  # noqa: E501
 
 
 @pytest.mark.slow

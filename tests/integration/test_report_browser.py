@@ -1,4 +1,4 @@
-"""The report in a real browser: it loads without a console error, and its pictures and recordings decode."""
+"""The report in a real browser: it loads without a console error, and its images and recordings decode."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_the_page_loads_without_console_errors(tmp_path: Path, fails: str | None
 def test_pictures_and_recordings_decode(tmp_path: Path) -> None:
     page = render_report(fabricate_run(tmp_path))
     probe = """<script>addEventListener("load", () => {
-      const pictures = [...document.images].map((i) => i.naturalWidth);
+      const images = [...document.images].map((i) => i.naturalWidth);
       const players = [...document.querySelectorAll("audio")];
       const sounds = players.map((a) => a.error ? "error" : Math.round(10 * a.duration));
-      document.body.dataset.pictures = pictures.join(); document.body.dataset.sounds = sounds.join();
+      document.body.dataset.images = images.join(); document.body.dataset.sounds = sounds.join();
     });</script></body>"""
     page.write_text(page.read_text().replace("</body>", probe).replace(' loading="lazy"', ""))
     dom = browse(page, "--dump-dom").stdout

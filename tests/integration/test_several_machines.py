@@ -34,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose data are prepared, and its recipe beside it."""
     root = tmp_path_factory.mktemp("runs")
     stage = {"objective": "next_token", "data": {"textqa": 1.0}, "trainable": {"llm": 1e-3}, "steps": 3,
-             "batch": {"rows": 4, "row_tokens": 128}, "eval": {"batches": 1, "limit": 2}}
+             "batch": {"global_batch_size": 4, "seq_len": 128}, "eval": {"batches": 1, "max_samples": 2}}
     recipe = small_recipe(storage=StorageSpec(root=str(root)).model_dump(), stages={"0.llm": stage})
     small_corpus(root / RUN / "prepare", recipe, records=8)
     Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
@@ -67,7 +67,7 @@ def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
     assert Run(small_recipe(storage={"root": str(root)}), RUN).final("0.llm") is not None
 
 
-@pytest.mark.parametrize("setting", ["seed=7", "stages.0.llm.save_every=2"], ids=["weights", "checkpoints"])
+@pytest.mark.parametrize("setting", ["seed=7", "stages.0.llm.checkpoint_interval=2"], ids=["weights", "checkpoints"])
 def test_machines_with_different_recipes_stop(prepared: Path, tmp_path: Path, setting: str) -> None:
     root = Path(shutil.copytree(prepared, tmp_path / "runs"))
     for code, output in machines(root, [], ["--set", setting]):

@@ -36,17 +36,17 @@ storage: {{root: {root}}}
 stages:
   "1.2":
     objective: next_token
-    data: {{pictures: 1.0}}
+    data: {{images: 1.0}}
     trainable: {{llm: 1.0e-2, projector: 5.0e-3, vision: 5.0e-3}}
     steps: {steps}
-    save_every: 30
-    batch: {{rows: 2, row_tokens: 256}}
+    checkpoint_interval: 30
+    batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
 """
 
 
 def pictures(root: Path) -> Path:
-    """Write a picture of every colour and what it is asked; return the registry."""
+    """Write an image of every colour and what it is asked; return the registry."""
     records: list[dict[str, Any]] = []
     for colour in COLOURS:
         Image.new("RGB", (80, 80), colour).save(root / f"{colour}.png")

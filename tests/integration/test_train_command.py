@@ -13,7 +13,7 @@ from PIL import Image
 
 from vita_train.recipe.load import load_recipe
 from vita_train.runs.final import read_final
-from vita_train.runs.manifest import GIVEN
+from vita_train.runs.manifest import PRETRAINED
 from vita_train.storage.factory import open_store
 
 FLAGS = """--model_type qwen2p5_instruct --version qwen2p5_instruct --model_name_or_path none --vision_tower InternViT
@@ -71,7 +71,7 @@ def test_one_stage_after_another(tmp_path: Path) -> None:
     assert second is not None
     assert set(second.lineage["trained"]) == {"projector"}
     assert set(second.lineage["frozen"]) == {"llm", "vision"}
-    assert [second.modules[name].stage for name in ("llm", "vision", "projector")] == [GIVEN, GIVEN, "1.1"]
+    assert [second.modules[name].stage for name in ("llm", "vision", "projector")] == [PRETRAINED, PRETRAINED, "1.1"]
     assert second.modules["llm"].files == first.modules["llm"].files
     assert second.modules["projector"].files != first.modules["projector"].files
     assert second.lineage["inputs"]["projector"]["sha256"] == [file.sha256 for file in first.modules["projector"].files]

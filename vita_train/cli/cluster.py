@@ -38,7 +38,7 @@ def check_cluster(
         "--store", metavar="URI", help="Try to commit below it, such as s3://bucket/runs.")] = None,
     is_trial: Annotated[bool, typer.Option("--run-job", help="Also run a small job to its end.")] = False,
 ) -> None:
-    """Check that training jobs can run in this namespace: settings, rights, kind of job, stores."""
+    """Check that training jobs can run in this namespace: settings, RBAC, kind of job, stores."""
     from rich.console import Console
 
     from vita_train.console import show_checks
@@ -54,7 +54,7 @@ def check_cluster(
 
 @group.command()
 def janitor(
-    is_rehearsal: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     workflow: Annotated[float, typer.Option(
         min=0, help="Seconds after the end of its Workflow until a job is deleted.")] = 600.0,
     over: Annotated[float, typer.Option(
@@ -68,19 +68,26 @@ def janitor(
     from datetime import timedelta
 
     from vita_train.launch.kubernetes.api import Cluster, own_namespace
-    from vita_train.launch.kubernetes.janitor import Patience, tidy
+    from vita_train.launch.kubernetes.janitor import JobRetention, collect_garbage
     from vita_train.launch.kubernetes.kinds import served_kinds
     from vita_train.recipe.platform import needed_platform
     from vita_train.storage.factory import open_store
 
     platform = needed_platform("the janitor looks for jobs", "janitor")
     cluster = Cluster.connect(outage=platform.times.outage)
-    number = tidy(cluster, served_kinds(cluster.served()), platform.namespace or own_namespace(), own_namespace(),
-                  Patience(workflow, over), out=typer.echo, is_rehearsal=is_rehearsal)
-    done = "would be deleted" if is_rehearsal else "deleted"
+    number = collect_garbage(
+        cluster,
+        served_kinds(cluster.served()),
+        platform.namespace or own_namespace(),
+        own_namespace(),
+        JobRetention(workflow, over),
+        out=typer.echo,
+        dry_run=dry_run,
+    )
+    done = "would be deleted" if dry_run else "deleted"
     typer.echo(f"{number} jobs {done}")
     for uri in stores or ():
-        swept = open_store(uri).sweep(older_than=timedelta(seconds=unfinished), is_rehearsal=is_rehearsal)
+        swept = open_store(uri).sweep(older_than=timedelta(seconds=unfinished), dry_run=dry_run)
         for key in swept:
             typer.echo(f"{uri}/{key}: an upload that was never finished; {done}")
         typer.echo(f"{uri}: {len(swept)} unfinished uploads {done}")

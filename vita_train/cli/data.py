@@ -118,18 +118,18 @@ def stats(corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", he
         typer.echo(f"{row.dataset + '/' + row.split:<26}{row.records:>9}{row.tokens:>11}{row.longest:>9}"
                    f"{row.supervised:>12}{row.tiles:>9}{row.hours:>8.2f}")
     _histogram("records by tokens", TOKEN_EDGES, [row.token_counts for row in rows])
-    _histogram("records by seconds of sound", SECOND_EDGES, [row.second_counts for row in rows])
+    _histogram("records by seconds of audio", SECOND_EDGES, [row.second_counts for row in rows])
 
 
 @group.command()
 def tokens(
     recipe: RecipeName,
-    image: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Size of a picture in pixels.")] = None,
+    image: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Size of an image in pixels.")] = None,
     video: Annotated[list[float] | None, typer.Option(metavar="SECONDS", help="Length of a video at 25 fps.")] = None,
     audio: Annotated[list[float] | None, typer.Option(metavar="SECONDS", help="Length of a clip.")] = None,
     settings: Set = None,
 ) -> None:
-    """Print how many language positions media take."""
+    """Print how many tokens media take."""
     from vita_train.planning.tokens import audio_cost, image_cost, video_cost
     from vita_train.recipe.load import load_recipe
 

@@ -27,7 +27,7 @@ from vita_train.printable import printable
 COMMANDS: tuple[str, ...] = ("run.run", "run.preflight", "run.plan", "run.train", "run.submit", "run.report",
                              "model.chat", "run.stage", "run.recipe", "data", "model", "cluster")
 
-#: Faults of the machine that the reader can mend: a full disk, a quota, a port that is taken.
+#: Faults of the machine that the reader can fix: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {
     errno.ENOSPC: "", errno.EDQUOT: "",  # told as every full disk is
     errno.EADDRINUSE: "stop the process that uses the port, or choose another port",
@@ -86,7 +86,7 @@ def main() -> None:
         if error.errno in _MACHINE_FAULTS:
             sys.exit(_show(_machine_fault(error)))
         sys.exit(_show_unexpected(error))
-    except Exception as error:  # the last resort: a fault of ours, told in one line
+    except Exception as error:  # the last resort: a fault of ours, reported in one line
         sys.exit(_show_unexpected(error))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 MARK_AUDIO = "☞"
 """Opens a reply to a spoken query."""
 MARK_NEGATIVE = "☟"
-"""Opens a reply to sound that was not meant for the assistant."""
+"""Opens a reply to audio that was not meant for the assistant."""
 MARK_TEXT = "☜"
 """Opens a reply to a typed query."""
 STATE_MARKS = (MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT)

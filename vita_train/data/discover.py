@@ -283,7 +283,7 @@ model:
            drop_path: 0.0}}
   audio_encoder: {{width: 96, conv_channels: 16, num_layers: 2, num_heads: 2, intermediate_size: 192, conv_kernel: 15,
                   relative_shift: true, dynamic_chunks: false, max_positions: 3000}}
-  ctc_head: {{units: char}}
+  ctc_head: {{vocab: char}}
   audio_adapter: {{hidden_size: 96}}
 data:
   source:
@@ -300,7 +300,7 @@ def _recipe(findings: Findings, name: str) -> str:
     seen = [dataset for dataset in trained if kinds[dataset] & {"image", "video"}]
     transcripts = [dataset for dataset in heard if findings.registry.tasks[dataset] == "asr"]
     silent = [dataset for dataset in trained if dataset not in heard]
-    rows = {"rows": 4, "row_tokens": 1024}
+    rows = {"global_batch_size": 4, "seq_len": 1024}
     stages: dict[str, Any] = {}
     if silent:
         parts = ["llm", *(["vision", "projector"] if seen else [])]
@@ -309,7 +309,7 @@ def _recipe(findings: Findings, name: str) -> str:
     if transcripts:
         stages["recognise"] = {"objective": "ctc", "after": [], "data": dict.fromkeys(transcripts, 1.0),
                                "trainable": {"audio_encoder": 2e-3, "ctc_head": 2e-3}, "steps": 400,
-                               "batch": {"rows": 8}}
+                               "batch": {"global_batch_size": 8}}
     if heard:
         encoder = {} if transcripts else {"audio_encoder": 2e-3}
         stages["listen"] = {"objective": "next_token", "after": list(stages), "data": dict.fromkeys(trained, 1.0),

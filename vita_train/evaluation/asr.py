@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.prepare.units import Units, spoken_form, spoken_words
+from vita_train.data.prepare.ctc_vocab import CtcVocab, spoken_form, spoken_words
 
 #: Clips the recogniser takes at a time.
 CLIPS = 32
 
 
 @torch.no_grad()
-def recognise(modules: nn.ModuleDict, units: Units, clips: Sequence[Tensor], *, device: torch.device) -> list[str]:
+def recognise(modules: nn.ModuleDict, vocab: CtcVocab, clips: Sequence[Tensor], *, device: torch.device) -> list[str]:
     """Return what the CTC recogniser writes for each clip: best path, repeats collapsed (Graves et al. 2006).
 
     Args:
@@ -28,13 +28,13 @@ def recognise(modules: nn.ModuleDict, units: Units, clips: Sequence[Tensor], *, 
     texts = [""] * len(clips)
     by_length = sorted(range(len(clips)), key=lambda place: len(clips[place]))
     for start in range(0, len(by_length), CLIPS):
-        places = by_length[start:start + CLIPS]
-        chosen = [clips[place] for place in places]
+        indices = by_length[start:start + CLIPS]
+        chosen = [clips[index] for index in indices]
         lengths = torch.tensor([len(clip) for clip in chosen], device=device)
         frames, counts = encoder(pad_sequence(chosen, batch_first=True).to(device), lengths)
         best = modules["ctc_head"](frames).argmax(-1).cpu()
-        for place, row, count in zip(places, best, counts.tolist(), strict=True):
-            texts[place] = units.decode(row[:count].unique_consecutive().tolist())
+        for index, row, count in zip(indices, best, counts.tolist(), strict=True):
+            texts[index] = vocab.decode(row[:count].unique_consecutive().tolist())
     return texts
 
 

@@ -8,7 +8,7 @@ from vita_train.data.index.sample import Sample
 from vita_train.data.loading.batch import Batch
 from vita_train.data.loading.collate import collate_rows
 
-#: What a batch may hold: language positions with padding, tiles, filterbank frames with padding.
+#: What a batch may hold: tokens with padding, tiles, filterbank frames with padding.
 POSITIONS, TILES, FRAMES = 8192, 64, 40_000
 
 
@@ -16,18 +16,18 @@ def reply_batches(samples: Sequence[Sample]) -> Iterator[tuple[list[int], Batch]
     """Yield batches with the places of their rows in ``samples``. What a row yields does not depend on the others."""
     order = sorted(range(len(samples)), key=lambda place: (samples[place].tokens, place))
     chosen: list[int] = []
-    for place in order:
-        if chosen and not _fits([samples[other] for other in (*chosen, place)]):
+    for index in order:
+        if chosen and not _fits([samples[other] for other in (*chosen, index)]):
             yield chosen, _rows([samples[other] for other in chosen])
             chosen = []
-        chosen.append(place)
+        chosen.append(index)
     if chosen:
-        yield chosen, _rows([samples[place] for place in chosen])
+        yield chosen, _rows([samples[index] for index in chosen])
 
 
 def _rows(samples: Sequence[Sample]) -> Batch:
     # Padding is no document: it is neither attended nor supervised, so any id will do.
-    return collate_rows([[sample] for sample in samples], pad_id=0, row_tokens=POSITIONS)
+    return collate_rows([[sample] for sample in samples], pad_id=0, seq_len=POSITIONS)
 
 
 def _fits(samples: Sequence[Sample]) -> bool:

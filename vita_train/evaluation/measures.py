@@ -37,7 +37,7 @@ ROOM = 16
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvalContext:
     """What every measure is taken with."""
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class Bench:
 
 
 def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Sequence[str] | None = None, *,
-            limit: int = 400, device: torch.device | str = "cpu") -> dict[str, float]:
+            max_samples: int = 400, device: torch.device | str = "cpu") -> dict[str, float]:
     """Return the held-out measures of a model.
 
     Args:
@@ -66,40 +66,47 @@ def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Seque
         names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists a stage's.
             A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
             fails.
-        limit: most samples of a slice.
+        max_samples: most samples of a slice.
         device: where the modules are.
     """
     wanted = None if names is None else set(names)
     tasks = [task for task in all_tasks(recipe, corpus, modules.keys())
              if wanted is None or wanted.intersection(task.names)]
-    found = measure_tasks(recipe, corpus, modules, tasks, limit=limit, device=device)
+    found = measure_tasks(recipe, corpus, modules, tasks, max_samples=max_samples, device=device)
     return {name: value for name, value in found.items() if wanted is None or name in wanted}
 
 
-def measure_tasks(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, tasks: Iterable[Task], *, limit: int = 400,
-                  device: torch.device | str = "cpu") -> dict[str, float]:
+def measure_tasks(
+    recipe: Recipe,
+    corpus: Corpus,
+    modules: nn.ModuleDict,
+    tasks: Iterable[Task],
+    *,
+    max_samples: int = 400,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
     """Return the measures of some tasks; arguments as for `measure`. The modules must be those the tasks need."""
-    bench = Bench(recipe, corpus, modules, torch.device(device))
+    context = EvalContext(recipe, corpus, modules, torch.device(device))
     found: dict[str, float] = {}
     with evaluating(modules), torch.no_grad():
         for task in tasks:
-            found |= run_task(bench, task, limit)
+            found |= run_task(context, task, max_samples)
     return found
 
 
-def run_task(bench: Bench, task: Task, limit: int) -> dict[str, float]:
+def run_task(context: EvalContext, task: Task, max_samples: int) -> dict[str, float]:
     """Return the measures of one task over the first samples of its slice."""
-    index = bench.corpus.index(task.dataset, task.slice)
-    number = min(len(index), limit, SLOW_LIMITS.get(task.kind, limit))
-    samples = [index.sample(place) for place in range(number)]
-    values = _measurer(task.kind)(bench, samples)
+    index = context.corpus.index(task.dataset, task.slice)
+    number = min(len(index), max_samples, SLOW_LIMITS.get(task.kind, max_samples))
+    samples = [index.sample(position) for position in range(number)]
+    values = _measurer(task.kind)(context, samples)
     return {name: values[measure] for name, measure in zip(task.names, task.measures, strict=True)
             if measure in values and not math.isnan(values[measure])}  # of nothing there is no share
 
 
-def _measurer(kind: str) -> Callable[[Bench, Sequence[Sample]], Mapping[str, float]]:
+def _measurer(kind: str) -> Callable[[EvalContext, Sequence[Sample]], Mapping[str, float]]:
     """Return the function that takes a kind of measures: one of ours, or the plugin's that is named by its path."""
-    function: Callable[[Bench, Sequence[Sample]], Mapping[str, float]] = _TASKS.get(kind) or named(kind)
+    function: Callable[[EvalContext, Sequence[Sample]], Mapping[str, float]] = _TASKS.get(kind) or named(kind)
     return function
 
 
@@ -115,10 +122,10 @@ def evaluating(modules: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _replies(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _replies(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of exact replies, loss a token, and share of right state marks, over all rounds of all conversations."""
-    marks = state_marks(bench)
-    scored = score_replies(bench.omni, samples, marks=marks, device=bench.device)
+    marks = state_marks(context)
+    scored = score_replies(context.omni, samples, marks=marks, device=context.device)
     replies = [reply for conversation in scored for reply in conversation]
     marked = [reply.mark for reply in replies if reply.mark is not None]
     values = {"accuracy": _share([reply.exact for reply in replies]),
@@ -126,90 +133,90 @@ def _replies(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
     return values | ({"state_mark": _share(marked)} if marked else {})
 
 
-def _states(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _states(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of clips whose state the head tells right."""
-    hits = tell_states(bench.omni, samples, device=bench.device)
+    hits = tell_states(context.omni, samples, device=context.device)
     return {"state_mark": _share(hits)} if hits else {}
 
 
-def _captions(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _captions(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of the things a true caption names that the model's own caption names too."""
-    return {"attributes": recall_of_content([sample.text for sample in samples], written(bench, samples))}
+    return {"attributes": recall_of_content([sample.text for sample in samples], written(context, samples))}
 
 
-def _transcripts(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _transcripts(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Word and character error of what the language model writes of what it hears."""
-    return error_rates([sample.text for sample in samples], written(bench, samples), "llm_")
+    return error_rates([sample.text for sample in samples], written(context, samples), "llm_")
 
 
-def _retrieval(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _retrieval(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     if len(samples) < CANDIDATES:
         return {}
-    return retrieval_measures(*caption_losses(bench.omni, samples, device=bench.device))
+    return retrieval_measures(*caption_losses(context.omni, samples, device=context.device))
 
 
-def _recogniser(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
-    texts = recognise(bench.modules, bench.corpus.units, [sample.load_fbank() for sample in samples],
-                      device=bench.device)
+def _recogniser(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
+    texts = recognise(context.modules, context.corpus.ctc_vocab, [sample.load_fbank() for sample in samples],
+                      device=context.device)
     return error_rates([sample.text for sample in samples], texts)
 
 
-def _codec(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _codec(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Distance of resynthesised speech, different codes in use, and the codes' perplexity."""
-    spec = bench.recipe.model.codec
-    waves = codec_waves(bench, samples)
-    made, codes = resynthesise(bench.modules["codec"], waves, device=bench.device)
+    spec = context.recipe.model.codec
+    waves = codec_waves(context, samples)
+    made, codes = resynthesise(context.modules["codec"], waves, device=context.device)
     use = codebook_use(codes, spec.codebook_size)
     distances = [mel_distance(wave, other, spec.sample_rate) for wave, other in zip(waves, made, strict=True)]
     return {"mel_distance": float(np.mean(distances)), "codes_used": float(use.used), "perplexity": use.perplexity}
 
 
-def _resynthesis(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _resynthesis(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Word error of the model's own recogniser on recordings, and on what the codec makes of them."""
-    waves = codec_waves(bench, samples)
-    made, _ = resynthesise(bench.modules["codec"], waves, device=bench.device)
+    waves = codec_waves(context, samples)
+    made, _ = resynthesise(context.modules["codec"], waves, device=context.device)
     truths = [sample.text for sample in samples]
-    return {"wer_original": word_error_rate(truths, heard(bench, waves)),
-            "wer_resynthesis": word_error_rate(truths, heard(bench, made))}
+    return {"wer_original": word_error_rate(truths, heard(context, waves)),
+            "wer_resynthesis": word_error_rate(truths, heard(context, made))}
 
 
-def _speech(bench: Bench, samples: Sequence[Sample]) -> dict[str, float]:
+def _speech(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Word and character error of the model's own recogniser on what the speech decoder says."""
     truths = [sample.text for sample in samples]
-    waves = speak_sentences(bench.modules, bench.encode, truths, device=bench.device)
-    return error_rates(truths, heard(bench, waves))
+    waves = speak_sentences(context.modules, context.encode, truths, device=context.device)
+    return error_rates(truths, heard(context, waves))
 
 
-def state_marks(bench: Bench) -> frozenset[tuple[int, ...]]:
+def state_marks(context: EvalContext) -> frozenset[tuple[int, ...]]:
     """Return the tokens of each state mark, or none where replies carry none."""
-    return frozenset(mark_ids(bench.corpus.tokenizer, bench.recipe.data.state_mode).values())
+    return frozenset(mark_ids(context.corpus.tokenizer, context.recipe.data.state_mode).values())
 
 
-def written(bench: Bench, samples: Sequence[Sample]) -> list[str]:
+def written(context: EvalContext, samples: Sequence[Sample]) -> list[str]:
     """Return the model's own last reply to each conversation."""
     longest = max((end - start for sample in samples for start, end in sample.spans[-1:]), default=0)
-    stops = load_template(bench.recipe.data.template).stop_tokens
-    marks = [mark_text(state, bench.recipe.data.state_mode) for state in State]
-    return write_replies(bench.omni, bench.corpus.tokenizer, samples, stops=stops, marks=marks,
+    stops = load_template(context.recipe.data.template).stop_tokens
+    marks = [mark_text(state, context.recipe.data.state_mode) for state in State]
+    return write_replies(context.omni, context.corpus.tokenizer, samples, stops=stops, marks=marks,
                          max_new_tokens=longest + ROOM)
 
 
-def codec_waves(bench: Bench, samples: Sequence[Sample]) -> list[np.ndarray]:
+def codec_waves(context: EvalContext, samples: Sequence[Sample]) -> list[np.ndarray]:
     """Return the recordings at the codec's rate."""
-    return [sample.load_wave(0, bench.recipe.model.codec.sample_rate) for sample in samples]
+    return [sample.load_wave(0, context.recipe.model.codec.sample_rate) for sample in samples]
 
 
-def heard(bench: Bench, waves: Sequence[np.ndarray]) -> list[str]:
+def heard(context: EvalContext, waves: Sequence[np.ndarray]) -> list[str]:
     """Return what the model's own recogniser hears in waves at the codec's rate."""
-    clips = [features_of(bench.recipe, wave) for wave in waves]
-    return recognise(bench.modules, bench.corpus.units, clips, device=bench.device)
+    clips = [features_of(context.recipe, wave) for wave in waves]
+    return recognise(context.modules, context.corpus.ctc_vocab, clips, device=context.device)
 
 
 def _share(values: Sequence[bool]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-_TASKS: dict[str, Callable[[Bench, Sequence[Sample]], dict[str, float]]] = {
+_TASKS: dict[str, Callable[[EvalContext, Sequence[Sample]], dict[str, float]]] = {
     "replies": _replies,
     "states": _states,
     "captions": _captions,

@@ -1,8 +1,8 @@
-"""Does the model use the picture? Captions ranked by it, and their loss under a wrong one.
+"""Does the model use the image? Captions ranked by it, and their loss under a wrong one.
 
-Pictures and captions are taken in groups of ten. Each caption is read under each picture of its group, which gives a
-matrix of losses. Where the picture is the caption's own, it is the ordinary loss; where it is another's, it is the
-loss of a model that knows how captions sound but sees nothing that helps. A caption is ranked by how much the picture
+Images and captions are taken in groups of ten. Each caption is read under each image of its group, which gives a
+matrix of losses. Where the image is the caption's own, it is the ordinary loss; where it is another's, it is the
+loss of a model that knows how captions sound but sees nothing that helps. A caption is ranked by how much the image
 lowers its loss below its mean over the group, so that short or common captions have no advantage.
 """
 
@@ -19,12 +19,12 @@ from vita_train.data.index.sample import Sample
 from vita_train.evaluation.scoring import reply_losses
 from vita_train.models.omni import Omni
 
-#: Captions among which a picture has to find its own.
+#: Captions among which an image has to find its own.
 CANDIDATES = 10
 
 
 def caption_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the losses (groups, 10 pictures, 10 captions) in nats, and the tokens of the captions (groups, 10).
+    """Return the losses (groups, 10 images, 10 captions) in nats, and the tokens of the captions (groups, 10).
 
     Samples that do not fill a group are left out.
     """
@@ -32,7 +32,7 @@ def caption_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.devic
     crossed = []
     for group in range(groups):
         members = samples[group * CANDIDATES:(group + 1) * CANDIDATES]
-        crossed += [with_reply_of(picture, caption) for picture in members for caption in members]
+        crossed += [with_reply_of(image, caption) for image in members for caption in members]
     losses = reply_losses(omni, crossed, device=device).view(groups, CANDIDATES, CANDIDATES, 2)
     return losses[..., 0], losses[:, 0, :, 1]
 
@@ -48,10 +48,10 @@ def with_reply_of(sample: Sample, other: Sample) -> Sample:
 
 
 def retrieval_measures(losses: Tensor, tokens: Tensor) -> dict[str, float]:
-    """Return the share of pictures whose own caption gains most from them, and the loss per token under others.
+    """Return the share of images whose own caption gains most from them, and the loss per token under others.
 
     Args:
-        losses: (groups, n pictures, n captions); tokens: (groups, n).
+        losses: (groups, n images, n captions); tokens: (groups, n).
     """
     gain = losses.mean(1, keepdim=True) - losses
     own = torch.arange(losses.shape[1])

@@ -7,19 +7,19 @@ import json
 import torch
 
 from vita_train.data.index.corpus import Corpus
-from vita_train.evaluation.measures import Bench, evaluating, measure
+from vita_train.evaluation.measures import EvalContext, evaluating, measure
 from vita_train.evaluation.samples import collect_samples
 from vita_train.evaluation.tasks import all_tasks
 from vita_train.runs.run import Run
 from vita_train.weights.newest import load_newest
 
 
-def evaluate_run(run: Run, *, limit: int | None = None) -> dict[str, float]:
+def evaluate_run(run: Run, *, max_samples: int | None = None) -> dict[str, float]:
     """Return every measure of a run's newest weights, and write ``evaluate/samples.json`` with its media.
 
     Args:
         run: of which at least one stage is finished.
-        limit: most samples of a slice; None takes the largest ``eval.limit`` of the stages.
+        max_samples: most samples of a slice; None takes the largest ``eval.max_samples`` of the stages.
 
     Raises:
         UserError: no stage of the run is finished.
@@ -27,12 +27,12 @@ def evaluate_run(run: Run, *, limit: int | None = None) -> dict[str, float]:
     """
     recipe, corpus = run.recipe, Corpus.open(run.present_corpus())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    modules = load_newest(run, units=len(corpus.units)).to(device)
-    limit = limit or max(spec.eval.limit for spec in recipe.stages.values())
-    metrics = measure(recipe, corpus, modules, limit=limit, device=device)
-    bench = Bench(recipe, corpus, modules, device)
+    modules = load_newest(run, ctc_vocab_size=len(corpus.ctc_vocab)).to(device)
+    max_samples = max_samples or max(spec.eval.max_samples for spec in recipe.stages.values())
+    metrics = measure(recipe, corpus, modules, max_samples=max_samples, device=device)
+    context = EvalContext(recipe, corpus, modules, device)
     with evaluating(modules), torch.no_grad():
-        listed = collect_samples(bench, all_tasks(recipe, corpus, modules.keys()),
+        listed = collect_samples(context, all_tasks(recipe, corpus, modules.keys()),
                                  lambda key, data: run.store.write(run.key("evaluate", key), data))
     run.store.write(run.key("evaluate", "samples.json"), json.dumps(listed, ensure_ascii=False, indent=1).encode())
     return metrics

@@ -18,7 +18,7 @@ from vita_train.data.index.sample import Sample
 from vita_train.errors import VitaError
 from vita_train.evaluation.asr import word_error_rate
 from vita_train.evaluation.generation import content_words
-from vita_train.evaluation.measures import Bench, codec_waves, heard, written
+from vita_train.evaluation.measures import EvalContext, codec_waves, heard, written
 from vita_train.evaluation.tasks import Task
 from vita_train.evaluation.tts import resynthesise, speak_sentences
 from vita_train.recipe.tasks import TASK_KINDS
@@ -26,7 +26,7 @@ from vita_train.recipe.tasks import TASK_KINDS
 FORMAT = "vita-train/samples/v1"
 #: Samples of a slice.
 PER_SLICE = 4
-#: Longer side of a picture that is kept, pixels.
+#: Longer side of an image that is kept, pixels.
 MAX_SIDE = 512
 _MEDIA = re.compile(r"(?<!\\)<(?:image|video|audio)>\n?")
 
@@ -34,47 +34,47 @@ Write = Callable[[str, bytes], None]
 """Stores a file under a key relative to the samples' list."""
 
 
-def collect_samples(bench: Bench, tasks: Sequence[Task], write: Write) -> dict[str, Any]:
+def collect_samples(context: EvalContext, tasks: Sequence[Task], write: Write) -> dict[str, Any]:
     """Return the list of samples, ready for JSON, and write their media.
 
     Args:
-        bench: model and data, in eval mode.
+        context: model and data, in eval mode.
         tasks: tasks the model can do.
         write: takes ``media/<name>`` and bytes.
     """
     entries: list[dict[str, Any]] = []
     speaks = any(task.kind == "speech" for task in tasks)
     for task in tasks:
-        index = bench.corpus.index(task.dataset, task.slice)
-        samples = [index.sample(place) for place in range(min(PER_SLICE, len(index)))]
+        index = context.corpus.index(task.dataset, task.slice)
+        samples = [index.sample(position) for position in range(min(PER_SLICE, len(index)))]
         if task.kind == "replies" and "accuracy" in task.measures:
-            entries += _replies(bench, samples, write, speaks=speaks)
+            entries += _replies(context, samples, write, speaks=speaks)
         elif task.kind == "transcripts":
-            entries += _replies(bench, samples[:2], write, speaks=False)
+            entries += _replies(context, samples[:2], write, speaks=False)
         elif task.kind == "resynthesis":
-            entries += _resynthesised(bench, samples, write)
+            entries += _resynthesised(context, samples, write)
         elif task.kind == "speech":
-            entries += _spoken(bench, samples, write)
+            entries += _spoken(context, samples, write)
     return {"format": FORMAT, "samples": entries}
 
 
-def _replies(bench: Bench, samples: Sequence[Sample], write: Write, *, speaks: bool) -> list[dict[str, Any]]:
+def _replies(context: EvalContext, samples: Sequence[Sample], write: Write, *, speaks: bool) -> list[dict[str, Any]]:
     """Questions with the model's own answers; those to spoken questions are spoken as well if it can."""
-    answers = written(bench, samples)
-    aloud = [place for place, sample in enumerate(samples) if speaks and sample.audios and sample.inserted < 0
-             and answers[place].strip()]
-    waves = dict(zip(aloud, speak_sentences(bench.modules, bench.encode, [answers[place] for place in aloud],
-                                            device=bench.device), strict=True)) if aloud else {}
+    answers = written(context, samples)
+    aloud = [index for index, sample in enumerate(samples) if speaks and sample.audios and sample.inserted < 0
+             and answers[index].strip()]
+    waves = dict(zip(aloud, speak_sentences(context.modules, context.encode, [answers[index] for index in aloud],
+                                            device=context.device), strict=True)) if aloud else {}
     entries = []
-    for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-        stem = f"media/{sample.dataset}-{sample.split}-{place}"
-        media = _pictures(sample, stem, write) + _questions(sample, stem, write)
-        if place in waves and len(waves[place]):
-            media.append(_sound(f"{stem}-answer.wav", waves[place], bench.recipe.model.codec.sample_rate, write,
+    for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        stem = f"media/{sample.dataset}-{sample.split}-{index}"
+        media = _images(sample, stem, write) + _questions(sample, stem, write)
+        if index in waves and len(waves[index]):
+            media.append(_audio(f"{stem}-answer.wav", waves[index], context.recipe.model.codec.sample_rate, write,
                                 "the model's spoken answer"))
         entries.append({"dataset": sample.dataset, "slice": sample.split, "id": sample.record_id, "media": media,
                         "question": _question(sample), "answer": answer, "truth": sample.text,
-                        **_judgement(bench.corpus.tasks[sample.dataset], sample, answer)})
+                        **_judgement(context.corpus.tasks[sample.dataset], sample, answer)})
     return entries
 
 
@@ -90,36 +90,44 @@ def _judgement(task: str, sample: Sample, answer: str) -> dict[str, Any]:
     return {"right": answer.strip() == sample.text.strip()}
 
 
-def _resynthesised(bench: Bench, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
+def _resynthesised(context: EvalContext, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
     """Recordings before and after the codec."""
-    waves = codec_waves(bench, samples)
-    made, _ = resynthesise(bench.modules["codec"], waves, device=bench.device)
-    rate = bench.recipe.model.codec.sample_rate
+    waves = codec_waves(context, samples)
+    made, _ = resynthesise(context.modules["codec"], waves, device=context.device)
+    rate = context.recipe.model.codec.sample_rate
     entries = []
-    for place, (sample, text) in enumerate(zip(samples, heard(bench, made), strict=True)):
-        stem = f"media/{sample.dataset}-{sample.split}-{place}"
+    for index, (sample, text) in enumerate(zip(samples, heard(context, made), strict=True)):
+        stem = f"media/{sample.dataset}-{sample.split}-{index}"
         entries.append({
             "title": "Through the codec and back", "dataset": sample.dataset, "slice": sample.split,
             "id": sample.record_id, "question": sample.text, "note": f"The recogniser hears: {text}",
-            "media": [_sound(f"{stem}-original.wav", waves[place], rate, write, "recording"),
-                      _sound(f"{stem}-codec.wav", made[place], rate, write, "after the codec")],
+            "media": [_audio(f"{stem}-original.wav", waves[index], rate, write, "recording"),
+                      _audio(f"{stem}-codec.wav", made[index], rate, write, "after the codec")],
         })
     return entries
 
 
-def _spoken(bench: Bench, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
+def _spoken(context: EvalContext, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
     """Sentences that the speech decoder says."""
     texts = [sample.text for sample in samples]
-    waves = speak_sentences(bench.modules, bench.encode, texts, device=bench.device)
+    waves = speak_sentences(context.modules, context.encode, texts, device=context.device)
     entries = []
-    for place, (sample, text) in enumerate(zip(samples, heard(bench, waves), strict=True)):
-        if len(waves[place]):
-            key = f"media/{sample.dataset}-{sample.split}-{place}-said.wav"
-            entries.append({
-                "title": "Read aloud", "dataset": sample.dataset, "slice": sample.split, "id": sample.record_id,
-                "question": sample.text, "note": f"The recogniser hears: {text}",
-                "media": [_sound(key, waves[place], bench.recipe.model.codec.sample_rate, write, "the model's voice")],
-            })
+    for index, (sample, text) in enumerate(zip(samples, heard(context, waves), strict=True)):
+        if len(waves[index]):
+            key = f"media/{sample.dataset}-{sample.split}-{index}-said.wav"
+            entries.append(
+                {
+                    "title": "Read aloud",
+                    "dataset": sample.dataset,
+                    "slice": sample.split,
+                    "id": sample.record_id,
+                    "question": sample.text,
+                    "note": f"The recogniser hears: {text}",
+                    "media": [
+                        _audio(key, waves[index], context.recipe.model.codec.sample_rate, write, "the model's voice")
+                    ],
+                }
+            )
     return entries
 
 
@@ -129,19 +137,19 @@ def _question(sample: Sample) -> str:
     return "\n".join(turn for turn in turns if turn)
 
 
-def _pictures(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
-    pictures: list[Image.Image] = []
+def _images(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
+    images: list[Image.Image] = []
     try:
-        pictures = [Image.open(path).convert("RGB") for path in sample.images]
+        images = [Image.open(path).convert("RGB") for path in sample.images]
         if sample.videos:
-            pictures += [Image.fromarray(frame) for frame in sample.load_pixels()]
-    except (OSError, VitaError):  # a file that vanished since it was measured costs its picture only
+            images += [Image.fromarray(frame) for frame in sample.load_pixels()]
+    except (OSError, VitaError):  # a file that vanished since it was measured costs its image only
         return []
     media = []
-    for number, picture in enumerate(pictures):
-        picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    for number, image in enumerate(images):
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         out = io.BytesIO()
-        picture.save(out, "PNG")
+        image.save(out, "PNG")
         key = f"{stem}-{number}.png"
         write(key, out.getvalue())
         media.append({"kind": "image", "path": key})
@@ -151,11 +159,11 @@ def _pictures(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
 def _questions(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
     rate = sample.settings.data.audio.sample_rate
     label = "not meant for the model" if sample.inserted >= 0 else "what the model hears"
-    return [_sound(f"{stem}-heard-{clip}.wav", sample.load_wave(clip), rate, write, label)
+    return [_audio(f"{stem}-heard-{clip}.wav", sample.load_wave(clip), rate, write, label)
             for clip in range(len(sample.audios))]
 
 
-def _sound(key: str, wave: np.ndarray, rate: int, write: Write, label: str) -> dict[str, str]:
+def _audio(key: str, wave: np.ndarray, rate: int, write: Write, label: str) -> dict[str, str]:
     out = io.BytesIO()
     soundfile.write(out, np.clip(wave, -1.0, 1.0), rate, format="WAV", subtype="PCM_16")
     write(key, out.getvalue())

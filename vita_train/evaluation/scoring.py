@@ -48,19 +48,19 @@ def score_replies(omni: Omni, samples: Sequence[Sample], *, marks: frozenset[tup
         marks: tokens of each state mark; empty where replies carry none.
     """
     replies: list[list[Reply]] = [[] for _ in samples]
-    for places, batch in reply_batches(samples):
+    for indices, batch in reply_batches(samples):
         rows, targets, losses, hits = _read(omni, batch.to(device))
         for reply in _spans(rows, targets, losses, hits, marks):
-            replies[places[reply[0]]].append(reply[1])
+            replies[indices[reply[0]]].append(reply[1])
     return replies
 
 
 def reply_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.device) -> Tensor:
     """Return (samples, 2): nats over all supervised tokens of each conversation, and their number."""
     out = torch.zeros(len(samples), 2, dtype=torch.float64)
-    for places, batch in reply_batches(samples):
+    for indices, batch in reply_batches(samples):
         rows, _, losses, _ = _read(omni, batch.to(device))
-        where = torch.tensor(places)[rows[:, 0]]
+        where = torch.tensor(indices)[rows[:, 0]]
         out[:, 0].index_add_(0, where, losses.double())
         out[:, 1].index_add_(0, where, torch.ones(len(where), dtype=torch.float64))
     return out
@@ -74,8 +74,8 @@ def tell_states(omni: Omni, samples: Sequence[Sample], *, device: torch.device) 
         moved = batch.to(device)
         if moved.states is not None:
             labelled = moved.states != IGNORE_INDEX
-            told = state_logits(omni.state_head, omni(moved)[labelled]).argmax(-1)
-            hits += (told == moved.states[labelled]).tolist()
+            predicted = state_logits(omni.state_head, omni(moved)[labelled]).argmax(-1)
+            hits += (predicted == moved.states[labelled]).tolist()
     return hits
 
 
@@ -94,16 +94,16 @@ def _read(omni: Omni, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return supervised.nonzero().cpu(), targets.cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu()
 
 
-def _spans(places: Tensor, targets: Tensor, losses: Tensor, hits: Tensor,
+def _spans(indices: Tensor, targets: Tensor, losses: Tensor, hits: Tensor,
            marks: frozenset[tuple[int, ...]]) -> Iterator[tuple[int, Reply]]:
     """Cut supervised positions into replies, which are stretches without a gap; yield (row, reply)."""
-    if len(places) == 0:
+    if len(indices) == 0:
         return
-    broken = (places[1:, 0] != places[:-1, 0]) | (places[1:, 1] != places[:-1, 1] + 1)
-    starts = [0, *(broken.nonzero().flatten() + 1).tolist(), len(places)]
+    broken = (indices[1:, 0] != indices[:-1, 0]) | (indices[1:, 1] != indices[:-1, 1] + 1)
+    starts = [0, *(broken.nonzero().flatten() + 1).tolist(), len(indices)]
     for start, end in pairwise(starts):
         marked = next((len(mark) for mark in marks if targets[start:start + len(mark)].tolist() == [*mark]), 0)
-        yield int(places[start, 0]), Reply(
+        yield int(indices[start, 0]), Reply(
             exact=bool(hits[start + marked:end].all()),
             mark=bool(hits[start:start + marked].all()) if marked else None,
             loss_sum=float(losses[start:end].double().sum()),

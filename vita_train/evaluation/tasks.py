@@ -73,7 +73,7 @@ def modules_for(recipe: Recipe, corpus: Corpus, stage: str) -> set[str]:
 
 def _tasks(recipe: Recipe, corpus: Corpus, stages: list[str]) -> list[Task]:
     """Tasks of all datasets that the given stages train on, with modules that they train or that come pretrained."""
-    available = recipe.model.given.union(recipe.weights, *(recipe.stages[stage].trainable for stage in stages))
+    available = recipe.model.pretrained.union(recipe.weights, *(recipe.stages[stage].trainable for stage in stages))
     goals: dict[tuple[str, str], None] = {}
     for stage in stages:
         spec = recipe.stages[stage]

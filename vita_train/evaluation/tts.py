@@ -17,7 +17,7 @@ from vita_train.recipe.schema import Recipe
 
 #: Sentences the speech decoder speaks at a time.
 SENTENCES = 50
-#: Shortest sound the recogniser is given, seconds; what is shorter is followed by silence.
+#: Shortest audio the recogniser is given, seconds; what is shorter is followed by silence.
 SHORTEST = 0.2
 
 
@@ -49,13 +49,13 @@ def speak_sentences(modules: nn.ModuleDict, encode: Callable[[str], list[int]], 
     waves = [np.zeros(0, np.float32)] * len(texts)
     by_length = sorted(range(len(texts)), key=lambda place: len(ids[place]))
     for start in range(0, len(by_length), SENTENCES):
-        places = by_length[start:start + SENTENCES]
-        lengths = torch.tensor([len(ids[place]) for place in places], device=device)
-        padded = pad_sequence([ids[place] for place in places], batch_first=True).to(device)
+        indices = by_length[start:start + SENTENCES]
+        lengths = torch.tensor([len(ids[index]) for index in indices], device=device)
+        padded = pad_sequence([ids[index] for index in indices], batch_first=True).to(device)
         embeds = llm.get_input_embeddings()(padded)
-        for place, codes in zip(places, decoder.generate_batch(embeds, lengths, top_k=1), strict=True):
+        for index, codes in zip(indices, decoder.generate_batch(embeds, lengths, top_k=1), strict=True):
             if len(codes):
-                waves[place] = codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()
+                waves[index] = codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()
     return waves
 
 

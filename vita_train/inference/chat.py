@@ -1,4 +1,4 @@
-"""A conversation with a trained model: text, pictures, sound and video in, text out as it is made, and speech.
+"""A conversation with a trained model: text, images, audio and video in, text out as it is made, and speech.
 
 Media and prompts go through the same code as in training.
 """
@@ -19,7 +19,7 @@ from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, load_wave
 from vita_train.data.media.image import cut_tiles, normalise, open_image
-from vita_train.data.media.video import film_places, load_frames, probe_video
+from vita_train.data.media.video import load_frames, probe_video, video_frame_indices
 from vita_train.data.prepare.positions import positions_of
 from vita_train.data.prepare.prompt import MediaCounts, encode_prompt, expand
 from vita_train.data.prepare.states import State, mark_ids, take_mark
@@ -32,7 +32,7 @@ from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
 from vita_train.models.state_head import meant_for_assistant
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.visual import picture_tokens, video_tokens
+from vita_train.recipe.visual import image_tokens, video_tokens
 
 if TYPE_CHECKING:
     from vita_train.inference.speech import Speaker
@@ -52,7 +52,7 @@ class Conversation:
 
     turns: list[str] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
-    """Tiles (N, 3, S, S) of each picture."""
+    """Tiles (N, 3, S, S) of each image."""
     videos: list[Tensor] = field(default_factory=list)
     """Tiles (N, 3, S, S) of each video."""
     clips: list[Tensor] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Chat:
 
     Attributes:
         sampling: how replies are drawn.
-        ignored: the last turn was sound not meant for the model, as the mark its reply opened with or the state head
+        ignored: the last turn was audio not meant for the model, as the mark its reply opened with or the state head
             tells.
     """
 
@@ -127,7 +127,7 @@ class Chat:
 
     def ask_aloud(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
                   video: Path | None = None, max_new_tokens: int = 512) -> Generator[str | NDArray[np.float32]]:
-        """Yield a reply as `ask` does, and between its pieces its sound, clause by clause, while it is being written.
+        """Yield a reply as `ask` does, and between its pieces its audio, clause by clause, while it is being written.
 
         Raises:
             UserError: as `ask`; or the model cannot speak.
@@ -167,14 +167,14 @@ class Chat:
 
     def with_turn(self, text: str, images: Sequence[Path], audios: Sequence[Path], video: Path | None,
                    ) -> Conversation:
-        """Return the conversation with a turn added: pictures or video first, sound last, as in training.
+        """Return the conversation with a turn added: images or video first, audio last, as in training.
 
         Raises:
             UserError: a file cannot be used, or the model lacks what the turn needs.
         """
         now = self.conversation
         if (images and (video or now.videos)) or (video and now.images):
-            raise UserError("pictures and video cannot be in one conversation",
+            raise UserError("images and video cannot be in one conversation",
                             remedy="begin a new one, with /reset or another command")
         if video and now.videos:
             raise UserError("a conversation holds one video", remedy="begin a new one, with /reset or another command")
@@ -184,8 +184,8 @@ class Chat:
         parts += [escaped(text.strip())] * bool(text.strip()) + ["<audio>"] * len(audios)
         return Conversation(
             [*now.turns, "\n".join(parts)],
-            now.images + [self._picture(path) for path in images],
-            now.videos + ([self._film(video)] if video else []),
+            now.images + [self._image(path) for path in images],
+            now.videos + ([self._video(video)] if video else []),
             now.clips + [self._clip(path) for path in audios],
         )
 
@@ -193,7 +193,7 @@ class Chat:
         """Return a conversation as the model reads it, up to where its reply begins."""
         model, data = self.recipe.model, self.recipe.data
         per_tile = model.tokens_per_tile
-        images = [picture_tokens(len(tiles), per_tile) for tiles in asked.images]
+        images = [image_tokens(len(tiles), per_tile) for tiles in asked.images]
         videos = [video_tokens(len(tiles), per_tile, data.video) for tiles in asked.videos]
         counts = MediaCounts(
             images=tuple(map(sum, images)),
@@ -209,23 +209,23 @@ class Chat:
                       "the conversation", torch.from_numpy(positions_of(ids, data.shared_position_stride)),
                       torch.tensor(tokens) if tokens else None)
 
-    def _picture(self, path: Path) -> Tensor:
+    def _image(self, path: Path) -> Tensor:
         self._require("pictures")
         spec = self.recipe.model.vision
         pixels = _usable(lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.tile_size))
         return normalise(pixels, spec)
 
-    def _film(self, path: Path) -> Tensor:
+    def _video(self, path: Path) -> Tensor:
         self._require("video")
         data, spec = self.recipe.data, self.recipe.model.vision
 
         def frames() -> np.ndarray:
-            return load_frames(path, film_places(probe_video(path), data.video), data, spec.tile_size)
+            return load_frames(path, video_frame_indices(probe_video(path), data.video), data, spec.tile_size)
 
         return normalise(_usable(frames), spec)
 
     def _clip(self, path: Path) -> Tensor:
-        self._require("sound")
+        self._require("audio")
         spec, model = self.recipe.data.audio, self.recipe.model
         wave = _usable(lambda: load_wave(path, spec.sample_rate, max_seconds=spec.max_seconds,
                                          channel=spec.channel))
@@ -233,7 +233,7 @@ class Chat:
         return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
 
     def _require(self, kind: str) -> None:
-        needed = self.recipe.model.audio_adapter.modules if kind == "sound" else _NEEDS[kind]
+        needed = self.recipe.model.audio_adapter.modules if kind == "audio" else _NEEDS[kind]
         missing = [name for name in needed if name not in self.modules]
         if missing:
             raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained",
@@ -279,7 +279,7 @@ def open_chat(checkpoint: str) -> Chat:
 
 
 def escaped(text: str) -> str:
-    """Return a text whose placeholder names stay text: nobody can type a picture."""
+    """Return a text whose placeholder names stay text: nobody can type an image."""
     for kind in PLACEHOLDERS:
         text = text.replace(f"<{kind}>", f"\\<{kind}>")
     return text

@@ -1,4 +1,4 @@
-"""Codes to sound while codes are still being made, and text to sound from end to end.
+"""Codes to audio while codes are still being made, and text to audio from end to end.
 
 Codes are decoded in chunks with context on both sides; neighbouring chunks are cross-faded.
 """
@@ -27,14 +27,14 @@ STOPS = ".,;:!?。，；：！？、"
 def stream_decode(
     codec: Codec, codes: Iterable[int], voice: Tensor, *, chunk: int = 40, first_chunk: int = 20, context: int = 10,
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the sound of ``codes`` in pieces that join without a seam; together exactly ``len(codes) * hop`` samples.
+    """Yield the audio of ``codes`` in pieces that join without a seam; together exactly ``len(codes) * hop`` samples.
 
     Args:
         codec: in eval mode.
         codes: codes in order, taken one by one as they come.
         voice: (num_global_tokens,) global tokens.
         chunk: codes a piece holds.
-        first_chunk: codes of the first piece, smaller so that sound starts early.
+        first_chunk: codes of the first piece, smaller so that audio starts early.
         context: codes decoded before and after a piece and not kept; half a code after is cross-faded.
     """
     hop = codec.spec.hop_length
@@ -131,14 +131,14 @@ class Speaker:
     generator: torch.Generator | None = None
 
     def speak(self, text: str) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is made."""
+        """Yield the audio of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is made."""
         for clause in clauses(text):
             yield from self._say(clause)
 
     def speak_along(self, pieces: Iterable[str]) -> Iterator[str | NDArray[np.float32]]:
-        """Yield a text that is being written, piece by piece, and between the pieces the sound of what is complete.
+        """Yield a text that is being written, piece by piece, and between the pieces the audio of what is complete.
 
-        The sound is that of :meth:`speak` with the whole text; its first part comes with the first complete clause.
+        The audio is that of :meth:`speak` with the whole text; its first part comes with the first complete clause.
         """
         for piece, complete in completed_clauses(pieces):
             if piece:

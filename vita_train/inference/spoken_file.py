@@ -17,30 +17,30 @@ class SpokenFile:
     """A WAV file that gets its name when it is whole; an error leaves none.
 
     Attributes:
-        seconds: of sound so far.
+        seconds: of audio so far.
 
     Raises:
-        UserError: it cannot be written, or there was no sound to write.
+        UserError: it cannot be written, or there was no audio to write.
     """
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self.path, self.sample_rate = path, sample_rate
         self.seconds = 0.0
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> SpokenFile:
         try:
-            self._file = soundfile.SoundFile(str(self._aside), "w", self.sample_rate, 1, "PCM_16", format="WAV")
+            self._file = soundfile.SoundFile(str(self._partial), "w", self.sample_rate, 1, "PCM_16", format="WAV")
         except (OSError, soundfile.SoundFileError) as error:
-            raise self._told(error) from error
+            raise self._write_error(error) from error
         return self
 
     def write(self, wave: NDArray[np.float32]) -> None:
-        """Add sound (samples,), float, cut at full scale."""
+        """Add audio (samples,), float, cut at full scale."""
         try:
             self._file.write(np.clip(wave, -1.0, 1.0))
         except (OSError, soundfile.SoundFileError) as error:
-            raise self._told(error) from error
+            raise self._write_error(error) from error
         self.seconds += len(wave) / self.sample_rate
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -50,12 +50,12 @@ class SpokenFile:
             if kind is None and not self.seconds:
                 raise UserError("the reply holds nothing that can be spoken", where=str(self.path))
             if kind is None:
-                os.replace(self._aside, self.path)
+                os.replace(self._partial, self.path)
         except (OSError, soundfile.SoundFileError) as fault:
-            raise self._told(fault) from fault
+            raise self._write_error(fault) from fault
         finally:
-            self._aside.unlink(missing_ok=True)
+            self._partial.unlink(missing_ok=True)
 
-    def _told(self, error: Exception) -> UserError:
-        return UserError(f"the sound cannot be written: {error}", where=str(self.path),
+    def _write_error(self, error: Exception) -> UserError:
+        return UserError(f"the audio cannot be written: {error}", where=str(self.path),
                          remedy="give the path of a WAV file in a directory that can be written")

@@ -72,7 +72,8 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
     if killed:
         return PeerLostError(f"a process of the job was killed by {signal.Signals(killed[0]).name}",
                              where=str(_last_log(logs)),
-                             remedy="usually memory: lower the batch rows or raise accumulate, then run it again")
+                             remedy="usually memory: lower batch.global_batch_size or raise batch.grad_accum, then run "
+                             "it again")
     for code in _ORDER[2:]:
         if code in codes:
             return _CLASSES[code]("a process of the job ended so without saying why", where=str(_last_log(logs)),

@@ -67,7 +67,7 @@ def run_torchrun(command: Sequence[str], logs: Path, env: Mapping[str, str], *, 
                 output.finish()
     if stopped:
         return StoppedError("stopped as asked; the stage saved its state", where=str(logs),
-                            remedy="run the same command to go on")
+                            remedy="run the same command to continue")
     if code == 0:
         return None
     return explain(logs, output.text())

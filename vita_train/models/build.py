@@ -1,6 +1,6 @@
 """Modules from a specification.
 
-transformers is imported where a module of its classes is built: it takes seconds, and modules of sound have none.
+transformers is imported where a module of its classes is built: it takes seconds, and modules of audio have none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def build_modules(
     spec: ModelSpec,
     names: Iterable[str],
     *,
-    units: int = 0,
+    ctc_vocab_size: int = 0,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     empty: bool = False,
@@ -44,12 +44,12 @@ def build_modules(
     Args:
         spec: shapes and sources.
         names: keys of ``recipe.modules.MODULES``; the result has them in that order.
-        units: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
+        ctc_vocab_size: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
         seed: the run's seed.
         dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.
         empty: for weights that are loaded right after. Parameters are neither drawn nor read from
             ``model.llm.source`` and ``model.vision.source``, and take no memory until something is written to them:
-            billions of numbers would be drawn in minutes, and in float32, for nothing. Sound's own modules are
+            billions of numbers would be drawn in minutes, and in float32, for nothing. Audio's own modules are
             small: without others beside them they are drawn all the same, sooner than what spares it is imported.
 
     Raises:
@@ -60,8 +60,8 @@ def build_modules(
     unknown = sorted(wanted - set(MODULES))
     if unknown:
         raise RecipeError(f"unknown modules {unknown}", remedy=f"modules are {', '.join(MODULES)}")
-    if "ctc_head" in wanted and units < 2:
-        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {units}",
+    if "ctc_head" in wanted and ctc_vocab_size < 2:
+        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {ctc_vocab_size}",
                           remedy="prepare the transcripts first; they give the inventory")
     read = not empty and torch.get_default_device().type != "meta"
     undrawn = _spared if empty and wanted & _OF_TRANSFORMERS else nullcontext
@@ -70,7 +70,7 @@ def build_modules(
         if name in wanted:
             with torch.random.fork_rng(devices=[]), undrawn():
                 torch.manual_seed(module_seed(seed, name))
-                modules[name] = _builder(spec, name, units, read)()
+                modules[name] = _builder(spec, name, ctc_vocab_size, read)()
     if not empty:
         return cast_parameters(modules, dtype)
     for parameter in modules.parameters():
@@ -99,7 +99,7 @@ def _spared() -> AbstractContextManager[None]:
     return no_init_weights()
 
 
-def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[], nn.Module]:
+def _builder(spec: ModelSpec, name: str, ctc_vocab_size: int, read: bool) -> Callable[[], nn.Module]:
     llm_source = spec.llm.source if read else None
     vision_source = spec.vision.source if read else None
     builders: dict[str, Callable[[], nn.Module]] = {
@@ -107,7 +107,7 @@ def _builder(spec: ModelSpec, name: str, units: int, read: bool) -> Callable[[],
         "vision": lambda: load_vision(spec.vision, vision_source) if vision_source else build_vision(spec.vision),
         "projector": lambda: build_projector(spec),
         "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
-        "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, units),
+        "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, ctc_vocab_size),
         "audio_adapter": lambda: build_audio_adapter(spec),
         "audio_prompt": lambda: AudioPrompt(spec.audio_adapter.prompt_tokens, spec.llm.hidden_size),
         "state_head": lambda: build_state_head(spec),

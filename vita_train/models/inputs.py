@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 class OmniBatch(Protocol):
     """The part of a batch that the model reads; ``vita_train.data.loading.batch.Batch`` has it.
 
-    B rows of L language positions; N tiles of side S; A clips of at most T filterbank frames.
+    B rows of L tokens; N tiles of side S; A clips of at most T filterbank frames.
     """
 
     input_ids: Tensor
@@ -32,7 +32,7 @@ class OmniBatch(Protocol):
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
     tile_tokens: Tensor | None
-    """(N,) long: language positions each tile is pooled to; None where none is."""
+    """(N,) long: tokens each tile is pooled to; None where none is."""
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -54,7 +54,7 @@ class Prompt:
     position_ids: Tensor | None = None
     """(K,) long, of the first K ids; those behind count on. None counts all ids."""
     tile_tokens: Tensor | None = None
-    """(N,) long: language positions each tile is pooled to; None where none is."""
+    """(N,) long: tokens each tile is pooled to; None where none is."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The assembled model: text, pictures and speech in one sequence."""
+"""The assembled model: text, images and speech in one sequence."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Omni(nn.Module):
         return _place(embeds, ids == AUDIO_ID, features, real, "audio", batch.sample_ids)
 
     def image_features(self, tiles: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Return the language positions of tiles (N, 3, S, S), joined in order: (positions, D).
+        """Return the tokens of tiles (N, 3, S, S), joined in order: (positions, D).
 
         Each tile has as many as tower and projector give, or as ``tokens`` (N,) says it is pooled to.
         """
@@ -99,7 +99,7 @@ class Omni(nn.Module):
             return features.flatten(0, 1) if tokens is None else pool_tiles(features, tokens)
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
-        """Return the language positions of clips (A, T, bins), padding left out, joined in order: (positions, D).
+        """Return the tokens of clips (A, T, bins), padding left out, joined in order: (positions, D).
 
         Each clip's begin with the audio prompt where the model has one.
         """
@@ -113,7 +113,7 @@ class Omni(nn.Module):
         return hidden[real]
 
     def audio_positions(self, frames: int) -> int:
-        """Return the language positions of a clip of so many filterbank frames."""
+        """Return the tokens of a clip of so many filterbank frames."""
         prompt = len(self.audio_prompt.weight) if "audio_prompt" in self._modules else 0
         return prompt + int(adapter_length(encoder_length(torch.tensor(frames)), self.audio_adapter.stride))
 

@@ -1,4 +1,4 @@
-"""The state head: does a clip speak to the assistant, or is it sound not meant for it?
+"""The state head: does a clip speak to the assistant, or is it audio not meant for it?
 
 After Freeze-Omni (Wang et al. 2024): a linear layer on the language model's last hidden state at the end of a clip, two
 states and a third that is never labelled. VITA's code has it switched off; classes and weights are those it names.
@@ -66,7 +66,7 @@ def state_loss(head: nn.Linear, hidden: Tensor, states: Tensor | None) -> StateL
 
 @torch.no_grad()
 def meant_for_assistant(omni: Omni, prompt: Prompt) -> bool:
-    """Say whether the last clip of a prompt speaks to the assistant; true of a prompt without sound."""
+    """Say whether the last clip of a prompt speaks to the assistant; true of a prompt without audio."""
     clips = (prompt.input_ids == AUDIO_ID).nonzero().flatten()
     if len(clips) == 0:
         return True

@@ -20,7 +20,7 @@ from vita_train.storage.digest import digest_of
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
 
 
-def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
+def run_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
                 work: Callable[[str], Manifest]) -> Manifest | None:
     """Return a step's commit, doing the work first if there is none for these inputs.
 
@@ -29,7 +29,7 @@ def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], 
     done = run.final(step)
     if not selection.picks(step):
         return done
-    with _told(run, step):
+    with _report_failure(run, step):
         digest = digest_of({"version": __version__, **inputs()})
         if done is not None and _digest(done) == digest and not selection.force:
             _log_state(step, "reused")
@@ -47,7 +47,7 @@ def commit_step(run: Run, step: str, selection: Selection, inputs: Callable[[], 
 
 
 @contextmanager
-def _told(run: Run, step: str) -> Iterator[None]:
+def _report_failure(run: Run, step: str) -> Iterator[None]:
     """Note a failure in the step's progress.json and in the steps' log, and pass it on."""
     try:
         yield

@@ -15,13 +15,13 @@ from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of, sha256_file
-from vita_train.weights.pretrained import given_modules
+from vita_train.weights.pretrained import pretrained_modules
 
 if TYPE_CHECKING:
-    from vita_train.data.prepare.ledger import Ledger
+    from vita_train.data.prepare.ledger import PrepareLedger
 
 
-def needed(run: Run, step: str, *, by: str) -> Manifest:
+def require_manifest(run: Run, step: str, *, by: str) -> Manifest:
     """Return the manifest of a step that another one builds on.
 
     Raises:
@@ -34,10 +34,10 @@ def needed(run: Run, step: str, *, by: str) -> Manifest:
     return manifest
 
 
-def dataset_digests(recipe: Recipe, ledger: Ledger, corpus: Path, fetched: Manifest) -> dict[str, str]:
+def dataset_digests(recipe: Recipe, ledger: PrepareLedger, corpus: Path, fetched: Manifest) -> dict[str, str]:
     """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
     settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
-    vocabularies = [corpus / "units.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
+    vocabularies = [corpus / "ctc_vocab.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
     shared = {"settings": settings, "template": template_text(recipe), "fetched": fetched.digest,
               "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
     return {split.dataset: digest_of({**shared, "rows": split.digest})
@@ -73,9 +73,9 @@ def _record_digests(source: RecordsSource) -> dict[str, str]:
             **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
 
 
-def given_digests(recipe: Recipe) -> dict[str, Any]:
+def pretrained_digests(recipe: Recipe) -> dict[str, Any]:
     """Digests of the weights that the recipe starts from, so that other ones are noticed; empty without any."""
-    files = {name: [file.sha256 for file in ref.files] for name, ref in given_modules(recipe).items()}
+    files = {name: [file.sha256 for file in ref.files] for name, ref in pretrained_modules(recipe).items()}
     return {"weights": files} if files else {}
 
 
@@ -96,7 +96,7 @@ def stage_manifests(run: Run, by: str) -> dict[str, Manifest]:
     Raises:
         UserError: one was never done.
     """
-    return {stage: needed(run, stage, by=by) for stage in run.recipe.stages}
+    return {stage: require_manifest(run, stage, by=by) for stage in run.recipe.stages}
 
 
 def _given_as(recipe: Recipe) -> str:

@@ -14,15 +14,15 @@ from typing import Any
 
 from vita_train.errors import RecipeError
 from vita_train.launch.stage import launch_stage
-from vita_train.pipeline.step_commit import commit_step
+from vita_train.pipeline.step_commit import run_step
 from vita_train.pipeline.step_inputs import (
     dataset_digests,
     digests_of,
-    given_digests,
     last_progress,
     lineage_of,
-    needed,
+    pretrained_digests,
     recipe_digest,
+    require_manifest,
     source_digests,
     sources_of,
     stage_manifests,
@@ -93,7 +93,7 @@ def fetch_step(run: Run, selection: Selection = ALL) -> Manifest | None:
                         files={"registry": _stored(run, raw / "registry.json", "data_fetch", "registry.json"),
                                **_published(run, "data_fetch", raw)}, lineage=lineage_of(run.recipe, {}))
 
-    return commit_step(run, "data_fetch", selection, lambda: {
+    return run_step(run, "data_fetch", selection, lambda: {
         "source": sources_of(run.recipe), "seed": run.recipe.seed, "content": source_digests(run.recipe),
     }, work)
 
@@ -102,13 +102,13 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
     def inputs() -> dict[str, Any]:
         return {**corpus_settings(run.recipe), "template": template_text(run.recipe),
-                "data_fetch": needed(run, "data_fetch", by="prepare").digest}
+                "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest}
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare.run import prepare
 
         out = run.corpus_dir
-        fetched = needed(run, "data_fetch", by="prepare")
+        fetched = require_manifest(run, "data_fetch", by="prepare")
         ledger = prepare(run.recipe, run.present_raw() / "registry.json", out, workers=os.cpu_count() or 1,
                          force=selection.force)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
@@ -119,7 +119,7 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
                         lineage={**lineage_of(run.recipe, {"data_fetch": fetched}),
                                  "content": dataset_digests(run.recipe, ledger, out, fetched)})
 
-    return commit_step(run, "prepare", selection, inputs, work)
+    return run_step(run, "prepare", selection, inputs, work)
 
 
 def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
@@ -134,16 +134,16 @@ def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = Non
         return None
 
     def inputs() -> dict[str, Any]:
-        prepared, spec = needed(run, "prepare", by=stage), run.recipe.stages[stage]
+        prepared, spec = require_manifest(run, "prepare", by=stage), run.recipe.stages[stage]
         earlier = input_stages(run.recipe, stage)
         settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
         settings["data"] = {**data_settings(run.recipe.data), "source": sources_of(run.recipe)}
-        return {**settings, **given_digests(run.recipe), "stage": stage,
+        return {**settings, **pretrained_digests(run.recipe), "stage": stage,
                 "spec": spec.model_dump(mode="json", exclude=_SHOWN),
                 "data": content_of(prepared, spec.datasets),
-                "inputs": {name: needed(run, name, by=stage).digest for name in earlier}}
+                "inputs": {name: require_manifest(run, name, by=stage).digest for name in earlier}}
 
-    return commit_step(run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task))
+    return run_step(run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task))
 
 
 def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
@@ -156,9 +156,9 @@ def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
         return Manifest(kind="evaluation", run=run.name, stage="evaluate", digest=digest, metrics=metrics,
                         lineage=lineage_of(run.recipe, stage_manifests(run, "evaluate")))
 
-    return commit_step(run, "evaluate", selection, lambda: {
+    return run_step(run, "evaluate", selection, lambda: {
         "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "evaluate")),
-        "prepare": needed(run, "prepare", by="evaluate").digest,
+        "prepare": require_manifest(run, "prepare", by="evaluate").digest,
     }, work)
 
 
@@ -173,7 +173,7 @@ def export_step(run: Run, selection: Selection = ALL) -> Manifest | None:
                         files={path.name: _stored(run, path, "export", "model", path.name) for path in files},
                         lineage=lineage_of(run.recipe, stage_manifests(run, "export")))
 
-    return commit_step(run, "export", selection, lambda: {
+    return run_step(run, "export", selection, lambda: {
         "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "export")),
     }, work)
 
@@ -194,7 +194,7 @@ def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
                         files={"report": _stored(run, page, "report", "report.html")},
                         lineage=lineage_of(run.recipe, {}))
 
-    return commit_step(run, "report", selection, inputs, work)
+    return run_step(run, "report", selection, inputs, work)
 
 
 def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:

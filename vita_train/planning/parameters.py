@@ -29,16 +29,18 @@ from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.base import is_local, local_path
 from vita_train.weights.load import check_modules
-from vita_train.weights.pretrained import given_modules
+from vita_train.weights.pretrained import pretrained_modules
 
 #: Stands in for the recogniser's units, which are known only after the data is prepared.
-UNITS = 1000
+CTC_VOCAB_SIZE = 1000
 
 
-def count_parameters(spec: ModelSpec, names: Iterable[str] = MODULES, *, units: int = UNITS) -> dict[str, int]:
+def count_parameters(
+    spec: ModelSpec, names: Iterable[str] = MODULES, *, ctc_vocab_size: int = CTC_VOCAB_SIZE
+) -> dict[str, int]:
     """Return the number of parameters of each named module; tied weights count once."""
     with torch.device("meta"):
-        modules = build_modules(spec, names, units=units)
+        modules = build_modules(spec, names, ctc_vocab_size=ctc_vocab_size)
     return {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in modules.items()}
 
 
@@ -70,7 +72,7 @@ def count_quantized(spec: ModelSpec, quantize: QuantizeSpec) -> tuple[int, int]:
             sum(quantized_bytes(layer, quantize) for layer in layers))
 
 
-def check_given(recipe: Recipe) -> None:
+def check_pretrained(recipe: Recipe) -> None:
     """Compare the weights on this machine that the recipe names with the modules that are to start from them.
 
     Left out are adapters, which are checked against what they belong to when they are loaded, and a recogniser's head,
@@ -79,7 +81,7 @@ def check_given(recipe: Recipe) -> None:
     Raises:
         CheckpointError: naming every tensor that does not fit.
     """
-    files = {name: [local_path(file.uri) for file in ref.files] for name, ref in given_modules(recipe).items()
+    files = {name: [local_path(file.uri) for file in ref.files] for name, ref in pretrained_modules(recipe).items()
              if name != "ctc_head" and ref.base is None and all(is_local(file.uri) for file in ref.files)}
     with torch.device("meta"):
         modules = build_modules(recipe.model, files, empty=True)
@@ -90,7 +92,7 @@ def main() -> int:
     """Print the counts of the recipe named on the command line, or the reason why its model cannot be built."""
     recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
-        check_given(recipe)
+        check_pretrained(recipe)
         adapters = {stage: count_adapters(recipe.model, spec.lora)
                     for stage, spec in recipe.stages.items() if spec.lora}
         print(json.dumps({"modules": count_parameters(recipe.model), "adapters": adapters}))

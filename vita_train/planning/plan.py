@@ -1,4 +1,4 @@
-"""What a recipe will need before anything is run: parameters, memory, language positions of each kind of sample."""
+"""What a recipe will need before anything is run: parameters, memory, tokens of each kind of sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import modules_read
 from vita_train.recipe.stage import StageSpec
-from vita_train.recipe.visual import most_tiles, most_video_tiles, picture_tokens, video_tokens
+from vita_train.recipe.visual import image_tokens, most_tiles, most_video_tiles, video_tokens
 
 #: Frames a second of the filterbank.
 _FRAME_RATE = 100
@@ -36,8 +36,8 @@ class StagePlan:
     """How the engine of the recipe shards: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights."""
     rows: int
     """Rows a rank holds at a time."""
-    row_tokens: int
-    """Language positions of a row; 0 where a row is one sample."""
+    seq_len: int
+    """Tokens of a row; 0 where a row is one sample."""
     quantized: int = 0
     """Weights held in 4 or 8 bit."""
     quantized_bytes: int = 0
@@ -67,7 +67,7 @@ class Plan:
     """Parameters of every module the recipe's stages use."""
     stages: tuple[StagePlan, ...]
     positions: dict[str, int]
-    """Language positions of each kind of media, by a name to show."""
+    """Tokens of each kind of media, by a name to show."""
 
 
 def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
@@ -80,21 +80,21 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
 
 
 def media_positions(recipe: Recipe) -> dict[str, int]:
-    """Return the language positions that pictures, videos and clips take."""
+    """Return the tokens that images, videos and clips take."""
     tile = recipe.model.tokens_per_tile
     image, video = recipe.data.image, recipe.data.video
     tiles = most_tiles(image)
-    films = {frames: most_video_tiles(frames, image, video) for frames in (video.min_frames, video.max_frames)}
+    videos = {frames: most_video_tiles(frames, image, video) for frames in (video.min_frames, video.max_frames)}
     shown = {f"video, {frames} frames" + (f" (at most {count} tiles)" if count > frames else ""):
-             sum(video_tokens(count, tile, video)) for frames, count in films.items()}
+             sum(video_tokens(count, tile, video)) for frames, count in videos.items()}
     seconds = {f"audio, {length:g} s": audio_positions(recipe.model, length)
                for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})}
-    return {"picture, one tile": tile, f"picture, at most ({tiles} tiles)": sum(picture_tokens(tiles, tile)), **shown,
+    return {"image, one tile": tile, f"image, at most ({tiles} tiles)": sum(image_tokens(tiles, tile)), **shown,
             **seconds}
 
 
 def audio_positions(spec: ModelSpec, seconds: float) -> int:
-    """Return the language positions of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the adapter."""
+    """Return the tokens of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the adapter."""
     return spec.audio_adapter.tokens_of(max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP))
 
 
@@ -115,11 +115,11 @@ def _stage(recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], 
     names: Iterable[str] = modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
-    rows = -(-spec.batch.rows // (ranks * spec.batch.accumulate))
+    rows = -(-spec.batch.global_batch_size // (ranks * spec.batch.grad_accum))
     adapters = count_adapters(recipe.model, spec.lora) if spec.lora else {}
     added = count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"})) if spec.lora else {}
     quantized = count_quantized(recipe.model, spec.quantize) if spec.quantize else (0, 0)
     return StagePlan(stage, spec.title, {name: counts[name] + added.get(name, 0) for name in names},
                      {name: adapters.get(name, counts[name]) for name in spec.trainable if name in counts},
                      4 if dtype == "float32" else 2, zero, rows,
-                     spec.batch.row_tokens if OBJECTIVES[spec.objective].packs else 0, *quantized)
+                     spec.batch.seq_len if OBJECTIVES[spec.objective].packs else 0, *quantized)

@@ -22,8 +22,8 @@ Say = Callable[[str], None]
 #: What the job of a trial does: every library of a training image, in a rank that torchrun started.
 _TRIAL = ("python", "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m",
           "vita_train.preflight.selfcheck", "trainer")
-#: Seconds for which a store that does not answer is tried again: a wrong address is to be told soon.
-_PATIENCE = 10.0
+#: Seconds for which a store that does not answer is tried again: a wrong address should be reported soon.
+_RETRY_TIMEOUT = 10.0
 
 
 def check_cluster(cluster: Cluster, platform: Platform, stores: Sequence[str] = (), *, is_trial: bool = False, out: Say
@@ -41,17 +41,17 @@ def check_cluster(cluster: Cluster, platform: Platform, stores: Sequence[str] = 
     checks: list[tuple[str, Callable[[], str]]] = [
         ("image", lambda: _image(platform)),
         ("kind of job", lambda: f"{_backend(cluster, platform).resource.kind} ({platform.backend})"),
-        ("rights", lambda: _rights(cluster, _backend(cluster, platform), job.namespace)),
+        ("RBAC", lambda: _check_rbac(cluster, _backend(cluster, platform), job.namespace)),
         ("job accepted", lambda: _accepted(cluster, _backend(cluster, platform), job)),
         *((f"store {uri}", lambda uri=uri: _committed(uri)) for uri in stores),
     ]
     if is_trial:
-        checks.append(("job run", lambda: _trial(cluster, _backend(cluster, platform), job, out)))
+        checks.append(("job run", lambda: _run_trial_job(cluster, _backend(cluster, platform), job, out)))
     return [check(name, work) for name, work in checks]
 
 
 def _committed(uri: str) -> str:
-    try_store(open_store(uri, patience=_PATIENCE))
+    try_store(open_store(uri, retry_timeout=_RETRY_TIMEOUT))
     return "can be written, read and committed to"
 
 
@@ -76,7 +76,7 @@ def _backend(cluster: Cluster, platform: Platform) -> JobKind:
     return choose("auto" if platform.backend == "local" else platform.backend, cluster.served())
 
 
-def _rights(cluster: Cluster, backend: JobKind, namespace: str) -> str:
+def _check_rbac(cluster: Cluster, backend: JobKind, namespace: str) -> str:
     needed = {(backend.resource.group, backend.resource.plural): JOB_VERBS, **NEEDED}
     missing = [f"{verb} {resource}{f'.{group}' if group else ''}" for (group, resource), verbs in needed.items()
                for verb in sorted(verbs) if not cluster.may(verb, group, resource, namespace)]
@@ -88,11 +88,11 @@ def _rights(cluster: Cluster, backend: JobKind, namespace: str) -> str:
 
 
 def _accepted(cluster: Cluster, backend: JobKind, job: TrainingJob) -> str:
-    cluster.create(backend.resource, backend.manifest(job), is_rehearsal=True)
+    cluster.create(backend.resource, backend.manifest(job), dry_run=True)
     return f"the API server takes a {backend.resource.kind} of ours"
 
 
-def _trial(cluster: Cluster, backend: JobKind, job: TrainingJob, out: Say) -> str:
+def _run_trial_job(cluster: Cluster, backend: JobKind, job: TrainingJob, out: Say) -> str:
     lines: list[str] = []
 
     def take(line: str) -> None:

@@ -19,7 +19,7 @@ from vita_train.console import Check, check
 from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
-from vita_train.pipeline.step_inputs import given_digests, needed
+from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
@@ -30,13 +30,13 @@ from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.storage.factory import open_file
 from vita_train.storage.store_probe import try_store
-from vita_train.weights.pretrained import given_modules
+from vita_train.weights.pretrained import pretrained_modules
 
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
 _PROCESS_BYTES = 1 * _GIB
-#: Seconds for which a store that does not answer is tried again: a wrong address is to be told soon.
-_PATIENCE = 10.0
+#: Seconds for which a store that does not answer is tried again: a wrong address should be reported soon.
+_RETRY_TIMEOUT = 10.0
 #: Free space below which nothing is worth starting.
 _LEAST_FREE = 2 * _GIB
 
@@ -53,7 +53,7 @@ def check_all(run: Run, selection: Selection | None = None) -> list[Check]:
         ("data sources", lambda: _source(recipe)),
         ("prepared data", lambda: _prepared(run)),
         ("earlier stages", lambda: _earlier(run, chosen)),
-        *([("given weights", lambda: given_weights(recipe))] if recipe.weights else []),
+        *([("initial weights", lambda: initial_weights(recipe))] if recipe.weights else []),
         ("model", lambda: _model(run, parameters, adapters)),
         ("memory and disk", lambda: _resources(run, parameters, adapters)),
         ("ports", _ports),
@@ -75,7 +75,7 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
 
 
 def _storage(run: Run) -> str:
-    store = run.store_trying(_PATIENCE)
+    store = run.store_trying(_RETRY_TIMEOUT)
     try_store(store, run.key("logs"))
     return f"{store.uri} can be written"
 
@@ -148,17 +148,17 @@ def _earlier(run: Run, selection: Selection) -> str:
     for step in steps:
         for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
             if source not in steps:
-                needed(run, source, by=step)
+                require_manifest(run, source, by=step)
     return "present" if steps != run_steps(recipe) else "all of them are part of the run"
 
 
-def given_weights(recipe: Recipe) -> str:
+def initial_weights(recipe: Recipe) -> str:
     """Say which modules start from weights that were made elsewhere.
 
     Raises:
         VitaError: a place holds no such module, or a file of it is missing or of another size.
     """
-    modules = given_modules(recipe)
+    modules = pretrained_modules(recipe)
     for file in (file for ref in modules.values() for file in ref.files):
         store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
         if (size := store.size(key)) != file.bytes:
@@ -172,7 +172,7 @@ def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, i
     recipe = run.recipe
     lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
     digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
-                        **given_digests(recipe)})
+                        **pretrained_digests(recipe)})
     cache = run.logs_dir() / "model.json"
     counted = _counted_before(cache, digest)
     if counted is None:

@@ -1,4 +1,4 @@
-"""The speech encoder and the adapters behind it: shapes, and how many language positions a clip takes."""
+"""The speech encoder and the adapters behind it: shapes, and how many tokens a clip takes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class AdapterSpec(Strict):
         return ("audio_encoder", "audio_adapter", *(("audio_prompt",) if self.prompt_tokens else ()))
 
     def tokens_of(self, frames: int) -> int:
-        """Return the language positions of a clip of so many filterbank frames; 0 where it is too short to be heard."""
+        """Return the tokens of a clip of so many filterbank frames; 0 where it is too short to be heard."""
         encoded = encoder_frames(frames)
         return self.prompt_tokens + -(-encoded // self.frames_per_token) if encoded else 0
 

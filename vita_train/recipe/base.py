@@ -35,7 +35,7 @@ Workers = Annotated[int, Field(ge=1, le=100_000)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 #: A share of a whole.
 Share = Annotated[float, Field(ge=0, le=1)]
-#: Samples a second of sound.
+#: Samples a second of audio.
 SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
 #: A time to wait or to run, at most some three years.
 Seconds = Annotated[float, Field(gt=0, le=1e8)]

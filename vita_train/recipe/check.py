@@ -27,19 +27,19 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _never_trained(recipe: Recipe) -> list[str]:
     """A frozen module whose weights would still be the random ones it was made with, or one without weights trained."""
-    given = recipe.model.given | set(recipe.weights)
-    told: set[str] = set()  # once is enough
+    pretrained = recipe.model.pretrained | set(recipe.weights)
+    reported: set[str] = set()  # once is enough
     problems = []
     for stage, spec in recipe.stages.items():
         trained, adapted = set(spec.trainable), set(spec.adapted)
-        there = (trained - adapted) | given | set(trainers(recipe, stage))
-        missing = [name for name in modules_needed(recipe, stage) if name not in there | told]
+        there = (trained - adapted) | pretrained | set(trainers(recipe, stage))
+        missing = [name for name in modules_needed(recipe, stage) if name not in there | reported]
         problems += [f"stages.{stage} {'adapts' if name in adapted else 'reads'} {name} frozen, but no stage before it "
                      f"trains {name} and the recipe names no pretrained source (weights.{name} can name one)"
                      for name in missing]
         problems += [f"stages.{stage}.trainable names {name}, which has no weights in this model"
                      for name in sorted(trained & recipe.model.weightless)]
-        told |= set(missing)
+        reported |= set(missing)
     return problems
 
 
@@ -70,16 +70,18 @@ def _sizes(recipe: Recipe) -> list[str]:
 def _batches(recipe: Recipe) -> list[str]:
     positions, ranks, problems = recipe.model.llm.max_positions, recipe.launch.ranks, []
     for stage, spec in recipe.stages.items():
-        if OBJECTIVES[spec.objective].packs and spec.batch.row_tokens > positions:
-            problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is above "
+        if OBJECTIVES[spec.objective].packs and spec.batch.seq_len > positions:
+            problems.append(f"stages.{stage}.batch.seq_len {spec.batch.seq_len} is above "
                             f"model.llm.max_positions {positions}")
         tile = recipe.model.tokens_per_tile
-        if "projector" in modules_needed(recipe, stage) and spec.batch.row_tokens < tile:
-            problems.append(f"stages.{stage}.batch.row_tokens {spec.batch.row_tokens} is below the {tile} positions of "
-                            "one tile: no picture would fit")
-        if spec.batch.rows < ranks * spec.batch.accumulate:
-            problems.append(f"stages.{stage}.batch.rows {spec.batch.rows} is below {ranks} ranks x "
-                            f"batch.accumulate {spec.batch.accumulate}: some processes would have nothing to do")
+        if "projector" in modules_needed(recipe, stage) and spec.batch.seq_len < tile:
+            problems.append(f"stages.{stage}.batch.seq_len {spec.batch.seq_len} is below the {tile} positions of "
+                            "one tile: no image would fit")
+        if spec.batch.global_batch_size < ranks * spec.batch.grad_accum:
+            problems.append(
+                f"stages.{stage}.batch.global_batch_size {spec.batch.global_batch_size} is below {ranks} ranks x "
+                f"batch.grad_accum {spec.batch.grad_accum}: some processes would have nothing to do"
+            )
         if spec.optim.kind == "muon" and spec.engine.kind != "torch":
             problems.append(f"stages.{stage}.optim.kind muon needs engine.kind torch")
     return problems

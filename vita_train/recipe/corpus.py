@@ -17,13 +17,13 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
     return {
         "data": data_settings(recipe.data),
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
-        "units": model.ctc_head.units,
+        "units": model.ctc_head.vocab,
         "vision": [model.vision.tile_size, model.tokens_per_tile, list(model.vision.mean), list(model.vision.std)],
         "audio": model.audio_encoder.num_mel_bins,
         "adapter": model.audio_adapter.model_dump(mode="json"),
         "llm": [model.llm.vocab_size, model.llm.max_positions],
-        "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.row_tokens, spec.batch.row_tiles,
-                           spec.batch.row_frames] for stage, spec in recipe.stages.items()},
+        "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.seq_len, spec.batch.max_tiles,
+                           spec.batch.max_audio_frames] for stage, spec in recipe.stages.items()},
     }
 
 

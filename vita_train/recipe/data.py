@@ -22,11 +22,11 @@ class ImageSpec(Strict):
     min_tiles: Size = 1
     max_tiles: int = Field(default=12, ge=1, le=4096)
     thumbnail: bool = True
-    """Append the whole picture as the last tile when there is more than one."""
+    """Append the whole image as the last tile when there is more than one."""
     single_tile: Literal["squash", "pad", "crop"] = "squash"
-    """How a picture that is not tiled becomes a square."""
+    """How an image that is not tiled becomes a square."""
     no_tile_sets: tuple[str, ...] = ()
-    """Set keys whose pictures and video frames are never tiled (NoPatchSets)."""
+    """Set keys whose images and video frames are never tiled (NoPatchSets)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> ImageSpec:
@@ -50,7 +50,7 @@ class VideoSpec(Strict):
     min_frames: Count = 4
     max_frames: int = Field(default=16, ge=1, le=100_000)
     tile_frames: bool = False
-    """Tile frames as pictures are, as far as ``tile_budget`` allows; which ones, the sample's seed draws."""
+    """Tile frames as images are, as far as ``tile_budget`` allows; which ones, the sample's seed draws."""
     tile_budget: Count = 16
     """Tiles of a video up to which frames are tiled; every frame has one in any case."""
     slowfast: bool = False
@@ -89,7 +89,7 @@ class AudioSpec(Strict):
     min_seconds: float = Field(default=0.1, ge=0, le=86_400)
     max_seconds: float = Field(default=60.0, gt=0, le=86_400)
     channel: Literal["mix", "first"] = "mix"
-    """Of sound with several channels: mix takes the mean of those that carry sound (where they cancel each other, the
+    """Of audio with several channels: mix takes the mean of those that carry audio (where they cancel each other, the
     loudest alone); first (VITA-1.5) the first, and rejects a clip where that one is silent."""
     store_features: bool = False
     """Write float16 features beside the index when preparing, instead of computing them at each visit."""
@@ -102,7 +102,7 @@ class AudioSpec(Strict):
 
 
 StateMode = Literal["none", "glyph", "digit", "head"]
-"""How a reply tells what it answers: a spoken query, sound not meant for the assistant, or a typed query."""
+"""How a reply tells what it answers: a spoken query, audio not meant for the assistant, or a typed query."""
 
 
 class DataSpec(Strict):
@@ -120,7 +120,7 @@ class DataSpec(Strict):
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
     shared_position_stride: Count = 1
-    """Tokens of pictures and videos that share one rotary position; 1 gives each its own."""
+    """Tokens of images and videos that share one rotary position; 1 gives each its own."""
     audio: AudioSpec = AudioSpec()
     max_reject_share: Share = 0.0
-    """Share of rejected rows above which preparation refuses to go on. Rejected rows are always listed."""
+    """Share of rejected rows above which preparation refuses to continue. Rejected rows are always listed."""

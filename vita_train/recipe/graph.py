@@ -13,7 +13,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 BEFORE: tuple[str, ...] = ("data_fetch", "prepare")
 AFTER: tuple[str, ...] = ("evaluate", "export", "report")
 #: Names that mean something else in a run: steps, folders, and where weights from outside come from.
-RESERVED = frozenset({*BEFORE, *AFTER, "logs", "scratch", "recipe.yaml", "given"})
+RESERVED = frozenset({*BEFORE, *AFTER, "logs", "scratch", "recipe.yaml", "pretrained"})
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ def blocks(after: Mapping[str, Sequence[str]], group: Mapping[str, str]) -> list
     before = {name: set(ancestors(after, name)) for name in after}
     found: list[tuple[str, ...]] = []
     for name in after:
-        place = next((place for place, block in enumerate(found) if group.get(name) and
+        index = next((index for index, block in enumerate(found) if group.get(name) and
                       group.get(block[0]) == group[name] and _can_nest((*block, name), after, before)), None)
-        if place is None:
+        if index is None:
             found.append((name,))
         else:
-            found[place] = (*found[place], name)
+            found[index] = (*found[index], name)
     waits = {block: {other for other in found if other != block and
                      any(parent in other for name in block for parent in after[name])} for block in found}
     ordered: list[tuple[str, ...]] = []

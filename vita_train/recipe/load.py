@@ -62,7 +62,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folde
     if tree.value is None:
         tree.value = {}
     if not isinstance(tree.value, dict):
-        raise RecipeError("a recipe is a mapping of settings", where=tree.place(()))
+        raise RecipeError("a recipe is a mapping of settings", where=tree.location(()))
     if folder is not None:
         _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
@@ -98,7 +98,7 @@ def _check_credentials(tree: Tree, value: Any, path: Path) -> None:
     """Refuse URLs with credentials in them, wherever they stand."""
     if isinstance(value, str) and holds_credentials(value):
         raise RecipeError(f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL",
-                          where=tree.place(path), remedy=REMEDY)
+                          where=tree.location(path), remedy=REMEDY)
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         _check_credentials(tree, inner, (*path, key))
 
@@ -108,7 +108,7 @@ def _check_sources(tree: Tree) -> None:
     data = tree.value.get("data")
     source = data.get("source") if isinstance(data, dict) else None
     if isinstance(source, dict) and isinstance(kind := source.get("kind"), str):
-        raise RecipeError("data.source names its sources", where=tree.place(("data", "source")),
+        raise RecipeError("data.source names its sources", where=tree.location(("data", "source")),
                           remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source")
 
 
@@ -132,8 +132,8 @@ def _check_stages(tree: Tree) -> None:
     try:
         check_graph({name: Node(parents, trains[name]) for name, parents in filled_in(after).items()})
     except GraphError as error:
-        place = tree.place(("stages", error.stage, *([error.key] if error.key else [])))
-        raise RecipeError(error.what, where=place, remedy=error.remedy) from None
+        location = tree.location(("stages", error.stage, *([error.key] if error.key else [])))
+        raise RecipeError(error.what, where=location, remedy=error.remedy) from None
 
 
 def _unknown(name: str) -> RecipeError:

@@ -36,7 +36,7 @@ class LlmSpec(Strict):
     sizes, template and state mode wherever it gives none."""
 
     source: str | None = None
-    """Directory or hub name with pretrained weights; none trains a stand-in in stage 0.llm."""
+    """Directory or hub name with pretrained weights; none trains a bootstrap model in stage 0.llm."""
     prefix: str = ""
     """What every tensor's name in the source begins with, where it is a part of a larger model:
     ``language_model.``."""
@@ -86,9 +86,9 @@ class LlmSpec(Strict):
 
 
 class CtcHeadSpec(Strict):
-    """Units of the recogniser of stage 2.1a."""
+    """Vocabulary of the recogniser of stage 2.1a."""
 
-    units: Literal["char", "word"] = "char"
+    vocab: Literal["char", "word"] = "char"
     """What is recognised. The inventory comes from the training transcripts; blank is unit 0."""
 
 
@@ -184,7 +184,7 @@ class ModelSpec(Strict):
 
     @property
     def tokens_per_tile(self) -> int:
-        """Language positions one tile takes: what the projector leaves of the tower's tokens. 256 for VITA-1.5."""
+        """Tokens one tile takes: what the projector leaves of the tower's tokens. 256 for VITA-1.5."""
         return self.projector.num_tokens(self.vision.grid_size)
 
     @property
@@ -199,7 +199,7 @@ class ModelSpec(Strict):
         return {name: source for name, source in named.items() if source is not None}
 
     @property
-    def given(self) -> frozenset[str]:
+    def pretrained(self) -> frozenset[str]:
         """Modules that are complete before any stage has trained them."""
         return self.weightless | set(self.sources)
 

@@ -83,7 +83,7 @@ class ObjectiveSpec:
     optional: tuple[str, ...] = ()
     """Modules it uses where the stage trains them or its data need them."""
     packs: bool = False
-    """Whether samples are packed into rows of ``batch.row_tokens``; otherwise a row of a batch is one sample. Only
+    """Whether samples are packed into rows of ``batch.seq_len``; otherwise a row of a batch is one sample. Only
     packed data can have a curriculum."""
     transcribes: bool = False
     """Whether it aligns transcripts with audio frames: its data give the recogniser's vocabulary, and a transcript

@@ -91,14 +91,14 @@ def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
         child = parent.get(key)
         if child is None:
             child = parent[key] = {}
-            tree.places.setdefault(path[: depth + 1], source)
+            tree.locations.setdefault(path[: depth + 1], source)
         if not isinstance(child, dict):
             raise RecipeError(f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping", where=source)
         parent = child
-    for place in [place for place in tree.places if place[: len(path)] == path]:
-        del tree.places[place]
+    for location in [location for location in tree.locations if location[: len(path)] == path]:
+        del tree.locations[location]
     if value is None and shape is not None and shape.kind == "mapping":
         parent.pop(path[-1], None)
         return
     parent[path[-1]] = value
-    tree.places[path] = source
+    tree.locations[path] = source

@@ -117,7 +117,7 @@ def needed_platform(what: str, where: str) -> Platform:
     return platform
 
 
-def laid_over(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:
+def merge_pod_settings(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:
     """Return pod settings with others laid over them, in order.
 
     What a layer states replaces what was there; mappings are joined key by key, and lists are added to.

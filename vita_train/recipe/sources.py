@@ -15,7 +15,7 @@ from vita_train.recipe.base import Count, Strict
 
 
 class SynthSource(Strict):
-    """The embedded synthetic world: pictures of shapes, a grammar of sentences, synthesised speech."""
+    """The embedded synthetic world: images of shapes, a grammar of sentences, synthesised speech."""
 
     kind: Literal["synth"] = "synth"
     scale: float = Field(default=1.0, gt=0, le=1000)
@@ -25,7 +25,7 @@ class SynthSource(Strict):
 
 
 class StampsSource(Strict):
-    """Pictures, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
+    """Images, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
 
     kind: Literal["stamps"] = "stamps"
     package: str | None = None

@@ -40,15 +40,15 @@ _StepsOrShare = Annotated[float, Field(ge=0, le=1e9)]
 class BatchSpec(Strict):
     """Size of a global batch. Objectives that pack rows (next_token) count rows, the others samples."""
 
-    rows: Size = 16
+    global_batch_size: Size = 16
     """Packed rows (next_token) or samples (other objectives) in a global batch, over all ranks."""
-    accumulate: Size = 1
+    grad_accum: Size = 1
     """Micro-batches a rank splits its share into. Changes memory, never the mathematics."""
-    row_tokens: int = Field(default=6200, ge=16, le=2**24)
-    """Language positions of a packed row, after expansion of media."""
-    row_tiles: Size = 24
+    seq_len: int = Field(default=6200, ge=16, le=2**24)
+    """Tokens of a packed row, after expansion of media."""
+    max_tiles: Size = 24
     """Tiles a packed row may hold."""
-    row_frames: Count = 20000
+    max_audio_frames: Count = 20000
     """Filterbank frames a packed row may hold."""
 
 
@@ -61,7 +61,7 @@ class OptimSpec(Strict):
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: Epsilon = 1e-8
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    clip_norm: float = Field(default=1.0, ge=0, le=1e9)
+    max_grad_norm: float = Field(default=1.0, ge=0, le=1e9)
     """Global gradient norm limit; 0 switches clipping off."""
     schedule: Literal["cosine", "linear", "constant", "exponential"] = "cosine"
     warmup: _StepsOrShare = 0.03
@@ -70,12 +70,12 @@ class OptimSpec(Strict):
     """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before it the rate stays
     at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains ``until``
     something."""
-    final: Share = 0.0
+    min_lr_ratio: Share = 0.0
     """Rate at the end as a share of the peak."""
 
     @model_validator(mode="after")
     def _has_a_ratio(self) -> OptimSpec:
-        if self.schedule == "exponential" and not self.final:
+        if self.schedule == "exponential" and not self.min_lr_ratio:
             raise ValueError("schedule exponential needs final above 0, the share of the peak rate at the last step, "
                              "such as 0.1")
         return self
@@ -97,16 +97,16 @@ class EngineSpec(Strict):
 class EvalSpec(Strict):
     """Held-out measures during and after training."""
 
-    every: OptionalCount = 0
+    interval: OptionalCount = 0
     """Steps between measurements of the dev loss; 0 only at the end."""
     batches: Count = 4
     """Batches of a dev measurement."""
-    limit: Count = 400
+    max_samples: Count = 400
     """Most test samples a final measure uses per slice."""
 
 
 class Gate(Strict):
-    """Bounds a held-out measure must meet for the run to go on."""
+    """Bounds a held-out measure must meet for the run to continue."""
 
     min: MeasureBound | None = None
     max: MeasureBound | None = None
@@ -120,7 +120,7 @@ class Gate(Strict):
         return self
 
 
-class Lesson(Strict):
+class CurriculumPhase(Strict):
     """The first steps of a stage, on data of their own."""
 
     steps: Count | None = None
@@ -132,7 +132,7 @@ class Lesson(Strict):
     """Measures on the dev split that end the phase, as a stage's."""
 
     @model_validator(mode="after")
-    def _bounded(self) -> Lesson:
+    def _bounded(self) -> CurriculumPhase:
         if not self.data:
             raise ValueError("data is empty: the phase has nothing to train on")
         _check_length(self.until, {"steps": self.steps}, self.max_steps)
@@ -158,8 +158,8 @@ class StageSpec(Strict):
     given: the stage written before it."""
     data: dict[str, MixWeight]
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0 each twice."""
-    curriculum: list[Lesson] = []
-    """Lessons that come before ``data``, one after another. Their steps are among the stage's; next_token only."""
+    curriculum: list[CurriculumPhase] = []
+    """Phases that come before ``data``, one after another. Their steps are among the stage's; next_token only."""
     trainable: dict[str, Rate]
     """Module to peak learning rate. Everything else is frozen and in eval mode."""
     steps: Count | None = None
@@ -188,7 +188,7 @@ class StageSpec(Strict):
     eval: EvalSpec = EvalSpec()
     gates: dict[str, Gate] = {}
     """Measure name (e.g. ``vqa_seen.accuracy``) to bounds, checked on the final weights."""
-    save_every: Count = 500
+    checkpoint_interval: Count = 500
     """Steps between resumable checkpoints."""
     options: dict[str, Annotated[float, _OPTION] | Annotated[int, _OPTION] | bool | str] = {}
     """Settings of the objective (augmentation, loss weights); each objective refuses names it does not know."""
@@ -266,8 +266,10 @@ class StageSpec(Strict):
             raise ValueError("data is empty: the stage has nothing to train on")
         if self.curriculum and not OBJECTIVES[self.objective].packs:
             raise ValueError(f"a curriculum needs an objective that packs rows, not {self.objective}")
-        if self.curriculum and not self.taught < (self.most_steps or 0):
-            raise ValueError(f"the curriculum takes {self.taught} steps: give the stage steps, and more than that")
+        if self.curriculum and not self.curriculum_steps < (self.most_steps or 0):
+            raise ValueError(
+                f"the curriculum takes {self.curriculum_steps} steps: give the stage steps, and more than that"
+            )
         if self.optim.kind == "muon" and self.engine.kind != "torch":
             raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
         return self
@@ -283,14 +285,14 @@ class StageSpec(Strict):
         return self.lora.modules if self.lora is not None else ()
 
     @property
-    def taught(self) -> int:
+    def curriculum_steps(self) -> int:
         """Steps that the curriculum takes at most."""
-        return sum(lesson.most_steps for lesson in self.curriculum)
+        return sum(phase.most_steps for phase in self.curriculum)
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Every dataset the stage trains on, lessons included; sorted."""
-        return tuple(sorted({*self.data, *(name for lesson in self.curriculum for name in lesson.data)}))
+        """Every dataset the stage trains on, curriculum included; sorted."""
+        return tuple(sorted({*self.data, *(name for phase in self.curriculum for name in phase.data)}))
 
 
 def _check_length(until: dict[str, Gate], lengths: dict[str, float | None], max_steps: int | None) -> None:

@@ -50,6 +50,6 @@ for _kind in (
     TaskKind("asr", "the transcript of what is heard", exact=False, measures=_LLM_WER),
     TaskKind("tts", "a text and how it sounds", exact=False, measures=_LLM_WER),
     TaskKind("speech_qa", "an answer to a spoken question"),
-    TaskKind("negative", "sound that is not meant for the assistant"),
+    TaskKind("negative", "audio that is not meant for the assistant"),
 ):
     register_task_kind(_kind)

@@ -32,7 +32,7 @@ class TowerSpec(Strict):
 
     kind: str
     source: str | None = None
-    """Directory, file or hub name with pretrained weights; none trains a stand-in in stage 0.vision."""
+    """Directory, file or hub name with pretrained weights; none trains a bootstrap model in stage 0.vision."""
     image_size: Size
     patch_size: Size
     hidden_size: Size

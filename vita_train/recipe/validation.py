@@ -15,7 +15,7 @@ from vita_train.recipe.renamed import renamed_key
 from vita_train.recipe.shape import Shape, fields_of, shape_of
 from vita_train.recipe.yaml_tree import Path, Tree
 
-#: Most problems told at once.
+#: Most problems reported at once.
 _MOST_PROBLEMS = 10
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,10 +31,10 @@ def validated(model: type[Model], tree: Tree) -> Model:
         # JSON's rules are the strict ones that know lists for tuples and refuse text for numbers.
         return model.model_validate_json(json.dumps(tree.value), strict=True)
     except ValidationError as error:
-        raise _told(error, tree, model) from error
+        raise _all_problems(error, tree, model) from error
 
 
-def _told(error: ValidationError, tree: Tree, model: type[BaseModel]) -> RecipeError:
+def _all_problems(error: ValidationError, tree: Tree, model: type[BaseModel]) -> RecipeError:
     problems = sorted((_problem(detail, tree, model) for detail in error.errors(include_url=False)),
                       key=lambda problem: _order(problem.where))
     if len(problems) == 1:
@@ -53,16 +53,16 @@ def _order(where: str) -> tuple[str, int]:
 def _problem(detail: ErrorDetails, tree: Tree, model: type[BaseModel]) -> RecipeError:
     path, shape = _locate(detail["loc"], tree.value, model)
     name = ".".join(map(str, path))
-    where = tree.place(path)
+    where = tree.location(path)
     kind = detail["type"]
     if kind == "extra_forbidden":
         return _unknown_key(path, shape, where)
     if kind == "missing":
-        return RecipeError(f"{name} is missing", where=tree.place(path[:-1]), remedy="add it")
+        return RecipeError(f"{name} is missing", where=tree.location(path[:-1]), remedy="add it")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         inner = shape_of(shape, str(path[-1])) if shape is not None else None
         kinds = [str(_kind_of(model)) for model in inner.models] if inner is not None else []
-        return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", where=tree.place((*path, "kind")))
+        return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", where=tree.location((*path, "kind")))
     if kind == "json_invalid":
         return RecipeError("holds characters that are no text", where=tree.source)
     message = re.sub(r"\ban object\b", "a mapping", detail["msg"].removeprefix("Value error, "))

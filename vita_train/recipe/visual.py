@@ -1,4 +1,4 @@
-"""How many tiles pictures and videos become, and how many language positions each tile takes.
+"""How many tiles images and videos become, and how many tokens each tile takes.
 
 Preparation, planner, training and chat all count with these functions and no others.
 """
@@ -18,7 +18,7 @@ SMALLEST_GRID = 3
 
 
 def most_tiles(spec: ImageSpec) -> int:
-    """Return the most tiles a picture becomes, thumbnail included."""
+    """Return the most tiles an image becomes, thumbnail included."""
     return spec.max_tiles + (1 if spec.thumbnail and spec.max_tiles > 1 else 0)
 
 
@@ -44,13 +44,13 @@ def most_video_tiles(frames: int, image: ImageSpec, video: VideoSpec) -> int:
     return max(video_tiles(frames, tiles, video) for tiles in range(1, most_tiles(image) + 1))
 
 
-def picture_tokens(tiles: int, per_tile: int) -> list[int]:
-    """Return the language positions of each tile of a picture."""
+def image_tokens(tiles: int, per_tile: int) -> list[int]:
+    """Return the tokens of each tile of an image."""
     return [per_tile] * tiles
 
 
 def video_tokens(tiles: int, per_tile: int, spec: VideoSpec) -> list[int]:
-    """Return the language positions of each tile of a video, in order.
+    """Return the tokens of each tile of a video, in order.
 
     With slow-fast pooling every fourth tile is slow, counted over the tiles as the public code counts them. So it does
     not matter for the number of positions which frames are tiled.

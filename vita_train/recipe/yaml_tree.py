@@ -57,16 +57,16 @@ class Tree:
     value: Any
     source: str
     """File the values came from."""
-    places: dict[Path, str] = field(default_factory=dict)
+    locations: dict[Path, str] = field(default_factory=dict)
     """Where a value or its key stands, e.g. ``my.yaml:12``."""
     at: Path = ()
     """Path of the tree's root in a recipe."""
 
-    def place(self, path: Path) -> str:
+    def location(self, path: Path) -> str:
         """Return the place of a value, or of the nearest value around it."""
         for end in range(len(path), -1, -1):
-            if path[:end] in self.places:
-                return self.places[path[:end]]
+            if path[:end] in self.locations:
+                return self.locations[path[:end]]
         return self.source
 
 
@@ -79,7 +79,7 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
     """Return a YAML document as nodes that know where they stand in the text; None where it is empty.
 
     Raises:
-        RecipeError: it is no YAML; the line is named.
+        RecipeError: it is not YAML; the line is named.
     """
     try:
         return yaml.compose(text, Loader=_Loader)
@@ -88,7 +88,7 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
         where = f"{source}:{mark.line + 1}" if mark else source
         what = " ".join(part for part in (error.context, error.problem) if part)
         raise RecipeError(f"is not YAML: {what}", where=where,
-                          remedy="see to indentation, brackets and quotes") from error
+                          remedy="check indentation, brackets and quotes") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=source) from error
 
@@ -102,7 +102,7 @@ def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
         at: the path at which it is to stand in a recipe; the tree's own paths begin at its root all the same.
 
     Raises:
-        RecipeError: it is no YAML, has a key twice in one mapping, or uses tags; the line is named.
+        RecipeError: it is not YAML, has a key twice in one mapping, or uses tags; the line is named.
     """
     node = compose_yaml(text, source)
     tree = Tree(None, source, at=at)
@@ -118,8 +118,8 @@ def dump_yaml(value: Any) -> str:
 
 def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
     where = f"{tree.source}:{node.start_mark.line + 1}"
-    tree.places.setdefault(path, where)
-    if len(path) > _MAX_DEPTH or len(tree.places) > _MAX_VALUES:
+    tree.locations.setdefault(path, where)
+    if len(path) > _MAX_DEPTH or len(tree.locations) > _MAX_VALUES:
         raise RecipeError("is nested too deeply or holds too many values", where=where)
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
@@ -143,7 +143,7 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
             raise RecipeError(f"{key!r} is given twice (first in line {lines[key]})", where=where,
                               remedy="remove one of them")
         lines[key] = line
-        tree.places[(*path, key)] = where
+        tree.locations[(*path, key)] = where
         result[key] = _value(value_node, (*path, key), tree)
     return result
 

@@ -48,7 +48,7 @@ class StageView:
         return self.spec.title or self.name
 
     @property
-    def stand_in(self) -> bool:
+    def is_bootstrap(self) -> bool:
         """Whether the stage replaces a pretrained part instead of training the omni model."""
         return self.spec.group == "base"
 
@@ -77,9 +77,9 @@ class StageView:
     @property
     def seconds(self) -> float | None:
         """Wall time from the first logged step to the last, or as the stage's own record says."""
-        told = self.lineage.get("seconds")
-        if isinstance(told, int | float):
-            return float(told)
+        recorded = self.lineage.get("seconds")
+        if isinstance(recorded, int | float):
+            return float(recorded)
         times = [event["time"] for event in self.events if isinstance(event.get("time"), int | float)]
         return times[-1] - times[0] if len(times) > 1 else None
 
@@ -247,19 +247,19 @@ def _stage(reader: RunReader, name: str, spec: StageSpec, colour: str) -> StageV
     # Only a committed manifest makes a stage done: one that says done without it was stopped on the way.
     view.state = "stopped" if state == "done" else state
     if view.state in ("failed", "stopped"):
-        view.reason = str(view.progress.get("reason") or "") or _told_by_ranks(reader, name)
+        view.reason = str(view.progress.get("reason") or "") or _rank_error(reader, name)
         view.log_tail = reader.tail(f"{name}/logs/rank-0.log") or reader.tail(f"{name}/logs/launcher.log")
     return view
 
 
-def _told_by_ranks(reader: RunReader, name: str) -> str:
+def _rank_error(reader: RunReader, name: str) -> str:
     """What the first rank that failed on purpose left behind."""
     for key in reader.keys(f"{name}/logs/"):
         if key.endswith(".error.json"):
-            told = reader.json(key)
-            if isinstance(told, dict) and told.get("what"):
-                return str(VitaError(str(told["what"]), where=str(told.get("where") or ""),
-                                     remedy=str(told.get("remedy") or "")))
+            recorded = reader.json(key)
+            if isinstance(recorded, dict) and recorded.get("what"):
+                return str(VitaError(str(recorded["what"]), where=str(recorded.get("where") or ""),
+                                     remedy=str(recorded.get("remedy") or "")))
     return ""
 
 

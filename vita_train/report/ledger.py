@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vita_train.data.prepare.ledger import Ledger, SplitLedger
+from vita_train.data.prepare.ledger import PrepareLedger, SplitLedger
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LedgerRow:
 def ledger_rows(ledger: Mapping[str, Any]) -> list[LedgerRow]:
     """Return a row per dataset, in the ledger's order; nothing if the document is no ledger."""
     try:
-        splits = Ledger.model_validate(dict(ledger)).splits
+        splits = PrepareLedger.model_validate(dict(ledger)).splits
     except ValidationError:
         return []
     datasets: dict[str, list[SplitLedger]] = {}

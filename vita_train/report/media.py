@@ -1,4 +1,4 @@
-"""Pictures and sounds as data URIs, so that the page needs no other file and no network."""
+"""Images and sounds as data URIs, so that the page needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from PIL import Image, UnidentifiedImageError
 
 from vita_train.report.charts import waveform
 
-#: Longer side of a picture in the report, pixels.
+#: Longer side of an image in the report, pixels.
 MAX_SIDE = 320
 #: Seconds of a recording that are kept.
 MAX_SECONDS = 20.0
 
 
 def image_uri(data: bytes) -> str | None:
-    """Return a picture as a small PNG or JPEG data URI, or None if the bytes are not a picture.
+    """Return an image as a small PNG or JPEG data URI, or None if the bytes are not an image.
 
-    The picture is always encoded anew: nothing but pixels reaches the page.
+    The image is always encoded anew: nothing but pixels reaches the page.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            picture = file.convert("RGB")
+            image = file.convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
-    small = max(picture.size) <= 96
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    small = max(image.size) <= 96
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     out = io.BytesIO()
-    # Tiny pictures are drawn enlarged, where JPEG blocks would show.
-    picture.save(out, "PNG" if small else "JPEG", **({} if small else {"quality": 88}))
+    # Tiny images are drawn enlarged, where JPEG blocks would show.
+    image.save(out, "PNG" if small else "JPEG", **({} if small else {"quality": 88}))
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def audio_clip(data: bytes) -> tuple[str, Markup, float] | None:
-    """Return a recording as (WAV data URI, drawn waveform, seconds), or None if the bytes are not sound."""
+    """Return a recording as (WAV data URI, drawn waveform, seconds), or None if the bytes are not audio."""
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError):

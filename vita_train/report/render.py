@@ -207,8 +207,8 @@ def _samples(run: RunView, reader: RunReader) -> dict[str, list[dict[str, Any]]]
                  ("title", "dataset", "slice", "question", "answer", "truth", "note")}, "right": sample.get("right")}
         for item in sample.get("media", ()):
             _add_media(entry, item, reader)
-        place = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
-        sorted_samples[place].append(entry)
+        section = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
+        sorted_samples[section].append(entry)
     return sorted_samples
 
 

@@ -18,9 +18,9 @@ HEADLINES: dict[str, tuple[str, dict[str, str]]] = {
         "dialogue.test.accuracy": "turns of a dialogue right",
     }),
     "Sees": ("vision", {
-        "vqa.test_seen.accuracy": "questions about pictures answered",
+        "vqa.test_seen.accuracy": "questions about images answered",
         "vqa.test_unseen.accuracy": "the same, on combinations never seen",
-        "caption.test_seen.attributes": "of a picture's attributes named",
+        "caption.test_seen.attributes": "of an image's attributes named",
         "caption.test.attributes": "of a caption's words named",
         "caption.test.retrieval": "right caption picked among ten",
     }),
@@ -106,12 +106,12 @@ def key_measure(spec: StageSpec, metrics: Mapping[str, float]) -> str | None:
         return gated
     own = [*spec.data, *(measure.dataset for measure in OBJECTIVES[spec.objective].measures if measure.dataset)]
 
-    def place(name: str) -> tuple[int, int, str]:
+    def rank(name: str) -> tuple[int, int, str]:
         dataset, last = name.partition(".")[0], name.rpartition(".")[2]
         return (own.index(dataset) if dataset in own else len(own),
                 _TELLING.index(last) if last in _TELLING else len(_TELLING), name)
 
-    return min(metrics, key=place)
+    return min(metrics, key=rank)
 
 
 def figure(measure: str, value: float | None) -> str:

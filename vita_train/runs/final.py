@@ -32,6 +32,6 @@ def read_final(store: Store, prefix: str) -> Manifest | None:
         return None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"is damaged: {place + ': ' if place else ''}{first['msg'].lower()}",
+        location = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}",
                               where=store.uri_of(key), remedy="delete it and run the step again") from error

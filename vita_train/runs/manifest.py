@@ -19,14 +19,14 @@ STEP_DIGEST = "step_digest"
 #: Environment variable of a stage's ranks: digest of the pipeline's step that started them, if one did.
 STEP_DIGEST_VARIABLE = "VITA_TRAIN_STEP_DIGEST"
 #: What stands for the stage of a module whose weights came from outside the run.
-GIVEN = "given"
+PRETRAINED = "pretrained"
 
 
 class ModuleRef(Strict):
     """The weights of one module (a safetensors file, or several for a large one), or an adapter over others."""
 
     stage: str
-    """Stage that trained or imported it, or `GIVEN`."""
+    """Stage that trained or imported it, or `PRETRAINED`."""
     files: tuple[FileRef, ...]
     """Of an adapter, its ``adapter_config.json`` and ``adapter_model.safetensors``."""
     base: ModuleRef | Literal["source"] | None = None

@@ -75,7 +75,7 @@ class Run:
 
     def store_trying(self, seconds: float) -> Store:
         """Return the store, opened to give up on a server that has been away for so many seconds."""
-        return open_store(self.recipe.storage.root, endpoint=self.recipe.storage.endpoint, patience=seconds)
+        return open_store(self.recipe.storage.root, endpoint=self.recipe.storage.endpoint, retry_timeout=seconds)
 
     def own_store(self) -> Store:
         """Return a store whose keys begin in the run's folder."""

@@ -50,7 +50,7 @@ class DamagedError(StorageError):
 class Store(Protocol):
     """Files under relative keys with '/' between their parts.
 
-    Every method raises StorageError (away for now: retry) or UserError (credentials, bucket, disk space: mend first),
+    Every method raises StorageError (away for now: retry) or UserError (credentials, bucket, disk space: fix first),
     and both name the URI.
     """
 
@@ -124,14 +124,14 @@ class Store(Protocol):
         """Delete files; keys that are absent already are no error."""
         ...
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
               ) -> tuple[str, ...]:
         """Remove what writers that died left unfinished below a prefix: uploads that take space and are no files yet.
 
         Args:
             prefix: of keys, up to a slash; empty takes the whole store.
             older_than: leave what began within this time. Where someone may be writing, longer than any upload takes.
-            is_rehearsal: remove nothing.
+            dry_run: remove nothing.
 
         Returns:
             The keys of what was removed, or would be, sorted: on S3 those it was to have.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vita_train.console import warn
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, MissingKeyError, is_local, local_path
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.factory import open_file
 from vita_train.storage.host_cache import cache_dir, known_digest, locked
 
@@ -66,7 +66,7 @@ def remove_beside(folder: Path) -> None:
 def _verify(path: Path, ref: FileRef) -> None:
     if not path.is_file():
         raise MissingKeyError("does not exist", where=str(path), remedy="run the step that made it again")
-    with told(path):
+    with translate_os_errors(path):
         stat = path.stat()
         seen = (str(path), stat.st_size, stat.st_mtime_ns, ref.sha256)
         if stat.st_size != ref.bytes:

@@ -1,4 +1,4 @@
-"""What the operating system's errors mean to the reader: make room, mend the settings, or try again later."""
+"""What the operating system's errors mean to the reader: make room, fix the settings, or try again later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACE = "storage.root or VITA_TRAIN_CACHE"
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into ours, with the path in them."""
     try:
         yield
@@ -35,7 +35,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
+def detect_full_disk(folder: Path) -> Iterator[None]:
     """Tell a full disk from other errors of writers that do not say it themselves, as torch and safetensors do.
 
     Raises:
@@ -95,13 +95,13 @@ def _translate(error: OSError, path: Path) -> VitaError:
     if error.errno in _FULL:
         return no_space(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError("may not be read or written by this user", where=where,
+        return UserError("permission denied", where=where,
                          remedy=f"change its owner or mode, or choose another {_PLACE}")
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return UserError("a file stands where a directory is needed, or the other way round", where=where,
                          remedy=f"remove what is in the way, or choose another {_PLACE}")
     return StorageError(f"could not be read or written: {error.strerror or error}", where=where,
-                        remedy="look at the disk and its mount, then run the same command again")
+                        remedy="check the disk and its mount, then run the same command again")
 
 
 def no_space(path: Path) -> UserError:
@@ -110,5 +110,5 @@ def no_space(path: Path) -> UserError:
     if free is not None and free[1] == 0:
         return UserError("there are no inodes left on the disk: it holds as many files as it can", where=str(path),
                          remedy=f"remove files or choose another {_PLACE}, then run the same command again")
-    return UserError("there is no space left on the disk", where=str(path),
+    return UserError("no space left on the disk", where=str(path),
                      remedy=f"free some space or choose another {_PLACE}, then run the same command again")

@@ -7,13 +7,13 @@ from vita_train.errors import UserError
 from vita_train.storage.base import Store, local_path
 
 
-def open_store(uri: str, *, endpoint: str | None = None, patience: float | None = None) -> Store:
+def open_store(uri: str, *, endpoint: str | None = None, retry_timeout: float | None = None) -> Store:
     """Open a store.
 
     Args:
         uri: a local path, ``file:///path`` or ``s3://bucket/prefix``.
         endpoint: URL of the S3 server when it is not AWS; without it AWS_ENDPOINT_URL counts.
-        patience: seconds for which an S3 server that is away is tried again; `S3Store` says how many by default.
+        retry_timeout: seconds for which an S3 server that is away is tried again; `S3Store` says how many by default.
 
     Raises:
         UserError: the URI is of another kind.
@@ -28,7 +28,7 @@ def open_store(uri: str, *, endpoint: str | None = None, patience: float | None 
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not bucket:
             raise UserError("the URI names no bucket", where=uri, remedy="write s3://<bucket>/<prefix>")
-        return S3Store(bucket, prefix.strip("/"), endpoint=endpoint, patience=patience)
+        return S3Store(bucket, prefix.strip("/"), endpoint=endpoint, retry_timeout=retry_timeout)
     from vita_train.storage.local import LocalStore
 
     return LocalStore(local_path(uri))

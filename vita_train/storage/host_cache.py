@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vita_train.errors import VitaError
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 
 #: Bytes from which a file's digest is worth keeping.
 _LARGE = 64 << 20
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock among the processes of this node; the system drops it when its holder dies."""
-    with told(path):
+    with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
@@ -49,7 +49,7 @@ def known_digest(path: Path) -> str:
     file = [place, stat.st_size, stat.st_mtime_ns, stat.st_ino]
     note = cache_dir() / "digests" / f"{hashlib.sha256(place.encode()).hexdigest()}.json"
     try:
-        with locked(note.with_suffix(".lock")), told(note):
+        with locked(note.with_suffix(".lock")), translate_os_errors(note):
             if (known := _noted(note, file)) is None:
                 known = sha256_file(path)
                 partial = note.with_suffix(".partial")

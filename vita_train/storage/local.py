@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 
 
 class LocalStore:
@@ -38,12 +38,12 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         path = self._path(key)
-        with told(path):
+        with translate_os_errors(path):
             return path.read_bytes()
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         path = self._path(key)
-        with told(path), private_file(path) as (temporary, file):
+        with translate_os_errors(path), private_file(path) as (temporary, file):
             file.write(data)
             flush(file)
             if not if_absent:
@@ -57,7 +57,12 @@ class LocalStore:
         target = self._path(key)
         if move and (ref := self._rename(path, target)) is not None:
             return ref
-        with told(path), path.open("rb") as source, told(target), private_file(target) as (temporary, file):
+        with (
+            translate_os_errors(path),
+            path.open("rb") as source,
+            translate_os_errors(target),
+            private_file(target) as (temporary, file),
+        ):
             reader = HashingReader(source)
             shutil.copyfileobj(reader, file, 1 << 20)
             flush(file)
@@ -69,7 +74,7 @@ class LocalStore:
 
     def _rename(self, path: Path, target: Path) -> FileRef | None:
         """Take over a file by renaming it; None when it lies on another file system."""
-        with told(path):
+        with translate_os_errors(path):
             ref = FileRef(uri=str(target), sha256=sha256_file(path), bytes=path.stat().st_size)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -85,7 +90,12 @@ class LocalStore:
 
     def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
         source = self._path(key)
-        with told(source), source.open("rb") as stored, told(path), private_file(path) as (temporary, file):
+        with (
+            translate_os_errors(source),
+            source.open("rb") as stored,
+            translate_os_errors(path),
+            private_file(path) as (temporary, file),
+        ):
             reader = HashingReader(stored)
             shutil.copyfileobj(reader, file, 1 << 20)
             if sha256 is not None and reader.sha256() != sha256:
@@ -96,12 +106,12 @@ class LocalStore:
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
-        with told(path):
+        with translate_os_errors(path):
             return path.is_file()
 
     def size(self, key: str) -> int:
         path = self._path(key)
-        with told(path):
+        with translate_os_errors(path):
             return path.stat().st_size
 
     def list(self, prefix: str = "") -> list[str]:
@@ -116,7 +126,7 @@ class LocalStore:
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
-            with told(path):
+            with translate_os_errors(path):
                 path.unlink(missing_ok=True)
             for folder in path.parents:
                 if folder == self.root:
@@ -126,7 +136,7 @@ class LocalStore:
                 except OSError:  # not empty, or gone already
                     break
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
               ) -> tuple[str, ...]:
         swept = []
         latest = time.time() - older_than.total_seconds() if older_than else math.inf
@@ -135,11 +145,11 @@ class LocalStore:
                 key = path.relative_to(self.root)
                 if any(part.startswith(PRIVATE) for part in key.parts) and _last_change(path) <= latest:
                     swept.append(key.as_posix())
-                    if not is_rehearsal:
-                        with told(path):
+                    if not dry_run:
+                        with translate_os_errors(path):
                             path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
-                if not is_rehearsal and _last_change(Path(folder)) <= latest:
+                if not dry_run and _last_change(Path(folder)) <= latest:
                     Path(folder).rmdir()
         return tuple(sorted(swept))
 
@@ -209,5 +219,5 @@ def _flush_directory(path: Path) -> None:
 
 def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        with told(Path(error.filename or "")):
+        with translate_os_errors(Path(error.filename or "")):
             raise error

@@ -18,7 +18,7 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 20.0
 
 
-def patiently(work: Callable[[], T], seconds: float) -> T:
+def retrying(work: Callable[[], T], seconds: float) -> T:
     """Return what `work` returns; when the store is away, call it again, for so many seconds since the first call.
 
     Pauses grow and are random, so that the ranks of a job do not all come back at once.

@@ -29,9 +29,9 @@ from vita_train.credentials import REMEDY, holds_credentials
 from vita_train.errors import StorageError, UserError
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, MissingKeyError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.local import flush, private_file
-from vita_train.storage.retry import patiently
+from vita_train.storage.retry import retrying
 from vita_train.storage.s3_errors import S3_ERRORS, bucket_is_missing, code_of, is_conflict, is_missing, translate
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ PARTS_IN_MEMORY = 4
 #: Most keys of one delete request.
 DELETE_BATCH = 1000
 #: Seconds for which an operation is tried again while the server is away.
-PATIENCE = 120.0
+RETRY_TIMEOUT = 120.0
 
 # At INFO, as Kubeflow Pipelines' executor sets it, every client tells where its credentials and endpoint came from.
 for _talker in ("botocore.credentials", "botocore.configprovider"):
@@ -59,22 +59,32 @@ class S3Store:
         bucket: its name.
         prefix: where the store's root lies, without slashes at its ends; may be empty.
         endpoint: URL of the server when it is not AWS. Credentials come from the environment, as boto3 reads them.
-        patience: seconds for which an operation is tried again while the server is away; PATIENCE when not given.
+        retry_timeout: seconds for which an operation is tried again while the server is away; RETRY_TIMEOUT when not
+            given.
         attempts: tries of one request within each of these.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", *, endpoint: str | None = None, patience: float | None = None,
-                 attempts: int = 4, connect_timeout: float = 10.0, read_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str | None = None,
+        retry_timeout: float | None = None,
+        attempts: int = 4,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+    ) -> None:
         self.bucket = bucket
         self.prefix = prefix
-        self._patience = PATIENCE if patience is None else patience
+        self._retry_timeout = RETRY_TIMEOUT if retry_timeout is None else retry_timeout
         custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if custom and holds_credentials(custom):
             raise UserError("holds a user, a password or a key inside a URL", where=custom, remedy=REMEDY)
         self._server = custom or "AWS"
-        with self._told(""):
+        with self._translate_s3_errors(""):
             session = boto3.session.Session()
             self._client: Any = session.client(
                 "s3",
@@ -154,12 +164,12 @@ class S3Store:
 
     def _upload(self, path: Path, key: str) -> FileRef:
         name = self._key(key)
-        with told(path):
+        with translate_os_errors(path):
             size = path.stat().st_size
             file = path.open("rb")
         with file:
             reader = HashingReader(file)
-            with told(path), self._told(key):
+            with translate_os_errors(path), self._translate_s3_errors(key):
                 self._client.upload_fileobj(reader, self.bucket, name, Config=_transfer(size))
         stored = int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
         if stored != reader.count:
@@ -174,8 +184,8 @@ class S3Store:
             self._ask(key, lambda: self._download(key, path, sha256))
 
     def _download(self, key: str, path: Path, sha256: str | None) -> None:
-        with told(path), private_file(path) as (temporary, file):
-            with self._told(key):
+        with translate_os_errors(path), private_file(path) as (temporary, file):
+            with self._translate_s3_errors(key):
                 self._client.download_fileobj(self.bucket, self._key(key), file, Config=_transfer(0))
             flush(file)
             found = sha256_file(temporary) if sha256 is not None else None
@@ -213,13 +223,13 @@ class S3Store:
         if refused:
             raise ClientError({"Error": refused[0]}, "DeleteObjects")
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), is_rehearsal: bool = False
+    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
               ) -> tuple[str, ...]:
         root = f"{self.prefix}/" if self.prefix else ""
         below = f"{self._key(prefix)}/" if prefix else root
         stale = [upload for upload in self._pages("list_multipart_uploads", "Uploads", below)
                  if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than]
-        for upload in () if is_rehearsal else stale:
+        for upload in () if dry_run else stale:
             self._ask("", partial(self._abort, upload["Key"], upload["UploadId"]))
         return tuple(sorted(upload["Key"].removeprefix(root) for upload in stale))
 
@@ -240,15 +250,15 @@ class S3Store:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
     def _ask(self, key: str, work: Callable[[], T]) -> T:
-        """Return what a request returns, with patience."""
-        def told_work() -> T:
-            with self._told(key):
+        """Return what a request returns, trying again while the server is away."""
+        def translated_work() -> T:
+            with self._translate_s3_errors(key):
                 return work()
 
-        return patiently(told_work, self._patience)
+        return retrying(translated_work, self._retry_timeout)
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def _translate_s3_errors(self, key: str) -> Iterator[None]:
         """Turn boto3's errors into ours, with the URI in them."""
         uri = self.uri_of(key) if key else self.uri
         try:

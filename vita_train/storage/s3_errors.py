@@ -1,4 +1,4 @@
-"""What boto3's errors mean to the reader: mend the settings, or try again later."""
+"""What boto3's errors mean to the reader: fix the settings, or try again later."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import IO, cast
 from vita_train.console import progress
 from vita_train.storage.base import DamagedError, FileRef, Store, check_key
 from vita_train.storage.digest import digest_of, sha256_file
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.factory import open_file
 from vita_train.storage.host_cache import locked
 
@@ -37,7 +37,10 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     groups = list(_groups(files))
     shards: dict[str, FileRef] = {}
-    with told(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with (
+        translate_os_errors(folder),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch,
+    ):
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = Path(scratch) / f"{_NAME}{number:05d}.tar"
             _pack(path, folder, group)
@@ -74,7 +77,7 @@ def _fetch(shards: Mapping[str, FileRef], folder: Path, endpoint: str | None) ->
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with told(partial):
+        with translate_os_errors(partial):
             (partial / "tree").mkdir(parents=True)
             for name in progress(sorted(shards), len(shards), f"fetching {folder.name}"):
                 store, key = open_file(shards[name].uri, endpoint=endpoint)

@@ -34,7 +34,7 @@ class BatchOrder(Protocol):
     # Orders that must look at what came before to find a step also have state(step) and seek(state).
 
 
-def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: int, accumulate: int, world: World,
+def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: int, grad_accum: int, world: World,
                   seed: int, workers: int) -> Iterator[list[Any]]:
     """Yield, for each step from ``start`` to ``stop``, this rank's micro-batches on the CPU.
 
@@ -45,7 +45,7 @@ def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: 
         RecipeError: a global batch has fewer rows than micro-batches over all ranks.
         DataError: a sample cannot be read; the same message with and without workers.
     """
-    steps = _Steps(objective, order, accumulate, world, seed)
+    steps = _Steps(objective, order, grad_accum, world, seed)
     loader = DataLoader(steps, batch_size=None, sampler=range(start, stop), num_workers=workers,
                         prefetch_factor=2 if workers else None)
     for parts in loader:
@@ -57,10 +57,10 @@ def micro_batches(objective: Objective, order: BatchOrder, *, start: int, stop: 
 class _Steps(Dataset["list[Any] | VitaError"]):
     """The micro-batches of a step, or the error that reading them gave: torch would pass it on as mere text."""
 
-    def __init__(self, objective: Objective, order: BatchOrder, accumulate: int, world: World, seed: int) -> None:
+    def __init__(self, objective: Objective, order: BatchOrder, grad_accum: int, world: World, seed: int) -> None:
         self._collate = objective.collate
         self._order = order
-        self._accumulate = accumulate
+        self._grad_accum = grad_accum
         self._rank, self._size = world.rank, world.size
         self._seed = seed
 
@@ -72,12 +72,12 @@ class _Steps(Dataset["list[Any] | VitaError"]):
 
     def _parts(self, step: int) -> list[Any]:
         rows = self._order.rows(step)
-        if len(rows) < self._size * self._accumulate:
-            raise RecipeError(f"a global batch of {len(rows)} rows cannot be split into {self._accumulate} "
-                              f"micro-batches on {self._size} ranks", where="batch.rows",
-                              remedy="raise batch.rows or lower batch.accumulate or the number of ranks")
+        if len(rows) < self._size * self._grad_accum:
+            raise RecipeError(f"a global batch of {len(rows)} rows cannot be split into {self._grad_accum} "
+                              f"micro-batches on {self._size} ranks", where="batch.global_batch_size",
+                              remedy="raise batch.global_batch_size or lower batch.grad_accum or the number of ranks")
         mine = rows[self._rank::self._size]
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
-        bounds = [len(mine) * part // self._accumulate for part in range(self._accumulate + 1)]
+        bounds = [len(mine) * part // self._grad_accum for part in range(self._grad_accum + 1)]
         return [self._collate([self._order.load(row) for row in mine[begin:end]], seed=seed)
                 for begin, end in pairwise(bounds)]

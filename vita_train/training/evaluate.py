@@ -21,7 +21,7 @@ from vita_train.training.weights import load_inputs
 
 def measure_stage(stage: str, recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, inputs: Inputs
                   ) -> dict[str, float]:
-    """Return the measures of a stage's slices on at most ``eval.limit`` samples each; runs on rank 0 alone.
+    """Return the measures of a stage's slices on at most ``eval.max_samples`` samples each; runs on rank 0 alone.
 
     Modules that only measuring needs (the recogniser that listens to resynthesised speech) are loaded beside the
     trained ones where an earlier stage has made them.
@@ -32,9 +32,9 @@ def measure_stage(stage: str, recipe: Recipe, corpus: Corpus, modules: nn.Module
     device = next(modules.parameters()).device
     needed = modules_for(recipe, corpus, stage)
     extra = tuple(name for name in MODULES if name in needed and name in inputs.modules and name not in modules)
-    for name, module in load_inputs(recipe, inputs, extra, units=len(corpus.units)).items():
+    for name, module in load_inputs(recipe, inputs, extra, ctc_vocab_size=len(corpus.ctc_vocab)).items():
         modules[name] = module.to(device).eval()
-    return measure(recipe, corpus, modules, names, limit=recipe.stages[stage].eval.limit, device=device)
+    return measure(recipe, corpus, modules, names, max_samples=recipe.stages[stage].eval.max_samples, device=device)
 
 
 class DevMeasures:
@@ -53,7 +53,7 @@ class DevMeasures:
 
     def __init__(self, stage: str, recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, world: World) -> None:
         self._recipe, self._corpus, self._modules, self._world = recipe, corpus, modules, world
-        self._limit = recipe.stages[stage].eval.limit
+        self._max_samples = recipe.stages[stage].eval.max_samples
         self._tasks = {name: task for task in dev_tasks(recipe, corpus, stage) for name in task.names
                        if all(module in modules for module in task.modules)}
 
@@ -74,7 +74,7 @@ class DevMeasures:
         if self._world.rank == 0:
             with all_processors(self._world):
                 tasks = dict.fromkeys(self._tasks[name] for name in names)
-                values = measure_tasks(self._recipe, self._corpus, self._modules, tasks, limit=self._limit,
+                values = measure_tasks(self._recipe, self._corpus, self._modules, tasks, max_samples=self._max_samples,
                                        device=self._world.device)
         found: dict[str, float] = broadcast_json(values)
         return {name: found[name] for name in names if name in found}

@@ -18,10 +18,10 @@ from vita_train.recipe.stage import StageSpec
 from vita_train.runs.manifest import Manifest, ModuleRef, content_of
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
-from vita_train.weights.pretrained import given_modules
+from vita_train.weights.pretrained import pretrained_modules
 
 #: Settings of a stage that do not change its weights; an extension only adds to them (see `extended_digest`).
-_NOT_IN_DIGEST = {"title", "group", "after", "gates", "eval", "save_every", "extend", "accept"}
+_NOT_IN_DIGEST = {"title", "group", "after", "gates", "eval", "checkpoint_interval", "extend", "accept"}
 #: Model settings by module, where the two names differ.
 _SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter", "state_head": "llm"}
 
@@ -50,7 +50,7 @@ def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
                           remedy="run the steps before: fetch and prepare")
     wanted, nearest = set(needed), trainers(recipe, stage)
     finals = {earlier: run.final(earlier) for earlier in dict.fromkeys(nearest.values())}
-    modules = given_modules(recipe)
+    modules = pretrained_modules(recipe)
     for module, earlier in nearest.items():
         if (manifest := finals[earlier]) is not None:
             modules.update({name: ref for name, ref in trained_by(manifest).items() if name == module})
@@ -64,7 +64,7 @@ def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
 def _check_made(recipe: Recipe, stage: str, fresh: set[str]) -> None:
     """Refuse modules that would be read with the random weights they are made with; only the data show some of them."""
     spec = recipe.stages[stage]
-    made = recipe.model.given | (set(spec.trainable) - set(spec.adapted))
+    made = recipe.model.pretrained | (set(spec.trainable) - set(spec.adapted))
     if unmade := [name for name in MODULES if name in fresh and name not in made]:
         raise RecipeError(f"stage {stage} reads {', '.join(unmade)} frozen, but no stage before it trains it and the "
                           "recipe names no pretrained source", where=f"stages.{stage}",
@@ -80,7 +80,7 @@ def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:
 def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[str]) -> str:
     """Return the digest of everything that determines the weights of a stage up to its end before any extension.
 
-    Checkpoints carry it, so that an extended stage goes on from those it has.
+    Checkpoints carry it, so that an extended stage continues from those it has.
     """
     needed = [name for name in MODULES if name in set(needed)]
     model = recipe.model.model_dump(mode="json")

@@ -32,8 +32,16 @@ class Result:
     """Of the modules that trained through one."""
 
 
-def gather_result(recipe: Recipe, stage: str, engine: Engine, modules: nn.ModuleDict, inputs: Inputs, *, units: int,
-                  device: torch.device) -> Result | None:
+def gather_result(
+    recipe: Recipe,
+    stage: str,
+    engine: Engine,
+    modules: nn.ModuleDict,
+    inputs: Inputs,
+    *,
+    ctc_vocab_size: int,
+    device: torch.device,
+) -> Result | None:
     """Return the final weights on rank 0, None on the others. Every rank must call it; it closes the engine.
 
     Adapters, quantised weights and the parts of sharding engines are left behind: the modules are loaded anew as the
@@ -46,7 +54,7 @@ def gather_result(recipe: Recipe, stage: str, engine: Engine, modules: nn.Module
         return None
     adapters: dict[str, Adapter] = {}
     if spec.engine.kind != "torch" or spec.adapted or spec.quantize:
-        modules = load_inputs(recipe, inputs, tuple(modules), units=units)
+        modules = load_inputs(recipe, inputs, tuple(modules), ctc_vocab_size=ctc_vocab_size)
         for name, tensors in state.items():
             if name in modules and name not in spec.adapted:
                 modules[name].load_state_dict(tensors)

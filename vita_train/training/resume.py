@@ -28,7 +28,7 @@ from vita_train.storage.cache import remove_beside
 from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt, staging_folder
 from vita_train.storage.checkpoints.commit import Commit, PassedOver, latest_commit, restore
 from vita_train.storage.checkpoints.committer import AsyncCommitter
-from vita_train.storage.disk_errors import full_disk_told, told
+from vita_train.storage.disk_errors import detect_full_disk, translate_os_errors
 from vita_train.storage.host_cache import cache_dir
 from vita_train.training.engines.base import Engine
 from vita_train.training.parallel.distributed import World, broadcast_json, sum_over_ranks
@@ -184,9 +184,9 @@ class Checkpoints:
         self._saved_from = time.monotonic()
         folder = self._staging / f"step-{step}"
         shutil.rmtree(folder, ignore_errors=True)
-        with told(folder):
+        with translate_os_errors(folder):
             folder.mkdir(parents=True)
-        with full_disk_told(folder):
+        with detect_full_disk(folder):
             engine.save(folder)
             if self._world.rank == 0:
                 (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
@@ -210,12 +210,12 @@ class Checkpoints:
             self._check_grace(self._committer.committed_at or 0.0)
 
     def _check_grace(self, committed: float) -> None:
-        """Warn once, on rank 0, where a pod that is told to stop would be killed before its state is safe."""
+        """Warn once, on rank 0, where a pod that is asked to stop would be killed before its state is safe."""
         seconds, grace = committed - self._saved_from, float(os.environ.get(GRACE, "inf"))
         if seconds > 0 and 2 * seconds > grace and not self._warned:
             self._warned = True
             say(f"warning: a checkpoint took {seconds:.0f} s to save, and pods are killed {grace:.0f} s after they are "
-                "told to stop, when one may be under way: raise platform.pod.grace to "
+                "asked to stop, when one may be under way: raise platform.pod.grace to "
                 f"{math.ceil(seconds / 30) * 75}, or a stop may lose the steps since the last one")
 
 

@@ -34,9 +34,9 @@ from vita_train.training.freeze import apply_trainable
 from vita_train.training.inputs import Inputs, code_version, extended_digest, find_inputs, stage_digest
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
-from vita_train.training.observability.exporter import ReadingsCollector, served
-from vita_train.training.observability.run_log import EVENTS, Journal
-from vita_train.training.observability.telemetry import Readings, full_speed, peak_flops, peak_memory
+from vita_train.training.observability.exporter import SnapshotCollector, served
+from vita_train.training.observability.run_log import EVENTS, RunLog
+from vita_train.training.observability.telemetry import MetricsSnapshot, full_speed, peak_flops, peak_memory
 from vita_train.training.outcome import write_outcome
 from vita_train.training.parallel.distributed import (
     World,
@@ -75,12 +75,12 @@ class StageRun:
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
-    def units(self) -> int:
+    def ctc_vocab_size(self) -> int:
         """Outputs of the CTC head; 0 where no stage uses it."""
-        return len(self.corpus.units) if "ctc_head" in self.modules else 0
+        return len(self.corpus.ctc_vocab) if "ctc_head" in self.modules else 0
 
     def remote(self) -> tuple[Store, str] | None:
-        """Return where the journal is published, when the run's store is not on this machine."""
+        """Return where the run log is published, when the run's store is not on this machine."""
         return None if self.run.is_local else (self.store, self.prefix)
 
 
@@ -105,23 +105,23 @@ def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | N
         VitaError: any other end; each rank leaves ``logs/rank-<r>.error.json``.
     """
     world = world_from_environment()
-    place = StageRun(run, stage, logs)
+    stage_run = StageRun(run, stage, logs)
     try:
-        return _run(place, world)
+        return _run(stage_run, world)
     except VitaError as error:
-        write_outcome(place.logs, world.rank, error)
+        write_outcome(stage_run.logs, world.rank, error)
         raise
 
 
-def _run(place: StageRun, world: World) -> Manifest | None:
-    recipe, spec = place.recipe, place.spec
-    inputs = find_inputs(place.run, place.stage, place.modules)
-    digest = stage_digest(recipe, place.stage, inputs, place.modules)
-    done = place.run.final(place.stage)
+def _run(stage_run: StageRun, world: World) -> Manifest | None:
+    recipe, spec = stage_run.recipe, stage_run.spec
+    inputs = find_inputs(stage_run.run, stage_run.stage, stage_run.modules)
+    digest = stage_digest(recipe, stage_run.stage, inputs, stage_run.modules)
+    done = stage_run.run.final(stage_run.stage)
     if done is not None and done.digest == extended_digest(digest, spec):
-        check_gates(spec, done.metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, done.metrics))
-        return _of_this_step(place, done) if world.rank == 0 else None
-    watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(place.logs, world.rank, error))
+        check_gates(spec, done.metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, done.metrics))
+        return _of_this_step(stage_run, done) if world.rank == 0 else None
+    watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(stage_run.logs, world.rank, error))
     engine_needs_group = spec.engine.kind != "torch"
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
     with contextlib.closing(watchdog), process_group(world, timeout=timeout, always=engine_needs_group):
@@ -130,52 +130,52 @@ def _run(place: StageRun, world: World) -> Manifest | None:
             check_same(digest_of([digest, same]), what="the recipe, the data or the weights",
                        remedy="start every machine with the same recipe and settings, and storage.root on a store "
                               "that all of them share")
-            trained = _train(place, world, inputs, digest, watchdog)
+            trained = _train(stage_run, world, inputs, digest, watchdog)
         if trained is None:
             return None
-    counters, objective, result, attempt, journal = trained
-    with _failures(journal):
-        return _finish(place, world, inputs, digest, counters, objective, result, attempt, journal)
+    counters, objective, result, attempt, run_log = trained
+    with _failures(run_log):
+        return _finish(stage_run, world, inputs, digest, counters, objective, result, attempt, run_log)
 
 
-def _of_this_step(place: StageRun, done: Manifest) -> Manifest:
+def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
     """Note in the manifest of a stage that need not be trained again which step of the pipeline it is good for now."""
     digest = os.environ.get(STEP_DIGEST_VARIABLE)
     if not digest or done.lineage.get(STEP_DIGEST) == digest:
         return done
     noted = done.model_copy(update={"lineage": {**done.lineage, STEP_DIGEST: digest}})
-    place.run.commit(place.stage, noted)
+    stage_run.run.commit(stage_run.stage, noted)
     return noted
 
 
-def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
-           ) -> tuple[Counters, Objective, Result, Attempt, Journal] | None:
+def _train(stage_run: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
+           ) -> tuple[Counters, Objective, Result, Attempt, RunLog] | None:
     """Train to the last step; on rank 0 return what the manifest is made from."""
-    recipe, spec = place.recipe, place.spec
+    recipe, spec = stage_run.recipe, stage_run.spec
     watchdog.beat("the start of the stage")
     dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
-    context = StageContext(recipe=recipe, stage=place.stage, spec=spec, corpus=place.corpus,
+    context = StageContext(recipe=recipe, stage=stage_run.stage, spec=spec, corpus=stage_run.corpus,
                            device=world.device, dtype=dtype, rank=world.rank, world=world.size, seed=recipe.seed)
-    settings = f"stages.{place.stage}"
+    settings = f"stages.{stage_run.stage}"
     check_libraries(spec, where=settings)
     with watchdog.off():  # large weights may have to be fetched
-        modules = load_inputs(recipe, inputs, place.modules, units=place.units)
+        modules = load_inputs(recipe, inputs, stage_run.modules, ctc_vocab_size=stage_run.ctc_vocab_size)
         prepare_adapters(modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings)
     if spec.engine.checkpoint_activations:
         enable_checkpointing(modules)
-    objective = place.objective(context, modules)
+    objective = stage_run.objective(context, modules)
     apply_trainable(objective, spec.trainable, where=f"{settings}.trainable")
     order = objective.order()
     steps = spec.most_steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
     plan = StepPlan(spec, steps)
     measure = None
     if plan.dataset_measures:
-        measure = DevMeasures(place.stage, recipe, place.corpus, modules, world)
+        measure = DevMeasures(stage_run.stage, recipe, stage_run.corpus, modules, world)
         measure.check(plan.dataset_measures, where=f"{settings}.until")
-    journal = Journal(place.directory if world.rank == 0 else None, plan.end, remote=place.remote())
-    checkpoints = Checkpoints(place.store, place.prefix, world, digest, keep_last=recipe.storage.keep_last,
+    run_log = RunLog(stage_run.directory if world.rank == 0 else None, plan.end, remote=stage_run.remote())
+    checkpoints = Checkpoints(stage_run.store, stage_run.prefix, world, digest, keep_last=recipe.storage.keep_last,
                               extend=spec.extend)
-    with _failures(journal):
+    with _failures(run_log):
         with watchdog.off():
             objective.to(world.device).before_training(order)
         speed = full_speed(objective.flops_per_token(), world.size, peak_flops(world.device, dtype))
@@ -184,59 +184,85 @@ def _train(place: StageRun, world: World, inputs: Inputs, digest: str, watchdog:
             found = checkpoints.restore(engine)
             attempt = checkpoints.begin()
         counters = Counters(**found) if found else Counters()
-        journal.rewind(counters.step)
-        journal.track(recipe.tracking, place.prefix)
-        journal.progress(step=counters.step, state="running",
+        run_log.rewind(counters.step)
+        run_log.track(recipe.tracking, stage_run.prefix)
+        run_log.progress(step=counters.step, state="running",
                          **({"passed_over": list(checkpoints.passed_over.values())} if checkpoints.passed_over else {}))
-        readings = Readings()
-        with served(_collector(place, world, readings, checkpoints, speed), world.local_rank):
-            Loop(objective, engine, spec, world, recipe.seed, plan, order, journal, checkpoints, watchdog,
-                 workers=recipe.launch.workers, readings=readings, measure=measure).run(counters)
+        snapshot = MetricsSnapshot()
+        with served(_collector(stage_run, world, snapshot, checkpoints, speed), world.local_rank):
+            Loop(objective, engine, spec, world, recipe.seed, plan, order, run_log, checkpoints, watchdog,
+                 workers=recipe.launch.workers, snapshot=snapshot, measure=measure).run(counters)
             watchdog.beat("gathering the weights")
-            result = gather_result(recipe, place.stage, engine, modules, inputs, units=place.units,
-                                   device=world.device)
-    return None if result is None else (counters, objective, result, attempt, journal)
+            result = gather_result(
+                recipe,
+                stage_run.stage,
+                engine,
+                modules,
+                inputs,
+                ctc_vocab_size=stage_run.ctc_vocab_size,
+                device=world.device,
+            )
+    return None if result is None else (counters, objective, result, attempt, run_log)
 
 
-def _collector(place: StageRun, world: World, readings: Readings, checkpoints: Checkpoints, speed: float | None
-               ) -> ReadingsCollector:
+def _collector(
+    stage_run: StageRun, world: World, snapshot: MetricsSnapshot, checkpoints: Checkpoints, speed: float | None
+) -> SnapshotCollector:
     """Return what the exporter asks for this rank's metrics."""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
-    info = {"version": __version__, "objective": place.spec.objective, "engine": place.spec.engine.kind,
+    info = {"version": __version__, "objective": stage_run.spec.objective, "engine": stage_run.spec.engine.kind,
             "device": device}
-    return ReadingsCollector(readings, {"run": place.run.name, "stage": place.stage, "rank": str(world.rank)}, info,
-                             ranks=world.size, full_speed=speed,
-                             committed_at=checkpoints.committed_at if world.rank == 0 else None)
+    return SnapshotCollector(
+        snapshot,
+        {"run": stage_run.run.name, "stage": stage_run.stage, "rank": str(world.rank)},
+        info,
+        ranks=world.size,
+        full_speed=speed,
+        committed_at=checkpoints.committed_at if world.rank == 0 else None,
+    )
 
 
-def _finish(place: StageRun, world: World, inputs: Inputs, digest: str, counters: Counters, objective: Objective,
-            result: Result, attempt: Attempt, journal: Journal) -> Manifest:
+def _finish(stage_run: StageRun, world: World, inputs: Inputs, digest: str, counters: Counters, objective: Objective,
+            result: Result, attempt: Attempt, run_log: RunLog) -> Manifest:
     """Write weights, measure, pass the gate, commit."""
-    recipe, spec, modules = place.recipe, place.spec, result.modules
-    refs = store_result(recipe, place.stage, result, inputs, place.store, f"{place.prefix}/final/{attempt.id}",
-                        place.directory)
+    recipe, spec, modules = stage_run.recipe, stage_run.spec, result.modules
+    refs = store_result(
+        recipe,
+        stage_run.stage,
+        result,
+        inputs,
+        stage_run.store,
+        f"{stage_run.prefix}/final/{attempt.id}",
+        stage_run.directory,
+    )
     modules.eval()
-    journal.progress(phase="measuring")
+    run_log.progress(phase="measuring")
     with all_processors(world):  # the other ranks have ended
-        measured = measure_stage(place.stage, recipe, objective.context.corpus, modules, inputs)
+        measured = measure_stage(stage_run.stage, recipe, objective.context.corpus, modules, inputs)
     metrics = {**counters.dev, **counters.checks, **measured}
     if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
         raise VitaError(f"measures of the final weights are not finite: {', '.join(wrong)}",
-                        where=f"stage {place.stage}",
+                        where=f"stage {stage_run.stage}",
                         remedy="lower the rates of the stage; nothing was committed")
-    journal.progress(metrics=metrics)
-    accepted = check_gates(spec, metrics, where=f"stage {place.stage}", remedy=_gate_remedy(place, metrics))
-    lineage = _lineage(place, world, inputs, counters, objective, result.adapters, attempt)
-    manifest = Manifest(kind="model", run=place.run.name, stage=place.stage, digest=extended_digest(digest, spec),
-                        modules={**inputs.modules, **refs}, metrics=metrics,
-                        lineage={**lineage, "accepted": accepted} if accepted else lineage)
-    journal.progress(state="done", eta_s=0, phase="done")
-    journal.close()
-    place.run.commit(place.stage, manifest)
+    run_log.progress(metrics=metrics)
+    accepted = check_gates(spec, metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, metrics))
+    lineage = _lineage(stage_run, world, inputs, counters, objective, result.adapters, attempt)
+    manifest = Manifest(
+        kind="model",
+        run=stage_run.run.name,
+        stage=stage_run.stage,
+        digest=extended_digest(digest, spec),
+        modules={**inputs.modules, **refs},
+        metrics=metrics,
+        lineage={**lineage, "accepted": accepted} if accepted else lineage,
+    )
+    run_log.progress(state="done", eta_s=0, phase="done")
+    run_log.close()
+    stage_run.run.commit(stage_run.stage, manifest)
     return manifest
 
 
-def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, objective: Objective,
+def _lineage(stage_run: StageRun, world: World, inputs: Inputs, counters: Counters, objective: Objective,
              adapters: Mapping[str, Adapter], attempt: Attempt) -> dict[str, Any]:
     """Return where the weights come from and what they cost."""
     children = objective.model_modules()
@@ -252,7 +278,7 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
     step_digest = os.environ.get(STEP_DIGEST_VARIABLE)
     return {
         **({STEP_DIGEST: step_digest} if step_digest else {}),
-        "recipe": digest_of(place.recipe.model_dump(mode="json")),
+        "recipe": digest_of(stage_run.recipe.model_dump(mode="json")),
         "code": code_version(),
         "data": inputs.data,
         "inputs": {name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
@@ -261,9 +287,9 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "frozen": frozen,
         "trained_names": names,
         "samples": {"steps": counters.step, "count": counters.samples, "sum": counters.sample_sum,
-                    "datasets": dict(place.spec.data),
-                    "curriculum": [lesson.model_dump() for lesson in place.spec.curriculum],
-                    "until_met": counters.met, "extended_by": place.spec.extend},
+                    "datasets": dict(stage_run.spec.data),
+                    "curriculum": [phase.model_dump() for phase in stage_run.spec.curriculum],
+                    "until_met": counters.met, "extended_by": stage_run.spec.extend},
         "seconds": round(counters.seconds, 2),
         "tokens": spent["tokens"],
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
@@ -271,28 +297,28 @@ def _lineage(place: StageRun, world: World, inputs: Inputs, counters: Counters, 
         "loss": counters.loss if math.isfinite(counters.loss) else None,
         "skipped": counters.skipped,
         "adapters": {name: adapter.base for name, adapter in adapters.items()},
-        "engine": place.spec.engine.model_dump(mode="json"),
+        "engine": stage_run.spec.engine.model_dump(mode="json"),
         "world": world.size,
         "attempt": attempt.id,
         "restarts": attempt.restarts,
     }
 
 
-def _gate_remedy(place: StageRun, metrics: Mapping[str, float]) -> str:
+def _gate_remedy(stage_run: StageRun, metrics: Mapping[str, float]) -> str:
     """Return what to do about a missed gate: how the stage moved lately, and the commands that go on from here."""
-    missed = [result.measure for result in gate_results(place.spec, metrics) if not result.met]
-    trend = recent_trend(place.directory / EVENTS, missed)
-    return " ".join(filter(None, (trend, extension_advice(place.recipe, place.stage))))
+    missed = [result.measure for result in gate_results(stage_run.spec, metrics) if not result.met]
+    trend = recent_trend(stage_run.directory / EVENTS, missed)
+    return " ".join(filter(None, (trend, extension_advice(stage_run.recipe, stage_run.stage))))
 
 
 @contextlib.contextmanager
-def _failures(journal: Journal) -> Iterator[None]:
+def _failures(run_log: RunLog) -> Iterator[None]:
     """Leave the reason of a failure in ``progress.json``."""
     try:
         yield
     except VitaError as error:
         state = "failed" if isinstance(error, GateError) or error.exit_code in (1, 2) else "stopped"
-        journal.progress(state=state, reason=str(error))
+        run_log.progress(state=state, reason=str(error))
         with contextlib.suppress(VitaError):
-            journal.close()
+            run_log.close()
         raise

@@ -84,7 +84,7 @@ class StepPlan:
             return rate_factor(step, end, optim.model_copy(update={"warmup": self._warmup}),
                                decay_from=self.decay_from)
         starts = list(accumulate(self.spec.extend, initial=end))
-        number = max(place for place, start in enumerate(starts[:-1]) if start <= step)
+        number = max(index for index, start in enumerate(starts[:-1]) if start <= step)
         steps = self.spec.extend[number]
         warmup = min(self._warmup, max(1, steps // 10))
         return rate_factor(step - starts[number], steps, optim.model_copy(update={"warmup": warmup}))

@@ -17,9 +17,9 @@ from vita_train.recipe.stage import StageSpec
 from vita_train.training.batches import micro_batches
 from vita_train.training.engines.base import Engine, not_finite
 from vita_train.training.objectives.base import LossOutput, Objective
-from vita_train.training.observability.run_log import Journal
+from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.samples import id_sum
-from vita_train.training.observability.telemetry import Meter, Readings, peak_memory
+from vita_train.training.observability.telemetry import MetricsSnapshot, Throughput, peak_memory
 from vita_train.training.parallel.distributed import World, peer_errors, sum_over_ranks
 from vita_train.training.resume import Checkpoints, seed_step
 from vita_train.training.step_plan import OBJECTIVES_OWN, StepPlan
@@ -67,11 +67,11 @@ class Loop:
     seed: int
     plan: StepPlan
     order: Any
-    journal: Journal
+    run_log: RunLog
     checkpoints: Checkpoints
     watchdog: Watchdog
     workers: int = 0
-    readings: Readings = field(default_factory=Readings)
+    snapshot: MetricsSnapshot = field(default_factory=MetricsSnapshot)
     """The newest values, for whoever looks in while it trains."""
     measure: Callable[[Sequence[str]], dict[str, float]] | None = None
     """Takes held-out measures by name, the same result on every rank; needed where an ``until`` names measures of
@@ -87,10 +87,10 @@ class Loop:
         """
         if counters.order and hasattr(self.order, "seek"):
             self.order.seek(counters.order)
-        plan, meter, sums = self.plan, Meter(), Sums()
+        plan, throughput, sums = self.plan, Throughput(), MetricSums()
         plan.met = counters.met
         self._follow_plan()
-        self.readings.step = counters.step
+        self.snapshot.step = counters.step
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
             batches = self._batches(counters.step)
@@ -98,22 +98,22 @@ class Loop:
                 step, started = counters.step, time.perf_counter()
                 self.watchdog.beat(f"step {step + 1}")
                 parts = next(batches)
-                meter.waited(waited := time.perf_counter() - started)
-                self.readings.data_wait_s += waited
-                agreed = self._agree(parts, stopping())
-                norm = self._step(step, parts, agreed, sums, counters)
-                self._count(counters, step, agreed, meter, time.perf_counter() - started)
+                throughput.waited(waited := time.perf_counter() - started)
+                self.snapshot.data_wait_s += waited
+                global_step = self._agree(parts, stopping())
+                norm = self._step(step, parts, global_step, sums, counters)
+                self._count(counters, step, global_step, throughput, time.perf_counter() - started)
                 if plan.is_due(counters.step) and self._check(counters):
                     self._follow_plan()
                     batches = self._batches(counters.step)  # what follows may be other data
                 last = counters.step == plan.end
                 if counters.step % every == 0 or last:
-                    counters.loss = self._log(counters, sums, norm, meter)
-                if self._due(self.spec.eval.every, counters.step) or last:
+                    counters.loss = self._log(counters, sums, norm, throughput)
+                if self._due(self.spec.eval.interval, counters.step) or last:
                     counters.dev = self._measure(counters)
-                if last or agreed.stop or self._due(self.spec.save_every, counters.step):
+                if last or global_step.stop or self._due(self.spec.checkpoint_interval, counters.step):
                     self._save(counters)
-                if agreed.stop and not last:
+                if global_step.stop and not last:
                     self._stop(counters)
             with self.watchdog.off():
                 self.checkpoints.wait()
@@ -133,16 +133,16 @@ class Loop:
             counters.order = self.order.state(counters.step)
         self.checkpoints.save(self.engine, counters.step, vars(counters),
                               extended=self.plan.extensions_begun(counters.step))
-        self.journal.publish()
+        self.run_log.publish()
 
     def _after_divergence(self) -> str:
         with self.watchdog.off():
             self.checkpoints.wait()  # what is called good must be stored
         good = self.checkpoints.last_step
         kept = f"the checkpoint after step {good} is good" if good is not None else "there is no checkpoint yet"
-        return f"lower the rates in trainable or optim.clip_norm, or raise optim.warmup; {kept}"
+        return f"lower the rates in trainable or optim.max_grad_norm, or raise optim.warmup; {kept}"
 
-    def _skip(self, counters: Counters, agreed: Agreed) -> None:
+    def _skip(self, counters: Counters, global_step: GlobalStep) -> None:
         """Count a step without an update, and give up after several of them in a row."""
         counters.skipped += 1
         counters.skipped_in_a_row += 1
@@ -152,20 +152,20 @@ class Loop:
              everywhere=self.world.rank == 0)
         if counters.skipped_in_a_row >= _MOST_SKIPPED:
             raise VitaError(f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to step "
-                            f"{counters.step + 1}", where=f"samples {', '.join(agreed.ids[:8])}",
+                            f"{counters.step + 1}", where=f"samples {', '.join(global_step.ids[:8])}",
                             remedy=self._after_divergence())
 
     def _batches(self, start: int) -> Iterator[list[Any]]:
         return micro_batches(self.objective, self.order, start=start, stop=self.plan.end,
-                             accumulate=self.spec.batch.accumulate, world=self.world, seed=self.seed,
+                             grad_accum=self.spec.batch.grad_accum, world=self.world, seed=self.seed,
                              workers=self.workers)
 
     def _follow_plan(self) -> None:
         """Tell everyone who counts steps how many there are, as far as is known now."""
         if self.spec.curriculum:
             self.order.set_ends(self.plan.phase_ends)
-        self.readings.steps = self.plan.end
-        self.journal.set_steps(self.plan.end)
+        self.snapshot.steps = self.plan.end
+        self.run_log.set_steps(self.plan.end)
 
     def _check(self, counters: Counters) -> bool:
         """Look at the measures that the present phase trains until; True if they are met."""
@@ -180,13 +180,13 @@ class Loop:
             assert self.measure is not None, "measures of datasets need Loop.measure"
             self.watchdog.beat(f"the measures after step {counters.step}")
             found = self.measure(others)
-            self.journal.event(counters.step, found)
+            self.run_log.event(counters.step, found)
             values |= found
         counters.checks = {name: values[name] for name in names if name in values}
-        self.journal.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
+        self.run_log.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
         return self.plan.record(counters.step, values)  # and with that counters.met, which is the plan's own
 
-    def _agree(self, parts: list[Any], stop: bool) -> Agreed:
+    def _agree(self, parts: list[Any], stop: bool) -> GlobalStep:
         """Sum what all ranks must know of this step in one exchange."""
         ids = [name for part in parts for name in part.sample_ids]
         self.watchdog.holding(ids)
@@ -201,17 +201,21 @@ class Loop:
         flags = total[5:]
         modalities = [frozenset(kind for kind, flag in zip(kinds, flags[2 * i:2 * i + 2], strict=True) if flag)
                       for i in range(len(parts))]
-        return Agreed(total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids)
+        return GlobalStep(total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids)
 
-    def _step(self, step: int, parts: list[Any], agreed: Agreed, sums: Sums, counters: Counters) -> float:
+    def _step(
+        self, step: int, parts: list[Any], global_step: GlobalStep, sums: MetricSums, counters: Counters
+    ) -> float:
         seed_step(self.seed, step, self.world.rank)
         batches = [_with_modalities(part, modalities).to(self.world.device)
-                   for part, modalities in zip(parts, agreed.modalities, strict=True)]
+                   for part, modalities in zip(parts, global_step.modalities, strict=True)]
         factor = self.plan.rate_factor(step)
-        norm, finite, own = 0.0, True, Sums()
+        norm, finite, own = 0.0, True, MetricSums()
         for phase in self.objective.phases:
             for index, batch in enumerate(batches):
-                output = self.engine.forward_backward(batch, phase, 1 / agreed.weight, last=index == len(batches) - 1)
+                output = self.engine.forward_backward(
+                    batch, phase, 1 / global_step.weight, last=index == len(batches) - 1
+                )
                 own.add(output, phase)
             norm = float(self.engine.step(phase, factor))
             finite = finite and math.isfinite(norm)
@@ -219,37 +223,39 @@ class Loop:
             counters.skipped_in_a_row = 0
             sums.merge(own)
         else:
-            self._skip(counters, agreed)
+            self._skip(counters, global_step)
         self.objective.after_step(step)
-        sums.ids = agreed.ids
+        sums.ids = global_step.ids
         sums.factor = factor
         return norm
 
-    def _count(self, counters: Counters, step: int, agreed: Agreed, meter: Meter, seconds: float) -> None:
-        counters.step = self.readings.step = step + 1
-        counters.samples += agreed.samples
-        counters.tokens += agreed.tokens
-        counters.sample_sum = (counters.sample_sum + agreed.id_sum) % 2**53
+    def _count(
+        self, counters: Counters, step: int, global_step: GlobalStep, throughput: Throughput, seconds: float
+    ) -> None:
+        counters.step = self.snapshot.step = step + 1
+        counters.samples += global_step.samples
+        counters.tokens += global_step.tokens
+        counters.sample_sum = (counters.sample_sum + global_step.id_sum) % 2**53
         counters.seconds += seconds
-        meter.count(agreed.tokens, agreed.samples)
+        throughput.count(global_step.tokens, global_step.samples)
         if self.world.rank == 0:
             planned = self.order.ids(step)
-            if id_sum(planned) != agreed.id_sum:
+            if id_sum(planned) != global_step.id_sum:
                 raise VitaError(f"step {counters.step} was trained on other samples than its order names",
                                 remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
-            self.journal.samples(counters.step, planned, agreed.id_sum)
+            self.run_log.samples(counters.step, planned, global_step.id_sum)
 
-    def _log(self, counters: Counters, sums: Sums, norm: float, meter: Meter) -> float:
+    def _log(self, counters: Counters, sums: MetricSums, norm: float, throughput: Throughput) -> float:
         values = sums.means()
         loss = values.pop("loss", counters.loss)  # every step of the interval may have been skipped
-        rates, memory = meter.read(), peak_memory(self.world.device)
-        self.readings.log(loss, rates, memory)
+        rates, memory = throughput.read(), peak_memory(self.world.device)
+        self.snapshot.log(loss, rates, memory)
         left = (self.plan.end - counters.step) * counters.seconds / max(1, counters.step)
         norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
-        self.journal.event(counters.step, {
+        self.run_log.event(counters.step, {
             "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": norm, **norms, **rates,
             "memory_gib": memory, **({"skipped": counters.skipped} if counters.skipped else {})})
-        self.journal.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
+        self.run_log.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
         return loss
 
     def _measure(self, counters: Counters) -> dict[str, float]:
@@ -260,29 +266,29 @@ class Loop:
         order = self.objective.order("dev")
         if order is None:
             return {}
-        sums = Sums()
-        agreed: Agreed | None = None
-        batches = micro_batches(self.objective, order, start=0, stop=self.spec.eval.batches, accumulate=1,
+        sums = MetricSums()
+        global_step: GlobalStep | None = None
+        batches = micro_batches(self.objective, order, start=0, stop=self.spec.eval.batches, grad_accum=1,
                                 world=self.world, seed=self.seed, workers=0)
         for step, parts in enumerate(batches):
-            agreed = self._agree(parts, False)
+            global_step = self._agree(parts, False)
             seed_step(self.seed, step, self.world.rank)
-            for part, modalities in zip(parts, agreed.modalities, strict=True):
+            for part, modalities in zip(parts, global_step.modalities, strict=True):
                 sums.add(self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)), "main")
         metrics = {f"dev.{name}": value for name, value in sums.means().items()}
         if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
             raise VitaError(f"after step {counters.step} {', '.join(wrong)} is not finite, although the gradients were",
-                            where=f"samples {', '.join(agreed.ids[:8])}" if agreed else "",
+                            where=f"samples {', '.join(global_step.ids[:8])}" if global_step else "",
                             remedy=self._after_divergence())
-        self.journal.event(counters.step, metrics)
-        self.journal.progress(measure={name: round(value, 4) for name, value in metrics.items()})
+        self.run_log.event(counters.step, metrics)
+        self.run_log.progress(measure={name: round(value, 4) for name, value in metrics.items()})
         return metrics
 
     def _stop(self, counters: Counters) -> None:
         with self.watchdog.off():
             self.checkpoints.wait()
         raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved",
-                           remedy="run the same command to go on")
+                           remedy="run the same command to continue")
 
     @staticmethod
     def _due(every: int, step: int) -> bool:
@@ -290,7 +296,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Agreed:
+class GlobalStep:
     """What all ranks know of a step."""
 
     weight: float
@@ -304,7 +310,7 @@ class Agreed:
     """This rank's samples."""
 
 
-class Sums:
+class MetricSums:
     """Losses and metrics since the last log line. Every batch must give the same metric names."""
 
     def __init__(self) -> None:
@@ -317,7 +323,7 @@ class Sums:
         name = "loss" if phase == "main" else f"{phase}.loss"
         self._add({name: (output.loss_sum, output.count), **output.metrics})
 
-    def merge(self, other: Sums) -> None:
+    def merge(self, other: MetricSums) -> None:
         """Add what another one holds."""
         self._add(other._sums)
 

@@ -26,10 +26,10 @@ class VitaTrainConfig(PreTrainedConfig):
 
     model_type = "vita_train"
 
-    def __init__(self, spec: dict[str, Any] | None = None, parts: Sequence[str] = (), units: int = 0,
+    def __init__(self, spec: dict[str, Any] | None = None, parts: Sequence[str] = (), ctc_vocab_size: int = 0,
                  **other: Any) -> None:
         """Take a ``model`` section (ModelSpec), the names of its modules that are there, and the recogniser's units."""
-        self.spec, self.parts, self.units = spec or {}, list(parts), units
+        self.spec, self.parts, self.ctc_vocab_size = spec or {}, list(parts), ctc_vocab_size
         super().__init__(**other)
 
 
@@ -44,7 +44,9 @@ class VitaTrainModel(PreTrainedModel):
         super().__init__(config)
         # transformers loads each tensor in the type it is made with, and asks for one by torch's default.
         spec = without_sources(ModelSpec.model_validate(config.spec))
-        modules = build_modules(spec, config.parts, units=config.units, dtype=torch.get_default_dtype())
+        modules = build_modules(
+            spec, config.parts, ctc_vocab_size=config.ctc_vocab_size, dtype=torch.get_default_dtype()
+        )
         for name, module in modules.items():
             self.add_module(name, module)
         for buffer in self.buffers():  # statistics and rotary rates are float32 whatever the weights are

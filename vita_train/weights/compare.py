@@ -20,7 +20,7 @@ _FRAMES = 59
 def difference(left: nn.ModuleDict, right: nn.ModuleDict) -> str:
     """Return the first difference found between two models, in words; empty if they agree bit for bit.
 
-    Compared are all tensors, and the logits of a probe with text, a picture and a clip as far as the modules allow.
+    Compared are all tensors, and the logits of a probe with text, an image and a clip as far as the modules allow.
     """
     for name, module in right.items():
         stored = module.state_dict()
@@ -45,7 +45,7 @@ def probe_logits(modules: nn.ModuleDict, prompt: Prompt | None = None) -> Tensor
 
 @torch.no_grad()
 def probe(modules: nn.ModuleDict) -> Prompt:
-    """Return a fixed prompt with text, and with a picture and a clip where the modules can take them."""
+    """Return a fixed prompt with text, and with an image and a clip where the modules can take them."""
     generator = torch.Generator().manual_seed(0)
     omni = Omni(modules)
     vocabulary = omni.head_weight.shape[0]
@@ -55,7 +55,7 @@ def probe(modules: nn.ModuleDict) -> Prompt:
     if "vision" in modules and "projector" in modules:
         tower = omni.vision.spec
         tiles = torch.randn(1, 3, tower.tile_size, tower.tile_size, generator=generator)
-        # How many positions the picture fills is the projector's to say; the tower need not run for that.
+        # How many positions the image fills is the projector's to say; the tower need not run for that.
         weight = next(omni.projector.parameters(), omni.head_weight)
         blank = weight.new_zeros(1, tower.num_tokens, tower.feature_size)
         ids.append(torch.full((omni.projector(blank).shape[1],), IMAGE_ID))

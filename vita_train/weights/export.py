@@ -5,7 +5,7 @@
     config.json          format and recipe, without places of the machine it was trained on
     template.yaml        conversation template
     tokenizer/           as transformers saves it
-    units.json           inventory of the recogniser
+    ctc_vocab.json           inventory of the recogniser
     <module>.safetensors one per module, or several above 5 GB
     export.json          size and sha256 of every file, parameters of every module
 
@@ -32,7 +32,7 @@ from vita_train.recipe.data import SynthSource
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.schema import LaunchSpec, Recipe, StorageSpec, TrackingSpec
-from vita_train.runs.manifest import GIVEN, Manifest, ModuleRef
+from vita_train.runs.manifest import PRETRAINED, Manifest, ModuleRef
 from vita_train.runs.run import Run
 from vita_train.storage.digest import sha256_file
 from vita_train.weights.compare import difference
@@ -41,7 +41,7 @@ from vita_train.weights.load import load_modules
 from vita_train.weights.module_refs import fetched, load_refs
 from vita_train.weights.pretrained import EXPORT_FORMAT, EXPORT_MANIFEST, terms_of
 from vita_train.weights.save import save_modules
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 
 #: Modules that training alone needs.
 LEFT_OUT = ("discriminators",)
@@ -56,7 +56,7 @@ class Exported:
     modules: nn.ModuleDict
     """In eval mode, parameters of type ``recipe.model.dtype``."""
     tokenizer: Any
-    units: Path | None
+    ctc_vocab: Path | None
     """The recogniser's inventory."""
 
     @property
@@ -92,8 +92,14 @@ def load_run(run: Run) -> nn.ModuleDict:
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
-    modules = load_refs(recipe.model, refs, units=_units(heads), dtype=dtype, endpoint=recipe.storage.endpoint,
-                        mapped=True)
+    modules = load_refs(
+        recipe.model,
+        refs,
+        ctc_vocab_size=_ctc_vocab_size(heads),
+        dtype=dtype,
+        endpoint=recipe.storage.endpoint,
+        mapped=True,
+    )
     modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
     return modules.eval()
 
@@ -106,7 +112,7 @@ def newest_modules(manifests: list[Manifest], stages: Iterable[str]) -> dict[str
         stages: all stages of the recipe, in the order they run.
     """
     newest: dict[str, ModuleRef] = {}
-    order = (GIVEN, *stages)
+    order = (PRETRAINED, *stages)
     for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
         if name not in newest or order.index(ref.stage) >= order.index(newest[name].stage):
             newest[name] = ref
@@ -119,7 +125,7 @@ def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: 
     Args:
         modules: what is exported; parameters are cast to ``recipe.model.dtype`` in place first.
         recipe: the run's recipe.
-        corpus_dir: the prepared corpus, for ``tokenizer/`` and ``units.json``.
+        corpus_dir: the prepared corpus, for ``tokenizer/`` and ``ctc_vocab.json``.
         out: directory to make. An earlier export there is replaced; anything else is refused.
 
     Raises:
@@ -127,9 +133,9 @@ def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: 
         CheckpointError: what was written does not load back to the same model.
     """
     cast_parameters(modules, model_dtype(recipe)).eval()
-    with placed(out, EXPORT_MANIFEST, "export") as aside:
-        summary = _write(modules, recipe, corpus_dir, aside)
-        check_same(modules, load_exported(aside).modules, out)
+    with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
+        summary = _write(modules, recipe, corpus_dir, staging_dir)
+        check_same(modules, load_exported(staging_dir).modules, out)
     return summary
 
 
@@ -148,12 +154,12 @@ def load_exported(directory: Path) -> Exported:
     """Load an export, every file checked against ``export.json`` first.
 
     Raises:
-        CheckpointError: it is no export, or a file is missing, changed or named outside the directory.
+        CheckpointError: it is not an export, or a file is missing, changed or named outside the directory.
     """
     directory = Path(directory).absolute()
     summary = _read_json(directory / EXPORT_MANIFEST)
     if summary.get("format") != EXPORT_FORMAT:
-        raise CheckpointError("is no export of this version", where=str(directory / EXPORT_MANIFEST))
+        raise CheckpointError("is not an export of this version", where=str(directory / EXPORT_MANIFEST))
     try:
         listed: dict[str, dict[str, Any]] = dict(summary["files"])
         files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
@@ -165,19 +171,21 @@ def load_exported(directory: Path) -> Exported:
         if str(path.relative_to(directory)) not in listed:
             raise CheckpointError("is not listed in export.json", where=str(path))
     recipe = _read_recipe(directory)
-    modules = build_modules(recipe.model, files, units=_units(files), dtype=model_dtype(recipe), empty=True)
+    modules = build_modules(
+        recipe.model, files, ctc_vocab_size=_ctc_vocab_size(files), dtype=model_dtype(recipe), empty=True
+    )
     load_modules(modules, files, mapped=True)
-    units = directory / "units.json"
+    ctc_vocab = directory / "ctc_vocab.json"
     return Exported(recipe, modules.eval(), load_tokenizer(directory / "tokenizer"),
-                    units if units.is_file() else None)
+                    ctc_vocab if ctc_vocab.is_file() else None)
 
 
 def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
     kept = {name: module for name, module in modules.items() if name not in LEFT_OUT}
     written = save_modules(kept, out)
     copy_tokenizer(corpus_dir, out / "tokenizer")
-    if (corpus_dir / "units.json").is_file():
-        shutil.copyfile(corpus_dir / "units.json", out / "units.json")
+    if (corpus_dir / "ctc_vocab.json").is_file():
+        shutil.copyfile(corpus_dir / "ctc_vocab.json", out / "ctc_vocab.json")
     shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
     neutral = recipe.model_copy(update={
         "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
@@ -246,7 +254,7 @@ def _read_recipe(directory: Path) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"template": template})})
 
 
-def _units(files: Mapping[str, tuple[Path, ...]]) -> int:
+def _ctc_vocab_size(files: Mapping[str, tuple[Path, ...]]) -> int:
     """The recogniser's outputs, as its weights say."""
     if "ctc_head" not in files:
         return 0

@@ -18,8 +18,8 @@ from vita_train.weights.stream import ALIGNMENT
 
 Files = Path | Sequence[Path]
 
-#: Differences told one by one; the rest is counted.
-_MOST_TOLD = 20
+#: Differences listed one by one; the rest is counted.
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Loaded:
 
 
 @dataclass
-class Ledger:
+class LoadReport:
     """What was loaded, by module."""
 
     modules: dict[str, Loaded] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def load_modules(
     *,
     endpoint: str | None = None,
     mapped: bool = False,
-) -> Ledger:
+) -> LoadReport:
     """Load every one of ``modules`` from its files, or none at all.
 
     Floating tensors take the type the module has. A tensor stored under both names of a tied pair is accepted if the
@@ -61,20 +61,20 @@ def load_modules(
 
     Raises:
         CheckpointError: a module has no files, a file is refused, or tensors are missing, unexpected or of another
-            shape or kind. All differences of all modules are told at once, before anything is changed. Or values
+            shape or kind. All differences of all modules are reported at once, before anything is changed. Or values
             are not finite, which shows when they have been read.
     """
     files = _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source
     plans, paths = check_modules(modules, files)
-    ledger = Ledger()
+    report = LoadReport()
     for name, plan in plans.items():
         targets = modules[name].state_dict()
         _fill(targets, plan, paths[name], dict(modules[name].named_parameters()) if mapped else {})
         if not mapped:  # which is for looking at a model, larger than the memory perhaps
             check_finite_tensors({f"{name}.{key}": targets[key] for key in plan},
                                  where=", ".join(map(str, paths[name])))
-        ledger.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
-    return ledger
+        report.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
+    return report
 
 
 def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mapping[str, Files]
@@ -99,9 +99,9 @@ def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mappi
         plans[name], found = _compare(name, module, paths[name])
         problems += found
     if problems:
-        told = "; ".join(problems[:_MOST_TOLD])
-        more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
-        raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {told}{more}",
+        listed = "; ".join(problems[:_MOST_LISTED])
+        more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
+        raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {listed}{more}",
                               remedy="use the recipe the weights were trained with, or train the module anew")
     return plans, paths
 

@@ -28,7 +28,7 @@ from vita_train.weights.adapters import attach_adapter, base_of
 from vita_train.weights.compare import probe_logits
 from vita_train.weights.module_refs import digest_under, fetched, load_refs
 from vita_train.weights.save import save_modules
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 
 FORMAT = "vita-train/merge/v1"
 _MANIFEST = "merge.json"
@@ -143,10 +143,10 @@ def _unmerged(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, Sequenc
 
 def _write(modules: nn.ModuleDict, own: Mapping[str, ModuleRef], merged: Merged, recipe: Recipe, out: Path,
            bases: Mapping[str, str]) -> None:
-    with placed(out, _MANIFEST, "merge") as aside:
+    with atomic_directory(out, _MANIFEST, "merge") as staging_dir:
         if "llm" in own:
             llm: Any = modules["llm"]
-            llm.save_pretrained(aside / "llm")
-        save_modules({name: modules[name] for name in own if name != "llm"}, aside)
-        told = {"format": FORMAT, "recipe": recipe.name, "bases": dict(bases), "bound": BOUND, **asdict(merged)}
-        write_json(aside / _MANIFEST, told)
+            llm.save_pretrained(staging_dir / "llm")
+        save_modules({name: modules[name] for name in own if name != "llm"}, staging_dir)
+        manifest = {"format": FORMAT, "recipe": recipe.name, "bases": dict(bases), "bound": BOUND, **asdict(merged)}
+        write_json(staging_dir / _MANIFEST, manifest)

@@ -21,14 +21,21 @@ from vita_train.weights.adapters import adapted_digest, attach_adapter, weights_
 from vita_train.weights.load import load_modules
 
 
-def load_refs(spec: ModelSpec, refs: Mapping[str, ModuleRef], *, units: int = 0, dtype: torch.dtype = torch.float32,
-              endpoint: str | None = None, mapped: bool = False) -> nn.ModuleDict:
+def load_refs(
+    spec: ModelSpec,
+    refs: Mapping[str, ModuleRef],
+    *,
+    ctc_vocab_size: int = 0,
+    dtype: torch.dtype = torch.float32,
+    endpoint: str | None = None,
+    mapped: bool = False,
+) -> nn.ModuleDict:
     """Build modules and fill them with the weights that references name, adapters merged.
 
     Args:
         spec: shapes, and the pretrained sources that adapters may belong to.
         refs: module to reference; the result has them in this order.
-        units: outputs of the recogniser's head, where it is named.
+        ctc_vocab_size: outputs of the recogniser's head, where it is named.
         dtype: type of the parameters. Adapters are merged in float32 first.
         endpoint: of the S3 store, when it is not AWS.
         mapped: leave weights without adapters in their files, as `load_modules` does.
@@ -39,8 +46,9 @@ def load_refs(spec: ModelSpec, refs: Mapping[str, ModuleRef], *, units: int = 0,
     bases = {name: base_and_adapters(ref) for name, ref in refs.items()}
     stored = {name: base for name, (base, _) in bases.items() if isinstance(base, ModuleRef)}
     adapted = {name for name, (_, adapters) in bases.items() if adapters}
-    modules = build_modules(spec, [name for name in refs if name not in adapted], units=units, dtype=dtype,
-                            empty=True)
+    modules = build_modules(
+        spec, [name for name in refs if name not in adapted], ctc_vocab_size=ctc_vocab_size, dtype=dtype, empty=True
+    )
     for name, module in build_modules(spec, adapted & set(stored), empty=True).items():
         modules[name] = module
     for name, module in build_modules(spec, adapted - set(stored)).items():

@@ -15,12 +15,12 @@ from vita_train.weights.export import LEFT_OUT, newest_modules
 from vita_train.weights.module_refs import load_refs
 
 
-def load_newest(run: Run, *, units: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
+def load_newest(run: Run, *, ctc_vocab_size: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
     """Return every module a run has trained, at its newest weights, and those that come pretrained, in eval mode.
 
     Args:
         run: of which at least one stage is finished.
-        units: outputs of the recogniser; needed unless ``without`` names its head.
+        ctc_vocab_size: outputs of the recogniser; needed unless ``without`` names its head.
         without: modules left out.
 
     Raises:
@@ -34,8 +34,17 @@ def load_newest(run: Run, *, units: int = 0, without: Collection[str] = LEFT_OUT
         raise UserError("no stage of this run is finished", where=run.uri(),
                         remedy="train at least one stage first")
     refs = {name: ref for name, ref in newest.items() if name not in without}
-    pretrained = recipe.model.given - set(refs)
+    pretrained = recipe.model.pretrained - set(refs)
     dtype = getattr(torch, recipe.model.dtype)
-    modules = {**load_refs(recipe.model, refs, units=units, dtype=dtype, endpoint=recipe.storage.endpoint, mapped=True),
-               **build_modules(recipe.model, pretrained, dtype=dtype)}
+    modules = {
+        **load_refs(
+            recipe.model,
+            refs,
+            ctc_vocab_size=ctc_vocab_size,
+            dtype=dtype,
+            endpoint=recipe.storage.endpoint,
+            mapped=True,
+        ),
+        **build_modules(recipe.model, pretrained, dtype=dtype),
+    }
     return nn.ModuleDict({name: modules[name] for name in MODULES if name in modules}).eval()

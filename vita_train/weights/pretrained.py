@@ -13,7 +13,7 @@ from typing import Any
 from vita_train.errors import CheckpointError
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import read_final
-from vita_train.runs.manifest import GIVEN, ModuleRef
+from vita_train.runs.manifest import PRETRAINED, ModuleRef
 from vita_train.storage.base import FileRef, Store, check_key, is_local, local_path
 from vita_train.storage.factory import open_store
 from vita_train.storage.host_cache import known_digest
@@ -26,7 +26,7 @@ EXPORT_FORMAT = "vita-train/export/v1"
 _FORMATS = {IMPORT_MANIFEST: IMPORT_FORMAT, EXPORT_MANIFEST: EXPORT_FORMAT}
 
 
-def given_modules(recipe: Recipe) -> dict[str, ModuleRef]:
+def pretrained_modules(recipe: Recipe) -> dict[str, ModuleRef]:
     """Return the modules that the recipe's ``weights`` name, with their files.
 
     Raises:
@@ -46,11 +46,11 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
     if not _is_file(source):
         store, listing = _listing(source, endpoint)
         if store is not None:
-            return ModuleRef(stage=GIVEN, files=_listed(name, source, store, listing))
+            return ModuleRef(stage=PRETRAINED, files=_listed(name, source, store, listing))
         if (ref := _of_stage(name, source, endpoint)) is not None:
             return ref
     if not is_local(source):
-        raise CheckpointError("is no import, no export and no finished stage", where=_where(name, source),
+        raise CheckpointError("is neither an import nor an export nor a finished stage", where=_where(name, source),
                               remedy="name one, or a file on this machine")
     path = local_path(source)
     paths = sorted({*path.glob(f"{name}.safetensors"), *path.glob(f"{name}-*-of-*.safetensors")})
@@ -61,7 +61,7 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
                               remedy="name an import (vita-train model import makes one of other people's files), an "
                                      "export, the folder of a finished stage, or a safetensors file with its own "
                                      "tensor names")
-    return ModuleRef(stage=GIVEN, files=tuple(_file(file) for file in paths))
+    return ModuleRef(stage=PRETRAINED, files=tuple(_file(file) for file in paths))
 
 
 def _is_file(source: str) -> bool:
@@ -102,7 +102,7 @@ def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
     if name not in manifest.modules:
         raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
                               remedy=f"it holds {', '.join(manifest.modules) or 'no module'}")
-    return manifest.modules[name].model_copy(update={"stage": GIVEN})
+    return manifest.modules[name].model_copy(update={"stage": PRETRAINED})
 
 
 def _file(path: Path) -> FileRef:

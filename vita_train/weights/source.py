@@ -65,5 +65,5 @@ def _fetched(source: str, pattern: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[pattern, "*.json"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError("is no directory, and no such hub repository can be fetched", where=source,
+        raise CheckpointError("is not a directory, and no such hub repository can be fetched", where=source,
                               remedy="give a directory with *.safetensors") from error

@@ -14,7 +14,7 @@ from vita_train.errors import UserError
 
 
 @contextmanager
-def placed(out: Path, marker: str, kind: str) -> Iterator[Path]:
+def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
     """Give a directory to write into, beside ``out``, which gets that name when the block ends without an error.
 
     Args:
@@ -28,18 +28,18 @@ def placed(out: Path, marker: str, kind: str) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"exists and is no {kind}", where=str(out), remedy="choose another directory")
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    staging_dir = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(staging_dir, ignore_errors=True)
+    staging_dir.mkdir(parents=True)
     try:
-        yield aside
+        yield staging_dir
         old = out.with_name(f".{out.name}.{os.getpid()}.old")
         if out.exists():
             os.replace(out, old)
-        os.replace(aside, out)
+        os.replace(staging_dir, out)
         shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging_dir, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

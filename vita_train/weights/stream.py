@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.weights.header import ELEMENT_BYTES, TensorInfo, read_header
 
 #: Bytes held at a time.
@@ -122,7 +122,7 @@ def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Map
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with told(path), partial.open("wb") as file:
+        with translate_os_errors(path), partial.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 for piece in tensors[name].read(0, tensors[name].nbytes):

@@ -10,12 +10,12 @@ from torch import Tensor
 from vita_train.errors import CheckpointError
 from vita_train.models.loading import check_finite_tensors
 from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
-from vita_train.weights.formats.places import placed
+from vita_train.weights.formats.tensor_locations import placed
 from vita_train.weights.release_config import description_faults
 from vita_train.weights.source import open_weights, weight_files
 
-#: Differences told one by one; the rest is counted.
-_MOST_TOLD = 20
+#: Differences listed one by one; the rest is counted.
+_MOST_LISTED = 20
 
 
 def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,10 +51,10 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
                 found[ours], origin[ours] = tensor, stored
     problems += _differences(found, origin, wanted)
     if problems:
-        told = list(dict.fromkeys(problems))
-        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        listed = list(dict.fromkeys(problems))
+        more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
         raise CheckpointError(f"the weights are not those of the recipe's {spec.kind} tower: "
-                              f"{'; '.join(told[:_MOST_TOLD])}{more}", where=source,
+                              f"{'; '.join(listed[:_MOST_LISTED])}{more}", where=source,
                               remedy="set model.vision to the kind and shape of the source")
     check_finite_tensors({origin[name]: tensor for name, tensor in found.items()}, where=source)
     return found

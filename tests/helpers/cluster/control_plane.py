@@ -24,7 +24,7 @@ _ADMIN = "test-admin-token"
 _INIT_CONTAINER = "- name: init-pytorch\n  image: this-machine\n  command: ['true']\n"
 
 
-def stand_in(group: str, version: str, kind: str) -> dict[str, Any]:
+def minimal_definition(group: str, version: str, kind: str) -> dict[str, Any]:
     """Return a resource definition that any content passes, for a kind whose own definition is not at hand."""
     plural = f"{kind.lower()}s"
     return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

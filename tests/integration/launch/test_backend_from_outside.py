@@ -91,10 +91,19 @@ def recipe(tmp_path: Path) -> Path:
     assert smoke is not None
     settings: dict[str, Any] = {
         **{key: value for key, value in yaml.safe_load(smoke.read_text()).items() if key in ("model", "tokenizer")},
-        "name": "desk", "storage": {"root": str(tmp_path / "runs")},
+        "name": "desk",
+        "storage": {"root": str(tmp_path / "runs")},
         "data": {"source": {"mine": {"kind": "records", "registry": str(tmp_path / "registry.json")}}},
-        "stages": {"words": {"objective": "next_token", "data": {"counting": 1.0}, "trainable": {"llm": 1e-3},
-                             "steps": 2, "batch": {"rows": 2, "row_tokens": 256}, "eval": {"batches": 1, "limit": 2}}},
+        "stages": {
+            "words": {
+                "objective": "next_token",
+                "data": {"counting": 1.0},
+                "trainable": {"llm": 1e-3},
+                "steps": 2,
+                "batch": {"global_batch_size": 2, "seq_len": 256},
+                "eval": {"batches": 1, "max_samples": 2},
+            }
+        },
         "launch": {"backend": "desk", "nodes": 2, "settings": {"desk": {"drawer": "bottom"}}},
     }
     path = tmp_path / "desk.yaml"

@@ -110,12 +110,21 @@ def recipe(tmp_path: Path) -> Path:
     assert smoke is not None
     shipped = yaml.safe_load(smoke.read_text())
     settings: dict[str, Any] = {
-        "model": {**shipped["model"], "vision": {"kind": "patches"}}, "tokenizer": shipped["tokenizer"],
-        "name": "patched", "storage": {"root": str(tmp_path / "runs")},
+        "model": {**shipped["model"], "vision": {"kind": "patches"}},
+        "tokenizer": shipped["tokenizer"],
+        "name": "patched",
+        "storage": {"root": str(tmp_path / "runs")},
         "data": {"source": {"mine": {"kind": "records", "registry": str(goods)}}, "image": {"max_tiles": 1}},
-        "stages": {"see": {"objective": "next_token", "data": {"goods": 1.0}, "steps": 1,
-                           "trainable": {"llm": 1e-3, "vision": 1e-3, "projector": 1e-3},
-                           "batch": {"rows": 2, "row_tokens": 256}, "eval": {"batches": 1, "limit": 2}}},
+        "stages": {
+            "see": {
+                "objective": "next_token",
+                "data": {"goods": 1.0},
+                "steps": 1,
+                "trainable": {"llm": 1e-3, "vision": 1e-3, "projector": 1e-3},
+                "batch": {"global_batch_size": 2, "seq_len": 256},
+                "eval": {"batches": 1, "max_samples": 2},
+            }
+        },
     }
     path = tmp_path / "patched.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))

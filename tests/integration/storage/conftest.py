@@ -60,4 +60,4 @@ def store(proxy: FaultProxy, bucket: str) -> S3Store:
 @pytest.fixture
 def hasty(proxy: FaultProxy, bucket: str) -> S3Store:
     """The store behind the proxy, for faults that last: it gives up after a second."""
-    return S3Store(bucket, "runs", endpoint=proxy.endpoint, patience=1.0)
+    return S3Store(bucket, "runs", endpoint=proxy.endpoint, retry_timeout=1.0)

@@ -118,7 +118,7 @@ def test_a_role_server_that_is_away(proxy: FaultProxy, bucket: str, tmp_path: Pa
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     with_role(monkeypatch, "http://127.0.0.1:1", tmp_path)
     with pytest.raises(StorageError) as caught:
-        S3Store(bucket, endpoint=proxy.endpoint, patience=0).read("a/b")
+        S3Store(bucket, endpoint=proxy.endpoint, retry_timeout=0).read("a/b")
     assert "http://127.0.0.1:1" in caught.value.what, "not the S3 server, which is there"
 
 

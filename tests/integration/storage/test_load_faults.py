@@ -48,7 +48,7 @@ def test_a_file_through_faults_that_pass(weights: FileRef, proxy: FaultProxy, ki
 @pytest.mark.parametrize(("kind", "match"), LASTING)
 def test_a_file_through_faults_that_last(weights: FileRef, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch,
                                          kind: Kind, match: str) -> None:
-    monkeypatch.setattr("vita_train.storage.s3.PATIENCE", 1.0)
+    monkeypatch.setattr("vita_train.storage.s3.RETRY_TIMEOUT", 1.0)
     proxy.spoil(kind, match)
     with pytest.raises(StorageError) as caught:
         fetch_file(weights, endpoint=proxy.endpoint)
@@ -110,7 +110,7 @@ def test_one_file_that_fails_ends_the_fetching_of_a_thousand(direct: S3Store, pr
     rank = commit.manifest.ranks[1]
     many = rank.model_copy(update={"files": {f"gone-{n}.bin": rank.files["optim-1.bin"] for n in range(1000)}})
     wide = commit.manifest.model_copy(update={"ranks": (many,)})
-    store = S3Store(bucket, "runs", endpoint=proxy.endpoint, attempts=1, patience=0)
+    store = S3Store(bucket, "runs", endpoint=proxy.endpoint, attempts=1, retry_timeout=0)
     proxy.spoil("InternalError", "GET .*/gone-")
     with pytest.raises(StorageError):
         restore(store, type(commit)(commit.marker_key, commit.prefix, wide), tmp_path / "back")
@@ -123,7 +123,7 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     made, there = tmp_path / "made" / "raw", tmp_path / "there" / "raw"
     made.mkdir(parents=True)
     for number in range(3):
-        (made / f"{number}.jpg").write_bytes(content(number, "picture"))
+        (made / f"{number}.jpg").write_bytes(content(number, "image"))
     monkeypatch.setattr("vita_train.storage.tar_shards._SHARD_BYTES", 60_000)
     shards = publish_tree(made, direct, "first/data_fetch/shards")
     assert len(shards) > 1
@@ -131,7 +131,7 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     last = max(shards)
 
     lasting = proxy.spoil(kind, last)
-    monkeypatch.setattr("vita_train.storage.s3.PATIENCE", 0.5)
+    monkeypatch.setattr("vita_train.storage.s3.RETRY_TIMEOUT", 0.5)
     with pytest.raises(StorageError) as caught:
         fetch_tree(manifest.files, there, endpoint=proxy.endpoint)
     assert_told(caught.value, shards[last].uri)
@@ -139,8 +139,8 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     assert files_below(there.parent) == []
 
     proxy.heal()
-    monkeypatch.setattr("vita_train.storage.s3.PATIENCE", 60.0)
+    monkeypatch.setattr("vita_train.storage.s3.RETRY_TIMEOUT", 60.0)
     proxy.spoil(kind, times=times)
     fetch_tree(manifest.files, there, endpoint=proxy.endpoint)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == {
-        f"{number}.jpg": content(number, "picture") for number in range(3)}
+        f"{number}.jpg": content(number, "image") for number in range(3)}

@@ -15,7 +15,7 @@ from tests.helpers.checkpoints import STAGE, content, files_below, save
 from tests.helpers.s3_faults import FaultProxy
 from vita_train.storage.cache import fetch_file
 from vita_train.storage.checkpoints.attempt import begin_attempt
-from vita_train.storage.checkpoints.commit import commit_step, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import commit_checkpoint, latest_commit, restore, save_rank_files
 from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.s3 import S3Store
 from vita_train.training.parallel.distributed import World
@@ -93,7 +93,7 @@ def test_a_node_keeps_one_restored_checkpoint_of_a_stage(direct: S3Store, tmp_pa
         path = tmp_path / "counters.json"
         path.write_text(json.dumps({"step": step}))
         save_rank_files(direct, attempt, step, 0, {"counters.json": path})
-        commit_step(direct, attempt, step, 1, meta={"digest": "d", "step": step})
+        commit_checkpoint(direct, attempt, step, 1, meta={"digest": "d", "step": step})
         checkpoints = Checkpoints(direct, STAGE, World(0, 1, 0, torch.device("cpu")), "d", keep_last=2)
         assert checkpoints.restore(engine) == {"step": step}  # type: ignore[arg-type]
     assert engine.loaded[1].is_dir()

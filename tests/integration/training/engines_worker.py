@@ -24,7 +24,7 @@ def train(engine: dict[str, Any], accumulate: int, world: Any, text_only: bool =
           resume_at: tuple[int, Path] | None = None, optim: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return losses, gradient norms and a checksum of the gathered weights."""
     changes = {"optim": optim} if optim else {}
-    recipe = toy_recipe(engine=engine, batch={"rows": 8, "accumulate": accumulate}, **changes)
+    recipe = toy_recipe(engine=engine, batch={"global_batch_size": 8, "grad_accum": accumulate}, **changes)
     spec = recipe.stages["1.2"]
     objective, runner = start(recipe, spec, world)
     losses, norms = [], []

@@ -26,7 +26,7 @@ from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import LossOutput
-from vita_train.training.observability.run_log import Journal
+from vita_train.training.observability.run_log import RunLog
 from vita_train.training.outcome import write_outcome
 from vita_train.training.parallel.distributed import peer_errors, process_group, world_from_environment
 from vita_train.training.resume import Checkpoints
@@ -81,7 +81,7 @@ def main() -> int:
     """Train; return the exit code that the command line would have."""
     world = world_from_environment()
     recipe = toy_recipe(engine=case.get("engine", {}), save_every=2,
-                        batch={"rows": 8, "accumulate": case.get("accumulate", 1)},
+                        batch={"global_batch_size": 8, "grad_accum": case.get("accumulate", 1)},
                         **{"eval": {"batches": 1}, **(case.get("stage") or {"steps": 8})})
     spec = recipe.stages["1.2"]
     logs = root / "run" / "1.2" / "logs"
@@ -96,9 +96,9 @@ def main() -> int:
             counters = Counters(**(checkpoints.restore(engine) or {}))
             checkpoints.begin()
             plan = StepPlan(spec, spec.most_steps or 0)
-            journal = Journal(root / "run" / "1.2" if world.rank == 0 else None, plan.end)
-            journal.rewind(counters.step)
-            Loop(objective, engine, spec, world, 0, plan, objective.order(), journal, checkpoints,
+            run_log = RunLog(root / "run" / "1.2" if world.rank == 0 else None, plan.end)
+            run_log.rewind(counters.step)
+            Loop(objective, engine, spec, world, 0, plan, objective.order(), run_log, checkpoints,
                  watchdog).run(counters)
             engine.close()
     except VitaError as error:

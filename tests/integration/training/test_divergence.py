@@ -52,7 +52,7 @@ def test_several_in_a_row_end_the_stage_and_name_modules_samples_and_the_good_ch
 @pytest.mark.parametrize("tensor", ["llm.embed.weight", "vision.2.running_mean"])
 def test_ruined_weights_and_buffers_are_not_saved(tmp_path: Path, tensor: str) -> None:
     trainable = {"llm": 1e-2, "projector": 5e-3, "vision": 1e-3}
-    code, output = ranks.train(tmp_path, {"stage": {"steps": 8, "trainable": trainable, "eval": {"every": 0}},
+    code, output = ranks.train(tmp_path, {"stage": {"steps": 8, "trainable": trainable, "eval": {"interval": 0}},
                                           "fault": {"kind": "ruin", "step": 3, "tensor": tensor}}, ranks=1)
     assert code == EXIT_FAILED, output[-4000:]
     told = ranks.outcome(tmp_path, 0)
@@ -72,7 +72,7 @@ def test_a_step_counts_as_left_out_whichever_of_its_phases_is_not_finite(tmp_pat
 
 
 def test_a_dev_loss_that_is_not_finite_ends_the_stage(tmp_path: Path) -> None:
-    stage = {"steps": 8, "eval": {"every": 3, "batches": 1}}
+    stage = {"steps": 8, "eval": {"interval": 3, "batches": 1}}
     code, output = ranks.train(tmp_path, {"stage": stage, "dev_poisoned_from": 6}, ranks=1)
     assert code == EXIT_FAILED, output[-4000:]
     told = ranks.outcome(tmp_path, 0)

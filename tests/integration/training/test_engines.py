@@ -75,7 +75,7 @@ def test_training_lowers_the_loss(trained: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def omni(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The real model on two ranks, of which one has neither picture nor clip, and on one process with both rows."""
+    """The real model on two ranks, of which one has neither image nor clip, and on one process with both rows."""
     tmp = tmp_path_factory.mktemp("omni")
     plain, bfloat16 = {"kind": "torch"}, {"dtype": "bfloat16"}
     two: dict[str, Any] = {f"{name} {kind}": {"engine": ENGINES[name], "trainable": trainable}

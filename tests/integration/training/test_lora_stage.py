@@ -37,8 +37,13 @@ pytestmark = pytest.mark.timeout(1200)
 
 def _recipe(root: Path, **changes: Any) -> Recipe:
     """A full stage, adapters over 4 bit, adapters over these over 8 bit, and a full stage on top."""
-    common = {"objective": "next_token", "steps": 4, "save_every": 2, "batch": {"rows": 2, "row_tokens": 96},
-              "eval": {"batches": 1, "limit": 1}}
+    common = {
+        "objective": "next_token",
+        "steps": 4,
+        "checkpoint_interval": 2,
+        "batch": {"global_batch_size": 2, "seq_len": 96},
+        "eval": {"batches": 1, "max_samples": 1},
+    }
     lora = {"rank": 2, "alpha": 8, "dropout": 0.1}
     text = {**common, "data": {"textqa": 1.0}}
     stages = {

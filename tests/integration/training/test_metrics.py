@@ -103,7 +103,7 @@ def test_scrapes_of_both_ranks_agree_with_the_journal(root: Path, monkeypatch: p
     port = _two_free_ports()
     monkeypatch.setenv(metrics.PORT, str(port))
     monkeypatch.setenv(metrics.PEAK, str(PEAK_TFLOPS))
-    recipe = _recipe(root, f"stages.{STAGE}.steps=40", f"stages.{STAGE}.save_every=10")
+    recipe = _recipe(root, f"stages.{STAGE}.steps=40", f"stages.{STAGE}.checkpoint_interval=10")
     with _watching(port) as watcher:
         manifest = launch_stage(Run(recipe, RUN), STAGE, "0" * 64)
     events = _events(root)

@@ -27,8 +27,8 @@ TOY_UNTIL = {"max_steps": 14, "until": {"dev.loss": {"max": 8.5}}, "check_interv
 def recipe_of(root: Path, **stage: Any) -> Recipe:
     """A run of one stage that learns a few answers by heart."""
     spec = {"objective": "next_token", "data": {"textqa": 1.0}, "trainable": {"llm": 2e-2},
-            "batch": {"rows": 4, "row_tokens": 128}, "save_every": 5, "optim": {"warmup": 2},
-            "eval": {"batches": 1, "limit": 8}, **stage}
+            "batch": {"global_batch_size": 4, "seq_len": 128}, "checkpoint_interval": 5, "optim": {"warmup": 2},
+            "eval": {"batches": 1, "max_samples": 8}, **stage}
     return small_recipe(storage=StorageSpec(root=str(root)).model_dump(), stages={"0.llm": spec})
 
 

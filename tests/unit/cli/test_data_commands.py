@@ -42,11 +42,11 @@ def test_costs() -> None:
 def test_bad_data_ends_in_one_line(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 2)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
-    (tmp_path / "pics" / "p0.jpg").write_bytes(b"no picture")
+    (tmp_path / "pics" / "p0.jpg").write_bytes(b"no image")
     command = [sys.executable, "-c", "from vita_train.cli.main import main; main()", "data", "prepare",
                str(tmp_path / "recipe.yaml"), str(registry), str(tmp_path / "corpus"), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_REFUSED
-    assert "unreadable picture" in done.stderr
+    assert "unreadable image" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "corpus").exists()

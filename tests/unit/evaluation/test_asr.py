@@ -37,6 +37,6 @@ def test_words_heard_in_silence_count() -> None:
 def test_recognition_does_not_depend_on_the_batch(world: Any) -> None:
     index = world.corpus.index("asr", "test")
     clips = [index.sample(place).load_fbank() for place in range(len(index))]
-    together = recognise(world.modules, world.corpus.units, clips, device=torch.device("cpu"))
-    alone = [recognise(world.modules, world.corpus.units, [clip], device=torch.device("cpu"))[0] for clip in clips]
+    together = recognise(world.modules, world.corpus.ctc_vocab, clips, device=torch.device("cpu"))
+    alone = [recognise(world.modules, world.corpus.ctc_vocab, [clip], device=torch.device("cpu"))[0] for clip in clips]
     assert together == alone

@@ -9,7 +9,7 @@ import pytest
 
 from vita_train.data.constants import STATE_MARKS
 from vita_train.evaluation.generation import content_words, prompt_of, recall_of_content, without_mark
-from vita_train.evaluation.measures import Bench, written
+from vita_train.evaluation.measures import EvalContext, written
 from vita_train.recipe.special_ids import IMAGE_ID
 
 
@@ -50,7 +50,7 @@ def test_prompts_end_where_the_reply_begins(world: Any) -> None:
 def test_written_replies_do_not_depend_on_company(world: Any) -> None:
     import torch
 
-    bench = Bench(world.recipe, world.corpus, world.modules, torch.device("cpu"))
+    context = EvalContext(world.recipe, world.corpus, world.modules, torch.device("cpu"))
     index = world.corpus.index("caption", "test")
     samples = [index.sample(place) for place in range(4)]
-    assert written(bench, samples) == [written(bench, [sample])[0] for sample in samples]
+    assert written(context, samples) == [written(context, [sample])[0] for sample in samples]

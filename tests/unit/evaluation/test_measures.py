@@ -15,7 +15,7 @@ from vita_train.recipe.modules import MODULES
 
 @pytest.fixture(scope="module")
 def everything(world: Any) -> dict[str, float]:
-    return measure(world.recipe, world.corpus, world.modules, limit=20)
+    return measure(world.recipe, world.corpus, world.modules, max_samples=20)
 
 
 def test_every_measure_of_the_catalogue_is_taken(world: Any, everything: dict[str, float]) -> None:
@@ -29,23 +29,23 @@ def test_measures_are_repeatable_and_leave_modes_alone(world: Any, everything: d
     world.modules["vision"].eval()
     before = {name: module.training for name, module in world.modules.named_modules()}
     names = ["caption.test.loss", "asr.test.wer", "speech.test.wer", "tts.test.codes_used"]
-    again = measure(world.recipe, world.corpus, world.modules, names, limit=20)
+    again = measure(world.recipe, world.corpus, world.modules, names, max_samples=20)
     assert {name: module.training for name, module in world.modules.named_modules()} == before
     world.modules.eval()
     assert again == {name: everything[name] for name in names}, "dropout or masks must not act"
 
 
 def test_only_what_is_asked_for_is_returned(world: Any) -> None:
-    assert set(measure(world.recipe, world.corpus, world.modules, ["textqa.test.accuracy"], limit=4)) == {
+    assert set(measure(world.recipe, world.corpus, world.modules, ["textqa.test.accuracy"], max_samples=4)) == {
         "textqa.test.accuracy"}
 
 
 def test_a_measure_that_cannot_be_taken_is_absent(world: Any) -> None:
     text = nn.ModuleDict({"llm": world.modules["llm"]})
-    found = measure(world.recipe, world.corpus, text, ["caption.test.loss", "textqa.test.loss"], limit=4)
+    found = measure(world.recipe, world.corpus, text, ["caption.test.loss", "textqa.test.loss"], max_samples=4)
     assert set(found) == {"textqa.test.loss"}
 
 
 def test_the_limit_takes_the_first_samples(world: Any, everything: dict[str, float]) -> None:
-    few = measure(world.recipe, world.corpus, world.modules, ["textqa.test.loss"], limit=2)
+    few = measure(world.recipe, world.corpus, world.modules, ["textqa.test.loss"], max_samples=2)
     assert few["textqa.test.loss"] != everything["textqa.test.loss"]

@@ -1,4 +1,4 @@
-"""A model that uses the picture finds its caption; one that does not is at chance and loses nothing when blind."""
+"""A model that uses the image finds its caption; one that does not is at chance and loses nothing when blind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vita_train.evaluation.measures import Bench
+from vita_train.evaluation.measures import EvalContext
 from vita_train.evaluation.retrieval import CANDIDATES, caption_losses, retrieval_measures, with_reply_of
 from vita_train.evaluation.scoring import reply_losses
 
@@ -30,7 +30,7 @@ def test_a_model_that_ignores_pictures_is_near_chance() -> None:
 
 
 def test_the_diagonal_is_the_ordinary_loss(world: Any) -> None:
-    omni = Bench(world.recipe, world.corpus, world.modules, CPU).omni
+    omni = EvalContext(world.recipe, world.corpus, world.modules, CPU).omni
     index = world.corpus.index("caption", "test")
     samples = [index.sample(place) for place in range(CANDIDATES + 3)]
     losses, tokens = caption_losses(omni, samples, device=CPU)

@@ -43,8 +43,8 @@ def run(world: Any, tmp_path: Path) -> Any:
 
 
 def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_path: Path) -> None:
-    found = evaluate_run(Run(run, "r"), limit=12)
-    assert found == measure(world.recipe, world.corpus, world.modules, limit=12)
+    found = evaluate_run(Run(run, "r"), max_samples=12)
+    assert found == measure(world.recipe, world.corpus, world.modules, max_samples=12)
     listed = json.loads((tmp_path / "r" / "evaluate" / "samples.json").read_text())["samples"]
     assert {"textqa", "caption", "speech_qa", "negative", "asr", "tts"} == {entry["dataset"] for entry in listed}
     for entry in listed:
@@ -59,4 +59,4 @@ def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_pa
 def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:
     recipe = world.recipe.model_copy(update={"storage": StorageSpec(root=str(tmp_path))})
     with pytest.raises(UserError, match="no stage of this run is finished"):
-        load_newest(Run(recipe, "none"), units=4)
+        load_newest(Run(recipe, "none"), ctc_vocab_size=4)

@@ -15,7 +15,7 @@ from vita_train.data.index.sample import Sample
 from vita_train.data.prepare.tokenizer import control_id
 from vita_train.evaluation.batches import reply_batches
 from vita_train.evaluation.generation import prompt_of
-from vita_train.evaluation.measures import Bench, state_marks
+from vita_train.evaluation.measures import EvalContext, state_marks
 from vita_train.evaluation.scoring import reply_losses, score_replies
 from vita_train.inference.generate import generate_ids
 from vita_train.models.omni import Omni
@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def half_taught(world: Any) -> tuple[Omni, Bench, list[Sample]]:
+def half_taught(world: Any) -> tuple[Omni, EvalContext, list[Sample]]:
     """A model that has learnt some of the typed answers by heart and not the others."""
     modules = copy.deepcopy(world.modules)
-    bench = Bench(world.recipe, world.corpus, modules, CPU)
+    context = EvalContext(world.recipe, world.corpus, modules, CPU)
     index = world.corpus.index("speech_qa", "test_typed")
     samples = [index.sample(place) for place in range(len(index))]
     omni = Omni(modules)
@@ -41,10 +41,10 @@ def half_taught(world: Any) -> tuple[Omni, Bench, list[Sample]]:
             loss.backward()
             optimizer.step()
     modules.eval()
-    return omni, bench, samples
+    return omni, context, samples
 
 
-def generated(omni: Omni, bench: Bench, sample: Sample) -> list[int]:
+def generated(omni: Omni, bench: EvalContext, sample: Sample) -> list[int]:
     """The model's own reply after the true state mark, with the end token if it comes."""
     prompt = prompt_of(sample)
     mark = torch.tensor([int(sample.ids[sample.spans[-1][0]])])
@@ -54,20 +54,20 @@ def generated(omni: Omni, bench: Bench, sample: Sample) -> list[int]:
     return [*made, end] if len(made) < 12 else made
 
 
-def test_exact_in_one_pass_is_exact_when_generated(half_taught: tuple[Omni, Bench, list[Sample]]) -> None:
-    omni, bench, samples = half_taught
-    scored = score_replies(omni, samples, marks=state_marks(bench), device=CPU)
+def test_exact_in_one_pass_is_exact_when_generated(half_taught: tuple[Omni, EvalContext, list[Sample]]) -> None:
+    omni, context, samples = half_taught
+    scored = score_replies(omni, samples, marks=state_marks(context), device=CPU)
     read = [replies[0].exact for replies in scored]
-    spoken = [generated(omni, bench, sample) == sample.ids[sample.spans[-1][0] + 1:].tolist() for sample in samples]
+    spoken = [generated(omni, context, sample) == sample.ids[sample.spans[-1][0] + 1:].tolist() for sample in samples]
     assert read == spoken
     assert 0 < sum(read) < len(read), "both outcomes occur, or the comparison shows nothing"
 
 
 @pytest.mark.parametrize(("dataset", "split"), [("caption", "test"), ("speech_qa", "test"), ("textqa", "test")])
 def test_the_models_own_reply_is_exact_and_one_other_token_is_not(world: Any, dataset: str, split: str) -> None:
-    bench = Bench(world.recipe, world.corpus, world.modules, CPU)
+    context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
     sample = world.corpus.index(dataset, split).sample(3)
-    own = generated(bench.omni, bench, sample)[:5]
+    own = generated(context.omni, context, sample)[:5]
     start = sample.spans[-1][0] + 1
     kept = sample.ids[:start]
 
@@ -77,43 +77,43 @@ def test_the_models_own_reply_is_exact_and_one_other_token_is_not(world: Any, da
         return replace(sample, ids=ids, spans=[(start - 1, len(ids))], tokens=tokens)
 
     changed = [*own[:2], (own[2] + 1) % 300 + 10, *own[3:]]
-    marks = state_marks(bench)
-    scored = score_replies(bench.omni, [with_reply(own), with_reply(changed)], marks=marks, device=CPU)
+    marks = state_marks(context)
+    scored = score_replies(context.omni, [with_reply(own), with_reply(changed)], marks=marks, device=CPU)
     assert [replies[0].exact for replies in scored] == [True, False]
 
 
 def test_a_conversation_has_a_reply_for_each_round_and_company_changes_nothing(world: Any) -> None:
-    bench = Bench(world.recipe, world.corpus, world.modules, CPU)
+    context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
     samples = [world.corpus.index(name, "test").sample(place)
                for name in ("textqa", "caption", "speech_qa", "negative") for place in range(5)]
-    marks = state_marks(bench)
-    together = score_replies(bench.omni, samples, marks=marks, device=CPU)
+    marks = state_marks(context)
+    together = score_replies(context.omni, samples, marks=marks, device=CPU)
     for sample, replies in zip(samples, together, strict=True):
         assert len(replies) == len(sample.spans)
         assert [reply.tokens for reply in replies] == [end - start for start, end in sample.spans]
-        [alone] = score_replies(bench.omni, [sample], marks=marks, device=CPU)
+        [alone] = score_replies(context.omni, [sample], marks=marks, device=CPU)
         assert [reply.exact for reply in replies] == [reply.exact for reply in alone]
         assert [reply.loss_sum for reply in replies] == pytest.approx([reply.loss_sum for reply in alone], rel=1e-4)
     assert len(together[0]) == 2
 
 
 def test_losses_agree_with_the_training_loss(world: Any) -> None:
-    bench = Bench(world.recipe, world.corpus, world.modules, CPU)
+    context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
     samples = [world.corpus.index("caption", "test").sample(place) for place in range(6)]
-    losses = reply_losses(bench.omni, samples, device=CPU)
+    losses = reply_losses(context.omni, samples, device=CPU)
     for sample, (loss, tokens) in zip(samples, losses.tolist(), strict=True):
         [(_, batch)] = reply_batches([sample])
-        logits = F.linear(bench.omni(batch), bench.omni.head_weight)[0, :-1]
+        logits = F.linear(context.omni(batch), context.omni.head_weight)[0, :-1]
         wanted = F.cross_entropy(logits.detach(), batch.labels[0, 1:], ignore_index=-100, reduction="sum")
         assert loss == pytest.approx(float(wanted), rel=1e-5)
         assert tokens == sample.supervised
 
 
 def test_the_state_mark_is_read_apart(world: Any) -> None:
-    bench = Bench(world.recipe, world.corpus, world.modules, CPU)
+    context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
     sample = world.corpus.index("textqa", "test").sample(0)
-    with_marks = score_replies(bench.omni, [sample], marks=state_marks(bench), device=CPU)[0]
-    without = score_replies(bench.omni, [sample], marks=frozenset(), device=CPU)[0]
+    with_marks = score_replies(context.omni, [sample], marks=state_marks(context), device=CPU)[0]
+    without = score_replies(context.omni, [sample], marks=frozenset(), device=CPU)[0]
     assert all(reply.mark is not None for reply in with_marks)
     assert all(reply.mark is None for reply in without)
     assert [reply.loss_sum for reply in with_marks] == [reply.loss_sum for reply in without]

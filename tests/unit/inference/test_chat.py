@@ -143,7 +143,7 @@ def broken_jpeg() -> bytes:
 
 
 BAD: list[tuple[str, bytes | None]] = [
-    ("image", None), ("image", b""), ("image", b"not a picture"), ("image", broken_jpeg()),
+    ("image", None), ("image", b""), ("image", b"not an image"), ("image", broken_jpeg()),
     ("audio", None), ("audio", b""), ("audio", b"RIFF\x00\x00\x00\x00WAVE"), ("audio", b"\x00" * 100),
     ("video", None), ("video", b"nothing"),
 ]
@@ -171,7 +171,7 @@ def test_more_than_the_model_can_read_is_refused(chat: Chat) -> None:
 def test_what_the_model_lacks_is_named(place: Place, chat: Chat) -> None:
     del chat.modules["vision"]
     del chat.modules["speech_decoder"]
-    with pytest.raises(UserError, match="no pictures: vision was never trained"):
+    with pytest.raises(UserError, match="no images: vision was never trained"):
         list(chat.ask("what?", images=[place.media / "pictures" / "0.png"]))
     with pytest.raises(UserError, match="no speech"):
         chat.speak("red", place.media / "x.wav")

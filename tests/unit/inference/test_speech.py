@@ -1,4 +1,4 @@
-"""Codes to sound in pieces, and text to sound."""
+"""Codes to audio in pieces, and text to audio."""
 
 from __future__ import annotations
 

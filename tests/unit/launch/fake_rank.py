@@ -20,7 +20,7 @@ def main() -> None:
             (Path(sys.argv[4]) / f"started-{rank}").write_text(str(os.getpid()))
             time.sleep(120)
         if behaviour == "refuse" and rank == 3:
-            report = {"code": 2, "what": "no pictures", "where": "recipe.yaml:7", "remedy": "name another"}
+            report = {"code": 2, "what": "no images", "where": "recipe.yaml:7", "remedy": "name another"}
             (logs / f"rank-{rank}.error.json").write_text(json.dumps(report))
             print("x" * 9000 + "\nabout to refuse", file=out)
             sys.exit(2)

@@ -29,7 +29,7 @@ def main() -> None:
 
     match behaviour:
         case "refuse":
-            end(2, "the data has no pictures") if rank == 0 else end(138, "a peer was lost")
+            end(2, "the data has no images") if rank == 0 else end(138, "a peer was lost")
         case "retry-once" if attempts.read_text() == "1":
             end(138, "a step hung")
         case "crash":

@@ -54,7 +54,7 @@ def test_two_ranks_commit_one_manifest(tmp_path: Path) -> None:
 
 
 def test_refusal_of_one_rank_is_the_error_whatever_the_others_say(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the data has no pictures") as caught:
+    with pytest.raises(UserError, match="the data has no images") as caught:
         launch(_recipe(tmp_path, nproc=2), "refuse")
     assert "do something" in str(caught.value)
     assert _attempts(tmp_path) == 1

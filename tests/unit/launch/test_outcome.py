@@ -49,10 +49,10 @@ def test_reports_of_an_earlier_attempt_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_an_error_that_no_file_could_take_comes_through_the_job_s_output(tmp_path: Path) -> None:
-    said = report_line(UserError("there is no space left on the disk", where="/x", remedy="free some"))
+    said = report_line(UserError("no space left on the disk", where="/x", remedy="free some"))
     error = explain(tmp_path, f"W1129 torchrun\n{said}\nexitcode : 2 (pid: 7)\n")
     assert (type(error), error.what, error.where, error.remedy) == (
-        UserError, "there is no space left on the disk", "/x", "free some")
+        UserError, "no space left on the disk", "/x", "free some")
 
 
 @pytest.mark.parametrize(("blocks", "inodes", "words"), [

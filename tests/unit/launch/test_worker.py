@@ -66,11 +66,11 @@ def test_a_refusal_is_the_pods_exit_code_and_its_last_words(tmp_path: Path) -> N
     pods[0].terminate()
     pods[0].communicate(timeout=60)
     assert pods[1].returncode == EXIT_REFUSED  # torchrun's own would be 1
-    assert "error: recipe.yaml:7: no pictures (name another)" in err
+    assert "error: recipe.yaml:7: no images (name another)" in err
     text = (tmp_path / "words-1").read_bytes()
     assert len(text) <= 4096
     words = json.loads(text)
-    assert (words["code"], words["what"], words["where"]) == (EXIT_REFUSED, "no pictures", "recipe.yaml:7")
+    assert (words["code"], words["what"], words["where"]) == (EXIT_REFUSED, "no images", "recipe.yaml:7")
     assert words["tails"]["rank-3"].endswith("about to refuse")
 
 

@@ -46,9 +46,9 @@ def test_parameters_take_the_type_and_buffers_keep_theirs(small_spec: ModelSpec)
 
 
 @pytest.mark.parametrize(("names", "units"), [(["llm", "tower"], 0), (["ctc_head"], 0)])
-def test_what_cannot_be_built_is_refused(small_spec: ModelSpec, names: list[str], units: int) -> None:
+def test_what_cannot_be_built_is_refused(small_spec: ModelSpec, names: list[str], ctc_vocab_size: int) -> None:
     with pytest.raises(RecipeError):
-        build_modules(small_spec, names, units=units)
+        build_modules(small_spec, names, ctc_vocab_size=ctc_vocab_size)
 
 
 def test_modules_of_sound_are_built_without_transformers() -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.helpers.s3_server import S3Server
 from vita_train.errors import DataError, UserError
 from vita_train.pipeline import steps
-from vita_train.pipeline.step_commit import commit_step
+from vita_train.pipeline.step_commit import run_step
 from vita_train.pipeline.step_inputs import source_digests, template_text
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
@@ -50,7 +50,7 @@ class Work:
 
 def _do(recipe: Recipe, work: Work, inputs: Mapping[str, Any] | None = None, selection: Selection = steps.ALL
         ) -> Manifest | None:
-    return commit_step(Run(recipe, "r"), "data_fetch", selection, lambda: inputs or {}, work)
+    return run_step(Run(recipe, "r"), "data_fetch", selection, lambda: inputs or {}, work)
 
 
 def _progress(recipe: Recipe) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def test_why_a_step_failed_is_told_even_when_the_store_cannot_be_written(recipe:
     def work(digest: str) -> Manifest:
         shutil.rmtree(tmp_path / "r")
         (tmp_path / "r").write_text("a file where the run's folder was")
-        raise DataError("row 7 has no picture")
+        raise DataError("row 7 has no image")
 
-    with pytest.raises(DataError, match="row 7 has no picture"):
-        commit_step(Run(recipe, "r"), "data_fetch", steps.ALL, dict, work)
+    with pytest.raises(DataError, match="row 7 has no image"):
+        run_step(Run(recipe, "r"), "data_fetch", steps.ALL, dict, work)
 
 
 def test_same_inputs_return_the_commit_without_work(recipe: Recipe) -> None:
@@ -87,11 +87,11 @@ def test_other_inputs_or_force_do_the_work_again(recipe: Recipe) -> None:
 def test_failure_leaves_no_commit_and_a_reason(recipe: Recipe) -> None:
     _do(recipe, Work(), {"a": 1})
     with pytest.raises(UserError):
-        _do(recipe, Work(UserError("no pictures", where="here", remedy="add some")), {"a": 2})
+        _do(recipe, Work(UserError("no images", where="here", remedy="add some")), {"a": 2})
     assert read_final(open_store(recipe.storage.root), "r/data_fetch") is None
     progress = _progress(recipe)
     assert progress["state"] == "failed"
-    assert progress["error"] == {"code": 2, "what": "no pictures", "where": "here", "remedy": "add some"}
+    assert progress["error"] == {"code": 2, "what": "no images", "where": "here", "remedy": "add some"}
 
 
 def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe: Recipe) -> None:
@@ -101,9 +101,9 @@ def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe:
         raise AssertionError("an unpicked step has no inputs")
 
     work = Work()
-    assert commit_step(Run(recipe, "r"), "data_fetch", other, inputs, work) is None
+    assert run_step(Run(recipe, "r"), "data_fetch", other, inputs, work) is None
     done = _do(recipe, work)
-    assert commit_step(Run(recipe, "r"), "data_fetch", other, inputs, work) == done
+    assert run_step(Run(recipe, "r"), "data_fetch", other, inputs, work) == done
     assert work.times == 1
 
 

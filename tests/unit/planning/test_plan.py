@@ -42,8 +42,8 @@ def test_training_everything_takes_sixteen_bytes_a_weight_shared_by_sharding(rea
 def test_media_take_the_published_positions() -> None:
     recipe = load_recipe("vita-1.5-7b")
     positions = media_positions(recipe)
-    assert positions["picture, one tile"] == 256
-    assert positions["picture, at most (13 tiles)"] == 3328
+    assert positions["image, one tile"] == 256
+    assert positions["image, at most (13 tiles)"] == 3328
     assert positions["video, 16 frames"] == 4096
     assert [audio_positions(recipe.model, s) for s in (1, 2, 5, 10, 30, 60)] == [12, 24, 62, 124, 374, 749]
 

@@ -19,8 +19,8 @@ def test_what_the_corpus_does_not_depend_on(setting: str) -> None:
 @pytest.mark.parametrize("setting", [
     "model.vision.image_size=128", "model.vision.patch_size=16", "model.audio_adapter.kernel=3",
     "model.audio_adapter.prompt_tokens=2", "model.audio_adapter={kind: cnn}",
-    "model.ctc_head.units=char", "tokenizer.vocab_size=900", "data.video.max_frames=8",
-    "stages.2.2.batch.row_tokens=128",
+    "model.ctc_head.vocab=char", "tokenizer.vocab_size=900", "data.video.max_frames=8",
+    "stages.2.2.batch.seq_len=128",
 ])
 def test_what_the_corpus_depends_on(setting: str) -> None:
     assert corpus_settings(load_recipe("tiny", [setting])) != corpus_settings(load_recipe("tiny"))

@@ -66,7 +66,7 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     # one packed row at a time on each process
     for name in ("1.1", "1.2", "1.3", "2.1b", "2.2"):
         batch = recipe.stages[name].batch
-        assert batch.rows == recipe.launch.ranks * batch.accumulate
+        assert batch.global_batch_size == recipe.launch.ranks * batch.grad_accum
     trained = {name: set(spec.trainable) for name, spec in recipe.stages.items()}
     assert trained == {
         "1.1": {"projector"}, "1.2": {"llm", "projector", "vision"}, "1.3": {"llm", "projector", "vision"},
@@ -83,9 +83,9 @@ def test_real_recipe_has_vita_s_shapes() -> None:
     (["stages.3.2.after=[2.2]"], "stages.3.2 reads codec frozen"),
     (["stages.2.1b.trainable={audio_prompt: 1.0e-3}"], "stages.2.1b trains audio_prompt, but .*prompt_tokens is 0"),
     (["model.audio_adapter.prompt_tokens=25"], "stages.2.1b reads audio_prompt frozen"),
-    (["launch.nproc=17"], "stages.1.1.batch.rows 16 is below 17 ranks x batch.accumulate 1"),
-    (["launch.nproc=4", "stages.1.1.batch.accumulate=8"], "rows 16 is below 4 ranks x batch.accumulate 8"),
-    (["stages.1.1.batch.row_tokens=5000"], "stages.1.1.batch.row_tokens 5000 is above model.llm.max_positions 1024"),
+    (["launch.nproc=17"], "stages.1.1.batch.global_batch_size 16 is below 17 ranks x batch.grad_accum 1"),
+    (["launch.nproc=4", "stages.1.1.batch.grad_accum=8"], "global_batch_size 16 is below 4 ranks x batch.grad_accum 8"),
+    (["stages.1.1.batch.seq_len=5000"], "stages.1.1.batch.seq_len 5000 is above model.llm.max_positions 1024"),
     (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
     (["model.codec.kind=waveform"], "hop_length is 400"),
     (["model.speech_decoder.num_heads=3"], "width 160 is not an even multiple of num_heads 3"),

@@ -12,7 +12,6 @@ import pytest
 from vita_train.errors import RecipeError
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.renamed import RENAMED_KEYS, upgrade_file, upgrade_recipe
-from vita_train.recipe.stage import BatchSpec
 
 FORMER = """\
 # Mine.
@@ -74,10 +73,6 @@ stages:
 """
 
 
-#: Until the recipe itself has the new keys.
-with_new_keys = pytest.mark.skipif("seq_len" not in BatchSpec.model_fields, reason="the recipe has the former keys")
-
-
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "vita_train.cli.main", "recipe", "upgrade", *arguments],
                           capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"})
@@ -99,7 +94,6 @@ def test_line_ends_and_the_mark_of_utf8_stay(tmp_path: Path) -> None:
     assert path.read_bytes() == ("\ufeff" + TODAY.replace("\n", "\r\n")).encode()
 
 
-@with_new_keys
 def test_a_rewritten_file_loads() -> None:
     recipe = load_recipe(TODAY)
     first = recipe.stages["1.1"]
@@ -108,7 +102,6 @@ def test_a_rewritten_file_loads() -> None:
     assert (first.eval.interval, first.eval.max_samples, recipe.model.ctc_head.vocab) == (3, 4, "word")
 
 
-@with_new_keys
 @pytest.mark.parametrize("former", RENAMED_KEYS, ids=".".join)
 def test_a_former_key_is_refused_with_its_new_name(former: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
@@ -120,7 +113,6 @@ def test_a_former_key_is_refused_with_its_new_name(former: tuple[str, ...], tmp_
     assert f"{key} is called {RENAMED_KEYS[former]} now" in caught.value.what
 
 
-@with_new_keys
 def test_a_former_key_in_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(TODAY.replace("max_grad_norm:", "clip_norm:"))

@@ -1,4 +1,4 @@
-"""Towers and projectors as a recipe names them, and the language positions that follow."""
+"""Towers and projectors as a recipe names them, and the tokens that follow."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_schema_knows_each_kind_s_settings() -> None:
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    (["model.vision.image_size=128", "stages.1.1.batch.row_tokens=48"], "row_tokens 48 is below the 64 positions of"),
+    (["model.vision.image_size=128", "stages.1.1.batch.seq_len=48"], "seq_len 48 is below the 64 positions of"),
     (["model.projector.kind=identity", "model.llm.hidden_size=512", "model.llm.num_heads=4", "model.llm.num_kv_heads=4",
       "model.speech_decoder.width=128", "model.speech_decoder.num_heads=4"],
      "stages.1.1.trainable names projector, which has no weights"),
@@ -104,9 +104,9 @@ def test_a_recipe_is_checked_against_its_tower(settings: list[str], words: str) 
 
 
 def test_what_is_given_needs_no_training() -> None:
-    assert ModelSpec().given == frozenset()
+    assert ModelSpec().pretrained == frozenset()
     model = ModelSpec.model_validate({
         "vision": {"source": "there"}, "llm": {"source": "there", "hidden_size": 4096, "num_heads": 32},
         "projector": {"kind": "identity"}, "speech_decoder": {"width": 1024}})
-    assert model.given == {"llm", "vision", "projector"}
+    assert model.pretrained == {"llm", "vision", "projector"}
     assert model.weightless == {"projector"}

@@ -60,7 +60,7 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert len(re.findall(r'<svg class="chart"', text)) == 10, "one loss chart a stage"
     assert "asr.test_sentences.wer, 1.7 points from stage 2.1a" in page.text
     assert "empty file" in page.text
-    assert "stand-in" in page.text
+    assert "bootstrap" in page.text
 
 
 def test_datasets_of_any_name_have_headlines_by_their_task(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vita_train.errors import StorageError, UserError
 from vita_train.storage.base import DamagedError, MissingKeyError
-from vita_train.storage.retry import patiently
+from vita_train.storage.retry import retrying
 
 
 @pytest.fixture(autouse=True)
@@ -30,21 +30,21 @@ class Work:
 
 
 def test_a_store_that_comes_back(caplog: pytest.LogCaptureFixture) -> None:
-    assert patiently(Work(*[StorageError("is away", where="s3://b/k") for _ in range(20)]), 60) == 21
+    assert retrying(Work(*[StorageError("is away", where="s3://b/k") for _ in range(20)]), 60) == 21
     assert "s3://b/k: is away; trying again" in caplog.text
 
 
 def test_a_store_that_stays_away() -> None:
     work = Work(*[StorageError(f"is away {n}") for n in range(10_000)])
     with pytest.raises(StorageError, match="is away"):
-        patiently(work, 0.05)
+        retrying(work, 0.05)
     assert 1 < work.calls < 10_000
 
 
 def test_no_patience_is_one_try() -> None:
     work = Work(StorageError("is away"))
     with pytest.raises(StorageError):
-        patiently(work, 0)
+        retrying(work, 0)
     assert work.calls == 1
 
 
@@ -52,5 +52,5 @@ def test_no_patience_is_one_try() -> None:
 def test_what_time_does_not_mend_is_raised_at_once(error: Exception) -> None:
     work = Work(error)
     with pytest.raises(type(error)):
-        patiently(work, 60)
+        retrying(work, 60)
     assert work.calls == 1

@@ -50,7 +50,7 @@ def test_no_credentials(s3_server: S3Server, s3_credentials: None, monkeypatch: 
 
 
 def test_nothing_listens(s3_credentials: None) -> None:
-    store = S3Store("bucket", "x", endpoint="http://127.0.0.1:1", attempts=1, patience=0)
+    store = S3Store("bucket", "x", endpoint="http://127.0.0.1:1", attempts=1, retry_timeout=0)
     with pytest.raises(StorageError) as caught:
         store.read("key")
     assert caught.value.exit_code == EXIT_RETRYABLE
@@ -69,7 +69,7 @@ def test_a_store_that_works_says_nothing(s3_server: S3Server, s3_credentials: No
                                          caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
     with caplog.at_level(logging.INFO):
-        assert not S3Store("bucket", "x", attempts=1, patience=0).uri.endswith("/")
+        assert not S3Store("bucket", "x", attempts=1, retry_timeout=0).uri.endswith("/")
     assert caplog.messages == []
 
 
@@ -104,7 +104,7 @@ def broken_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("verb", ["read", "exists", "list"])
 def test_failing_server_is_worth_a_retry(broken_server: str, s3_credentials: None, verb: str) -> None:
-    store = S3Store("bucket", "x", endpoint=broken_server, attempts=1, patience=0)
+    store = S3Store("bucket", "x", endpoint=broken_server, attempts=1, retry_timeout=0)
     with pytest.raises(StorageError) as caught:
         getattr(store, verb)("key")
     assert type(caught.value) is StorageError

@@ -195,8 +195,8 @@ def test_sweep_leaves_uploads_that_are_young(s3_store: S3Store, s3_server: S3Ser
             return between + timedelta(days=1)
 
     monkeypatch.setattr("vita_train.storage.s3.datetime", DayLater)
-    for is_rehearsal in (True, False):
-        swept = s3_store.sweep("run", older_than=timedelta(days=1), is_rehearsal=is_rehearsal)
+    for dry_run in (True, False):
+        swept = s3_store.sweep("run", older_than=timedelta(days=1), dry_run=dry_run)
         assert swept == ("run/1.1/old.bin",)
     left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket)["Uploads"]
     assert {upload["Key"] for upload in left} == {"some/prefix/other-run/old.bin", "some/prefix/run/1.1/young.bin"}
@@ -222,7 +222,7 @@ def test_sweep_leaves_files_that_are_young(tmp_path: Path) -> None:
         os.utime(path, (time.time() - 90_000,) * 2)
     store.write("run/1.1/final.json", b"whole")
     os.utime(tmp_path / "run" / "1.1" / "final.json", (0, 0))
-    rehearsed = store.sweep(older_than=timedelta(days=1), is_rehearsal=True)
+    rehearsed = store.sweep(older_than=timedelta(days=1), dry_run=True)
     swept = store.sweep("run", older_than=timedelta(days=1))
     assert rehearsed == swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [young.name, "final.json"]

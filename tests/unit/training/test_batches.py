@@ -19,7 +19,7 @@ def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[li
     steps: list[list[str]] = [[] for _ in range(start, 4)]
     for rank in range(size):
         world = World(rank, size, rank, torch.device("cpu"))
-        batches = micro_batches(objective, ToyOrder(), start=start, stop=4, accumulate=accumulate, world=world, seed=0,
+        batches = micro_batches(objective, ToyOrder(), start=start, stop=4, grad_accum=accumulate, world=world, seed=0,
                                 workers=workers)
         for step, parts in enumerate(batches):
             assert len(parts) == accumulate
@@ -46,16 +46,16 @@ class BrokenOrder(ToyOrder):
 
     def load(self, row: SimpleNamespace) -> SimpleNamespace:
         if row.id in self.ids(1):
-            raise DataError("the picture is cut off", where="a.jpg", remedy="fetch it again")
+            raise DataError("the image is cut off", where="a.jpg", remedy="fetch it again")
         return row
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
     objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    batches = micro_batches(objective, BrokenOrder(), start=0, stop=4, accumulate=1,
+    batches = micro_batches(objective, BrokenOrder(), start=0, stop=4, grad_accum=1,
                             world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers)
     next(batches)
     with pytest.raises(DataError) as told:
         next(batches)
-    assert str(told.value) == "a.jpg: the picture is cut off (fetch it again)"
+    assert str(told.value) == "a.jpg: the image is cut off (fetch it again)"

@@ -17,7 +17,7 @@ from tests.helpers.family_tokenizers import FAMILIES
 from tests.helpers.family_world import STEPS, family_recipe, talk
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
-from vita_train.evaluation.measures import Bench, measure, state_marks, written
+from vita_train.evaluation.measures import EvalContext, measure, state_marks, written
 from vita_train.evaluation.scoring import score_replies
 from vita_train.evaluation.tasks import measures_for
 from vita_train.models.build import build_modules
@@ -29,7 +29,7 @@ from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.next_token import NextTokenObjective
-from vita_train.training.observability.run_log import Journal
+from vita_train.training.observability.run_log import RunLog
 from vita_train.training.parallel.distributed import World
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
@@ -69,12 +69,12 @@ def train(recipe: Recipe, corpus: Corpus, root: Path) -> Trained:
     checkpoints = Checkpoints(LocalStore(root), "run/2.2", WORLD, "digest", keep_last=4)
     counters = Counters(**(checkpoints.restore(engine) or {}))
     checkpoints.begin()
-    journal = Journal(stage, STEPS)
-    journal.rewind(counters.step)
+    run_log = RunLog(stage, STEPS)
+    run_log.rewind(counters.step)
     with contextlib.closing(Watchdog(600, lambda _: None)) as watchdog:
-        Loop(objective, engine, spec, WORLD, 0, StepPlan(spec, STEPS), objective.order(), journal, checkpoints,
+        Loop(objective, engine, spec, WORLD, 0, StepPlan(spec, STEPS), objective.order(), run_log, checkpoints,
              watchdog).run(counters)
-    journal.close()
+    run_log.close()
     events = [json.loads(line) for line in (stage / "events.jsonl").read_text().splitlines()]
     return Trained(recipe, corpus, nn.ModuleDict(objective.model_modules()).eval(), events)
 
@@ -103,7 +103,7 @@ def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry:
     # Replies to what was learnt end by themselves, long before they would be cut.
     index = corpus.index("talk", "test")
     samples = [index.sample(place) for place in range(len(index))]
-    replies = written(Bench(recipe, corpus, resumed.modules, WORLD.device), samples)
+    replies = written(EvalContext(recipe, corpus, resumed.modules, WORLD.device), samples)
     assert replies[0] == "red."
     assert set(replies) <= {sample.text for sample in samples}
     assert {"balance_loss", "state_loss"} & set(whole.events[0]) == {
@@ -117,7 +117,7 @@ def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry:
 
 
 def one_batch(objective: NextTokenObjective, *, clips: bool = True) -> Any:
-    """The first global batch, or its rows without sound."""
+    """The first global batch, or its rows without audio."""
     order = objective.order()
     rows = [[sample for sample in order.load(row) if clips or not sample.audios] for row in order.rows(0)]
     return objective.collate([row for row in rows if row], seed=0)
@@ -159,7 +159,7 @@ def test_the_state_head_learns_from_clips_and_from_nothing_else(registry: Path, 
     assert (batch.labels[batch.states >= 0] == -100).all()
     output.loss_sum.backward()
     assert objective.state_head.weight.grad.abs().sum() > 0
-    # Without sound there is nothing to learn, but the head takes part, as ranks with sound expect.
+    # Without audio there is nothing to learn, but the head takes part, as ranks with audio expect.
     objective.zero_grad()
     quiet = one_batch(objective, clips=False)
     output = objective(quiet)
@@ -177,8 +177,8 @@ def test_digits_open_replies_of_a_tokenizer_without_glyphs(registry: Path, cache
     samples = [index.sample(place) for place in range(len(index))]
     assert [corpus.tokenizer.decode(sample.ids[slice(*sample.spans[0])]) for sample in samples] == [
         f"<{digit}>{sample.text}<|eot_id|>" for digit, sample in zip((3, 3, 1, 1, 2, 2), samples, strict=True)]
-    bench = Bench(recipe, corpus, build_modules(recipe.model, NextTokenObjective.modules_used(
+    context = EvalContext(recipe, corpus, build_modules(recipe.model, NextTokenObjective.modules_used(
         recipe.stages["2.2"], corpus)).eval(), WORLD.device)
-    scored = score_replies(bench.omni, samples, marks=state_marks(bench), device=WORLD.device)
+    scored = score_replies(context.omni, samples, marks=state_marks(context), device=WORLD.device)
     assert [reply.mark for replies in scored for reply in replies] == [False] * 6
     assert "talk.test.state_mark" in measures_for(recipe, corpus, "2.2")

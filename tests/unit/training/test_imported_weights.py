@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vita_train.errors import CheckpointError, RecipeError, StorageError, UserError
-from vita_train.pipeline.step_inputs import given_digests
-from vita_train.preflight.run import check_all, given_weights
+from vita_train.pipeline.step_inputs import pretrained_digests
+from vita_train.preflight.run import check_all, initial_weights
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.schema import Recipe
@@ -20,7 +20,7 @@ from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef
 from vita_train.storage.factory import open_store
 from vita_train.training.inputs import find_inputs, stage_digest
-from vita_train.weights.pretrained import IMPORT_FORMAT, given_modules, terms_of
+from vita_train.weights.pretrained import IMPORT_FORMAT, pretrained_modules, terms_of
 
 NEEDED = ("llm", "vision", "projector")
 
@@ -51,7 +51,7 @@ def digest(recipe: Recipe, stage: str = "1.1") -> str:
     return stage_digest(recipe, stage, find_inputs(Run(recipe, "r"), stage, NEEDED), NEEDED)
 
 
-def without_stand_in(recipe: Recipe) -> Recipe:
+def without_bootstrap(recipe: Recipe) -> Recipe:
     stages = {name: spec for name, spec in recipe.stages.items() if name != "0.llm"}
     return recipe.model_copy(update={"stages": stages})
 
@@ -60,10 +60,10 @@ def test_a_stage_depends_on_what_was_imported_and_not_on_where_it_lies(tmp_path:
     write_listing(tmp_path / "a", b"one")
     write_listing(tmp_path / "b", b"one")
     write_listing(tmp_path / "c", b"two")
-    first, moved, other = (digest(without_stand_in(recipe_with(tmp_path, tmp_path / name))) for name in "abc")
+    first, moved, other = (digest(without_bootstrap(recipe_with(tmp_path, tmp_path / name))) for name in "abc")
     assert first == moved
     assert first != other
-    assert given_digests(recipe_with(tmp_path, tmp_path / "a")) == {
+    assert pretrained_digests(recipe_with(tmp_path, tmp_path / "a")) == {
         "weights": {"llm": [hashlib.sha256(b"one").hexdigest()]}}
 
 
@@ -78,7 +78,7 @@ def test_a_stage_that_trains_the_module_replaces_the_import(tmp_path: Path) -> N
 
 def test_a_recipe_with_imports_is_written_and_read_again(tmp_path: Path) -> None:
     plain = recipe_with(tmp_path, None)
-    assert given_digests(plain) == {}
+    assert pretrained_digests(plain) == {}
     write_listing(tmp_path / "a", b"one")
     named = recipe_with(tmp_path, tmp_path / "a")
     assert load_recipe(dump_recipe(named)) == named
@@ -86,9 +86,9 @@ def test_a_recipe_with_imports_is_written_and_read_again(tmp_path: Path) -> None
 
 def test_an_imported_module_may_be_read_frozen(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", b"one")
-    check_recipe(without_stand_in(recipe_with(tmp_path, tmp_path / "a")))
+    check_recipe(without_bootstrap(recipe_with(tmp_path, tmp_path / "a")))
     with pytest.raises(RecipeError, match="reads llm frozen"):
-        check_recipe(without_stand_in(recipe_with(tmp_path, None)))
+        check_recipe(without_bootstrap(recipe_with(tmp_path, None)))
 
 
 @pytest.mark.parametrize(("settings", "words"), [
@@ -112,7 +112,7 @@ def test_a_place_that_is_no_import_is_one_line(tmp_path: Path, change, words: st
     write_listing(tmp_path / "a", b"one")
     change(tmp_path / "a")
     with pytest.raises((CheckpointError, UserError), match=words) as caught:
-        given_modules(recipe_with(tmp_path, tmp_path / "a"))
+        pretrained_modules(recipe_with(tmp_path, tmp_path / "a"))
     assert "\n" not in str(caught.value)
 
 
@@ -124,19 +124,19 @@ def rewrite(place: Path, old: str, new: str) -> None:
 def test_preflight_looks_at_every_file(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", b"one")
     recipe = recipe_with(tmp_path, tmp_path / "a")
-    assert given_weights(recipe) == f"llm from {tmp_path / 'a'}"
+    assert initial_weights(recipe) == f"llm from {tmp_path / 'a'}"
     (tmp_path / "a" / "llm.safetensors").write_bytes(b"o")
     with pytest.raises(UserError, match="has 1 bytes, 3 are listed"):
-        given_weights(recipe)
+        initial_weights(recipe)
     (tmp_path / "a" / "llm.safetensors").unlink()
     with pytest.raises(StorageError, match=r"llm\.safetensors"):
-        given_weights(recipe)
+        initial_weights(recipe)
 
 
 def test_preflight_compares_shapes_before_anything_is_trained(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", safetensors("other.weight"))
     checks = {check.name: check for check in check_all(Run(recipe_with(tmp_path, tmp_path / "a"), "r"))}
-    assert checks["given weights"].ok
+    assert checks["initial weights"].ok
     assert not checks["model"].ok
     assert "llm: other.weight 1 is not part of the model" in checks["model"].detail
 

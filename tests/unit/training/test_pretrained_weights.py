@@ -13,14 +13,14 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import write_final
-from vita_train.runs.manifest import GIVEN, Manifest, ModuleRef
+from vita_train.runs.manifest import PRETRAINED, Manifest, ModuleRef
 from vita_train.storage.base import FileRef
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.factory import open_store
 from vita_train.training.inputs import Inputs, stage_digest
 from vita_train.training.weights import load_inputs
 from vita_train.weights.export import newest_modules
-from vita_train.weights.pretrained import given_modules
+from vita_train.weights.pretrained import pretrained_modules
 from vita_train.weights.save import save_modules
 
 #: Stage 2.1b alone: the recogniser's encoder must come from somewhere.
@@ -35,33 +35,33 @@ def naming(weights: dict[str, str]) -> Recipe:
 def test_a_file_a_folder_and_a_stage_give_the_same_files(tmp_path: Path) -> None:
     written = save_modules({"projector": nn.Linear(3, 4)}, tmp_path / "run" / "1.1")["projector"][0]
     file = FileRef(uri=str(written), sha256=sha256_file(written), bytes=written.stat().st_size)
-    wanted = {"projector": ModuleRef(stage=GIVEN, files=(file,))}
-    assert given_modules(naming({"projector": str(written)})) == wanted
-    assert given_modules(naming({"projector": str(tmp_path / "run" / "1.1")})) == wanted
+    wanted = {"projector": ModuleRef(stage=PRETRAINED, files=(file,))}
+    assert pretrained_modules(naming({"projector": str(written)})) == wanted
+    assert pretrained_modules(naming({"projector": str(tmp_path / "run" / "1.1")})) == wanted
     elsewhere = tmp_path / "other" / "1.1"
     modules = {"projector": ModuleRef(stage="1.1", files=(file,))}
     write_final(open_store(str(tmp_path / "other")), "1.1",
                 Manifest(kind="model", run="other", stage="1.1", digest="d", modules=modules))
-    assert given_modules(naming({"projector": f"{elsewhere}/"})) == wanted
+    assert pretrained_modules(naming({"projector": f"{elsewhere}/"})) == wanted
     with pytest.raises(CheckpointError, match=r"weights.llm: .*holds no weights of llm \(it holds projector\)"):
-        given_modules(naming({"llm": str(elsewhere)}))
+        pretrained_modules(naming({"llm": str(elsewhere)}))
     (tmp_path / "mm_projector.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"holds no weights of projector.*vita-train model import"):
-        given_modules(naming({"projector": str(tmp_path / "mm_projector.bin")}))
+        pretrained_modules(naming({"projector": str(tmp_path / "mm_projector.bin")}))
     with pytest.raises(CheckpointError, match="holds no weights of vision"):
-        given_modules(naming({"vision": str(tmp_path)}))
+        pretrained_modules(naming({"vision": str(tmp_path)}))
 
 
 def test_a_stage_starts_from_them(tmp_path: Path) -> None:
     settings = [f"weights.projector={tmp_path}"]
     recipe = load_recipe("smoke", settings)
-    fresh = load_inputs(recipe, Inputs({}, {}), ("projector",), units=0)
+    fresh = load_inputs(recipe, Inputs({}, {}), ("projector",), ctc_vocab_size=0)
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.add_(1.0)
     save_modules(fresh, tmp_path)
-    inputs = Inputs(given_modules(recipe), {})
-    loaded = load_inputs(recipe, inputs, ("projector",), units=0)
+    inputs = Inputs(pretrained_modules(recipe), {})
+    loaded = load_inputs(recipe, inputs, ("projector",), ctc_vocab_size=0)
     for name, value in fresh.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     digests = {stage_digest(recipe, "1.1", given, ["projector"]) for given in (inputs, Inputs({}, {}))}
@@ -73,9 +73,9 @@ STAGES = ("1.1", "1.2")
 
 def test_what_a_stage_trained_counts_more() -> None:
     given, trained = (Manifest(kind="model", run="r", stage=stage, digest="d", modules={
-        "projector": ModuleRef(stage=origin, files=())}) for stage, origin in (("1.1", GIVEN), ("1.2", "1.2")))
+        "projector": ModuleRef(stage=origin, files=())}) for stage, origin in (("1.1", PRETRAINED), ("1.2", "1.2")))
     assert newest_modules([given, trained], STAGES)["projector"].stage == "1.2"
-    assert newest_modules([given], STAGES)["projector"].stage == GIVEN
+    assert newest_modules([given], STAGES)["projector"].stage == PRETRAINED
 
 
 def test_a_recipe_may_rest_on_them() -> None:

@@ -43,10 +43,10 @@ def changed(small: ModelSpec, part: str, **fields: Any) -> ModelSpec:
 def test_an_empty_model_that_was_loaded_is_the_model(small_spec: ModelSpec, tmp_path: Path, dtype: torch.dtype) -> None:
     for label, spec in specs(small_spec).items():
         names = VARIED | (set(MODULES) - {"state_head"} if label == "prompt" else set())
-        drawn = build_modules(spec, names, units=UNITS, seed=5, dtype=dtype)
+        drawn = build_modules(spec, names, ctc_vocab_size=UNITS, seed=5, dtype=dtype)
         files = save_modules(drawn, tmp_path / label)
         for mapped in (False, True):
-            empty = build_modules(spec, names, units=UNITS, dtype=dtype, empty=True)
+            empty = build_modules(spec, names, ctc_vocab_size=UNITS, dtype=dtype, empty=True)
             load_modules(empty, files, mapped=mapped)
             for kind in ("named_parameters", "named_buffers"):
                 want, have = (dict(getattr(modules, kind)(remove_duplicate=False)) for modules in (drawn, empty))

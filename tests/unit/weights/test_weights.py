@@ -32,7 +32,7 @@ NAMES = ("llm", "vision", "projector", "audio_encoder", "ctc_head", "audio_adapt
 
 
 def build(spec: ModelSpec, seed: int, names: tuple[str, ...] = NAMES) -> nn.ModuleDict:
-    return build_modules(spec, names, units=7, seed=seed).eval()
+    return build_modules(spec, names, ctc_vocab_size=7, seed=seed).eval()
 
 
 def test_the_same_tensors_make_the_same_bytes(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_an_export_loads_back_to_the_same_model(small_spec: ModelSpec, recipe: R
     assert exported.spec == recipe.model
     assert exported.tokenizer("abc")["input_ids"]
     assert Path(exported.recipe.data.template).read_text().strip()
-    assert exported.units is not None
+    assert exported.ctc_vocab is not None
     assert not exported.modules.training
     assert summary["modules"]["projector"]["parameters"] == 64 * 32 + 32 + 32 * 32 + 32
     assert str(tmp_path) not in (tmp_path / "elsewhere" / "config.json").read_text()
@@ -280,7 +280,7 @@ def test_an_export_that_was_changed_is_refused(small_spec: ModelSpec, recipe: Re
     with pytest.raises(CheckpointError, match="is missing"):
         load_exported(out)
     summary = json.loads((out / "export.json").read_text())
-    summary["files"] = {"../corpus/units.json": {"bytes": 1, "sha256": ""}}
+    summary["files"] = {"../corpus/ctc_vocab.json": {"bytes": 1, "sha256": ""}}
     (out / "export.json").write_text(json.dumps(summary))
     with pytest.raises(CheckpointError, match="lies outside"):
         load_exported(out)

@@ -15,9 +15,9 @@ from vita_train.printable import printable_lines
 if TYPE_CHECKING:
     from vita_train.inference.chat import Chat
 
-HELP = """/image FILE   show a picture with the next message (several times for several)
+HELP = """/image FILE   show an image with the next message (several times for several)
 /audio FILE   play a recording with it; alone it is a spoken question
-/video FILE   show a film with it
+/video FILE   show a video with it
 /speak FILE   write the last reply as speech to a WAV file
 /reset        begin a new conversation
 /quit         leave"""
@@ -31,9 +31,9 @@ def register(app: typer.Typer) -> None:
 def chat(
     checkpoint: Annotated[str, typer.Option(help="An exported model, or a run's directory or URI.")],
     text: Annotated[str, typer.Option(help="The question; without it and --audio a session begins.")] = "",
-    image: Annotated[list[Path] | None, typer.Option(help="Picture, may be repeated.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image, may be repeated.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Recording; alone it is a spoken question.")] = None,
-    video: Annotated[Path | None, typer.Option(help="Film.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Video.")] = None,
     speak: Annotated[Path | None, typer.Option(help="Speak the reply into this WAV file while it is made.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the most likely token.")] = 0.0,

@@ -20,5 +20,5 @@ def evaluate(
     from vita_train.evaluation.run import evaluate_run
     from vita_train.runs.run import Run
 
-    for measure, value in sorted(evaluate_run(Run.open(run), limit=limit).items()):
+    for measure, value in sorted(evaluate_run(Run.open(run), max_samples=limit).items()):
         typer.echo(f"{measure:<40} {value:.4f}")

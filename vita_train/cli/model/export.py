@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
-    to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (pictures "
+    to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (images "
                                          "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
                                          "with this package), adapter (only the last adapters that were trained, for "
                                          "PEFT), or one of a plugin.")] = "own",

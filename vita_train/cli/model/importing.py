@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vita_train.weights.formats.ledger import ImportLedger
+    from vita_train.weights.formats.import_report import ImportReport
 
 #: Tensors shown one by one for each reason; the ledger has all.
 _MOST_SHOWN = 20
@@ -46,11 +46,11 @@ def import_(
     opened = open_source(source, layout, base)
     accept_terms(opened.terms, accepted=accept_licence)
     plan = plan_import(opened, spec, [name.strip() for name in modules.split(",") if name.strip()])
-    _show(plan.ledger)
-    if plan.ledger.faults or plan.ledger.problems:
+    _show(plan.report)
+    if plan.report.faults or plan.report.problems:
         path = out.with_name(f"{out.name}.ledger.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        plan.ledger.write(path)
+        plan.report.write(path)
         typer.echo(f"nothing was imported; every tensor is in {path}", err=True)
     summary = write_import(plan, out)
     size = sum(entry["bytes"] for entry in summary["files"].values())
@@ -60,26 +60,26 @@ def import_(
         typer.echo(f"  weights.{name}={out.absolute()}")
 
 
-def _show(ledger: ImportLedger) -> None:
+def _show(report: ImportReport) -> None:
     """Print how many tensors of each module were taken, and those that were not, with the reason."""
     from rich.console import Console
     from rich.table import Table
 
-    from vita_train.weights.formats.ledger import STATUSES, shown
+    from vita_train.weights.formats.import_report import STATUSES, shown
 
     console = Console()
-    counts = ledger.counts()
+    counts = report.counts()
     statuses = [status for status in STATUSES if any(status in counted for counted in counts.values())]
-    table = Table("module", *statuses, title=f"{ledger.layout}: {ledger.source}", title_justify="left")
+    table = Table("module", *statuses, title=f"{report.layout}: {report.source}", title_justify="left")
     for module, counted in counts.items():
         table.add_row(module, *(str(counted.get(status, "")) for status in statuses))
     console.print(table)
     for status in [status for status in statuses if status not in ("used", "renamed")]:
-        rows = [row for row in ledger.rows if row.status == status]
+        rows = [row for row in report.rows if row.status == status]
         for row in rows[:_MOST_SHOWN]:
             console.print(f"{status}: {shown(row.theirs)}" + (f" ({row.detail})" if row.detail else ""), markup=False,
                           highlight=False, soft_wrap=True)
         if len(rows) > _MOST_SHOWN:
             console.print(f"{status}: and {len(rows) - _MOST_SHOWN} more", highlight=False)
-    for note in [*ledger.notes, *ledger.problems]:
+    for note in [*report.notes, *report.problems]:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

@@ -51,7 +51,7 @@ def _show_hours(plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price
 
     hours = _table("stage", "what", "GFLOP a token", "tokens/s", "hours", *(["cost"] if price else []))
     for stage in plan.stages:
-        if stage.row_tokens:
+        if stage.seq_len:
             taken = hours_per_billion(stage, peak, ranks, mfu)
             cost = [f"{taken * ranks * price:,.0f}"] if price else []
             hours.add_row(stage.stage, stage.title, f"{flops_per_token(stage) / 1e9:,.1f}",
@@ -61,7 +61,7 @@ def _show_hours(plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price
 
 
 def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
-    from vita_train.planning.parameters import UNITS
+    from vita_train.planning.parameters import CTC_VOCAB_SIZE
 
     modules = _table("module", "parameters")
     for name, count in plan.modules.items():
@@ -69,7 +69,7 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     modules.add_row("together", f"{sum(plan.modules.values()):,}", style="bold")
     console.print(f"[bold]{plan.name}[/bold]", modules)
     if "ctc_head" in plan.modules:
-        console.print(f"ctc_head is counted with {UNITS:,} units; transcripts decide the real number.\n")
+        console.print(f"ctc_head is counted with {CTC_VOCAB_SIZE:,} units; transcripts decide the real number.\n")
 
     stages = _table("stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch")
     for stage in plan.stages:
@@ -81,7 +81,7 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     red = f" Red does not fit {memory / 1e9:.0f} GB." if memory else ""
     console.print(f"Marked with * is the sharding that the recipe chooses.{red}\n")
 
-    media = _table("media", "language positions")
+    media = _table("media", "tokens")
     for name, count in plan.positions.items():
         media.add_row(name, f"{count:,}")
     console.print(media)
@@ -108,7 +108,7 @@ def _gigabytes(stage: StagePlan, zero: int, ranks: int, memory: int) -> str:
 
 
 def _batch(stage: StagePlan) -> str:
-    return f"{stage.rows} x {stage.row_tokens:,}" if stage.row_tokens else f"{stage.rows} samples"
+    return f"{stage.rows} x {stage.seq_len:,}" if stage.seq_len else f"{stage.rows} samples"
 
 
 def _count(count: int) -> str:

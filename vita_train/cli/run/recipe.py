@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vita_train.recipe.stage import Lesson, StageSpec
+    from vita_train.recipe.stage import CurriculumPhase, StageSpec
 
 Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
@@ -51,20 +51,20 @@ def check(recipe: Name, settings: Set = None) -> None:
     check_recipe(resolved)
     for stage, spec in resolved.stages.items():
         length = f"{spec.epochs:g} epochs" if spec.most_steps is None else _steps(spec)
-        typer.echo(f"{stage:<9} {spec.title:<27} {length} of {spec.batch.rows}, {spec.objective}")
+        typer.echo(f"{stage:<9} {spec.title:<27} {length} of {spec.batch.global_batch_size}, {spec.objective}")
         typer.echo(f"{'':<9} after {', '.join(spec.after or ['the data'])}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
         if spec.lora:
             typer.echo(f"{'':<9} adapters of rank {spec.lora.rank} in {', '.join(spec.lora.modules)}")
         if spec.quantize:
             typer.echo(f"{'':<9} over weights in {spec.quantize.kind}")
-        for lesson in spec.curriculum:
-            typer.echo(f"{'':<9} first {_steps(lesson)} on {_pairs(lesson.data)}")
+        for phase in spec.curriculum:
+            typer.echo(f"{'':<9} first {_steps(phase)} on {_pairs(phase.data)}")
         typer.echo(f"{'':<9} on {_pairs(spec.data)}")
     typer.echo(f"{resolved.name}: ok, {len(resolved.stages)} stages")
 
 
-def _steps(spec: StageSpec | Lesson) -> str:
+def _steps(spec: StageSpec | CurriculumPhase) -> str:
     """Return how many steps a stage or phase takes, and what ends it."""
     if not spec.until:
         return f"{spec.most_steps} steps"

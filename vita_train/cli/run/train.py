@@ -18,7 +18,7 @@ def train(
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the recipe to a file.",
                                               show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="End after the recipe.")] = False,
-    stage: Annotated[str, typer.Option(help="Stage id or alias; told from the flags when not given.",
+    stage: Annotated[str, typer.Option(help="Stage id or alias; inferred from the flags when not given.",
                                        show_default=False)] = "",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
                                                        help="Change a setting of the recipe.")] = None,

@@ -50,7 +50,7 @@ class PublicRun(NamedTuple):
     recipe: Recipe
     stage: str
     notes: list[str]
-    """What the reader is told."""
+    """Notes for the reader."""
 
 
 def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str] = (),
@@ -80,7 +80,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
     apply_overrides(tree, settings)
     fill_in_family(tree.value)
     recipe = validated(Recipe, tree)
-    if recipe.stages[stage].batch.row_tokens > recipe.model.llm.max_positions:
+    if recipe.stages[stage].batch.seq_len > recipe.model.llm.max_positions:
         raise UserError(f"{arguments.shown('model_max_length')} is more than the {recipe.model.llm.max_positions} "
                         "positions of the model", where="train",
                         remedy="give less; --like-public does as the public code")
@@ -153,7 +153,7 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
     aspect = arguments["image_aspect_ratio"]
     single = "pad" if aspect == "pad" else "crop" if like_public else "squash"
     if aspect not in (None, "pad") and not like_public:
-        arguments.note(f"{arguments.shown('image_aspect_ratio')} cuts off the sides of pictures that are not tiled in "
+        arguments.note(f"{arguments.shown('image_aspect_ratio')} cuts off the sides of images that are not tiled in "
                        "the public code; here they are scaled to a square (data.image.single_tile squash)")
     return {
         "source": {"records": {"kind": "records", "registry": arguments["registry"]}},
@@ -194,8 +194,8 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
 
 def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None, dtype: str) -> dict[str, Any]:
     ranks = arguments["nnodes"] * arguments["nproc_per_node"]
-    accumulate = arguments["gradient_accumulation_steps"]
-    rows = arguments["per_device_train_batch_size"] * accumulate * ranks
+    grad_accum = arguments["gradient_accumulation_steps"]
+    rows = arguments["per_device_train_batch_size"] * grad_accum * ranks
     arguments.note(f"stage {stage}, {PUBLIC_STAGES[stage]}: a global batch is {rows} rows, each of which holds as many "
                    f"samples as fit into {arguments['model_max_length']} positions")
     steps: dict[str, Any] = {"epochs": arguments["num_train_epochs"]}
@@ -217,11 +217,11 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
         "trainable": rates(parts, arguments),
         **adapted(arguments, parts),
         **steps,
-        "batch": {"rows": rows, "accumulate": accumulate, "row_tokens": arguments["model_max_length"]},
+        "batch": {"global_batch_size": rows, "grad_accum": grad_accum, "seq_len": arguments["model_max_length"]},
         "optim": _optim(arguments, zero),
         "engine": engine,
-        "eval": {"every": _every(arguments)},
-        "save_every": int(arguments["save_steps"]),
+        "eval": {"interval": _every(arguments)},
+        "checkpoint_interval": int(arguments["save_steps"]),
     }
 
 
@@ -243,7 +243,7 @@ def _optim(arguments: Arguments, zero: Zero | None) -> dict[str, Any]:
         "betas": [arguments["adam_beta1"], arguments["adam_beta2"]],
         "eps": arguments["adam_epsilon"],
         "weight_decay": arguments["weight_decay"],
-        "clip_norm": arguments["max_grad_norm"],
+        "max_grad_norm": arguments["max_grad_norm"],
         "schedule": "constant" if schedule.startswith("constant") else schedule,
         "warmup": warmup,
     }

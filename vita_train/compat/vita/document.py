@@ -90,5 +90,5 @@ def _default(flag: Flag) -> str:
 
 def _here(flag: Flag) -> str:
     if flag.becomes == "nothing":
-        return flag.told
-    return f"{flag.becomes}; {flag.told}" if flag.told else flag.becomes
+        return flag.note
+    return f"{flag.becomes}; {flag.note}" if flag.note else flag.becomes

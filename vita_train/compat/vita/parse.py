@@ -29,7 +29,7 @@ class Arguments:
 
     given: dict[str, Value]
     notes: list[str] = field(default_factory=list)
-    """What the reader is told, in order, each once."""
+    """Notes for the reader, in order, each once."""
 
     def __getitem__(self, name: str) -> Any:
         return self.given[name] if name in self.given else FLAGS[name].default
@@ -40,7 +40,7 @@ class Arguments:
         return f"--{name}" if value is None else f"--{name} {value}"
 
     def note(self, text: str) -> None:
-        """Add to what the reader is told, unless it was told already."""
+        """Add a note for the reader, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -64,8 +64,8 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
         flag = FLAGS[name]
         if flag.choices and not any(fnmatchcase(str(value), choice) for choice in flag.choices):
             raise _no_choice(flag, value)
-        if flag.told and value != flag.default and not _is_used(arguments, name):
-            arguments.note(f"--{name} {flag.told}")
+        if flag.note and value != flag.default and not _is_used(arguments, name):
+            arguments.note(f"--{name} {flag.note}")
     return arguments
 
 

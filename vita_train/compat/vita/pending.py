@@ -22,7 +22,7 @@ PENDING: tuple[Pending, ...] = (
     Pending("version", (None, "qwen2p5_instruct", "nemo", "mixtral_two"),
             "another template; without --version, --set data.template=FILE takes a file"),
     Pending("lora_bias", ("none", "all"), "the biases of adapted layers alone"),
-    Pending("image_folder", (None,), "one root for all pictures; edit the roots in the registry"),
+    Pending("image_folder", (None,), "one root for all images; edit the roots in the registry"),
     Pending("fp16", (False,), "computing in float16; take --bf16"),
     Pending("optim", ("adamw_torch", "adamw_torch_fused", "adamw_hf"), "another optimizer"),
     Pending("lr_scheduler_type", ("cosine", "linear", "constant", "constant_with_warmup"), "another schedule"),

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vita_train.console import say
-from vita_train.data.prepare.ledger import Counting, Ledger
-from vita_train.data.prepare.parallel import Sweep
+from vita_train.data.prepare.ledger import Counting, PrepareLedger
+from vita_train.data.prepare.parallel import ParallelEncoder
 from vita_train.data.prepare.run import Say, check_datasets, splits_of
 from vita_train.data.prepare.vocabulary import make_tokenizer
 from vita_train.data.sources.reading import Reject
@@ -20,7 +20,7 @@ from vita_train.recipe.schema import Recipe
 class CheckReport:
     """What a check found."""
 
-    ledger: Ledger
+    ledger: PrepareLedger
     rejects: list[tuple[str, str, Reject]] = field(default_factory=list)
     """Dataset, split and reject of every row that cannot be used."""
     faults: list[str] = field(default_factory=list)
@@ -42,17 +42,17 @@ def check(registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Sa
     registry_path = registry_path.resolve()
     registry = load_registry(registry_path)
     check_datasets(recipe, registry, registry_path)
-    report = CheckReport(Ledger())
+    report = CheckReport(PrepareLedger())
     audio = recipe.data.audio.model_copy(update={"store_features": False})
     unstored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"audio": audio})})
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = Path(scratch) / "tokenizer"
         make_tokenizer(recipe, registry, registry_path, tokenizer)
-        with Sweep(unstored, tokenizer, workers) as sweep:
+        with ParallelEncoder(unstored, tokenizer, workers) as encoder:
             for dataset, split, source in splits_of(registry):
                 counting = Counting(dataset, split)
                 roots = {key: resolve(registry_path, root) for key, root in source.roots.items()}
-                for result in sweep.file(dataset, resolve(registry_path, source.records), roots):
+                for result in encoder.file(dataset, resolve(registry_path, source.records), roots):
                     counting.add(result)
                     if isinstance(result, Reject):
                         report.rejects.append((dataset, split, result))

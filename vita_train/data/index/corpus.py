@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from vita_train.data.index.sample import REMEDY, MediaSettings, Sample
+from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
-from vita_train.data.prepare.units import Units
 from vita_train.data.sources.reading import MediaRef
 from vita_train.errors import DataError, VitaError
 from vita_train.storage.host_cache import known_digest
@@ -72,12 +72,12 @@ class Index:
 
     @property
     def tokens(self) -> np.ndarray:
-        """(rows,) language positions."""
+        """(rows,) tokens."""
         return self.lengths[:, 0]
 
     @property
     def tiles(self) -> np.ndarray:
-        """(rows,) tiles of pictures and videos."""
+        """(rows,) tiles of images and videos."""
         return self.lengths[:, 1]
 
     @property
@@ -108,16 +108,16 @@ class Index:
         return [value for number in range(self._reader.num_record_batches)
                 for value in self._reader.get_batch(number).column(name).to_pylist()]
 
-    def sample(self, place: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """Fetch a row. Touches the pages of that row only, but for the first, before which the tables are checked.
 
         Raises:
             DataError: a table is not what was prepared.
         """
         self._check_tables()
-        if not 0 <= place < self._rows:
-            raise IndexError(f"{self.dataset}/{self.split} has {self._rows} rows, asked for {place}")
-        number, row = divmod(place, ROWS_PER_BATCH)
+        if not 0 <= index < self._rows:
+            raise IndexError(f"{self.dataset}/{self.split} has {self._rows} rows, asked for {index}")
+        number, row = divmod(index, ROWS_PER_BATCH)
         if self._batch[0] != number:
             self._batch = (number, self._reader.get_batch(number))
         batch = self._batch[1]
@@ -125,19 +125,19 @@ class Index:
         def get(name: str) -> Any:
             return batch.column(name)[row].as_py()
 
-        tokens, tiles, frames = (int(value) for value in self.lengths[place])
+        tokens, tiles, frames = (int(value) for value in self.lengths[index])
         spans = get("spans")
         images, videos = ([MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos"))
         states = get("states") if "states" in batch.schema.names else []  # corpora of before have no such column
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
-            dataset=self.dataset, split=self.split, index=place, record_id=get("id"),
+            dataset=self.dataset, split=self.split, index=index, record_id=get("id"),
             ids=np.asarray(get("ids"), dtype=np.int32), spans=list(zip(spans[::2], spans[1::2], strict=True)),
             runs=np.asarray(get("runs"), dtype=np.int32), turns=get("turns"), inserted=get("inserted"),
             images=[ref.path(self.roots) for ref in images], image_tiles=get("image_tiles"),
             image_tiled=[ref.root not in never for ref in images],
-            videos=[ref.path(self.roots) for ref in videos], video_places=get("video_places"),
+            videos=[ref.path(self.roots) for ref in videos], video_frame_indices=get("video_frame_indices"),
             video_tiled=[ref.root not in never for ref in videos],
             audios=self._paths(get("audios")), audio_frames=audio_frames,
             tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
@@ -187,9 +187,9 @@ class Corpus:
         return load_tokenizer(self.path / "tokenizer")
 
     @cached_property
-    def units(self) -> Units:
+    def ctc_vocab(self) -> CtcVocab:
         """The recogniser's inventory."""
-        return Units.load(self.path / "units.json")
+        return CtcVocab.load(self.path / "ctc_vocab.json")
 
     def index(self, dataset: str, split: str) -> Index:
         """Open a split.

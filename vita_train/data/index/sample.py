@@ -16,7 +16,7 @@ from vita_train.recipe.audio import AudioAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.vision import ProjectorSpec, VisionSpec
-from vita_train.recipe.visual import picture_tokens, video_tokens
+from vita_train.recipe.visual import image_tokens, video_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class MediaSettings(Strict):
 
     @property
     def tokens_per_tile(self) -> int:
-        """Language positions a tile takes, before any pooling."""
+        """Tokens a tile takes, before any pooling."""
         return self.projector.num_tokens(self.vision.grid_size)
 
 
@@ -54,23 +54,23 @@ class Sample:
     spans: list[tuple[int, int]]
     """Supervised stretches of ``ids``: first, one past the last."""
     runs: np.ndarray
-    """Language positions of each media id, in order."""
+    """Tokens of each media id, in order."""
     turns: list[str]
     """Texts of human, gpt, human, ... turns as the record has them."""
     inserted: int
-    """Turn that answers sound not meant for the assistant; -1 without."""
+    """Turn that answers audio not meant for the assistant; -1 without."""
     images: list[Path]
     image_tiles: list[int]
     image_tiled: list[bool]
-    """False for pictures of a set that is never tiled."""
+    """False for images of a set that is never tiled."""
     videos: list[Path]
-    video_places: list[int]
+    video_frame_indices: list[int]
     video_tiled: list[bool]
     """False for videos of a set that is never tiled."""
     audios: list[Path]
     audio_frames: list[int]
     tokens: int
-    """Language positions after expansion."""
+    """Tokens after expansion."""
     tiles: int
     frames: int
     supervised: int
@@ -126,12 +126,12 @@ class Sample:
         return positions_of(expand(self.ids, self.runs), self.settings.data.shared_position_stride)
 
     def tile_tokens(self) -> list[int] | None:
-        """Return the language positions of each tile, in the order of the placeholders; None where none is pooled."""
+        """Return the tokens of each tile, in the order of the placeholders; None where none is pooled."""
         video, per_tile = self.settings.data.video, self.settings.tokens_per_tile
         if not video.slowfast:
             return None
-        pictures = sum(self.image_tiles)
-        return picture_tokens(pictures, per_tile) + video_tokens(self.tiles - pictures, per_tile, video)
+        images = sum(self.image_tiles)
+        return image_tokens(images, per_tile) + video_tokens(self.tiles - images, per_tile, video)
 
     def load_pixels(self) -> np.ndarray:
         """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
@@ -147,7 +147,7 @@ class Sample:
         try:
             parts = [cut_tiles(open_image(path), data.image, side, tiled=tiled)
                      for path, tiled in zip(self.images, self.image_tiled, strict=True)]
-            parts += [load_frames(path, self.video_places, data, side, tiled=tiled, seed=self.seed)
+            parts += [load_frames(path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed)
                       for path, tiled in zip(self.videos, self.video_tiled, strict=True)]
         except MediaError as error:
             raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
@@ -191,7 +191,7 @@ class Sample:
             return torch.from_numpy(self.features[clip].astype(np.float32))
         rate = self.settings.data.audio.sample_rate
         features = fbank(self.load_wave(clip), rate, self.settings.mel_bins)
-        self._unchanged(len(features), self.audio_frames[clip], "sound frames")
+        self._unchanged(len(features), self.audio_frames[clip], "audio frames")
         return features
 
     def _unchanged(self, found: int, prepared: int, what: str) -> None:

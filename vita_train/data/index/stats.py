@@ -9,9 +9,9 @@ import numpy as np
 from vita_train.data.index.corpus import Corpus, Index
 
 TOKEN_EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Lower edges of the bins of language positions."""
+"""Lower edges of the bins of tokens."""
 SECOND_EDGES = (0, 1, 5, 10, 15, 20, 25, 30, 60, 200)
-"""Lower edges of the bins of seconds of sound in a record."""
+"""Lower edges of the bins of seconds of audio in a record."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class SplitStats:
     tokens: int
     tiles: int
     hours: float
-    """Of sound."""
+    """Of audio."""
     supervised: int
     longest: int
-    """Language positions of the longest record."""
+    """Tokens of the longest record."""
     negatives: int
-    """Records with a turn that answers sound not meant for the assistant."""
+    """Records with a turn that answers audio not meant for the assistant."""
     token_counts: tuple[int, ...]
-    """Records by language positions; bins begin at ``TOKEN_EDGES``."""
+    """Records by tokens; bins begin at ``TOKEN_EDGES``."""
     second_counts: tuple[int, ...]
-    """Records with sound by its seconds; bins begin at ``SECOND_EDGES``."""
+    """Records with audio by its seconds; bins begin at ``SECOND_EDGES``."""
 
 
 def split_stats(index: Index) -> SplitStats:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class Batch:
-    """B rows of L language positions, N tiles of side S, A clips of at most T filterbank frames."""
+    """B rows of L tokens, N tiles of side S, A clips of at most T filterbank frames."""
 
     input_ids: Tensor
     """(B, L) long; IMAGE_ID and AUDIO_ID at every position that media fill, the pad id in padding."""
@@ -33,7 +33,7 @@ class Batch:
     modalities: frozenset[str] = frozenset()
     """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of other ranks."""
     tile_tokens: Tensor | None = None
-    """(N,) long: language positions each tile is pooled to; None where none is."""
+    """(N,) long: tokens each tile is pooled to; None where none is."""
     states: Tensor | None = None
     """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no clip has one."""
 

@@ -17,16 +17,16 @@ LENGTH_MULTIPLE = 32
 """Rows are padded to a multiple of this, so that few different shapes occur."""
 
 
-def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, row_tokens: int) -> Batch:
+def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int) -> Batch:
     """Lay each row's samples one behind the other, load their media, and pad.
 
-    Rows are as long as the longest needs, rounded up to ``LENGTH_MULTIPLE`` but at most ``row_tokens``.
+    Rows are as long as the longest needs, rounded up to ``LENGTH_MULTIPLE`` but at most ``seq_len``.
 
     Raises:
         DataError: a media file cannot be read any more, or has changed since the data was prepared.
     """
     longest = max(sum(sample.tokens for sample in row) for row in rows)
-    length = max(longest, min(row_tokens, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
+    length = max(longest, min(seq_len, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     labels = np.full((len(rows), length), IGNORE_INDEX, dtype=np.int64)
     positions = np.zeros((len(rows), length), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Pictures, videos and sound: decoding, and what the model is given of them."""
+"""Images, videos and audio: decoding, and what the model is given of them."""
 
 from __future__ import annotations
 

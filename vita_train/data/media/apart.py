@@ -29,7 +29,7 @@ from vita_train.errors import VitaError
 
 #: Bytes that decoding may take on top of what the process takes idle, some 0.1 GB.
 MEMORY = 850 << 20
-#: Bytes that each second of sound may take, so that a recipe can allow long clips: 48 kHz, two
+#: Bytes that each second of audio may take, so that a recipe can allow long clips: 48 kHz, two
 #: channels, three copies.
 _MEMORY_A_SECOND = 48_000 * 2 * 4 * 3
 #: Processor seconds for a file, and how many of its bytes are worth one more: long videos are

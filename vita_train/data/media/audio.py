@@ -1,4 +1,4 @@
-"""Sound to waves, filterbank features and language positions."""
+"""Audio to waves, filterbank features and tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soxr
 
 from vita_train.data.media import MediaError
 from vita_train.data.media.door import decoding, find_file
-from vita_train.data.media.heard import Channel, check_clipping, decode_sound, one_channel, to_scale
+from vita_train.data.media.heard import Channel, check_clipping, decode_audio, one_channel, to_scale
 from vita_train.data.media.whole import check_whole
 from vita_train.recipe.audio import AdapterSpec
 from vita_train.recipe.data import AudioSpec
@@ -27,7 +27,7 @@ LOW_HZ = 20.0
 def load_wave(
     path: Path, rate: int, *, max_seconds: float = math.inf, channel: Channel = "mix"
 ) -> np.ndarray:
-    """Decode a sound file as people hear it, resampled to ``rate``: (samples,) float32.
+    """Decode an audio file as people hear it, resampled to ``rate``: (samples,) float32.
 
     Samples lie in [-1, 1], but for what lossy codecs and limiters overshoot. Floating-point files
     whose samples are whole numbers on the scale of 16, 24 or 32 bits are brought to it. See
@@ -43,18 +43,18 @@ def load_wave(
         MediaError: missing, empty, unreadable, truncated, too long, silent, clipped, or far outside
             [-1, 1].
     """
-    path = find_file(path, "sound")
-    with decoding(path, "sound"):
-        check_whole(path, "sound")
-        samples, native = decode_sound(path, max_seconds)
+    path = find_file(path, "audio")
+    with decoding(path, "audio"):
+        check_whole(path, "audio")
+        samples, native = decode_audio(path, max_seconds)
         if not len(samples):
-            raise MediaError("empty sound", f"sound {path} has no samples")
+            raise MediaError("empty audio", f"sound {path} has no samples")
         wave = one_channel(to_scale(samples, path), path, channel)
         check_clipping(wave, path)
         if native != rate:
             wave = soxr.resample(wave, native, rate).astype(np.float32)
         if not np.isfinite(wave).all():
-            raise MediaError("unreadable sound", f"{path} holds samples that are not numbers")
+            raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")
         return wave
 
 
@@ -73,11 +73,11 @@ def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: Adapter
     seconds = len(wave) / spec.sample_rate
     if seconds < spec.min_seconds or not adapter.tokens_of(frames_of(len(wave), spec.sample_rate)):
         raise MediaError(
-            "sound too short", f"{path} lasts {seconds:.3f} s, the least is {spec.min_seconds} s"
+            "audio too short", f"{path} lasts {seconds:.3f} s, the least is {spec.min_seconds} s"
         )
     if seconds > spec.max_seconds:
         raise MediaError(
-            "sound too long", f"{path} lasts {seconds:.1f} s, the most is {spec.max_seconds} s"
+            "audio too long", f"{path} lasts {seconds:.1f} s, the most is {spec.max_seconds} s"
         )
 
 

@@ -1,4 +1,4 @@
-"""Containers of sound and video, opened through FFmpeg: the file alone, and only in formats that we
+"""Containers of audio and video, opened through FFmpeg: the file alone, and only in formats that we
 mean to read."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-#: Demuxers that may be used, by FFmpeg's names. Playlists, concat scripts and lists of pictures
+#: Demuxers that may be used, by FFmpeg's names. Playlists, concat scripts and lists of images
 #: follow to other files and addresses; they are not among them.
 _DEMUXERS = (
     "aac",
@@ -50,7 +50,7 @@ _OPTIONS = {"format_whitelist": ",".join(_DEMUXERS), "protocol_whitelist": "file
 
 
 def open_container(path: Path) -> InputContainer:
-    """Open a file of sound or video; the caller closes it.
+    """Open a file of audio or video; the caller closes it.
 
     Titles and other tags need not be in UTF-8.
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from vita_train.data.media import MediaError
 
-Kind = Literal["picture", "sound", "video"]
+Kind = Literal["image", "audio", "video"]
 
 #: What decoders say of a file that ends too early, in lower case.
 _CUT_SHORT = ("truncated", "unexpected end", "end of file")

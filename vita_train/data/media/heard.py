@@ -1,4 +1,4 @@
-"""Sound files to samples, and samples as people hear them: scale, channels, and what is no sound at
+"""Audio files to samples, and samples as people hear them: scale, channels, and what is no audio at
 all."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _UNKNOWN_FRAMES = 1 << 62
 _CHECKED_BY_BYTES = ("aiff", "au", "caf", "w64", "wav")
 
 
-def decode_sound(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
+def decode_audio(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     """Decode a file: its samples (n, channels) float32, and how many there are a second.
 
     Raises:
@@ -51,15 +51,15 @@ def decode_sound(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
         Exception: whatever the decoders raise.
     """
     try:
-        sound = soundfile.SoundFile(str(path))
+        audio = soundfile.SoundFile(str(path))
     except Exception:  # libsndfile does not know it (AAC, videos) or cannot read it: FFmpeg tells
         return _decode_container(path, max_seconds)
-    with sound:
-        rate, channels, stated = sound.samplerate, sound.channels, sound.frames
+    with audio:
+        rate, channels, stated = audio.samplerate, audio.channels, audio.frames
         most = _most_samples(path, rate, channels, max_seconds)
         if most < stated < _UNKNOWN_FRAMES:
             raise _too_long(path, stated / rate, max_seconds)
-        samples = sound.read(min(most + 1, stated), dtype="float32", always_2d=True)
+        samples = audio.read(min(most + 1, stated), dtype="float32", always_2d=True)
     if not len(samples):  # none, or a length that libsndfile does not know for "unknown"
         with suppress(Exception):
             samples, rate = _decode_container(path, max_seconds)
@@ -82,14 +82,14 @@ def to_scale(samples: np.ndarray, path: Path) -> np.ndarray:
     """
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
-        raise MediaError("unreadable sound", f"{path} holds samples that are not numbers")
+        raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")
     if peak <= 1:
         return samples
     if peak <= _SCALES[-1] and (np.rint(samples) == samples).all():
         return samples / np.float32(next(scale for scale in _SCALES if peak <= scale))
     if peak > HEADROOM:
         raise MediaError(
-            "sound outside [-1, 1]", f"{path} has samples of up to {peak:.3g}; full scale is 1"
+            "audio outside [-1, 1]", f"{path} has samples of up to {peak:.3g}; full scale is 1"
         )
     return samples
 
@@ -97,23 +97,23 @@ def to_scale(samples: np.ndarray, path: Path) -> np.ndarray:
 def one_channel(samples: np.ndarray, path: Path, channel: Channel) -> np.ndarray:
     """Return one channel (n,) of samples (n, channels).
 
-    The mean of the channels that carry sound: a channel that is silent or stands still is left out.
+    The mean of the channels that carry audio: a channel that is silent or stands still is left out.
     Where they cancel each other (one is the other's inverse), the loudest is taken alone.
 
     Raises:
-        MediaError: there is no sound in any, or in the first where ``channel`` is ``first``.
+        MediaError: there is no audio in any, or in the first where ``channel`` is ``first``.
     """
     spread = np.ptp(samples, axis=0)
     audible = np.flatnonzero(spread > _SILENCE)
     if channel == "first" and 0 not in audible and len(audible):
         raise MediaError(
-            "silent sound",
+            "silent audio",
             f"the first channel of {path} is silent, channel {audible[0] + 1} is not; "
             "set data.audio.channel to mix",
         )
     if not len(audible):
         raise MediaError(
-            "silent sound", f"{path} is silent: all samples are {float(samples[0, 0]):.3g}"
+            "silent audio", f"{path} is silent: all samples are {float(samples[0, 0]):.3g}"
         )
     if channel == "first" or len(audible) == 1:
         return np.ascontiguousarray(samples[:, 0 if channel == "first" else audible[0]])
@@ -141,14 +141,14 @@ def check_clipping(wave: np.ndarray, path: Path) -> None:
     edge = 0.995 * max(-least, greatest)
     share = float((np.abs(wave) >= edge).mean())
     if share > MAX_CLIPPED:
-        raise MediaError("clipped sound", f"{share:.0%} of {path} stands at full scale")
+        raise MediaError("clipped audio", f"{share:.0%} of {path} stands at full scale")
 
 
 def _decode_container(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Decode through FFmpeg what libsndfile cannot (AAC, sound of videos)."""
+    """Decode through FFmpeg what libsndfile cannot (AAC, audio of videos)."""
     with open_container(path) as container:
         if not container.streams.audio:
-            raise ValueError("not a sound file")
+            raise ValueError("not an audio file")
         stream = container.streams.audio[0]
         stream.codec_context.thread_count = 1
         most = _most_samples(path, stream.rate, stream.codec_context.channels, max_seconds)
@@ -161,8 +161,8 @@ def _decode_container(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
                 count += len(pieces[-1])
                 if count > most:
                     raise _too_long(path, count / stream.rate, max_seconds)
-        told = container.format.name not in _CHECKED_BY_BYTES
-        if told and stream.duration and stream.time_base:
+        has_length = container.format.name not in _CHECKED_BY_BYTES
+        if has_length and stream.duration and stream.time_base:
             _check_count(
                 path, count, int(stream.duration * stream.time_base * stream.rate), stream.rate
             )
@@ -174,16 +174,16 @@ def _most_samples(path: Path, rate: int, channels: int, max_seconds: float) -> i
     """Samples a channel that may be decoded, a little above the limit: resampling rounds.
 
     Raises:
-        MediaError: rate or channels are none that sound can have.
+        MediaError: rate or channels are none that audio can have.
     """
     least, greatest = RATES
     if not least <= rate <= greatest:
         raise MediaError(
-            "unreadable sound",
+            "unreadable audio",
             f"{path} states {rate} samples a second; {least} to {greatest} are read",
         )
     if not 1 <= channels <= 64:
-        raise MediaError("unreadable sound", f"{path} states {channels} channels")
+        raise MediaError("unreadable audio", f"{path} states {channels} channels")
     room = MAX_BYTES // (4 * channels)
     return (
         min(room, math.ceil(max_seconds * 1.01 * rate) + rate // 10)
@@ -195,7 +195,7 @@ def _most_samples(path: Path, rate: int, channels: int, max_seconds: float) -> i
 def _too_long(path: Path, seconds: float, most: float) -> MediaError:
     if seconds > most:
         return MediaError(
-            "sound too long", f"{path} lasts {seconds:.1f} s or more, the most is {most:g} s"
+            "audio too long", f"{path} lasts {seconds:.1f} s or more, the most is {most:g} s"
         )
     return MediaError("too large", f"{path} holds more than {MAX_BYTES >> 20} MiB of samples")
 
@@ -203,5 +203,5 @@ def _too_long(path: Path, seconds: float, most: float) -> MediaError:
 def _check_count(path: Path, found: int, stated: int, rate: int) -> None:
     if found < stated * (1 - _SLACK) - rate * _SLACK_SECONDS:
         raise MediaError(
-            "truncated sound", f"{path} holds {found / rate:.2f} of {stated / rate:.2f} s of sound"
+            "truncated audio", f"{path} holds {found / rate:.2f} of {stated / rate:.2f} s of audio"
         )

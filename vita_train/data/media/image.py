@@ -1,4 +1,4 @@
-"""Pictures to tiles."""
+"""Images to tiles."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 
 from vita_train.data.media import MediaError
 from vita_train.data.media.door import decoding, find_file
-from vita_train.data.media.shown import MAX_PIXELS, as_shown, first_page, picture_formats
+from vita_train.data.media.shown import MAX_PIXELS, as_shown, first_page, image_formats
 from vita_train.recipe.data import ImageSpec
 from vita_train.recipe.tower import TowerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: A picture longer than this is made smaller before it is padded to a square, which could be huge otherwise.
+#: An image longer than this is made smaller before it is padded to a square, which could be huge otherwise.
 _PADDED_WHOLE = 4096
 
 
@@ -31,9 +31,9 @@ def grids(least: int, most: int) -> list[tuple[int, int]]:
 
 
 def choose_grid(width: int, height: int, least: int, most: int, side: int) -> tuple[int, int]:
-    """Return the (columns, rows) whose shape is nearest to the picture's.
+    """Return the (columns, rows) whose shape is nearest to the image's.
 
-    On a tie the larger grid wins if the picture has more than half of the pixels that it asks for
+    On a tie the larger grid wins if the image has more than half of the pixels that it asks for
     (InternVL dynamic preprocessing).
     """
     best, nearest = (1, 1), float("inf")
@@ -47,7 +47,7 @@ def choose_grid(width: int, height: int, least: int, most: int, side: int) -> tu
 
 
 def count_tiles(width: int, height: int, spec: ImageSpec, side: int, *, tiled: bool = True) -> int:
-    """Return how many tiles a picture becomes, thumbnail included."""
+    """Return how many tiles an image becomes, thumbnail included."""
     if not tiled:
         return 1
     columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
@@ -55,15 +55,15 @@ def count_tiles(width: int, height: int, spec: ImageSpec, side: int, *, tiled: b
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a picture as people see it: upright, in sRGB, transparent parts white; as RGB.
+    """Decode an image as people see it: upright, in sRGB, transparent parts white; as RGB.
 
     Of an animation the first frame that is shown is taken, of a document the first page that is no thumbnail.
 
     Raises:
-        MediaError: missing, not a picture, truncated, or too large to decode safely.
+        MediaError: missing, not an image, truncated, or too large to decode safely.
     """
-    path = find_file(path, "picture")
-    with decoding(path, "picture"), Image.open(path, formats=picture_formats()) as image:
+    path = find_file(path, "image")
+    with decoding(path, "image"), Image.open(path, formats=image_formats()) as image:
         first_page(image)
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -73,16 +73,16 @@ def open_image(path: Path) -> Image.Image:
 
 
 def cut_tiles(image: Image.Image, spec: ImageSpec, side: int, *, tiled: bool = True) -> np.ndarray:
-    """Cut a picture into (N, side, side, 3) uint8 tiles, row by row, the whole picture last.
+    """Cut an image into (N, side, side, 3) uint8 tiles, row by row, the whole image last.
 
-    A picture of one tile becomes a square as ``spec.single_tile`` says; several tiles stretch it to their grid.
+    An image of one tile becomes a square as ``spec.single_tile`` says; several tiles stretch it to their grid.
     """
     grid = choose_grid(*image.size, spec.min_tiles, spec.max_tiles, side) if tiled else (1, 1)
     return cut_grid(image, grid, spec, side)
 
 
 def cut_grid(image: Image.Image, grid: tuple[int, int], spec: ImageSpec, side: int) -> np.ndarray:
-    """Cut a picture as `cut_tiles` does, into a given grid of (columns, rows)."""
+    """Cut an image as `cut_tiles` does, into a given grid of (columns, rows)."""
     if grid == (1, 1):
         return np.asarray(to_square(image, side, spec.single_tile))[None]
     columns, rows = grid
@@ -95,7 +95,7 @@ def cut_grid(image: Image.Image, grid: tuple[int, int], spec: ImageSpec, side: i
 
 
 def to_square(image: Image.Image, side: int, how: str) -> Image.Image:
-    """Make a picture square: ``squash`` stretches, ``pad`` adds grey, ``crop`` keeps the middle."""
+    """Make an image square: ``squash`` stretches, ``pad`` adds grey, ``crop`` keeps the middle."""
     if how == "pad" and max(image.size) > _PADDED_WHOLE:
         image = ImageOps.contain(image, (_PADDED_WHOLE, _PADDED_WHOLE), Image.Resampling.BICUBIC)
     width, height = image.size

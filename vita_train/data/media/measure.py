@@ -10,7 +10,7 @@ import numpy as np
 from vita_train.data.media.audio import check_length, load_wave
 from vita_train.data.media.door import Kind, decoding
 from vita_train.data.media.image import count_tiles, open_image
-from vita_train.data.media.video import count_film_tiles, film_places, probe_video
+from vita_train.data.media.video import count_video_tiles, probe_video, video_frame_indices
 from vita_train.recipe.audio import AdapterSpec
 from vita_train.recipe.data import DataSpec
 
@@ -22,7 +22,7 @@ class MediaFile:
     kind: Kind
     path: Path
     tiled: bool = True
-    """False for pictures and videos of a set that is never tiled."""
+    """False for images and videos of a set that is never tiled."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MeasureSettings:
     """Pixels of a tile's side."""
     adapter: AdapterSpec
     with_waves: bool = False
-    """Hand the samples of sound over, for features that are stored."""
+    """Hand the samples of audio over, for features that are stored."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Measured:
     """What a file holds."""
 
     tiles: int = 0
-    places: tuple[int, ...] = ()
+    frame_indices: tuple[int, ...] = ()
     """Frames that are taken of a video."""
     samples: int = 0
-    """Of sound, at the recipe's rate."""
+    """Of audio, at the recipe's rate."""
     wave: np.ndarray | None = None
     """(samples,) float32, where it was asked for."""
 
@@ -58,15 +58,15 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
     """
     data, side = settings.data, settings.side
     with decoding(file.path, file.kind):
-        if file.kind == "picture":
+        if file.kind == "image":
             return Measured(
                 count_tiles(*open_image(file.path).size, data.image, side, tiled=file.tiled)
             )
         if file.kind == "video":
-            film = probe_video(file.path)
-            places = film_places(film, data.video)
+            video = probe_video(file.path)
+            indices = video_frame_indices(video, data.video)
             return Measured(
-                count_film_tiles(film, len(places), data, side, tiled=file.tiled), tuple(places)
+                count_video_tiles(video, len(indices), data, side, tiled=file.tiled), tuple(indices)
             )
         wave = load_wave(file.path, data.audio.sample_rate, max_seconds=data.audio.max_seconds,
                          channel=data.audio.channel)

@@ -1,4 +1,4 @@
-"""Decoded pictures as people see them: what files say of orientation, colour, depth and
+"""Decoded images as people see them: what files say of orientation, colour, depth and
 transparency is followed."""
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-#: The most pixels of a picture; Pillow warns of more. Decoded and converted they take some 0.8 GB.
+#: The most pixels of an image; Pillow warns of more. Decoded and converted they take some 0.8 GB.
 MAX_PIXELS = 89_478_485
 #: Formats that are opened, as Pillow names them. Others start programs (EPS), open further files,
-#: or hold no pictures that anybody trains on.
+#: or hold no images that anybody trains on.
 _FORMATS = (
     "AVIF",
     "BMP",
@@ -35,7 +35,7 @@ _MAX_PAGES = 16
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262
 _REDUCED, _WHITE_IS_ZERO = 1, 0
 
-#: What undoes each value of the Exif tag Orientation (TIFF 6.0): how the stored picture becomes the
+#: What undoes each value of the Exif tag Orientation (TIFF 6.0): how the stored image becomes the
 #: one that is shown.
 _UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,14 +46,14 @@ _UPRIGHT: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: The colour space (as ICC profiles write it) that a profile must have to describe a picture of
+#: The colour space (as ICC profiles write it) that a profile must have to describe an image of
 #: each mode.
 _SPACES = {"RGB": "RGB", "RGBA": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 
 
 @lru_cache(maxsize=1)
-def picture_formats() -> tuple[str, ...]:
-    """Return the formats that pictures may have, as far as this Pillow can read them."""
+def image_formats() -> tuple[str, ...]:
+    """Return the formats that images may have, as far as this Pillow can read them."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -65,7 +65,7 @@ def first_page(image: Image.Image) -> None:
     The other formats begin with it.
     """
     if image.format == "PNG" and getattr(image, "default_image", False):
-        image.seek(1)  # the picture before it is for viewers that cannot animate
+        image.seek(1)  # the image before it is for viewers that cannot animate
     if image.format == "TIFF":
         for page in range(_MAX_PAGES):
             try:
@@ -79,7 +79,7 @@ def first_page(image: Image.Image) -> None:
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """Return a loaded picture as RGB: colour profile applied, on white, upright.
+    """Return a loaded image as RGB: colour profile applied, on white, upright.
 
     Raises:
         ValueError: the pixels are not finite.
@@ -136,7 +136,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
-    """Return a picture of mode L, LA, RGB, RGBA, CMYK or LAB that shows the same."""
+    """Return an image of mode L, LA, RGB, RGBA, CMYK or LAB that shows the same."""
     mode, clear = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or mode in ("I", "F"):
         values = _stored_values(image)
@@ -167,7 +167,7 @@ def _stored_values(image: Image.Image) -> np.ndarray:
 
 
 def _in_colour(image: Image.Image, profile: bytes) -> Image.Image:
-    """Apply a picture's ICC profile, where it describes the picture and says something else than
+    """Apply an image's ICC profile, where it describes the image and says something else than
     sRGB."""
     if image.mode == "LA" and profile:
         alpha = image.getchannel("A")
@@ -202,6 +202,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             flags=ImageCms.Flags.NOCACHE | ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )  # threads may share it
-    except Exception:  # a damaged profile: viewers show the picture as if it had none
+    except Exception:  # a damaged profile: viewers show the image as if it had none
         return None
     return made

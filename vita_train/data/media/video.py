@@ -24,7 +24,7 @@ from vita_train.recipe.visual import tiled_frames, video_tiles
 MAX_FRAME_PIXELS = 8192 * 4352
 #: How often a pixel may be wider than it is high, or the other way round.
 _MAX_PIXEL_ASPECT = 16
-#: Streams that are no video: cover pictures of music, and previews of other streams.
+#: Streams that are no video: cover images of music, and previews of other streams.
 _NO_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 #: How the corners of a display matrix (a, b, c, d as -1, 0 or 1) turn a stored frame into the one
 #: that is shown.
@@ -40,7 +40,7 @@ _TURNS: dict[tuple[int, ...], Image.Transpose | None] = {
 }
 
 
-class Film(NamedTuple):
+class VideoInfo(NamedTuple):
     """What decoding a video once tells."""
 
     frames: int
@@ -54,7 +54,7 @@ class Film(NamedTuple):
     the last ends."""
 
 
-def frame_places(total: int, native: float, spec: VideoSpec) -> list[int]:
+def frame_indices(total: int, native: float, spec: VideoSpec) -> list[int]:
     """Return which frames are taken of a clip of ``total`` frames at ``native`` frames a second.
 
     One every ``native / spec.rate`` frames (at least one apart); more than ``max_frames`` are
@@ -62,27 +62,27 @@ def frame_places(total: int, native: float, spec: VideoSpec) -> list[int]:
     clip, repeated if it is shorter still.
     """
     stride = max(1, round(native / spec.rate))
-    places = list(range(0, total, stride))
-    if len(places) > spec.max_frames:
+    indices = list(range(0, total, stride))
+    if len(indices) > spec.max_frames:
         return [
-            places[place] for place in np.linspace(0, len(places) - 1, spec.max_frames).astype(int)
+            indices[index] for index in np.linspace(0, len(indices) - 1, spec.max_frames).astype(int)
         ]
-    if len(places) < spec.min_frames:
-        return [int(place) for place in np.linspace(0, total - 1, spec.min_frames)]
-    return places
+    if len(indices) < spec.min_frames:
+        return [int(index) for index in np.linspace(0, total - 1, spec.min_frames)]
+    return indices
 
 
-def film_places(film: Film, spec: VideoSpec) -> list[int]:
-    """Return which frames of a film are taken: `frame_places`, and by time where its rate is not
+def video_frame_indices(video: VideoInfo, spec: VideoSpec) -> list[int]:
+    """Return which frames of a video are taken: `frame_indices`, and by time where its rate is not
     constant.
 
     By time means: the frame on screen at each of evenly spaced moments, one every ``1 / spec.rate``
     seconds, thinned to ``max_frames``; where these are fewer than ``min_frames``, as many from the
     first frame to the last.
     """
-    if not film.times:
-        return frame_places(film.frames, film.rate, spec)
-    starts, end = np.asarray(film.times[:-1]), film.times[-1]
+    if not video.times:
+        return frame_indices(video.frames, video.rate, spec)
+    starts, end = np.asarray(video.times[:-1]), video.times[-1]
     count = max(1, int(np.ceil(end * spec.rate - 1e-6)))
     if count > spec.max_frames:
         moments = np.linspace(0, count - 1, spec.max_frames).astype(int) / spec.rate
@@ -90,19 +90,19 @@ def film_places(film: Film, spec: VideoSpec) -> list[int]:
         moments = np.linspace(0, starts[-1], spec.min_frames)
     else:
         moments = np.arange(count) / spec.rate
-    return [int(place) for place in np.searchsorted(starts, moments + 1e-6, side="right") - 1]
+    return [int(index) for index in np.searchsorted(starts, moments + 1e-6, side="right") - 1]
 
 
-def count_film_tiles(
-    film: Film, frames: int, data: DataSpec, side: int, *, tiled: bool = True
+def count_video_tiles(
+    video: VideoInfo, frames: int, data: DataSpec, side: int, *, tiled: bool = True
 ) -> int:
     """Return how many tiles ``frames`` frames of a video become."""
     if not tiled:
         return frames
-    return video_tiles(frames, count_tiles(film.width, film.height, data.image, side), data.video)
+    return video_tiles(frames, count_tiles(video.width, video.height, data.image, side), data.video)
 
 
-def probe_video(path: Path) -> Film:
+def probe_video(path: Path) -> VideoInfo:
     """Decode a video once; return how many frames of which size it has, and their rate.
 
     Raises:
@@ -119,43 +119,43 @@ def probe_video(path: Path) -> Film:
         if not times:
             raise MediaError("empty video", f"video {path} has no frames")
         rate, uneven = _timing(times, video.rate, end)
-        return Film(len(times), rate, width, height, uneven)
+        return VideoInfo(len(times), rate, width, height, uneven)
 
 
-def load_frames(path: Path, places: list[int], data: DataSpec, side: int, *, tiled: bool = True,
+def load_frames(path: Path, indices: list[int], data: DataSpec, side: int, *, tiled: bool = True,
                 seed: int = 0) -> np.ndarray:
-    """Return the frames at ``places`` as (N, side, side, 3) uint8, tiled ones as their tiles.
+    """Return the frames at ``indices`` as (N, side, side, 3) uint8, tiled ones as their tiles.
 
     Args:
-        places: rising; a frame may be taken more than once.
+        indices: rising; a frame may be taken more than once.
         tiled: false keeps every frame whole, whatever ``data.video`` says.
         seed: draws which frames are tiled where the budget is too small for all.
 
     Raises:
         MediaError: the file cannot be decoded, or ends before the last place.
     """
-    wanted, chosen, grid = set(places), frozenset[int](), (1, 1)
+    wanted, chosen, grid = set(indices), frozenset[int](), (1, 1)
     whole: dict[int, np.ndarray] = {}
     cut: dict[int, np.ndarray] = {}
     with _opened(path) as video:
-        for place, frame in enumerate(video.frames()):
-            if place == 0 and tiled and data.video.tile_frames:
+        for index, frame in enumerate(video.frames()):
+            if index == 0 and tiled and data.video.tile_frames:
                 size = video.shown_size(frame)
                 grid = choose_grid(*size, data.image.min_tiles, data.image.max_tiles, side)
                 chosen = _draw_tiled(
-                    len(places), count_tiles(*size, data.image, side), data.video.tile_budget, seed
+                    len(indices), count_tiles(*size, data.image, side), data.video.tile_budget, seed
                 )
-            if place in wanted:
+            if index in wanted:
                 image = video.shown(frame)
-                whole[place] = cut_grid(image, (1, 1), data.image, side)
-                if any(places[number] == place for number in chosen):
-                    cut[place] = cut_grid(image, grid, data.image, side)
-            if place >= places[-1]:
+                whole[index] = cut_grid(image, (1, 1), data.image, side)
+                if any(indices[number] == index for number in chosen):
+                    cut[index] = cut_grid(image, grid, data.image, side)
+            if index >= indices[-1]:
                 break
     if len(whole) < len(wanted):
-        raise MediaError("truncated video", f"video {path} ends before frame {places[-1]}")
+        raise MediaError("truncated video", f"video {path} ends before frame {indices[-1]}")
     return np.concatenate(
-        [cut[place] if number in chosen else whole[place] for number, place in enumerate(places)]
+        [cut[index] if number in chosen else whole[index] for number, index in enumerate(indices)]
     )
 
 
@@ -200,7 +200,7 @@ class _Video:
             stream for stream in container.streams.video if not stream.disposition & _NO_VIDEO
         ]
         if not videos:
-            cover = " but a cover picture" if container.streams.video else ""
+            cover = " but a cover image" if container.streams.video else ""
             raise MediaError("unreadable video", f"{path} has no video stream{cover}")
         self.path, self._container, self._stream = path, container, videos[0]
         self._stream.codec_context.thread_count = 1  # each thread more would hold frames of its own

@@ -92,13 +92,13 @@ def _wave(stream: BinaryIO, size: int) -> str:
                 length = wide
             elif is_unknown(length):
                 return ""
-            return _sound_missing(length, size - place - 8)
+            return _audio_missing(length, size - place - 8)
         place += 8 + length + length % 2
     return "ends before its samples"
 
 
-def _sound_missing(length: int, there: int) -> str:
-    return f"holds {there} of {length} bytes of sound" if length > there else ""
+def _audio_missing(length: int, there: int) -> str:
+    return f"holds {there} of {length} bytes of audio" if length > there else ""
 
 
 def _aiff(stream: BinaryIO, size: int) -> str:
@@ -107,7 +107,7 @@ def _aiff(stream: BinaryIO, size: int) -> str:
         stream.seek(place)
         name, length = struct.unpack(">4sI", stream.read(8))
         if name == b"SSND":
-            return "" if is_unknown(length) else _sound_missing(length, size - place - 8)
+            return "" if is_unknown(length) else _audio_missing(length, size - place - 8)
         place += 8 + length + length % 2
     return "ends before its samples"
 
@@ -121,7 +121,7 @@ def _w64(stream: BinaryIO, size: int) -> str:
             return (
                 ""
                 if is_unknown(length, 64) or length == 24
-                else _sound_missing(length - 24, size - place - 24)
+                else _audio_missing(length - 24, size - place - 24)
             )
         if length < 24:
             return ""
@@ -132,7 +132,7 @@ def _w64(stream: BinaryIO, size: int) -> str:
 def _au(stream: BinaryIO, size: int) -> str:
     order = ">" if stream.read(4) == b".snd" else "<"
     start, length = struct.unpack(f"{order}II", stream.read(8))
-    return "" if is_unknown(length) else _sound_missing(length, size - start)
+    return "" if is_unknown(length) else _audio_missing(length, size - start)
 
 
 def _caf(stream: BinaryIO, size: int) -> str:
@@ -143,7 +143,7 @@ def _caf(stream: BinaryIO, size: int) -> str:
         if length < 0:  # the last chunk, as long as the file
             return ""
         if name == b"data" and length > size - place - 12:
-            return _sound_missing(length, size - place - 12)
+            return _audio_missing(length, size - place - 12)
         place += 12 + length
     return ""
 

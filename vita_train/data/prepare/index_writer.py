@@ -21,7 +21,7 @@ _INTS = pa.list_(pa.int32())
 _TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema([
     ("id", pa.string()), ("ids", _INTS), ("spans", _INTS), ("runs", _INTS), ("supervised", pa.int32()),
-    ("images", _TEXTS), ("image_tiles", _INTS), ("videos", _TEXTS), ("video_places", _INTS),
+    ("images", _TEXTS), ("image_tiles", _INTS), ("videos", _TEXTS), ("video_frame_indices", _INTS),
     ("audios", _TEXTS), ("audio_frames", _INTS), ("feature_offset", pa.int64()), ("seconds", pa.float32()),
     ("turns", _TEXTS), ("inserted", pa.int32()), ("states", _INTS),
 ])
@@ -102,7 +102,7 @@ class IndexWriter:
         lengths = np.array([[getattr(e, name) for name in LENGTHS] for e in self._pending], dtype="<i4")
         self._lengths.write(lengths.tobytes())
         self._digest.update(lengths.tobytes())
-        self._digest.update(repr([(e.id, e.ids, e.spans, e.images, e.videos, e.video_places, e.audios, e.turns)
+        self._digest.update(repr([(e.id, e.ids, e.spans, e.images, e.videos, e.video_frame_indices, e.audios, e.turns)
                                   for e in self._pending]).encode())
         if any(e.states for e in self._pending):  # rows without keep the digest they had before there were any
             self._digest.update(repr([e.states for e in self._pending]).encode())

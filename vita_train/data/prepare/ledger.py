@@ -30,13 +30,13 @@ class SplitLedger(Strict):
     reasons: dict[str, int] = {}
     """Rejected rows by category."""
     tokens: int = 0
-    """Language positions, media included."""
+    """Tokens, media included."""
     supervised: int = 0
     tiles: int = 0
     frames: int = 0
     """Filterbank frames."""
     seconds: float = 0.0
-    """Of sound."""
+    """Of audio."""
     digest: str = ""
     """Of the rows in the index."""
 
@@ -48,7 +48,7 @@ class SplitLedger(Strict):
         return self
 
 
-class Ledger(Strict):
+class PrepareLedger(Strict):
     """Counts of a whole corpus."""
 
     format: Literal["vita-train/ledger/v1"] = "vita-train/ledger/v1"
@@ -76,7 +76,7 @@ class Ledger(Strict):
         path.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Ledger:
+    def load(cls, path: Path) -> PrepareLedger:
         """Read a ledger.
 
         Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vita_train.data.media.apart import Decoder
-from vita_train.data.prepare.row_encoder import Examiner, Example, measure_settings
+from vita_train.data.prepare.row_encoder import Example, RowEncoder, measure_settings
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.sources.reading import Reject, Row, read_records
 from vita_train.recipe.schema import Recipe
@@ -20,7 +20,7 @@ from vita_train.recipe.schema import Recipe
 _ROWS_PER_TASK = 64
 
 
-class Sweep:
+class ParallelEncoder:
     """A context in which record files are examined.
 
     Args:
@@ -35,7 +35,7 @@ class Sweep:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Sweep:
+    def __enter__(self) -> ParallelEncoder:
         if self._workers > 1:
             # A fresh interpreter each: forking one that has threads of torch and the tokenizer can hang.
             self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=_start,
@@ -60,15 +60,15 @@ class Sweep:
         """
         rows = read_records(path, roots)
         if self._pool is None:
-            examiner = Examiner(self._recipe, self._tokenizer, dataset, roots, self._decoder)
+            encoder = RowEncoder(self._recipe, self._tokenizer, dataset, roots, self._decoder)
             for row in rows:
-                yield examiner.examine(row) if isinstance(row, Row) else row
+                yield encoder.encode(row) if isinstance(row, Row) else row
             return
         waiting: deque[Future[list[Example | Reject]]] = deque()
         while True:
             task = list(islice(rows, _ROWS_PER_TASK))
             if task:
-                waiting.append(self._pool.submit(_examine, dataset, dict(roots), task))
+                waiting.append(self._pool.submit(_encode, dataset, dict(roots), task))
             if not waiting:
                 return
             if not task or len(waiting) > 2 * self._workers:
@@ -87,7 +87,7 @@ def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
     _worker[:] = [(recipe, load_tokenizer(tokenizer_dir), decoder)]
 
 
-def _examine(dataset: str, roots: dict[str, Path], rows: list[Row | Reject]) -> list[Example | Reject]:
+def _encode(dataset: str, roots: dict[str, Path], rows: list[Row | Reject]) -> list[Example | Reject]:
     recipe, tokenizer, decoder = _worker[0]
-    examiner = Examiner(recipe, tokenizer, dataset, roots, decoder)
-    return [examiner.examine(row) if isinstance(row, Row) else row for row in rows]
+    encoder = RowEncoder(recipe, tokenizer, dataset, roots, decoder)
+    return [encoder.encode(row) if isinstance(row, Row) else row for row in rows]

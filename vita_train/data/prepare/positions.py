@@ -17,8 +17,8 @@ def positions_of(ids: np.ndarray, stride: int = 1) -> np.ndarray:
     visual = ids == IMAGE_ID
     if stride == 1 or not visual.any():
         return np.arange(len(ids))
-    place = np.arange(len(ids))
+    index = np.arange(len(ids))
     starts = visual & ~np.concatenate(([False], visual[:-1]))
-    first = np.maximum.accumulate(np.where(starts, place, 0))
-    opens = ~visual | ((place - first) % stride == 0)
+    first = np.maximum.accumulate(np.where(starts, index, 0))
+    opens = ~visual | ((index - first) % stride == 0)
     return np.cumsum(opens) - 1

@@ -1,7 +1,7 @@
 """Conversations to token ids and labels, by construction: nothing is searched for afterwards.
 
-Media stay compact: one IMAGE_ID or AUDIO_ID stands for a whole picture, video or clip, and ``runs`` tells how many
-language positions it fills. :func:`expand` writes them out.
+Media stay compact: one IMAGE_ID or AUDIO_ID stands for a whole image, video or clip, and ``runs`` tells how many
+tokens it fills. :func:`expand` writes them out.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 @dataclass(frozen=True)
 class MediaCounts:
-    """Language positions of each media file, in the order of the placeholders of its kind."""
+    """Tokens of each media file, in the order of the placeholders of its kind."""
 
     images: tuple[int, ...] = ()
-    """Of all tiles of a picture (``recipe.visual.picture_tokens``)."""
+    """Of all tiles of an image (``recipe.visual.image_tokens``)."""
     videos: tuple[int, ...] = ()
     """Of all tiles of a video (``recipe.visual.video_tokens``)."""
     audios: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class EncodedSample:
     spans: list[tuple[int, int]] = field(default_factory=list)
     """Supervised stretches of ``ids``: first, one past the last."""
     runs: list[int] = field(default_factory=list)
-    """Language positions of each media id, in order."""
+    """Tokens of each media id, in order."""
     states: list[tuple[int, int]] = field(default_factory=list)
     """For the state head: the place of each clip in ``ids``, and its class."""
 
@@ -50,7 +50,7 @@ class EncodedSample:
 
     @property
     def tokens(self) -> int:
-        """Language positions after expansion."""
+        """Tokens after expansion."""
         return len(self.ids) + sum(self.runs) - len(self.runs)
 
     @property
@@ -73,13 +73,13 @@ def encode(record: Record, template: Template, tokenizer: Tokenizer, media: Medi
     writer = _Writer(template, tokenizer, media, state_mode)
     writer.system(_modality(media))
     last = len(values) - 1
-    for place in range(0, len(values), 2):
-        clips = writer.human(values[place])
-        state = state_of(bool(clips), negative=record.inserted_id == place + 1)
+    for index in range(0, len(values), 2):
+        clips = writer.human(values[index])
+        state = state_of(bool(clips), negative=record.inserted_id == index + 1)
         if state_mode == "head":
             writer.sample.states += [(clip, STATE_CLASSES[state]) for clip in clips]
-        ended = record.end_tag or place + 1 < last
-        writer.reply(values[place + 1], state, ended=ended, more=place + 1 < last)
+        ended = record.end_tag or index + 1 < last
+        writer.reply(values[index + 1], state, ended=ended, more=index + 1 < last)
     return writer.sample
 
 
@@ -98,10 +98,10 @@ def encode_prompt(turns: Sequence[str], template: Template, tokenizer: Tokenizer
         raise ValueError("the last turn of a prompt must be a human one")
     writer = _Writer(template, tokenizer, media, state_mode)
     writer.system(_modality(media))
-    for place in range(0, len(turns), 2):
-        clips = writer.human(turns[place])
-        if place + 1 < len(turns):
-            writer.reply(turns[place + 1], state_of(bool(clips), negative=False), ended=True, more=True)
+    for index in range(0, len(turns), 2):
+        clips = writer.human(turns[index])
+        if index + 1 < len(turns):
+            writer.reply(turns[index + 1], state_of(bool(clips), negative=False), ended=True, more=True)
     writer.pieces(template.layout.gpt.before)
     writer.sample.spans.clear()
     return writer.sample
@@ -133,13 +133,13 @@ def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.n
     """
     ends = _lengths(ids, runs).cumsum()
     classes = np.full(ends[-1], IGNORE_INDEX, dtype=np.int64)
-    for place, state in states:
-        classes[ends[place] - 1] = state
+    for index, state in states:
+        classes[ends[index] - 1] = state
     return classes
 
 
 def _lengths(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """Return the language positions of each compact id."""
+    """Return the tokens of each compact id."""
     lengths = np.ones(len(ids), dtype=np.int64)
     lengths[(ids == IMAGE_ID) | (ids == AUDIO_ID)] = runs
     return lengths
@@ -217,29 +217,29 @@ class _Writer:
     def _parts(self, value: str) -> list[str | tuple[str, int]]:
         """Cut a turn at its placeholders; one without a file left is ordinary text."""
         parts: list[str | tuple[str, int]] = [""]
-        for place, piece in enumerate(split_placeholders(value)):
-            run = next(self.left[piece], None) if place % 2 else None
+        for index, piece in enumerate(split_placeholders(value)):
+            run = next(self.left[piece], None) if index % 2 else None
             if run is not None:
                 parts += [(piece, run), ""]
             else:
-                parts[-1] = f"{parts[-1]}{f'<{piece}>' if place % 2 else literal(piece)}"
+                parts[-1] = f"{parts[-1]}{f'<{piece}>' if index % 2 else literal(piece)}"
         return parts
 
 
 def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, int]]:
-    """Set the newlines around media: a picture or video is followed by one, a sound by none.
+    """Set the newlines around media: an image or video is followed by one, an audio clip by none.
 
-    The newline that a record writes next to a picture, and the one after a sound, are its formatting and dropped.
-    Pictures that all stand at the very end of a turn come first; anywhere else they stay where they are.
+    The newline that a record writes next to an image, and the one after an audio clip, are its formatting and dropped.
+    Images that all stand at the very end of a turn come first; anywhere else they stay where they are.
     ``parts`` alternates text and media and begins and ends with text.
     """
     trimmed = list(parts)
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if not isinstance(part, str):
-            before, after = trimmed[place - 1], trimmed[place + 1]
-            trimmed[place + 1] = after.removeprefix("\n") if isinstance(after, str) else after
+            before, after = trimmed[index - 1], trimmed[index + 1]
+            trimmed[index + 1] = after.removeprefix("\n") if isinstance(after, str) else after
             if _is_visual(part):
-                trimmed[place - 1] = before.removesuffix("\n") if isinstance(before, str) else before
+                trimmed[index - 1] = before.removesuffix("\n") if isinstance(before, str) else before
     kept = [part for part in trimmed if part]
     first = len(kept)
     while first and _is_visual(kept[first - 1]):

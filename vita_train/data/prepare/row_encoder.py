@@ -14,16 +14,16 @@ from vita_train.data.media.apart import Decoder
 from vita_train.data.media.audio import frames_of
 from vita_train.data.media.door import Kind
 from vita_train.data.media.measure import Measured, MeasureSettings, MediaFile, measure
+from vita_train.data.prepare.ctc_vocab import ctc_frames_needed
 from vita_train.data.prepare.prompt import MediaCounts, encode
 from vita_train.data.prepare.tokenizer import Tokenizer
-from vita_train.data.prepare.units import ctc_frames_needed
 from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.templates import load_template
 from vita_train.errors import VitaError
 from vita_train.recipe.audio import encoder_frames
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.visual import picture_tokens, video_tokens
+from vita_train.recipe.visual import image_tokens, video_tokens
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class Example:
     images: list[str]
     image_tiles: list[int]
     videos: list[str]
-    video_places: list[int]
+    video_frame_indices: list[int]
     """Frames taken of the video."""
     audios: list[str]
     audio_frames: list[int]
     seconds: float
-    """Of all sound."""
+    """Of all audio."""
     turns: list[str]
     inserted: int
-    """Turn that answers sound not meant for the assistant; -1 without."""
+    """Turn that answers audio not meant for the assistant; -1 without."""
     states: list[int] = field(default_factory=list)
     """For the state head: place of a clip in ``ids``, its class, place, class, ..."""
     features: list[np.ndarray] = field(default_factory=list)
@@ -80,14 +80,14 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
     if not packing:
         return Limits(context, most, most, "model.llm.max_positions")
     choose = min if using else max
-    stage, spec = choose((using or packing).items(), key=lambda item: item[1].batch.row_tokens)
+    stage, spec = choose((using or packing).items(), key=lambda item: item[1].batch.seq_len)
     chosen = (using or packing).values()
-    tokens = min(spec.batch.row_tokens, context)
-    return Limits(tokens, choose(s.batch.row_tiles for s in chosen), choose(s.batch.row_frames for s in chosen),
-                  "model.llm.max_positions" if tokens < spec.batch.row_tokens else f"stages.{stage}.batch")
+    tokens = min(spec.batch.seq_len, context)
+    return Limits(tokens, choose(s.batch.max_tiles for s in chosen), choose(s.batch.max_audio_frames for s in chosen),
+                  "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch")
 
 
-class Examiner:
+class RowEncoder:
     """Turns rows of one dataset into examples.
 
     Args:
@@ -110,7 +110,7 @@ class Examiner:
         self.recognised = any(OBJECTIVES[spec.objective].transcribes and dataset in spec.data
                               for spec in recipe.stages.values())
 
-    def examine(self, row: Row) -> Example | Reject:
+    def encode(self, row: Row) -> Example | Reject:
         """Decode the media of a row and write its ids, or say why it cannot be used."""
         try:
             return self._example(row)
@@ -124,24 +124,33 @@ class Examiner:
     def _example(self, row: Row) -> Example | Reject:
         data, model = self.recipe.data, self.recipe.model
         per_tile = model.tokens_per_tile
-        images = [self._measure("picture", ref) for ref in row.images]
+        images = [self._measure("image", ref) for ref in row.images]
         videos = [self._measure("video", ref) for ref in row.videos]
-        audios = [self._measure("sound", ref) for ref in row.audios]
+        audios = [self._measure("audio", ref) for ref in row.audios]
         tiles = [image.tiles for image in images]
         frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
-            images=tuple(sum(picture_tokens(count, per_tile)) for count in tiles),
-            videos=tuple(sum(video_tokens(film.tiles, per_tile, data.video)) for film in videos),
+            images=tuple(sum(image_tokens(count, per_tile)) for count in tiles),
+            videos=tuple(sum(video_tokens(video.tiles, per_tile, data.video)) for video in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
         encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
         example = Example(
-            row=row.row, id=row.id, ids=encoded.ids, spans=[edge for span in encoded.spans for edge in span],
-            runs=encoded.runs, tokens=encoded.tokens, tiles=sum(tiles) + sum(film.tiles for film in videos),
-            frames=sum(frames), supervised=encoded.supervised,
-            images=[str(ref) for ref in row.images], image_tiles=tiles,
-            videos=[str(ref) for ref in row.videos], video_places=[place for film in videos for place in film.places],
-            audios=[str(ref) for ref in row.audios], audio_frames=frames,
+            row=row.row,
+            id=row.id,
+            ids=encoded.ids,
+            spans=[edge for span in encoded.spans for edge in span],
+            runs=encoded.runs,
+            tokens=encoded.tokens,
+            tiles=sum(tiles) + sum(video.tiles for video in videos),
+            frames=sum(frames),
+            supervised=encoded.supervised,
+            images=[str(ref) for ref in row.images],
+            image_tiles=tiles,
+            videos=[str(ref) for ref in row.videos],
+            video_frame_indices=[index for video in videos for index in video.frame_indices],
+            audios=[str(ref) for ref in row.audios],
+            audio_frames=frames,
             seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
@@ -159,14 +168,14 @@ class Examiner:
     def _too_long(self, example: Example) -> str:
         limits = self.limits
         for name, taken, most in (("positions", example.tokens, limits.tokens), ("tiles", example.tiles, limits.tiles),
-                                  ("sound frames", example.frames, limits.frames)):
+                                  ("audio frames", example.frames, limits.frames)):
             if taken > most:
                 return f"takes {taken} {name}, {limits.stage} allows {most}"
         return ""
 
     def _too_wordy(self, example: Example) -> str:
         """CTC cannot align more units than the encoder gives frames; such a row would train nothing, unnoticed."""
-        kind = self.recipe.model.ctc_head.units
+        kind = self.recipe.model.ctc_head.vocab
         needed, given = ctc_frames_needed(example.turns[-1], kind), encoder_frames(example.audio_frames[0])
         if needed <= given:
             return ""
@@ -191,7 +200,7 @@ class Examiner:
         assert clip.wave is not None
         features = fbank(clip.wave, self.recipe.data.audio.sample_rate, bins).numpy().astype(np.float16)
         if not np.isfinite(features).all():
-            raise MediaError("unreadable sound", f"{ref.path(self.roots)}: its features are not finite")
+            raise MediaError("unreadable audio", f"{ref.path(self.roots)}: its features are not finite")
         return features
 
 

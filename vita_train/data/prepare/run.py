@@ -12,9 +12,9 @@ from pathlib import Path
 from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
-from vita_train.data.prepare.ledger import Counting, Ledger, SplitLedger, reject_line
-from vita_train.data.prepare.parallel import Sweep
-from vita_train.data.prepare.vocabulary import TRAIN, make_tokenizer, make_units
+from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
+from vita_train.data.prepare.parallel import ParallelEncoder
+from vita_train.data.prepare.vocabulary import TRAIN, make_ctc_vocab, make_tokenizer
 from vita_train.data.sources.reading import Reject
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
 from vita_train.data.templates import load_template
@@ -28,10 +28,10 @@ _PROGRESS_ROWS = 5000
 
 
 def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1, force: bool = False,
-            progress: Say = say) -> Ledger:
+            progress: Say = say) -> PrepareLedger:
     """Check every record and its media, and write the corpus to ``out``.
 
-    Written are ``tokenizer/``, ``units.json``, ``<dataset>/<split>/`` (see `index_writer`),
+    Written are ``tokenizer/``, ``ctc_vocab.json``, ``<dataset>/<split>/`` (see `index_writer`),
     ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all; if it is there
     already with the same digest, nothing is done. The result does not depend on ``workers``.
 
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1,
     digest = input_digest(recipe, registry, registry_path)
     if not force and _is_done(out, digest):
         progress(f"prepare: {out} is up to date")
-        return Ledger.load(out / "ledger.json")
+        return PrepareLedger.load(out / "ledger.json")
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -102,15 +102,15 @@ def splits_of(registry: Registry) -> list[tuple[str, str, SplitSource]]:
 
 
 def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: Path, digest: str, workers: int,
-           progress: Say) -> Ledger:
+           progress: Say) -> PrepareLedger:
     tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
-    units = make_units(recipe, registry, path)
-    units.save(partial / "units.json")
-    progress(f"prepare: tokenizer of {len(tokenizer)} entries, {len(units)} recogniser units ({units.kind})")
+    ctc_vocab = make_ctc_vocab(recipe, registry, path)
+    ctc_vocab.save(partial / "ctc_vocab.json")
+    progress(f"prepare: tokenizer of {len(tokenizer)} entries, {len(ctc_vocab)} recogniser units ({ctc_vocab.kind})")
     ledgers: list[SplitLedger] = []
     faults: list[str] = []
     with ((partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
-          Sweep(recipe, partial / "tokenizer", workers) as sweep):
+          ParallelEncoder(recipe, partial / "tokenizer", workers) as encoder):
         for dataset, split, source in splits_of(registry):
             counting = Counting(dataset, split)
             meta: dict[str, object] = {
@@ -119,7 +119,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
             }
             roots = {key: resolve(path, root) for key, root in source.roots.items()}
             bins = recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
-            results = sweep.file(dataset, resolve(path, source.records), roots)
+            results = encoder.file(dataset, resolve(path, source.records), roots)
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
                 for number, result in enumerate(results, 1):
                     counting.add(result)
@@ -138,7 +138,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
         raise DataError("; ".join(faults[:3]), where=str(path),
                         remedy=f"all are listed in {kept}; correct the records, or allow a share with "
                                "data.max_reject_share")
-    ledger = Ledger(digest=digest, splits=ledgers)
+    ledger = PrepareLedger(digest=digest, splits=ledgers)
     ledger.save(partial / "ledger.json")
     datasets = {name: sorted(entry.splits) for name, entry in sorted(registry.datasets.items())}
     meta_text = json.dumps({"format": "vita-train/corpus/v1", "digest": digest, "datasets": datasets,

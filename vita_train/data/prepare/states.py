@@ -16,7 +16,7 @@ class State(Enum):
     AUDIO = 1
     """A spoken query."""
     NEGATIVE = 2
-    """Sound that was not meant for the assistant."""
+    """Audio that was not meant for the assistant."""
     TEXT = 3
     """A typed query."""
 
@@ -31,8 +31,8 @@ def state_of(spoken: bool, *, negative: bool) -> State:
     """Return the state of a reply.
 
     Args:
-        spoken: the turn before it holds sound.
-        negative: that sound was not meant for the assistant.
+        spoken: the turn before it holds audio.
+        negative: that audio was not meant for the assistant.
     """
     if negative:
         return State.NEGATIVE

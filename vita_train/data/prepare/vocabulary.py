@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.prompt import control_texts
 from vita_train.data.prepare.states import mark_ids
 from vita_train.data.prepare.tokenizer import Tokenizer, check_untypable, load_tokenizer, train_tokenizer
-from vita_train.data.prepare.units import Units
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.records import literal
 from vita_train.data.sources.registry import Registry, resolve
@@ -44,7 +44,7 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
     return tokenizer
 
 
-def make_units(recipe: Recipe, registry: Registry, path: Path) -> Units:
+def make_ctc_vocab(recipe: Recipe, registry: Registry, path: Path) -> CtcVocab:
     """Collect the units of the training transcripts: last answers of the datasets that a recogniser trains on.
 
     Without such a stage, of the datasets whose task is asr; without those, none but blank and unknown.
@@ -53,7 +53,7 @@ def make_units(recipe: Recipe, registry: Registry, path: Path) -> Units:
              or {name for name, task in registry.tasks.items() if task == "asr"})
     texts = (row.record.conversations[-1].value for name in sorted(named & set(registry.datasets))
              for row in train_rows(registry, path, [name]))
-    return Units.from_texts(texts, recipe.model.ctc_head.units)
+    return CtcVocab.from_texts(texts, recipe.model.ctc_head.vocab)
 
 
 def train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row]:
@@ -74,5 +74,5 @@ def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
         yield from layout
         yield (template.system.video if row.videos else
                template.system.image if row.images else template.system.language)
-        for place, turn in enumerate(row.record.conversations):
-            yield literal(turn.value) if place % 2 == 0 else turn.value
+        for index, turn in enumerate(row.record.conversations):
+            yield literal(turn.value) if index % 2 == 0 else turn.value

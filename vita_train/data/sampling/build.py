@@ -27,15 +27,15 @@ def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
     if not weights:
         return None
     batch = spec.batch
-    budgets = Budgets(batch.row_tokens, batch.row_tiles, batch.row_frames)
-    lessons = spec.curriculum if split == TRAIN else []
-    indexes = {name: corpus.index(name, split) for name in (spec.datasets if lessons else weights)}
-    order = PackedOrder(indexes, weights, batch.rows, budgets, seed)
-    if not lessons:
+    budgets = Budgets(batch.seq_len, batch.max_tiles, batch.max_audio_frames)
+    phases = spec.curriculum if split == TRAIN else []
+    indexes = {name: corpus.index(name, split) for name in (spec.datasets if phases else weights)}
+    order = PackedOrder(indexes, weights, batch.global_batch_size, budgets, seed)
+    if not phases:
         return order
-    return CurriculumOrder([(lesson.most_steps, PackedOrder(indexes, lesson.data, batch.rows, budgets,
+    return CurriculumOrder([(phase.most_steps, PackedOrder(indexes, phase.data, batch.global_batch_size, budgets,
                                                        key_of(seed, "lesson", number)))
-                            for number, lesson in enumerate(lessons)], order)
+                            for number, phase in enumerate(phases)], order)
 
 
 def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN,
@@ -52,8 +52,13 @@ def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
     weights = _weights(corpus, spec, split)
     if not weights:
         return None
-    return SampleOrder({name: corpus.index(name, split) for name in weights}, weights, spec.batch.rows, seed,
-                       bucket=bucket)
+    return SampleOrder(
+        {name: corpus.index(name, split) for name in weights},
+        weights,
+        spec.batch.global_batch_size,
+        seed,
+        bucket=bucket,
+    )
 
 
 def _weights(corpus: Corpus, spec: StageSpec, split: str) -> dict[str, float]:

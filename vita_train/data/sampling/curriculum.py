@@ -53,12 +53,12 @@ class CurriculumOrder:
     def state(self, step: int) -> dict[str, Any]:
         """Return where ``step`` begins, for :meth:`seek` after a restart."""
         number, own = self._at(step)
-        return {"digest": self.digest, "lesson": number, "order": self._orders[number].state(own)}
+        return {"digest": self.digest, "phase": number, "order": self._orders[number].state(own)}
 
     def seek(self, state: Mapping[str, Any]) -> None:
         """Take over what another process knew; a state of other data or settings is of no use and ignored."""
         if state.get("digest") == self.digest:
-            self._orders[int(state["lesson"])].seek(state["order"])
+            self._orders[int(state["phase"])].seek(state["order"])
 
     def _at(self, step: int) -> tuple[int, int]:
         """Return the number of the phase and the step within it."""

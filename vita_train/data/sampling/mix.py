@@ -29,9 +29,9 @@ class Refs:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, places: np.ndarray) -> Refs:
-        """Return the references at ``places``."""
-        return Refs(self.dataset[places], self.index[places], self.visit[places])
+    def take(self, indices: np.ndarray) -> Refs:
+        """Return the references at ``indices``."""
+        return Refs(self.dataset[indices], self.index[indices], self.visit[indices])
 
 
 class Mix:
@@ -75,10 +75,10 @@ class Mix:
         """Return the number of records of an epoch."""
         return self.epoch_start(epoch + 1) - self.epoch_start(epoch)
 
-    def epoch_of(self, place: int) -> int:
+    def epoch_of(self, index: int) -> int:
         """Return the epoch that holds a place of the stream."""
-        epoch = max(0, int(place / sum(self._shares)) - 1)
-        while self.epoch_start(epoch + 1) <= place:
+        epoch = max(0, int(index / sum(self._shares)) - 1)
+        while self.epoch_start(epoch + 1) <= index:
             epoch += 1
         return epoch
 
@@ -92,12 +92,12 @@ class Mix:
         index, visit = np.empty_like(slots), np.empty_like(slots)
         for number, size in enumerate(self._sizes):
             mine = np.flatnonzero(dataset == number)
-            places = slots[mine] - edges[number] + first[number]
-            rounds = places // size
+            indices = slots[mine] - edges[number] + first[number]
+            rounds = indices // size
             for lap in np.unique(rounds):
                 these = rounds == lap
                 key = key_of(self.seed, self.names[number], int(lap))
-                index[mine[these]] = permute(places[these] % size, size, key)
+                index[mine[these]] = permute(indices[these] % size, size, key)
             visit[mine] = rounds
         return Refs(dataset, index, visit)
 
@@ -115,11 +115,11 @@ def permute(values: np.ndarray, size: int, key: int) -> np.ndarray:
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     result = np.asarray(values, dtype=np.uint64)
-    open_places = np.arange(len(result))
-    while len(open_places):
-        walked = _feistel(result[open_places], half, key)
-        result[open_places] = walked
-        open_places = open_places[walked >= size]
+    open_indices = np.arange(len(result))
+    while len(open_indices):
+        walked = _feistel(result[open_indices], half, key)
+        result[open_indices] = walked
+        open_indices = open_indices[walked >= size]
     return result.astype(np.int64)
 
 

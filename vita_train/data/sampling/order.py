@@ -34,7 +34,7 @@ class Ref(NamedTuple):
     """A visit to a sample."""
 
     dataset: str
-    place: int
+    row: int
     """Row in the dataset's index."""
     visit: int
 
@@ -63,7 +63,7 @@ class _Order:
 
     def sample(self, ref: Ref) -> Sample:
         """Fetch a sample; its ``seed`` depends on the order's seed, the sample and the visit alone."""
-        sample = self.indexes[ref.dataset].sample(ref.place)
+        sample = self.indexes[ref.dataset].sample(ref.row)
         sample.seed = key_of(self.seed, ref) >> 1
         return sample
 
@@ -79,7 +79,7 @@ class _Order:
                 zip(refs.dataset.tolist(), refs.index.tolist(), refs.visit.tolist(), strict=True)]
 
     def _id(self, ref: Ref) -> str:
-        return f"{ref.dataset}/{self.indexes[ref.dataset].split}/{ref.place}"
+        return f"{ref.dataset}/{self.indexes[ref.dataset].split}/{ref.row}"
 
 
 class PackedOrder(_Order):
@@ -135,8 +135,8 @@ class PackedOrder(_Order):
     def state(self, step: int) -> dict[str, Any]:
         """Return where ``step`` begins, for :meth:`seek` after a restart."""
         self.rows(step)
-        place = bisect.bisect_right(self._starts, (step * self.batch_rows, math.inf, math.inf)) - 1
-        return {"digest": self.digest, "window": list(self._starts[place])}
+        index = bisect.bisect_right(self._starts, (step * self.batch_rows, math.inf, math.inf)) - 1
+        return {"digest": self.digest, "window": list(self._starts[index])}
 
     def seek(self, state: Mapping[str, Any]) -> None:
         """Take over what another process knew; a state of other data or settings is of no use and ignored."""
@@ -145,9 +145,9 @@ class PackedOrder(_Order):
             self._know((int(start), int(epoch), int(window)))
 
     def _know(self, start: tuple[int, int, int]) -> None:
-        place = bisect.bisect_left(self._starts, start)
-        if place == len(self._starts) or self._starts[place] != start:
-            self._starts.insert(place, start)
+        index = bisect.bisect_left(self._starts, start)
+        if index == len(self._starts) or self._starts[index] != start:
+            self._starts.insert(index, start)
 
     def _windows(self, epoch: int) -> int:
         return max(1, round(self.mix.epoch_size(epoch) / self._window))
@@ -158,14 +158,14 @@ class PackedOrder(_Order):
             size, parts = self.mix.epoch_size(epoch), self._windows(epoch)
             refs = self.mix.window(epoch, size * window // parts, size * (window + 1) // parts)
             try:
-                places = pack(self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window))
+                indices = pack(self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window))
             except TooLargeError as error:
-                ref = self._refs(refs)[error.place]
-                raise DataError(f"needs {self.indexes[ref.dataset].lengths[ref.place].tolist()} positions, tiles and "
-                                f"sound frames, a row holds {list(self.budgets)}", where=self._id(ref),
-                                remedy="raise row_tokens, row_tiles or row_frames of this stage's batch") from None
+                ref = self._refs(refs)[error.index]
+                raise DataError(f"needs {self.indexes[ref.dataset].lengths[ref.row].tolist()} positions, tiles and "
+                                f"audio frames, a row holds {list(self.budgets)}", where=self._id(ref),
+                                remedy="raise seq_len, max_tiles or max_audio_frames of this stage's batch") from None
             everything = self._refs(refs)
-            self._packed[key] = [[everything[place] for place in row.tolist()] for row in places]
+            self._packed[key] = [[everything[index] for index in row.tolist()] for row in indices]
             while len(self._packed) > _KEPT_WINDOWS:
                 self._packed.popitem(last=False)
         self._packed.move_to_end(key)
@@ -193,12 +193,12 @@ class SampleOrder(_Order):
 
     def rows(self, step: int) -> list[Ref]:
         """Return the rows of a global batch: one sample each."""
-        number, place = divmod(step, self._batches)
+        number, index = divmod(step, self._batches)
         if number not in self._blocks:
             self._blocks[number] = self._block(number)
             while len(self._blocks) > _KEPT_WINDOWS:
                 self._blocks.popitem(last=False)
-        return self._blocks[number][place]
+        return self._blocks[number][index]
 
     def load(self, row: Ref) -> Sample:
         """Fetch the sample of a row."""
@@ -221,7 +221,7 @@ class SampleOrder(_Order):
         found = self._refs(refs)
         batches = [found[start:start + self.batch_rows] for start in range(0, size, self.batch_rows)]
         mixed = np.random.default_rng(key_of(self.seed, "blocks", number)).permutation(len(batches))
-        return [batches[place] for place in mixed]
+        return [batches[index] for index in mixed]
 
     def _stream(self, start: int, stop: int) -> tuple[Refs, np.ndarray]:
         """Return places ``start`` to ``stop`` of the endless stream, and their epochs."""

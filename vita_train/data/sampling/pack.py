@@ -1,4 +1,4 @@
-"""Samples to rows that hold as much as three budgets allow: language positions, tiles, filterbank frames."""
+"""Samples to rows that hold as much as three budgets allow: tokens, tiles, filterbank frames."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Budgets(NamedTuple):
 class TooLargeError(ValueError):
     """A sample that no row can hold, by its place in the table of lengths."""
 
-    def __init__(self, place: int) -> None:
-        super().__init__(f"sample {place} is larger than a row")
-        self.place = place
+    def __init__(self, index: int) -> None:
+        super().__init__(f"sample {index} is larger than a row")
+        self.index = index
 
 
 def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
@@ -56,9 +56,9 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     return [np.array(rows[row], dtype=np.int64) for row in mixed]
 
 
-def _best_fit(places: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets: Budgets, rows: list[list[int]],
+def _best_fit(indices: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets: Budgets, rows: list[list[int]],
               left: list[list[int]], *, shares: bool) -> None:
-    """Put the samples at ``places`` into rows, opening new ones where none has room; changes ``rows`` and ``left``."""
+    """Put the samples at ``indices`` into rows, opening new ones where none has room; changes ``rows`` and ``left``."""
     tokens, tiles, frames = budgets
     by_room: list[list[int]] = [[] for _ in range(tokens + 1)]
     occupied = 0  # bit r is set where by_room[r] is not empty
@@ -71,8 +71,8 @@ def _best_fit(places: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets:
         by_room[room_of(row)].append(row)
     for room, there in enumerate(by_room):
         occupied |= (1 << room) if there else 0
-    order = places[np.argsort(-sizes[places], kind="stable")]
-    for place, size, taken in zip(order.tolist(), sizes[order].tolist(), table[order].tolist(), strict=True):
+    order = indices[np.argsort(-sizes[indices], kind="stable")]
+    for index, size, taken in zip(order.tolist(), sizes[order].tolist(), table[order].tolist(), strict=True):
         fitting = occupied >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -83,7 +83,7 @@ def _best_fit(places: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets:
             row = len(rows)
             rows.append([])
             left.append([tokens, tiles, frames])
-        rows[row].append(place)
+        rows[row].append(index)
         left[row] = [has - more for has, more in zip(left[row], taken, strict=True)]
         room = room_of(row)
         by_room[room].append(row)
@@ -91,5 +91,5 @@ def _best_fit(places: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets:
 
 
 def fill(rows: list[np.ndarray], lengths: np.ndarray, budgets: Budgets) -> float:
-    """Return the share of the rows' language positions that samples take."""
+    """Return the share of the rows' tokens that samples take."""
     return float(sum(lengths[row, 0].sum() for row in rows) / (len(rows) * budgets.tokens)) if rows else 0.0

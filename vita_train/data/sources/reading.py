@@ -89,7 +89,7 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
 
     Args:
         path: the record file, in UTF-8, UTF-16 or UTF-32; an array is read piece by piece, never as a whole.
-        roots: set key to media directory; the key ``audio`` serves sound files.
+        roots: set key to media directory; the key ``audio`` serves audio files.
 
     Raises:
         DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after the fault
@@ -153,11 +153,11 @@ def _one_set(record: Record) -> str | None:
 
 def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) -> MediaRef:
     if key is None:
-        pictured = [root for root in roots if root != "audio"]
-        if len(pictured) != 1:
-            known = ', '.join(pictured) or 'none'
+        with_image = [root for root in roots if root != "audio"]
+        if len(with_image) != 1:
+            known = ', '.join(with_image) or 'none'
             raise RowError("no set", f"{kind} {name!r} needs a set that names its root; roots are: {known}")
-        key = pictured[0]
+        key = with_image[0]
     if key not in roots:
         known = ", ".join(sorted(roots)) or "none"
         raise RowError("unknown set", f"no root {key!r} for {kind} {name!r}; roots are: {known}")

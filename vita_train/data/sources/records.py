@@ -34,7 +34,7 @@ class Record(Strict):
     video: str | None = None
     audio: str | list[str] | None = None
     inserted_id: int | None = Field(default=None, ge=0, le=10**9, strict=True)
-    """Index of the gpt turn that answers sound not meant for the assistant."""
+    """Index of the gpt turn that answers audio not meant for the assistant."""
     end_tag: bool = Field(default=True, strict=True)
     """False: the last answer was interrupted, its end token is left out."""
 
@@ -50,7 +50,7 @@ class Record(Strict):
 
     @property
     def audios(self) -> list[str]:
-        """Sound files, in the order of their placeholders."""
+        """Audio files, in the order of their placeholders."""
         return _as_list(self.audio)
 
     @property
@@ -125,7 +125,7 @@ def _check_media(record: Record) -> None:
 def _check_inserted(record: Record) -> None:
     visual_only = (record.images or record.videos) and not record.audios
     if visual_only and not record.end_tag:
-        raise ValueError("end_tag false is not allowed in a record with pictures and no audio")
+        raise ValueError("end_tag false is not allowed in a record with images and no audio")
     place = record.inserted_id
     if place is None:
         return

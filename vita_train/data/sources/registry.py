@@ -20,7 +20,7 @@ class SplitSource(Strict):
     records: str
     """JSON array or JSON Lines; relative paths are relative to the registry file."""
     roots: dict[str, str] = Field(default_factory=dict)
-    """Set key to directory. The key ``audio`` serves all sound files."""
+    """Set key to directory. The key ``audio`` serves all audio files."""
 
     @field_validator("roots")
     @classmethod

@@ -1,11 +1,11 @@
-"""Real media: pictures, captions and recorded descriptions of the Debian package tuxpaint-stamps-default.
+"""Real media: images, captions and recorded descriptions of the Debian package tuxpaint-stamps-default.
 
-Beside a picture ``goat.png`` lie ``goat.txt`` (first line English, then ``fr.utf8=...`` lines) and recordings
-``goat_desc_fr.ogg`` (without a language: English). A picture, its caption and its recordings become records of
+Beside an image ``goat.png`` lie ``goat.txt`` (first line English, then ``fr.utf8=...`` lines) and recordings
+``goat_desc_fr.ogg`` (without a language: English). An image, its caption and its recordings become records of
 ``caption``, ``asr`` and ``instruct``. Whatever is not used is listed with its reason in ``ledger.json``.
 
-Pictures are split by their bytes, 80 : 8 : 12. A caption that several pictures share ("A flower.") may stand in
-training and test, as it would for any collection of pictures. A recording follows its picture, except that words
+Images are split by their bytes, 80 : 8 : 12. A caption that several images share ("A flower.") may stand in
+training and test, as it would for any collection of images. A recording follows its image, except that words
 spoken or written in training are never a test: such recordings all go to training.
 """
 
@@ -49,7 +49,7 @@ _SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Stamp:
-    """A thing with its captions, and mostly a picture."""
+    """A thing with its captions, and mostly an image."""
 
     name: str
     """Path below the stamps folder, without its ending."""
@@ -71,7 +71,7 @@ class Recording:
 
 
 @dataclass
-class Ledger:
+class StampsReport:
     """What was found, used and left out. Every file found stands in exactly one of the two."""
 
     used: Counter[str] = field(default_factory=Counter)
@@ -105,20 +105,20 @@ def build_stamps(source: StampsSource, out: Path, *, seed: int, workers: int) ->
         licence = files / "usr/share/doc" / PACKAGE / "copyright"
         if licence.is_file():
             shutil.copyfile(licence, out / "COPYRIGHT")
-        ledger = Ledger()
+        report = StampsReport()
         names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*")
                        if path.is_file() and not path.is_symlink())
         stamps = _read_stamps(root, names, seed)
-        pictured = _convert_pictures(root, names, stamps, source.language, out / _MEDIA, ledger)
-        recordings = _keep_apart(_find_recordings(root, names, stamps, source, ledger), pictured, source.language)
-        spoken = _convert_recordings(recordings, out / _MEDIA, ledger, workers)
-    if not pictured:
+        with_image = _convert_images(root, names, stamps, source.language, out / _MEDIA, report)
+        recordings = _keep_apart(_find_recordings(root, names, stamps, source, report), with_image, source.language)
+        spoken = _convert_recordings(recordings, out / _MEDIA, report, workers)
+    if not with_image:
         raise DataError(f"no picture with a caption in language {source.language!r}",
                         where=source.package or PACKAGE,
                         remedy="name the package tuxpaint-stamps-default, or another language")
-    ledger.write(out / LEDGER)
-    say(f"stamps: {len(pictured)} pictures, {len(spoken)} recordings, {len(ledger.skipped)} files not used ({LEDGER})")
-    return _write_datasets(pictured, spoken, source.language, out)
+    report.write(out / LEDGER)
+    say(f"stamps: {len(with_image)} images, {len(spoken)} recordings, {len(report.skipped)} files not used ({LEDGER})")
+    return _write_datasets(with_image, spoken, source.language, out)
 
 
 def read_captions(text: str) -> dict[str, str]:
@@ -140,48 +140,48 @@ def normalise_transcript(text: str) -> str:
 
 
 def _read_stamps(root: Path, names: list[str], seed: int) -> dict[str, Stamp]:
-    """Every stamp that has a text file, with a picture or without."""
+    """Every stamp that has a text file, with an image or without."""
     stamps = {}
     for stem in [name.removesuffix(".txt") for name in names if name.endswith(".txt")]:
         captions = read_captions((root / f"{stem}.txt").read_text(encoding="utf-8", errors="replace"))
-        picture = root / f"{stem}.png"
-        # By bytes, so that the same picture under two names is on one side.
-        key = hashlib.sha256(picture.read_bytes() if picture.is_file() else stem.encode()).hexdigest()
+        image = root / f"{stem}.png"
+        # By bytes, so that the same image under two names is on one side.
+        key = hashlib.sha256(image.read_bytes() if image.is_file() else stem.encode()).hexdigest()
         stamps[stem] = Stamp(stem, captions, _split_of(seed, key))
     return stamps
 
 
-def _convert_pictures(root: Path, names: list[str], stamps: dict[str, Stamp], language: str, media: Path,
-                      ledger: Ledger) -> list[Stamp]:
-    """Write the pictures; returns the stamps of those in use."""
+def _convert_images(root: Path, names: list[str], stamps: dict[str, Stamp], language: str, media: Path,
+                      report: StampsReport) -> list[Stamp]:
+    """Write the images; returns the stamps of those in use."""
     used = []
     for name in [name for name in names if name.lower().endswith((".png", ".svg"))]:
         stem = name[:-4]
         stamp = stamps.get(stem)
         if name.lower().endswith(".svg"):
-            ledger.skip("picture", name, "SVG, drawn as PNG" if f"{stem}.png" in names else "SVG without a PNG")
+            report.skip("picture", name, "SVG, drawn as PNG" if f"{stem}.png" in names else "SVG without a PNG")
         elif stamp is None:
-            ledger.skip("picture", name, "no caption")
+            report.skip("picture", name, "no caption")
         elif language not in stamp.captions:
-            ledger.skip("picture", name, "no caption in this language")
+            report.skip("picture", name, "no caption in this language")
         else:
             try:
                 jpeg = _to_jpeg(root / name)
             except (OSError, ValueError, Image.DecompressionBombError) as error:
-                ledger.skip("picture", name, f"not readable: {type(error).__name__}")
+                report.skip("picture", name, f"not readable: {type(error).__name__}")
                 continue
             _write(media / f"{stem}.jpg", jpeg)
-            ledger.used["picture"] += 1
+            report.used["picture"] += 1
             used.append(stamp)
     return used
 
 
 def _to_jpeg(path: Path) -> bytes:
-    """Picture on white, longest side at most 448 pixels, as JPEG."""
+    """Image on white, longest side at most 448 pixels, as JPEG."""
     with Image.open(path) as image:
-        picture = image.convert("RGBA")
-    canvas = Image.new("RGBA", picture.size, "white")
-    canvas.alpha_composite(picture)
+        picture_image = image.convert("RGBA")
+    canvas = Image.new("RGBA", picture_image.size, "white")
+    canvas.alpha_composite(picture_image)
     flat = canvas.convert("RGB")
     flat.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
     out = BytesIO()
@@ -190,20 +190,20 @@ def _to_jpeg(path: Path) -> bytes:
 
 
 def _find_recordings(root: Path, names: list[str], stamps: dict[str, Stamp], source: StampsSource,
-                     ledger: Ledger) -> list[Recording]:
+                     report: StampsReport) -> list[Recording]:
     found = []
     for name in [name for name in names if name.endswith((".ogg", ".wav"))]:
         match = _RECORDING.fullmatch(name.rpartition(".")[0])
         if match is None:
-            ledger.skip("sound", name, "sound effect, not a description")
+            report.skip("sound", name, "sound effect, not a description")
             continue
         language, stamp = match["language"] or "en", stamps.get(match["stamp"])
         if source.recordings and language not in source.recordings:
-            ledger.skip("sound", name, "language not asked for")
+            report.skip("sound", name, "language not asked for")
         elif stamp is None:
-            ledger.skip("sound", name, "no caption: no stamp of that name")
+            report.skip("sound", name, "no caption: no stamp of that name")
         elif not (text := normalise_transcript(stamp.captions.get(language, ""))):
-            ledger.skip("sound", name, "no caption in its language")
+            report.skip("sound", name, "no caption in its language")
         else:
             found.append(Recording(root / name, name.rpartition(".")[0], language, text, stamp.split))
     return found
@@ -220,15 +220,17 @@ def _keep_apart(found: list[Recording], stamps: Iterable[Stamp], language: str) 
     return [Recording(each.file, each.name, each.language, each.text, first[each.text]) for each in found]
 
 
-def _convert_recordings(recordings: list[Recording], media: Path, ledger: Ledger, workers: int) -> list[Recording]:
+def _convert_recordings(
+    recordings: list[Recording], media: Path, report: StampsReport, workers: int
+) -> list[Recording]:
     used = []
     with ThreadPoolExecutor(workers) as pool:
         done = pool.map(lambda recording: _to_wav(recording.file, media / f"{recording.name}.wav"), recordings)
         for recording, reason in zip(recordings, progress(done, len(recordings), "converting recordings"), strict=True):
             if reason:
-                ledger.skip("sound", f"{recording.name}{recording.file.suffix}", reason)
+                report.skip("sound", f"{recording.name}{recording.file.suffix}", reason)
             else:
-                ledger.used["sound"] += 1
+                report.used["sound"] += 1
                 used.append(recording)
     return used
 

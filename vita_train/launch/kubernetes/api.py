@@ -88,21 +88,21 @@ class Cluster:
             "spec": {"resourceAttributes": wanted}})
         return bool(answer["status"]["allowed"])
 
-    def create(self, resource: Resource, manifest: Mapping[str, Any], *, is_rehearsal: bool = False) -> Object:
+    def create(self, resource: Resource, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create a job; unknown fields are errors, not dropped.
 
         Args:
             resource: kind.
             manifest: the object.
-            is_rehearsal: the API server makes all of its checks and keeps nothing.
+            dry_run: the API server makes all of its checks and keeps nothing.
 
         Raises:
             ConflictError: there is one of this name.
             UserError: the API server refuses the object; its message.
         """
         path = _path(resource, manifest["metadata"]["namespace"])
-        rehearsal = {"dryRun": "All"} if is_rehearsal else {}
-        return self._json("POST", path, query={"fieldValidation": "Strict", **rehearsal}, body=manifest)
+        dry_run_query = {"dryRun": "All"} if dry_run else {}
+        return self._json("POST", path, query={"fieldValidation": "Strict", **dry_run_query}, body=manifest)
 
     def read(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object, or None if there is none."""
@@ -168,7 +168,7 @@ class Cluster:
             assert isinstance(found, dict)
             return found
 
-        return self._patiently(call, f"{method} {path}")
+        return self._retrying(call, f"{method} {path}")
 
     def _open(self, method: str, path: str, query: Mapping[str, str], *, body: Any = None,
               silence: float = _CALL) -> urllib3.HTTPResponse:
@@ -179,7 +179,7 @@ class Cluster:
         assert isinstance(answer, urllib3.HTTPResponse)
         return answer
 
-    def _patiently(self, call: Callable[[], Result], what: str) -> Result:
+    def _retrying(self, call: Callable[[], Result], what: str) -> Result:
         since, pause = time.monotonic(), _FIRST_PAUSE
         # An API that has never answered is more likely the wrong one than one that stutters.
         outage = self._outage if self._answered else min(self._outage, _FIRST_OUTAGE)
@@ -190,7 +190,7 @@ class Cluster:
                 return result
             except ApiException as error:
                 if not _is_passing(error) or (error.status == 401 and not self._answered):
-                    raise _told(error, what) from error
+                    raise _api_error(error, what) from error
                 last = f"{error.status} {error.reason}"
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: an answer cut short
                 last = f"{type(error).__name__}: {error}"
@@ -218,7 +218,7 @@ def _is_passing(error: ApiException) -> bool:
     return error.status in (0, 401, 408, 429) or (error.status or 0) >= 500
 
 
-def _told(error: ApiException, what: str) -> Exception:
+def _api_error(error: ApiException, what: str) -> Exception:
     message = _message(error)
     if error.status == 404:
         return _MissingError(message)

@@ -63,7 +63,8 @@ _SILENCE = 30.0
 _INIT_CONTAINER = ("start the training operator with --pytorch-init-container-template-file and a container that has a "
                    "securityContext (docs/cluster.md), or use TrainJobs")
 _REMEDIES = {
-    Reason.OOM: "lower batch.rows or batch.row_tokens and raise batch.accumulate, or ask for more with pod.memory",
+    Reason.OOM: "lower batch.global_batch_size or batch.seq_len and raise batch.grad_accum, or ask for more "
+                "with pod.memory",
     Reason.CRASH: "the traceback is in the pod's log",
     Reason.NCCL: "check NCCL_SOCKET_IFNAME and the RDMA settings in pod.env and pod.devices",
     Reason.IMAGE: "check the image's name and digest, pod.image_pull_secrets, and that its architecture is the node's",
@@ -104,7 +105,7 @@ def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = 
     if state.reason == "DeadlineExceeded" or "longer than specified deadline" in state.message:
         found.append(Failure(Reason.DEADLINE, f"the job's own deadline passed: {state.message}"))
     if found:
-        # A controller stops the pods that are left when one has failed: being told to stop explains nothing then.
+        # A controller stops the pods that are left when one has failed: being asked to stop explains nothing then.
         first = min(found, key=lambda failure: (failure.is_echo, _ORDER.index(failure.reason)))
         return Failure(first.reason, first.what, first.where, first.remedy,
                        {name: tail for failure in found for name, tail in failure.tails.items()})

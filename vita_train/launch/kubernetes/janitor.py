@@ -1,4 +1,4 @@
-"""Jobs that nobody waits for any more: the launcher deletes its own, this finds those it could not.
+"""Orphaned jobs: the launcher deletes its own, this finds those it could not.
 
 A run that is terminated while its launcher is killed outright, or a namespace of jobs apart from that of the Workflows,
 leaves a job that keeps its GPUs. A job that is over and was never deleted keeps its pods and their logs.
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Patience:
+class JobRetention:
     """How long things are left alone.
 
     Attributes:
@@ -33,9 +33,17 @@ class Patience:
     over: float = 86400.0
 
 
-def tidy(cluster: Cluster, backends: list[JobKind], namespace: str, workflows: str, patience: Patience, *,
-         out: Say, is_rehearsal: bool = False) -> int:
-    """Delete the jobs of a namespace that nobody waits for and return how many there were.
+def collect_garbage(
+    cluster: Cluster,
+    backends: list[JobKind],
+    namespace: str,
+    workflows: str,
+    retention: JobRetention,
+    *,
+    out: Say,
+    dry_run: bool = False,
+) -> int:
+    """Delete the orphaned jobs of a namespace and return how many there were.
 
     A job that was started from a shell belongs to no Workflow and is left alone as long as it runs.
 
@@ -44,9 +52,9 @@ def tidy(cluster: Cluster, backends: list[JobKind], namespace: str, workflows: s
         backends: kinds of job to look for; those the cluster serves.
         namespace: of the jobs.
         workflows: namespace of the Workflows.
-        patience: how long to wait first.
+        retention: how long to wait first.
         out: takes a line for each job that is deleted.
-        is_rehearsal: only say what would be deleted.
+        dry_run: only say what would be deleted.
 
     Raises:
         VitaError: the API refuses or stays away.
@@ -56,20 +64,20 @@ def tidy(cluster: Cluster, backends: list[JobKind], namespace: str, workflows: s
     for backend in backends:
         jobs, _ = cluster.objects(backend.resource, namespace, labelSelector=selector)
         for job in sorted(jobs, key=lambda job: str(job["metadata"]["name"])):
-            why = _why(cluster, backend, job, workflows, patience, time.time())
+            why = _why(cluster, backend, job, workflows, retention, time.time())
             if not why or job["metadata"].get("deletionTimestamp"):
                 continue
             number += 1
             name = str(job["metadata"]["name"])
-            out(f"job {name}: {why}; {'it would be deleted' if is_rehearsal else 'deleted'}")
-            if not is_rehearsal:
+            out(f"job {name}: {why}; {'it would be deleted' if dry_run else 'deleted'}")
+            if not dry_run:
                 cluster.delete(backend.resource, namespace, name, str(job["metadata"]["uid"]))
     return number
 
 
-def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, patience: Patience, now: float) -> str:
+def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, retention: JobRetention, now: float) -> str:
     """Say why nobody waits for a job; empty if somebody may."""
-    if backend.state(job).phase.over and now - _ended(job) > patience.over:
+    if backend.state(job).phase.over and now - _ended(job) > retention.over:
         return "it ended and nobody deleted it"
     name = str((job["metadata"].get("annotations") or {}).get(WORKFLOW, ""))
     if not name:
@@ -77,9 +85,9 @@ def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, patien
     workflow = cluster.read(WORKFLOWS, workflows, name)
     if workflow is None:
         # It may have been deleted this moment; a job younger than that waits for the next time.
-        old = now - seconds(job["metadata"]["creationTimestamp"]) > patience.workflow
+        old = now - seconds(job["metadata"]["creationTimestamp"]) > retention.workflow
         return f"its Workflow {name} is gone" if old else ""
-    if is_going_on(workflow) or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= patience.workflow:
+    if is_going_on(workflow) or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= retention.workflow:
         return ""
     return f"its Workflow {name} is over"
 

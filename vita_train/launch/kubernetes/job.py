@@ -10,7 +10,7 @@ from typing import Any
 
 from vita_train.errors import RecipeError
 from vita_train.launch.backend import StageJob
-from vita_train.recipe.platform import GRACE, Platform, laid_over
+from vita_train.recipe.platform import GRACE, Platform, merge_pod_settings
 from vita_train.recipe.pod import PodSettings
 from vita_train.storage.digest import digest_of
 from vita_train.training.observability.metrics import PORT
@@ -110,7 +110,7 @@ def training_job(job: StageJob, *, platform: Platform, namespace: str, task: Pod
     if not platform.image:
         raise RecipeError("no image is set for training pods", where="platform.image",
                           remedy="set images.trainer in the chart's values, by digest")
-    pod = laid_over(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
+    pod = merge_pod_settings(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
     env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **job.environment, **metrics, **pod.env}
     run = job.run.name
@@ -124,8 +124,8 @@ def job_name(run: str, stage: str, digest: str) -> str:
 
     At most 40 characters, because JobSet makes longer names of it.
     """
-    told = hashlib.sha256("\n".join([run, stage, digest]).encode()).hexdigest()
-    return f"vita-{re.sub('[^a-z0-9]+', '-', stage)[:18].strip('-')}-{told[:16]}"
+    hashed = hashlib.sha256("\n".join([run, stage, digest]).encode()).hexdigest()
+    return f"vita-{re.sub('[^a-z0-9]+', '-', stage)[:18].strip('-')}-{hashed[:16]}"
 
 
 def label_value(text: str) -> str:

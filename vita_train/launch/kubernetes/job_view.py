@@ -25,7 +25,7 @@ class JobView:
     is_deleted: bool = False
     pods: dict[str, Object] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     def take(self, kind: str, change: str, thing: Any) -> None:
         """Take in one change as `vita_train.launch.kubernetes.watch.Watcher` hands it over."""
@@ -78,8 +78,8 @@ class JobView:
         if is_gone:
             self.gone.add(uid)
         has_failed = (pod.get("status") or {}).get("phase") == "Failed"
-        if has_failed and uid not in self._told:
-            self._told.add(uid)
+        if has_failed and uid not in self._reported:
+            self._reported.add(uid)
             self.on_failed(pod)
 
 

@@ -14,10 +14,10 @@ from vita_train.launch.kubernetes.failures import Failure, Reason
 from vita_train.launch.kubernetes.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.kinds import choose
-from vita_train.launch.kubernetes.monitor import Follower, Say
+from vita_train.launch.kubernetes.monitor import JobMonitor, Say
 from vita_train.launch.kubernetes.state import Phase, seconds
 from vita_train.launch.kubernetes.task import task_settings
-from vita_train.launch.kubernetes.timeouts import Clocks
+from vita_train.launch.kubernetes.timeouts import JobTimeouts
 from vita_train.launch.kubernetes.workflow import Workflow, is_cancelled, own_workflow
 from vita_train.launch.process import on_stop
 from vita_train.recipe.platform import Platform, needed_platform
@@ -108,7 +108,7 @@ class Launcher:
                  restarts: int, out: Say) -> None:
         self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
         self._restarts, self._out = restarts, out
-        self._clocks = Clocks(job.platform.times)
+        self._timeouts = JobTimeouts(job.platform.times)
         self._name = job.name
         self._uid = ""
         self._used = 0
@@ -118,12 +118,12 @@ class Launcher:
         """Bring the job to success, starting it again as often as allowed.
 
         Raises:
-            VitaError: it failed for good, or the launcher was told to stop.
+            VitaError: it failed for good, or the launcher was asked to stop.
         """
         preemptions = 0
         with on_stop(self._stops.append):
             self._create_or_adopt()
-            while failure := self._follow():
+            while failure := self._monitor():
                 if failure.reason == Reason.PREEMPTED and preemptions < self._job.platform.preemptions:
                     preemptions += 1
                 elif failure.reason.retryable and self._used < self._restarts:
@@ -201,13 +201,13 @@ class Launcher:
         self.delete(wait=True)
         return False
 
-    def _follow(self) -> Failure | None:
+    def _monitor(self) -> Failure | None:
         """Watch the job until it is over; None if it succeeded, else why it did not."""
-        follower = Follower(self._cluster, self._backend, self._job, self._clocks, self._check_stop, self._out)
-        return follower.until_over(self._restarts - self._used)
+        monitor = JobMonitor(self._cluster, self._backend, self._job, self._timeouts, self._check_stop, self._out)
+        return monitor.until_over(self._restarts - self._used)
 
     def _check_stop(self) -> None:
-        """End if the launcher was told to: with the job if that was a cancel, without if only the launcher must go."""
+        """End if the launcher was asked to: with the job if that was a cancel, without if only the launcher must go."""
         if not self._stops:
             return
         if not is_cancelled(self._cluster, self._workflow):
@@ -217,4 +217,4 @@ class Launcher:
             self._hold(found)
             self.delete()
         raise StoppedError("cancelled; the job is deleted", where=self._job.name,
-                           remedy="run the same step again to go on from its last checkpoint")
+                           remedy="run the same step again to resume from its last checkpoint")

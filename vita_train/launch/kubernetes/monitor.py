@@ -17,7 +17,7 @@ from vita_train.launch.kubernetes.job_view import JobView
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.logs import FirstLog, last_lines
 from vita_train.launch.kubernetes.state import JobState, Phase
-from vita_train.launch.kubernetes.timeouts import Clocks
+from vita_train.launch.kubernetes.timeouts import JobTimeouts
 from vita_train.launch.kubernetes.watch import EVENTS, PODS, Watcher
 
 #: Takes a line of progress.
@@ -26,22 +26,22 @@ _TURN = 0.5
 _EVENTS_EVERY = 15.0
 
 
-class Follower:
+class JobMonitor:
     """One job that is there, until it is over.
 
     Args:
         cluster: the API.
         backend: kind of job.
         job: what runs.
-        clocks: how long it may wait and run; they go on over several jobs.
+        timeouts: how long it may wait and run; they go on over several jobs.
         check: called every turn; raises what ends the watching early.
         out: takes each line of progress, and of rank 0's log.
     """
 
-    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, clocks: Clocks,
+    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, timeouts: JobTimeouts,
                  check: Callable[[], None], out: Say) -> None:
         self._cluster, self._backend, self._job = cluster, backend, job
-        self._clocks, self._check, self._out = clocks, check, out
+        self._timeouts, self._check, self._out = timeouts, check, out
         self._changes: Queue[tuple[str, str, Any]] = Queue()
         self._view = JobView(backend, self._keep_tail)
         self._tails: dict[str, str] = {}
@@ -69,13 +69,13 @@ class Follower:
                     watcher.stop()
 
     def _turns(self, log: FirstLog, restarts_left: int) -> Failure | None:
-        view, told, looked, hindrance = self._view, "", -_EVENTS_EVERY, None
+        view, last_line, looked, blocker = self._view, "", -_EVENTS_EVERY, None
         while True:
             self._check()
             self._take()
             if view.is_deleted:
                 raise StoppedError(f"job {self._job.name} was deleted by somebody else", where=self._job.namespace,
-                                   remedy="run the same step again to go on from its last checkpoint")
+                                   remedy="run the same step again to resume from its last checkpoint")
             if view.job is None:
                 continue
             state, now = self._backend.state(view.job), time.monotonic()
@@ -94,13 +94,13 @@ class Follower:
             is_running = state.phase == Phase.RUNNING and view.started >= self._job.nodes
             if now - looked >= _EVENTS_EVERY:
                 looked = now
-                hindrance = blocked(view.present, () if is_running else self._events(), nodes=self._job.nodes)
-            if failure := self._clocks.over(is_running, hindrance, now=now):
+                blocker = blocked(view.present, () if is_running else self._events(), nodes=self._job.nodes)
+            if failure := self._timeouts.over(is_running, blocker, now=now):
                 return failure
-            line = f"job {self._job.name}: {state.phase}" + (f", {hindrance.what}" if hindrance else "")
-            if line != told:
+            line = f"job {self._job.name}: {state.phase}" + (f", {blocker.what}" if blocker else "")
+            if line != last_line:
                 self._out(line)
-                told = line
+                last_line = line
 
     def _look(self) -> None:
         """Ask for the pods as they are: what is heard of them may be behind the job, as it is when the API was away."""

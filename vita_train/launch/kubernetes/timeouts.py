@@ -9,7 +9,7 @@ from vita_train.recipe.platform import TimeSpec
 _HOPELESS = (Reason.IMAGE, Reason.USER_ERROR)
 
 
-class Clocks:
+class JobTimeouts:
     """Adds up how long a job waited and how long it ran, whatever the order of the two.
 
     Args:
@@ -21,12 +21,12 @@ class Clocks:
         self._last: float | None = None
         self._waited = self._ran = self._hopeless = 0.0
 
-    def over(self, is_running: bool, hindrance: Failure | None, *, now: float) -> Failure | None:
+    def over(self, is_running: bool, blocker: Failure | None, *, now: float) -> Failure | None:
         """Return the failure when a clock has run out.
 
         Args:
             is_running: whether all its pods have run since the last call.
-            hindrance: what keeps it from starting, if anything does.
+            blocker: what keeps it from starting, if anything does.
             now: seconds of a monotonic clock.
         """
         passed = now - (now if self._last is None else self._last)
@@ -35,12 +35,12 @@ class Clocks:
             self._ran += passed
         else:
             self._waited += passed
-        self._hopeless = self._hopeless + passed if hindrance and hindrance.reason in _HOPELESS else 0.0
-        if hindrance and self._hopeless >= self._times.start:
-            return hindrance
+        self._hopeless = self._hopeless + passed if blocker and blocker.reason in _HOPELESS else 0.0
+        if blocker and self._hopeless >= self._times.start:
+            return blocker
         if self._waited >= self._times.queue:
-            why = f": {hindrance.what}" if hindrance else ""
-            return Failure(hindrance.reason if hindrance else Reason.DEADLINE,
+            why = f": {blocker.what}" if blocker else ""
+            return Failure(blocker.reason if blocker else Reason.DEADLINE,
                            f"it has waited {self._waited:.0f} s to run{why}", remedy="raise times.queue, or make room")
         if self._ran >= self._times.run:
             return Failure(Reason.DEADLINE, f"it has run for {self._ran:.0f} s", remedy="raise times.run; the next "

@@ -42,7 +42,7 @@ def own_workflow(cluster: Cluster, namespace: str) -> Workflow | None:
 
 
 def is_cancelled(cluster: Cluster, workflow: Workflow | None) -> bool:
-    """Say whether a launcher that is told to stop was cancelled, rather than evicted alone.
+    """Say whether a launcher that is asked to stop was cancelled, rather than evicted alone.
 
     KFP terminates a run by setting the Workflow's ``activeDeadlineSeconds`` to 0 (pipelines #7361); Argo itself by
     ``shutdown``. Without a Workflow it was a person at a shell.

@@ -101,7 +101,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
     """Batch normalisation (Ioffe and Szegedy 2015) over the real frames of all clips of a micro-batch.
 
     A micro-batch of one frame has no variance: it takes the running statistics and leaves them alone. So does the
-    stand-in clip that passes through where a batch has no sound. With several ranks the statistics are rank 0's.
+    placeholder clip that passes through where a batch has no audio. With several ranks the statistics are rank 0's.
     """
 
     def __init__(self, width: int) -> None:

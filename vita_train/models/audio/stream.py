@@ -40,7 +40,7 @@ class AudioStream:
         self.encoder = encoder
         self._heard = torch.zeros(0, spec.num_mel_bins, device=encoder.global_cmvn.mean.device)
         self._caches = [KeyValueCache() for _ in encoder.blocks]
-        self._place = 0
+        self._position = 0
         """Frames of the present window that are encoded."""
 
     @torch.no_grad()
@@ -69,25 +69,25 @@ class AudioStream:
     @property
     def _next_chunk(self) -> int:
         """Frames of the next chunk; the last of a window may be shorter."""
-        return min(self.encoder.spec.chunk_size, self.encoder.spec.max_positions - self._place)
+        return min(self.encoder.spec.chunk_size, self.encoder.spec.max_positions - self._position)
 
     def _encode(self, fbank: Tensor) -> Tensor:
         """Return the frames (N, width) of one chunk of features."""
         encoder, spec = self.encoder, self.encoder.spec
         frames = encoder.subsample(fbank[None], torch.zeros(1, len(fbank), dtype=torch.bool, device=fbank.device))
         time, held = frames.shape[1], len(self._caches[0])
-        self._place += time
-        positions = encoder.positions(time, self._place - held - time, self._place, frames)
+        self._position += time
+        positions = encoder.positions(time, self._position - held - time, self._position, frames)
         seen = torch.ones(1, 1, held + time, dtype=torch.bool, device=fbank.device)
         padding = torch.zeros(1, time, dtype=torch.bool, device=fbank.device)
         for block, cache in zip(encoder.blocks, self._caches, strict=True):
             frames = block(frames, positions, seen, padding, cache)
             if spec.left_chunks >= 0:
                 cache.keep(spec.left_chunks * spec.chunk_size)
-        if self._place == spec.max_positions:
+        if self._position == spec.max_positions:
             self._begin_window()
         return encoder.after_norm(frames)[0]
 
     def _begin_window(self) -> None:
-        self._place = 0
+        self._position = 0
         self._caches = [KeyValueCache() for _ in self._caches]

@@ -1,4 +1,4 @@
-"""CLIP's picture encoder as in transformers."""
+"""CLIP's image encoder as in transformers."""
 
 from __future__ import annotations
 

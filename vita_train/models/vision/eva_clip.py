@@ -1,4 +1,4 @@
-"""EVA-02-CLIP's picture encoder, which transformers does not have.
+"""EVA-02-CLIP's image encoder, which transformers does not have.
 
 Sources: Fang et al. 2023 (EVA-02: rotary positions in two dimensions beside learned ones, SwiGLU, a norm inside
 attention and perceptron), Sun et al. 2023 (EVA-CLIP), and the tensor names and shapes of the released L/14.

@@ -37,7 +37,7 @@ class InternVitTower(VisionTower):
         config._attn_implementation = "sdpa"
         self.model = InternVLVisionModel(config)
         embeddings = self.model.embeddings
-        # transformers starts both at zero, which leaves all patches alike at the first steps of a stand-in.
+        # transformers starts both at zero, which leaves all patches alike at the first steps of a bootstrap model.
         nn.init.normal_(embeddings.position_embeddings, std=0.02)
         nn.init.normal_(embeddings.cls_token, std=0.02)
         # The residual branches end in these two modules; neither has parameters, so no tensor name changes.

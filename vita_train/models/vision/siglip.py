@@ -1,4 +1,4 @@
-"""SigLIP's picture encoder as in transformers, at one scale or several."""
+"""SigLIP's image encoder as in transformers, at one scale or several."""
 
 from __future__ import annotations
 

@@ -57,11 +57,11 @@ def task_stack(tasks: Mapping[str, Any], steps: Sequence[str]) -> list[str]:
     Each comes after all it waits for, else in the order of the steps. A task's name on the page begins with its step,
     a group's has the steps in it.
     """
-    def place(name: str) -> int:
+    def position(name: str) -> int:
         words = re.split(r"[\s,:]+", tasks[name].task_info.name)
         return min((steps.index(word) for word in words if word in steps), default=len(steps))
 
-    left, order = sorted(tasks, key=lambda name: (place(name), name)), list[str]()
+    left, order = sorted(tasks, key=lambda name: (position(name), name)), list[str]()
     while left:
         ready = next(name for name in left if not any(other in left for other in tasks[name].dependent_tasks))
         left.remove(ready)

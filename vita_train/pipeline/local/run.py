@@ -99,7 +99,7 @@ def _follow(command: list[str], environment: dict[str, str], output: int, state:
             # The launcher of a stage gets its own grace within this one.
             stop_group(process, grace=STOP_GRACE + 5)
     if stopped:
-        raise StoppedError("stopped as asked; what was committed is kept", remedy="run the same command to go on")
+        raise StoppedError("stopped as asked; what was committed is kept", remedy="run the same command to continue")
     return process.returncode
 
 

@@ -78,7 +78,7 @@ class RunState:
             changed.append(step)
         for step in self.steps.values():
             if step.state == "running" or step in changed:
-                self._follow(step)
+                self._read_progress(step)
         return changed
 
     def failed(self) -> StepState | None:
@@ -93,7 +93,7 @@ class RunState:
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
-    def _follow(self, step: StepState) -> None:
+    def _read_progress(self, step: StepState) -> None:
         progress = _json(self._home / step.step / "progress.json")
         if progress:
             step.progress = progress

@@ -1,4 +1,4 @@
-"""CLIP's picture encoder."""
+"""CLIP's image encoder."""
 
 from __future__ import annotations
 

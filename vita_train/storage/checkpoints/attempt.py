@@ -16,7 +16,7 @@ from pathlib import Path
 from vita_train.errors import PeerLostError
 from vita_train.storage.base import PRIVATE, KeyExistsError, Store
 from vita_train.storage.cache import remove_beside
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.local import LocalStore
 
@@ -98,7 +98,7 @@ def staging_folder(store: Store, attempt: Attempt, rank: int) -> Path:
     own = parent / attempt.id
     remove_beside(own)
     folder = own / f"rank-{rank}"
-    with told(folder):
+    with translate_os_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     return folder

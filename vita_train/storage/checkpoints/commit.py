@@ -8,7 +8,7 @@
 A checkpoint exists once its marker does. Readers go by markers alone, check what they point to, and fall back to the
 one before when anything is missing or has another size; the bytes themselves are checked when they are restored.
 
-On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``commit_step``. `AsyncCommitter`
+On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``run_step``. `AsyncCommitter`
 does both in a thread while training goes on. To resume: ``latest_commit`` on rank 0, then ``restore`` on each.
 """
 
@@ -32,7 +32,7 @@ from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.checkpoints.attempt import Attempt, check_not_replaced
 from vita_train.storage.checkpoints.marker import Marker, markers_and_others, read_twice, write_marker
 from vita_train.storage.digest import sha256_file
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import locked
 from vita_train.storage.local import LocalStore
 
@@ -141,7 +141,7 @@ def absent_ranks(store: Store, attempt: Attempt, step: int, world_size: int) -> 
     return [rank for rank in range(world_size) if f"{prefix}{rank}.json" not in present]
 
 
-def commit_step(store: Store, attempt: Attempt, step: int, world_size: int, *,
+def commit_checkpoint(store: Store, attempt: Attempt, step: int, world_size: int, *,
                 meta: Mapping[str, Any] | None = None) -> Commit:
     """Make a step's checkpoint count. Rank 0 only, after every rank's `save_rank_files`.
 
@@ -248,7 +248,7 @@ def _check_size(store: Store, key: str, file: StoredFile) -> None:
 def _check_bytes(path: Path, file: StoredFile) -> None:
     if not path.is_file():
         raise MissingKeyError("does not exist", where=str(path), remedy=_OLDER)
-    with told(path):
+    with translate_os_errors(path):
         found = sha256_file(path)
     if found != file.sha256:
         raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),

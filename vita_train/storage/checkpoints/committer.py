@@ -15,7 +15,7 @@ from typing import Any
 from vita_train.errors import PeerLostError
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
-from vita_train.storage.checkpoints.commit import absent_ranks, commit_step, latest_commit, save_rank_files
+from vita_train.storage.checkpoints.commit import absent_ranks, commit_checkpoint, latest_commit, save_rank_files
 from vita_train.storage.checkpoints.retention import retire
 
 
@@ -82,7 +82,7 @@ class AsyncCommitter:
             save_rank_files(self._store, self._attempt, step, self._rank, files, move=True)
             if self._rank == 0:
                 self._wait_for_peers(step)
-                made = commit_step(self._store, self._attempt, step, self._world_size, meta=meta)
+                made = commit_checkpoint(self._store, self._attempt, step, self._world_size, meta=meta)
                 self.committed_at = time.monotonic()
                 # Older ones go only once this one has been found as a restart would find it.
                 found = latest_commit(self._store, self._attempt.stage)

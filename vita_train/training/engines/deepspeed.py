@@ -54,13 +54,13 @@ class DeepSpeedEngine:
         config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
         self._engine, self._optimizer, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config,
                                                                    dist_init_required=False)
-        self._accumulate = context.spec.batch.accumulate
+        self._grad_accum = context.spec.batch.grad_accum
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._engine.set_gradient_accumulation_boundary(last)
         output = LossOutput(*self._engine(batch, phase))
         # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a plain sum.
-        self._engine.backward(output.loss_sum * (scale * self.world.size * self._accumulate))
+        self._engine.backward(output.loss_sum * (scale * self.world.size * self._grad_accum))
         return detached(output)
 
     def evaluate(self, batch: Any) -> LossOutput:
@@ -99,12 +99,13 @@ class DeepSpeedEngine:
         path = directory / "world_size"
         if not path.exists():
             raise CheckpointError("the checkpoint was not written by engine deepspeed", where=str(directory),
-                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
+                                  "name")
         world, zero = (int(part) for part in path.read_text(encoding="utf-8").split())
         if zero != self.zero:
             raise CheckpointError(
                 f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}", where=str(directory),
-                remedy=f"go on with engine.zero {zero}, or use engine fsdp2 or torch")
+                remedy=f"continue with engine.zero {zero}, or use engine fsdp2 or torch")
         if world == self.world.size or zero == 0:
             self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
         else:
@@ -160,7 +161,7 @@ def convert_to_universal(state: Path, out: Path) -> None:
             ds_to_universal.main(settings)
     except (AssertionError, KeyError, ValueError, RuntimeError, NotImplementedError, OSError) as error:
         raise CheckpointError(f"the checkpoint cannot be converted for another number of ranks: {error}",
-                              where=str(state), remedy="go on with the number of ranks that wrote it") from error
+                              where=str(state), remedy="continue with the number of ranks that wrote it") from error
 
 
 def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
@@ -176,8 +177,8 @@ def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
         zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": spec.batch.accumulate,
-        "gradient_clipping": spec.optim.clip_norm,
+        "gradient_accumulation_steps": spec.batch.grad_accum,
+        "gradient_clipping": spec.optim.max_grad_norm,
         "bf16": {"enabled": context.dtype is torch.bfloat16},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,

@@ -52,7 +52,7 @@ class Fsdp2Engine:
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
         self.world = context.world
-        self.clip_norm = context.spec.optim.clip_norm
+        self.max_grad_norm = context.spec.optim.max_grad_norm
         mesh = init_device_mesh(context.world.device.type, (context.world.size,))
         policy = MixedPrecisionPolicy()
         if context.dtype is torch.bfloat16:
@@ -91,8 +91,8 @@ class Fsdp2Engine:
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
         total = float(sum(totals)) ** 0.5
         if math.isfinite(total):
-            if 0 < self.clip_norm < total + 1e-6:
-                torch._foreach_mul_(shards, self.clip_norm / (total + 1e-6))
+            if 0 < self.max_grad_norm < total + 1e-6:
+                torch._foreach_mul_(shards, self.max_grad_norm / (total + 1e-6))
             set_rates(self._optimizer.param_groups, factor)
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -108,7 +108,8 @@ class Fsdp2Engine:
     def load(self, directory: Path) -> None:
         if not (directory / ".metadata").exists():
             raise CheckpointError("the checkpoint was not written by engine fsdp2", where=str(directory),
-                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
+                                  "name")
         state = self._state()
         dcp.load(state, checkpoint_id=directory)
         set_state_dict(self.objective, self._optimizer, model_state_dict=state["model"],

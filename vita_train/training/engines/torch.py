@@ -42,7 +42,7 @@ class TorchEngine:
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
         self.world = context.world
-        self.clip_norm = context.spec.optim.clip_norm
+        self.max_grad_norm = context.spec.optim.max_grad_norm
         self.dtype = context.dtype
         cast_parameters(objective, frozen=self.dtype, trained=torch.float32)
         self._parameters = {phase: phase_parameters(objective, phase) for phase in objective.phases}
@@ -85,8 +85,8 @@ class TorchEngine:
         norms = torch.stack(torch._foreach_norm(gradients))
         total = torch.linalg.vector_norm(norms)
         if torch.isfinite(total):
-            if self.clip_norm > 0:
-                torch._foreach_mul_(gradients, (self.clip_norm / (total + 1e-6)).clamp(max=1.0))
+            if self.max_grad_norm > 0:
+                torch._foreach_mul_(gradients, (self.max_grad_norm / (total + 1e-6)).clamp(max=1.0))
             optimizer = self._optimizers[phase]
             set_rates(optimizer.param_groups, factor)
             optimizer.step()
@@ -125,7 +125,8 @@ class TorchEngine:
         path = directory / _FILE
         if not path.exists():
             raise CheckpointError("the checkpoint was not written by engine torch", where=str(directory),
-                                  remedy="go on with the engine that wrote it, or start the stage under a new run name")
+                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
+                                  "name")
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         for name, child in trained_children(self.objective).items():
             load_trained_state(child, state["children"][name])

@@ -110,7 +110,7 @@ class Objective(nn.Module):
         """Return the order of global batches of a split, or None if no dataset of the stage has the split.
 
         A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``. Here: single
-        samples, ``batch.rows`` of them in a global batch.
+        samples, ``batch.global_batch_size`` of them in a global batch.
         """
         from vita_train.data.sampling.build import sample_order
 

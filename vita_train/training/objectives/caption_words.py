@@ -1,7 +1,8 @@
-"""Stage 0.vision: a stand-in for a pretrained tower, trained to say which words of a caption a picture deserves.
+"""Stage 0.vision: a bootstrap model in place of a pretrained tower, trained to say which words of a caption an image
+deserves.
 
-Every token of the picture votes for every word and the votes are pooled by log-sum-exp, a soft "somewhere in the
-picture", so that what is seen stays where it is seen. The head is thrown away after the stage.
+Every token of the image votes for every word and the votes are pooled by log-sum-exp, a soft "somewhere in the
+image", so that what is seen stays where it is seen. The head is thrown away after the stage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.data.prepare.units import spoken_form
+from vita_train.data.prepare.ctc_vocab import spoken_form
 from vita_train.errors import DataError
 from vita_train.models.vision import VisionTower
 from vita_train.training.objectives.augment import sample_generator
@@ -31,12 +32,12 @@ _PERMUTATIONS = list(permutations(range(3)))
 
 @dataclass
 class CaptionBatch:
-    """B pictures of N tiles in all."""
+    """B images of N tiles in all."""
 
     tiles: Tensor
     """(N, 3, S, S) uint8."""
     owner: Tensor
-    """(N,) picture of each tile."""
+    """(N,) image of each tile."""
     labels: Tensor
     """(B, words): 1 where the caption has the word, -1 where it is not known, else 0."""
     sample_ids: list[str]
@@ -51,7 +52,7 @@ class CaptionWordsObjective(Objective):
 
     options: ClassVar[dict[str, Option]] = {
         "min_count": 20,  # rarer words are not asked for
-        "permute_colours": 0.0,  # share of the pictures whose colour channels are exchanged and inverted by chance
+        "permute_colours": 0.0,  # share of the images whose colour channels are exchanged and inverted by chance
         "colour_words": "",  # words that are not asked for on those
     }
 
@@ -65,9 +66,9 @@ class CaptionWordsObjective(Objective):
         if not self.words:
             raise DataError("the captions hold no word often enough to learn it",
                             where=f"stages.{context.stage}.data", remedy="add captions or lower options.min_count")
-        self.places = {word: place for place, word in enumerate(self.words)}
+        self.word_index = {word: index for index, word in enumerate(self.words)}
         colours = str(self.option["colour_words"]).split()
-        self.colours = [self.places[word] for word in colours if word in self.places]
+        self.colours = [self.word_index[word] for word in colours if word in self.word_index]
         if float(self.option["permute_colours"]) > 0 and not self.colours:
             raise DataError("colours are permuted but none of colour_words stands in the captions",
                             where=f"stages.{context.stage}.options.colour_words",
@@ -76,12 +77,12 @@ class CaptionWordsObjective(Objective):
         self.head = _head(spec.feature_size, len(self.words), spec.num_tokens, context.seed)
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> CaptionBatch:
-        """Read pictures and mark the words of their captions."""
+        """Read images and mark the words of their captions."""
         tiles, owner = [], []
         labels = torch.zeros(len(samples), len(self.words))
         for row, sample in enumerate(samples):
             pixels = sample.load_pixels()
-            known = [self.places[word] for word in spoken_form(sample.text).split() if word in self.places]
+            known = [self.word_index[word] for word in spoken_form(sample.text).split() if word in self.word_index]
             labels[row, known] = 1
             generator = sample_generator(seed, sample.id)
             share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
@@ -90,15 +91,15 @@ class CaptionWordsObjective(Objective):
                 labels[row, self.colours] = -1
             tiles.append(pixels)
             owner += [row] * len(pixels)
-        pictures = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
-        return CaptionBatch(pictures, torch.tensor(owner), labels, [sample.id for sample in samples])
+        images = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
+        return CaptionBatch(images, torch.tensor(owner), labels, [sample.id for sample in samples])
 
     def weight(self, batch: CaptionBatch) -> float:
-        """Return the number of known words over all pictures."""
+        """Return the number of known words over all images."""
         return float((batch.labels >= 0).sum())
 
     def tokens(self, batch: CaptionBatch) -> float:
-        """Return the picture tokens."""
+        """Return the image tokens."""
         return float(len(batch.tiles) * self.context.recipe.model.vision.num_tokens)
 
     def forward(self, batch: CaptionBatch, phase: str = "main") -> LossOutput:
@@ -124,12 +125,12 @@ def recolour(pixels: NDArray[np.uint8], generator: torch.Generator) -> NDArray[n
     return np.where(inverted, 255 - changed, changed)
 
 
-def pool_votes(votes: Tensor, owner: Tensor, pictures: int) -> Tensor:
-    """Pool votes (N, tokens, words) of tiles over all tokens of each picture, by log-sum-exp: (pictures, words)."""
+def pool_votes(votes: Tensor, owner: Tensor, images: int) -> Tensor:
+    """Pool votes (N, tokens, words) of tiles over all tokens of each image, by log-sum-exp: (images, words)."""
     tiles = torch.logsumexp(votes, dim=1)
-    if len(tiles) == pictures:
+    if len(tiles) == images:
         return tiles
-    return torch.stack([torch.logsumexp(tiles[owner == picture], dim=0) for picture in range(pictures)])
+    return torch.stack([torch.logsumexp(tiles[owner == image], dim=0) for image in range(images)])
 
 
 def captions(turns: Iterable[list[str]]) -> Iterable[str]:
@@ -149,7 +150,7 @@ def caption_counts(sources: Iterable[Iterable[str]]) -> Counter[str]:
 def _head(features: int, words: int, tokens: int, seed: int) -> nn.Linear:
     """Return the voting layer, drawn from its own seed so that it is the same on every rank.
 
-    Its bias makes a picture's pooled votes start near even odds whatever the number of tokens.
+    Its bias makes an image's pooled votes start near even odds whatever the number of tokens.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -56,7 +56,7 @@ class CtcObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
-        self.units = context.corpus.units
+        self.vocab = context.corpus.ctc_vocab
         self.augmentation = Augmentation(**{name: self.option[name] for name in (
             "gain", "tilt", "noise", "frequency_masks", "frequency_width", "time_masks", "time_share")})  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ class CtcObjective(Objective):
             if self.option["augment"] and sample.split == "train":
                 features = self.augmentation(features, sample_generator(seed, sample.id))
             clips.append(features)
-            targets.append(torch.tensor(self.units.encode(sample.text), dtype=torch.long))
+            targets.append(torch.tensor(self.vocab.encode(sample.text), dtype=torch.long))
         return CtcBatch(
             fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True),
             fbank_lengths=torch.tensor([len(clip) for clip in clips]),
@@ -113,7 +113,7 @@ class CtcObjective(Objective):
         return LossOutput(losses.sum(), float(len(batch.targets)), metrics)
 
     def _errors(self, log_probs: Tensor, lengths: Tensor, texts: list[str]) -> tuple[float, float]:
-        said = [self.units.encode(text) for text in texts]
+        said = [self.vocab.encode(text) for text in texts]
         heard = greedy_decode(log_probs, lengths)
         wrong = sum(edit_distance(a, b) for a, b in zip(said, heard, strict=True))
         return float(wrong), float(sum(map(len, said)))

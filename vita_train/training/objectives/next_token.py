@@ -86,7 +86,7 @@ class NextTokenObjective(Objective):
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> Batch:
         """Lay the samples of each row one after the other and read their media."""
-        batch = collate_rows(samples, pad_id=self.pad_id, row_tokens=self.context.spec.batch.row_tokens)
+        batch = collate_rows(samples, pad_id=self.pad_id, seq_len=self.context.spec.batch.seq_len)
         if self.option["augment"] and batch.fbank is not None and batch.fbank_lengths is not None:
             names = [f"{sample.id}#{clip}" for row in samples for sample in row for clip in range(len(sample.audios))]
             training = all(sample.split == "train" for row in samples for sample in row)
@@ -115,9 +115,9 @@ class NextTokenObjective(Objective):
         total = 0.0
         for name, child in children.items():
             passes_on = name not in self.frozen or (name == "llm" and before_llm)
-            for place, parameter in child.named_parameters():
+            for inner, parameter in child.named_parameters():
                 trains = name not in self.frozen and parameter.requires_grad
-                total += elements(parameter) * read_share(child, place) * (6 if trains else 4 if passes_on else 2)
+                total += elements(parameter) * read_share(child, inner) * (6 if trains else 4 if passes_on else 2)
         return total
 
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
@@ -132,10 +132,10 @@ class NextTokenObjective(Objective):
                                                          int(self.option["chunk"]))
         metrics: dict[str, tuple[Any, Any]] = {"accuracy": (correct, float(count))}
         if "state_head" in self.context.spec.trainable:
-            told = state_loss(self.state_head, hidden, batch.states)
-            loss_sum = loss_sum + float(self.option["state_weight"]) * told.loss_sum
-            metrics |= {"state_loss": (told.loss_sum.detach(), told.weight),
-                        "state_accuracy": (told.correct, float(told.clips))}
+            state = state_loss(self.state_head, hidden, batch.states)
+            loss_sum = loss_sum + float(self.option["state_weight"]) * state.loss_sum
+            metrics |= {"state_loss": (state.loss_sum.detach(), state.weight),
+                        "state_accuracy": (state.correct, float(state.clips))}
         if routers:
             balance = balance_loss(self.omni.llm, routers, batch.document_ids > 0)
             real = self.tokens(batch)

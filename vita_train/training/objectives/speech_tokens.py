@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class SpeechTokensBatch:
-    """B sentences and how they sound: codes where they are known, waves where the codec still has to make them."""
+    """B sentences and how they audio: codes where they are known, waves where the codec still has to make them."""
 
     text_ids: Tensor
     """(B, n) long, padded with 0."""

@@ -14,16 +14,16 @@ from prometheus_client.registry import Collector
 
 from vita_train.console import say
 from vita_train.training.observability import metrics
-from vita_train.training.observability.telemetry import GIB, Readings
+from vita_train.training.observability.telemetry import GIB, MetricsSnapshot
 
 _LAST_PORT = 65535
 
 
-class ReadingsCollector(Collector):
+class SnapshotCollector(Collector):
     """Turns readings into metrics whenever somebody asks.
 
     Args:
-        readings: what the loop writes.
+        snapshot: what the loop writes.
         labels: value of each of ``metrics.LABELS``.
         info: value of each of ``metrics.INFO_LABELS``.
         ranks: ranks of the stage.
@@ -31,9 +31,9 @@ class ReadingsCollector(Collector):
         committed_at: gives the ``time.monotonic()`` of the last commit; None on ranks that do not commit.
     """
 
-    def __init__(self, readings: Readings, labels: Mapping[str, str], info: Mapping[str, str], *, ranks: int,
+    def __init__(self, snapshot: MetricsSnapshot, labels: Mapping[str, str], info: Mapping[str, str], *, ranks: int,
                  full_speed: float | None, committed_at: Callable[[], float | None] | None) -> None:
-        self._readings = readings
+        self._snapshot = snapshot
         self._labels = dict(labels)
         self._info = dict(info)
         self._ranks = ranks
@@ -53,7 +53,7 @@ class ReadingsCollector(Collector):
             yield family
 
     def _values(self) -> dict[str, float | None]:
-        now = self._readings
+        now = self._snapshot
         speed, full = now.tokens_per_s, self._full_speed
         return {
             metrics.INFO: 1,
@@ -80,7 +80,7 @@ def served(collector: Collector, local_rank: int, environ: Mapping[str, str] = o
     """Serve a collector over HTTP on every interface during the block, if the environment names a port.
 
     A port that cannot be had costs the metrics and a line in the log, never the training: hours on GPUs are worth more
-    than their curves, which are in the journal anyway, and the alert on missing ranks tells whoever watches.
+    than their curves, which are in the run log anyway, and the alert on missing ranks tells whoever watches.
     """
     asked = environ.get(metrics.PORT, "")
     if not asked:

@@ -22,7 +22,7 @@ from vita_train.training.observability.samples import compact
 EVENTS, SAMPLES, PROGRESS = "events.jsonl", "samples.jsonl", "progress.json"
 
 
-class Journal:
+class RunLog:
     """Curves, sample ids and progress of one stage.
 
     Args:

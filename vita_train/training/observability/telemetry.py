@@ -19,7 +19,7 @@ _TERA = 1e12
 
 
 @dataclass
-class Readings:
+class MetricsSnapshot:
     """The newest values of one rank. The loop writes them; the exporter reads them from its own thread."""
 
     step: int = 0
@@ -41,7 +41,7 @@ class Readings:
         self.tokens_per_s, self.data_wait = rates["tokens_per_s"], rates["data_wait"]
 
 
-class Meter:
+class Throughput:
     """Counts tokens, samples and seconds since the last reading. Counts are those of all ranks."""
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ def peak_memory(device: torch.device) -> float:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Return what a device computes at best, FLOP/s: what the environment says, else from the list, else None."""
     try:
-        told = float(os.environ.get(PEAK) or 0)
+        teraflops = float(os.environ.get(PEAK) or 0)
     except ValueError:
-        told = 0.0
-    if told > 0:
-        return told * _TERA
+        teraflops = 0.0
+    if teraflops > 0:
+        return teraflops * _TERA
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     return bfloat16_flops(torch.cuda.get_device_name(device))

@@ -24,8 +24,8 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
     """Return the factor on every peak rate at ``step`` (from 0) of ``steps``.
 
     Linear warm-up that reaches 1 at its last step; 1 until ``decay_from``, if the warm-up ends before it; then from 1
-    towards ``optim.final``, which would be met at step ``steps``: along half a cosine, along a line, geometrically, or
-    not at all (constant).
+    towards ``optim.min_lr_ratio``, which would be met at step ``steps``: along half a cosine, along a line,
+    geometrically, or not at all (constant).
 
     Raises:
         RecipeError: exponential decay to zero, which has no ratio.
@@ -38,10 +38,10 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
     if optim.schedule == "constant":
         return 1.0
     if optim.schedule == "cosine":
-        return optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * progress))
+        return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
     if optim.schedule == "linear":
-        return optim.final + (1 - optim.final) * (1 - progress)
-    if optim.final <= 0:
-        raise RecipeError("an exponential schedule needs final above 0", where="optim.final",
+        return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * (1 - progress)
+    if optim.min_lr_ratio <= 0:
+        raise RecipeError("an exponential schedule needs final above 0", where="optim.min_lr_ratio",
                           remedy="give the share of the peak rate reached at the last step, for example 0.1")
-    return float(optim.final**progress)
+    return float(optim.min_lr_ratio**progress)

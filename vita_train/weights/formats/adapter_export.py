@@ -21,7 +21,7 @@ from vita_train.weights.export_layouts import ExportLayout, register_export_layo
 from vita_train.weights.merge import adapted_stage, merged_alike, own_modules
 from vita_train.weights.module_refs import fetched
 from vita_train.weights.pretrained import EXPORT_MANIFEST, terms_of
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 
 
 def export_adapters(run: Run, out: Path) -> None:
@@ -37,9 +37,9 @@ def export_adapters(run: Run, out: Path) -> None:
     recipe = run.recipe
     manifest = adapted_stage(run, "")
     bases, adapters, whole = {}, {}, []
-    with placed(out, EXPORT_MANIFEST, "export") as aside:
+    with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         for name, ref in own_modules(manifest).items():
-            folder = aside / name if ref.base is not None else aside
+            folder = staging_dir / name if ref.base is not None else staging_dir
             folder.mkdir(exist_ok=True)
             files = [Path(shutil.copy(path, folder)) for path in fetched(ref, recipe.storage.endpoint)]
             if ref.base is None:
@@ -48,9 +48,9 @@ def export_adapters(run: Run, out: Path) -> None:
             adapters[name] = files
             bases[name] = {"weights": _said(ref.base), "digest": base_of(files)}
         merged_alike(recipe, manifest, adapters)
-        write_json(aside / EXPORT_MANIFEST, {
+        write_json(staging_dir / EXPORT_MANIFEST, {
             "format": "vita-train/export-adapter/v1", "version": vita_train.__version__, "terms": terms_of(recipe),
-            "stage": manifest.stage, "adapters": bases, "modules": whole, "files": listing(aside)})
+            "stage": manifest.stage, "adapters": bases, "modules": whole, "files": listing(staging_dir)})
 
 
 def _said(base: ModuleRef | str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
-from vita_train.weights.formats.ledger import shown
+from vita_train.weights.formats.import_report import shown
 
 #: Fields of a language model's configuration that must be those of the recipe.
 _FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",

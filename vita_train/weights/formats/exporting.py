@@ -48,7 +48,7 @@ def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Pa
         CheckpointError: a tensor of it is not explained.
     """
     plan = plan_import(open_source(directory), recipe.model, list(names))
-    plan.ledger.check()
+    plan.report.check()
     scratch.mkdir()
     written = write_modules(plan, scratch)
     modules = build_modules(recipe.model, written, dtype=model_dtype(recipe), empty=True)
@@ -57,9 +57,9 @@ def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Pa
     return modules.eval()
 
 
-def summarise(aside: Path, layout: str, modules: nn.ModuleDict, written: list[str], recipe: Recipe) -> None:
+def summarise(staging_dir: Path, layout: str, modules: nn.ModuleDict, written: list[str], recipe: Recipe) -> None:
     """Write export.json: what a directory that has no name yet holds, and what of the run it does not."""
     summary = {"format": f"vita-train/export-{layout}/v1", "version": vita_train.__version__,
                "terms": terms_of(recipe), "modules": written,
-               "left_out": [name for name in modules if name not in written], "files": listing(aside)}
-    write_json(aside / EXPORT_MANIFEST, summary)
+               "left_out": [name for name in modules if name not in written], "files": listing(staging_dir)}
+    write_json(staging_dir / EXPORT_MANIFEST, summary)

@@ -27,14 +27,14 @@ from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.weights.export import listing
 from vita_train.weights.formats.config_check import config_problems, vita_differences
+from vita_train.weights.formats.import_report import ImportReport, Row, Status
 from vita_train.weights.formats.known import reason_to_leave
-from vita_train.weights.formats.ledger import ImportLedger, Row, Status
-from vita_train.weights.formats.places import Place, flat_place, vita_place
 from vita_train.weights.formats.source import Source
+from vita_train.weights.formats.tensor_locations import TensorLocation, flat_location, vita_location
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import IMPORT_FORMAT, IMPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 from vita_train.weights.stream import StoredTensor, write_tensors
 
 
@@ -43,7 +43,7 @@ class ImportPlan:
     """What an import would write."""
 
     source: Source
-    ledger: ImportLedger
+    report: ImportReport
     modules: dict[str, dict[str, StoredTensor]]
     """Tensors of each module, by our names."""
     parameters: dict[str, int]
@@ -55,7 +55,7 @@ class _Wanted:
 
     module: str
     name: str
-    place: Place
+    place: TensorLocation
     shape: tuple[int, ...]
     floating: bool
 
@@ -80,31 +80,31 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
     if unknown := sorted(set(names) - set(layout.modules)):
         raise UserError(f"a {layout.title} has no {', '.join(unknown)}", where="--modules",
                         remedy=f"it may have {', '.join(layout.modules)}")
-    ledger = ImportLedger(str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems))
-    stored = _canonical(source, ledger)
+    report = ImportReport(str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems))
+    stored = _canonical(source, report)
     built = _meta_modules(spec, source, stored)
     if absent := sorted(set(names) - set(built)):
         raise UserError(f"{', '.join(absent)} cannot be imported: recipe and source do not both have it",
                         where="--modules", remedy=f"both may have {', '.join(built)}")
     wanted, tied, placeless = _wanted(source, built)
-    present = {want.module for places in wanted.values() for want in places if want.place.name in stored}
+    present = {want.module for locations in wanted.values() for want in locations if want.place.name in stored}
     chosen = [name for name in MODULES if name in (names or present)]
     if not chosen:
-        ledger.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
-    ledger.problems += [f"{name} has no place in a {layout.title}"
+        report.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
+    report.problems += [f"{name} has no place in a {layout.title}"
                         for module, name in placeless.items() if module in chosen]
-    _explain(source, stored, wanted, tied, chosen, ledger)
-    if layout.place is vita_place:
-        ledger.problems += vita_differences(spec, chosen)
+    _explain(source, stored, wanted, tied, chosen, report)
+    if layout.place is vita_location:
+        report.problems += vita_differences(spec, chosen)
     if "llm" in chosen and source.config:
-        ledger.problems += config_problems(source.config, built["llm"].config, layout.name)
+        report.problems += config_problems(source.config, built["llm"].config, layout.name)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
-    if not ledger.faults:
-        for want in (want for places in wanted.values() for want in places if want.module in modules):
+    if not report.faults:
+        for want in (want for locations in wanted.values() for want in locations if want.module in modules):
             tensor = source.tensors[stored[want.place.name]]
             modules[want.module][want.name] = tensor.share(want.place.part, want.place.parts)
     counts = {name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen}
-    return ImportPlan(source, ledger, modules, counts)
+    return ImportPlan(source, report, modules, counts)
 
 
 def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
         CheckpointError: the ledger has faults, or a source file changed while it was read.
         UserError: ``out`` holds something else, or the disk is full.
     """
-    plan.ledger.check()
-    with placed(out, IMPORT_MANIFEST, "import") as aside:
-        written = write_modules(plan, aside, shard_bytes=shard_bytes)
-        plan.ledger.write(aside / "ledger.json")
+    plan.report.check()
+    with atomic_directory(out, IMPORT_MANIFEST, "import") as staging_dir:
+        written = write_modules(plan, staging_dir, shard_bytes=shard_bytes)
+        plan.report.write(staging_dir / "ledger.json")
         summary = {
             "format": IMPORT_FORMAT,
             "version": vita_train.__version__,
@@ -125,9 +125,9 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
             "layout": plan.source.layout.name,
             "terms": plan.source.terms,
             "modules": {name: {"files": files, "parameters": plan.parameters[name]} for name, files in written.items()},
-            "files": listing(aside),
+            "files": listing(staging_dir),
         }
-        write_json(aside / IMPORT_MANIFEST, summary)
+        write_json(staging_dir / IMPORT_MANIFEST, summary)
     return summary
 
 
@@ -146,15 +146,15 @@ def write_modules(plan: ImportPlan, folder: Path, *, shard_bytes: int = SHARD_BY
     return written
 
 
-def _canonical(source: Source, ledger: ImportLedger) -> dict[str, str]:
+def _canonical(source: Source, report: ImportReport) -> dict[str, str]:
     """Return {name as the layout has it: name as stored}; what is no part of the modules goes into the ledger."""
     stored: dict[str, str] = {}
     for name in source.tensors:
         canonical = source.layout.canonical(name)
         if canonical is None:
-            ledger.rows.append(Row("left out", name, detail="no part of what this layout is read for"))
+            report.rows.append(Row("left out", name, detail="no part of what this layout is read for"))
         elif canonical in stored:
-            ledger.rows.append(Row("unexpected", name, detail=f"it stands there as {stored[canonical]} too"))
+            report.rows.append(Row("unexpected", name, detail=f"it stands there as {stored[canonical]} too"))
         else:
             stored[canonical] = name
     return stored
@@ -163,14 +163,14 @@ def _canonical(source: Source, ledger: ImportLedger) -> dict[str, str]:
 def _meta_modules(spec: ModelSpec, source: Source, stored: Mapping[str, str]) -> nn.ModuleDict:
     """Build the layout's modules without memory. A recogniser has as many outputs as its weights say."""
     names = source.layout.modules
-    if source.layout.place is flat_place:
+    if source.layout.place is flat_location:
         there = {name.partition(".")[0] for name in stored}
         names = tuple(name for name in names if name in there)
     if not spec.audio_adapter.prompt_tokens:
         names = tuple(name for name in names if name != "audio_prompt")
     head = source.tensors[stored["ctc_head.weight"]].info.shape if "ctc_head.weight" in stored else ()
     with torch.device("meta"):
-        return build_modules(spec, names, units=max(2, *head[:1]) if head else 0)
+        return build_modules(spec, names, ctc_vocab_size=max(2, *head[:1]) if head else 0)
 
 
 def _wanted(source: Source, built: nn.ModuleDict
@@ -183,27 +183,27 @@ def _wanted(source: Source, built: nn.ModuleDict
     for module in built:
         first = first_names(built[module])
         for name, tensor in built[module].state_dict().items():
-            place = source.layout.place(module, name)
-            if place is None:
+            location = source.layout.place(module, name)
+            if location is None:
                 placeless.setdefault(module, f"{module}.{name}")
             elif first.get(name, name) != name:
-                tied[place.name] = first[name]
+                tied[location.name] = first[name]
             else:
-                wanted.setdefault(place.name, []).append(
-                    _Wanted(module, name, place, tuple(tensor.shape), tensor.is_floating_point()))
+                wanted.setdefault(location.name, []).append(
+                    _Wanted(module, name, location, tuple(tensor.shape), tensor.is_floating_point()))
     return wanted, tied, placeless
 
 
 def _explain(source: Source, stored: Mapping[str, str], wanted: Mapping[str, list[_Wanted]], tied: Mapping[str, str],
-             chosen: Collection[str], ledger: ImportLedger) -> None:
+             chosen: Collection[str], report: ImportReport) -> None:
     """Write a row for every tensor of the source, and for every one that is missing."""
     for canonical, name in stored.items():
         info = source.tensors[name].info
         if canonical in tied:
-            ledger.rows.append(Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe"))
+            report.rows.append(Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe"))
         elif canonical not in wanted:
             reason = reason_to_leave(canonical)
-            ledger.rows.append(Row("left out" if reason else "unexpected", name, detail=reason or
+            report.rows.append(Row("left out" if reason else "unexpected", name, detail=reason or
                                    f"{_shape(info.shape)}, and no module has a tensor for it"))
         else:
             first = wanted[canonical][0]
@@ -216,8 +216,8 @@ def _explain(source: Source, stored: Mapping[str, str], wanted: Mapping[str, lis
                 status, detail = "shape", f"{_shape(info.shape)} there, {_shape(first.shape_there)} in the recipe"
             elif first.floating != info.floating:
                 status, detail = "kind", f"{info.dtype} there, {'real' if first.floating else 'whole'} numbers here"
-            ledger.rows.append(Row(status, name, first.module, ours, detail))
-    ledger.rows += [Row("missing", name, wants[0].module, ", ".join(want.name for want in wants),
+            report.rows.append(Row(status, name, first.module, ours, detail))
+    report.rows += [Row("missing", name, wants[0].module, ", ".join(want.name for want in wants),
                         _shape(wants[0].shape_there))
                     for name, wants in wanted.items() if name not in stored and wants[0].module in chosen]
 

@@ -37,12 +37,12 @@ from vita_train.weights.formats.exporting import summarise
 from vita_train.weights.formats.vita_export import write_sharded
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import EXPORT_MANIFEST
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 from vita_train.weights.stream import StoredTensor, tensor_in_memory
 
 #: Modules of this layout.
 PARTS = ("llm", "vision", "projector")
-#: The token that stands at every position a picture fills.
+#: The token that stands at every position an image fills.
 IMAGE_TOKEN = "<|image_pad|>"
 
 #: Largest difference of logits to those of the model that was exported, as a share of the largest logit: the layout
@@ -59,12 +59,12 @@ _TOWER_EPSILON, _PROJECTOR_EPSILON = 1e-6, 1e-5
 
 
 def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: Path) -> list[str]:
-    """Write weights, config.json and the tokenizer, with a token for pictures; return the modules used.
+    """Write weights, config.json and the tokenizer, with a token for images; return the modules used.
 
     Args:
         modules: of the run; more than PARTS are left out.
         recipe: of the run.
-        tokenizer: transformers' tokenizer; a token for pictures is added to it unless it has one.
+        tokenizer: transformers' tokenizer; a token for images is added to it unless it has one.
         out: existing directory.
 
     Raises:
@@ -185,7 +185,7 @@ def _vision_config(spec: InternVitSpec) -> dict[str, Any]:
 
 
 def _language(llm: Any, image_id: int) -> dict[str, StoredTensor]:
-    """Return the language model's tensors, with a row for the picture token where its id lies beyond the last."""
+    """Return the language model's tensors, with a row for the image token where its id lies beyond the last."""
     first = first_names(llm)
     tensors = {}
     for name, tensor in llm.state_dict().items():
@@ -217,19 +217,19 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
     """Write the vision-language half for transformers' InternVL classes, run both in float32 and compare logits."""
     dtype = model_dtype(recipe)
     cast_parameters(modules, dtype).eval()
-    with placed(out, EXPORT_MANIFEST, "export") as aside:
-        copy_tokenizer(corpus_dir, aside)
-        written = write_internvl(modules, recipe, load_tokenizer(aside), aside)
+    with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
+        copy_tokenizer(corpus_dir, staging_dir)
+        written = write_internvl(modules, recipe, load_tokenizer(staging_dir), staging_dir)
         half = nn.ModuleDict({name: modules[name] for name in PARTS})
         sight = nn.ModuleDict({name: half[name] for name in PARTS if name != "llm"})
         cast_parameters(sight, torch.float32)
-        ours, others = internvl_logits(half, aside)
+        ours, others = internvl_logits(half, staging_dir)
         cast_parameters(sight, dtype)
         worst = float((ours - others).abs().max() / ours.abs().max())
         if not worst <= _TOLERANCE:
             raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", where=str(out),
                                   remedy="export to own or vita, whose computation is the same")
-        summarise(aside, "internvl", modules, written, recipe)
+        summarise(staging_dir, "internvl", modules, written, recipe)
 
 
 @torch.no_grad()
@@ -247,14 +247,14 @@ def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Te
 
     llm: Any = modules["llm"]
     model = AsStored.from_pretrained(str(directory), dtype=llm.dtype, local_files_only=True).eval()
-    picture, prompt = model.config.image_token_id, probe(modules)
-    ids = prompt.input_ids.masked_fill(prompt.input_ids == picture, 0)
+    image, prompt = model.config.image_token_id, probe(modules)
+    ids = prompt.input_ids.masked_fill(prompt.input_ids == image, 0)
     with computed_in_float32(modules):
         ours = probe_logits(modules, replace(prompt, input_ids=ids))
     with computed_in_float32(model):
-        logits = model(input_ids=ids.masked_fill(ids == IMAGE_ID, picture)[None], pixel_values=prompt.tiles).logits
+        logits = model(input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles).logits
     return ours, logits[..., : ours.shape[-1]]
 
 
-register_export_layout(ExportLayout("internvl", "pictures and text, for transformers' InternVL classes",
+register_export_layout(ExportLayout("internvl", "images and text, for transformers' InternVL classes",
                                     "vita_train.weights.formats.internvl_export:export_internvl"))

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vita_train.recipe.modules import MODULES
-from vita_train.weights.formats.places import (
+from vita_train.weights.formats.tensor_locations import (
     VITA_MODULES,
-    PlaceOf,
-    flat_place,
-    internvit_place,
-    internvl_vision_place,
-    llm_place,
-    vita_place,
+    LocateTensor,
+    flat_location,
+    internvit_location,
+    internvl_vision_location,
+    llm_location,
+    vita_location,
 )
 
 #: The terms of the released weights.
@@ -29,7 +29,7 @@ class Layout:
     title: str
     modules: tuple[str, ...]
     """Modules that may be in it."""
-    place: PlaceOf
+    place: LocateTensor
     canonical: Callable[[str], str | None] = lambda name: name
     """A stored name as ``place`` gives it, whatever the source spelt; None for what is no part of the modules."""
     terms: str = ""
@@ -63,15 +63,15 @@ def _tower_name(name: str) -> str | None:
 
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
-    Layout("vita", "released VITA-1.5 checkpoint", VITA_MODULES, vita_place, _vita_name, VITA_TERMS),
-    Layout("mm-projector", "VITA's mm_projector.bin", ("projector",), vita_place, _projector_name, VITA_TERMS),
-    Layout("audio-adapter", "VITA's audio_adpter.bin", ("audio_adapter",), vita_place, _adapter_name, VITA_TERMS),
-    Layout("audio-encoder", "VITA's speech encoder directory", ("audio_encoder", "audio_adapter"), vita_place,
+    Layout("vita", "released VITA-1.5 checkpoint", VITA_MODULES, vita_location, _vita_name, VITA_TERMS),
+    Layout("mm-projector", "VITA's mm_projector.bin", ("projector",), vita_location, _projector_name, VITA_TERMS),
+    Layout("audio-adapter", "VITA's audio_adpter.bin", ("audio_adapter",), vita_location, _adapter_name, VITA_TERMS),
+    Layout("audio-encoder", "VITA's speech encoder directory", ("audio_encoder", "audio_adapter"), vita_location,
            _speech_name, VITA_TERMS),
-    Layout("internvit", "InternViT, original names", ("vision",), internvit_place, _tower_name),
-    Layout("internvl-vision", "InternViT, transformers' names", ("vision",), internvl_vision_place, _tower_name),
-    Layout("llm", "language model of transformers", ("llm",), llm_place),
-    Layout("hf", "export of vita-train for transformers", MODULES, flat_place),
+    Layout("internvit", "InternViT, original names", ("vision",), internvit_location, _tower_name),
+    Layout("internvl-vision", "InternViT, transformers' names", ("vision",), internvl_vision_location, _tower_name),
+    Layout("llm", "language model of transformers", ("llm",), llm_location),
+    Layout("hf", "export of vita-train for transformers", MODULES, flat_location),
 )}
 
 #: Tensors with a known reason to be left where they are.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vita_train.errors import CheckpointError, UserError
 from vita_train.weights.adapters import CONFIG_NAME, WEIGHTS_NAME, read_config
-from vita_train.weights.formats.ledger import shown
+from vita_train.weights.formats.import_report import shown
 from vita_train.weights.formats.shards import read_json, read_shards
 from vita_train.weights.pickles import read_pickle
 from vita_train.weights.stream import DTYPES, StoredTensor, tensor_in_memory, tensors_in
@@ -51,11 +51,11 @@ def read_lora_directory(directory: Path, base: Path | None = None) -> LoraDirect
         CheckpointError: a file is missing or damaged, or the adapter is of a kind that is not merged here.
     """
     settings = read_config(directory / CONFIG_NAME)
-    told = base or read_json(directory / CONFIG_NAME).get("base_model_name_or_path")
-    named = Path(str(told)).expanduser()
-    if not told or not named.is_dir():
+    stated = base or read_json(directory / CONFIG_NAME).get("base_model_name_or_path")
+    named = Path(str(stated)).expanduser()
+    if not stated or not named.is_dir():
         raise UserError("the weights that the adapter belongs to are not on this machine",
-                        where=shown(told or directory), remedy="give their directory with --base")
+                        where=shown(stated or directory), remedy="give their directory with --base")
     stored, problems = read_shards(named), []
     merged, pairs = dict(stored), 0
     factors, others = _adapter(directory)

@@ -80,6 +80,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError("has no weight_map of tensors to files", where=str(index))
     for name in sorted(set(found.values())):
         if name != Path(name).name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"names {name!r}, which is no safetensors file of its directory", where=str(index),
+            raise CheckpointError(f"names {name!r}, which is not a safetensors file of its directory", where=str(index),
                                   remedy="do not use a checkpoint from this place")
     return found

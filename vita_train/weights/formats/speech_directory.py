@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.weights.formats.ledger import shown
+from vita_train.weights.formats.import_report import shown
 from vita_train.weights.formats.shards import read_text
 from vita_train.weights.pickles import read_pickle
 

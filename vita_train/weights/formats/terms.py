@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from vita_train.errors import UserError
-from vita_train.storage.disk_errors import told
+from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import cache_dir
 
 
@@ -23,6 +23,6 @@ def accept_terms(terms: str, *, accepted: bool) -> None:
     if not accepted:
         raise UserError(f"these weights may be used under the terms of their owners alone: {terms}",
                         remedy="read the licence that came with them; if you accept it, add --accept-licence")
-    with told(note):
+    with translate_os_errors(note):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(terms + "\n", encoding="utf-8")

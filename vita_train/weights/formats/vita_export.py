@@ -16,12 +16,12 @@ from vita_train.weights.export import check_same, copy_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
 from vita_train.weights.formats.config_check import vita_differences
 from vita_train.weights.formats.exporting import read_back, summarise
-from vita_train.weights.formats.places import VITA_MODULES, PlaceOf, vita_place
 from vita_train.weights.formats.shards import INDEX
+from vita_train.weights.formats.tensor_locations import VITA_MODULES, LocateTensor, vita_location
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import EXPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
-from vita_train.weights.staging import placed, write_json
+from vita_train.weights.staging import atomic_directory, write_json
 from vita_train.weights.stream import StoredTensor, joined, tensor_in_memory, write_tensors
 
 #: Where an export is imported again, within the directory that has no name yet.
@@ -48,12 +48,12 @@ def write_vita(modules: nn.ModuleDict, recipe: Recipe, out: Path, *, shard_bytes
     if recipe.model.llm.family not in _CLASSES:
         raise CheckpointError(f"the released layout holds no model of family {recipe.model.llm.family}",
                               where=recipe.name, remedy="export to own or hf, which take every model")
-    write_sharded(theirs(kept, vita_place), out, shard_bytes)
+    write_sharded(theirs(kept, vita_location), out, shard_bytes)
     write_json(out / "config.json", _config(kept, recipe))
     return list(kept)
 
 
-def theirs(modules: nn.ModuleDict, place_of: PlaceOf) -> dict[str, StoredTensor]:
+def theirs(modules: nn.ModuleDict, locate: LocateTensor) -> dict[str, StoredTensor]:
     """Return the tensors of modules by their names in a layout; second names of tied ones are left out.
 
     Raises:
@@ -65,11 +65,11 @@ def theirs(modules: nn.ModuleDict, place_of: PlaceOf) -> dict[str, StoredTensor]
         for name, tensor in modules[module].state_dict().items():
             if first.get(name, name) != name:
                 continue
-            place = place_of(module, name)
-            if place is None:
+            location = locate(module, name)
+            if location is None:
                 raise CheckpointError(f"{module}.{name} has no place in this layout",
                                       remedy="export to own, which takes every model")
-            parts.setdefault(place.name, {})[place.part] = tensor_in_memory(tensor)
+            parts.setdefault(location.name, {})[location.part] = tensor_in_memory(tensor)
     return {name: joined([found[part] for part in sorted(found)]) for name, found in parts.items()}
 
 
@@ -120,12 +120,12 @@ def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: P
     if wrong := vita_differences(recipe.model, list(modules)):
         raise CheckpointError(f"the released layout cannot say that {wrong[0]}", where=recipe.name,
                               remedy="export to own, which takes every model")
-    with placed(out, EXPORT_MANIFEST, "export") as aside:
-        written = write_vita(modules, recipe, aside)
-        copy_tokenizer(corpus_dir, aside)
-        check_same(modules, read_back(recipe, aside, written, aside / AGAIN), out)
-        shutil.rmtree(aside / AGAIN)
-        summarise(aside, "vita", modules, written, recipe)
+    with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
+        written = write_vita(modules, recipe, staging_dir)
+        copy_tokenizer(corpus_dir, staging_dir)
+        check_same(modules, read_back(recipe, staging_dir, written, staging_dir / AGAIN), out)
+        shutil.rmtree(staging_dir / AGAIN)
+        summarise(staging_dir, "vita", modules, written, recipe)
 
 
 register_export_layout(ExportLayout("vita", "released VITA-1.5",

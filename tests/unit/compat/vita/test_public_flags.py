@@ -70,7 +70,7 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--optim adamw_torch_fused", "stages.1.3.optim.kind", "adamw"),
     ("--tune_mm_mlp_adapter --freeze_mm_mlp_adapter False", "stages.1.1.trainable", {"projector": 5e-5}),
     ("--unfreeze_vision_tower --freeze_mm_mlp_adapter", "stages.1.3.trainable", {"llm": 5e-5, "vision": 5e-5}),
-    ("--model_max_length 6200", "stages.1.3.batch.row_tokens", 6200),
+    ("--model_max_length 6200", "stages.1.3.batch.seq_len", 6200),
     ("--unfreeze_vision_tower --mm_projector_lr 2e-6", "stages.1.3.trainable",
      {"llm": 5e-5, "vision": 2e-6, "projector": 5e-5}),
     ("--output_dir a/b/Some_Run", "name", "some_run"),
@@ -82,13 +82,13 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--max_steps 7", "stages.1.3.steps", 7),
     ("--max_steps 7 --num_train_epochs 2", "stages.1.3.epochs", None),
     ("--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --nnodes 2 --nproc_per_node 4",
-     "stages.1.3.batch.rows", 48),
-    ("--gradient_accumulation_steps 2", "stages.1.3.batch.accumulate", 2),
+     "stages.1.3.batch.global_batch_size", 48),
+    ("--gradient_accumulation_steps 2", "stages.1.3.batch.grad_accum", 2),
     ("--learning_rate 2e-5", "stages.1.3.trainable", {"llm": 2e-5, "projector": 2e-5}),
     ("--weight_decay 0.01", "stages.1.3.optim.weight_decay", 0.01),
     ("--adam_beta1 0.8 --adam_beta2 0.95", "stages.1.3.optim.betas", [0.8, 0.95]),
     ("--adam_epsilon 1e-6", "stages.1.3.optim.eps", 1e-6),
-    ("--max_grad_norm 0.5", "stages.1.3.optim.clip_norm", 0.5),
+    ("--max_grad_norm 0.5", "stages.1.3.optim.max_grad_norm", 0.5),
     ("--warmup_ratio 0.03", "stages.1.3.optim.warmup", 0.03),
     ("--warmup_steps 20 --warmup_ratio 0.03", "stages.1.3.optim.warmup", 20.0),
     ("--lr_scheduler_type linear", "stages.1.3.optim.schedule", "linear"),
@@ -102,11 +102,11 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--deepspeed script/zero3.json", "stages.1.3.engine.kind", "deepspeed"),
     ("--ddp_timeout 25200", "launch.step_timeout", 25200.0),
     ("--dataloader_num_workers 4", "launch.workers", 4),
-    ("--eval_strategy steps --eval_steps 100", "stages.1.3.eval.every", 100),
-    ("--eval_strategy steps --logging_steps 10", "stages.1.3.eval.every", 10),
-    ("--eval_strategy no --eval_steps 100", "stages.1.3.eval.every", 0),
-    ("--evaluation_strategy steps --eval_steps 50", "stages.1.3.eval.every", 50),
-    ("--save_strategy steps --save_steps 200", "stages.1.3.save_every", 200),
+    ("--eval_strategy steps --eval_steps 100", "stages.1.3.eval.interval", 100),
+    ("--eval_strategy steps --logging_steps 10", "stages.1.3.eval.interval", 10),
+    ("--eval_strategy no --eval_steps 100", "stages.1.3.eval.interval", 0),
+    ("--evaluation_strategy steps --eval_steps 50", "stages.1.3.eval.interval", 50),
+    ("--save_strategy steps --save_steps 200", "stages.1.3.checkpoint_interval", 200),
     ("--save_total_limit 3", "storage.keep_last", 3),
     ("--report_to none", "tracking.tensorboard", False),
     ("--report_to tensorboard,wandb", "tracking.wandb_project", "mine"),
@@ -222,9 +222,9 @@ def test_what_must_be_given(name: str) -> None:
 
 
 def test_the_stage_can_be_named_and_settings_laid_over() -> None:
-    run = public_run(BASE, stage="finetune_qwen.sh", settings=["stages.1.2.batch.row_tiles=9", "seed=3"])
+    run = public_run(BASE, stage="finetune_qwen.sh", settings=["stages.1.2.batch.max_tiles=9", "seed=3"])
     assert run.stage == "1.2"
-    assert (run.recipe.stages["1.2"].batch.row_tiles, run.recipe.seed) == (9, 3)
+    assert (run.recipe.stages["1.2"].batch.max_tiles, run.recipe.seed) == (9, 3)
     with pytest.raises(UserError, match=r"--stage 3\.1 is none that the public trainer runs"):
         public_run(BASE, stage="3.1")
 

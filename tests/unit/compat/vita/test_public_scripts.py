@@ -60,8 +60,8 @@ def test_a_script_is_a_recipe(name: str) -> None:
     spec = recipe.stages[run.stage]
     rate, batch, accumulate, nodes, processes, length, every, kept, workers = FIGURES[name]
     assert spec.trainable == {**dict.fromkeys(spec.trainable, rate), **RATES.get(name, {})}
-    assert spec.batch.rows == batch * accumulate * nodes * processes
-    assert (spec.batch.accumulate, spec.batch.row_tokens, spec.save_every) == (accumulate, length, every)
+    assert spec.batch.global_batch_size == batch * accumulate * nodes * processes
+    assert (spec.batch.grad_accum, spec.batch.seq_len, spec.checkpoint_interval) == (accumulate, length, every)
     assert (recipe.launch.nodes, recipe.launch.nproc, recipe.launch.workers) == (nodes, processes, workers)
     assert recipe.storage.keep_last == kept
     assert (spec.epochs, spec.optim.schedule, spec.optim.warmup, spec.optim.weight_decay) == (1, "cosine", 0.03, 0)

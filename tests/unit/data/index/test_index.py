@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.data_world import RATE, picture, recipe, small_world
+from tests.helpers.data_world import RATE, image_file, recipe, small_world
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.stats import corpus_stats
 from vita_train.data.media.audio import fbank, load_wave
-from vita_train.data.prepare.row_encoder import Examiner
+from vita_train.data.prepare.row_encoder import RowEncoder
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.errors import DataError
@@ -24,10 +24,10 @@ from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 def test_samples_are_what_examining_the_record_gives(corpus: Corpus, registry: Path) -> None:
     index = corpus.index("look", "train")
     roots = {"pics": registry.parent / "pics", "films": registry.parent / "films"}
-    examiner = Examiner(recipe(), corpus.tokenizer, "look", roots)
+    encoder = RowEncoder(recipe(), corpus.tokenizer, "look", roots)
     rows = [row for row in read_records(registry.parent / "look-train.json", roots) if isinstance(row, Row)]
     for place, row in enumerate(rows):
-        example, sample = examiner.examine(row), index.sample(place)
+        example, sample = encoder.encode(row), index.sample(place)
         assert (sample.ids.tolist(), sample.runs.tolist(), sample.turns) == (example.ids, example.runs, example.turns)
         assert (sample.tokens, sample.tiles, sample.supervised) == \
             (example.tokens, example.tiles, example.supervised)
@@ -80,7 +80,7 @@ def test_changed_media_are_noticed(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 3)
     prepare(recipe(), registry, tmp_path / "corpus", progress=[].append)
     index = Corpus.open(tmp_path / "corpus").index("look", "train")
-    picture(tmp_path / "pics" / "p0.jpg", 200, 50)
+    image_file(tmp_path / "pics" / "p0.jpg", 200, 50)
     with pytest.raises(DataError, match=r"look/train/0 \(look-0\).*tiles but had"):
         index.sample(0).load_pixels()
     (tmp_path / "pics" / "p1.jpg").unlink()

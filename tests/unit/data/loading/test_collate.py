@@ -12,7 +12,7 @@ from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 def test_rows_hold_their_documents_one_behind_the_other(corpus: Corpus) -> None:
     look, talk, hear = (corpus.index(name, "train") for name in ("look", "talk", "hear"))
     rows = [[look.sample(0), talk.sample(1), hear.sample(2)], [look.sample(12)]]
-    batch = collate_rows(rows, pad_id=0, row_tokens=128)
+    batch = collate_rows(rows, pad_id=0, seq_len=128)
     longest = sum(sample.tokens for sample in rows[0])
     assert batch.input_ids.shape == (2, min(128, -(-longest // 32) * 32))
     for place, row in enumerate(rows):
@@ -35,7 +35,7 @@ def test_rows_hold_their_documents_one_behind_the_other(corpus: Corpus) -> None:
 def test_media_follow_the_placeholders(corpus: Corpus) -> None:
     look, hear = corpus.index("look", "train"), corpus.index("hear", "train")
     rows = [[hear.sample(1), look.sample(1)], [look.sample(2), hear.sample(0)]]
-    batch = collate_rows(rows, pad_id=0, row_tokens=128)
+    batch = collate_rows(rows, pad_id=0, seq_len=128)
     assert batch.tiles is not None
     assert batch.fbank is not None
     assert batch.fbank_lengths is not None
@@ -50,7 +50,7 @@ def test_media_follow_the_placeholders(corpus: Corpus) -> None:
 
 
 def test_text_alone_has_no_media(corpus: Corpus) -> None:
-    batch = collate_rows([[corpus.index("talk", "train").sample(0)]], pad_id=0, row_tokens=40)
+    batch = collate_rows([[corpus.index("talk", "train").sample(0)]], pad_id=0, seq_len=40)
     assert (batch.tiles, batch.fbank, batch.fbank_lengths) == (None, None, None)
     assert batch.modalities == frozenset()
     assert batch.input_ids.shape[1] <= 40

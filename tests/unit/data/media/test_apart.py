@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers.data_world import picture, recipe, small_world, turns, write_registry
-from tests.helpers.media_zoo import tone, write_sound
+from tests.helpers.data_world import image_file, recipe, small_world, turns, write_registry
+from tests.helpers.media_zoo import tone, write_audio
 from vita_train.data.check.run import check
 from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
@@ -54,32 +54,32 @@ def test_no_file_takes_the_decoder_with_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("vita_train.data.media.apart.subprocess.Popen", hostile)
     with Decoder(measure_settings(recipe())) as decoder:
         for name, reason in (("spin", "takes too long"), ("sleep", "takes too long"),
-                             ("crash", "unreadable picture"), ("swell", "too large")):
+                             ("crash", "unreadable image"), ("swell", "too large")):
             path = tmp_path / f"{name}.jpg"
             with pytest.raises(MediaError) as caught:
-                decoder.measure(MediaFile("picture", path))
+                decoder.measure(MediaFile("image", path))
             assert caught.value.reason == reason
             assert str(path) in caught.value.detail
-            assert decoder.measure(MediaFile("picture", tmp_path / "good.jpg")).tiles == 7
+            assert decoder.measure(MediaFile("image", tmp_path / "good.jpg")).tiles == 7
 
 
 def test_a_decoder_ended_from_outside_is_replaced(tmp_path: Path) -> None:
-    path = picture(tmp_path / "p.jpg")
+    path = image_file(tmp_path / "p.jpg")
     with Decoder(measure_settings(recipe())) as decoder:
-        before = decoder.measure(MediaFile("picture", path))
+        before = decoder.measure(MediaFile("image", path))
         assert decoder._running is not None
         parent = decoder._running[0].pid
         child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
         os.kill(child, 9)
-        assert decoder.measure(MediaFile("picture", path)) == before
+        assert decoder.measure(MediaFile("image", path)) == before
         os.kill(parent, 9)
-        assert decoder.measure(MediaFile("picture", path)) == before
+        assert decoder.measure(MediaFile("image", path)) == before
 
 
 def test_a_bomb_costs_a_row(tmp_path: Path) -> None:
     Image.new("L", (12_000, 12_000)).save(tmp_path / "bomb.png")
     with Decoder(measure_settings(recipe())) as decoder, pytest.raises(MediaError) as caught:
-        decoder.measure(MediaFile("picture", tmp_path / "bomb.png"))
+        decoder.measure(MediaFile("image", tmp_path / "bomb.png"))
     assert caught.value.reason == "too large"
 
 
@@ -92,18 +92,18 @@ def test_pipes_links_out_of_the_root_and_odd_rows_are_rejects(tmp_path: Path) ->
     rows = [{"id": name, "set": "pics", "image": f"{name}.jpg",
              "conversations": turns("<image>\nwhat?", "a thing.")}
             for name in ("p0", "link", "inside", "pipe")]
-    heard = [{"id": "mute", "conversations": turns("no sound", "at all.")},
+    heard = [{"id": "mute", "conversations": turns("no audio", "at all.")},
              {"id": "s0", "audio": ["s0.wav"], "conversations": turns("<audio>\nwrite.", "one")}]
     registry = write_registry(tmp_path, {"look": {"train": rows}, "talk": {"train": rows[:1]},
                                          "hear": {"train": heard}})
     report = check(registry, recipe(), progress=lambda line: None)
     assert [(reject.id, reject.reason) for _, _, reject in report.rejects] == [
         ("mute", "cannot be examined"), ("link", "path outside its root"),
-        ("pipe", "unreadable picture")]
+        ("pipe", "unreadable image")]
 
 
 def test_a_script_without_a_guard_can_prepare(tmp_path: Path) -> None:
-    write_sound(tmp_path / "s.wav", tone())
+    write_audio(tmp_path / "s.wav", tone())
     script = tmp_path / "script.py"
     script.write_text(f"""
 import sys
@@ -114,7 +114,7 @@ from vita_train.data.prepare.row_encoder import measure_settings
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.measure import MediaFile
 with Decoder(measure_settings(recipe())) as decoder:
-    print(decoder.measure(MediaFile("sound", Path({str(tmp_path / "s.wav")!r}))).samples)
+    print(decoder.measure(MediaFile("audio", Path({str(tmp_path / "s.wav")!r}))).samples)
 """)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "16000"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.data_world import film, picture, turns, write_registry
+from tests.helpers.data_world import image_file, turns, video_file, write_registry
 from tests.helpers.evaluation_world import small_model, small_recipe
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.index.sample import Sample
@@ -43,9 +43,9 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     at = tmp_path_factory.mktemp("frames")
-    film(at / "films" / "f.mp4", frames=9, fps=3)  # four frames of 64 x 48, two of them cut 3 x 2
-    picture(at / "pics" / "square.jpg", 64, 64)  # one tile
-    picture(at / "pics" / "wide.jpg", 128, 64)  # two and the whole
+    video_file(at / "films" / "f.mp4", frames=9, fps=3)  # four frames of 64 x 48, two of them cut 3 x 2
+    image_file(at / "pics" / "square.jpg", 64, 64)  # one tile
+    image_file(at / "pics" / "wide.jpg", 128, 64)  # two and the whole
     rows = [
         {"id": "film", "set": "films", "video": "f.mp4",
          "conversations": turns("<video>\nwhat happens?", "it is grey.", "and then?", "it is lighter.")},
@@ -85,7 +85,7 @@ def test_each_picture_of_a_turn_and_each_video_takes_its_own_number_of_positions
     assert (video.tiles, pictures.tiles, text.tiles, one.tiles) == (16, 7, 0, 3)
     assert video.tile_tokens() == [9, 4, 4, 4] * 4
     assert pictures.image_tiles == [3, 1, 3]
-    batch = collate_rows([[video, text], [pictures]], pad_id=0, row_tokens=512)
+    batch = collate_rows([[video, text], [pictures]], pad_id=0, seq_len=512)
     assert stretches(batch.input_ids[0]) == [84] == video.runs.tolist()
     assert stretches(batch.input_ids[1]) == [48, 16, 48] == pictures.runs.tolist()
     assert batch.tiles is not None
@@ -107,7 +107,7 @@ def test_sets_that_are_never_tiled(recipe: Recipe, registry: Path, tmp_path: Pat
 
 def test_positions_are_shared_and_restart_at_each_document(samples: list[Sample]) -> None:
     video, pictures, text, _ = samples
-    batch = collate_rows([[text, video, pictures]], pad_id=0, row_tokens=512)
+    batch = collate_rows([[text, video, pictures]], pad_id=0, seq_len=512)
     start = 0
     for sample in (text, video, pictures):
         places = batch.position_ids[0, start:start + sample.tokens]
@@ -116,13 +116,13 @@ def test_positions_are_shared_and_restart_at_each_document(samples: list[Sample]
         assert places[-1] == sample.tokens - 1 - shared
         assert set(places.diff().tolist()) <= {0, 1}
         start += sample.tokens
-    assert video.tokens - 1 - collate_rows([[video]], pad_id=0, row_tokens=512).position_ids.max() == 84 - 28
+    assert video.tokens - 1 - collate_rows([[video]], pad_id=0, seq_len=512).position_ids.max() == 84 - 28
 
 
 def test_which_frames_are_tiled_changes_pixels_and_nothing_else(samples: list[Sample], corpus: Corpus) -> None:
     video, other = samples[0], corpus.index("look", "train").sample(0)
     other.seed = 2
-    first, second = (collate_rows([[sample]], pad_id=0, row_tokens=512) for sample in (video, other))
+    first, second = (collate_rows([[sample]], pad_id=0, seq_len=512) for sample in (video, other))
     assert first.tiles is not None
     assert second.tiles is not None
     assert first.tiles.shape == second.tiles.shape
@@ -134,7 +134,7 @@ def test_which_frames_are_tiled_changes_pixels_and_nothing_else(samples: list[Sa
 def test_generation_reads_what_training_reads(samples: list[Sample], modules: nn.ModuleDict) -> None:
     omni = Omni(modules).eval()
     for sample in samples[:2]:
-        batch = collate_rows([[samples[2], sample]], pad_id=0, row_tokens=512)
+        batch = collate_rows([[samples[2], sample]], pad_id=0, seq_len=512)
         here = slice(samples[2].tokens, samples[2].tokens + sample.tokens)
         with torch.no_grad():
             trained = omni(batch)[0, here] @ omni.head_weight.T

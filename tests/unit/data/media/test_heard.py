@@ -1,4 +1,4 @@
-"""Sound as people hear it, and files of which nobody could."""
+"""Audio as people hear it, and files of which nobody could."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers.media_zoo import SOUNDS, VIDEOS, steady, tone, write_sound, write_video
+from tests.helpers.media_zoo import SOUNDS, VIDEOS, steady, tone, write_audio, write_video
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import load_wave
 from vita_train.data.media.measure import MeasureSettings, MediaFile, measure
@@ -43,7 +43,7 @@ def test_a_channel_that_alone_has_sound_is_taken_whole(tmp_path: Path, channels:
     path = written(tmp_path / "s.wav", samples)
     assert np.array_equal(load_wave(path, 16000), tone())
     if sounding:
-        assert refused(path, channel="first") == "silent sound"
+        assert refused(path, channel="first") == "silent audio"
 
 
 def test_channels_are_mixed_and_those_that_cancel_are_not(tmp_path: Path) -> None:
@@ -57,18 +57,18 @@ def test_channels_are_mixed_and_those_that_cancel_are_not(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in SOUNDS if suffix != "wma"])
 def test_silence_is_refused_in_every_format(tmp_path: Path, suffix: str) -> None:
-    assert refused(write_sound(tmp_path / f"s.{suffix}", 0 * tone())) == "silent sound"
+    assert refused(write_audio(tmp_path / f"s.{suffix}", 0 * tone())) == "silent audio"
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, -1.0])
 def test_a_constant_is_silence(tmp_path: Path, level: float) -> None:
     path = written(tmp_path / "s.wav", np.full((8000, 2), level, np.float32))
-    assert refused(path) == "silent sound"
+    assert refused(path) == "silent audio"
 
 
 @pytest.mark.parametrize(("scale", "reason"), [
-    (1e30, "sound outside [-1, 1]"), (100.3, "sound outside [-1, 1]"), (np.inf, "unreadable sound"),
-    (np.nan, "unreadable sound"), (3e38, "sound outside [-1, 1]"),
+    (1e30, "audio outside [-1, 1]"), (100.3, "audio outside [-1, 1]"), (np.inf, "unreadable audio"),
+    (np.nan, "unreadable audio"), (3e38, "audio outside [-1, 1]"),
 ])
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_floats_far_outside_are_refused(
@@ -90,7 +90,7 @@ def test_some_overshoot_is_left_and_clipping_is_refused(tmp_path: Path) -> None:
     loud = tone() / 0.3 * 1.5
     assert load_wave(written(tmp_path / "f.wav", loud), 16000).max() == pytest.approx(1.5, abs=0.01)
     clipped = np.clip(3 * loud, -1, 1)
-    assert refused(written(tmp_path / "c.wav", clipped, "PCM_16")) == "clipped sound"
+    assert refused(written(tmp_path / "c.wav", clipped, "PCM_16")) == "clipped audio"
     assert len(load_wave(written(tmp_path / "o.wav", tone() / 0.3 * 0.999, "PCM_16"), 16000))
 
 
@@ -103,11 +103,11 @@ MUTE = {"aac", "mpg"}
 def test_files_cut_short_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"f.{suffix}"
     if suffix in SOUNDS:
-        write_sound(path, np.tile(tone(), 4))
+        write_audio(path, np.tile(tone(), 4))
     else:
         noise = np.random.default_rng(0).integers(0, 255, (20, 32, 48, 3), np.uint8)
         write_video(path, steady(20), pictures=list(noise))
-    kind = "sound" if suffix in SOUNDS else "video"
+    kind = "audio" if suffix in SOUNDS else "video"
     measure(MediaFile(kind, path), SETTINGS)  # type: ignore[arg-type]
     content = path.read_bytes()
     path.write_bytes(content[:int(len(content) * share) | 1])
@@ -141,14 +141,14 @@ UNKNOWN = [0x7F000000, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF]
     ],
 )
 def test_lengths_that_say_unknown_are_no_promise(tmp_path: Path, suffix: str, length: int) -> None:
-    path = unknown_length(write_sound(tmp_path / f"s.{suffix}", tone()), length)
+    path = unknown_length(write_audio(tmp_path / f"s.{suffix}", tone()), length)
     assert len(load_wave(path, 16000)) == 16000
 
 
 def test_lengths_that_are_promised_are_held_to(tmp_path: Path) -> None:
-    path = unknown_length(write_sound(tmp_path / "s.wav", tone()), 100_000)
+    path = unknown_length(write_audio(tmp_path / "s.wav", tone()), 100_000)
     with pytest.raises(MediaError, match="holds 32000 of 100000 bytes"):
-        check_whole(path, "sound")
+        check_whole(path, "audio")
 
 
 def header(rate: int, samples: bytes) -> bytes:
@@ -160,16 +160,16 @@ def header(rate: int, samples: bytes) -> bytes:
 def test_what_a_header_claims_is_looked_at_before_decoding(tmp_path: Path) -> None:
     for rate in (0, 1, 2**31 - 1):
         (tmp_path / "s.wav").write_bytes(header(rate, np.ones(32000, "<i2").tobytes()))
-        assert refused(tmp_path / "s.wav", max_seconds=60) == "unreadable sound"
-    write_sound(tmp_path / "s.flac", tone())
+        assert refused(tmp_path / "s.wav", max_seconds=60) == "unreadable audio"
+    write_audio(tmp_path / "s.flac", tone())
     content = bytearray((tmp_path / "s.flac").read_bytes())
     content[21] |= 15
     content[22:26] = b"\xff" * 4  # 2^36 - 1 samples
     (tmp_path / "s.flac").write_bytes(content)
-    assert refused(tmp_path / "s.flac", max_seconds=60) == "sound too long"
+    assert refused(tmp_path / "s.flac", max_seconds=60) == "audio too long"
     for suffix in ("m4a", "ogg", "wav", "mka"):
-        path = write_sound(tmp_path / f"long.{suffix}", np.tile(tone(), 5))
-        assert refused(path, max_seconds=2) == "sound too long"
+        path = write_audio(tmp_path / f"long.{suffix}", np.tile(tone(), 5))
+        assert refused(path, max_seconds=2) == "audio too long"
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "m4a"])
@@ -188,12 +188,12 @@ def test_titles_need_not_be_utf8(tmp_path: Path, suffix: str) -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     path.write_bytes(path.read_bytes().replace(b"cafXYZ", b"caf\xe9\xff\xfe"))
-    assert measure(MediaFile("sound" if suffix == "m4a" else "video", path), SETTINGS)
+    assert measure(MediaFile("audio" if suffix == "m4a" else "video", path), SETTINGS)
 
 
 def test_names_are_found_in_either_normal_form(tmp_path: Path) -> None:
     for stored, asked in (("NFC", "NFD"), ("NFD", "NFC")):
         folder = tmp_path / stored
         (folder / unicodedata.normalize(stored, "é")).mkdir(parents=True)
-        write_sound(folder / unicodedata.normalize(stored, "é/ü.wav"), tone())
+        write_audio(folder / unicodedata.normalize(stored, "é/ü.wav"), tone())
         assert len(load_wave(folder / unicodedata.normalize(asked, "é/ü.wav"), 16000)) == 16000

@@ -1,4 +1,4 @@
-"""Pictures, videos and sound: counts from the reference tables, features against Kaldi, faults with reasons."""
+"""Images, videos and audio: counts from the reference tables, features against Kaldi, faults with reasons."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 import soundfile
 from PIL import Image
 
-from tests.helpers.data_world import film, picture, sound
+from tests.helpers.data_world import audio_file, image_file, video_file
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, frames_of, load_wave
 from vita_train.data.media.image import choose_grid, count_tiles, cut_tiles, grids, normalise, open_image, to_square
-from vita_train.data.media.video import frame_places, load_frames, probe_video
+from vita_train.data.media.video import frame_indices, load_frames, probe_video
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import AudioSpec, DataSpec, ImageSpec, VideoSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
 
-# Width, height, columns, rows, tiles, language positions at 448 pixels and 1 to 12 tiles.
+# Width, height, columns, rows, tiles, tokens at 448 pixels and 1 to 12 tiles.
 TILING = [
     (448, 448, 1, 1, 1, 256), (224, 224, 1, 1, 1, 256), (336, 672, 1, 2, 3, 768), (900, 450, 2, 1, 3, 768),
     (1500, 500, 3, 1, 4, 1024), (640, 427, 3, 2, 7, 1792), (500, 333, 3, 2, 7, 1792), (1280, 720, 4, 2, 9, 2304),
@@ -80,18 +80,18 @@ def test_transparent_pictures_stand_on_white(tmp_path: Path) -> None:
 
 def test_frames_follow_rate_and_bounds() -> None:
     spec = VideoSpec()
-    assert frame_places(200, 25, spec) == list(range(0, 200, 25))
-    long = frame_places(25 * 60, 25, spec)
+    assert frame_indices(200, 25, spec) == list(range(0, 200, 25))
+    long = frame_indices(25 * 60, 25, spec)
     assert len(long) == 16
     assert (long[0], long[-1]) == (0, 59 * 25)
-    assert frame_places(30, 25, spec) == [0, 9, 19, 29]
-    assert frame_places(2, 25, spec) == [0, 0, 0, 1]
-    assert frame_places(1, 25, spec) == [0] * 4
-    assert frame_places(8, 0.2, spec) == list(range(8))  # the native rate is under half the target
+    assert frame_indices(30, 25, spec) == [0, 9, 19, 29]
+    assert frame_indices(2, 25, spec) == [0, 0, 0, 1]
+    assert frame_indices(1, 25, spec) == [0] * 4
+    assert frame_indices(8, 0.2, spec) == list(range(8))  # the native rate is under half the target
 
 
 def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
-    path = film(tmp_path / "f.mp4", frames=9, fps=3)
+    path = video_file(tmp_path / "f.mp4", frames=9, fps=3)
     assert probe_video(path) == (9, 3.0, 64, 48, ())
     frames = load_frames(path, [0, 3, 3, 8], DataSpec(), 32)
     assert np.abs(frames.mean((1, 2, 3)) - [10, 70, 70, 170]).max() < 6
@@ -140,7 +140,7 @@ def test_the_first_channel_is_resampled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["mp3", "ogg"])
 def test_compressed_sound_is_read(tmp_path: Path, suffix: str) -> None:
-    sound(tmp_path / f"s.{suffix}", 1.0)
+    audio_file(tmp_path / f"s.{suffix}", 1.0)
     assert len(load_wave(tmp_path / f"s.{suffix}", 16000)) == pytest.approx(16000, abs=3000)
 
 
@@ -183,15 +183,15 @@ def nothing(path: Path) -> Path:
 
 
 FAULTS: list[tuple[str, Callable[[Path], Path], str]] = [
-    ("a.jpg", nothing, "missing file"), ("a.jpg", empty_file, "empty file"), ("a.jpg", text_file, "unreadable picture"),
-    ("a.jpg", lambda path: cut(picture(path, 200, 200), 0.5), "truncated picture"),
-    ("a.png", lambda path: cut(picture(path, 200, 200), 0.5), "truncated picture"),
-    ("a.wav", nothing, "missing file"), ("a.wav", empty_file, "empty file"), ("a.wav", text_file, "unreadable sound"),
-    ("a.wav", lambda path: cut(sound(path), 0.5), "truncated sound"), ("a.wav", silent_file, "empty sound"),
-    ("a.wav", lambda path: cut(sound(path), 0.001), "truncated sound"),
+    ("a.jpg", nothing, "missing file"), ("a.jpg", empty_file, "empty file"), ("a.jpg", text_file, "unreadable image"),
+    ("a.jpg", lambda path: cut(image_file(path, 200, 200), 0.5), "truncated image"),
+    ("a.png", lambda path: cut(image_file(path, 200, 200), 0.5), "truncated image"),
+    ("a.wav", nothing, "missing file"), ("a.wav", empty_file, "empty file"), ("a.wav", text_file, "unreadable audio"),
+    ("a.wav", lambda path: cut(audio_file(path), 0.5), "truncated audio"), ("a.wav", silent_file, "empty audio"),
+    ("a.wav", lambda path: cut(audio_file(path), 0.001), "truncated audio"),
     ("a.mp4", nothing, "missing file"), ("a.mp4", empty_file, "empty file"), ("a.mp4", text_file, "unreadable video"),
-    ("a.mp4", lambda path: cut(film(path), 0.5), "truncated video"),
-    ("a.mp4", lambda path: sound(path.with_suffix(".wav")).rename(path), "unreadable video"),
+    ("a.mp4", lambda path: cut(video_file(path), 0.5), "truncated video"),
+    ("a.mp4", lambda path: audio_file(path.with_suffix(".wav")).rename(path), "unreadable video"),
 ]
 
 
@@ -207,8 +207,8 @@ def test_faulty_files_are_refused_with_a_reason(tmp_path: Path, name: str, make:
     assert name in caught.value.detail
 
 
-@pytest.mark.parametrize(("samples", "reason"), [(1000, "sound too short"), (1279, "sound too short"),
-                                                 (16000 * 61, "sound too long")])
+@pytest.mark.parametrize(("samples", "reason"), [(1000, "audio too short"), (1279, "audio too short"),
+                                                 (16000 * 61, "audio too long")])
 def test_clips_outside_the_limits_are_refused(samples: int, reason: str) -> None:
     spec = AudioSpec(min_seconds=0.01)
     with pytest.raises(MediaError) as caught:

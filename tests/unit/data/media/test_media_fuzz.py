@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.data_world import recipe, turns
 from tests.helpers.media_zoo import mutated, zoo
 from vita_train.data.media.apart import Decoder
-from vita_train.data.prepare.parallel import Sweep
+from vita_train.data.prepare.parallel import ParallelEncoder
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.prepare.tokenizer import train_tokenizer
 from vita_train.data.sources.reading import Reject
@@ -47,8 +47,8 @@ class Watched(Decoder):
 
 
 def record(kind: str, number: int, name: str) -> dict[str, object]:
-    key = {"picture": "image", "video": "video", "sound": "audio"}[kind]
-    media = {"audio": [name]} if kind == "sound" else {key: name, "set": "pics"}
+    key = kind
+    media = {"audio": [name]} if kind == "audio" else {key: name, "set": "pics"}
     return {
         "id": f"{number}-{name}",
         "conversations": turns(f"<{key}>\nwhat is it?", "a test."),
@@ -72,9 +72,9 @@ def fuzz(at: Path, files: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> Co
     monkeypatch.setattr("vita_train.data.prepare.parallel.Decoder", Watched)
     train_tokenizer(["what is it? a test.\n", "user\n", "assistant\n"] * 20, 400, at / "tokenizer")
     outcomes: Counter[str] = Counter()
-    with Sweep(recipe(), at / "tokenizer") as sweep:
+    with ParallelEncoder(recipe(), at / "tokenizer") as encoder:
         for row, result in zip(
-            rows, sweep.file("look", at / "rows.jsonl", {"pics": at, "audio": at}), strict=True
+            rows, encoder.file("look", at / "rows.jsonl", {"pics": at, "audio": at}), strict=True
         ):
             assert result.id == row["id"]
             if isinstance(result, Reject):

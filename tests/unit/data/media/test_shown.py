@@ -1,4 +1,4 @@
-"""Pictures and videos as people see them."""
+"""Images and videos as people see them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.helpers.media_zoo import corners, steady, tone, write_video
 from vita_train.data.media import MediaError
 from vita_train.data.media.image import open_image, to_square
 from vita_train.data.media.shown import eight_bits
-from vita_train.data.media.video import film_places, load_frames, probe_video
+from vita_train.data.media.video import load_frames, probe_video, video_frame_indices
 from vita_train.recipe.data import DataSpec, VideoSpec
 
-#: What a viewer has to do for each Exif orientation, undone: how the file stores the picture.
+#: What a viewer has to do for each Exif orientation, undone: how the file stores the image.
 STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
           6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -108,7 +108,7 @@ def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
     assert shown is not None
     shown.save(tmp_path / "lab.tif")
     assert at_corners(open_image(tmp_path / "lab.tif")) == RIGHT
-    # A profile whose red and blue are exchanged: the picture that is shown has them exchanged.
+    # A profile whose red and blue are exchanged: the image that is shown has them exchanged.
     swapped = bytearray(srgb.tobytes())
     places = {bytes(swapped[at:at + 4]): at for at in range(132, 132 + 12 * swapped[131], 12)}
     red, blue = places[b"rXYZ"], places[b"bXYZ"]
@@ -150,7 +150,7 @@ def test_formats_that_start_programs_are_no_pictures(tmp_path: Path,
     (tmp_path / "v.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     with pytest.raises(MediaError) as caught:
         open_image(tmp_path / "v.jpg")
-    assert caught.value.reason == "unreadable picture"
+    assert caught.value.reason == "unreadable image"
     assert not (tmp_path / "called").exists()
 
 
@@ -201,10 +201,10 @@ def test_frames_are_taken_by_time_where_the_rate_is_not_constant(tmp_path: Path,
                                                                  first: Fraction) -> None:
     path = screen(tmp_path / f"v.{suffix}", first)
     film = probe_video(path)
-    assert film_places(film, VideoSpec(max_frames=4)) == [0, 10, 11, 12]
-    assert film_places(film, VideoSpec(fps=2, max_frames=16)) == [0, 10, 10, 11, 11, 12, 12]
-    assert film_places(film, VideoSpec(fps=2, max_frames=4)) == [0, 10, 11, 12]
-    assert film_places(film, VideoSpec(min_frames=8)) == [0, 10, 10, 11, 11, 12, 12, 13]
+    assert video_frame_indices(film, VideoSpec(max_frames=4)) == [0, 10, 11, 12]
+    assert video_frame_indices(film, VideoSpec(fps=2, max_frames=16)) == [0, 10, 10, 11, 11, 12, 12]
+    assert video_frame_indices(film, VideoSpec(fps=2, max_frames=4)) == [0, 10, 11, 12]
+    assert video_frame_indices(film, VideoSpec(min_frames=8)) == [0, 10, 10, 11, 11, 12, 12, 13]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])
@@ -214,7 +214,7 @@ def test_constant_rates_are_sampled_as_ever(tmp_path: Path, suffix: str) -> None
     film = probe_video(path)
     assert film.times == ()
     assert film.rate == pytest.approx(25, rel=0.02)
-    assert film_places(film, VideoSpec(min_frames=1)) == [0, 25, 50]
+    assert video_frame_indices(film, VideoSpec(min_frames=1)) == [0, 25, 50]
 
 
 def test_cover_pictures_are_no_video(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many tiles and language positions pictures and videos take, and where those stand: by tables and by rule."""
+"""How many tiles and tokens images and videos take, and where those stand: by tables and by rule."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.data_world import film
-from vita_train.data.media.video import Film, count_film_tiles, frame_places, load_frames
+from tests.helpers.data_world import video_file
+from vita_train.data.media.video import VideoInfo, count_video_tiles, frame_indices, load_frames
 from vita_train.data.prepare.positions import positions_of
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
@@ -32,7 +32,7 @@ NATIVE = 25
 ])
 def test_frames_by_duration(variant: str, seconds: float, frames: int) -> None:
     total = round(seconds * NATIVE)
-    places = frame_places(total, NATIVE, VideoSpec.model_validate({"variant": variant}))
+    places = frame_indices(total, NATIVE, VideoSpec.model_validate({"variant": variant}))
     assert len(places) == frames
     assert places == sorted(places)
     assert places[0] == 0
@@ -48,12 +48,12 @@ def test_frames_by_duration(variant: str, seconds: float, frames: int) -> None:
 
 @pytest.mark.parametrize("native", [0.2, 0.49, 1.0, 1.4])
 def test_the_stride_is_never_zero(native: float) -> None:
-    assert frame_places(8, native, VideoSpec(variant="code")) == list(range(8))
+    assert frame_indices(8, native, VideoSpec(variant="code")) == list(range(8))
 
 
 def test_one_frame_is_taken_as_often_as_must_be() -> None:
-    assert frame_places(1, NATIVE, VideoSpec()) == [0] * 4
-    assert frame_places(1, NATIVE, VideoSpec(min_frames=1)) == [0]
+    assert frame_indices(1, NATIVE, VideoSpec()) == [0] * 4
+    assert frame_indices(1, NATIVE, VideoSpec(min_frames=1)) == [0]
 
 
 def test_a_rate_is_stated_once() -> None:
@@ -77,7 +77,7 @@ def test_the_budget_of_tiled_frames(frames: int, tiles: int, tiled: int, total: 
 
 
 def test_tiled_frames_are_drawn_by_the_seed(tmp_path: Path) -> None:
-    path, places = film(tmp_path / "f.mp4", frames=9, fps=3), [0, 3, 3, 8]
+    path, places = video_file(tmp_path / "f.mp4", frames=9, fps=3), [0, 3, 3, 8]
     data = DataSpec(image=ImageSpec(max_tiles=6), video=VideoSpec(tile_frames=True))
 
     def tiles_by_frame(seed: int) -> list[tuple[int, int]]:
@@ -85,7 +85,7 @@ def test_tiled_frames_are_drawn_by_the_seed(tmp_path: Path) -> None:
         return [(int(level), len(list(same))) for level, same in groupby(levels)]
 
     # 64 x 48 pixels are cut 3 x 2; of four frames two have room to become seven tiles, sixteen in all.
-    assert count_film_tiles(Film(9, 3.0, 64, 48), 4, data, 32) == 16
+    assert count_video_tiles(VideoInfo(9, 3.0, 64, 48), 4, data, 32) == 16
     drawn = {seed: tiles_by_frame(seed) for seed in range(30)}
     assert drawn[5] == tiles_by_frame(5)
     for found in drawn.values():
@@ -93,12 +93,12 @@ def test_tiled_frames_are_drawn_by_the_seed(tmp_path: Path) -> None:
         assert sum(count for _, count in found) == 16
     assert {tuple(count for _, count in found) for found in drawn.values()} == {
         (7, 8, 1), (7, 2, 7), (1, 14, 1), (1, 8, 7)}
-    assert len(load_frames(path, places, data, 32, tiled=False)) == 4 == count_film_tiles(
-        Film(9, 3.0, 64, 48), 4, data, 32, tiled=False)
+    assert len(load_frames(path, places, data, 32, tiled=False)) == 4 == count_video_tiles(
+        VideoInfo(9, 3.0, 64, 48), 4, data, 32, tiled=False)
 
 
 def test_a_tiled_frame_is_cut_as_a_picture(tmp_path: Path) -> None:
-    path = film(tmp_path / "f.mp4", frames=9, fps=3)
+    path = video_file(tmp_path / "f.mp4", frames=9, fps=3)
     data = DataSpec(image=ImageSpec(max_tiles=6), video=VideoSpec(tile_frames=True))
     whole = load_frames(path, [2], DataSpec(), 32)
     tiles = load_frames(path, [2], data, 32)

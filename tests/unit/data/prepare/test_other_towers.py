@@ -21,9 +21,9 @@ SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size"
 
 
 def batch_of(corpus: Corpus) -> Batch:
-    """The first picture and the film, each in a row."""
+    """The first image and the video, each in a row."""
     index = corpus.index("look", "train")
-    return collate_rows([[index.sample(0)], [index.sample(len(index) - 1)]], pad_id=0, row_tokens=128)
+    return collate_rows([[index.sample(0)], [index.sample(len(index) - 1)]], pad_id=0, seq_len=128)
 
 
 @pytest.mark.parametrize(("vision", "projector", "side", "positions", "white"), [

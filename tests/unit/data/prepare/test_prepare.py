@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.data_world import recipe, small_world, sound, turns, write_registry
+from tests.helpers.data_world import audio_file, recipe, small_world, turns, write_registry
 from vita_train.data.check.run import check
 from vita_train.data.index.corpus import Corpus
-from vita_train.data.prepare.ledger import Ledger
+from vita_train.data.prepare.ledger import PrepareLedger
 from vita_train.data.prepare.run import prepare
 from vita_train.errors import DataError, RecipeError
 
@@ -31,7 +31,7 @@ def features(share: float = 0.0) -> dict[str, Any]:
 
 
 def test_the_ledger_balances_and_names_every_split(corpus: Corpus) -> None:
-    ledger = Ledger.load(corpus.path / "ledger.json")
+    ledger = PrepareLedger.load(corpus.path / "ledger.json")
     assert (ledger.records, ledger.used, ledger.rejected) == (42, 42, 0)
     for split in ledger.splits:
         index = corpus.index(split.dataset, split.split)
@@ -53,7 +53,7 @@ def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
     content = (tmp_path / "pics" / "p1.jpg").read_bytes()
     (tmp_path / "pics" / "p1.jpg").write_bytes(content[:len(content) * 3 // 4])
     (tmp_path / "sounds" / "s2.wav").unlink()
-    sound(tmp_path / "sounds" / "s3.wav", 0.01)
+    audio_file(tmp_path / "sounds" / "s3.wav", 0.01)
     rows = json.loads((tmp_path / "talk-train.json").read_text())
     rows[0]["surprise"] = 1
     rows[1]["conversations"] = turns("a", "word " * 400)
@@ -63,8 +63,8 @@ def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     found = {(line["dataset"], line["split"], line["row"], line["id"], line["reason"]) for line in lines}
     assert found == {
-        ("hear", "train", 2, "hear-2", "missing file"), ("hear", "train", 3, "hear-3", "sound too short"),
-        ("look", "dev", 1, "look-1", "truncated picture"), ("look", "train", 1, "look-1", "truncated picture"),
+        ("hear", "train", 2, "hear-2", "missing file"), ("hear", "train", 3, "hear-3", "audio too short"),
+        ("look", "dev", 1, "look-1", "truncated image"), ("look", "train", 1, "look-1", "truncated image"),
         ("talk", "train", 0, "talk-0", "unknown key"), ("talk", "train", 1, "talk-1", "too long"),
     }
     assert ledger.records == ledger.used + ledger.rejected == 4 + 4 + 5 + 2 + 3
@@ -79,7 +79,7 @@ def test_a_transcript_that_ctc_cannot_align_is_rejected(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     rows = json.loads((tmp_path / "hear-train.json").read_text())
     for row, said in ((2, "a" * 8), (3, "ab" * 5 + "a")):  # equal neighbours need a blank between them
-        sound(tmp_path / "sounds" / f"s{row}.wav", 0.5)  # 11 frames
+        audio_file(tmp_path / "sounds" / f"s{row}.wav", 0.5)  # 11 frames
         rows[row]["conversations"] = turns("<audio>\nwrite it down.", said)
     (tmp_path / "hear-train.json").write_text(json.dumps(rows))
     out = tmp_path / "corpus"
@@ -151,16 +151,16 @@ def test_media_that_were_mended_are_read_again_when_forced(tmp_path: Path) -> No
 
 def test_tokenizer_and_units_come_from_training_text_alone(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
-    before = recipe(model={**recipe().model.model_dump(), "ctc_head": {"units": "word"}})
+    before = recipe(model={**recipe().model.model_dump(), "ctc_head": {"vocab": "word"}})
     prepare(before, registry, tmp_path / "one", progress=QUIET.append)
     rows = json.loads((tmp_path / "hear-test.json").read_text())
     for row in rows:
         row["conversations"][1]["value"] = "zebra " * 5
     (tmp_path / "hear-test.json").write_text(json.dumps(rows))
     prepare(before, registry, tmp_path / "two", progress=QUIET.append)
-    for name in ("tokenizer/tokenizer.json", "units.json"):
+    for name in ("tokenizer/tokenizer.json", "ctc_vocab.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    units = Corpus.open(tmp_path / "two").units
+    units = Corpus.open(tmp_path / "two").ctc_vocab
     assert units.names == ("<blank>", "<unk>", "blue", "green", "one", "red", "the", "yellow")
     assert units.encode("The RED, zebra!") == [6, 5, 1]
     assert units.decode([0, 6, 0, 5, 1]) == "the red <unk>"
@@ -171,9 +171,9 @@ def test_limits_come_from_the_stages_that_pack_the_dataset(tmp_path: Path) -> No
                                          "long": {"train": [{"conversations": turns("a", "b " * 60)}]}})
     stages = {
         "1.2": {"objective": "next_token", "data": {"long": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1,
-                "batch": {"row_tokens": 256}},
+                "batch": {"seq_len": 256}},
         "1.3": {"objective": "next_token", "data": {"short": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1,
-                "batch": {"row_tokens": 48}},
+                "batch": {"seq_len": 48}},
     }
     with pytest.raises(DataError, match=r"short/train: 1 of 1 records rejected.*stages\.1\.3\.batch allows 48"):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
@@ -204,7 +204,7 @@ def test_registries_that_are_none(tmp_path: Path, content: str | None) -> None:
 
 def test_checking_agrees_with_preparing_and_writes_nothing(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
-    (tmp_path / "films" / "f.mp4").write_bytes(b"no film")
+    (tmp_path / "films" / "f.mp4").write_bytes(b"no video")
     before = sorted(tmp_path.rglob("*"))
     report = check(registry, recipe(data=features(0.5)), progress=QUIET.append)
     assert report.ok
@@ -222,12 +222,12 @@ def test_rows_keep_their_digest_when_only_the_budget_of_a_stage_changes(tmp_path
     made = recipe(data=features())
     stage = made.stages["1.3"]
     longer = made.model_copy(update={"stages": {**made.stages, "1.3": stage.model_copy(
-        update={"batch": stage.batch.model_copy(update={"row_tokens": 256})})}})
+        update={"batch": stage.batch.model_copy(update={"seq_len": 256})})}})
     first, second = (prepare(each, registry, tmp_path / name, progress=QUIET.append)
                      for each, name in ((made, "one"), (longer, "two")))
     assert first.digest != second.digest
     assert first.splits == second.splits
-    sound(tmp_path / "sounds" / "s3.wav", 0.95, seed=99)  # as long as before, another sound
+    audio_file(tmp_path / "sounds" / "s3.wav", 0.95, seed=99)  # as long as before, another audio
     third = prepare(longer, registry, tmp_path / "three", progress=QUIET.append)
     changed = {split.dataset for split, before in zip(third.splits, second.splits, strict=True)
                if split.digest != before.digest}

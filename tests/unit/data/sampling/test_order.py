@@ -30,7 +30,7 @@ BUDGETS = Budgets(256, 8, 2000)
 
 
 def mixed_lengths(number: int, seed: int = 0) -> np.ndarray:
-    """Lengths like those of the synthetic world: text, pictures of 16 positions, speech of 8 frames a position."""
+    """Lengths like those of the synthetic world: text, images of 16 positions, speech of 8 frames a position."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(25, 75, number)
     kind = generator.integers(0, 3, number)
@@ -48,7 +48,7 @@ def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
         for place, (tokens, tiles, frames) in enumerate(lengths.tolist()):
             writer.add(Example(
                 row=place, id=f"{name}-{place}", ids=[1], spans=[0, 1], runs=[], tokens=tokens, tiles=tiles,
-                frames=frames, supervised=1, images=[], image_tiles=[], videos=[], video_places=[], audios=[],
+                frames=frames, supervised=1, images=[], image_tiles=[], videos=[], video_frame_indices=[], audios=[],
                 audio_frames=[], seconds=0.0, turns=["a", "b"], inserted=-1))
     return Index(path / name)
 
@@ -170,27 +170,27 @@ def test_state_carries_the_place_without_packing_what_came_before(indexes: dict[
     assert stranger.rows(3) == packed(indexes, seed=5).rows(3)
 
 
-def lessons_first(indexes: dict[str, Index]) -> CurriculumOrder:
-    lessons = [(3, PackedOrder(indexes, {"small": 1.0}, 8, BUDGETS, 1, window=200)),
+def curriculum_first(indexes: dict[str, Index]) -> CurriculumOrder:
+    phases = [(3, PackedOrder(indexes, {"small": 1.0}, 8, BUDGETS, 1, window=200)),
                (40, PackedOrder(indexes, {"mid": 1.0}, 8, BUDGETS, 2, window=200))]
-    return CurriculumOrder(lessons, packed(indexes))
+    return CurriculumOrder(phases, packed(indexes))
 
 
-def test_lessons_come_first_and_then_the_order_begins_at_its_start(indexes: dict[str, Index]) -> None:
-    order = lessons_first(indexes)
+def test_the_curriculum_comes_first_and_then_the_order_begins_at_its_start(indexes: dict[str, Index]) -> None:
+    order = curriculum_first(indexes)
     of_step = [{ref.dataset for row in order.rows(step) for ref in row} for step in range(43)]
     assert of_step == [{"small"}] * 3 + [{"mid"}] * 40
     assert [order.rows(43 + step) for step in range(5)] == [packed(indexes).rows(step) for step in range(5)]
     assert order.ids(50) == packed(indexes).ids(7)
     names = [sample.id for sample in order.load(order.rows(20)[0])]
-    assert names == [f"mid/train/{ref.place}" for ref in order.rows(20)[0]]
+    assert names == [f"mid/train/{ref.row}" for ref in order.rows(20)[0]]
 
 
 @pytest.mark.parametrize("step", [2, 40, 200])
-def test_lessons_are_taken_up_where_they_were(indexes: dict[str, Index], step: int) -> None:
-    resumed = lessons_first(indexes)
-    resumed.seek(lessons_first(indexes).state(step))
-    assert [resumed.rows(step + more) for more in range(4)] == [lessons_first(indexes).rows(step + more)
+def test_the_curriculum_resumes_where_it_was(indexes: dict[str, Index], step: int) -> None:
+    resumed = curriculum_first(indexes)
+    resumed.seek(curriculum_first(indexes).state(step))
+    assert [resumed.rows(step + more) for more in range(4)] == [curriculum_first(indexes).rows(step + more)
                                                                 for more in range(4)]
     assert pickle.loads(pickle.dumps(resumed)).ids(step) == resumed.ids(step)
     assert resumed.digest not in (packed(indexes).digest, CurriculumOrder([], packed(indexes)).digest)
@@ -201,14 +201,14 @@ def test_every_batch_is_full_and_epochs_follow_without_loss(indexes: dict[str, I
     steps = 4 * order.steps_per_epoch
     batches = [order.rows(step) for step in range(steps)]
     assert all(len(batch) == 8 for batch in batches)
-    seen = Counter((ref.dataset, ref.place) for batch in batches for row in batch for ref in row)
+    seen = Counter((ref.dataset, ref.row) for batch in batches for row in batch for ref in row)
     once = [seen[("big", place)] for place in range(700)]
     assert min(once) >= 3
     assert max(once) <= 5
     epoch = batches[:order.steps_per_epoch]
-    first = Counter((ref.dataset, ref.place) for batch in epoch for row in batch for ref in row)
+    first = Counter((ref.dataset, ref.row) for batch in epoch for row in batch for ref in row)
     assert all(first[("big", place)] >= 1 for place in range(700))
-    assert order.ids(3) == [f"{ref.dataset}/train/{ref.place}" for row in batches[3] for ref in row]
+    assert order.ids(3) == [f"{ref.dataset}/train/{ref.row}" for row in batches[3] for ref in row]
 
 
 def test_an_order_can_be_sent_to_a_worker(indexes: dict[str, Index]) -> None:
@@ -238,14 +238,14 @@ def test_single_samples(indexes: dict[str, Index], bucket: str) -> None:
     assert one.steps_per_epoch == -(-per_epoch // 8)
     refs = [ref for step in range(4 * one.steps_per_epoch) for ref in one.rows(step)]
     assert len(set(refs)) == len(refs)
-    seen = Counter((ref.dataset, ref.place) for ref in refs)
+    seen = Counter((ref.dataset, ref.row) for ref in refs)
     assert min(seen[("big", place)] for place in range(700)) >= 3
 
 
 def test_buckets_put_like_lengths_together(indexes: dict[str, Index]) -> None:
     def spread(bucket: str) -> float:
         order = SampleOrder(indexes, WEIGHTS, 8, 0, bucket=bucket)  # type: ignore[arg-type]
-        return float(np.mean([np.std([indexes[ref.dataset].frames[ref.place] for ref in order.rows(step)])
+        return float(np.mean([np.std([indexes[ref.dataset].frames[ref.row] for ref in order.rows(step)])
                               for step in range(100)]))
 
     assert spread("frames") < 0.2 * spread("none")
@@ -253,7 +253,7 @@ def test_buckets_put_like_lengths_together(indexes: dict[str, Index]) -> None:
 
 def test_orders_of_a_stage(corpus: Corpus) -> None:
     spec = StageSpec(objective="next_token", data={"look": 1.0, "talk": 0.5}, trainable={"llm": 1e-3}, steps=1,
-                     batch=BatchSpec(rows=2, row_tokens=128))
+                     batch=BatchSpec(global_batch_size=2, seq_len=128))
     train = packed_order(corpus, spec, seed=0)
     assert train is not None
     assert {ref.dataset for step in range(8) for row in train.rows(step) for ref in row} == {"look", "talk"}

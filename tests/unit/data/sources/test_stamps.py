@@ -25,7 +25,7 @@ REAL = os.environ.get("VITA_STAMPS_DEB", "")
 
 
 def add_stamp(root: Path, name: str, captions: str, *languages: str) -> None:
-    """A picture with transparent corners, its captions and its recordings (44.1 kHz stereo Vorbis)."""
+    """An image with transparent corners, its captions and its recordings (44.1 kHz stereo Vorbis)."""
     path = root / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     level = sum(name.encode()) % 200

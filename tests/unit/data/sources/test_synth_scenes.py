@@ -1,4 +1,4 @@
-"""Questions have the answers that the caption gives, and pictures show what the caption says."""
+"""Questions have the answers that the caption gives, and images show what the caption says."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vita_train.data.sources.synth.films import draw_film, film_questions
+from vita_train.data.sources.synth.images import Look, encode_jpeg, paint_scene
 from vita_train.data.sources.synth.pairs import pair_questions
-from vita_train.data.sources.synth.pictures import Look, encode_jpeg, paint_scene
 from vita_train.data.sources.synth.questions import all_questions, ask, plural
 from vita_train.data.sources.synth.scenes import (
     ALL_PAIRS,
@@ -26,6 +25,7 @@ from vita_train.data.sources.synth.scenes import (
     draw_scene,
     held_out_pairs,
 )
+from vita_train.data.sources.synth.videos import draw_video, video_questions
 
 
 def parse(caption: str) -> list[dict[str, str]]:
@@ -103,9 +103,9 @@ def test_pair_and_film_answers() -> None:
             else:
                 thing = one if "first" in question.text else two
                 assert question.answer[:-1] in (thing["colour"], thing["shape"])
-        film = draw_film(rng, ALL_PAIRS)
+        film = draw_video(rng, ALL_PAIRS)
         frames = [parse(line)[0] for line in film.text.splitlines()]
-        asked = {question.text: question.answer for question in film_questions(film, rng)}
+        asked = {question.text: question.answer for question in video_questions(film, rng)}
         shape = frames[0]["shape"]
         assert asked[f"does the {shape} move?"] == ("yes." if len({frame["place"] for frame in frames}) > 1 else "no.")
         changed = frames[0]["colour"] != frames[3]["colour"]

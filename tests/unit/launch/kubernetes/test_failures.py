@@ -36,7 +36,7 @@ def _told(name: str, **status: Any) -> dict[str, Any]:
 
 DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "by high"}]
 CASES = [
-    (_ended("p", 2, _words(2, "no pictures in vqa", where="recipe.yaml:7", remedy="name another")), Reason.USER_ERROR),
+    (_ended("p", 2, _words(2, "no images in vqa", where="recipe.yaml:7", remedy="name another")), Reason.USER_ERROR),
     (_ended("p", 137, reason="OOMKilled"), Reason.OOM),
     (_ended("p", 1, _words(1, "the job failed", tail="torch.OutOfMemoryError: CUDA out of memory.")), Reason.OOM),
     (_ended("p", 137), Reason.INFRA),
@@ -76,7 +76,7 @@ def test_pods_that_were_stopped_because_one_was_killed_do_not_pass_for_preempted
 
 def test_the_cause_is_told_and_not_its_consequences_with_every_ranks_last_lines() -> None:
     pods = [_ended("master-0", 138, _words(138, "a peer was lost", tail="gloo: connection closed")),
-            _ended("worker-0", 2, _words(2, "no pictures", where="x.yaml:7", remedy="name another", tail="refused")),
+            _ended("worker-0", 2, _words(2, "no images", where="x.yaml:7", remedy="name another", tail="refused")),
             _ended("worker-1", 143, _words(143, "stopped"))]
     for order in (pods, pods[::-1]):
         failure = explain(FAILED, order)

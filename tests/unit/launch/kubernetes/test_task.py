@@ -12,7 +12,7 @@ from vita_train.errors import RecipeError, UserError
 from vita_train.launch.kubernetes.task import task_settings
 from vita_train.launch.stage import launch_stage
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.platform import POD, Platform, laid_over
+from vita_train.recipe.platform import POD, Platform, merge_pod_settings
 from vita_train.recipe.pod import PodSettings, SecretKey
 from vita_train.runs.run import Run
 
@@ -50,7 +50,7 @@ def test_settings_of_a_task_are_laid_over_the_platforms() -> None:
         affinity={"nodeAffinity": {}})
     assert settings is not None
     platform = Platform(pod=PodSettings(env={"NCCL_DEBUG": "WARN", "A": "b"}, node_selector={"zone": "x"}, shm="64Gi"))
-    pod = laid_over(platform.pod, [settings])
+    pod = merge_pod_settings(platform.pod, [settings])
     assert (pod.cpu, pod.memory, pod.shm) == ("32", "200Gi", "64Gi")
     assert (pod.gpu_resource, pod.devices) == ("nvidia.com/gpu", {"rdma/hca": 4})
     assert pod.env == {"NCCL_DEBUG": "INFO", "A": "b"}

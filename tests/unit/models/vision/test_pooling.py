@@ -15,7 +15,7 @@ from vita_train.recipe.visual import video_tokens
 @pytest.mark.parametrize("grid", [16, 4, 27])
 def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> None:
     counts = video_tokens(9, grid**2, VideoSpec(slowfast=True))
-    counts.insert(3, grid**2)  # a picture's tile among them keeps all
+    counts.insert(3, grid**2)  # an image's tile among them keeps all
     features = torch.randn(10, grid**2, 6, requires_grad=True)
     expected = []
     for tile, count in zip(features, counts, strict=True):

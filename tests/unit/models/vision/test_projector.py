@@ -148,7 +148,7 @@ def batch_for(spec: ModelSpec) -> Batch:
 
 
 class PictureObjective(NextTokenObjective):
-    """The objective with the modules of pictures, without a corpus that asks for them."""
+    """The objective with the modules of images, without a corpus that asks for them."""
 
     @classmethod
     def modules_used(cls, spec: Any, corpus: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from vita_train.errors import PeerLostError, StorageError, UserError
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.checkpoints.attempt import Attempt, attempts, begin_attempt, staging_folder
-from vita_train.storage.checkpoints.commit import commit_step, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import commit_checkpoint, latest_commit, restore, save_rank_files
 from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.checkpoints.retention import retire
 from vita_train.storage.local import LocalStore
@@ -32,7 +32,7 @@ def write_files(folder: Path, step: int, rank: int) -> dict[str, Path]:
 def save(store: Store, attempt: Attempt, step: int, folder: Path, world_size: int = 2) -> None:
     for rank in range(world_size):
         save_rank_files(store, attempt, step, rank, write_files(folder, step, rank))
-    commit_step(store, attempt, step, world_size, meta={"step": step})
+    commit_checkpoint(store, attempt, step, world_size, meta={"step": step})
 
 
 def restored(store: Store, stage: str, folder: Path) -> int | None:
@@ -70,7 +70,7 @@ def test_commit_needs_every_rank(store: Store, tmp_path: Path) -> None:
     attempt = begin_attempt(store, "s")
     save_rank_files(store, attempt, 10, 0, write_files(tmp_path, 10, 0))
     with pytest.raises(MissingKeyError):
-        commit_step(store, attempt, 10, 2)
+        commit_checkpoint(store, attempt, 10, 2)
     assert latest_commit(store, "s") is None
 
 
@@ -80,7 +80,7 @@ def test_two_ranks_may_not_share_a_name(store: Store, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"x")
         save_rank_files(store, attempt, 10, rank, {"same.bin": tmp_path / "x"})
     with pytest.raises(StorageError, match=r"same\.bin"):
-        commit_step(store, attempt, 10, 2)
+        commit_checkpoint(store, attempt, 10, 2)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "rank-0.json", "../x", ""])
@@ -149,7 +149,7 @@ def test_later_attempt_is_preferred_and_fences_the_earlier(store: Store, tmp_pat
     assert restored(store, "s", tmp_path / "r") == 50
     save_rank_files(store, first, 200, 0, write_files(tmp_path, 200, 0))
     with pytest.raises(PeerLostError):
-        commit_step(store, first, 200, 1)
+        commit_checkpoint(store, first, 200, 1)
     save(store, second, 100, tmp_path)  # the same step as the first attempt's: the later history counts
     commit = latest_commit(store, "s")
     assert commit is not None

@@ -17,7 +17,7 @@ from test_commit import content, restored
 
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import begin_attempt
-from vita_train.storage.checkpoints.commit import commit_step, save_rank_files
+from vita_train.storage.checkpoints.commit import commit_checkpoint, save_rank_files
 from vita_train.storage.checkpoints.retention import retire
 from vita_train.storage.local import LocalStore
 from vita_train.storage.s3 import S3Store
@@ -45,7 +45,7 @@ def write_checkpoints(store: Store, folder: Path) -> None:
         path = folder / "part.bin"
         path.write_bytes(content(step, 0))
         save_rank_files(store, attempt, step, 0, {"shards/optim-0.bin": path}, move=True)
-        commit_step(store, attempt, step, 1, meta={"step": step})
+        commit_checkpoint(store, attempt, step, 1, meta={"step": step})
         retire(store, attempt, keep_last=2)
 
 

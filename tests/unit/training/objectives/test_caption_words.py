@@ -1,4 +1,4 @@
-"""The stand-in tower's objective: what it masks, how it pools, and that it learns where things are."""
+"""The bootstrap tower's objective: what it masks, how it pools, and that it learns where things are."""
 
 from __future__ import annotations
 

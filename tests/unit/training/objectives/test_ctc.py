@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.no_source import NO_SOURCE
 from tests.helpers.toy import toy_context
-from vita_train.data.prepare.units import Units
+from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.models.build import build_modules
 from vita_train.recipe.schema import Recipe
 from vita_train.training.engines.base import EngineContext
@@ -24,12 +24,12 @@ from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.ctc import CtcObjective, edit_distance, feature_statistics, greedy_decode
 from vita_train.training.parallel.distributed import World
 
-UNITS = Units.from_texts(["red green blue one two"], "word")
+UNITS = CtcVocab.from_texts(["red green blue one two"], "word")
 RECIPE = Recipe.model_validate({
     "name": "toy",
     "model": {"dtype": "float32", "audio_encoder": {
         "width": 32, "conv_channels": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "dropout": 0.0,
-        "dynamic_chunks": False, "relative_shift": True, "max_positions": 200}, "ctc_head": {"units": "word"}},
+        "dynamic_chunks": False, "relative_shift": True, "max_positions": 200}, "ctc_head": {"vocab": "word"}},
     "data": NO_SOURCE,
     "stages": {"2.1a": {"objective": "ctc", "data": {"asr": 1.0}, "steps": 60, "options": {"augment": False},
                         "trainable": {"audio_encoder": 5e-3, "ctc_head": 5e-3}}}})
@@ -59,9 +59,9 @@ class Order:
 
 
 def objective() -> CtcObjective:
-    modules = build_modules(RECIPE.model, ("audio_encoder", "ctc_head"), units=len(UNITS), seed=0)
+    modules = build_modules(RECIPE.model, ("audio_encoder", "ctc_head"), ctc_vocab_size=len(UNITS), seed=0)
     context = toy_context(RECIPE, "2.1a")
-    object.__setattr__(context, "corpus", SimpleNamespace(units=UNITS))
+    object.__setattr__(context, "corpus", SimpleNamespace(ctc_vocab=UNITS))
     return CtcObjective(context, modules)
 
 

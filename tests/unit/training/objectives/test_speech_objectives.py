@@ -165,7 +165,7 @@ def test_loader_workers_find_the_codes_that_training_made(recipe: Recipe, corpus
     objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
 
     def first(workers: int) -> Any:
-        (batch,) = next(micro_batches(objective, objective.order(), start=0, stop=1, accumulate=1,
+        (batch,) = next(micro_batches(objective, objective.order(), start=0, stop=1, grad_accum=1,
                                       world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers))
         return batch
 

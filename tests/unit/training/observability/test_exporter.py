@@ -20,24 +20,24 @@ import yaml
 from tests.helpers.scrape import scrape
 from vita_train.training.objectives.next_token import NextTokenObjective
 from vita_train.training.observability import metrics
-from vita_train.training.observability.exporter import ReadingsCollector, served
-from vita_train.training.observability.telemetry import Readings, full_speed, peak_flops
+from vita_train.training.observability.exporter import SnapshotCollector, served
+from vita_train.training.observability.telemetry import MetricsSnapshot, full_speed, peak_flops
 
 CHART = Path(__file__).resolve().parents[4] / "charts" / "vita-training"
 LABELS = {"run": "r", "stage": "1.2", "rank": "0"}
 INFO = {"version": "1", "objective": "next_token", "engine": "torch", "device": "cpu"}
 
 
-def _collector(readings: Readings, **settings: Any) -> ReadingsCollector:
+def _collector(snapshot: MetricsSnapshot, **settings: Any) -> SnapshotCollector:
     committed = time.monotonic() - 60
-    return ReadingsCollector(readings, LABELS, INFO, **{
+    return SnapshotCollector(snapshot, LABELS, INFO, **{
         "ranks": 2, "full_speed": 1000.0, "committed_at": lambda: committed, **settings})
 
 
-def _readings() -> Readings:
-    readings = Readings(step=3, steps=10, data_wait_s=1.5)
-    readings.log(2.5, {"tokens_per_s": 400.0, "samples_per_s": 1.0, "data_wait": 0.25}, 2.0)
-    return readings
+def _readings() -> MetricsSnapshot:
+    snapshot = MetricsSnapshot(step=3, steps=10, data_wait_s=1.5)
+    snapshot.log(2.5, {"tokens_per_s": 400.0, "samples_per_s": 1.0, "data_wait": 0.25}, 2.0)
+    return snapshot
 
 
 def _listening() -> set[int]:
@@ -74,16 +74,16 @@ def test_every_metric_is_exported_with_its_labels_under_its_name() -> None:
 
 
 def test_what_is_not_known_is_absent_and_a_loss_that_is_no_number_is_told() -> None:
-    readings = Readings(steps=10)
+    snapshot = MetricsSnapshot(steps=10)
     port = _free()
-    with served(_collector(readings, full_speed=None, committed_at=None), 0, {metrics.PORT: str(port)}):
+    with served(_collector(snapshot, full_speed=None, committed_at=None), 0, {metrics.PORT: str(port)}):
         assert set(scrape(port)) == {metrics.INFO, metrics.RANKS, metrics.STEP, metrics.STEPS, metrics.DATA_WAIT_S}
-        readings.loss = math.nan
+        snapshot.loss = math.nan
         assert math.isnan(scrape(port)[metrics.LOSS][1])
 
 
 def test_before_the_first_commit_its_age_counts_from_the_start() -> None:
-    collector = _collector(Readings(), committed_at=lambda: None)
+    collector = _collector(MetricsSnapshot(), committed_at=lambda: None)
     [age] = [family.samples[0].value for family in collector.collect() if family.name == metrics.COMMIT_AGE]
     assert 0 <= age < 60
 

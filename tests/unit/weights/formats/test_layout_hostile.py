@@ -69,7 +69,7 @@ def test_a_tensor_that_claims_more_than_its_file_holds_is_never_made(small_spec:
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     (tmp_path / "x.safetensors").touch()
-    with pytest.raises(CheckpointError, match="which is no safetensors file of its directory") as caught:
+    with pytest.raises(CheckpointError, match="which is not a safetensors file of its directory") as caught:
         open_source(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -112,7 +112,7 @@ def test_names_that_speak_to_a_terminal_are_shown_and_not_obeyed(small_spec: Mod
     save_file({"model.mm_projector.\x1b[2J\n": torch.zeros(1), "model.mm_projector." + "x" * 5000: torch.zeros(1)},
               tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
-        plan(tmp_path, small_spec, ("projector",)).ledger.check()
+        plan(tmp_path, small_spec, ("projector",)).report.check()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2000
 
@@ -123,5 +123,5 @@ def test_settings_larger_than_any_memory_are_not_written_out(ours: nn.ModuleDict
              "model_conf: {norm: *a59}"]
     write_speech_directory(ours, tmp_path, '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
                            settings="\n".join(lines))
-    assert plan(tmp_path, small_spec).ledger.problems == [
+    assert plan(tmp_path, small_spec).report.problems == [
         "model_conf.norm is no word in train.yaml, and this package has layer alone"]

@@ -15,7 +15,7 @@ from tests.helpers.foreign import NAMES, imported, plan, released, write_shards,
 from vita_train.cli.main import build_app
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules
-from vita_train.planning.parameters import check_given
+from vita_train.planning.parameters import check_pretrained
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import write_final
@@ -74,10 +74,10 @@ def test_every_fault_is_told_by_name_and_nothing_is_written(ours: nn.ModuleDict,
         assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    assert [row.theirs for row in made.ledger.rows if row.status == "left out"] == [
+    assert [row.theirs for row in made.report.rows if row.status == "left out"] == [
         "model.audio_encoder.prompt_embeddings.weight"]
     others = plan(tmp_path, small_spec, ("audio_encoder",))
-    assert others.ledger.faults == [row for row in made.ledger.faults if "running_mean" in row.theirs]
+    assert others.report.faults == [row for row in made.report.faults if "running_mean" in row.theirs]
 
 
 def test_settings_that_no_shape_tells_are_compared(ours: nn.ModuleDict, small_spec: ModelSpec, recipe: Recipe,
@@ -235,12 +235,12 @@ def test_a_stage_starts_from_an_import(ours: nn.ModuleDict, recipe: Recipe, tmp_
     store = open_store(recipe.storage.root)
     write_final(store, "r/prepare", Manifest(kind="prepared", run="r", stage="prepare", digest="d"))
     inputs = find_inputs(Run(named, "r"), "1.1", ("projector",))
-    started = load_inputs(named, inputs, ("projector",), units=0)
+    started = load_inputs(named, inputs, ("projector",), ctc_vocab_size=0)
     assert difference(ours, started) == ""
-    check_given(named)
+    check_pretrained(named)
     wider = with_model(named, llm=recipe.model.llm.model_copy(update={"hidden_size": 64}))
     with pytest.raises(CheckpointError, match=r"projector: 0\.weight is 32x64 in the file and 64x64 in the model"):
-        check_given(wider)
+        check_pretrained(wider)
     trained = ModuleRef(stage="1.1", files=())
     found = [Manifest(kind="model", run="r", stage=ref.stage, digest="d", modules={"projector": ref})
              for ref in (trained, inputs.modules["projector"])]

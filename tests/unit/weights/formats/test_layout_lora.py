@@ -105,7 +105,7 @@ def test_an_adapter_of_another_model_is_told_matrix_by_matrix(ours: nn.ModuleDic
     tensors[down] = tensors[down][:2].clone()
     save_file(tensors, weights)
     plan = plan_import(open_source(tmp_path / "lora", base=base), small_spec)
-    told = "; ".join(plan.ledger.problems)
+    told = "; ".join(plan.report.problems)
     assert "the adapter of model.audio_encoder.embed.0.weight belongs to no tensor of the base" in told
     assert "the adapter of model.layers.0.self_attn.q_proj.weight has no matrix B" in told
     assert "the adapter of model.layers.1.mlp.down_proj.weight is (32, 4) times (2, 48), of rank 4" in told

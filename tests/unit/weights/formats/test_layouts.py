@@ -22,8 +22,8 @@ from vita_train.weights.formats.exporting import read_back
 from vita_train.weights.formats.hf_export import export_hf
 from vita_train.weights.formats.importing import write_import
 from vita_train.weights.formats.internvl_export import export_internvl, internvl_logits
-from vita_train.weights.formats.places import VITA_MODULES, vita_place
 from vita_train.weights.formats.source import open_source
+from vita_train.weights.formats.tensor_locations import VITA_MODULES, vita_location
 from vita_train.weights.formats.vita_export import export_vita
 from vita_train.weights.stream import tensor_in_memory
 
@@ -35,7 +35,7 @@ def test_every_tensor_of_the_release_is_one_of_ours_and_none_is_left() -> None:
     shapes: dict[str, dict[int, tuple[int, ...]]] = {}
     for module in NAMES:
         for name, tensor in modules[module].state_dict().items():
-            place = vita_place(module, name)
+            place = vita_location(module, name)
             assert place is not None, name
             assert place.part not in shapes.get(place.name, {}), f"{place.name} is two of ours"
             shapes.setdefault(place.name, {})[place.part] = tuple(tensor.shape)
@@ -169,7 +169,7 @@ def test_prompt_and_state_head_come_back_and_other_families_are_named(small_spec
         load_file(tmp_path / "vita" / "model.safetensors"))
     assert difference(modules, imported(tmp_path / "vita", spec, tmp_path / "imported")) == ""
     left = plan(tmp_path / "vita", small_spec)
-    assert [row.detail for row in left.ledger.rows if "prompt_embeddings" in row.theirs] == [
+    assert [row.detail for row in left.report.rows if "prompt_embeddings" in row.theirs] == [
         "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)"]
     llama = named.model_copy(update={"model": spec.model_copy(update={
         "llm": llm.model_copy(update={"family": "llama3-8b"})})})

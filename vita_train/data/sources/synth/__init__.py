@@ -1,1 +1,1 @@
-"""The embedded small omni world: pictures of coloured shapes, a grammar of sentences, synthesised speech."""
+"""The embedded small omni world: images of coloured shapes, a grammar of sentences, synthesised speech."""

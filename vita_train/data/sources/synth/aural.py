@@ -1,15 +1,15 @@
-"""Datasets with sound: asr, speech_qa, negative, tts."""
+"""Datasets with audio: asr, speech_qa, negative, tts."""
 
 from __future__ import annotations
 
 from random import Random
 
 from vita_train.data.sources.synth.knowledge import NOT_FOR_ME, Exchange
+from vita_train.data.sources.synth.noises import NOISES
 from vita_train.data.sources.synth.plan import Plan, Turns
 from vita_train.data.sources.synth.questions import ask
 from vita_train.data.sources.synth.scenes import ALL_PAIRS
 from vita_train.data.sources.synth.sentences import asr_families, radio_talk, side_talk, spoken, tts_families
-from vita_train.data.sources.synth.sounds import NOISES
 from vita_train.data.sources.synth.splits import TEST, TRAIN, rng_for
 from vita_train.data.sources.synth.textual import TRANSCRIBE, exchanges_of, spoken_question
 from vita_train.data.sources.synth.visual import scene_of
@@ -44,7 +44,7 @@ def add_tts(plan: Plan) -> None:
 
 
 def add_speech_qa(plan: Plan) -> None:
-    """Spoken questions about a picture, about a scene in words, or about nothing but knowledge.
+    """Spoken questions about an image, about a scene in words, or about nothing but knowledge.
 
     ``test_typed`` asks the questions of ``test`` in writing, record for record.
     """
@@ -60,7 +60,7 @@ def add_speech_qa(plan: Plan) -> None:
 
 
 def add_negative(plan: Plan) -> None:
-    """Sound that is not meant for the assistant; in some records it follows or precedes a genuine question."""
+    """Audio that is not meant for the assistant; in some records it follows or precedes a genuine question."""
     for name, split, number in plan.slices("negative"):
         rng = rng_for(plan.splits.seed, "negative", name)
         requests = exchanges_of(plan.splits, split)
@@ -90,11 +90,11 @@ def _add_requests(plan: Plan, name: str, asked: list[Exchange], rng: Random) -> 
 
 
 def _add_scene_question(plan: Plan, name: str, split: str, kind: str, rng: Random) -> None:
-    pictured = kind == "picture"
-    scene = scene_of(plan.splits, split, rng, plan.splits.seen_pairs if pictured else ALL_PAIRS)
+    with_image = kind == "picture"
+    scene = scene_of(plan.splits, split, rng, plan.splits.seen_pairs if with_image else ALL_PAIRS)
     question = spoken_question(lambda: ask(scene, rng), plan.splits, split)
-    media = {"set": "pictures", "image": plan.picture("speech_qa", name, scene)} if pictured else {}
-    head = "<image>" if pictured else scene.caption
+    media = {"set": "pictures", "image": plan.image("speech_qa", name, scene)} if with_image else {}
+    head = "<image>" if with_image else scene.caption
     path = plan.say("speech_qa", name, spoken(question.text), TRAIN_VOICES, rng)
     plan.add("speech_qa", name, [(f"{head}\n<audio>", question.answer)], **media, audio=[path])
     if name == TEST:

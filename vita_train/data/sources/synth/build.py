@@ -48,7 +48,7 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
     """
     require_synthesiser()
     plan = plan_world(source, seed)
-    render(out / MEDIA, seed, plan.pictures, plan.movies, plan.clips, workers=workers)
+    render(out / MEDIA, seed, plan.images, plan.videos, plan.clips, workers=workers)
     splits: dict[str, dict[str, SplitSource]] = {}
     for dataset, slices in plan.records.items():
         for name, rows in slices.items():
@@ -64,18 +64,18 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
         raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", where=str(out),
                         remedy="this is a fault of the generator: try another seed and report this one")
     records = sum(len(rows) for slices in plan.records.values() for rows in slices.values())
-    say(f"synthetic world: {records} records, {len(plan.pictures)} pictures, {len(plan.movies)} films, "
+    say(f"synthetic world: {records} records, {len(plan.images)} images, {len(plan.videos)} videos, "
         f"{len(plan.clips)} sounds")
     return registry
 
 
 def _facts(plan: Plan) -> list[dict[str, Any]]:
     """What each media file shows or says."""
-    pictures = [{"file": picture.path, "text": picture.scene.caption} for picture in plan.pictures]
-    movies = [{"file": movie.path, "text": movie.film.text} for movie in plan.movies]
+    images = [{"file": image.path, "text": image.scene.caption} for image in plan.images]
+    videos = [{"file": video_file.path, "text": video_file.video.text} for video_file in plan.videos]
     clips = [{"file": clip.path, "text": clip.text, "effect": clip.effect, **_voice_facts(clip.voice)}
              for clip in plan.clips]
-    return [*pictures, *movies, *clips]
+    return [*images, *videos, *clips]
 
 
 def _voice_facts(voice: Voice | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ TALK: dict[str, str] = {
     "can you hear me?": "yes.",
 }
 
-#: What the assistant says to sound that was not meant for it.
+#: What the assistant says to audio that was not meant for it.
 NOT_FOR_ME = "that was not for me."
 
 Exchange = tuple[str, str]

@@ -134,7 +134,7 @@ def _read(dataset: str, name: str, source: SplitSource, base: Path,
         for ref in (*row.images, *row.videos, *row.audios):
             digest = hashlib.sha256(ref.path(roots).read_bytes()).hexdigest()
             fact = facts.get(ref.name, {})
-            # Sound without words and files nothing is known of stand for themselves.
+            # Audio without words and files nothing is known of stand for themselves.
             text = fact.get("text") or digest
             voice = {"voice": fact.get("voice", "")} if ref in row.audios else {}
             known.append({"digest": digest, "text": text, **voice})

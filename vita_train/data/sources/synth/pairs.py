@@ -1,4 +1,4 @@
-"""Two pictures side by side, and questions that need both of them."""
+"""Two images side by side, and questions that need both of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 from vita_train.data.sources.synth.questions import Question
 from vita_train.data.sources.synth.scenes import COLOURS, SHAPES, Scene
 
-#: Answer by whether the first and the second picture have it.
+#: Answer by whether the first and the second image have it.
 _ANSWERS: dict[tuple[bool, ...], str] = {
     (True, False): "the first.",
     (False, True): "the second.",
@@ -17,7 +17,7 @@ _ANSWERS: dict[tuple[bool, ...], str] = {
 
 
 def pair_questions(first: Scene, second: Scene, rng: Random) -> list[Question]:
-    """Draw questions about two pictures, in random order; the first one asks where something is."""
+    """Draw questions about two images, in random order; the first one asks where something is."""
     asked = [_ask_where(first, second, rng)]
     if len(first.things) == len(second.things) == 1:
         one, other = first.things[0], second.things[0]
@@ -33,7 +33,7 @@ def pair_questions(first: Scene, second: Scene, rng: Random) -> list[Question]:
 
 
 def _ask_where(first: Scene, second: Scene, rng: Random) -> Question:
-    """Ask which picture has something; the four answers come about equally often where the scenes allow it."""
+    """Ask which image has something; the four answers come about equally often where the scenes allow it."""
     options: dict[str, list[str]] = {}
     for name, words, suffix in (("shape", SHAPES, ""), ("colour", tuple(COLOURS), " shape")):
         for word in words:

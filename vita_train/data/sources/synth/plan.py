@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from vita_train.data.sources.synth.films import Film
 from vita_train.data.sources.synth.questions import Question
-from vita_train.data.sources.synth.render import Clip, Movie, Picture
+from vita_train.data.sources.synth.render import Clip, ImageFile, VideoFile
 from vita_train.data.sources.synth.scenes import Scene
 from vita_train.data.sources.synth.splits import DEV, TEST, TRAIN, Splits
+from vita_train.data.sources.synth.videos import Video
 from vita_train.data.sources.synth.voices import Voice, vary
 
 #: Training records at scale 1.
@@ -44,8 +44,8 @@ class Plan:
     scale: float
     test_size: int
     records: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: defaultdict(dict))
-    pictures: list[Picture] = field(default_factory=list)
-    movies: list[Movie] = field(default_factory=list)
+    images: list[ImageFile] = field(default_factory=list)
+    videos: list[VideoFile] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
     _said: set[tuple[str, Voice]] = field(default_factory=set)
 
@@ -64,16 +64,16 @@ class Plan:
             conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
         rows.append({"id": f"{dataset}-{name}-{len(rows):05d}", **media, "conversations": conversations})
 
-    def picture(self, dataset: str, name: str, scene: Scene, suffix: str = "") -> str:
-        """Order a picture for the next record of a slice; returns its path below the media folder."""
+    def image(self, dataset: str, name: str, scene: Scene, suffix: str = "") -> str:
+        """Order an image for the next record of a slice; returns its path below the media folder."""
         path = self._path(dataset, name, suffix, "jpg")
-        self.pictures.append(Picture(path, scene))
+        self.images.append(ImageFile(path, scene))
         return path
 
-    def movie(self, dataset: str, name: str, film: Film) -> str:
-        """Order a film for the next record of a slice."""
+    def video(self, dataset: str, name: str, video: Video) -> str:
+        """Order a video for the next record of a slice."""
         path = self._path(dataset, name, "", "mp4")
-        self.movies.append(Movie(path, film))
+        self.videos.append(VideoFile(path, video))
         return path
 
     def clip(self, dataset: str, name: str, text: str, voice: Voice | None, *, effect: str = "",

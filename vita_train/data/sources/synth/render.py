@@ -21,20 +21,20 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from vita_train.console import progress
-from vita_train.data.sources.synth.films import Film, encode_film
-from vita_train.data.sources.synth.pictures import Look, encode_jpeg, paint_scene
+from vita_train.data.sources.synth.images import Look, encode_jpeg, paint_scene
 from vita_train.data.sources.synth.scenes import Scene
 from vita_train.data.sources.synth.splits import rng_for
+from vita_train.data.sources.synth.videos import Video, encode_video
 from vita_train.data.sources.synth.voices import SAMPLE_RATE, Voice, speak
 from vita_train.errors import EXIT_REFUSED, UserError, VitaError
 
 _MODULE = "vita_train.data.sources.synth.render"
 _CLIPS_PER_BLOCK = 700
-_PICTURES_PER_BLOCK = 2000
+_IMAGES_PER_BLOCK = 2000
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A JPEG of a scene; ``path`` is below the media folder and seeds the chance details."""
 
     path: str
@@ -42,26 +42,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Movie:
-    """An MP4 of a film."""
+class VideoFile:
+    """An MP4 of a video."""
 
     path: str
-    film: Film
+    video: Video
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A WAV: words by a voice, or a sound without words."""
+    """A WAV: words by a voice, or an audio clip without words."""
 
     path: str
     text: str
-    """Spoken words; empty for a sound."""
+    """Spoken words; empty for an audio clip."""
     voice: Voice | None = None
     effect: str = ""
     """Empty, ``radio``, or one of ``sounds.NOISES``."""
 
 
-Job = TypeVar("Job", Picture, Movie, Clip)
+Job = TypeVar("Job", ImageFile, VideoFile, Clip)
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class Block:
     root: str
     """Media folder."""
     seed: int
-    pictures: tuple[Picture, ...] = ()
-    movies: tuple[Movie, ...] = ()
+    images: tuple[ImageFile, ...] = ()
+    videos: tuple[VideoFile, ...] = ()
     clips: tuple[Clip, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.pictures) + len(self.movies) + len(self.clips)
+        return len(self.images) + len(self.videos) + len(self.clips)
 
 
-def render(root: Path, seed: int, pictures: Sequence[Picture], movies: Sequence[Movie], clips: Sequence[Clip], *,
+def render(root: Path, seed: int, images: Sequence[ImageFile], videos: Sequence[VideoFile], clips: Sequence[Clip], *,
            workers: int) -> None:
     """Write all media files below ``root``.
 
@@ -87,12 +87,12 @@ def render(root: Path, seed: int, pictures: Sequence[Picture], movies: Sequence[
         UserError: a file cannot be written, or the synthesiser is missing.
         VitaError: a rendering process died.
     """
-    jobs: list[Picture | Movie | Clip] = [*pictures, *movies, *clips]
+    jobs: list[ImageFile | VideoFile | Clip] = [*images, *videos, *clips]
     for folder in sorted({(root / job.path).parent for job in jobs}):
         folder.mkdir(parents=True, exist_ok=True)
     blocks = [Block(str(root), seed, clips=tuple(part)) for part in _cut(clips, _CLIPS_PER_BLOCK)]
-    blocks += [Block(str(root), seed, pictures=tuple(part)) for part in _cut(pictures, _PICTURES_PER_BLOCK)]
-    blocks += [Block(str(root), seed, movies=tuple(part)) for part in _cut(movies, _PICTURES_PER_BLOCK)]
+    blocks += [Block(str(root), seed, images=tuple(part)) for part in _cut(images, _IMAGES_PER_BLOCK)]
+    blocks += [Block(str(root), seed, videos=tuple(part)) for part in _cut(videos, _IMAGES_PER_BLOCK)]
     with ThreadPoolExecutor(workers) as pool:
         started = [pool.submit(_run_block, block) for block in blocks]
         try:
@@ -106,12 +106,12 @@ def render(root: Path, seed: int, pictures: Sequence[Picture], movies: Sequence[
 def render_block(block: Block) -> None:
     """Write the files of one block; call it in a fresh process only."""
     root = Path(block.root)
-    for picture in block.pictures:
-        look = Look.draw(rng_for(block.seed, "look", picture.path), len(picture.scene.things))
-        (root / picture.path).write_bytes(encode_jpeg(paint_scene(picture.scene, look)))
-    for movie in block.movies:
-        look = Look.draw(rng_for(block.seed, "look", movie.path), 1)
-        (root / movie.path).write_bytes(encode_film(movie.film, look))
+    for image in block.images:
+        look = Look.draw(rng_for(block.seed, "look", image.path), len(image.scene.things))
+        (root / image.path).write_bytes(encode_jpeg(paint_scene(image.scene, look)))
+    for video_file in block.videos:
+        look = Look.draw(rng_for(block.seed, "look", video_file.path), 1)
+        (root / video_file.path).write_bytes(encode_video(video_file.video, look))
     if block.clips:
         _render_clips(block, root)
 
@@ -120,7 +120,7 @@ def _render_clips(block: Block, root: Path) -> None:
     import soundfile
 
     from vita_train.data.sources.synth.espeak import Synthesiser
-    from vita_train.data.sources.synth.sounds import make_noise, through_radio
+    from vita_train.data.sources.synth.noises import make_noise, through_radio
 
     synthesiser = Synthesiser()
     for clip in block.clips:

@@ -1,7 +1,7 @@
 """The world model: coloured shapes of two sizes at five places, and the sentence that says it all.
 
 Colours come in orbits under the exchange of RGB channels (red, green, blue; yellow, cyan, pink; black; white), so a
-picture whose channels are exchanged is again a picture of this world with other colour words.
+image whose channels are exchanged is again an image of this world with other colour words.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def draw_scene(rng: Random, pairs: tuple[Pair, ...], *, first: Pair | None = Non
 
 
 def held_out_pairs(rng: Random) -> tuple[Pair, ...]:
-    """Choose the combinations kept out of every training picture: each colour once, shapes as evenly as possible."""
+    """Choose the combinations kept out of every training image: each colour once, shapes as evenly as possible."""
     colours, shapes = list(COLOURS), list(SHAPES)
     rng.shuffle(colours)
     rng.shuffle(shapes)

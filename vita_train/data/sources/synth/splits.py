@@ -53,7 +53,7 @@ class Splits:
 
     seed: int
     unseen_pairs: tuple[Pair, ...]
-    """Combinations that no training picture shows."""
+    """Combinations that no training image shows."""
     cover: tuple[str, ...]
     """Sentences that training must speak whatever its size; every word of the recogniser's grammar is in them."""
     tts_cover: tuple[str, ...]
@@ -75,7 +75,7 @@ class Splits:
 
     @property
     def seen_pairs(self) -> tuple[Pair, ...]:
-        """Combinations that training pictures show."""
+        """Combinations that training images show."""
         return tuple(pair for pair in ALL_PAIRS if pair not in self.unseen_pairs)
 
     def of_sentence(self, sentence: str) -> str:
@@ -83,7 +83,7 @@ class Splits:
         return TRAIN if sentence in self._fixed else split_of(self.seed, sentence)
 
     def of_scene(self, text: str) -> str:
-        """Split of a scene or film given in words; that of the sentence, so that a caption is not both."""
+        """Split of a scene or video given in words; that of the sentence, so that a caption is not both."""
         return self.of_sentence(spoken(text))
 
     def draw_sentences(self, families: Sequence[Family], split: str, number: int, rng: Random,

@@ -1,8 +1,8 @@
 """Datasets of text alone: textqa, instruct, dialogue.
 
 They teach the language model what the later stages only give it another way to hear and see: scenes stand in words
-where a picture will stand, sentences where speech will. Every pair of colour and shape occurs here, also those held
-out from pictures.
+where an image will stand, sentences where speech will. Every pair of colour and shape occurs here, also those held
+out from images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vita_train.data.sources.synth.films import film_questions
 from vita_train.data.sources.synth.knowledge import NOT_FOR_ME, Exchange, draw_dialogue, exchanges
 from vita_train.data.sources.synth.pairs import pair_questions
 from vita_train.data.sources.synth.plan import Plan, Turns, rounds
@@ -18,7 +17,8 @@ from vita_train.data.sources.synth.questions import Question, ask
 from vita_train.data.sources.synth.scenes import ALL_PAIRS
 from vita_train.data.sources.synth.sentences import asr_families, radio_talk, side_talk, spoken
 from vita_train.data.sources.synth.splits import Splits, rng_for
-from vita_train.data.sources.synth.visual import DESCRIBE, film_of, scene_of, scene_pair_of, scene_questions
+from vita_train.data.sources.synth.videos import video_questions
+from vita_train.data.sources.synth.visual import DESCRIBE, scene_of, scene_pair_of, scene_questions, video_of
 
 TRANSCRIBE = "Transcribe the speech."
 REPEAT = "Repeat:"
@@ -53,7 +53,7 @@ def add_dialogue(plan: Plan) -> None:
 
 
 def add_instruct(plan: Plan) -> None:
-    """Every instruction of the other datasets with words in place of pictures and speech."""
+    """Every instruction of the other datasets with words in place of images and speech."""
     for name, split, number in plan.slices("instruct"):
         rng = rng_for(plan.splits.seed, "instruct", name)
         maker = _Instructions(plan.splits, split, rng, number)
@@ -98,8 +98,8 @@ class _Instructions:
         return rounds(f"{scenes[0].caption}\n{scenes[1].caption}", questions)
 
     def film(self) -> Turns:
-        film = film_of(self.splits, self.split, self.rng, ALL_PAIRS)
-        return rounds(film.text, film_questions(film, self.rng)[: self.rng.randint(1, 3)])
+        video = video_of(self.splits, self.split, self.rng, ALL_PAIRS)
+        return rounds(video.text, video_questions(video, self.rng)[: self.rng.randint(1, 3)])
 
     def spoken_scene(self) -> Turns:
         scene = scene_of(self.splits, self.split, self.rng, ALL_PAIRS)

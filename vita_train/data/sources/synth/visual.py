@@ -1,15 +1,15 @@
-"""Datasets that show pictures and films: caption, vqa, multi_image, video."""
+"""Datasets that show images and videos: caption, vqa, multi_image, video."""
 
 from __future__ import annotations
 
 from random import Random
 
-from vita_train.data.sources.synth.films import Film, draw_film, film_questions
 from vita_train.data.sources.synth.pairs import pair_questions
 from vita_train.data.sources.synth.plan import Plan, rounds
 from vita_train.data.sources.synth.questions import Question, ask, ask_several
 from vita_train.data.sources.synth.scenes import Pair, Scene, draw_scene
 from vita_train.data.sources.synth.splits import TRAIN, Splits, rng_for
+from vita_train.data.sources.synth.videos import Video, draw_video, video_questions
 
 DESCRIBE = "Describe the picture."
 SEEN, UNSEEN = "test_seen", "test_unseen"
@@ -36,12 +36,12 @@ def scene_pair_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ..
     return first, scene_of(splits, split, rng, choice, count=1)
 
 
-def film_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) -> Film:
-    """Draw a film that belongs to a split."""
+def video_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) -> Video:
+    """Draw a video that belongs to a split."""
     while True:
-        film = draw_film(rng, pairs)
-        if splits.of_scene(film.text) == split:
-            return film
+        video = draw_video(rng, pairs)
+        if splits.of_scene(video.text) == split:
+            return video
 
 
 def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: tuple[Pair, ...],
@@ -66,46 +66,46 @@ def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: t
 
 
 def add_caption(plan: Plan) -> None:
-    """One picture, described in full."""
+    """One image, described in full."""
     for name, split, number in plan.slices("caption", (SEEN, UNSEEN)):
         rng = rng_for(plan.splits.seed, "caption", name)
         for _ in range(number):
             first = rng.choice(plan.splits.unseen_pairs) if name == UNSEEN else None
             scene = scene_of(plan.splits, split, rng, plan.splits.seen_pairs, first=first)
-            path = plan.picture("caption", name, scene)
+            path = plan.image("caption", name, scene)
             plan.add("caption", name, [(f"<image>\n{DESCRIBE}", scene.caption)], set="pictures", image=path)
 
 
 def add_vqa(plan: Plan) -> None:
-    """One picture and questions on colour, shape, size, place, number and existence."""
+    """One image and questions on colour, shape, size, place, number and existence."""
     for name, split, number in plan.slices("vqa", (SEEN, UNSEEN)):
         rng = rng_for(plan.splits.seed, "vqa", name)
         asked: set[tuple[str, str]] = set()
         for _ in range(number):
             scene, questions = scene_questions(plan.splits, name, split, rng, plan.splits.seen_pairs, asked)
-            path = plan.picture("vqa", name, scene)
+            path = plan.image("vqa", name, scene)
             plan.add("vqa", name, rounds("<image>", questions), set="pictures", image=path)
 
 
 def add_multi_image(plan: Plan) -> None:
-    """Two pictures and questions that compare or tell them apart."""
+    """Two images and questions that compare or tell them apart."""
     for name, split, number in plan.slices("multi_image"):
         rng = rng_for(plan.splits.seed, "multi_image", name)
         for _ in range(number):
             scenes = scene_pair_of(plan.splits, split, rng, plan.splits.seen_pairs)
             most = rng.randint(1, _MOST_QUESTIONS) if split == TRAIN else 1
             questions = pair_questions(*scenes, rng)[:most]
-            paths = [plan.picture("multi_image", name, scene, f"_{place}") for place, scene in enumerate(scenes)]
+            paths = [plan.image("multi_image", name, scene, f"_{place}") for place, scene in enumerate(scenes)]
             plan.add("multi_image", name, rounds("<image>\n<image>", questions), set=["pictures"] * 2, image=paths)
 
 
 def add_video(plan: Plan) -> None:
-    """A film of four frames and what happens in it."""
+    """A video of four frames and what happens in it."""
     for name, split, number in plan.slices("video"):
         rng = rng_for(plan.splits.seed, "video", name)
         for _ in range(number):
-            film = film_of(plan.splits, split, rng, plan.splits.seen_pairs)
+            video = video_of(plan.splits, split, rng, plan.splits.seen_pairs)
             most = rng.randint(1, _MOST_QUESTIONS) if split == TRAIN else 1
-            questions = film_questions(film, rng)[:most]
-            path = plan.movie("video", name, film)
+            questions = video_questions(video, rng)[:most]
+            path = plan.video("video", name, video)
             plan.add("video", name, rounds("<video>", questions), set="films", video=path)

@@ -1,4 +1,4 @@
-"""Sound that is not speech to anybody: a radio in the room, noise, hum, beeps, near silence."""
+"""Audio that is not speech to anybody: a radio in the room, noise, hum, beeps, near silence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def through_radio(speech: Wave, rng: Generator) -> Wave:
 
 
 def make_noise(kind: str, rng: Generator) -> Wave:
-    """Draw one to two seconds (n,) of a sound of ``NOISES``."""
+    """Draw one to two seconds (n,) of an audio clip of ``NOISES``."""
     number = int(rng.uniform(1.0, 2.0) * SAMPLE_RATE)
     floor = 0.001 * rng.standard_normal(number)
     if kind == "quiet":

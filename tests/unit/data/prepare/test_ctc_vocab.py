@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from vita_train.data.prepare.units import Units, spoken_form, spoken_words
+from vita_train.data.prepare.ctc_vocab import CtcVocab, spoken_form, spoken_words
 from vita_train.evaluation.asr import character_error_rate, error_rates, word_error_rate
 
 
@@ -49,10 +49,10 @@ def test_spoken_forms(text: str, form: str) -> None:
 ])
 def test_words_and_units(text: str, words: list[str]) -> None:
     assert spoken_words(text) == words
-    units = Units.from_texts([text], "word")
+    units = CtcVocab.from_texts([text], "word")
     assert set(units.names[2:]) == set(words)
     for kind in ("word", "char"):
-        units = Units.from_texts([text], kind)
+        units = CtcVocab.from_texts([text], kind)
         assert units.decode(units.encode(text)) == spoken_form(text)
 
 

@@ -1,4 +1,4 @@
-"""Films of four frames in which one thing moves, changes its colour, or stays as it is."""
+"""Videos of four frames in which one thing moves, changes its colour, or stays as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vita_train.data.sources.synth.pictures import Look, Point, paint
+from vita_train.data.sources.synth.images import Look, Point, paint
 from vita_train.data.sources.synth.questions import Question
 from vita_train.data.sources.synth.scenes import Pair, Scene, Thing
 
@@ -28,7 +28,7 @@ PATHS: dict[str, tuple[str, str, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     """What happens to one thing in four frames."""
 
     thing: Thing
@@ -57,39 +57,39 @@ class Film:
         return frozenset().union(*(frame.pairs for frame in self.frames))
 
 
-def draw_film(rng: Random, pairs: tuple[Pair, ...]) -> Film:
-    """Draw a film: two thirds move, the others change colour or stay as they are."""
+def draw_video(rng: Random, pairs: tuple[Pair, ...]) -> Video:
+    """Draw a video: two thirds move, the others change colour or stay as they are."""
     colour, shape = rng.choice(pairs)
     size = rng.choice(("big", "small"))
     action = rng.choices(("move", "change", "stay"), (0.6, 0.25, 0.15))[0]
     if action == "move":
         direction = rng.choice(list(PATHS))
-        return Film(Thing(size, colour, shape, PATHS[direction][0]), direction, colour)
+        return Video(Thing(size, colour, shape, PATHS[direction][0]), direction, colour)
     others = [other for other, its_shape in pairs if its_shape == shape and other != colour]
     last = rng.choice(others) if action == "change" and others else colour
-    return Film(Thing(size, colour, shape, "middle"), None, last)
+    return Video(Thing(size, colour, shape, "middle"), None, last)
 
 
-def film_questions(film: Film, rng: Random) -> list[Question]:
-    """All questions about a film, in random order."""
-    shape, changed = film.thing.shape, film.last_colour != film.thing.colour
+def video_questions(video: Video, rng: Random) -> list[Question]:
+    """All questions about a video, in random order."""
+    shape, changed = video.thing.shape, video.last_colour != video.thing.colour
     asked = [
-        Question("moves", f"does the {shape} move?", _yes(film.direction is not None)),
+        Question("moves", f"does the {shape} move?", _yes(video.direction is not None)),
         Question("changes", f"does the {shape} change colour?", _yes(changed)),
     ]
-    if film.direction:
-        asked += [Question("direction", f"which way does the {shape} move?", film.direction + ".")] * 2
+    if video.direction:
+        asked += [Question("direction", f"which way does the {shape} move?", video.direction + ".")] * 2
     else:
-        asked.append(Question("colour", f"what colour is the {shape} at the end?", film.last_colour + "."))
-        asked.append(Question("colour", f"what colour is the {shape} at the start?", film.thing.colour + "."))
+        asked.append(Question("colour", f"what colour is the {shape} at the end?", video.last_colour + "."))
+        asked.append(Question("colour", f"what colour is the {shape} at the start?", video.thing.colour + "."))
     rng.shuffle(asked)
     return list(dict.fromkeys(asked))
 
 
-def encode_film(film: Film, look: Look) -> bytes:
-    """Return the bytes of a film as H.264 in MP4, one frame a second."""
+def encode_video(video: Video, look: Look) -> bytes:
+    """Return the bytes of a video as H.264 in MP4, one frame a second."""
     images = [paint([frame.things[0]], [centre], look)
-              for frame, centre in zip(film.frames, _centres(film.direction), strict=True)]
+              for frame, centre in zip(video.frames, _centres(video.direction), strict=True)]
     # One thread and bit-exact flags: otherwise the bytes name the encoder's build and depend on the machine's cores.
     data = BytesIO()
     with av.open(data, "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -1,4 +1,4 @@
-"""Scenes and films as pixels: 64 x 64 pictures on grey, drawn four times too large and averaged down."""
+"""Scenes and videos as pixels: 64 x 64 images on grey, drawn four times too large and averaged down."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Look:
-    """Chance details of one picture that its caption does not mention."""
+    """Chance details of one image that its caption does not mention."""
 
     background: int
     """Grey level."""
@@ -33,7 +33,7 @@ class Look:
 
     @classmethod
     def draw(cls, rng: Random, things: int) -> Look:
-        """Draw the details of a picture of so many things."""
+        """Draw the details of an image of so many things."""
         return cls(
             background=rng.randint(112, 144),
             shifts=tuple((rng.uniform(-1, 1), rng.uniform(-1, 1)) for _ in range(things)),
@@ -43,7 +43,7 @@ class Look:
 
 
 def paint_scene(scene: Scene, look: Look) -> Image.Image:
-    """Draw a scene as an RGB picture of 64 x 64."""
+    """Draw a scene as an RGB image of 64 x 64."""
     places = [thing.place for thing in scene.things]
     centres = [_centre_of(thing, places) for thing in scene.things]
     return paint(list(scene.things), centres, look)

@@ -11,7 +11,7 @@ from vita_train.recipe.tower import Rule
 from vita_train.recipe.towers.internvit import RULES as INTERNVIT_RULES
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where a tensor of ours lies: it is a tensor of another layout, or one of equal parts of it (first axis)."""
 
     name: str
@@ -50,40 +50,40 @@ _VITA: dict[str, tuple[str, tuple[Rule, ...]]] = {
 }
 VITA_MODULES: tuple[str, ...] = tuple(name for name in MODULES if name in _VITA)
 
-PlaceOf = Callable[[str, str], Place | None]
+LocateTensor = Callable[[str, str], TensorLocation | None]
 """(module, name of ours) to where it lies, or None if the layout has no place for it."""
 
 
-def vita_place(module: str, name: str) -> Place | None:
+def vita_location(module: str, name: str) -> TensorLocation | None:
     """Return where a tensor lies in the released VITA-1.5 layout."""
     prefix, rules = _VITA.get(module, ("", ()))
     return placed(prefix, rules, name)
 
 
-def internvit_place(module: str, name: str) -> Place | None:
+def internvit_location(module: str, name: str) -> TensorLocation | None:
     """Return where a tensor of the tower lies in InternViT's original layout: query, key and value are one tensor."""
     return placed("", INTERNVIT_RULES if module == "vision" else (), name)
 
 
-def internvl_vision_place(module: str, name: str) -> Place | None:
+def internvl_vision_location(module: str, name: str) -> TensorLocation | None:
     """Return where a tensor of the tower lies in a checkpoint of transformers' InternVLVisionModel."""
     return placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
 
 
-def llm_place(module: str, name: str) -> Place | None:
+def llm_location(module: str, name: str) -> TensorLocation | None:
     """Return where a tensor of the language model lies in a checkpoint of transformers: it has our names."""
     return placed("", _SAME if module == "llm" else (), name)
 
 
-def flat_place(module: str, name: str) -> Place | None:
+def flat_location(module: str, name: str) -> TensorLocation | None:
     """Return where a tensor lies in a directory of ours for transformers: the module's name stands before."""
-    return Place(f"{module}.{name}")
+    return TensorLocation(f"{module}.{name}")
 
 
-def placed(prefix: str, rules: tuple[Rule, ...], name: str) -> Place | None:
+def placed(prefix: str, rules: tuple[Rule, ...], name: str) -> TensorLocation | None:
     """Return where rules put a tensor, with a prefix before its name there."""
     for pattern, theirs, letters in rules:
         if match := re.fullmatch(pattern, name):
             part = letters.index(match["part"]) if letters else 0
-            return Place(prefix + match.expand(theirs), part, max(1, len(letters)))
+            return TensorLocation(prefix + match.expand(theirs), part, max(1, len(letters)))
     return None

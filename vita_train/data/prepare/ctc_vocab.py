@@ -66,7 +66,7 @@ def _closed(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Units:
+class CtcVocab:
     """Inventory of the recogniser; unit 0 is the CTC blank, unit 1 anything that training never
     heard."""
 
@@ -77,7 +77,7 @@ class Units:
         return len(self.names)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], kind: Literal["char", "word"]) -> Units:
+    def from_texts(cls, texts: Iterable[str], kind: Literal["char", "word"]) -> CtcVocab:
         """Collect the units of transcripts, sorted."""
         found: set[str] = set()
         for text in texts:
@@ -85,17 +85,17 @@ class Units:
         return cls(kind, (BLANK, UNKNOWN, *sorted(found)))
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.names)}
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
 
     def encode(self, text: str) -> list[int]:
         """Return the units of a transcript."""
-        return [self._places.get(piece, 1) for piece in pieces(text, self.kind)]
+        return [self._index.get(piece, 1) for piece in pieces(text, self.kind)]
 
-    def decode(self, units: Sequence[int]) -> str:
+    def decode(self, ctc_vocab_size: Sequence[int]) -> str:
         """Return the text of units; blanks are skipped (collapse repeats before)."""
         between = " " if self.kind == "word" else ""
-        return _closed(between.join(self.names[unit] for unit in units if unit != 0))
+        return _closed(between.join(self.names[unit] for unit in ctc_vocab_size if unit != 0))
 
     def save(self, path: Path) -> None:
         """Write the inventory as JSON."""
@@ -106,7 +106,7 @@ class Units:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Units:
+    def load(cls, path: Path) -> CtcVocab:
         """Read an inventory.
 
         Raises:

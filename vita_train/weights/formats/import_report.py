@@ -15,8 +15,8 @@ Status = Literal["used", "renamed", "left out", "missing", "unexpected", "shape"
 STATUSES: tuple[Status, ...] = ("used", "renamed", "left out", "missing", "unexpected", "shape", "kind")
 #: Each a fault that keeps an import from being made.
 FAULTS: tuple[Status, ...] = ("missing", "unexpected", "shape", "kind")
-#: Faults told one by one in an error; the table has all.
-_MOST_TOLD = 10
+#: Faults listed one by one in an error; the table has all.
+_MOST_LISTED = 10
 #: Characters of a stranger's name or value that are shown.
 _LONGEST_SHOWN = 160
 
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass
-class ImportLedger:
+class ImportReport:
     """Every tensor of an import, in the order of the source's names."""
 
     source: str
@@ -75,10 +75,10 @@ class ImportLedger:
         Raises:
             CheckpointError: naming the tensors.
         """
-        told = self.problems + [str(row) for row in self.faults]
-        if told:
-            more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
-            raise CheckpointError(f"does not fit the recipe's model: {'; '.join(told[:_MOST_TOLD])}{more}",
+        listed = self.problems + [str(row) for row in self.faults]
+        if listed:
+            more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
+            raise CheckpointError(f"does not fit the recipe's model: {'; '.join(listed[:_MOST_LISTED])}{more}",
                                   where=self.source, remedy="give the recipe the weights were made with, or name the "
                                   "modules to import with --modules")
 
