@@ -43,6 +43,8 @@ lint: $(READY) ## Check style, types, import directions and the compiled pipelin
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python pipelines/compile.py --check
+	$(BIN)/python tools/error_codes.py --check
+	$(BIN)/python tools/reference.py --check
 
 # Not among the listed: for whoever changes the documentation. The site lies in build/site.
 docs: $(READY)

@@ -29,6 +29,8 @@ AREAS = {"UserError": "USE", "RecipeError": "RECIPE", "DataError": "DATA", "Chec
 TITLES = {"USE": "Usage", "RECIPE": "Recipes", "DATA": "Data", "WEIGHTS": "Weights and checkpoints", "GATE": "Gates",
           "STORE": "Stores", "PEER": "Other ranks", "STOP": "Stopped", "FAIL": "Failures"}
 _CODE = re.compile(r"VT-([A-Z]+)-(\d{3})")
+#: A line of the page: code, area, message, file.
+_ROW = re.compile(r"^\| `(VT-([A-Z]+)-\d{3})` \| (.*?) \| .*? \| `([^`]+)` \|$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def _sites(path: Path) -> Iterator[Site]:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    caught = _caught(tree)
+    for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in AREAS and node.args):
             continue
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -70,7 +74,7 @@ def _sites(path: Path) -> Iterator[Site]:
         if given is not None:
             code = given.value if isinstance(given, ast.Constant) and given.value else "="
         first, handed_on = node.args[0], ""
-        if isinstance(first, ast.Attribute) and first.attr == "what":
+        if isinstance(first, ast.Attribute) and first.attr == "what" and id(node) in caught:
             handed_on = f"{ast.unparse(first.value)}.code"
         end = starts[(first.end_lineno or 1) - 1] + (first.end_col_offset or 0)
         while source[end:end + 1] not in (b",", b")"):  # behind a parenthesis around the message
@@ -80,6 +84,13 @@ def _sites(path: Path) -> Iterator[Site]:
             end += 1
         yield Site(path, node.lineno, AREAS[node.func.id], str(code), _template(first),
                    _template(keywords["remedy"]) if "remedy" in keywords else "", end, handed_on)
+
+
+def _caught(tree: ast.AST) -> set[int]:
+    """Return the ids of all nodes below a handler of these errors: what is raised there may hand one on."""
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type
+                and any(isinstance(name, ast.Name) and name.id in AREAS for name in ast.walk(node.type))]
+    return {id(below) for handler in handlers for below in ast.walk(handler)}
 
 
 def _template(node: ast.expr) -> str:
@@ -97,10 +108,24 @@ def _template(node: ast.expr) -> str:
     return "…"
 
 
+def cell(text: str) -> str:
+    """Return a text as a cell of the page's tables."""
+    return re.sub(r"([<|*_])", r"\\\1", " ".join(text.split()))
+
+
 def number(found: list[Site]) -> int:
-    """Write codes where there are none and return how many."""
+    """Write codes where there are none and return how many.
+
+    A message that the page lists for this file, and that no longer stands there with its code, gets that code back: so
+    branches that are merged agree.
+    """
     taken: Counter[str] = Counter()
     listed = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    present = {site.code for site in found}
+    former: dict[tuple[str, str, str], list[str]] = {}
+    for code, area, what, path in _ROW.findall(listed):
+        if code not in present:
+            former.setdefault((area, what, path), []).append(code)
     for area, digits in [*_CODE.findall(listed), *(match for site in found for match in _CODE.findall(site.code))]:
         taken[area] = max(taken[area], int(digits))
     edits: dict[Path, list[tuple[int, str]]] = {}
@@ -108,7 +133,10 @@ def number(found: list[Site]) -> int:
         if site.code:
             continue
         argument = site.argument
-        if not argument:
+        again = former.get((site.area, cell(site.what), str(site.path.relative_to(ROOT))))
+        if not argument and again:
+            argument = f'"{again.pop(0)}"'
+        elif not argument:
             taken[site.area] += 1
             argument = f'"VT-{site.area}-{taken[site.area]:03d}"'
         edits.setdefault(site.path, []).append((site.insert, f", code={argument}"))

@@ -105,5 +105,5 @@ def show_checks(checks: list[Check], console: Console, *, what: str = "preflight
     else:
         console.print(f"{what}: {len(checks)} checks passed", highlight=False)
     if failed:
-        raise UserError(f"{what} refused: {', '.join(check.name for check in failed)}",
+        raise UserError(f"{what} refused: {', '.join(check.name for check in failed)}", code="VT-USE-028",
                         remedy="fix what is marked above, then run the same command again")

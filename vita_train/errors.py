@@ -53,6 +53,11 @@ class VitaError(Exception):
         # Errors cross process borders; the default would call the class without its keywords.
         return _restored, (type(self), self.what, self.code, self.where, self.remedy)
 
+    def report(self) -> dict[str, Any]:
+        """Return the error as plain values, as files and other processes get it; ``code`` is the exit code there."""
+        return {"code": self.exit_code, "error": self.code, "what": self.what, "where": self.where,
+                "remedy": self.remedy}
+
     def __str__(self) -> str:
         location = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""

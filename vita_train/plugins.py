@@ -51,7 +51,7 @@ class Registry(Generic[Item]):
             VitaError: its name is taken by another.
         """
         if self._items.setdefault(name, item) != item:
-            raise VitaError(f"there are two of {self._what} {name!r}", where=GROUP,
+            raise VitaError(f"there are two of {self._what} {name!r}", code="VT-FAIL-007", where=GROUP,
                             remedy="a plugin must choose a name of its own")
 
     def __getitem__(self, name: str) -> Item:
@@ -63,7 +63,7 @@ class Registry(Generic[Item]):
         if name not in self:
             known = tuple(self)
             near = get_close_matches(name, known, n=2)
-            raise UserError(f"there is no {self._what} {name!r}",
+            raise UserError(f"there is no {self._what} {name!r}", code="VT-USE-070",
                             remedy=f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}")
         return self._items[name]
 
@@ -102,7 +102,7 @@ def load_plugins() -> None:
         try:
             entry.load()
         except Exception as error:
-            raise UserError(f"the plugin {entry.name!r} cannot be loaded: {type(error).__name__}: {error}",
+            raise UserError(f"the plugin {entry.name!r} cannot be loaded: {type(error).__name__}: {error}", code="VT-USE-071",
                             where=entry.value, remedy="correct its package or uninstall it") from error
 
 
@@ -116,5 +116,5 @@ def named(path: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{path} cannot be imported: {error}",
+        raise UserError(f"{path} cannot be imported: {error}", code="VT-USE-072",
                         remedy="name it as package.module:name of an installed package") from error

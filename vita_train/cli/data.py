@@ -85,7 +85,7 @@ def check(recipe: RecipeName, registry: RegistryPath, settings: Set = None, work
         typer.echo(reject_line(dataset, split, reject), nl=False)
     ledger = report.ledger
     if not report.ok:
-        raise DataError("; ".join(report.faults[:3]), where=str(registry),
+        raise DataError("; ".join(report.faults[:3]), code="VT-DATA-001", where=str(registry),
                         remedy="correct the records, or allow a share with data.max_reject_share")
     typer.echo(f"{registry}: ok, {ledger.used} of {ledger.records} records can be used, {ledger.rejected} rejected")
 

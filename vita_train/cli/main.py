@@ -101,7 +101,7 @@ def _machine_fault(error: OSError) -> UserError:
     if full := as_full_disk(error, Path()):
         return full
     what = error.strerror or str(error)
-    return UserError(what[0].lower() + what[1:], where=str(error.filename or ""),
+    return UserError(what[0].lower() + what[1:], code="VT-USE-001", where=str(error.filename or ""),
                      remedy=_MACHINE_FAULTS[error.errno or 0])
 
 

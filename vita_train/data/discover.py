@@ -85,7 +85,7 @@ def look_at(folder: Path, out: Path) -> Findings:
         UserError: it is no folder, or nothing in it can be trained on.
     """
     if not folder.is_dir():
-        raise UserError("is not a folder", where=str(folder), remedy="give the folder that holds records and media")
+        raise UserError("is not a folder", code="VT-USE-029", where=str(folder), remedy="give the folder that holds records and media")
     paths = list(_walk(folder))
     media: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -119,7 +119,7 @@ def look_at(folder: Path, out: Path) -> Findings:
             notes.append(f"{name}: taken as {count.most_common(1)[0][0]}, but records look like "
                          + ", ".join(f"{kind} ({number})" for kind, number in count.most_common()))
     if not records.total():
-        raise UserError("\n  ".join(["holds no records to train on", *notes]), where=str(folder),
+        raise UserError("\n  ".join(["holds no records to train on", *notes]), code="VT-USE-030", where=str(folder),
                         remedy="write records as in docs/reference/records.md, or a text beside each image or "
                                "recording (cat.txt of cat.jpg)")
     registry = Registry(datasets={name: Dataset(task=tasks[name].most_common(1)[0][0], splits={
@@ -141,7 +141,7 @@ def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
     """
     files = [out / REGISTRY, out / RECIPE, *(out / file for file in findings.written)]
     if there := [path for path in files if path.exists()]:
-        raise UserError("is already there", where=str(there[0]), remedy="remove it, or give another folder with --out")
+        raise UserError("is already there", code="VT-USE-031", where=str(there[0]), remedy="remove it, or give another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     for file, rows in findings.written.items():
         write_records(out / file, rows)

@@ -65,6 +65,6 @@ def check_gates(spec: StageSpec, metrics: Mapping[str, float], *, where: str = "
     """
     failed = [str(result) for result in gate_results(spec, metrics) if not result.met]
     if failed and not spec.accept:
-        raise GateError("exit gate not met: " + "; ".join(failed), where=where,
+        raise GateError("exit gate not met: " + "; ".join(failed), code="VT-GATE-001", where=where,
                         remedy=remedy or "train longer or on more data, or change the gate if it asks too much")
     return failed

@@ -174,12 +174,12 @@ class Chat:
         """
         now = self.conversation
         if (images and (video or now.videos)) or (video and now.images):
-            raise UserError("images and video cannot be in one conversation",
+            raise UserError("images and video cannot be in one conversation", code="VT-USE-042",
                             remedy="begin a new one, with /reset or another command")
         if video and now.videos:
-            raise UserError("a conversation holds one video", remedy="begin a new one, with /reset or another command")
+            raise UserError("a conversation holds one video", code="VT-USE-043", remedy="begin a new one, with /reset or another command")
         if not (text.strip() or audios):
-            raise UserError("there is no question", remedy="write one, or give a recording of one")
+            raise UserError("there is no question", code="VT-USE-044", remedy="write one, or give a recording of one")
         parts = ["<image>"] * len(images) + ["<video>"] * bool(video)
         parts += [escaped(text.strip())] * bool(text.strip()) + ["<audio>"] * len(audios)
         return Conversation(
@@ -236,7 +236,7 @@ class Chat:
         needed = self.recipe.model.audio_adapter.modules if kind == "audio" else _NEEDS[kind]
         missing = [name for name in needed if name not in self.modules]
         if missing:
-            raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained",
+            raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained", code="VT-USE-045",
                             remedy="train the stages that add it")
 
 
@@ -257,7 +257,7 @@ def open_chat(checkpoint: str) -> Chat:
     if is_local(checkpoint):
         path = local_path(checkpoint)
         if not path.is_dir():
-            raise UserError("there is no such directory", where=str(path),
+            raise UserError("there is no such directory", code="VT-USE-046", where=str(path),
                             remedy="give an export, <run>/export/model, or a run's directory")
         if (path / "export.json").is_file():
             from vita_train.weights.export import load_exported
@@ -266,7 +266,7 @@ def open_chat(checkpoint: str) -> Chat:
             return Chat(exported.recipe, exported.modules.to(device), exported.tokenizer)
     store = open_store(checkpoint)
     if not store.exists("recipe.yaml"):
-        raise UserError("this is neither an export nor a run", where=store.uri,
+        raise UserError("this is neither an export nor a run", code="VT-USE-047", where=store.uri,
                         remedy="give an export, <run>/export/model, or a run's directory")
     from vita_train.runs.run import Run
     from vita_train.weights.newest import load_newest
@@ -290,4 +290,4 @@ def _usable(load: Callable[[], Any]) -> Any:
     try:
         return load()
     except MediaError as error:
-        raise UserError(error.detail) from error
+        raise UserError(error.detail, code="VT-USE-048") from error

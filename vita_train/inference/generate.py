@@ -152,7 +152,7 @@ class _Session:
         limit = omni.llm.config.max_position_embeddings
         if self.longest >= limit:
             name = max(prompts, key=lambda prompt: len(prompt.input_ids)).name
-            raise DataError(f"the prompt takes {self.longest} positions, the model has {limit}",
+            raise DataError(f"the prompt takes {self.longest} positions, the model has {limit}", code="VT-DATA-032",
                             where=name or "prompt", remedy="shorten the conversation or the media")
         self._cache = DynamicCache(config=omni.llm.config)
         self._seen = batch.document_ids > 0

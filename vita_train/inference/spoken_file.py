@@ -48,7 +48,7 @@ class SpokenFile:
         try:
             self._file.close()
             if kind is None and not self.seconds:
-                raise UserError("the reply holds nothing that can be spoken", where=str(self.path))
+                raise UserError("the reply holds nothing that can be spoken", code="VT-USE-049", where=str(self.path))
             if kind is None:
                 os.replace(self._partial, self.path)
         except (OSError, soundfile.SoundFileError) as fault:
@@ -57,5 +57,5 @@ class SpokenFile:
             self._partial.unlink(missing_ok=True)
 
     def _write_error(self, error: Exception) -> UserError:
-        return UserError(f"the audio cannot be written: {error}", where=str(self.path),
+        return UserError(f"the audio cannot be written: {error}", code="VT-USE-050", where=str(self.path),
                          remedy="give the path of a WAV file in a directory that can be written")

@@ -41,7 +41,7 @@ class LocalBackend:
         """
         wanted = run.recipe.launch.nodes
         if wanted != self._nodes.count:
-            raise UserError(f"the recipe wants {wanted} machines, and this is one of {self._nodes.count}",
+            raise UserError(f"the recipe wants {wanted} machines, and this is one of {self._nodes.count}", code="VT-USE-055",
                             where="launch.nodes",
                             remedy="run it on a cluster; start it on each machine with vita-train launch --nnodes "
                                    f"{wanted}; or set launch.nodes={self._nodes.count}")

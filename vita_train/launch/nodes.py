@@ -67,17 +67,17 @@ def nodes_by_hand(count: int, rank: int | None = None, master: str = "", port: i
         number = rank if rank is not None else int(environment["INDEX"])
         to = port if port is not None else int(environment.get("MASTER_PORT") or _PORT)
     except KeyError:
-        raise UserError(f"which of the {count} machines this is was not said", where=where,
+        raise UserError(f"which of the {count} machines this is was not said", code="VT-USE-056", where=where,
                         remedy="give --node-rank, or set INDEX: 0 on the first machine") from None
     except ValueError as error:
-        raise UserError(f"INDEX or MASTER_PORT is not a whole number: {error}", where=where,
+        raise UserError(f"INDEX or MASTER_PORT is not a whole number: {error}", code="VT-USE-057", where=where,
                         remedy="give --node-rank and --master-port") from None
     if not 0 <= number < count:
-        raise UserError(f"machine {number} is not one of {count}", where="--node-rank",
+        raise UserError(f"machine {number} is not one of {count}", code="VT-USE-058", where="--node-rank",
                         remedy=f"number them from 0 to {count - 1}")
     address = master or environment.get("MASTER_ADDR", "")
     if not address:
-        raise UserError("the address of the first machine was not said", where=where,
+        raise UserError("the address of the first machine was not said", code="VT-USE-059", where=where,
                         remedy="give --master-addr, or set MASTER_ADDR, to an address that all machines reach")
     return Nodes(count, number, address, to)
 
@@ -89,7 +89,7 @@ def network_environment(preset: str, environment: Mapping[str, str] = os.environ
         UserError: there is no such preset.
     """
     if preset not in NETWORKS:
-        raise UserError(f"there is no network preset {preset!r}", where="--network",
+        raise UserError(f"there is no network preset {preset!r}", code="VT-USE-060", where="--network",
                         remedy=f"presets are {', '.join(name for name in NETWORKS if name)}")
     return {name: value for name, value in NETWORKS[preset].items() if name not in environment}
 

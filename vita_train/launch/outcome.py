@@ -41,8 +41,7 @@ _REPORT = "vita-train-error "
 
 def report_line(error: VitaError) -> str:
     """Return an error as a line that `explain` finds in a job's output."""
-    return _REPORT + json.dumps({"code": error.exit_code, "what": error.what, "where": error.where,
-                                 "remedy": error.remedy})
+    return _REPORT + json.dumps(error.report())
 
 
 def forget_outcomes(logs: Path) -> None:
@@ -70,7 +69,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
     codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
     killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
     if killed:
-        return PeerLostError(f"a process of the job was killed by {signal.Signals(killed[0]).name}",
+        return PeerLostError(f"a process of the job was killed by {signal.Signals(killed[0]).name}", code="VT-PEER-002",
                              where=str(_last_log(logs)),
                              remedy="usually memory: lower batch.global_batch_size or raise batch.grad_accum, then run "
                              "it again")
@@ -79,7 +78,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
             return _CLASSES[code]("a process of the job ended so without saying why", where=str(_last_log(logs)),
                                   remedy="run the same command again")
     log = _last_log(logs)
-    return VitaError(f"the job failed; its log ends\n{tail(log)}", where=str(log))
+    return VitaError(f"the job failed; its log ends\n{tail(log)}", code="VT-FAIL-003", where=str(log))
 
 
 def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
@@ -93,7 +92,7 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
     if code == 0:
         return None
     if report := _read(last_words):
-        return _CLASSES[int(str(report["code"]))](str(report.get("what") or "failed"), where=str(report.get("where")),
+        return _CLASSES[int(str(report["code"]))](str(report.get("what") or "failed"), code=str(report.get("error") or ""), where=str(report.get("where")),
                                                   remedy=str(report.get("remedy") or f"the log is {logs}"))
     kind = PeerLostError if code < 0 else _CLASSES.get(code, VitaError)
     return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
@@ -113,7 +112,7 @@ def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:
     remedy = str(report.get("remedy") or "")
     if code == EXIT_FAILED and not remedy:
         remedy = f"the log is {_last_log(logs)}"
-    return _CLASSES[code](str(report.get("what") or "failed"), where=str(report.get("where") or ""), remedy=remedy)
+    return _CLASSES[code](str(report.get("what") or "failed"), code=str(report.get("error") or ""), where=str(report.get("where") or ""), remedy=remedy)
 
 
 def _read(path: Path) -> dict[str, object] | None:

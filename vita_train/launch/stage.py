@@ -69,7 +69,7 @@ def finish(backend: JobBackend, job: StageJob) -> Manifest:
     logs = complete(backend, job)
     manifest = job.run.final(job.stage)
     if manifest is None:
-        raise VitaError("the job ended as if it were done, but committed nothing", where=job.run.final_uri(job.stage),
+        raise VitaError("the job ended as if it were done, but committed nothing", code="VT-FAIL-004", where=job.run.final_uri(job.stage),
                         remedy=f"its logs are in {logs}")
     return manifest
 

@@ -66,7 +66,7 @@ def run_torchrun(command: Sequence[str], logs: Path, env: Mapping[str, str], *, 
                 stop_group(process, grace=grace)
                 output.finish()
     if stopped:
-        return StoppedError("stopped as asked; the stage saved its state", where=str(logs),
+        return StoppedError("stopped as asked; the stage saved its state", code="VT-STOP-004", where=str(logs),
                             remedy="run the same command to continue")
     if code == 0:
         return None

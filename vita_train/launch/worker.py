@@ -76,8 +76,7 @@ def main() -> int:
 
 def say_last_words(failure: VitaError, logs: Path, to: Path = TERMINATION_LOG) -> None:
     """Leave the reason, and the last lines of every rank, where Kubernetes reads a container's last words."""
-    said = {"code": failure.exit_code, "what": failure.what, "where": failure.where, "remedy": failure.remedy,
-            "tails": {path.stem: tail(path) for path in sorted(logs.glob("rank-*.log"))}}
+    said = {**failure.report(), "tails": {path.stem: tail(path) for path in sorted(logs.glob("rank-*.log"))}}
     while len(text := json.dumps(said, ensure_ascii=False).encode()) > _MOST_BYTES:
         said = _shortened(said)
     try:

@@ -59,9 +59,9 @@ def build_modules(
     wanted = set(names)
     unknown = sorted(wanted - set(MODULES))
     if unknown:
-        raise RecipeError(f"unknown modules {unknown}", remedy=f"modules are {', '.join(MODULES)}")
+        raise RecipeError(f"unknown modules {unknown}", code="VT-RECIPE-018", remedy=f"modules are {', '.join(MODULES)}")
     if "ctc_head" in wanted and ctc_vocab_size < 2:
-        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {ctc_vocab_size}",
+        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {ctc_vocab_size}", code="VT-RECIPE-019",
                           remedy="prepare the transcripts first; they give the inventory")
     read = not empty and torch.get_default_device().type != "meta"
     undrawn = _spared if empty and wanted & _OF_TRANSFORMERS else nullcontext

@@ -39,7 +39,7 @@ def check_loaded(model: nn.Module, *, missing: Iterable[str], unexpected: Iterab
         (absent, "are missing and would stay random"), (unused, "would go unused"), (wrong, "have another shape"))
         if names]
     if problems:
-        raise CheckpointError("; ".join(problems), where=where, remedy=_remedy(absent, unused, setting))
+        raise CheckpointError("; ".join(problems), code="VT-WEIGHTS-006", where=where, remedy=_remedy(absent, unused, setting))
     check_finite(model, where=where)
 
 
@@ -57,7 +57,7 @@ def check_finite_tensors(tensors: Mapping[str, Tensor], *, where: str) -> None:
     bad = [name for name, tensor in tensors.items()
            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise CheckpointError(f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}", where=where,
+        raise CheckpointError(f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}", code="VT-WEIGHTS-007", where=where,
                               remedy="get the weights again, or take an earlier checkpoint of them")
 
 

@@ -39,7 +39,7 @@ def target_layers(module: nn.Module, roles: Iterable[str], *, where: str = "lora
         endings = {ending for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
                    if (ending := _from_segment(name, _SEGMENTS[role]))}
         if not endings:
-            raise RecipeError(f"the model has no linear layers of role {role!r}", where=where,
+            raise RecipeError(f"the model has no linear layers of role {role!r}", code="VT-RECIPE-022", where=where,
                               remedy="take the role out")
         found |= endings
     return sorted(found)
@@ -106,7 +106,7 @@ def set_adapter(module: nn.Module, tensors: dict[str, Tensor], *, where: str) ->
     problems += [f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the model"
                  for name in sorted(set(own) & set(tensors)) if tensors[name].shape != own[name].shape]
     if problems:
-        raise CheckpointError(f"the adapter does not fit the model: {'; '.join(problems[:5])}", where=where,
+        raise CheckpointError(f"the adapter does not fit the model: {'; '.join(problems[:5])}", code="VT-WEIGHTS-008", where=where,
                               remedy="use the recipe the adapter was trained with")
     for name, parameter in own.items():
         parameter.copy_(tensors[name])
@@ -126,7 +126,7 @@ def merge_adapters(module: nn.Module, *, where: str = "") -> None:
             try:
                 merging.merge(safe_merge=True)
             except ValueError as error:
-                raise CheckpointError(f"the adapter of {name} holds numbers that are not finite", where=where,
+                raise CheckpointError(f"the adapter of {name} holds numbers that are not finite", code="VT-WEIGHTS-009", where=where,
                                       remedy="train the stage again with lower rates") from error
             module.set_submodule(name, merging.get_base_layer())
     del module.peft_config

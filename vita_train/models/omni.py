@@ -177,7 +177,7 @@ def _place(embeds: Tensor, where: Tensor, features: Tensor | None, real: bool, k
     places, found = int(where.sum()), len(features) if features is not None and real else 0
     if places != found:
         shown = ", ".join(sample_ids[:8]) + (f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else "")
-        raise DataError(f"{places} {kind} positions in the text but {found} {kind} features",
+        raise DataError(f"{places} {kind} positions in the text but {found} {kind} features", code="VT-DATA-033",
                         where=f"samples {shown}" if shown else "batch",
                         remedy="prepare the data again with the model settings of this recipe")
     if features is None:

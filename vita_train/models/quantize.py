@@ -27,7 +27,7 @@ def import_bitsandbytes(*, where: str = "quantize") -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise RecipeError("bitsandbytes is not installed", where=where,
+        raise RecipeError("bitsandbytes is not installed", code="VT-RECIPE-023", where=where,
                           remedy="pip install 'vita-train[quant]', or take quantize out") from error
     return bitsandbytes
 

@@ -47,7 +47,7 @@ def sources() -> Path:
     for folder in (package.parent, package / "kubeflow"):
         if (folder / "pipelines" / "compile.py").is_file():
             return folder
-    raise VitaError("the pipelines' sources are missing", where=str(package / "kubeflow"),
+    raise VitaError("the pipelines' sources are missing", code="VT-FAIL-005", where=str(package / "kubeflow"),
                     remedy="install the package again")
 
 
@@ -77,6 +77,6 @@ def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> 
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not file.is_file():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the pipeline cannot be compiled: {reason.removeprefix('error: ')}", where=recipe.name,
+        raise UserError(f"the pipeline cannot be compiled: {reason.removeprefix('error: ')}", code="VT-USE-061", where=recipe.name,
                         remedy="correct the recipe")
     return file

@@ -34,7 +34,7 @@ class PipelineServer:
         import kfp_server_api as api  # kfp.Client asks five times for the server's health and prints each traceback
 
         if holds_credentials(endpoint):
-            raise UserError("holds a user, a password or a key inside a URL", where=endpoint,
+            raise UserError("holds a user, a password or a key inside a URL", code="VT-USE-063", where=endpoint,
                             remedy="forward the port of service ml-pipeline, or put a proxy before it that knows them")
         settings = api.Configuration(host=endpoint.rstrip("/"))
         if mounted := os.environ.get(TOKEN_VARIABLE) or (str(TOKEN) if TOKEN.exists() else ""):
@@ -85,7 +85,7 @@ class PipelineServer:
         with _explained(self._endpoint):
             known = self._find(pipeline)
             if known is None:
-                raise UserError(f"the server has no pipeline {pipeline!r}", where=self._endpoint,
+                raise UserError(f"the server has no pipeline {pipeline!r}", code="VT-USE-064", where=self._endpoint,
                                 remedy="upload it: vita-train cluster upload --endpoint ... FILE")
             version = next(iter(self._versions(known).values()))
             run = self._runs.run_service_create_run(self._api.V2beta1Run(
@@ -181,7 +181,7 @@ def _name_of(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             return str(next(yaml.safe_load_all(file))["pipelineInfo"]["name"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
-        raise UserError("this is no compiled pipeline", where=str(path),
+        raise UserError("this is no compiled pipeline", code="VT-USE-065", where=str(path),
                         remedy="give a file that pipelines/compile.py wrote") from error
 
 
@@ -194,16 +194,16 @@ def _explained(endpoint: str) -> Iterator[None]:
         yield
     except ApiException as error:
         if error.status in _NO_ENTRY:
-            raise UserError(f"the server does not let us in: {error.status} {error.reason}", where=endpoint,
+            raise UserError(f"the server does not let us in: {error.status} {error.reason}", code="VT-USE-066", where=endpoint,
                             remedy=f"let {TOKEN_VARIABLE} name a file with a token for Kubeflow Pipelines, and give "
                                    "--namespace on a multi-user installation") from error
         if error.status and error.status < 500:
-            raise UserError(f"the server refuses: {_message(error)}", where=endpoint,
+            raise UserError(f"the server refuses: {_message(error)}", code="VT-USE-067", where=endpoint,
                             remedy="correct what it names") from error
-        raise PeerLostError(f"the server failed: {error.status} {_message(error)}", where=endpoint,
+        raise PeerLostError(f"the server failed: {error.status} {_message(error)}", code="VT-PEER-003", where=endpoint,
                             remedy="try again, or look at the log of ml-pipeline") from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise PeerLostError(f"Kubeflow Pipelines does not answer: {error}", where=endpoint,
+        raise PeerLostError(f"Kubeflow Pipelines does not answer: {error}", code="VT-PEER-004", where=endpoint,
                             remedy="check --endpoint, or forward the port of service ml-pipeline") from error
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from vita_train import __version__
-from vita_train.errors import EXIT_FAILED, VitaError
+from vita_train.errors import VitaError
 from vita_train.recipe.selection import Selection
 from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
@@ -52,14 +52,9 @@ def _report_failure(run: Run, step: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, VitaError):
-            reason, code, what, where, remedy = str(error), error.exit_code, error.what, error.where, error.remedy
-        else:
-            reason = what = f"{type(error).__name__}: {error}"
-            code, where, remedy = EXIT_FAILED, "", ""
+        failure = error if isinstance(error, VitaError) else VitaError(f"{type(error).__name__}: {error}")
         with suppress(VitaError):  # a store that is away is told less than why the step failed
-            _tell(run, step, "failed", reason=reason, error={
-                "code": code, "what": what, "where": where, "remedy": remedy})
+            _tell(run, step, "failed", reason=str(failure), error=failure.report())
         raise
 
 

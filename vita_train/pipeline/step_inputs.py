@@ -29,7 +29,7 @@ def require_manifest(run: Run, step: str, *, by: str) -> Manifest:
     """
     manifest = run.final(step)
     if manifest is None:
-        raise UserError(f"{by} needs {step}, which run {run.name!r} has not done yet", where=run.final_uri(step),
+        raise UserError(f"{by} needs {step}, which run {run.name!r} has not done yet", code="VT-USE-068", where=run.final_uri(step),
                         remedy=f"vita-train run {_given_as(run.recipe)} --run {run.name} --until {step}")
     return manifest
 

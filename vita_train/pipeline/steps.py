@@ -74,7 +74,7 @@ def check_pipeline(recipe: Recipe, stages: str) -> None:
         RecipeError: a stage is missing in the pipeline, or would start too early.
     """
     if problems := uncovered(json.loads(stages), stage_graph(recipe)):
-        raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", where=recipe.name,
+        raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", code="VT-RECIPE-024", where=recipe.name,
                           remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
                                  "python pipelines/compile.py --recipe FILE, then vita-train cluster upload")
 

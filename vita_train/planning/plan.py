@@ -106,7 +106,7 @@ def gpu_bytes(name: str) -> int:
     """
     size = name.rpartition("-")[2]
     if not size.isdigit() or int(size) == 0:
-        raise RecipeError(f"unknown GPU {name!r}", where="--gpu",
+        raise RecipeError(f"unknown GPU {name!r}", code="VT-RECIPE-025", where="--gpu",
                           remedy="end the name with its memory in GB: h100-80, l40s-48")
     return int(size) * 10**9
 

@@ -23,7 +23,7 @@ def image_cost(size: str, recipe: Recipe) -> str:
         if min(width, height) < 1:
             raise ValueError
     except ValueError:
-        raise UserError(f"{size!r} is not an image size", where="--image", remedy="write it like 1280x720") from None
+        raise UserError(f"{size!r} is not an image size", code="VT-USE-069", where="--image", remedy="write it like 1280x720") from None
     spec, side = recipe.data.image, recipe.model.vision.tile_size
     columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
     tiles = count_tiles(width, height, spec, side)

@@ -65,7 +65,7 @@ def _small_job(platform: Platform) -> TrainingJob:
 
 def _image(platform: Platform) -> str:
     if not platform.image:
-        raise UserError("no image of the training pods is named", where="platform.image",
+        raise UserError("no image of the training pods is named", code="VT-USE-073", where="platform.image",
                         remedy="set the chart's images.trainer")
     if "@sha256:" in platform.image:
         return platform.image
@@ -81,7 +81,7 @@ def _check_rbac(cluster: Cluster, backend: JobKind, namespace: str) -> str:
     missing = [f"{verb} {resource}{f'.{group}' if group else ''}" for (group, resource), verbs in needed.items()
                for verb in sorted(verbs) if not cluster.may(verb, group, resource, namespace)]
     if missing:
-        raise UserError(f"this account may not {', '.join(missing)}", where=f"namespace {namespace}",
+        raise UserError(f"this account may not {', '.join(missing)}", code="VT-USE-074", where=f"namespace {namespace}",
                         remedy="use the launcher's service account of the chart, or name this one in "
                                "launcher.extraSubjects")
     return f"all that a launcher does in {namespace}"
@@ -103,6 +103,6 @@ def _run_trial_job(cluster: Cluster, backend: JobKind, job: TrainingJob, out: Sa
     launcher.run()
     launcher.delete(wait=True)
     if not any(line.startswith("trainer ") for line in lines):
-        raise UserError("the job ended well, but its log could not be read", where=f"job {job.name}",
+        raise UserError("the job ended well, but its log could not be read", code="VT-USE-075", where=f"job {job.name}",
                         remedy="what keeps logs from being read is said above")
     return "a pod started, its rank ended well, and its log was read"

@@ -65,11 +65,11 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
     check_recipe(recipe)
     steps = selection.steps(recipe)
     if not steps:
-        raise UserError("none of the chosen steps is in the recipe",
+        raise UserError("none of the chosen steps is in the recipe", code="VT-USE-076",
                         remedy=f"its stages are {', '.join(recipe.stages)}")
     quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
     if quantized and backend_of(recipe).here and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("bitsandbytes is not installed", where=f"stages.{quantized[0]}.quantize",
+        raise UserError("bitsandbytes is not installed", code="VT-USE-077", where=f"stages.{quantized[0]}.quantize",
                         remedy="pip install 'vita-train[quant]', or take quantize out")
     return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
 
@@ -90,7 +90,7 @@ def _source(recipe: Recipe) -> str:
         there = {name for source in own for name in load_registry(_registry(source)).datasets}
         absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - there)
         if absent:
-            raise UserError(f"the recipe trains on {', '.join(absent)}, which no source has", where="data.source",
+            raise UserError(f"the recipe trains on {', '.join(absent)}, which no source has", code="VT-USE-078", where="data.source",
                             remedy=f"they have {', '.join(sorted(there))}")
     return "; ".join(found)
 
@@ -98,17 +98,17 @@ def _source(recipe: Recipe) -> str:
 def _source_found(source: Source) -> str:
     if isinstance(source, SynthSource):
         if importlib.util.find_spec("espeakng_loader") is None:
-            raise UserError("the speech synthesiser of the synthetic world is not installed",
+            raise UserError("the speech synthesiser of the synthetic world is not installed", code="VT-USE-079",
                             remedy="pip install 'vita-train[demo]'")
         return "synthetic world, speech synthesiser found"
     if isinstance(source, StampsSource):
         if source.package:
             if not Path(source.package).is_file():
-                raise UserError("there is no such file", where=source.package, remedy="give the path of the .deb")
+                raise UserError("there is no such file", code="VT-USE-080", where=source.package, remedy="give the path of the .deb")
             return f"package {source.package}"
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
         if missing:
-            raise UserError(f"this machine has no {' and no '.join(missing)}",
+            raise UserError(f"this machine has no {' and no '.join(missing)}", code="VT-USE-081",
                             remedy="download tuxpaint-stamps-default elsewhere and give the source's package")
         return "package tuxpaint-stamps-default through apt-get"
     if not isinstance(source, RecordsSource):
@@ -120,7 +120,7 @@ def _source_found(source: Source) -> str:
     for name, dataset in datasets.items():
         for split, entry in dataset.splits.items():
             if not resolve(path, entry.records).is_file():
-                raise UserError(f"the records of {name}/{split} are missing", where=str(resolve(path, entry.records)),
+                raise UserError(f"the records of {name}/{split} are missing", code="VT-USE-082", where=str(resolve(path, entry.records)),
                                 remedy="correct the path in the registry")
     return f"{len(datasets)} datasets in {path}"
 
@@ -134,7 +134,7 @@ def _prepared(run: Run) -> str:
     if manifest is None:
         return "not prepared yet; the run does it"
     if run.is_local and not (run.corpus_dir / "ledger.json").is_file():
-        raise UserError("the prepared corpus is committed, but its files are gone", where=str(run.corpus_dir),
+        raise UserError("the prepared corpus is committed, but its files are gone", code="VT-USE-083", where=str(run.corpus_dir),
                         remedy="run again with --only prepare --force")
     return f"corpus {manifest.digest[:12]}"
 
@@ -162,7 +162,7 @@ def initial_weights(recipe: Recipe) -> str:
     for file in (file for ref in modules.values() for file in ref.files):
         store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
         if (size := store.size(key)) != file.bytes:
-            raise UserError(f"has {size} bytes, {file.bytes} are listed", where=file.uri,
+            raise UserError(f"has {size} bytes, {file.bytes} are listed", code="VT-USE-084", where=file.uri,
                             remedy="import or copy it again")
     return ", ".join(f"{name} from {recipe.weights[name]}" for name in modules)
 
@@ -206,7 +206,7 @@ def _count(recipe: Recipe) -> dict[str, Any]:
                               text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the model cannot be built: {reason}", where="model", remedy="correct the model's sizes")
+        raise UserError(f"the model cannot be built: {reason}", code="VT-USE-085", where="model", remedy="correct the model's sizes")
     counted: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return counted
 
@@ -227,14 +227,14 @@ def _resources(run: Run, parameters: dict[str, int], adapters: dict[str, dict[st
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if memory > there:
             raise UserError(f"training needs about {memory / _GIB:.1f} GiB at stage {stage}, this machine has "
-                            f"{there / _GIB:.1f} GiB", where="launch.nproc",
+                            f"{there / _GIB:.1f} GiB", code="VT-USE-086", where="launch.nproc",
                             remedy="lower launch.nproc, or take a smaller model or a machine with GPUs")
         parts.append(f"of {there / _GIB:.1f} GiB")
     if run.is_local:
         disk = _LEAST_FREE + (recipe.storage.keep_last + 1) * (weights + state)
         free = shutil.disk_usage(run.dir).free
         if free < disk:
-            raise UserError(f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free",
+            raise UserError(f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free", code="VT-USE-087",
                             where=str(run.dir), remedy="free some space or choose another storage.root")
         parts.append(f"and {disk / _GIB:.1f} GiB of disk, {free / _GIB:.1f} GiB free")
     return " ".join(parts)
@@ -245,7 +245,7 @@ def _ports() -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
     except OSError as error:
-        raise UserError(f"no port can be opened on 127.0.0.1: {error.strerror}",
+        raise UserError(f"no port can be opened on 127.0.0.1: {error.strerror}", code="VT-USE-088",
                         remedy="the ranks of a job meet there; allow it") from error
     return "the ranks can meet on 127.0.0.1"
 

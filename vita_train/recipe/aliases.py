@@ -38,4 +38,4 @@ def stage_name(name: str, stages: Collection[str]) -> str:
     known = [*stages, *(alias for alias, stage in STAGE_ALIASES.items() if stage in stages)]
     near = get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"its stages are {', '.join(stages)}"
-    raise RecipeError(f"the recipe has no stage {name!r}", remedy=hint)
+    raise RecipeError(f"the recipe has no stage {name!r}", code="VT-RECIPE-026", remedy=hint)

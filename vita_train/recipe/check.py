@@ -21,7 +21,7 @@ def check_recipe(recipe: Recipe) -> None:
     problems = [] if recipe.stages else ["stages is empty: there is nothing to train"]
     problems += [*_never_trained(recipe), *_sizes(recipe), *_batches(recipe), *_states(recipe), *_untils(recipe)]
     if problems:
-        raise RecipeError("\n  ".join([f"cannot be run, {len(problems)} problem{'s'[:len(problems) - 1]}", *problems]),
+        raise RecipeError("\n  ".join([f"cannot be run, {len(problems)} problem{'s'[:len(problems) - 1]}", *problems]), code="VT-RECIPE-027",
                           where=recipe.name)
 
 

@@ -47,7 +47,7 @@ def _of_stage(recipe: Recipe, stage: str) -> dict[str, Any]:
     try:
         key = stage_name(stage, recipe.stages)
     except RecipeError as error:
-        raise RecipeError(error.what, where=recipe.name, remedy=error.remedy) from None
+        raise RecipeError(error.what, code=error.code, where=recipe.name, remedy=error.remedy) from None
     return {**values, "stages": {key: values["stages"][key]}}
 
 

@@ -24,7 +24,7 @@ def parse_extension(text: str) -> tuple[str, int]:
     """
     stage, _, steps = text.rpartition("=")
     if not stage or not steps.isdecimal() or int(steps) < 1:
-        raise UserError(f"{text!r} is not STAGE=STEPS", where="--extend", remedy="for example --extend 1.2=100")
+        raise UserError(f"{text!r} is not STAGE=STEPS", code="VT-USE-089", where="--extend", remedy="for example --extend 1.2=100")
     return stage, int(steps)
 
 
@@ -63,7 +63,7 @@ def _stage(recipe: Recipe, name: str, where: str) -> str:
     try:
         return stage_name(name, recipe.stages)
     except RecipeError as error:
-        raise UserError(error.what, where=where, remedy=error.remedy) from None
+        raise UserError(error.what, code=error.code, where=where, remedy=error.remedy) from None
 
 
 def _own(spec: StageSpec) -> dict[str, object]:

@@ -43,9 +43,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise _unknown(name_or_path) from None
     except UnicodeDecodeError as error:
-        raise RecipeError("is not a text file in UTF-8", where=str(path)) from error
+        raise RecipeError("is not a text file in UTF-8", code="VT-RECIPE-028", where=str(path)) from error
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise RecipeError(f"cannot be read: {error.strerror}", code="VT-RECIPE-029", where=str(path)) from error
     return parse_recipe(text, path.name if preset else name_or_path, overrides, folder=None if preset else path.parent)
 
 
@@ -62,7 +62,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folde
     if tree.value is None:
         tree.value = {}
     if not isinstance(tree.value, dict):
-        raise RecipeError("a recipe is a mapping of settings", where=tree.location(()))
+        raise RecipeError("a recipe is a mapping of settings", code="VT-RECIPE-030", where=tree.location(()))
     if folder is not None:
         _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
@@ -97,7 +97,7 @@ def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
 def _check_credentials(tree: Tree, value: Any, path: Path) -> None:
     """Refuse URLs with credentials in them, wherever they stand."""
     if isinstance(value, str) and holds_credentials(value):
-        raise RecipeError(f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL",
+        raise RecipeError(f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL", code="VT-RECIPE-031",
                           where=tree.location(path), remedy=REMEDY)
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         _check_credentials(tree, inner, (*path, key))
@@ -108,7 +108,7 @@ def _check_sources(tree: Tree) -> None:
     data = tree.value.get("data")
     source = data.get("source") if isinstance(data, dict) else None
     if isinstance(source, dict) and isinstance(kind := source.get("kind"), str):
-        raise RecipeError("data.source names its sources", where=tree.location(("data", "source")),
+        raise RecipeError("data.source names its sources", code="VT-RECIPE-032", where=tree.location(("data", "source")),
                           remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source")
 
 
@@ -133,12 +133,12 @@ def _check_stages(tree: Tree) -> None:
         check_graph({name: Node(parents, trains[name]) for name, parents in filled_in(after).items()})
     except GraphError as error:
         location = tree.location(("stages", error.stage, *([error.key] if error.key else [])))
-        raise RecipeError(error.what, where=location, remedy=error.remedy) from None
+        raise RecipeError(error.what, code="VT-RECIPE-033", where=location, remedy=error.remedy) from None
 
 
 def _unknown(name: str) -> RecipeError:
     if "/" in name or name.endswith((".yaml", ".yml")):
-        return RecipeError("there is no such recipe file", where=name)
+        return RecipeError("there is no such recipe file", code="VT-RECIPE-034", where=name)
     near = get_close_matches(name, [*preset_names(), *SCRIPTS], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shipped recipes are {', '.join(preset_names())}"
-    return RecipeError(f"there is no recipe {name!r}", remedy=f"{hint}; a file is given by its path")
+    return RecipeError(f"there is no recipe {name!r}", code="VT-RECIPE-035", remedy=f"{hint}; a file is given by its path")

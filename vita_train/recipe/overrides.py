@@ -29,7 +29,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         source = f"--set {text}"
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise RecipeError("is not a setting", where=source, remedy="write --set a.b=c")
+            raise RecipeError("is not a setting", code="VT-RECIPE-036", where=source, remedy="write --set a.b=c")
         stages = tree.value.get("stages") if isinstance(tree.value, dict) else None
         path = resolve_path(name.strip(), source, tuple(stages) if isinstance(stages, dict) else ())
         parsed = parse_yaml(value, source, path)
@@ -51,7 +51,7 @@ def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:
     while position < len(name):
         match = _TOKEN.match(name, position)
         if match is None:
-            raise RecipeError(f"cannot read the path {name!r}", where=source,
+            raise RecipeError(f"cannot read the path {name!r}", code="VT-RECIPE-037", where=source,
                               remedy="separate names by dots; quote names that contain quotes")
         tokens.append(next(group for group in match.groups() if group is not None).strip())
         position = match.end()
@@ -93,7 +93,7 @@ def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
             child = parent[key] = {}
             tree.locations.setdefault(path[: depth + 1], source)
         if not isinstance(child, dict):
-            raise RecipeError(f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping", where=source)
+            raise RecipeError(f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping", code="VT-RECIPE-038", where=source)
         parent = child
     for location in [location for location in tree.locations if location[: len(path)] == path]:
         del tree.locations[location]

@@ -91,7 +91,7 @@ def load_platform(path: str | None = None) -> Platform | None:
     try:
         text = Path(named).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the platform's settings cannot be read", where=named,
+        raise RecipeError("the platform's settings cannot be read", code="VT-RECIPE-039", where=named,
                           remedy=f"mount the chart's ConfigMap there, or unset {PLATFORM}") from error
     tree = parse_yaml(text, named)
     tree.value = tree.value or {}
@@ -111,7 +111,7 @@ def needed_platform(what: str, where: str) -> Platform:
     """
     platform = load_platform()
     if platform is None:
-        raise UserError(f"{what}, but nothing says what the cluster is like", where=where,
+        raise UserError(f"{what}, but nothing says what the cluster is like", code="VT-USE-090", where=where,
                         remedy="install the chart vita-training into this namespace, with the prefix that the "
                                f"pipeline was compiled for, or let {PLATFORM} name a file of settings")
     return platform

@@ -87,7 +87,7 @@ def _former_keys(
         name, line = ".".join(map(str, here)), key.start_mark.line + 1
         if (new := renamed_key(here)) is not None:
             if new in keys:
-                raise RecipeError(f"{name} is the former name of {new}, which stands beside it",
+                raise RecipeError(f"{name} is the former name of {new}, which stands beside it", code="VT-RECIPE-040",
                                   where=f"{source}:{line}", remedy="remove one of them")
             yield key, Rename(line, name, new)
         yield from _former_keys(value, here, source)
@@ -110,9 +110,9 @@ def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
         if renames and write:
             _replace(target, upgraded)
     except UnicodeDecodeError as error:
-        raise RecipeError("is not a text file in UTF-8", where=str(path)) from error
+        raise RecipeError("is not a text file in UTF-8", code="VT-RECIPE-041", where=str(path)) from error
     except OSError as error:
-        raise RecipeError(f"cannot be rewritten: {error.strerror}", where=str(path)) from error
+        raise RecipeError(f"cannot be rewritten: {error.strerror}", code="VT-RECIPE-042", where=str(path)) from error
     return renames
 
 

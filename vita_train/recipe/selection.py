@@ -63,7 +63,7 @@ def step_name(recipe: Recipe, name: str) -> str:
         steps = run_steps(recipe)
         near = get_close_matches(name, steps, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"steps are {', '.join(steps)}"
-        raise UserError(f"unknown step {name!r}", remedy=hint) from None
+        raise UserError(f"unknown step {name!r}", code="VT-USE-091", remedy=hint) from None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Selection:
             UserError: a step is unknown, ``until`` does not wait for ``since``, or ``only`` stands beside them.
         """
         if only and (since or until):
-            raise UserError("--only cannot be combined with --from or --until", remedy="give one or the other")
+            raise UserError("--only cannot be combined with --from or --until", code="VT-USE-092", remedy="give one or the other")
         if only:
             return cls(frozenset(step_name(recipe, name.strip()) for name in only.split(",") if name.strip()), force)
         if not since and not until:
@@ -104,7 +104,7 @@ class Selection:
             last = step_name(recipe, until)
             picked &= {last, *ancestors(graph, last)}
         if not picked:
-            raise UserError(f"nothing lies between the two: {until} does not wait for {since}",
+            raise UserError(f"nothing lies between the two: {until} does not wait for {since}", code="VT-USE-093",
                             where="--from, --until", remedy="swap them, or name the steps with --only")
         return cls(frozenset(picked), force)
 

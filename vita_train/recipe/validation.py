@@ -42,7 +42,7 @@ def _all_problems(error: ValidationError, tree: Tree, model: type[BaseModel]) ->
     shown = [str(problem) for problem in problems[:_MOST_PROBLEMS]]
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more")
-    return RecipeError("\n  ".join([f"{len(problems)} problems", *shown]), where=tree.source)
+    return RecipeError("\n  ".join([f"{len(problems)} problems", *shown]), code="VT-RECIPE-043", where=tree.source)
 
 
 def _order(where: str) -> tuple[str, int]:
@@ -58,18 +58,18 @@ def _problem(detail: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Recipe
     if kind == "extra_forbidden":
         return _unknown_key(path, shape, where)
     if kind == "missing":
-        return RecipeError(f"{name} is missing", where=tree.location(path[:-1]), remedy="add it")
+        return RecipeError(f"{name} is missing", code="VT-RECIPE-044", where=tree.location(path[:-1]), remedy="add it")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         inner = shape_of(shape, str(path[-1])) if shape is not None else None
         kinds = [str(_kind_of(model)) for model in inner.models] if inner is not None else []
-        return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", where=tree.location((*path, "kind")))
+        return RecipeError(f"{name}.kind must be one of {', '.join(kinds)}", code="VT-RECIPE-045", where=tree.location((*path, "kind")))
     if kind == "json_invalid":
-        return RecipeError("holds characters that are no text", where=tree.source)
+        return RecipeError("holds characters that are no text", code="VT-RECIPE-046", where=tree.source)
     message = re.sub(r"\ban object\b", "a mapping", detail["msg"].removeprefix("Value error, "))
     if kind == "value_error":
-        return RecipeError(f"{name}: {message}" if name else message, where=where)
+        return RecipeError(f"{name}: {message}" if name else message, code="VT-RECIPE-047", where=where)
     given = json.dumps(detail["input"], ensure_ascii=False) if not isinstance(detail["input"], dict) else "a mapping"
-    return RecipeError(f"{name}: {message[0].lower() + message[1:]}, not {given[:60]}", where=where,
+    return RecipeError(f"{name}: {message[0].lower() + message[1:]}, not {given[:60]}", code="VT-RECIPE-048", where=where,
                        remedy=_quote_hint(kind))
 
 
@@ -81,11 +81,11 @@ def _unknown_key(path: Path, shape: Shape | None, where: str) -> RecipeError:
     known = fields_of(shape)
     key, inside = str(path[-1]), ".".join(map(str, path[:-1]))
     if (new := renamed_key(path)) is not None and new in known:
-        return RecipeError(f"{'.'.join(map(str, path))} is called {new} now", where=where,
+        return RecipeError(f"{'.'.join(map(str, path))} is called {new} now", code="VT-RECIPE-049", where=where,
                            remedy=f"write {new}; vita-train recipe upgrade FILE rewrites a whole file")
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-    return RecipeError(f"unknown key {key!r}{f' in {inside}' if inside else ''}", where=where, remedy=hint)
+    return RecipeError(f"unknown key {key!r}{f' in {inside}' if inside else ''}", code="VT-RECIPE-050", where=where, remedy=hint)
 
 
 def _locate(loc: tuple[str | int, ...], value: Any, model: type[BaseModel]) -> tuple[Path, Shape | None]:

@@ -87,10 +87,10 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise RecipeError(f"is not YAML: {what}", where=where,
+        raise RecipeError(f"is not YAML: {what}", code="VT-RECIPE-051", where=where,
                           remedy="check indentation, brackets and quotes") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=source) from error
+        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", code="VT-RECIPE-052", where=source) from error
 
 
 def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
@@ -120,7 +120,7 @@ def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
     where = f"{tree.source}:{node.start_mark.line + 1}"
     tree.locations.setdefault(path, where)
     if len(path) > _MAX_DEPTH or len(tree.locations) > _MAX_VALUES:
-        raise RecipeError("is nested too deeply or holds too many values", where=where)
+        raise RecipeError("is nested too deeply or holds too many values", code="VT-RECIPE-053", where=where)
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
@@ -137,10 +137,10 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
         line = key_node.start_mark.line + 1
         where = f"{tree.source}:{line}"
         if not isinstance(key_node, yaml.ScalarNode):
-            raise RecipeError("a key must be a word", where=where)
+            raise RecipeError("a key must be a word", code="VT-RECIPE-054", where=where)
         key = key_node.value
         if key in lines:
-            raise RecipeError(f"{key!r} is given twice (first in line {lines[key]})", where=where,
+            raise RecipeError(f"{key!r} is given twice (first in line {lines[key]})", code="VT-RECIPE-055", where=where,
                               remedy="remove one of them")
         lines[key] = line
         tree.locations[(*path, key)] = where
@@ -159,9 +159,9 @@ def _scalar(node: yaml.Node, where: str) -> Any:
         return int(text)
     if kind == "float":
         if not math.isfinite(number := float(text)):
-            raise RecipeError(f"{text} is too large", where=where)
+            raise RecipeError(f"{text} is too large", code="VT-RECIPE-056", where=where)
         return number
     if kind == "str":
         return text
-    raise RecipeError(f"tags such as {node.tag} are not allowed", where=where, remedy="write a plain value")
+    raise RecipeError(f"tags such as {node.tag} are not allowed", code="VT-RECIPE-057", where=where, remedy="write a plain value")
 

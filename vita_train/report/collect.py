@@ -258,7 +258,7 @@ def _rank_error(reader: RunReader, name: str) -> str:
         if key.endswith(".error.json"):
             recorded = reader.json(key)
             if isinstance(recorded, dict) and recorded.get("what"):
-                return str(VitaError(str(recorded["what"]), where=str(recorded.get("where") or ""),
+                return str(VitaError(str(recorded["what"]), code="VT-FAIL-008", where=str(recorded.get("where") or ""),
                                      remedy=str(recorded.get("remedy") or "")))
     return ""
 

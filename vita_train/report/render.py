@@ -50,7 +50,7 @@ def build_report(*stores: Store) -> str:
         UserError: they hold no run.
     """
     if not any(store.exists("recipe.yaml") for store in stores):
-        raise UserError("there is no run here", where=stores[0].uri, remedy="give the directory <storage.root>/<run>")
+        raise UserError("there is no run here", code="VT-USE-094", where=stores[0].uri, remedy="give the directory <storage.root>/<run>")
     reader = RunReader(stores)
     run = read_run(reader)
     environment = Environment(loader=PackageLoader("vita_train.report"), autoescape=True, undefined=StrictUndefined,

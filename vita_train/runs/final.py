@@ -33,5 +33,5 @@ def read_final(store: Store, prefix: str) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}",
+        raise CheckpointError(f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}", code="VT-WEIGHTS-010",
                               where=store.uri_of(key), remedy="delete it and run the step again") from error

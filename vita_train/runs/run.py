@@ -45,10 +45,10 @@ class Run:
     def __post_init__(self) -> None:
         name = self.name or self.recipe.name
         if not _NAME.fullmatch(name):
-            raise UserError(f"{name[:MAX_NAME]!r} is no name for a run", where="--run",
+            raise UserError(f"{name[:MAX_NAME]!r} is no name for a run", code="VT-USE-095", where="--run",
                             remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
         if len(name) > MAX_NAME:
-            raise UserError(f"the run's name has {len(name)} characters, {MAX_NAME} are allowed", where="--run",
+            raise UserError(f"the run's name has {len(name)} characters, {MAX_NAME} are allowed", code="VT-USE-096", where="--run",
                             remedy="it becomes a folder and the name of objects on a cluster; shorten it")
         object.__setattr__(self, "name", name)
 
@@ -61,7 +61,7 @@ class Run:
         """
         store = open_store(uri)
         if not store.exists(_RECIPE):
-            raise UserError("there is no run here", where=store.uri, remedy="give the directory <storage.root>/<run>")
+            raise UserError("there is no run here", code="VT-USE-097", where=store.uri, remedy="give the directory <storage.root>/<run>")
         recipe = parse_recipe(store.read(_RECIPE).decode(errors="replace"), f"{store.uri}/{_RECIPE}")
         root, _, name = store.uri.rstrip("/").rpartition("/")
         # It may have been moved since its recipe was written.

@@ -151,7 +151,7 @@ def local_path(uri: str) -> Path:
         UserError: the URI is of another kind.
     """
     if not is_local(uri):
-        raise UserError(f"cannot open {uri.partition('://')[0]}:// URIs", where=uri,
+        raise UserError(f"cannot open {uri.partition('://')[0]}:// URIs", code="VT-USE-098", where=uri,
                         remedy="use a local path, file:// or s3://")
     path = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
     return Path(path).expanduser().absolute()
@@ -165,5 +165,5 @@ def check_key(key: str) -> str:
     """
     parts = key.split("/")
     if any(part in ("", ".", "..") or part.startswith(PRIVATE) for part in parts) or "\0" in key:
-        raise UserError("not a key: parts must be names separated by single slashes", where=repr(key))
+        raise UserError("not a key: parts must be names separated by single slashes", code="VT-USE-099", where=repr(key))
     return key

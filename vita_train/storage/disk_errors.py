@@ -95,12 +95,12 @@ def _translate(error: OSError, path: Path) -> VitaError:
     if error.errno in _FULL:
         return no_space(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError("permission denied", where=where,
+        return UserError("permission denied", code="VT-USE-101", where=where,
                          remedy=f"change its owner or mode, or choose another {_PLACE}")
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UserError("a file stands where a directory is needed, or the other way round", where=where,
+        return UserError("a file stands where a directory is needed, or the other way round", code="VT-USE-102", where=where,
                          remedy=f"remove what is in the way, or choose another {_PLACE}")
-    return StorageError(f"could not be read or written: {error.strerror or error}", where=where,
+    return StorageError(f"could not be read or written: {error.strerror or error}", code="VT-STORE-002", where=where,
                         remedy="check the disk and its mount, then run the same command again")
 
 
@@ -108,7 +108,7 @@ def no_space(path: Path) -> UserError:
     """Return the error of a disk that is full."""
     free = _free(path)
     if free is not None and free[1] == 0:
-        return UserError("there are no inodes left on the disk: it holds as many files as it can", where=str(path),
+        return UserError("there are no inodes left on the disk: it holds as many files as it can", code="VT-USE-103", where=str(path),
                          remedy=f"remove files or choose another {_PLACE}, then run the same command again")
-    return UserError("no space left on the disk", where=str(path),
+    return UserError("no space left on the disk", code="VT-USE-104", where=str(path),
                      remedy=f"free some space or choose another {_PLACE}, then run the same command again")

@@ -20,14 +20,14 @@ def open_store(uri: str, *, endpoint: str | None = None, retry_timeout: float | 
     """
     for url in filter(None, (uri, endpoint)):
         if holds_credentials(url) or (url.startswith("s3://") and "@" in url[5:].partition("/")[0]):
-            raise UserError("holds a user, a password or a key inside a URL", where=url, remedy=REMEDY)
+            raise UserError("holds a user, a password or a key inside a URL", code="VT-USE-105", where=url, remedy=REMEDY)
     scheme = uri.partition("://")[0] if "://" in uri else ""
     if scheme == "s3":
         from vita_train.storage.s3 import S3Store
 
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not bucket:
-            raise UserError("the URI names no bucket", where=uri, remedy="write s3://<bucket>/<prefix>")
+            raise UserError("the URI names no bucket", code="VT-USE-106", where=uri, remedy="write s3://<bucket>/<prefix>")
         return S3Store(bucket, prefix.strip("/"), endpoint=endpoint, retry_timeout=retry_timeout)
     from vita_train.storage.local import LocalStore
 
@@ -38,5 +38,5 @@ def open_file(uri: str, *, endpoint: str | None = None) -> tuple[Store, str]:
     """Return the store a file's URI lies in and the file's key there."""
     root, _, key = uri.rpartition("/")
     if not key:
-        raise UserError("the URI names no file", where=uri)
+        raise UserError("the URI names no file", code="VT-USE-107", where=uri)
     return open_store(root or ("/" if uri.startswith("/") else "."), endpoint=endpoint), key

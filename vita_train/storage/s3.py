@@ -82,7 +82,7 @@ class S3Store:
         self._retry_timeout = RETRY_TIMEOUT if retry_timeout is None else retry_timeout
         custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if custom and holds_credentials(custom):
-            raise UserError("holds a user, a password or a key inside a URL", where=custom, remedy=REMEDY)
+            raise UserError("holds a user, a password or a key inside a URL", code="VT-USE-108", where=custom, remedy=REMEDY)
         self._server = custom or "AWS"
         with self._translate_s3_errors(""):
             session = boto3.session.Session()
@@ -280,7 +280,7 @@ class S3Store:
         except S3_ERRORS as second:
             if is_missing(second):
                 return True
-            raise StorageError("cannot tell whether the bucket is there", where=self.uri,
+            raise StorageError("cannot tell whether the bucket is there", code="VT-STORE-003", where=self.uri,
                                remedy="run the same command again") from second
         return False
 

@@ -21,9 +21,9 @@ def try_store(store: Store, prefix: str = "") -> None:
     except KeyExistsError:
         found = store.read(key)
     else:
-        raise UserError("the store replaces a file that a writer asked to be absent: two launchers could both commit",
+        raise UserError("the store replaces a file that a writer asked to be absent: two launchers could both commit", code="VT-USE-116",
                         where=store.uri_of(key), remedy="use a store that honours If-None-Match")
     finally:
         store.delete([key])
     if found != b"first":
-        raise UserError("the store does not return what was written", where=store.uri_of(key))
+        raise UserError("the store does not return what was written", code="VT-USE-117", where=store.uri_of(key))

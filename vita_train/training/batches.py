@@ -74,7 +74,7 @@ class _Steps(Dataset["list[Any] | VitaError"]):
         rows = self._order.rows(step)
         if len(rows) < self._size * self._grad_accum:
             raise RecipeError(f"a global batch of {len(rows)} rows cannot be split into {self._grad_accum} "
-                              f"micro-batches on {self._size} ranks", where="batch.global_batch_size",
+                              f"micro-batches on {self._size} ranks", code="VT-RECIPE-058", where="batch.global_batch_size",
                               remedy="raise batch.global_batch_size or lower batch.grad_accum or the number of ranks")
         mine = rows[self._rank::self._size]
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])

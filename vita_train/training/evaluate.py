@@ -65,7 +65,7 @@ class DevMeasures:
         """
         for name in names:
             if name not in self._tasks:
-                raise RecipeError(f"there is no measure {name!r}", where=where,
+                raise RecipeError(f"there is no measure {name!r}", code="VT-RECIPE-061", where=where,
                                   remedy=f"measures here: {', '.join(sorted(self._tasks)) or 'none'}, and dev.loss")
 
     def __call__(self, names: Sequence[str]) -> dict[str, float]:

@@ -30,10 +30,10 @@ def apply_trainable(objective: Objective, trainable: Mapping[str, float], *, whe
     for name in trainable:
         if name not in children:
             held = ", ".join(objective.model_modules())
-            raise RecipeError(f"module {name!r} is not used by this objective", where=where,
+            raise RecipeError(f"module {name!r} is not used by this objective", code="VT-RECIPE-062", where=where,
                               remedy=f"trainable modules here: {held}")
         if not any(True for _ in children[name].parameters()):
-            raise RecipeError(f"module {name!r} has no parameters to train", where=where,
+            raise RecipeError(f"module {name!r} has no parameters to train", code="VT-RECIPE-063", where=where,
                               remedy="remove it from the trainable map")
     objective.frozen = tuple(name for name in children if name in MODULES and name not in trainable)
     for name, child in children.items():
@@ -65,11 +65,11 @@ def assert_trainable(objective: Objective, names: Iterable[str]) -> None:
     leaked = sorted(name for name in found if name.startswith(frozen_prefixes)) if frozen_prefixes else []
     if wanted != found or leaked:
         differing = leaked or sorted(wanted ^ found)
-        raise VitaError(f"the set of trained parameters is not what the recipe asks for: {', '.join(differing[:5])}",
+        raise VitaError(f"the set of trained parameters is not what the recipe asks for: {', '.join(differing[:5])}", code="VT-FAIL-009",
                         remedy="an objective or engine changed requires_grad; this is a fault of the program")
     awake = [name for name in objective.frozen if any(part.training for part in getattr(objective, name).modules())]
     if awake:
-        raise VitaError(f"frozen modules are in training mode: {', '.join(awake)}",
+        raise VitaError(f"frozen modules are in training mode: {', '.join(awake)}", code="VT-FAIL-010",
                         remedy="an objective or engine switched the mode; this is a fault of the program")
 
 
@@ -99,7 +99,7 @@ def param_groups(objective: Objective, trainable: Mapping[str, float], weight_de
         seen.update(id(parameter) for parameter in chosen)
         if not chosen:
             if allowed is None and name in trainable:
-                raise RecipeError(f"the optimizer group of {name!r} is empty", where="trainable",
+                raise RecipeError(f"the optimizer group of {name!r} is empty", code="VT-RECIPE-064", where="trainable",
                                   remedy="its parameters are shared with another module; name only one of the two")
             continue
         rate = trainable.get(name, top)
@@ -109,6 +109,6 @@ def param_groups(objective: Objective, trainable: Mapping[str, float], weight_de
             if part:
                 groups.append({"params": part, "module": name, "lr": rate, "peak_lr": rate, "weight_decay": decay})
     if not groups:
-        raise RecipeError("nothing to train in this phase", where="trainable",
+        raise RecipeError("nothing to train in this phase", code="VT-RECIPE-065", where="trainable",
                           remedy="name the modules that the objective updates")
     return groups

@@ -46,7 +46,7 @@ def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
     """
     recipe, prepared = run.recipe, run.final("prepare")
     if prepared is None:
-        raise RecipeError("the data of this run is not prepared", where=run.final_uri("prepare"),
+        raise RecipeError("the data of this run is not prepared", code="VT-RECIPE-066", where=run.final_uri("prepare"),
                           remedy="run the steps before: fetch and prepare")
     wanted, nearest = set(needed), trainers(recipe, stage)
     finals = {earlier: run.final(earlier) for earlier in dict.fromkeys(nearest.values())}
@@ -55,7 +55,7 @@ def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
         if (manifest := finals[earlier]) is not None:
             modules.update({name: ref for name, ref in trained_by(manifest).items() if name == module})
         elif module in wanted:
-            raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done",
+            raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done", code="VT-RECIPE-067",
                               where=run.final_uri(earlier), remedy=f"run stage {earlier} first")
     _check_made(recipe, stage, wanted - set(modules))
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
@@ -67,7 +67,7 @@ def _check_made(recipe: Recipe, stage: str, fresh: set[str]) -> None:
     made = recipe.model.pretrained | (set(spec.trainable) - set(spec.adapted))
     if unmade := [name for name in MODULES if name in fresh and name not in made]:
         raise RecipeError(f"stage {stage} reads {', '.join(unmade)} frozen, but no stage before it trains it and the "
-                          "recipe names no pretrained source", where=f"stages.{stage}",
+                          "recipe names no pretrained source", code="VT-RECIPE-068", where=f"stages.{stage}",
                           remedy=f"start after a stage that trains {unmade[0]}, name its weights "
                                  f"(weights.{unmade[0]}), or take the data that need it out")
 

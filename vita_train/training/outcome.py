@@ -22,7 +22,6 @@ def write_outcome(logs: Path, rank: int, error: VitaError) -> None:
 def _write(logs: Path, rank: int, error: VitaError) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / f"rank-{rank}.error.json"
-    report = {"code": error.exit_code, "what": error.what, "where": error.where, "remedy": error.remedy}
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(error.report(), ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(unfinished, path)

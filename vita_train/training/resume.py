@@ -124,7 +124,7 @@ class Checkpoints:
             stage = self._prefix.rpartition("/")[2]
             raise CheckpointError(
                 f"none of the {len(passed_over)} checkpoints of this stage can be used: "
-                + "; ".join(list(passed_over.values())[:5]), where=self._store.uri_of(f"{self._prefix}/committed"),
+                + "; ".join(list(passed_over.values())[:5]), code="VT-WEIGHTS-016", where=self._store.uri_of(f"{self._prefix}/committed"),
                 remedy=f"mend the storage and run the same command again, or begin the stage anew on purpose with "
                        f"vita-train run and --only {stage} --force, which gives these checkpoints up")
         if self._world.rank == 0:

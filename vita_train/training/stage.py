@@ -241,7 +241,7 @@ def _finish(stage_run: StageRun, world: World, inputs: Inputs, digest: str, coun
         measured = measure_stage(stage_run.stage, recipe, objective.context.corpus, modules, inputs)
     metrics = {**counters.dev, **counters.checks, **measured}
     if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
-        raise VitaError(f"measures of the final weights are not finite: {', '.join(wrong)}",
+        raise VitaError(f"measures of the final weights are not finite: {', '.join(wrong)}", code="VT-FAIL-011",
                         where=f"stage {stage_run.stage}",
                         remedy="lower the rates of the stage; nothing was committed")
     run_log.progress(metrics=metrics)

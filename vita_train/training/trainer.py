@@ -128,7 +128,7 @@ class Loop:
         ruined = not_finite(self.engine.objective)
         if sum_over_ranks([len(ruined)])[0]:
             raise VitaError(f"after step {counters.step} the weights of {', '.join(ruined) or 'another rank'} are not "
-                            "finite, nothing was saved", remedy=self._after_divergence())
+                            "finite, nothing was saved", code="VT-FAIL-012", remedy=self._after_divergence())
         if hasattr(self.order, "state"):
             counters.order = self.order.state(counters.step)
         self.checkpoints.save(self.engine, counters.step, vars(counters),
@@ -152,7 +152,7 @@ class Loop:
              everywhere=self.world.rank == 0)
         if counters.skipped_in_a_row >= _MOST_SKIPPED:
             raise VitaError(f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to step "
-                            f"{counters.step + 1}", where=f"samples {', '.join(global_step.ids[:8])}",
+                            f"{counters.step + 1}", code="VT-FAIL-013", where=f"samples {', '.join(global_step.ids[:8])}",
                             remedy=self._after_divergence())
 
     def _batches(self, start: int) -> Iterator[list[Any]]:
@@ -196,7 +196,7 @@ class Loop:
         mine += [float(kind in getattr(part, "modalities", ())) for part in parts for kind in kinds]
         total = sum_over_ranks(mine)
         if total[0] <= 0:
-            raise DataError("no position of this global batch is supervised", where=f"samples {', '.join(ids[:8])}",
+            raise DataError("no position of this global batch is supervised", code="VT-DATA-039", where=f"samples {', '.join(ids[:8])}",
                             remedy="check the labels of these records")
         flags = total[5:]
         modalities = [frozenset(kind for kind, flag in zip(kinds, flags[2 * i:2 * i + 2], strict=True) if flag)
@@ -241,7 +241,7 @@ class Loop:
         if self.world.rank == 0:
             planned = self.order.ids(step)
             if id_sum(planned) != global_step.id_sum:
-                raise VitaError(f"step {counters.step} was trained on other samples than its order names",
+                raise VitaError(f"step {counters.step} was trained on other samples than its order names", code="VT-FAIL-014",
                                 remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
             self.run_log.samples(counters.step, planned, global_step.id_sum)
 
@@ -277,7 +277,7 @@ class Loop:
                 sums.add(self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)), "main")
         metrics = {f"dev.{name}": value for name, value in sums.means().items()}
         if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
-            raise VitaError(f"after step {counters.step} {', '.join(wrong)} is not finite, although the gradients were",
+            raise VitaError(f"after step {counters.step} {', '.join(wrong)} is not finite, although the gradients were", code="VT-FAIL-015",
                             where=f"samples {', '.join(global_step.ids[:8])}" if global_step else "",
                             remedy=self._after_divergence())
         self.run_log.event(counters.step, metrics)
@@ -287,7 +287,7 @@ class Loop:
     def _stop(self, counters: Counters) -> None:
         with self.watchdog.off():
             self.checkpoints.wait()
-        raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved",
+        raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved", code="VT-STOP-006",
                            remedy="run the same command to continue")
 
     @staticmethod

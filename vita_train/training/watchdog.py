@@ -80,7 +80,7 @@ class Watchdog:
               "stacks of all threads follow", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         self._report(PeerLostError(
-            f"{what} took longer than launch.step_timeout ({self.timeout:g} s)",
+            f"{what} took longer than launch.step_timeout ({self.timeout:g} s)", code="VT-PEER-009",
             remedy="the logs of all ranks show where they stood; run the same command again, and raise "
                    "launch.step_timeout if the step was only slow"))
         sys.stderr.flush()

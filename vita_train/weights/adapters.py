@@ -142,20 +142,20 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
     ranks = {info.shape[0] for name, info in read_header(weights).items() if ".lora_A." in name and info.shape}
     if ranks != {config.r}:
         raise CheckpointError(f"the adapter's matrices are of rank {', '.join(map(str, sorted(ranks))) or 'none'}, its "
-                              f"configuration says {config.r}", where=str(path), remedy="write both files again")
+                              f"configuration says {config.r}", code="VT-WEIGHTS-017", where=str(path), remedy="write both files again")
     if (wanted := base_of(files)) != base:
         raise CheckpointError(f"the adapter was trained on other weights (digest {wanted[:12] or 'not given'}) than it "
-                              f"is to be merged into ({base[:12]})", where=str(weights),
+                              f"is to be merged into ({base[:12]})", code="VT-WEIGHTS-018", where=str(weights),
                               remedy="give the base it was trained on, or train the adapter again")
     try:
         tensors = load_file(weights)
     except SafetensorError as error:
-        raise CheckpointError(f"cannot be read: {error}", where=str(weights), remedy="write the file again") from error
+        raise CheckpointError(f"cannot be read: {error}", code="VT-WEIGHTS-019", where=str(weights), remedy="write the file again") from error
     check_finite_tensors(tensors, where=str(weights))
     try:
         add_adapters(module, config.peft())
     except ValueError as error:
-        raise CheckpointError(f"fits no layer of the model: {error}".splitlines()[0], where=str(path),
+        raise CheckpointError(f"fits no layer of the model: {error}".splitlines()[0], code="VT-WEIGHTS-020", where=str(path),
                               remedy="use the recipe the adapter was trained with") from error
     set_adapter(module, tensors, where=str(weights))
 
@@ -163,7 +163,7 @@ def attach_adapter(module: nn.Module, files: Sequence[Path], base: str) -> None:
 def _pair(files: Sequence[Path]) -> tuple[Path, Path]:
     by_name = {Path(path).name: Path(path) for path in files}
     if set(by_name) != {CONFIG_NAME, WEIGHTS_NAME}:
-        raise CheckpointError(f"an adapter is {CONFIG_NAME} and {WEIGHTS_NAME}, not {', '.join(sorted(by_name))}",
+        raise CheckpointError(f"an adapter is {CONFIG_NAME} and {WEIGHTS_NAME}, not {', '.join(sorted(by_name))}", code="VT-WEIGHTS-021",
                               where=str(files[0]) if files else "")
     return by_name[CONFIG_NAME], by_name[WEIGHTS_NAME]
 
@@ -177,15 +177,15 @@ def read_config(path: Path) -> AdapterConfig:
     try:
         config = AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise CheckpointError(f"cannot be read: {error.strerror}", code="VT-WEIGHTS-022", where=str(path)) from error
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "is no text"}
         place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"is no LoRA adapter: {place}: {first['msg']}", where=str(path)) from error
+        raise CheckpointError(f"is no LoRA adapter: {place}: {first['msg']}", code="VT-WEIGHTS-023", where=str(path)) from error
     usual = json.loads(json.dumps(config.peft().to_dict(), default=str))
     strange = [name for name, value in sorted((config.model_extra or {}).items())
                if value and name not in _NEUTRAL and value != usual.get(name)]
     if strange:
-        raise CheckpointError(f"the adapter uses {', '.join(strange)}, which is not supported", where=str(path),
+        raise CheckpointError(f"the adapter uses {', '.join(strange)}, which is not supported", code="VT-WEIGHTS-024", where=str(path),
                               remedy="merge it with PEFT first, and give the merged model as the source")
     return config

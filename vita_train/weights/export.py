@@ -88,7 +88,7 @@ def load_run(run: Run) -> nn.ModuleDict:
     newest = newest_modules([manifest for manifest in manifests if manifest], recipe.stages)
     refs = {name: ref for name, ref in newest.items() if name not in LEFT_OUT}
     if not refs:
-        raise CheckpointError("no stage of this run is finished", where=run.uri(),
+        raise CheckpointError("no stage of this run is finished", code="VT-WEIGHTS-025", where=run.uri(),
                               remedy="train at least one stage before exporting")
     heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
@@ -146,7 +146,7 @@ def check_same(modules: nn.ModuleDict, written: nn.ModuleDict, out: Path) -> Non
         CheckpointError: naming the first difference.
     """
     if found := difference(modules, written):
-        raise CheckpointError(f"what was written is not what was trained: {found}", where=str(out),
+        raise CheckpointError(f"what was written is not what was trained: {found}", code="VT-WEIGHTS-026", where=str(out),
                               remedy="look at the disk, then export again")
 
 
@@ -159,17 +159,17 @@ def load_exported(directory: Path) -> Exported:
     directory = Path(directory).absolute()
     summary = _read_json(directory / EXPORT_MANIFEST)
     if summary.get("format") != EXPORT_FORMAT:
-        raise CheckpointError("is not an export of this version", where=str(directory / EXPORT_MANIFEST))
+        raise CheckpointError("is not an export of this version", code="VT-WEIGHTS-027", where=str(directory / EXPORT_MANIFEST))
     try:
         listed: dict[str, dict[str, Any]] = dict(summary["files"])
         files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("is damaged", where=str(directory / EXPORT_MANIFEST)) from error
+        raise CheckpointError("is damaged", code="VT-WEIGHTS-028", where=str(directory / EXPORT_MANIFEST)) from error
     for name, entry in listed.items():
         _check(directory, name, entry)
     for path in (path for paths in files.values() for path in paths):
         if str(path.relative_to(directory)) not in listed:
-            raise CheckpointError("is not listed in export.json", where=str(path))
+            raise CheckpointError("is not listed in export.json", code="VT-WEIGHTS-029", where=str(path))
     recipe = _read_recipe(directory)
     modules = build_modules(
         recipe.model, files, ctc_vocab_size=_ctc_vocab_size(files), dtype=model_dtype(recipe), empty=True
@@ -219,7 +219,7 @@ def copy_tokenizer(corpus_dir: Path, folder: Path) -> None:
         CheckpointError: there is none.
     """
     if not (corpus_dir / "tokenizer").is_dir():
-        raise CheckpointError("the prepared corpus holds no tokenizer", where=str(corpus_dir),
+        raise CheckpointError("the prepared corpus holds no tokenizer", code="VT-WEIGHTS-030", where=str(corpus_dir),
                               remedy="run step prepare")
     shutil.copytree(corpus_dir / "tokenizer", folder, dirs_exist_ok=True)
 
@@ -233,11 +233,11 @@ def without_sources(model: ModelSpec) -> ModelSpec:
 def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
     path = directory / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(directory.resolve()):
-        raise CheckpointError("lies outside the export", where=name)
+        raise CheckpointError("lies outside the export", code="VT-WEIGHTS-031", where=name)
     if not path.is_file():
-        raise CheckpointError("is missing from the export", where=str(path))
+        raise CheckpointError("is missing from the export", code="VT-WEIGHTS-032", where=str(path))
     if path.stat().st_size != entry.get("bytes") or sha256_file(path) != entry.get("sha256"):
-        raise CheckpointError("was changed after it was exported (size or sha256 differs)", where=str(path),
+        raise CheckpointError("was changed after it was exported (size or sha256 differs)", code="VT-WEIGHTS-033", where=str(path),
                               remedy="export or copy it again")
 
 
@@ -249,7 +249,7 @@ def _read_recipe(directory: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{place}: {first['msg']}", where=str(directory / "config.json")) from error
+        raise CheckpointError(f"{place}: {first['msg']}", code="VT-WEIGHTS-034", where=str(directory / "config.json")) from error
     template = str(directory / "template.yaml")
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"template": template})})
 
@@ -278,7 +278,7 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], where=str(directory)) from error
+        raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], code="VT-WEIGHTS-035", where=str(directory)) from error
 
 
 def model_dtype(recipe: Recipe) -> torch.dtype:
@@ -290,7 +290,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError("cannot be read", where=str(path), remedy="give the directory of an export") from error
+        raise CheckpointError("cannot be read", code="VT-WEIGHTS-036", where=str(path), remedy="give the directory of an export") from error
     if not isinstance(value, dict):
-        raise CheckpointError("is not a JSON object", where=str(path))
+        raise CheckpointError("is not a JSON object", code="VT-WEIGHTS-037", where=str(path))
     return value

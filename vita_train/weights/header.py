@@ -44,7 +44,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     path = Path(path)
     check_link(path)
     if not path.is_file():
-        raise CheckpointError("no such weights file", where=str(path), remedy="run the step that writes it again")
+        raise CheckpointError("no such weights file", code="VT-WEIGHTS-060", where=str(path), remedy="run the step that writes it again")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -98,4 +98,4 @@ def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[
 
 
 def _refused(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{what}", where=str(path), remedy="copy or write the file again")
+    return CheckpointError(f"{what}", code="VT-WEIGHTS-061", where=str(path), remedy="copy or write the file again")

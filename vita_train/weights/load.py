@@ -101,7 +101,7 @@ def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mappi
     if problems:
         listed = "; ".join(problems[:_MOST_LISTED])
         more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
-        raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {listed}{more}",
+        raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {listed}{more}", code="VT-WEIGHTS-062",
                               remedy="use the recipe the weights were trained with, or train the module anew")
     return plans, paths
 
@@ -167,4 +167,4 @@ def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: 
                     else:
                         targets[key].copy_(tensor)
         except SafetensorError as error:
-            raise CheckpointError(f"cannot be read: {error}", where=str(path), remedy="write the file again") from error
+            raise CheckpointError(f"cannot be read: {error}", code="VT-WEIGHTS-063", where=str(path), remedy="write the file again") from error

@@ -64,7 +64,7 @@ def merge_stage(run: Run, out: Path, *, stage: str = "") -> Merged:
         CheckpointError: an adapter belongs to other weights, or merging changes the logits by more than `BOUND`.
     """
     if out.exists():
-        raise UserError("exists already", where=str(out), remedy="choose another directory")
+        raise UserError("exists already", code="VT-USE-126", where=str(out), remedy="choose another directory")
     recipe, manifest = run.recipe, adapted_stage(run, stage)
     own = own_modules(manifest)
     adapters = {name: fetched(ref, recipe.storage.endpoint) for name, ref in own.items() if ref.base is not None}
@@ -104,7 +104,7 @@ def merged_alike(recipe: Recipe, manifest: Manifest, adapters: Mapping[str, Sequ
     difference, largest = float((probe_logits(modules) - before).abs().max()), float(before.abs().max())
     if not difference <= BOUND * largest:
         raise CheckpointError(f"merging changes logits by up to {difference:.3g}, more than {BOUND:g} of the largest "
-                              f"({largest:.3g})", where=f"stage {manifest.stage}",
+                              f"({largest:.3g})", code="VT-WEIGHTS-064", where=f"stage {manifest.stage}",
                               remedy="nothing was written; use the adapter beside its base")
     return modules, before, difference
 
@@ -122,7 +122,7 @@ def adapted_stage(run: Run, stage: str) -> Manifest:
                if any(ref.stage == manifest.stage and ref.base is not None for ref in manifest.modules.values())]
     if not adapted:
         which = f"stage {names[0]}" if stage else "no stage of this run"
-        raise UserError(f"{which} has trained {'no ' if stage else ''}adapters", where=run.uri(),
+        raise UserError(f"{which} has trained {'no ' if stage else ''}adapters", code="VT-USE-127", where=run.uri(),
                         remedy="name a finished stage whose recipe has lora")
     return adapted[-1]
 

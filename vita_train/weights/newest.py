@@ -31,7 +31,7 @@ def load_newest(run: Run, *, ctc_vocab_size: int = 0, without: Collection[str] =
     found = [run.final(stage) for stage in recipe.stages]
     newest = newest_modules([manifest for manifest in found if manifest], recipe.stages)
     if not newest:
-        raise UserError("no stage of this run is finished", where=run.uri(),
+        raise UserError("no stage of this run is finished", code="VT-USE-128", where=run.uri(),
                         remedy="train at least one stage first")
     refs = {name: ref for name, ref in newest.items() if name not in without}
     pretrained = recipe.model.pretrained - set(refs)

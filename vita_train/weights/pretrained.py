@@ -50,14 +50,14 @@ def _module(name: str, source: str, endpoint: str | None) -> ModuleRef:
         if (ref := _of_stage(name, source, endpoint)) is not None:
             return ref
     if not is_local(source):
-        raise CheckpointError("is neither an import nor an export nor a finished stage", where=_where(name, source),
+        raise CheckpointError("is neither an import nor an export nor a finished stage", code="VT-WEIGHTS-071", where=_where(name, source),
                               remedy="name one, or a file on this machine")
     path = local_path(source)
     paths = sorted({*path.glob(f"{name}.safetensors"), *path.glob(f"{name}-*-of-*.safetensors")})
     if path.is_file() and path.suffix == ".safetensors":
         paths = [path]
     if not paths:
-        raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
+        raise CheckpointError(f"holds no weights of {name}", code="VT-WEIGHTS-072", where=_where(name, source),
                               remedy="name an import (vita-train model import makes one of other people's files), an "
                                      "export, the folder of a finished stage, or a safetensors file with its own "
                                      "tensor names")
@@ -77,21 +77,21 @@ def _listing(source: str, endpoint: str | None) -> tuple[Store, dict[str, Any]] 
     try:
         listing = json.loads(store.read(found))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("is damaged", where=store.uri_of(found), remedy="make it again") from error
+        raise CheckpointError("is damaged", code="VT-WEIGHTS-073", where=store.uri_of(found), remedy="make it again") from error
     if not isinstance(listing, dict) or listing.get("format") != _FORMATS[found]:
-        raise CheckpointError("is of another version", where=store.uri_of(found), remedy="make it again")
+        raise CheckpointError("is of another version", code="VT-WEIGHTS-074", where=store.uri_of(found), remedy="make it again")
     return store, listing
 
 
 def _listed(name: str, source: str, store: Store, listing: dict[str, Any]) -> tuple[FileRef, ...]:
     try:
         if name not in listing["modules"]:
-            raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
+            raise CheckpointError(f"holds no weights of {name}", code="VT-WEIGHTS-075", where=_where(name, source),
                                   remedy=f"it holds {', '.join(listing['modules']) or 'no module'}")
         return tuple(FileRef(uri=store.uri_of(check_key(file)), sha256=str(listing["files"][file]["sha256"]),
                              bytes=int(listing["files"][file]["bytes"])) for file in listing["modules"][name]["files"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("its list of files is damaged", where=store.uri, remedy="make it again") from error
+        raise CheckpointError("its list of files is damaged", code="VT-WEIGHTS-076", where=store.uri, remedy="make it again") from error
 
 
 def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
@@ -100,7 +100,7 @@ def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
     if manifest is None:
         return None
     if name not in manifest.modules:
-        raise CheckpointError(f"holds no weights of {name}", where=_where(name, source),
+        raise CheckpointError(f"holds no weights of {name}", code="VT-WEIGHTS-077", where=_where(name, source),
                               remedy=f"it holds {', '.join(manifest.modules) or 'no module'}")
     return manifest.modules[name].model_copy(update={"stage": PRETRAINED})
 

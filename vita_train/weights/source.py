@@ -33,7 +33,7 @@ def weight_files(source: str) -> list[Path]:
         directory = place if place.is_dir() else _fetched(source, pattern)
         if files := sorted(directory.glob(pattern)):
             return files
-    raise CheckpointError(f"holds neither {' nor '.join(_PATTERNS)}", where=source,
+    raise CheckpointError(f"holds neither {' nor '.join(_PATTERNS)}", code="VT-WEIGHTS-078", where=source,
                           remedy="give a directory with one of them, or a weight file itself")
 
 
@@ -65,5 +65,5 @@ def _fetched(source: str, pattern: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[pattern, "*.json"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError("is not a directory, and no such hub repository can be fetched", where=source,
+        raise CheckpointError("is not a directory, and no such hub repository can be fetched", code="VT-WEIGHTS-079", where=source,
                               remedy="give a directory with *.safetensors") from error

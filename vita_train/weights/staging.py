@@ -27,7 +27,7 @@ def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
     """
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"exists and is no {kind}", where=str(out), remedy="choose another directory")
+        raise UserError(f"exists and is no {kind}", code="VT-USE-129", where=str(out), remedy="choose another directory")
     staging_dir = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(staging_dir, ignore_errors=True)
     staging_dir.mkdir(parents=True)

@@ -90,7 +90,7 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 def tensor_in_memory(tensor: Tensor) -> StoredTensor:
     """Return a tensor of this process (memory-mapped ones included) to be written."""
     if tensor.dtype not in _NAMES:
-        raise CheckpointError(f"tensors of type {tensor.dtype} cannot be stored")
+        raise CheckpointError(f"tensors of type {tensor.dtype} cannot be stored", code="VT-WEIGHTS-080")
 
     def read(start: int, length: int) -> Iterator[bytes | memoryview]:
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
@@ -128,7 +128,7 @@ def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Map
                 for piece in tensors[name].read(0, tensors[name].nbytes):
                     file.write(piece)
             if file.tell() != 8 + len(text) + place:
-                raise CheckpointError("changed while it was copied", where=str(path), remedy="run the command again")
+                raise CheckpointError("changed while it was copied", code="VT-WEIGHTS-081", where=str(path), remedy="run the command again")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
         listed = list(dict.fromkeys(problems))
         more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
         raise CheckpointError(f"the weights are not those of the recipe's {spec.kind} tower: "
-                              f"{'; '.join(listed[:_MOST_LISTED])}{more}", where=source,
+                              f"{'; '.join(listed[:_MOST_LISTED])}{more}", code="VT-WEIGHTS-082", where=source,
                               remedy="set model.vision to the kind and shape of the source")
     check_finite_tensors({origin[name]: tensor for name, tensor in found.items()}, where=source)
     return found

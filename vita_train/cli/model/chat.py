@@ -121,7 +121,7 @@ class Session:
         command, _, rest = line.partition(" ")
         path = Path(rest.strip()).expanduser()
         if command in ("/image", "/audio", "/video", "/speak") and not rest.strip():
-            raise UserError(f"{command} needs a file")
+            raise UserError(f"{command} needs a file", code="VT-USE-002")
         match command:
             case "/image":
                 self.images.append(path)
@@ -137,7 +137,7 @@ class Session:
             case "/help":
                 print(HELP)
             case _ if command.startswith("/"):
-                raise UserError(f"unknown command {command!r}", remedy="/help lists the commands")
+                raise UserError(f"unknown command {command!r}", code="VT-USE-003", remedy="/help lists the commands")
             case _ if line or self.audios:
                 self.answer(line)
 

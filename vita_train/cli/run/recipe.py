@@ -116,7 +116,7 @@ def upgrade(
             typer.echo(f"{file}:{rename.line}: {rename.old} -> {rename.new}")
     if check and outdated:
         raise RecipeError(f"{outdated} of {len(files)} files have former keys" if len(files) > 1 else
-                          "has former keys", where=str(files[0]) if len(files) == 1 else "",
+                          "has former keys", code="VT-RECIPE-001", where=str(files[0]) if len(files) == 1 else "",
                           remedy="run the same command without --check")
     if not outdated:
         typer.echo("nothing to rename")

@@ -69,5 +69,5 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"the recipe cannot be written: {error.strerror}", where=f"--save {path}",
+        raise UserError(f"the recipe cannot be written: {error.strerror}", code="VT-USE-004", where=f"--save {path}",
                         remedy="give a file in a folder that exists") from error

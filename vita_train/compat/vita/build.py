@@ -70,7 +70,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
     arguments = parse_arguments(words)
     for name, what in _NEEDED.items():
         if name not in arguments.given:
-            raise UserError(f"--{name} is missing", where="train", remedy=f"it names {what}")
+            raise UserError(f"--{name} is missing", code="VT-USE-005", where="train", remedy=f"it names {what}")
     zero = read_zero(arguments["deepspeed"]) if arguments["deepspeed"] else None
     parts = trainable_parts(arguments, like_public=like_public)
     refuse_conflicts(Given(arguments, zero, tower_kind(arguments), parts), like_public=like_public)
@@ -82,7 +82,7 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
     recipe = validated(Recipe, tree)
     if recipe.stages[stage].batch.seq_len > recipe.model.llm.max_positions:
         raise UserError(f"{arguments.shown('model_max_length')} is more than the {recipe.model.llm.max_positions} "
-                        "positions of the model", where="train",
+                        "positions of the model", code="VT-USE-006", where="train",
                         remedy="give less; --like-public does as the public code")
     return PublicRun(recipe, stage, arguments.notes)
 
@@ -91,7 +91,7 @@ def _named(name: str) -> str:
     try:
         return stage_name(name, PUBLIC_STAGES)
     except RecipeError:
-        raise UserError(f"--stage {name} is none that the public trainer runs", where="train",
+        raise UserError(f"--stage {name} is none that the public trainer runs", code="VT-USE-007", where="train",
                         remedy=f"its stages are {', '.join(PUBLIC_STAGES)}") from None
 
 
@@ -136,7 +136,7 @@ def _place(arguments: Arguments) -> tuple[str, str]:
     root, slash, last = output.rpartition("/")
     name = re.sub(r"[^a-z0-9._-]", "-", last.lower()).lstrip("._-")
     if not name or root.endswith(":/"):
-        raise UserError(f"--output_dir {arguments['output_dir']} names no run", where="train",
+        raise UserError(f"--output_dir {arguments['output_dir']} names no run", code="VT-USE-008", where="train",
                         remedy="give a folder below the root of all runs, such as runs/mine")
     if name != last:
         arguments.note(f"the run is called {name}: of --output_dir only small letters, digits, '.', '_' and '-' can "
@@ -146,7 +146,7 @@ def _place(arguments: Arguments) -> tuple[str, str]:
 
 def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
     if arguments["data_ratio"] <= 0:
-        raise UserError(f"{arguments.shown('data_ratio')} leaves no data", where="train",
+        raise UserError(f"{arguments.shown('data_ratio')} leaves no data", code="VT-USE-009", where="train",
                         remedy="give a share above 0, or more than 1 to repeat records")
     if arguments["data_ratio"] > 1:
         arguments.note(f"{arguments.shown('data_ratio')} repeats records")
@@ -204,7 +204,7 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
         if "num_train_epochs" in arguments.given:
             arguments.note(f"{arguments.shown('max_steps')} counts, not {arguments.shown('num_train_epochs')}")
     if arguments["save_steps"] < 1 or arguments["save_steps"] % 1:
-        raise UserError(f"not yet supported: {arguments.shown('save_steps')} (a share of all steps)", where="train",
+        raise UserError(f"not yet supported: {arguments.shown('save_steps')} (a share of all steps)", code="VT-USE-010", where="train",
                         remedy="give a whole number of steps")
     engine: dict[str, Any] = {"checkpoint_activations": arguments["gradient_checkpointing"], "dtype": dtype}
     if zero is not None:
@@ -228,7 +228,7 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
 def _optim(arguments: Arguments, zero: Zero | None) -> dict[str, Any]:
     schedule, warmup = arguments["lr_scheduler_type"], arguments["warmup_ratio"]
     if not 0 <= warmup < 1:
-        raise UserError(f"{arguments.shown('warmup_ratio')} is no share of the steps", where="train",
+        raise UserError(f"{arguments.shown('warmup_ratio')} is no share of the steps", code="VT-USE-011", where="train",
                         remedy="give a number from 0 to below 1, or --warmup_steps")
     if arguments["warmup_steps"] > 0:
         warmup = arguments["warmup_steps"]
@@ -262,7 +262,7 @@ def _tracking(arguments: Arguments, name: str) -> dict[str, Any]:
     wanted = str(arguments["report_to"] or "tensorboard").split(",")
     unknown = [tracker for tracker in wanted if tracker not in ("none", "all", "tensorboard", "wandb")]
     if unknown:
-        raise UserError(f"not yet supported: --report_to {','.join(unknown)} (another tracker)", where="train",
+        raise UserError(f"not yet supported: --report_to {','.join(unknown)} (another tracker)", code="VT-USE-012", where="train",
                         remedy="take tensorboard, wandb or none")
     project = arguments["wandb_project"]
     if project is None and {"wandb", "all"} & {*wanted}:

@@ -125,7 +125,7 @@ def refuse_conflicts(given: Given, *, like_public: bool = False) -> None:
         what = f"{arguments.shown(conflict.first)} contradicts {arguments.shown(conflict.second)}: {conflict.why}"
         if not (conflict.is_public and like_public):
             more = "; --like-public does as the public code" if conflict.is_public else ""
-            raise UserError(what, where="train", remedy=conflict.remedy + more)
+            raise UserError(what, code="VT-USE-013", where="train", remedy=conflict.remedy + more)
         arguments.note(f"{what}; taken as the public code does")
 
 
@@ -149,7 +149,7 @@ def tower_kind(arguments: Arguments) -> str:
     for kind in TOWERS:
         if kind in name or (kind == "siglip" and name.startswith("sig")):
             return kind
-    raise UserError(f"--vision_tower {arguments['vision_tower']} does not tell what kind of tower it is",
+    raise UserError(f"--vision_tower {arguments['vision_tower']} does not tell what kind of tower it is", code="VT-USE-014",
                     where="train", remedy=f"add --vision_tower_type, one of {', '.join(TOWERS)}")
 
 

@@ -55,7 +55,7 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
     found, left = _parser().parse_known_args(list(words))
     if left:
         raise UserError("; ".join(_unknown(word) for word in left if word.startswith("--")) or
-                        f"{left[0]!r} belongs to no flag", where="train", remedy="vita-train train --flags lists them")
+                        f"{left[0]!r} belongs to no flag", code="VT-USE-015", where="train", remedy="vita-train train --flags lists them")
     given: dict[str, Value] = {name: value for name, value in vars(found).items() if name in FLAGS}
     arguments = Arguments(given)
     for old in [name for name in vars(found) if name in RENAMED]:
@@ -71,7 +71,7 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "), where="train")
+        raise UserError(message.removeprefix("argument "), code="VT-USE-016", where="train")
 
 
 def _parser() -> _Parser:
@@ -118,13 +118,13 @@ def _unknown(word: str) -> str:
 def _no_choice(flag: Flag, value: Value) -> UserError:
     near = get_close_matches(str(value), flag.choices, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(flag.choices)}"
-    return UserError(f"--{flag.name} {value} is not known", where="train", remedy=hint)
+    return UserError(f"--{flag.name} {value} is not known", code="VT-USE-017", where="train", remedy=hint)
 
 
 def _rename(arguments: Arguments, old: str, value: Value) -> None:
     new = RENAMED[old]
     if new in arguments.given and arguments.given[new] != value:
-        raise UserError(f"--{old} {value} contradicts {arguments.shown(new)}: they are one flag under two names",
+        raise UserError(f"--{old} {value} contradicts {arguments.shown(new)}: they are one flag under two names", code="VT-USE-018",
                         where="train", remedy="give one of them")
     arguments.given[new] = value
     arguments.note(f"--{old} is read as --{new}")

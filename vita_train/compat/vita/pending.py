@@ -46,4 +46,4 @@ def refuse_missing(arguments: Arguments, parts: tuple[str, ...]) -> None:
     if ("llm" in parts) != ("lm_head" in parts):
         found.append(f"{arguments.shown('freeze_backbone')} (a head that trains while the llm is frozen)")
     if found:
-        raise UserError(f"not yet supported: {', '.join(found)}", where="train")
+        raise UserError(f"not yet supported: {', '.join(found)}", code="VT-USE-019", where="train")

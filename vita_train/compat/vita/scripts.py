@@ -96,7 +96,7 @@ def script_run(name: str) -> PublicRun:
     try:
         return public_run(script_words(name), like_public=True)
     except UserError as error:
-        raise UserError(error.what, where=f"{name}.sh", remedy=error.remedy) from None
+        raise UserError(error.what, code=error.code, where=f"{name}.sh", remedy=error.remedy) from None
 
 
 def describe_scripts() -> dict[str, str]:

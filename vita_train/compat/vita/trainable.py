@@ -99,13 +99,13 @@ def trainable_parts(arguments: Arguments, *, like_public: bool = False) -> tuple
         other, verb = resolved.decided[part], "trains" if part in parts else "freezes"
         what = f"{arguments.shown(flag)} contradicts {arguments.shown(other)}: the public code {verb} the {part}"
         if not like_public:
-            raise UserError(what, where="train", remedy="drop one of them, or add --like-public to do the same")
+            raise UserError(what, code="VT-USE-020", where="train", remedy="drop one of them, or add --like-public to do the same")
         arguments.note(f"{what}, and so does this run")
     if arguments["freeze_backbone"] and "lm_head" in parts and not like_public:
         parts = tuple(part for part in parts if part != "lm_head")
         arguments.note("--freeze_backbone leaves lm_head training in the public code; here the whole llm is frozen")
     if not parts:
-        raise UserError("nothing is left to train", where="train", remedy="drop one of the flags that freeze")
+        raise UserError("nothing is left to train", code="VT-USE-021", where="train", remedy="drop one of the flags that freeze")
     for flag, part in ALONE.items():
         if arguments.given.get(flag) is False and part in parts:
             arguments.note(f"--{flag} False freezes nothing, in the public code as well: the {part} trains")

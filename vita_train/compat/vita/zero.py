@@ -46,23 +46,23 @@ def read_zero(name: str) -> Zero:
     except FileNotFoundError:
         if path.name in SHIPPED:
             return SHIPPED[path.name]
-        raise UserError("there is no such file", where=where,
+        raise UserError("there is no such file", code="VT-USE-022", where=where,
                         remedy=f"give a DeepSpeed file, or one of {', '.join(SHIPPED)}") from None
     except (OSError, ValueError) as error:
-        raise UserError("is not a JSON file that can be read", where=where) from error
+        raise UserError("is not a JSON file that can be read", code="VT-USE-023", where=where) from error
     zero = _mapping(config, "zero_optimization", where)
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"zero_optimization.stage is {stage!r}", where=where, remedy="it is 0, 1, 2 or 3")
+        raise UserError(f"zero_optimization.stage is {stage!r}", code="VT-USE-024", where=where, remedy="it is 0, 1, 2 or 3")
     parameters = _is_offloaded(zero, "offload_param", where)
     optimizer = _is_offloaded(zero, "offload_optimizer", where)
     if parameters and not optimizer:
-        raise UserError("parameters are offloaded without the optimizer's state", where=where,
+        raise UserError("parameters are offloaded without the optimizer's state", code="VT-USE-025", where=where,
                         remedy="offload both, or the optimizer alone")
     offload: Offload = "all" if parameters else "optimizer" if optimizer else "none"
     scheduler = _mapping(config, "scheduler", where).get("type")
     if scheduler is not None and scheduler not in _SCHEDULERS:
-        raise UserError(f"not yet supported: scheduler {scheduler}", where=where, remedy="remove it from the file")
+        raise UserError(f"not yet supported: scheduler {scheduler}", code="VT-USE-026", where=where, remedy="remove it from the file")
     return Zero(stage, offload, _SCHEDULERS[scheduler] if scheduler else "")
 
 
@@ -73,5 +73,5 @@ def _is_offloaded(zero: dict[str, Any], key: str, where: str) -> bool:
 def _mapping(value: Any, key: str, where: str) -> dict[str, Any]:
     inner = value.get(key, {}) if isinstance(value, dict) else None
     if not isinstance(inner, dict):
-        raise UserError(f"{key} is no JSON object", where=where)
+        raise UserError(f"{key} is no JSON object", code="VT-USE-027", where=where)
     return inner

@@ -34,7 +34,7 @@ class Index:
         self.path = path
         meta = _read_json(path / "meta.json")
         if meta.get("format") != INDEX_FORMAT:
-            raise DataError(f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}", where=str(path),
+            raise DataError(f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}", code="VT-DATA-002", where=str(path),
                             remedy=REMEDY)
         self.dataset: str = meta["dataset"]
         self.split: str = meta["split"]
@@ -51,7 +51,7 @@ class Index:
             self._features = (self._map("features.bin", "<f2", (self._feature_frames, self._bins))
                               if self._bins else None)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"index cannot be opened: {error}", where=str(path), remedy=REMEDY) from error
+            raise DataError(f"index cannot be opened: {error}", code="VT-DATA-003", where=str(path), remedy=REMEDY) from error
         self._batch: tuple[int, Any] = (-1, None)
 
     def _map(self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False) -> np.ndarray:
@@ -97,9 +97,9 @@ class Index:
             try:
                 found = known_digest(path)
             except (OSError, VitaError) as error:
-                raise DataError(f"prepared data cannot be read: {error}", where=str(path), remedy=REMEDY) from error
+                raise DataError(f"prepared data cannot be read: {error}", code="VT-DATA-004", where=str(path), remedy=REMEDY) from error
             if found != sha256:
-                raise DataError("does not hold the bytes that were prepared (sha256 differs)", where=str(path),
+                raise DataError("does not hold the bytes that were prepared (sha256 differs)", code="VT-DATA-005", where=str(path),
                                 remedy=REMEDY)
 
     def column(self, name: str) -> list[Any]:
@@ -177,7 +177,7 @@ class Corpus:
         path = Path(path)
         meta = _read_json(path / "meta.json")
         if "tasks" not in meta:
-            raise DataError("prepared data do not say what their tasks are", where=str(path / "meta.json"),
+            raise DataError("prepared data do not say what their tasks are", code="VT-DATA-006", where=str(path / "meta.json"),
                             remedy=REMEDY)
         return cls(path, meta)
 
@@ -200,7 +200,7 @@ class Corpus:
         if split not in self.datasets.get(dataset, []):
             splits = self.datasets.get(dataset)
             known = f"{dataset} has {', '.join(splits)}" if splits else f"datasets are {', '.join(self.datasets)}"
-            raise DataError(f"no split {dataset}/{split}", where=str(self.path), remedy=known)
+            raise DataError(f"no split {dataset}/{split}", code="VT-DATA-007", where=str(self.path), remedy=known)
         key = (dataset, split)
         if key not in self._open:
             self._open[key] = Index(self.path / dataset / split)
@@ -215,4 +215,4 @@ def _read_json(path: Path) -> dict[str, Any]:
         fault = "not an object"
     except (OSError, ValueError) as error:
         fault = str(error)
-    raise DataError(f"prepared data cannot be read: {fault}", where=str(path), remedy=REMEDY)
+    raise DataError(f"prepared data cannot be read: {fault}", code="VT-DATA-008", where=str(path), remedy=REMEDY)

@@ -150,7 +150,7 @@ class Sample:
             parts += [load_frames(path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed)
                       for path, tiled in zip(self.videos, self.video_tiled, strict=True)]
         except MediaError as error:
-            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+            raise DataError(error.detail, code="VT-DATA-009", where=self.name, remedy=REMEDY) from error
         pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
         self._unchanged(len(pixels), self.tiles, "tiles")
         return pixels
@@ -175,7 +175,7 @@ class Sample:
             return load_wave(self.audios[clip], rate or spec.sample_rate, max_seconds=spec.max_seconds,
                              channel=spec.channel)
         except MediaError as error:
-            raise DataError(error.detail, where=self.name, remedy=REMEDY) from error
+            raise DataError(error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY) from error
 
     def load_fbank(self, clip: int = 0) -> Tensor:
         """Return the filterbank features of a clip, (frames, mel bins) float32.
@@ -196,5 +196,5 @@ class Sample:
 
     def _unchanged(self, found: int, prepared: int, what: str) -> None:
         if found != prepared:
-            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", where=self.name,
+            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", code="VT-DATA-011", where=self.name,
                             remedy=REMEDY)

@@ -112,7 +112,7 @@ class Decoder:
                 self.close()
                 if is_last:
                     raise VitaError(
-                        "the process that decodes media ended, or could not be started",
+                        "the process that decodes media ended, or could not be started", code="VT-FAIL-001",
                         where=str(file.path),
                         remedy="see above for its own message, and to the machine's memory",
                     ) from None

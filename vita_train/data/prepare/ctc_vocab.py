@@ -116,7 +116,7 @@ class CtcVocab:
             value = json.loads(path.read_text(encoding="utf-8"))
             return cls(value["kind"], tuple(value["units"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"unit inventory cannot be read: {error}", where=str(path),
+            raise DataError(f"unit inventory cannot be read: {error}", code="VT-DATA-012", where=str(path),
                             remedy="prepare the data again") from error
 
 

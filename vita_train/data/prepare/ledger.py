@@ -85,7 +85,7 @@ class PrepareLedger(Strict):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"ledger cannot be read: {error}", where=str(path),
+            raise DataError(f"ledger cannot be read: {error}", code="VT-DATA-013", where=str(path),
                             remedy="prepare the data again") from error
 
 

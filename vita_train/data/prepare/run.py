@@ -80,7 +80,7 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
         for name in spec.datasets:
             if name not in registry.datasets or TRAIN not in registry.datasets[name].splits:
                 known = ", ".join(sorted(name for name, entry in registry.datasets.items() if TRAIN in entry.splits))
-                raise DataError(f"stage {stage} trains on {name!r}, which has no train split", where=str(path),
+                raise DataError(f"stage {stage} trains on {name!r}, which has no train split", code="VT-DATA-014", where=str(path),
                                 remedy=f"datasets with one: {known or 'none'}")
 
 
@@ -135,7 +135,7 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
     if faults:
         kept = out.with_name(f"{out.name}.rejects.jsonl")
         os.replace(partial / "rejects.jsonl", kept)
-        raise DataError("; ".join(faults[:3]), where=str(path),
+        raise DataError("; ".join(faults[:3]), code="VT-DATA-015", where=str(path),
                         remedy=f"all are listed in {kept}; correct the records, or allow a share with "
                                "data.max_reject_share")
     ledger = PrepareLedger(digest=digest, splits=ledgers)
@@ -172,5 +172,5 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"record file cannot be read: {error.strerror}", where=str(path),
+        raise DataError(f"record file cannot be read: {error.strerror}", code="VT-DATA-016", where=str(path),
                         remedy="check the path in the registry") from error

@@ -74,10 +74,10 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"tokenizer cannot be loaded: {first}", where=str(source),
+        raise DataError(f"tokenizer cannot be loaded: {first}", code="VT-DATA-017", where=str(source),
                         remedy="give a directory or hub name that holds tokenizer.json") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise DataError("tokenizer has no fast version", where=str(source), remedy="use one with tokenizer.json")
+        raise DataError("tokenizer has no fast version", code="VT-DATA-018", where=str(source), remedy="use one with tokenizer.json")
     return tokenizer
 
 
@@ -95,7 +95,7 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     guard = _guard(tokenizer)
     ids = _encoded(tokenizer, f"\n{text}" if guard else text)
     if tuple(ids[:len(guard)]) != guard:
-        raise RecipeError("the tokenizer joins the beginning of a text with a newline before it", where="tokenizer",
+        raise RecipeError("the tokenizer joins the beginning of a text with a newline before it", code="VT-RECIPE-002", where="tokenizer",
                           remedy="use a tokenizer that keeps newlines apart, or one over bytes")
     return ids[len(guard):]
 
@@ -127,7 +127,7 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
     ids = tokenizer(token, add_special_tokens=False).input_ids  # byte-level vocabularies spell marks in byte symbols
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
         return int(ids[0])
-    raise RecipeError(f"the tokenizer has no single token for {token!r}", where="tokenizer",
+    raise RecipeError(f"the tokenizer has no single token for {token!r}", code="VT-RECIPE-003", where="tokenizer",
                       remedy="choose a template that fits the tokenizer; for a state mark, data.state_mode digit")
 
 
@@ -139,7 +139,7 @@ def check_untypable(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
     """
     for token in tokens:
         if control_id(tokenizer, token) in plain_ids(tokenizer, f"a {token} b") + plain_ids(tokenizer, token):
-            raise RecipeError(f"the text {token!r} becomes the control token of that name", where="tokenizer",
+            raise RecipeError(f"the text {token!r} becomes the control token of that name", code="VT-RECIPE-004", where="tokenizer",
                               remedy="use a tokenizer that holds it as a special token")
 
 

@@ -37,7 +37,7 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
         tokenizer.save_pretrained(str(out))
     if len(tokenizer) > recipe.model.llm.vocab_size:
         raise RecipeError(f"tokenizer has {len(tokenizer)} entries, the model's table has "
-                          f"{recipe.model.llm.vocab_size} rows", where="model.llm.vocab_size",
+                          f"{recipe.model.llm.vocab_size} rows", code="VT-RECIPE-005", where="model.llm.vocab_size",
                           remedy=f"set it to at least {len(tokenizer)}")
     check_untypable(tokenizer, template.control_tokens)
     mark_ids(tokenizer, recipe.data.state_mode)

@@ -56,10 +56,10 @@ class Mix:
         self.seed = seed
         for name in self.names:
             if not weights[name] > 0 or not math.isfinite(weights[name]):
-                raise RecipeError(f"dataset {name!r} has weight {weights[name]}", where="data",
+                raise RecipeError(f"dataset {name!r} has weight {weights[name]}", code="VT-RECIPE-006", where="data",
                                   remedy="give a weight above 0, or leave the dataset out")
             if sizes[name] < 1:
-                raise RecipeError(f"dataset {name!r} is empty", where="data", remedy="leave it out")
+                raise RecipeError(f"dataset {name!r} is empty", code="VT-RECIPE-007", where="data", remedy="leave it out")
         self._sizes = [sizes[name] for name in self.names]
         self._shares = [Fraction(str(weights[name])) * sizes[name] for name in self.names]
 

@@ -162,7 +162,7 @@ class PackedOrder(_Order):
             except TooLargeError as error:
                 ref = self._refs(refs)[error.index]
                 raise DataError(f"needs {self.indexes[ref.dataset].lengths[ref.row].tolist()} positions, tiles and "
-                                f"audio frames, a row holds {list(self.budgets)}", where=self._id(ref),
+                                f"audio frames, a row holds {list(self.budgets)}", code="VT-DATA-019", where=self._id(ref),
                                 remedy="raise seq_len, max_tiles or max_audio_frames of this stage's batch") from None
             everything = self._refs(refs)
             self._packed[key] = [[everything[index] for index in row.tolist()] for row in indices]

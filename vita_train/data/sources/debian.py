@@ -27,7 +27,7 @@ def unpack_package(name: str, given: Path | None, into: Path) -> Path:
     if given is not None and given.is_dir():
         return given
     if given is not None and not given.is_file():
-        raise UserError("package file does not exist", where=str(given), remedy="correct the source's package")
+        raise UserError("package file does not exist", code="VT-USE-032", where=str(given), remedy="correct the source's package")
     archive = given or _download(name, into)
     _run(["dpkg-deb", "-x", str(archive.resolve()), str(into / "files")], into, f"{archive.name} cannot be unpacked",
          "unpack it elsewhere and name the folder in the source's package")
@@ -43,11 +43,11 @@ def _download(name: str, into: Path) -> Path:
 
 def _run(command: list[str], folder: Path, what: str, remedy: str) -> None:
     if shutil.which(command[0]) is None:
-        raise UserError(f"{what}: this machine has no {command[0]}", remedy=remedy)
+        raise UserError(f"{what}: this machine has no {command[0]}", code="VT-USE-033", remedy=remedy)
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{what}: no end after {_TIMEOUT} seconds", remedy=remedy) from error
+        raise UserError(f"{what}: no end after {_TIMEOUT} seconds", code="VT-USE-034", remedy=remedy) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{what}: {reason}", remedy=remedy)
+        raise UserError(f"{what}: {reason}", code="VT-USE-035", remedy=remedy)

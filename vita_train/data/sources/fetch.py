@@ -43,7 +43,7 @@ def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: i
             (out / name).mkdir()
             for dataset, entry in _build(source, out / name, seed, source_workers).datasets.items():
                 if dataset in owners:
-                    raise DataError(f"both {owners[dataset]} and {name} have a dataset {dataset!r}",
+                    raise DataError(f"both {owners[dataset]} and {name} have a dataset {dataset!r}", code="VT-DATA-020",
                                     where="data.source",
                                     remedy="give one of the two another name in its registry")
                 owners[dataset] = name
@@ -74,7 +74,7 @@ def _written(build: Callable[[int], Registry], out: Path, workers: int | None) -
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
         (out / _UNFINISHED).unlink()
     except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror or error}", where=str(error.filename or out),
+        raise UserError(f"cannot be written: {error.strerror or error}", code="VT-USE-036", where=str(error.filename or out),
                         remedy="make room, or choose another folder") from error
     return registry
 
@@ -101,7 +101,7 @@ def _open_folder(out: Path) -> None:
     if out.exists():
         names = set(os.listdir(out))
         if names and not names & {REGISTRY, _UNFINISHED}:
-            raise UserError("folder is not empty and holds no earlier fetch", where=str(out),
+            raise UserError("folder is not empty and holds no earlier fetch", code="VT-USE-037", where=str(out),
                             remedy="choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
@@ -135,10 +135,10 @@ def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) 
         for name, split in entry.splits.items():
             key = f"{path}: datasets.{dataset}.{name}"
             if not Path(split.records).is_file():
-                raise DataError(f"record file {split.records} does not exist", where=f"{key}.records",
+                raise DataError(f"record file {split.records} does not exist", code="VT-DATA-021", where=f"{key}.records",
                                 remedy="correct the path; relative ones start at the registry's folder")
             for root, folder in split.roots.items():
                 if not Path(folder).is_dir():
-                    raise DataError(f"media folder {folder} does not exist", where=f"{key}.roots.{root}",
+                    raise DataError(f"media folder {folder} does not exist", code="VT-DATA-022", where=f"{key}.roots.{root}",
                                     remedy="correct the path; relative ones start at the registry's folder")
     return Registry(datasets=datasets)

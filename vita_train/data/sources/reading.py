@@ -105,10 +105,10 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
             for row, value in enumerate(values):
                 yield _named(value_to_row(row, value, roots), path)
     except UnicodeDecodeError as error:
-        raise DataError(f"record file is not valid {error.encoding}: {error.reason}", where=str(path),
+        raise DataError(f"record file is not valid {error.encoding}: {error.reason}", code="VT-DATA-023", where=str(path),
                         remedy="write it again in UTF-8") from error
     except OSError as error:
-        raise DataError(f"record file cannot be read: {error.strerror}", where=str(path),
+        raise DataError(f"record file cannot be read: {error.strerror}", code="VT-DATA-024", where=str(path),
                         remedy="check the path in the registry") from error
 
 
@@ -366,5 +366,5 @@ def _element(buffer: _Buffer, path: Path, row: int) -> Any:
 
 def _broken(path: Path, row: int, fault: str) -> DataError:
     seeming = _seeming_encoding(path)
-    return DataError(f"not a valid JSON array at row {row}: {fault}{seeming}", where=str(path),
+    return DataError(f"not a valid JSON array at row {row}: {fault}{seeming}", code="VT-DATA-025", where=str(path),
                      remedy="write the file again, or use JSON Lines, where one bad line does not hide the rest")

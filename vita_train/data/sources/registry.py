@@ -102,21 +102,21 @@ def load_registry(path: Path) -> Registry:
     try:
         return Registry.model_validate(_parsed(path.read_text(encoding="utf-8"), path))
     except OSError as error:
-        raise DataError(f"registry cannot be read: {error.strerror}", where=str(path),
+        raise DataError(f"registry cannot be read: {error.strerror}", code="VT-DATA-026", where=str(path),
                         remedy="give the path of a registry file") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing" and place.endswith(".task"):
-            raise DataError(f"{place} is missing: the kind of task says how the dataset is measured", where=str(path),
+            raise DataError(f"{place} is missing: the kind of task says how the dataset is measured", code="VT-DATA-027", where=str(path),
                             remedy=f"add it beside the splits; {_kinds()}") from error
-        raise DataError(f"registry is not valid: {place}: {first['msg']}", where=str(path),
+        raise DataError(f"registry is not valid: {place}: {first['msg']}", code="VT-DATA-028", where=str(path),
                         remedy='a registry is {"format": "vita-train/registry/v1", "datasets": '
                                '{name: {"task": kind, split: {"records": path, "roots": {set: dir}}}}}') from error
     except RecipeError as error:
-        raise DataError(error.what, where=error.where, remedy=error.remedy or "correct the file") from error
+        raise DataError(error.what, code=error.code, where=error.where, remedy=error.remedy or "correct the file") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"registry is not valid JSON or YAML: {error}", where=str(path),
+        raise DataError(f"registry is not valid JSON or YAML: {error}", code="VT-DATA-029", where=str(path),
                         remedy="correct the file") from error
 
 
@@ -130,7 +130,7 @@ def _parsed(text: str, path: Path) -> Any:
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             parse_yaml(text, str(path))  # JSON is YAML, and this knows the lines
-            raise RecipeError(f"{twice!r} is given twice", where=str(path), remedy="remove one of them")
+            raise RecipeError(f"{twice!r} is given twice", code="VT-RECIPE-008", where=str(path), remedy="remove one of them")
         return dict(items)
 
     return json.loads(text, object_pairs_hook=pairs)

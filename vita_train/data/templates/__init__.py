@@ -101,11 +101,11 @@ def load_template(name: str) -> Template:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"no template {name!r}", where="data.template",
+            raise RecipeError(f"no template {name!r}", code="VT-RECIPE-009", where="data.template",
                               remedy=f"use {', '.join(template_names())} or the path of a template file") from error
     try:
         return Template.model_validate(parse_yaml(text, name).value)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+        raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}", code="VT-RECIPE-010",
                           where=name, remedy="compare it with the shipped qwen2p5_instruct") from error

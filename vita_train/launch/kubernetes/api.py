@@ -71,7 +71,7 @@ class Cluster:
                 return cls(client.ApiClient(settings), outage=outage)
             return cls(config.new_client_from_config(), outage=outage)
         except config.ConfigException as error:
-            raise UserError(f"no cluster can be reached: {error}", where="launch.backend",
+            raise UserError(f"no cluster can be reached: {error}", code="VT-USE-051", where="launch.backend",
                             remedy="run it in a pod, or set KUBECONFIG") from error
 
     def served(self) -> set[str]:
@@ -195,7 +195,7 @@ class Cluster:
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: an answer cut short
                 last = f"{type(error).__name__}: {error}"
             if time.monotonic() - since > outage:
-                raise PeerLostError(f"the Kubernetes API has not answered for {outage:.0f} s: {last}", where=what,
+                raise PeerLostError(f"the Kubernetes API has not answered for {outage:.0f} s: {last}", code="VT-PEER-001", where=what,
                                     remedy="the job goes on; run the same step again and it is taken up")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -229,7 +229,7 @@ def _api_error(error: ApiException, what: str) -> Exception:
                      "account",
                 400: "correct the setting that the message names",
                 422: "correct the setting that the message names"}
-    return UserError(f"the Kubernetes API refuses: {message}", where=what, remedy=remedies.get(error.status or 0, ""))
+    return UserError(f"the Kubernetes API refuses: {message}", code="VT-USE-052", where=what, remedy=remedies.get(error.status or 0, ""))
 
 
 def _message(error: ApiException) -> str:

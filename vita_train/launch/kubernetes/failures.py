@@ -82,6 +82,8 @@ class Failure:
     remedy: str = ""
     tails: Mapping[str, str] = field(default_factory=dict)
     """Last lines of each failed rank, by ``<pod>/rank-<r>``."""
+    code: str = ""
+    """Of the error that a rank ended with."""
     is_echo: bool = False
     """The pod only did as it was told when it ended, so another's failure says more."""
 
@@ -90,7 +92,7 @@ class Failure:
         lines = [f"{name}\n{tail}" for name, tail in self.tails.items() if tail]
         what = "\n".join([f"{self.reason}: {self.what}", *lines])
         kind = {Reason.USER_ERROR: UserError}.get(self.reason, PeerLostError if self.reason.retryable else VitaError)
-        return kind(what, where=self.where, remedy=self.remedy or _REMEDIES.get(self.reason, ""))
+        return kind(what, code=self.code, where=self.where, remedy=self.remedy or _REMEDIES.get(self.reason, ""))
 
 
 def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = ()) -> Failure:
@@ -108,7 +110,7 @@ def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = 
         # A controller stops the pods that are left when one has failed: being asked to stop explains nothing then.
         first = min(found, key=lambda failure: (failure.is_echo, _ORDER.index(failure.reason)))
         return Failure(first.reason, first.what, first.where, first.remedy,
-                       {name: tail for failure in found for name, tail in failure.tails.items()})
+                       {name: tail for failure in found for name, tail in failure.tails.items()}, first.code)
     if warning := _warning(events):
         return warning
     said = ": ".join(part for part in (state.reason, state.message) if part)
@@ -196,6 +198,7 @@ def _ended(pod: str, ended: Object) -> Failure:
     code, text = int(ended["exitCode"]), str(ended.get("message") or "")
     words = _last_words(text)
     what = str(words.get("what") or f"ended with code {code}")
+    said = str(words.get("error") or "")
     where = f"{pod}: {words['where']}" if words.get("where") else pod
     tails = {f"{pod}/{rank}": str(tail) for rank, tail in (words.get("tails") or {}).items()}
     if not words and text:
@@ -204,7 +207,7 @@ def _ended(pod: str, ended: Object) -> Failure:
     if ended.get("reason") == "OOMKilled":
         return Failure(Reason.OOM, f"the pod used more memory than it may ({what})", where, tails=tails)
     if code == EXIT_REFUSED and words:
-        return Failure(Reason.USER_ERROR, what, where, str(words.get("remedy") or ""), tails)
+        return Failure(Reason.USER_ERROR, what, where, str(words.get("remedy") or ""), tails, said)
     if _GPU_MEMORY.search(everything):
         return Failure(Reason.OOM, "a GPU has no memory left", where, tails=tails)
     if code == _SIGKILL:
@@ -214,8 +217,8 @@ def _ended(pod: str, ended: Object) -> Failure:
         return Failure(Reason.NCCL, what, where, tails=tails)
     if code in (EXIT_RETRYABLE, EXIT_STOPPED):
         return Failure(Reason.PREEMPTED if code == EXIT_STOPPED else Reason.INFRA, what, where,
-                       str(words.get("remedy") or ""), tails, is_echo=code == EXIT_STOPPED)
-    return Failure(Reason.CRASH, what, where, str(words.get("remedy") or ""), tails)
+                       str(words.get("remedy") or ""), tails, said, is_echo=code == EXIT_STOPPED)
+    return Failure(Reason.CRASH, what, where, str(words.get("remedy") or ""), tails, said)
 
 
 def _last_words(text: str) -> dict[str, Any]:

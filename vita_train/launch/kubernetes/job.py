@@ -108,7 +108,7 @@ def training_job(job: StageJob, *, platform: Platform, namespace: str, task: Pod
         RecipeError: the platform names no image.
     """
     if not platform.image:
-        raise RecipeError("no image is set for training pods", where="platform.image",
+        raise RecipeError("no image is set for training pods", code="VT-RECIPE-011", where="platform.image",
                           remedy="set images.trainer in the chart's values, by digest")
     pod = merge_pod_settings(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}

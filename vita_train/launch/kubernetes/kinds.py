@@ -33,7 +33,7 @@ def choose(wanted: str, served: Collection[str]) -> JobKind:
         if known[name].resource.api_version in served:
             return known[name]
     missing = " nor ".join(known[name].resource.api_version for name in names)
-    raise UserError(f"this cluster serves no {missing}", where="platform.backend",
+    raise UserError(f"this cluster serves no {missing}", code="VT-USE-053", where="platform.backend",
                     remedy="install Kubeflow Trainer (or the Training Operator), or choose another backend")
 
 

@@ -195,7 +195,7 @@ class Launcher:
             self._out(f"job {self._job.name}: taken up, it is {state.phase}")
             return True
         if not state.phase.over:
-            raise UserError(f"job {self._job.name} runs already, with other settings", where="launch",
+            raise UserError(f"job {self._job.name} runs already, with other settings", code="VT-USE-054", where="launch",
                             remedy="wait for it, delete it, or launch with the settings it has")
         self._out(f"job {self._job.name}: an older one of this name {state.phase}; replacing it")
         self.delete(wait=True)
@@ -211,10 +211,10 @@ class Launcher:
         if not self._stops:
             return
         if not is_cancelled(self._cluster, self._workflow):
-            raise StoppedError("only the launcher was stopped; the job goes on", where=self._job.name,
+            raise StoppedError("only the launcher was stopped; the job goes on", code="VT-STOP-001", where=self._job.name,
                                remedy="the next launcher of the same step takes it up")
         if found := self._at_work():
             self._hold(found)
             self.delete()
-        raise StoppedError("cancelled; the job is deleted", where=self._job.name,
+        raise StoppedError("cancelled; the job is deleted", code="VT-STOP-002", where=self._job.name,
                            remedy="run the same step again to resume from its last checkpoint")

@@ -74,7 +74,7 @@ class JobMonitor:
             self._check()
             self._take()
             if view.is_deleted:
-                raise StoppedError(f"job {self._job.name} was deleted by somebody else", where=self._job.namespace,
+                raise StoppedError(f"job {self._job.name} was deleted by somebody else", code="VT-STOP-003", where=self._job.namespace,
                                    remedy="run the same step again to resume from its last checkpoint")
             if view.job is None:
                 continue

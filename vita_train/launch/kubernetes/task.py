@@ -49,14 +49,14 @@ def _resources(resources: Mapping[str, Any], nproc: int) -> dict[str, Any]:
         if name in _PLAIN:
             continue
         if "/" not in name or not str(count).isdecimal():
-            raise RecipeError(f"a job's pods cannot be given {name}: {count}", where=_WHERE,
+            raise RecipeError(f"a job's pods cannot be given {name}: {count}", code="VT-RECIPE-012", where=_WHERE,
                               remedy="say it in launch.settings.kubernetes.pod of the recipe, or in platform.pod "
                                      "of the chart's values")
         if "gpu" not in name.rpartition("/")[2]:
             stated.setdefault("devices", {})[name] = int(count)
             continue
         if int(count) != nproc:
-            raise RecipeError(f"the task asks for {count} {name}, but ranks in a pod: {nproc}", where=_WHERE,
+            raise RecipeError(f"the task asks for {count} {name}, but ranks in a pod: {nproc}", code="VT-RECIPE-013", where=_WHERE,
                               remedy=f"add the override launch.nproc={count}")
         stated["gpu_resource"] = name
     return stated
@@ -74,7 +74,7 @@ def _environment(variables: list[Mapping[str, Any]]) -> dict[str, Any]:
         elif not source:
             plain[name] = str(variable.get("value") or "")
         else:
-            raise RecipeError(f"the variable {name} comes from {', '.join(source)}, which a job's pods cannot have",
+            raise RecipeError(f"the variable {name} comes from {', '.join(source)}, which a job's pods cannot have", code="VT-RECIPE-014",
                               where=_WHERE, remedy="give its value, or take it from a Secret")
     return {key: value for key, value in (("env", plain), ("secret_env", secret)) if value}
 

@@ -39,7 +39,7 @@ class TrainJobs:
             RecipeError: ``pod.priority_class`` is set, which a TrainJob cannot.
         """
         if job.pod.priority_class:
-            raise RecipeError("a TrainJob cannot set the priority class of its pods", where="pod.priority_class",
+            raise RecipeError("a TrainJob cannot set the priority class of its pods", code="VT-RECIPE-015", where="pod.priority_class",
                               remedy="set it in the chart's values, from which the runtime is made, "
                                      "or use queue.priority")
         pod = {

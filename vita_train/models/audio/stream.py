@@ -30,11 +30,11 @@ class AudioStream:
     def __init__(self, encoder: AudioEncoder) -> None:
         spec = encoder.spec
         if not spec.chunk_size:
-            raise RecipeError("every frame of this speech encoder sees the whole clip",
+            raise RecipeError("every frame of this speech encoder sees the whole clip", code="VT-RECIPE-016",
                               where="model.audio_encoder.chunk_size",
                               remedy="set the size of a chunk to encode a clip while it is heard")
         if spec.conv_kernel:
-            raise RecipeError("the convolution in this speech encoder's blocks looks beyond the chunk",
+            raise RecipeError("the convolution in this speech encoder's blocks looks beyond the chunk", code="VT-RECIPE-017",
                               where="model.audio_encoder.conv_kernel",
                               remedy="set it to 0 and train the encoder again, or encode whole clips")
         self.encoder = encoder

@@ -26,7 +26,7 @@ def frame_hop(spec: CodecSpec) -> int:
         RecipeError: the hop is not a multiple of four frames.
     """
     if spec.hop_length % FRAMES_PER_CODE:
-        raise RecipeError(f"hop_length {spec.hop_length} is not a multiple of {FRAMES_PER_CODE}",
+        raise RecipeError(f"hop_length {spec.hop_length} is not a multiple of {FRAMES_PER_CODE}", code="VT-RECIPE-020",
                           where="model.codec.hop_length", remedy="the spectral codec has four frames to a code")
     return spec.hop_length // FRAMES_PER_CODE
 

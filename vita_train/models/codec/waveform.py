@@ -104,7 +104,7 @@ class WaveformDecoder(nn.Module):
         widths = [spec.channels >> i for i in range(len(spec.upsample_rates) + 1)]
         if spec.global_dim not in widths[1:]:
             raise RecipeError(
-                f"no generator stage is {spec.global_dim} channels wide, so the voice could not be added",
+                f"no generator stage is {spec.global_dim} channels wide, so the voice could not be added", code="VT-RECIPE-021",
                 where="model.codec.global_dim", remedy=f"choose one of {', '.join(map(str, widths[1:]))}",
             )
         self.global_stage = widths[1:].index(spec.global_dim)

@@ -128,10 +128,10 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
     wrong = [f"{name} is {getattr(found, name, None)} there and {getattr(wanted, name, None)} in the recipe"
              for name in _SHARED if _setting(found, name) != _setting(wanted, name)]
     if wrong:
-        raise CheckpointError("; ".join(wrong), where=source, remedy="set model.llm to the shape of the source")
+        raise CheckpointError("; ".join(wrong), code="VT-WEIGHTS-001", where=source, remedy="set model.llm to the shape of the source")
     window = getattr(found, "sliding_window", None)
     if window is not None and window < spec.max_positions:
-        raise CheckpointError(f"attention there looks back {window} positions only, which is not done here",
+        raise CheckpointError(f"attention there looks back {window} positions only, which is not done here", code="VT-WEIGHTS-002",
                               where=source, remedy=f"set model.llm.max_positions to at most {window}, where it is the "
                                                    "same, or take a source without a sliding window")
     # Another library's checkpoint may hold the model as a part; its names then begin with the part's.
@@ -141,7 +141,7 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
             source, config=wanted, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True, key_mapping=mapping)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], where=source) from error
+        raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], code="VT-WEIGHTS-003", where=source) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if wanted.tie_word_embeddings else set()
     check_loaded(model, missing=set(found["missing_keys"]) - tied, unexpected=found["unexpected_keys"],
                  mismatched=[str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]],
@@ -151,7 +151,7 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
 
 def _configuration(architecture: Architecture, source: str) -> Any:
     # transformers takes its own defaults where a directory holds no configuration.
-    nothing = CheckpointError(f"no {architecture.name} configuration can be read", where=source,
+    nothing = CheckpointError(f"no {architecture.name} configuration can be read", code="VT-WEIGHTS-004", where=source,
                               remedy="give a directory with config.json and *.safetensors")
     config = architecture.of_transformers("configuration", "Config")
     try:
@@ -159,7 +159,7 @@ def _configuration(architecture: Architecture, source: str) -> Any:
         kind = values.get("model_type")
         if kind is not None and kind != architecture.model_type:
             raise CheckpointError(f"config.json says model_type {kind}, the recipe's family is a "
-                                  f"{architecture.model_type}", where=source,
+                                  f"{architecture.model_type}", code="VT-WEIGHTS-005", where=source,
                                   remedy="set model.llm.family to the family of the source")
         if kind is None:
             raise nothing

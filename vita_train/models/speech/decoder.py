@@ -266,7 +266,7 @@ class SpeechDecoder(nn.Module):
     def _check_positions(self, needed: int) -> None:
         if needed > self.spec.max_positions:
             raise DataError(f"text and speech take {needed} positions, the speech decoder has "
-                            f"{self.spec.max_positions}",
+                            f"{self.spec.max_positions}", code="VT-DATA-034",
                             remedy="shorten the utterance or raise model.speech_decoder.max_positions")
 
 

@@ -25,7 +25,7 @@ def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
         DataError: there are not as many tiles as numbers of tokens.
     """
     if len(features) != len(tokens):
-        raise DataError(f"{len(tokens)} tiles are to be pooled but there are {len(features)}", where="batch",
+        raise DataError(f"{len(tokens)} tiles are to be pooled but there are {len(features)}", code="VT-DATA-035", where="batch",
                         remedy="prepare the data again with the model settings of this recipe")
     side = isqrt(features.shape[1])
     owner = torch.arange(len(tokens), device=features.device).repeat_interleave(tokens)

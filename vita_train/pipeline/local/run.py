@@ -61,7 +61,7 @@ def run_pipeline(run: Run, selection: Selection, console: Console) -> RunState:
     if failed := state.failed():
         raise _step_error(failed, run.dir, run.logs_dir(failed.step))
     if code != 0:
-        raise VitaError(f"the pipeline ended with exit code {code}; its log ends\n{tail(pipeline_log)}",
+        raise VitaError(f"the pipeline ended with exit code {code}; its log ends\n{tail(pipeline_log)}", code="VT-FAIL-006",
                         where=str(pipeline_log))
     shutil.rmtree(run.dir / "scratch", ignore_errors=True)
     return state
@@ -99,7 +99,7 @@ def _follow(command: list[str], environment: dict[str, str], output: int, state:
             # The launcher of a stage gets its own grace within this one.
             stop_group(process, grace=STOP_GRACE + 5)
     if stopped:
-        raise StoppedError("stopped as asked; what was committed is kept", remedy="run the same command to continue")
+        raise StoppedError("stopped as asked; what was committed is kept", code="VT-STOP-005", remedy="run the same command to continue")
     return process.returncode
 
 
@@ -126,6 +126,6 @@ def _sole_owner(path: Path, run: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"the run {run!r} is going on in another process", where=str(path),
+            raise UserError(f"the run {run!r} is going on in another process", code="VT-USE-062", where=str(path),
                             remedy="wait for it, stop it, or give another --run") from None
         yield

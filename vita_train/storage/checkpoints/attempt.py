@@ -80,7 +80,7 @@ def check_not_replaced(store: Store, attempt: Attempt) -> None:
     newest = max(store.list(f"{attempt.stage}/attempts/restart-"), default=own)
     # A store without conditional writes lets two attempts take one number; the register then names the last of them.
     if newest > own or store.read(own) != _entry(attempt.id):
-        raise PeerLostError("a later start of this stage has taken over", where=store.uri_of(max(newest, own)),
+        raise PeerLostError("a later start of this stage has taken over", code="VT-PEER-005", where=store.uri_of(max(newest, own)),
                             remedy="let it run; do not start one run twice at the same time")
 
 

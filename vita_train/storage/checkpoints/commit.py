@@ -126,7 +126,7 @@ def save_rank_files(store: Store, attempt: Attempt, step: int, rank: int, files:
     stored = {}
     for name, path in sorted(files.items()):
         if name == "manifest.json" or (name.startswith("rank-") and name.endswith(".json")):
-            raise UserError(f"a checkpoint file may not be called {name!r}", where=str(path))
+            raise UserError(f"a checkpoint file may not be called {name!r}", code="VT-USE-100", where=str(path))
         ref = store.upload(path, f"{prefix}/{name}", move=move)
         stored[name] = StoredFile(sha256=ref.sha256, bytes=ref.bytes)
     listed = RankFiles(rank=rank, files=stored)
@@ -154,7 +154,7 @@ def commit_checkpoint(store: Store, attempt: Attempt, step: int, world_size: int
     names = [name for part in ranks for name in part.files]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise StorageError(f"two ranks stored {', '.join(twice)}", where=store.uri_of(prefix),
+        raise StorageError(f"two ranks stored {', '.join(twice)}", code="VT-STORE-001", where=store.uri_of(prefix),
                            remedy="report it: each rank's files need names of their own")
     manifest = StepManifest(attempt=attempt.id, restarts=attempt.restarts, step=step, world_size=world_size,
                             ranks=ranks, meta=dict(meta or {}))

@@ -95,7 +95,7 @@ class AsyncCommitter:
         deadline = time.monotonic() + self._peer_timeout
         while absent := absent_ranks(self._store, self._attempt, step, self._world_size):
             if time.monotonic() > deadline:
-                raise PeerLostError(f"ranks {absent} have not stored step {step} within {self._peer_timeout:.0f} s",
+                raise PeerLostError(f"ranks {absent} have not stored step {step} within {self._peer_timeout:.0f} s", code="VT-PEER-006",
                                     where=self._store.uri_of(self._attempt.step_prefix(step)),
                                     remedy="see their logs, then run the same command again")
             time.sleep(self._poll)

@@ -49,7 +49,7 @@ def write_marker(store: Store, stage: str, marker: Marker) -> str:
     except KeyExistsError:
         other = read_marker(store, key)
         if other is not None and other.restarts >= marker.restarts:
-            raise PeerLostError("another start of this stage has committed this step", where=store.uri_of(key),
+            raise PeerLostError("another start of this stage has committed this step", code="VT-PEER-007", where=store.uri_of(key),
                                 remedy="let it run; do not start one run twice at the same time") from None
         key = f"{name}.restart-{marker.restarts:06d}.json"
         store.write(key, text, if_absent=True)

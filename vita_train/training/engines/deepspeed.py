@@ -98,13 +98,13 @@ class DeepSpeedEngine:
     def load(self, directory: Path) -> None:
         path = directory / "world_size"
         if not path.exists():
-            raise CheckpointError("the checkpoint was not written by engine deepspeed", where=str(directory),
+            raise CheckpointError("the checkpoint was not written by engine deepspeed", code="VT-WEIGHTS-011", where=str(directory),
                                   remedy="continue with the engine that wrote it, or start the stage under a new run "
                                   "name")
         world, zero = (int(part) for part in path.read_text(encoding="utf-8").split())
         if zero != self.zero:
             raise CheckpointError(
-                f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}", where=str(directory),
+                f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}", code="VT-WEIGHTS-012", where=str(directory),
                 remedy=f"continue with engine.zero {zero}, or use engine fsdp2 or torch")
         if world == self.world.size or zero == 0:
             self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
@@ -160,7 +160,7 @@ def convert_to_universal(state: Path, out: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(settings)
     except (AssertionError, KeyError, ValueError, RuntimeError, NotImplementedError, OSError) as error:
-        raise CheckpointError(f"the checkpoint cannot be converted for another number of ranks: {error}",
+        raise CheckpointError(f"the checkpoint cannot be converted for another number of ranks: {error}", code="VT-WEIGHTS-013",
                               where=str(state), remedy="continue with the number of ranks that wrote it") from error
 
 
@@ -202,7 +202,7 @@ def import_deepspeed(device: str) -> Any:
         import deepspeed
         import deepspeed.ops
     except ImportError as error:
-        raise RecipeError("DeepSpeed is not installed", where="engine.kind",
+        raise RecipeError("DeepSpeed is not installed", code="VT-RECIPE-059", where="engine.kind",
                           remedy="use torch or fsdp2 (DeepSpeed needs Linux)") from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device == "cuda" else "gloo")

@@ -16,7 +16,7 @@ def build_engine(objective: Objective, context: EngineContext) -> Engine:
     kind = context.spec.engine.kind
     if kind != "torch" and len(objective.phases) > 1:
         raise RecipeError(f"objective {context.spec.objective} alternates between {' and '.join(objective.phases)}, "
-                          f"which {kind} cannot do", where="engine.kind", remedy="use torch")
+                          f"which {kind} cannot do", code="VT-RECIPE-060", where="engine.kind", remedy="use torch")
     objective.to(context.world.device)
     if kind == "torch":
         from vita_train.training.engines.torch import TorchEngine

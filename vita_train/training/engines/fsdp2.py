@@ -107,7 +107,7 @@ class Fsdp2Engine:
 
     def load(self, directory: Path) -> None:
         if not (directory / ".metadata").exists():
-            raise CheckpointError("the checkpoint was not written by engine fsdp2", where=str(directory),
+            raise CheckpointError("the checkpoint was not written by engine fsdp2", code="VT-WEIGHTS-014", where=str(directory),
                                   remedy="continue with the engine that wrote it, or start the stage under a new run "
                                   "name")
         state = self._state()

@@ -124,7 +124,7 @@ class TorchEngine:
     def load(self, directory: Path) -> None:
         path = directory / _FILE
         if not path.exists():
-            raise CheckpointError("the checkpoint was not written by engine torch", where=str(directory),
+            raise CheckpointError("the checkpoint was not written by engine torch", code="VT-WEIGHTS-015", where=str(directory),
                                   remedy="continue with the engine that wrote it, or start the stage under a new run "
                                   "name")
         state = torch.load(path, map_location=self.world.device, weights_only=True)

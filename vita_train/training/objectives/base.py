@@ -182,7 +182,7 @@ def resolve_options(objective: type[Objective], given: dict[str, Option], *, whe
         if name not in resolved:
             near = get_close_matches(name, resolved, n=1)
             known = ", ".join(sorted(resolved)) or "none"
-            raise RecipeError(f"unknown option {name!r}", where=where,
+            raise RecipeError(f"unknown option {name!r}", code="VT-RECIPE-069", where=where,
                               remedy=f"did you mean {near[0]}?" if near else f"known options: {known}")
         resolved[name] = _as_type_of(resolved[name], value, where=f"{where}.{name}")
     return resolved
@@ -193,6 +193,6 @@ def _as_type_of(default: Option, value: Option, *, where: str) -> Option:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise RecipeError(f"expected {wanted.__name__}, got {value!r}", where=where,
+        raise RecipeError(f"expected {wanted.__name__}, got {value!r}", code="VT-RECIPE-070", where=where,
                           remedy=f"give a value like {default!r}")
     return value

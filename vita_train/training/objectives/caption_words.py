@@ -64,13 +64,13 @@ class CaptionWordsObjective(Objective):
                                 for name in context.spec.data)
         self.words = sorted(word for word, count in counts.items() if count >= int(self.option["min_count"]))
         if not self.words:
-            raise DataError("the captions hold no word often enough to learn it",
+            raise DataError("the captions hold no word often enough to learn it", code="VT-DATA-036",
                             where=f"stages.{context.stage}.data", remedy="add captions or lower options.min_count")
         self.word_index = {word: index for index, word in enumerate(self.words)}
         colours = str(self.option["colour_words"]).split()
         self.colours = [self.word_index[word] for word in colours if word in self.word_index]
         if float(self.option["permute_colours"]) > 0 and not self.colours:
-            raise DataError("colours are permuted but none of colour_words stands in the captions",
+            raise DataError("colours are permuted but none of colour_words stands in the captions", code="VT-DATA-037",
                             where=f"stages.{context.stage}.options.colour_words",
                             remedy="name the colour words of the captions, with spaces between")
         spec = context.recipe.model.vision

@@ -57,7 +57,7 @@ class CodecObjective(Objective):
         self.mel_weights = parse_mel_weights(str(self.option["mel"]), where=f"stages.{context.stage}.options.mel")
         plays = "discriminators" in context.spec.trainable
         if not plays and float(context.spec.options.get("adversarial", 0)) > 0:
-            raise RecipeError("an adversarial loss needs discriminators that train",
+            raise RecipeError("an adversarial loss needs discriminators that train", code="VT-RECIPE-071",
                               where=f"stages.{context.stage}.options.adversarial",
                               remedy="add discriminators to the stage's trainable map, or remove the option")
         self.adversarial = float(self.option["adversarial"]) if plays else 0.0
@@ -135,10 +135,10 @@ def parse_mel_weights(text: str, *, where: str) -> Mapping[int, float]:
     try:
         weights = {int(size): float(weight) for size, weight in (pair.split("=") for pair in text.split())}
     except ValueError as error:
-        raise RecipeError(f"{text!r} is not a list of mel resolutions", where=where,
+        raise RecipeError(f"{text!r} is not a list of mel resolutions", code="VT-RECIPE-072", where=where,
                           remedy="write sizes and weights like 1024=45 512=1 256=1") from error
     if not weights or any(size < 64 for size in weights):
-        raise RecipeError(f"mel resolutions {text!r} need at least one size, of 64 samples or more", where=where)
+        raise RecipeError(f"mel resolutions {text!r} need at least one size, of 64 samples or more", code="VT-RECIPE-073", where=where)
     return weights
 
 

@@ -75,7 +75,7 @@ class NextTokenObjective(Objective):
                 read |= set(index.settings.adapter.modules)
         for kind, names in _MODALITY.items():
             if idle := [name for name in names if name in spec.trainable and name not in read]:
-                raise RecipeError(f"trains {', '.join(idle)}, but no record of {', '.join(spec.datasets)} has {kind}",
+                raise RecipeError(f"trains {', '.join(idle)}, but no record of {', '.join(spec.datasets)} has {kind}", code="VT-RECIPE-074",
                                   remedy="take it out of trainable, or add a dataset that has")
         wanted = read | set(super().modules_used(spec, corpus))
         return tuple(name for name in MODULES if name in wanted)

@@ -127,7 +127,7 @@ class SpeechTokensObjective(Objective):
     def _text(self, sample: Sample) -> Tensor:
         ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
         if not ids:
-            raise DataError("the reply holds nothing that can be spoken", where=sample.id,
+            raise DataError("the reply holds nothing that can be spoken", code="VT-DATA-038", where=sample.id,
                             remedy="remove the record from the data of this stage")
         return torch.tensor(ids)
 

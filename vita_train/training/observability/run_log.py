@@ -68,7 +68,7 @@ class RunLog:
             try:
                 import wandb
             except ImportError as error:
-                raise RecipeError("wandb is not installed", where="tracking.wandb_project",
+                raise RecipeError("wandb is not installed", code="VT-RECIPE-075", where="tracking.wandb_project",
                                   remedy="install vita-train[tracking] or remove the setting") from error
             run = wandb.init(project=tracking.wandb_project, name=name, id=name.replace("/", "-"), resume="allow")
             self._writers.append(lambda step, values: run.log(dict(values), step=step))

@@ -100,7 +100,7 @@ def check_same(value: str, *, what: str, remedy: str) -> None:
     mine[dist.get_rank()] = float(value != broadcast_json(value))
     other = [rank for rank, differs in enumerate(sum_over_ranks(mine)) if differs]
     if other:
-        raise RecipeError(f"{what} of rank {', '.join(map(str, other))} is not that of rank 0", remedy=remedy)
+        raise RecipeError(f"{what} of rank {', '.join(map(str, other))} is not that of rank 0", code="VT-RECIPE-077", remedy=remedy)
 
 
 def barrier() -> None:
@@ -123,6 +123,6 @@ def peer_errors() -> Iterator[None]:
 
 def _lost(error: BaseException) -> PeerLostError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PeerLostError(f"the connection to another rank was lost ({first[:200]})",
+    return PeerLostError(f"the connection to another rank was lost ({first[:200]})", code="VT-PEER-008",
                          remedy="look at the logs of the other ranks for the first error, then run the same command "
                                 "again; training goes on from the last checkpoint")

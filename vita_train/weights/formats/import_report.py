@@ -78,7 +78,7 @@ class ImportReport:
         listed = self.problems + [str(row) for row in self.faults]
         if listed:
             more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
-            raise CheckpointError(f"does not fit the recipe's model: {'; '.join(listed[:_MOST_LISTED])}{more}",
+            raise CheckpointError(f"does not fit the recipe's model: {'; '.join(listed[:_MOST_LISTED])}{more}", code="VT-WEIGHTS-038",
                                   where=self.source, remedy="give the recipe the weights were made with, or name the "
                                   "modules to import with --modules")
 

@@ -78,13 +78,13 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
     """
     layout = source.layout
     if unknown := sorted(set(names) - set(layout.modules)):
-        raise UserError(f"a {layout.title} has no {', '.join(unknown)}", where="--modules",
+        raise UserError(f"a {layout.title} has no {', '.join(unknown)}", code="VT-USE-118", where="--modules",
                         remedy=f"it may have {', '.join(layout.modules)}")
     report = ImportReport(str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems))
     stored = _canonical(source, report)
     built = _meta_modules(spec, source, stored)
     if absent := sorted(set(names) - set(built)):
-        raise UserError(f"{', '.join(absent)} cannot be imported: recipe and source do not both have it",
+        raise UserError(f"{', '.join(absent)} cannot be imported: recipe and source do not both have it", code="VT-USE-119",
                         where="--modules", remedy=f"both may have {', '.join(built)}")
     wanted, tied, placeless = _wanted(source, built)
     present = {want.module for locations in wanted.values() for want in locations if want.place.name in stored}

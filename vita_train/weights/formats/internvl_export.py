@@ -73,7 +73,7 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
     vision = recipe.model.vision
     missing = [name for name in PARTS if name not in modules]
     if missing or not isinstance(vision, InternVitSpec) or recipe.model.projector.kind != "mlp2x_gelu":
-        raise CheckpointError(f"there is no {missing[0]}" if missing else "tower or projector is of another kind",
+        raise CheckpointError(f"there is no {missing[0]}" if missing else "tower or projector is of another kind", code="VT-WEIGHTS-039",
                               where="InternVL layout", remedy="export to own, which takes every model")
     image_id = _image_token(tokenizer)
     tokenizer.save_pretrained(str(out))
@@ -227,7 +227,7 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
         cast_parameters(sight, dtype)
         worst = float((ours - others).abs().max() / ours.abs().max())
         if not worst <= _TOLERANCE:
-            raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", where=str(out),
+            raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", code="VT-WEIGHTS-040", where=str(out),
                                   remedy="export to own or vita, whose computation is the same")
         summarise(staging_dir, "internvl", modules, written, recipe)
 

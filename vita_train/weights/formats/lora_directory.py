@@ -54,7 +54,7 @@ def read_lora_directory(directory: Path, base: Path | None = None) -> LoraDirect
     stated = base or read_json(directory / CONFIG_NAME).get("base_model_name_or_path")
     named = Path(str(stated)).expanduser()
     if not stated or not named.is_dir():
-        raise UserError("the weights that the adapter belongs to are not on this machine",
+        raise UserError("the weights that the adapter belongs to are not on this machine", code="VT-USE-120",
                         where=shown(stated or directory), remedy="give their directory with --base")
     stored, problems = read_shards(named), []
     merged, pairs = dict(stored), 0
@@ -79,7 +79,7 @@ def _adapter(directory: Path) -> tuple[dict[str, list[StoredTensor | None]], dic
     """Return the matrices A and B by the name of the tensor they belong to, and all tensors that are none of those."""
     weights, pickled = directory / WEIGHTS_NAME, directory / _PICKLED_NAME
     if not weights.is_file() and not pickled.is_file():
-        raise CheckpointError(f"holds neither {WEIGHTS_NAME} nor {_PICKLED_NAME}", where=str(directory),
+        raise CheckpointError(f"holds neither {WEIGHTS_NAME} nor {_PICKLED_NAME}", code="VT-WEIGHTS-041", where=str(directory),
                               remedy="copy the adapter again")
     found = tensors_in(weights) if weights.is_file() else _listed(pickled)
     if (directory / _OTHERS_NAME).is_file():

@@ -50,17 +50,17 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
         CheckpointError: a file is damaged or not to be trusted.
     """
     if layout and layout not in LAYOUTS:
-        raise UserError(f"unknown layout {layout!r}", where="--layout", remedy=f"layouts are {', '.join(LAYOUTS)}")
+        raise UserError(f"unknown layout {layout!r}", code="VT-USE-121", where="--layout", remedy=f"layouts are {', '.join(LAYOUTS)}")
     path = Path(path).expanduser().absolute()
     if path.is_file():
         return _file(path, layout)
     if not path.is_dir():
-        raise UserError("there is no such file or directory", where=str(path),
+        raise UserError("there is no such file or directory", code="VT-USE-122", where=str(path),
                         remedy="download the checkpoint first, then give its directory")
     if is_lora_directory(path) and layout in ("", "vita", "llm"):
         return _adapted(path, layout, base)
     if base is not None:
-        raise UserError("an adapter alone has a base", where=f"--base {base}", remedy=f"{path} holds none; drop it")
+        raise UserError("an adapter alone has a base", code="VT-USE-123", where=f"--base {base}", remedy=f"{path} holds none; drop it")
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
         tensors, notes, problems = read_speech_directory(path)
         speech = LAYOUTS["audio-encoder"]
@@ -79,7 +79,7 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
 
 def _file(path: Path, layout: str) -> Source:
     if path.suffix not in _PICKLES:
-        raise UserError("is no file of a known kind", where=str(path),
+        raise UserError("is no file of a known kind", code="VT-USE-124", where=str(path),
                         remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}")
     tensors = _listed(read_pickle(path))
     if not layout:
@@ -106,7 +106,7 @@ def _adapted(path: Path, layout: str, base: Path | None) -> Source:
 
 def _layout(name: str, path: Path) -> Layout:
     if not name:
-        raise CheckpointError("holds tensors of a layout that is not known", where=str(path),
+        raise CheckpointError("holds tensors of a layout that is not known", code="VT-WEIGHTS-052", where=str(path),
                               remedy=f"give --layout, one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 

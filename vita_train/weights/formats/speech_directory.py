@@ -75,7 +75,7 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
         if not sums or len(sums) != len(squares) or not count > 0 or not math.isfinite(count):
             raise ValueError
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError("holds no feature statistics, neither as JSON nor as Kaldi text", where=str(path),
+        raise CheckpointError("holds no feature statistics, neither as JSON nor as Kaldi text", code="VT-WEIGHTS-053", where=str(path),
                               remedy="copy the file again") from error
     mean = torch.tensor(sums, dtype=torch.float64) / count
     variance = torch.tensor(squares, dtype=torch.float64) / count - mean**2
@@ -105,7 +105,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CheckpointError("is not plain YAML", where=str(path)) from error
+        raise CheckpointError("is not plain YAML", code="VT-WEIGHTS-054", where=str(path)) from error
     if not isinstance(found, dict):
-        raise CheckpointError("is not a mapping of settings", where=str(path))
+        raise CheckpointError("is not a mapping of settings", code="VT-WEIGHTS-055", where=str(path))
     return found

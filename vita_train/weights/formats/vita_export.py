@@ -43,10 +43,10 @@ def write_vita(modules: nn.ModuleDict, recipe: Recipe, out: Path, *, shard_bytes
     """
     kept = nn.ModuleDict({name: module for name, module in modules.items() if name in VITA_MODULES})
     if "llm" not in kept:
-        raise CheckpointError("the released layout holds a language model, and this run has none",
+        raise CheckpointError("the released layout holds a language model, and this run has none", code="VT-WEIGHTS-056",
                               remedy="train a stage with llm, or export to own")
     if recipe.model.llm.family not in _CLASSES:
-        raise CheckpointError(f"the released layout holds no model of family {recipe.model.llm.family}",
+        raise CheckpointError(f"the released layout holds no model of family {recipe.model.llm.family}", code="VT-WEIGHTS-057",
                               where=recipe.name, remedy="export to own or hf, which take every model")
     write_sharded(theirs(kept, vita_location), out, shard_bytes)
     write_json(out / "config.json", _config(kept, recipe))
@@ -67,7 +67,7 @@ def theirs(modules: nn.ModuleDict, locate: LocateTensor) -> dict[str, StoredTens
                 continue
             location = locate(module, name)
             if location is None:
-                raise CheckpointError(f"{module}.{name} has no place in this layout",
+                raise CheckpointError(f"{module}.{name} has no place in this layout", code="VT-WEIGHTS-058",
                                       remedy="export to own, which takes every model")
             parts.setdefault(location.name, {})[location.part] = tensor_in_memory(tensor)
     return {name: joined([found[part] for part in sorted(found)]) for name, found in parts.items()}
@@ -118,7 +118,7 @@ def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: P
     """Write the released VITA-1.5 layout, import it again, and compare every tensor and the logits of a probe."""
     cast_parameters(modules, model_dtype(recipe)).eval()
     if wrong := vita_differences(recipe.model, list(modules)):
-        raise CheckpointError(f"the released layout cannot say that {wrong[0]}", where=recipe.name,
+        raise CheckpointError(f"the released layout cannot say that {wrong[0]}", code="VT-WEIGHTS-059", where=recipe.name,
                               remedy="export to own, which takes every model")
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         written = write_vita(modules, recipe, staging_dir)

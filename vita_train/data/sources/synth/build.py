@@ -61,7 +61,7 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
     registry = Registry(datasets={name: Dataset(task=_TASKS.get(name, name), splits=splits[name]) for name in splits})
     leaks = check_leaks(registry, out / "registry.json")
     if leaks:
-        raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", where=str(out),
+        raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", code="VT-DATA-031", where=str(out),
                         remedy="this is a fault of the generator: try another seed and report this one")
     records = sum(len(rows) for slices in plan.records.values() for rows in slices.values())
     say(f"synthetic world: {records} records, {len(plan.images)} images, {len(plan.videos)} videos, "

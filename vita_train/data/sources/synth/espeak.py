@@ -42,7 +42,7 @@ class Synthesiser:
         data = espeakng_loader.get_data_path().encode()
         self.rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT)
         if self.rate <= 0:
-            raise UserError("the speech synthesiser espeak-ng does not start", where=espeakng_loader.get_data_path(),
+            raise UserError("the speech synthesiser espeak-ng does not start", code="VT-USE-038", where=espeakng_loader.get_data_path(),
                             remedy="install the extra again: pip install --force-reinstall 'vita-train[demo]'")
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -59,7 +59,7 @@ class Synthesiser:
             UserError: the library does not know the voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(f"espeak-ng has no voice {voice!r}", remedy="install espeakng-loader 0.2.4 or later 0.2.x")
+            raise UserError(f"espeak-ng has no voice {voice!r}", code="VT-USE-039", remedy="install espeakng-loader 0.2.4 or later 0.2.x")
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._library.espeak_ng_SetRandSeed(1)
@@ -83,5 +83,5 @@ def require_synthesiser() -> None:
     try:
         import espeakng_loader  # noqa: F401
     except ImportError as error:
-        raise UserError("the synthetic world needs the speech synthesiser espeak-ng, which is not installed",
+        raise UserError("the synthetic world needs the speech synthesiser espeak-ng, which is not installed", code="VT-USE-040",
                         remedy="install the demo extra: pip install 'vita-train[demo]'") from error

@@ -143,8 +143,8 @@ def _run_block(block: Block) -> None:
         return
     lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
     if result.returncode == EXIT_REFUSED:
-        raise UserError(lines[-1])
-    raise VitaError(f"rendering pictures and speech failed with status {result.returncode}: {lines[-1]}",
+        raise UserError(lines[-1], code="VT-USE-041")
+    raise VitaError(f"rendering pictures and speech failed with status {result.returncode}: {lines[-1]}", code="VT-FAIL-002",
                     where=block.root, remedy="run the command again")
 
 
