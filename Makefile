@@ -40,6 +40,7 @@ test-node: $(READY)
 
 lint: $(READY) ## Check style, types, import directions and the compiled pipelines
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python pipelines/compile.py --check

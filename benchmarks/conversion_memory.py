@@ -2,12 +2,16 @@
 
     python benchmarks/conversion_memory.py [--layers 24] [--keep DIR]
 
-Writes a checkpoint in the released VITA-1.5 layout, filled with noise; imports it; exports what was imported in the
-layouts own, vita, hf and internvl, each in a fresh process and with all the checks of the command. Prints one JSON
-object a line. Peaks are above what the process had before the first byte was read, sampled every few milliseconds:
+Writes a checkpoint in the released VITA-1.5 layout, filled with noise; imports it; exports what was
+imported in the
+layouts own, vita, hf and internvl, each in a fresh process and with all the checks of the command.
+Prints one JSON
+object a line. Peaks are above what the process had before the first byte was read, sampled every
+few milliseconds:
 
 - ``own_mb``: memory that only this process has, and that must be there;
-- ``resident_mb``: with pages of mapped files in it, which the kernel takes back whenever something needs the room.
+- ``resident_mb``: with pages of mapped files in it, which the kernel takes back whenever something
+needs the room.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ def measured(work):
     done.set()
     own, resident = (round(peak - base, 1) for peak, base in zip(most, before))
     print(json.dumps({"own_mb": own, "resident_mb": resident, "seconds": round(time.perf_counter() - start, 1)}))
-"""
+"""  # noqa: E501
 _IMPORT = """
 from vita_train.weights.formats.importing import plan_import, write_import
 from vita_train.weights.formats.source import open_source
@@ -75,8 +79,12 @@ measured(work)
 
 def main() -> None:
     """Generate, import, export, report."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--layers", type=int, default=24, help="of the language model, 2048 wide")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--layers", type=int, default=24, help="of the language model, 2048 wide"
+    )
     arguments.add_argument("--keep", type=Path, help="directory to use and leave behind")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,23 +93,53 @@ def main() -> None:
 
 def convert(place: Path, layers: int) -> None:
     """Generate a checkpoint in a directory and convert it there and back."""
-    spec = ModelSpec.model_validate({
-        "llm": {"hidden_size": 2048, "num_layers": layers, "num_heads": 16, "num_kv_heads": 4,
-                "intermediate_size": 5632, "vocab_size": 32000},
-        "speech_decoder": {"width": 1024}})
-    stage = {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}
-    recipe = json.dumps({"name": "conversion", "model": spec.model_dump(mode="json"), "stages": {"1.1": stage},
-                         "data": {"source": {"none": {"kind": "records", "registry": "none.json"}}}})
+    spec = ModelSpec.model_validate(
+        {
+            "llm": {
+                "hidden_size": 2048,
+                "num_layers": layers,
+                "num_heads": 16,
+                "num_kv_heads": 4,
+                "intermediate_size": 5632,
+                "vocab_size": 32000,
+            },
+            "speech_decoder": {"width": 1024},
+        }
+    )
+    stage = {
+        "objective": "next_token",
+        "data": {"caption": 1.0},
+        "trainable": {"projector": 1e-3},
+        "steps": 1,
+    }
+    recipe = json.dumps(
+        {
+            "name": "conversion",
+            "model": spec.model_dump(mode="json"),
+            "stages": {"1.1": stage},
+            "data": {"source": {"none": {"kind": "records", "registry": "none.json"}}},
+        }
+    )
     (place / "vita").mkdir(parents=True, exist_ok=True)
     write_tokenizer(place / "corpus" / "tokenizer")
     with torch.device("meta"):
         modules = build_modules(spec, VITA_MODULES)
-    tensors = {name: StoredTensor(tensor.info._replace(dtype="BF16"), noise)
-               for name, tensor in theirs(modules, vita_location).items()}
+    tensors = {
+        name: StoredTensor(tensor.info._replace(dtype="BF16"), noise)
+        for name, tensor in theirs(modules, vita_location).items()
+    }
     write_sharded(tensors, place / "vita", _SHARD_BYTES)
     sizes = [tensor.nbytes for tensor in tensors.values()]
-    print(json.dumps({"checkpoint_mb": round(sum(sizes) / 2**20, 1), "tensors": len(sizes),
-                      "largest_tensor_mb": round(max(sizes) / 2**20, 1)}), flush=True)
+    print(
+        json.dumps(
+            {
+                "checkpoint_mb": round(sum(sizes) / 2**20, 1),
+                "tensors": len(sizes),
+                "largest_tensor_mb": round(max(sizes) / 2**20, 1),
+            }
+        ),
+        flush=True,
+    )
     report("import", _IMPORT, str(place), spec.model_dump_json())
     for layout in ("own", "vita", "hf", "internvl"):
         report(f"export --to {layout}", _EXPORT, str(place), recipe, layout)
@@ -109,9 +147,15 @@ def convert(place: Path, layers: int) -> None:
 
 def report(what: str, script: str, *arguments: str) -> None:
     """Run a script in a fresh process and print what it measured."""
-    done = subprocess.run([sys.executable, "-c", _SAMPLED + script, *arguments], stdout=subprocess.PIPE, text=True,
-                          check=True)
-    print(json.dumps({"what": what, **json.loads(done.stdout.strip().splitlines()[-1])}), flush=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _SAMPLED + script, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    print(
+        json.dumps({"what": what, **json.loads(done.stdout.strip().splitlines()[-1])}), flush=True
+    )
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -120,13 +164,17 @@ def write_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[])
+    )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(str(folder))
 
 
 def noise(start: int, length: int) -> Iterator[bytes]:
     """Yield small bfloat16 numbers, a megabyte at a time."""
-    numbers = torch.randn(1 << 19, generator=torch.Generator().manual_seed(start)).mul_(0.02).bfloat16()
+    numbers = (
+        torch.randn(1 << 19, generator=torch.Generator().manual_seed(start)).mul_(0.02).bfloat16()
+    )
     block = numbers.view(torch.uint8).numpy().tobytes()
     while length > 0:
         yield block[:length]

@@ -61,7 +61,7 @@ if len(sys.argv) == 2:
     state = timed("walk_to_the_middle", lambda: first.state(half))
     result["state"] = {**state, "step": half}
 print(json.dumps(result))
-"""
+"""  # noqa: E501
 
 
 def write_index(path: Path, rows: int) -> None:
@@ -72,13 +72,29 @@ def write_index(path: Path, rows: int) -> None:
     with pa.ipc.new_file(str(path / "index.arrow"), SCHEMA) as arrow:
         for start in range(0, rows, ROWS_PER_BATCH):
             arrow.write_batch(batch.slice(0, min(ROWS_PER_BATCH, rows - start)))
-    lengths = np.stack([generator.integers(30, 2000, rows), generator.integers(0, 9, rows),
-                        generator.integers(0, 2, rows) * 500], axis=1)
+    lengths = np.stack(
+        [
+            generator.integers(30, 2000, rows),
+            generator.integers(0, 9, rows),
+            generator.integers(0, 2, rows) * 500,
+        ],
+        axis=1,
+    )
     lengths.astype("<i4").tofile(path / "lengths.bin")
-    settings = MediaSettings(data=DataSpec(), vision=InternVitSpec(), adapter=AudioAdapterSpec(), mel_bins=80)
-    meta = {"format": INDEX_FORMAT, "rows": rows, "digest": "synthetic", "feature_bins": 0, "feature_frames": 0,
-            "dataset": "synthetic", "split": "train", "roots": {"pics": "/none"},
-            "settings": settings.model_dump(mode="json")}
+    settings = MediaSettings(
+        data=DataSpec(), vision=InternVitSpec(), adapter=AudioAdapterSpec(), mel_bins=80
+    )
+    meta = {
+        "format": INDEX_FORMAT,
+        "rows": rows,
+        "digest": "synthetic",
+        "feature_bins": 0,
+        "feature_frames": 0,
+        "dataset": "synthetic",
+        "split": "train",
+        "roots": {"pics": "/none"},
+        "settings": settings.model_dump(mode="json"),
+    }
     (path / "meta.json").write_text(json.dumps(meta))
 
 
@@ -103,7 +119,9 @@ def _batch(generator: np.random.Generator) -> pa.RecordBatch:
             "inserted": -1,
         }
 
-    return pa.RecordBatch.from_pylist([row(place) for place in range(ROWS_PER_BATCH)], schema=SCHEMA)
+    return pa.RecordBatch.from_pylist(
+        [row(place) for place in range(ROWS_PER_BATCH)], schema=SCHEMA
+    )
 
 
 def measure(path: Path, *state: str) -> dict[str, object]:
@@ -127,8 +145,18 @@ def main() -> None:
         size = sum(file.stat().st_size for file in path.iterdir())
         at_start = measure(path)
         in_middle = measure(path, json.dumps(at_start.pop("state")))
-    print(json.dumps({"rows": options.rows, "gigabytes": round(size / 1e9, 2), "write_seconds": round(written, 1),
-                      "start": at_start, "middle": in_middle}, indent=1))
+    print(
+        json.dumps(
+            {
+                "rows": options.rows,
+                "gigabytes": round(size / 1e9, 2),
+                "write_seconds": round(written, 1),
+                "start": at_start,
+                "middle": in_middle,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

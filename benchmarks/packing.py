@@ -39,8 +39,12 @@ def main() -> None:
                 tokens += sum(int(order.indexes[ref.dataset].tokens[ref.row]) for ref in row)
                 samples += len(row)
         rows = steps * spec.batch.global_batch_size
-        results[stage] = {"fill": round(tokens / (rows * spec.batch.seq_len), 4), "rows": rows, "samples": samples,
-                          "plan_cpu_seconds": round(seconds, 3)}
+        results[stage] = {
+            "fill": round(tokens / (rows * spec.batch.seq_len), 4),
+            "rows": rows,
+            "samples": samples,
+            "plan_cpu_seconds": round(seconds, 3),
+        }
     print(json.dumps(results, indent=1))
 
 

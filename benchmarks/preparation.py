@@ -76,7 +76,7 @@ def write_corpus(at: Path) -> None:
             stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
             for place in range(100):
                 pixels = np.full((360, 640, 3), 2 * place, np.uint8)
-                pixels[place:place + 60, 3 * place:3 * place + 60] = 250
+                pixels[place : place + 60, 3 * place : 3 * place + 60] = 250
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.time_base, frame.pts = Fraction(1, 25), place
                 container.mux(stream.encode(frame))
@@ -86,8 +86,15 @@ def write_corpus(at: Path) -> None:
         add("What do you know of the history of the place that we are going to visit today?")
     (at / "rows.json").write_text(json.dumps(rows))
     (at / "recipe.yaml").write_text(RECIPE)
-    (at / "registry.json").write_text(json.dumps({"datasets": {"d": {"train": {
-        "records": "rows.json", "roots": {"m": ".", "audio": "."}}}}}))
+    (at / "registry.json").write_text(
+        json.dumps(
+            {
+                "datasets": {
+                    "d": {"train": {"records": "rows.json", "roots": {"m": ".", "audio": "."}}}
+                }
+            }
+        )
+    )
 
 
 def prepare(tree: Path, at: Path, workers: int) -> float:

@@ -1,1 +1,2 @@
-"""The KFP components: one folder each, every body three lines that call `vita_train.pipeline.steps`."""
+"""The KFP components: one folder each, every body three lines that call
+`vita_train.pipeline.steps`."""

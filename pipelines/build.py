@@ -1,7 +1,10 @@
-"""The pipeline of a recipe: from raw data to a report, with the recipe's stages as they wait for each other.
+"""The pipeline of a recipe: from raw data to a report, with the recipe's stages as they wait for
+each other.
 
-A task gets no artifacts of others: what a step needs it finds in the run, whoever made it, so a pipeline may leave
-steps out. Stages of one group are nested as one task as far as that makes none of them wait for longer. Parameters have
+A task gets no artifacts of others: what a step needs it finds in the run, whoever made it, so a
+pipeline may leave
+steps out. Stages of one group are nested as one task as far as that makes none of them wait for
+longer. Parameters have
 defaults, so that a run can be started from the KFP page by filling in the recipe alone.
 """
 
@@ -30,22 +33,30 @@ from vita_train.recipe.selection import run_steps, stage_graph, step_graph, step
 def named(task: dsl.PipelineTask, recipe: Recipe, step: str) -> dsl.PipelineTask:
     """Name a task after its step and give it what it needs on a cluster."""
     # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
-    return on_cluster(task).set_display_name(f"{step} {step_title(recipe, step)}").set_caching_options(False)
+    return (
+        on_cluster(task)
+        .set_display_name(f"{step} {step_title(recipe, step)}")
+        .set_caching_options(False)
+    )
 
 
-def recipe_pipeline(recipe: Recipe, *, name: str, default: str, picked: Collection[str] | None = None
-                    ) -> BaseComponent:
+def recipe_pipeline(
+    recipe: Recipe, *, name: str, default: str, picked: Collection[str] | None = None
+) -> BaseComponent:
     """Return the pipeline of a recipe.
 
     Args:
         recipe: whose stages it has.
         name: of the pipeline on a server.
         default: what its parameter ``recipe`` is unless given.
-        picked: the steps it has; None for all. What waits for a step that is left out waits for what that waits for.
+        picked: the steps it has; None for all. What waits for a step that is left out waits for
+            what that waits for.
     """
     parts = _parts(recipe, [step for step in run_steps(recipe) if picked is None or step in picked])
 
-    @dsl.pipeline(name=name, description=f"Train the stages of {recipe.name} from raw data to a report.")
+    @dsl.pipeline(
+        name=name, description=f"Train the stages of {recipe.name} from raw data to a report."
+    )
     def pipeline(
         recipe: str = default,
         run: str = "",
@@ -68,8 +79,16 @@ def recipe_pipeline(recipe: Recipe, *, name: str, default: str, picked: Collecti
             until_step: Do this step and all that it waits for; empty for all.
             force: Do the chosen steps again even if they are committed.
         """
-        common = {"recipe": recipe, "run": run, "storage_root": storage_root, "overrides": overrides, "only": only,
-                  "from_step": from_step, "until_step": until_step, "force": force}
+        common = {
+            "recipe": recipe,
+            "run": run,
+            "storage_root": storage_root,
+            "overrides": overrides,
+            "only": only,
+            "from_step": from_step,
+            "until_step": until_step,
+            "force": force,
+        }
         _tasks(parts, common)
 
     return pipeline
@@ -78,8 +97,8 @@ def recipe_pipeline(recipe: Recipe, *, name: str, default: str, picked: Collecti
 def trainer_of(stage: str) -> BaseComponent:
     """Return the component that trains stages, under the stage's own name.
 
-    kfp tells components of nested pipelines apart by their names, and numbers equal ones in an order that differs from
-    one compilation to the next.
+    kfp tells components of nested pipelines apart by their names, and numbers equal ones in an
+    order that differs from one compilation to the next.
     """
     component = deepcopy(train_stage)
     component.name = component.component_spec.name = f"train-{slug(stage)}"
@@ -100,8 +119,8 @@ class _Parts:
     waits: dict[str, list[str]]
     """The steps of the pipeline that each waits for."""
     blocks: dict[tuple[str, ...], BaseComponent | None]
-    """Stages that become one task, in the order they run, with the component that nests them; None for a stage that
-    stands by itself."""
+    """Stages that become one task, in the order they run, with the component that nests them; None
+    for a stage that stands by itself."""
 
 
 def _parts(recipe: Recipe, steps: list[str]) -> _Parts:
@@ -110,7 +129,10 @@ def _parts(recipe: Recipe, steps: list[str]) -> _Parts:
     after = {stage: [other for other in waits[stage] if other in recipe.stages] for stage in stages}
     groups = {stage: recipe.stages[stage].group for stage in stages}
     # Before the pipeline that holds them: kfp makes one at a time.
-    nested = {block: _nested(recipe, block, after) if groups[block[0]] else None for block in blocks(after, groups)}
+    nested = {
+        block: _nested(recipe, block, after) if groups[block[0]] else None
+        for block in blocks(after, groups)
+    }
     return _Parts(recipe, steps, waits, nested)
 
 
@@ -128,16 +150,20 @@ def _tasks(parts: _Parts, common: dict[str, Any]) -> None:
 def _body(parts: _Parts, common: dict[str, Any]) -> None:
     """Make the tasks of all steps but the report.
 
-    Every stage leads to the evaluation, so that the graph has one end: Argo, which executes it, then lets branches that
-    do not depend on a failed one go on.
+    Every stage leads to the evaluation, so that the graph has one end: Argo, which executes it,
+    then lets branches that do not depend on a failed one go on.
     """
     recipe = parts.recipe
     graph = json.dumps({name: list(after) for name, after in stage_graph(recipe).items()})
     tasks: dict[str, dsl.PipelineTask] = {}
 
     def add(members: Sequence[str], task: dsl.PipelineTask) -> None:
-        waited_for = {id(tasks[other]): tasks[other] for step in members for other in parts.waits[step]
-                      if other not in members}
+        waited_for = {
+            id(tasks[other]): tasks[other]
+            for step in members
+            for other in parts.waits[step]
+            if other not in members
+        }
         tasks.update(dict.fromkeys(members, task.after(*waited_for.values())))
 
     def step(name: str, component: BaseComponent, **more: Any) -> None:
@@ -150,13 +176,17 @@ def _body(parts: _Parts, common: dict[str, Any]) -> None:
         if component is None:
             step(block[0], trainer_of(block[0]), stage=block[0])
         else:
-            group = component(**common).set_display_name(f"{recipe.stages[block[0]].group}: {', '.join(block)}")
+            group = component(**common).set_display_name(
+                f"{recipe.stages[block[0]].group}: {', '.join(block)}"
+            )
             add(block, group.set_caching_options(False))
     step("evaluate", evaluate)
     step("export", export)
 
 
-def _nested(recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[str]]) -> BaseComponent:
+def _nested(
+    recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[str]]
+) -> BaseComponent:
     """Return a component that holds the stages of a group."""
     resolved = recipe  # the parameter of this name is another
 
@@ -171,8 +201,16 @@ def _nested(recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[s
         until_step: str,
         force: bool,
     ) -> None:
-        common = {"recipe": recipe, "run": run, "storage_root": storage_root, "overrides": overrides, "only": only,
-                  "from_step": from_step, "until_step": until_step, "force": force}
+        common = {
+            "recipe": recipe,
+            "run": run,
+            "storage_root": storage_root,
+            "overrides": overrides,
+            "only": only,
+            "from_step": from_step,
+            "until_step": until_step,
+            "force": force,
+        }
         tasks: dict[str, dsl.PipelineTask] = {}
         for stage in block:
             task = named(trainer_of(stage)(stage=stage, **common), resolved, stage)
@@ -184,5 +222,12 @@ def _nested(recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[s
 def _among(graph: Mapping[str, Sequence[str]], steps: Sequence[str]) -> dict[str, list[str]]:
     """Return what each of some steps waits for among them, through those that are left out."""
     before = {step: {other for other in ancestors(graph, step) if other in steps} for step in steps}
-    return {step: [other for other in steps if other in before[step]
-                   and not any(other in before[between] for between in before[step])] for step in steps}
+    return {
+        step: [
+            other
+            for other in steps
+            if other in before[step]
+            and not any(other in before[between] for between in before[step])
+        ]
+        for step in steps
+    }

@@ -22,6 +22,8 @@ def on_cluster(task: dsl.PipelineTask) -> dsl.PipelineTask:
     platform = f"{PREFIX}-platform"
     # Optional, so that a step without the chart says so in its log instead of never starting.
     kubernetes.use_config_map_as_volume(task, platform, mount_path=str(FOLDER), optional=True)
-    kubernetes.use_config_map_as_env(task, platform, {name: name for name in S3_SETTINGS}, optional=True)
+    kubernetes.use_config_map_as_env(
+        task, platform, {name: name for name in S3_SETTINGS}, optional=True
+    )
     kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in S3_KEYS}, optional=True)
     return kubernetes.use_field_path_as_env(task, POD, "metadata.name")

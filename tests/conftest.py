@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Before torch is imported: small models are many times slower on several threads that wait for each other.
+# Before torch is imported: small models are many times slower on several threads that wait for each
+# other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -3,9 +3,10 @@
     python tools/error_codes.py            # give a code to every error that has none
     python tools/error_codes.py --check    # fail where one has none, or two share one
 
-Each place that makes an error of `vita_train.errors` names its code beside the message: ``DataError("...",
-code="VT-DATA-012", ...)``. New ones get the next free number of their kind. A number is never given again: those that
-the page in ``docs/reference/errors.md`` once listed count as taken.
+Each place that makes an error of `vita_train.errors` names its code beside the message:
+``DataError("...",
+code="VT-DATA-012", ...)``. New ones get the next free number of their kind. A number is never given
+again: those that the page in ``docs/reference/errors.md`` once listed count as taken.
 """
 
 from __future__ import annotations
@@ -23,11 +24,28 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 PACKAGES = ("vita_train", "pipelines", "components")
 #: Class to the middle of its codes.
-AREAS = {"UserError": "USE", "RecipeError": "RECIPE", "DataError": "DATA", "CheckpointError": "WEIGHTS",
-         "GateError": "GATE", "StorageError": "STORE", "PeerLostError": "PEER", "StoppedError": "STOP",
-         "VitaError": "FAIL"}
-TITLES = {"USE": "Usage", "RECIPE": "Recipes", "DATA": "Data", "WEIGHTS": "Weights and checkpoints", "GATE": "Gates",
-          "STORE": "Stores", "PEER": "Other ranks", "STOP": "Stopped", "FAIL": "Failures"}
+AREAS = {
+    "UserError": "USE",
+    "RecipeError": "RECIPE",
+    "DataError": "DATA",
+    "CheckpointError": "WEIGHTS",
+    "GateError": "GATE",
+    "StorageError": "STORE",
+    "PeerLostError": "PEER",
+    "StoppedError": "STOP",
+    "VitaError": "FAIL",
+}
+TITLES = {
+    "USE": "Usage",
+    "RECIPE": "Recipes",
+    "DATA": "Data",
+    "WEIGHTS": "Weights and checkpoints",
+    "GATE": "Gates",
+    "STORE": "Stores",
+    "PEER": "Other ranks",
+    "STOP": "Stopped",
+    "FAIL": "Failures",
+}
 _CODE = re.compile(r"VT-([A-Z]+)-(\d{3})")
 #: A line of the page: code, area, message, file.
 _ROW = re.compile(r"^\| `(VT-([A-Z]+)-\d{3})` \| (.*?) \| .*? \| `([^`]+)` \|$", re.MULTILINE)
@@ -67,7 +85,12 @@ def _sites(path: Path) -> Iterator[Site]:
     tree = ast.parse(source)
     caught = _caught(tree)
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in AREAS and node.args):
+        if not (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in AREAS
+            and node.args
+        ):
             continue
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         code, given = "", keywords.get("code")
@@ -77,19 +100,33 @@ def _sites(path: Path) -> Iterator[Site]:
         if isinstance(first, ast.Attribute) and first.attr == "what" and id(node) in caught:
             handed_on = f"{ast.unparse(first.value)}.code"
         end = starts[(first.end_lineno or 1) - 1] + (first.end_col_offset or 0)
-        while source[end:end + 1] not in (b",", b")"):  # behind a parenthesis around the message
+        while source[end : end + 1] not in (b",", b")"):  # behind a parenthesis around the message
             end += 1
         last = starts[(node.end_lineno or 1) - 1] + (node.end_col_offset or 0) - 1
-        if source[end:end + 1] == b")" and end != last:
+        if source[end : end + 1] == b")" and end != last:
             end += 1
-        yield Site(path, node.lineno, AREAS[node.func.id], str(code), _template(first),
-                   _template(keywords["remedy"]) if "remedy" in keywords else "", end, handed_on)
+        yield Site(
+            path,
+            node.lineno,
+            AREAS[node.func.id],
+            str(code),
+            _template(first),
+            _template(keywords["remedy"]) if "remedy" in keywords else "",
+            end,
+            handed_on,
+        )
 
 
 def _caught(tree: ast.AST) -> set[int]:
-    """Return the ids of all nodes below a handler of these errors: what is raised there may hand one on."""
-    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type
-                and any(isinstance(name, ast.Name) and name.id in AREAS for name in ast.walk(node.type))]
+    """Return the ids of all nodes below a handler of these errors: what is raised there may hand
+    one on."""
+    handlers = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and node.type
+        and any(isinstance(name, ast.Name) and name.id in AREAS for name in ast.walk(node.type))
+    ]
     return {id(below) for handler in handlers for below in ast.walk(handler)}
 
 
@@ -98,7 +135,9 @@ def _template(node: ast.expr) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
     if isinstance(node, ast.BinOp):
         return _template(node.left) + _template(node.right)
     if isinstance(node, ast.BoolOp):
@@ -116,8 +155,8 @@ def cell(text: str) -> str:
 def number(found: list[Site]) -> int:
     """Write codes where there are none and return how many.
 
-    A message that the page lists for this file, and that no longer stands there with its code, gets that code back: so
-    branches that are merged agree.
+    A message that the page lists for this file, and that no longer stands there with its code, gets
+    that code back: so branches that are merged agree.
     """
     taken: Counter[str] = Counter()
     listed = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
@@ -126,7 +165,10 @@ def number(found: list[Site]) -> int:
     for code, area, what, path in _ROW.findall(listed):
         if code not in present:
             former.setdefault((area, what, path), []).append(code)
-    for area, digits in [*_CODE.findall(listed), *(match for site in found for match in _CODE.findall(site.code))]:
+    for area, digits in [
+        *_CODE.findall(listed),
+        *(match for site in found for match in _CODE.findall(site.code)),
+    ]:
         taken[area] = max(taken[area], int(digits))
     edits: dict[Path, list[tuple[int, str]]] = {}
     for site in sorted(found, key=lambda site: (str(site.path), site.insert)):
@@ -150,19 +192,31 @@ def number(found: list[Site]) -> int:
 
 def problems(found: list[Site]) -> list[str]:
     """Return what is wrong with the codes."""
-    wrong = [f"{site.path.relative_to(ROOT)}:{site.line}: an error without a code; run python tools/error_codes.py"
-             for site in found if not site.code]
+    wrong = [
+        f"{site.path.relative_to(ROOT)}:{site.line}: an error without a code; run python "
+        f"tools/error_codes.py"
+        for site in found
+        if not site.code
+    ]
     counts = Counter(site.code for site in found if site.code and site.code != "=")
-    wrong += [f"{site.path.relative_to(ROOT)}:{site.line}: {site.code} is the code of another error too"
-              for site in found if counts[site.code] > 1]
-    wrong += [f"{site.path.relative_to(ROOT)}:{site.line}: {site.code} is no code of this kind of error"
-              for site in found if site.code not in ("", "=") and not site.code.startswith(f"VT-{site.area}-")]
+    wrong += [
+        f"{site.path.relative_to(ROOT)}:{site.line}: {site.code} is the code of another error too"
+        for site in found
+        if counts[site.code] > 1
+    ]
+    wrong += [
+        f"{site.path.relative_to(ROOT)}:{site.line}: {site.code} is no code of this kind of error"
+        for site in found
+        if site.code not in ("", "=") and not site.code.startswith(f"VT-{site.area}-")
+    ]
     return wrong
 
 
 def main() -> int:
     """Write or check the codes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     found = sites()
     if parser.parse_args().check:

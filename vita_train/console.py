@@ -1,4 +1,5 @@
-"""What people see: progress and lines of a log, and a list of checks, each with a tick or a cross."""
+"""What people see: progress and lines of a log, and a list of checks, each with a tick or a
+cross."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def say(text: str) -> None:
     print(printable_message(text), file=sys.stderr, flush=True)
 
 
-#: Descriptor by which a rank of a job reaches whoever started the job, since its own output goes to its log.
+#: Descriptor by which a rank of a job reaches whoever started the job, since its own output goes to
+#: its log.
 _starter: list[int] = []
 
 
@@ -34,14 +36,16 @@ def reach_starter(descriptor: int) -> None:
 
 
 def tell_starter(line: str) -> None:
-    """Write a line to whoever started this process; nothing where there is nobody, or nobody listens any more."""
+    """Write a line to whoever started this process; nothing where there is nobody, or nobody
+    listens any more."""
     for descriptor in _starter:
         with suppress(OSError):
             os.write(descriptor, f"{line}\n".encode())
 
 
 def warn(text: str, *, everywhere: bool = True) -> None:
-    """Print a warning; in a rank of a job also where the job was started, if ``everywhere`` (let one rank do it)."""
+    """Print a warning; in a rank of a job also where the job was started, if ``everywhere`` (let
+    one rank do it)."""
     line = printable_message(f"warning: {text}")
     say(line)
     if everywhere:
@@ -51,7 +55,8 @@ def warn(text: str, *, everywhere: bool = True) -> None:
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Hand on ``items`` while showing how many of ``total`` have passed.
 
-    On a terminal this is a bar; elsewhere a line each fifth of the way, so that log files stay short.
+    On a terminal this is a bar; elsewhere a line each fifth of the way, so that log files stay
+    short.
     """
     if sys.stderr.isatty():
         from rich.progress import track
@@ -84,7 +89,9 @@ def check(name: str, work: Callable[[], str]) -> Check:
         return Check(name, False, str(error))
 
 
-def show_checks(checks: list[Check], console: Console, *, what: str = "preflight", always: bool = False) -> None:
+def show_checks(
+    checks: list[Check], console: Console, *, what: str = "preflight", always: bool = False
+) -> None:
     """Print the checks, numbered, with a tick or a cross each.
 
     Args:
@@ -101,9 +108,14 @@ def show_checks(checks: list[Check], console: Console, *, what: str = "preflight
         for number, check in enumerate(checks, 1):
             mark, style = ("✓", "green") if check.ok else ("✗", "bold red")
             console.print(f"{number}. [{style}]{mark}[/] {check.name}: ", end="", highlight=False)
-            console.print(printable_message(check.detail), markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                printable_message(check.detail), markup=False, highlight=False, soft_wrap=True
+            )
     else:
         console.print(f"{what}: {len(checks)} checks passed", highlight=False)
     if failed:
-        raise UserError(f"{what} refused: {', '.join(check.name for check in failed)}", code="VT-USE-028",
-                        remedy="fix what is marked above, then run the same command again")
+        raise UserError(
+            f"{what} refused: {', '.join(check.name for check in failed)}",
+            code="VT-USE-028",
+            remedy="fix what is marked above, then run the same command again",
+        )

@@ -7,11 +7,16 @@ import re
 #: What stands between the scheme and the host of a URL: ``user:password@``.
 _USER = re.compile(r"(?<=://)[^/?#\s@'\"]*(?:@[^/?#\s@'\"]*)*@")
 #: Parameters of a URL that grant access.
-_PARAMETER = re.compile(r"([?&](?:[a-z-]*(?:signature|credential|token|secret|password|accesskeyid|access_key|api_?key)"
-                        r"[a-z-]*)=)[^&#\s'\"]+", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"([?&](?:[a-z-]*(?:signature|credential|token|secret|password|accesskeyid|access_key|api_?key)"
+    r"[a-z-]*)=)[^&#\s'\"]+",
+    re.IGNORECASE,
+)
 #: How credentials are given instead.
-REMEDY = ("it would be kept in files and shown in messages; give credentials by AWS_ACCESS_KEY_ID and "
-          "AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or a Secret of the cluster")
+REMEDY = (
+    "it would be kept in files and shown in messages; give credentials by AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or a Secret of the cluster"
+)
 
 
 def holds_credentials(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""Errors a user reads: what went wrong, where, and what to do about it; and what each exit code means.
+"""Errors a user reads: what went wrong, where, and what to do about it; and what each exit code
+means.
 
 Exit codes, the same for every command and for every rank of a training job:
 
@@ -18,7 +19,8 @@ from typing import Any
 from vita_train.credentials import without_credentials
 from vita_train.printable import printable_message
 
-#: Environment variable: the command line that started the run, for remedies; without options that choose steps.
+#: Environment variable: the command line that started the run, for remedies; without options that
+#: choose steps.
 COMMAND = "VITA_TRAIN_COMMAND"
 
 EXIT_DONE = 0
@@ -35,8 +37,8 @@ class VitaError(Exception):
         what: what is wrong, a full clause without a final stop.
         where: file, line, row, tensor or setting it was found in; empty if there is none.
         remedy: what the reader can do now; empty only if nothing can be said.
-        code: what stays when the words change: ``VT-DATA-012``. ``tools/error_codes.py`` gives it, and
-            ``docs/reference/errors.md`` lists them all.
+        code: what stays when the words change: ``VT-DATA-012``. ``tools/error_codes.py`` gives it,
+            and ``docs/reference/errors.md`` lists them all.
     """
 
     exit_code = EXIT_FAILED
@@ -54,15 +56,23 @@ class VitaError(Exception):
         return _restored, (type(self), self.what, self.code, self.where, self.remedy)
 
     def report(self) -> dict[str, Any]:
-        """Return the error as plain values, as files and other processes get it; ``code`` is the exit code there."""
-        return {"code": self.exit_code, "error": self.code, "what": self.what, "where": self.where,
-                "remedy": self.remedy}
+        """Return the error as plain values, as files and other processes get it; ``code`` is the
+        exit code there."""
+        return {
+            "code": self.exit_code,
+            "error": self.code,
+            "what": self.what,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
 
     def __str__(self) -> str:
         location = f"{self.where}: " if self.where else ""
         remedy = f" ({self.remedy})" if self.remedy else ""
         code = f" [{self.code}]" if self.code else ""
-        return printable_message(f"{location}{self.what}{remedy}{code}")  # data may be part of any of them
+        return printable_message(
+            f"{location}{self.what}{remedy}{code}"
+        )  # data may be part of any of them
 
 
 def _restored(kind: type[VitaError], what: str, code: str, where: str, remedy: str) -> VitaError:

@@ -1,15 +1,17 @@
-"""Things by name that other packages may add to: objectives, task kinds, data sources, job backends, vision towers,
-projectors and export layouts.
+"""Things by name that other packages may add to: objectives, task kinds, data sources, job
+backends, vision towers, projectors and export layouts.
 
-A package announces its module in its own metadata, and every process that has the package installed finds it, the pods
-of a cluster included:
+A package announces its module in its own metadata, and every process that has the package installed
+finds it, the pods of a cluster included:
 
     [project.entry-points."vita_train.plugins"]
     mine = "my_package.vita"
 
-The module is imported when something is first looked up, and calls ``register_objective``, ``register_task_kind``,
+The module is imported when something is first looked up, and calls ``register_objective``,
+``register_task_kind``,
 ``register_source``, ``register_job_backend``, ``register_tower``, ``register_projector`` or
-``register_export_layout``. It declares and does no more: classes and functions are named as ``package.module:name`` and
+``register_export_layout``. It declares and does no more: classes and functions are named as
+``package.module:name`` and
 imported when they are used. Neither recipes nor data files can name code.
 """
 
@@ -36,7 +38,8 @@ class Registry(Generic[Item]):
 
     Args:
         what: what they are, for messages.
-        modules: the package's own modules that add some, where a new one is to be found and not listed: ``a.b.*`` are
+        modules: the package's own modules that add some, where a new one is to be found and not
+            listed: ``a.b.*`` are
             all modules of a package, ``a.b.*.c`` the modules ``c`` of its packages.
     """
 
@@ -51,8 +54,12 @@ class Registry(Generic[Item]):
             VitaError: its name is taken by another.
         """
         if self._items.setdefault(name, item) != item:
-            raise VitaError(f"there are two of {self._what} {name!r}", code="VT-FAIL-007", where=GROUP,
-                            remedy="a plugin must choose a name of its own")
+            raise VitaError(
+                f"there are two of {self._what} {name!r}",
+                code="VT-FAIL-007",
+                where=GROUP,
+                remedy="a plugin must choose a name of its own",
+            )
 
     def __getitem__(self, name: str) -> Item:
         """Return a thing by name.
@@ -63,8 +70,13 @@ class Registry(Generic[Item]):
         if name not in self:
             known = tuple(self)
             near = get_close_matches(name, known, n=2)
-            raise UserError(f"there is no {self._what} {name!r}", code="VT-USE-070",
-                            remedy=f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}")
+            raise UserError(
+                f"there is no {self._what} {name!r}",
+                code="VT-USE-070",
+                remedy=f"did you mean {' or '.join(near)}?"
+                if near
+                else f"there are {', '.join(known)}",
+            )
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
@@ -102,8 +114,12 @@ def load_plugins() -> None:
         try:
             entry.load()
         except Exception as error:
-            raise UserError(f"the plugin {entry.name!r} cannot be loaded: {type(error).__name__}: {error}", code="VT-USE-071",
-                            where=entry.value, remedy="correct its package or uninstall it") from error
+            raise UserError(
+                f"the plugin {entry.name!r} cannot be loaded: {type(error).__name__}: {error}",
+                code="VT-USE-071",
+                where=entry.value,
+                remedy="correct its package or uninstall it",
+            ) from error
 
 
 def named(path: str) -> Any:
@@ -116,5 +132,8 @@ def named(path: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{path} cannot be imported: {error}", code="VT-USE-072",
-                        remedy="name it as package.module:name of an installed package") from error
+        raise UserError(
+            f"{path} cannot be imported: {error}",
+            code="VT-USE-072",
+            remedy="name it as package.module:name of an installed package",
+        ) from error

@@ -7,8 +7,10 @@ import re
 
 #: C0 and C1 controls, line and paragraph separators, marks of writing direction, and what is no
 #: character at all. Joiners stay: some languages spell with them.
-_ACTIVE = (r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-           r"\ud800-\udfff")
+_ACTIVE = (
+    r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    r"\ud800-\udfff"
+)
 _ANY = re.compile(f"[{_ACTIVE}]")
 #: The same but for line breaks of our own messages, which are followed by two spaces, so that no
 #: line of data looks like one of ours.

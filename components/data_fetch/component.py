@@ -30,11 +30,15 @@ def data_fetch(
         from_step: Do this step and all that wait for it; empty for all.
         until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
-        stages: Stages of this pipeline as JSON, with those that each waits for; a recipe with others is refused.
+        stages: Stages of this pipeline as JSON, with those that each waits for; a recipe with
+            others is refused.
         raw: Manifest of the fetched data.
         metrics: Its measures.
     """
     from vita_train.pipeline import steps
-    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+
+    opened, selection = steps.open_run(
+        recipe, run, storage_root, overrides, only, from_step, until_step, force
+    )
     steps.check_pipeline(opened.recipe, stages)
     steps.publish(steps.fetch_step(opened, selection), raw, metrics)

@@ -33,5 +33,8 @@ def data_validation(
         metrics: Its measures.
     """
     from vita_train.pipeline import steps
-    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+
+    opened, selection = steps.open_run(
+        recipe, run, storage_root, overrides, only, from_step, until_step, force
+    )
     steps.publish(steps.prepare_step(opened, selection), corpus, metrics)

@@ -31,5 +31,8 @@ def report(
         page: The report.
     """
     from vita_train.pipeline import steps
-    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+
+    opened, selection = steps.open_run(
+        recipe, run, storage_root, overrides, only, from_step, until_step, force
+    )
     steps.publish_page(opened, steps.report_step(opened, selection), page)

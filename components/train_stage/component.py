@@ -37,5 +37,8 @@ def train_stage(
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
     from vita_train.pipeline import steps
-    opened, selection = steps.open_run(recipe, run, storage_root, overrides, only, from_step, until_step, force)
+
+    opened, selection = steps.open_run(
+        recipe, run, storage_root, overrides, only, from_step, until_step, force
+    )
     steps.publish(steps.train_step(opened, stage, selection, task_config), model, metrics)

@@ -1,6 +1,6 @@
 """Prepare data, train one stage, measure it and ask it something, from Python.
 
-    python examples/python_api/train.py
+python examples/python_api/train.py
 """
 
 from pathlib import Path

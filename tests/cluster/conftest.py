@@ -1,4 +1,5 @@
-"""One control plane for all tests of this folder; a node whose pods are processes; a namespace for each test."""
+"""One control plane for all tests of this folder; a node whose pods are processes; a namespace for
+each test."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and not item.get_closest_marker("node"):
             item.add_marker(pytest.mark.cluster)
-    # The longest first: another process does all the others meanwhile, with a control plane of its own.
+    # The longest first: another process does all the others meanwhile, with a control plane of its
+    # own.
     items.sort(key=lambda item: item.path.name != "test_training.py")
 
 
@@ -38,10 +40,16 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 
 @pytest.fixture(scope="session")
-def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+def node(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kubelet]:
     """A node that runs pods as processes."""
-    kubelet = Kubelet(control_plane.api, "node-a", tmp_path_factory.mktemp("node-a"),
-                      kubeconfig_of=control_plane.kubeconfig_of)
+    kubelet = Kubelet(
+        control_plane.api,
+        "node-a",
+        tmp_path_factory.mktemp("node-a"),
+        kubeconfig_of=control_plane.kubeconfig_of,
+    )
     try:
         yield kubelet
     finally:
@@ -51,7 +59,12 @@ def node(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     """A fresh namespace."""
-    name = urllib.parse.quote(request.node.originalname or "t").replace("_", "-").lower()[:40].strip("-")
+    name = (
+        urllib.parse.quote(request.node.originalname or "t")
+        .replace("_", "-")
+        .lower()[:40]
+        .strip("-")
+    )
     return control_plane.namespace(f"{name}-{time.time_ns() % 10**6}")
 
 
@@ -64,5 +77,7 @@ def cluster(control_plane: ControlPlane) -> Cluster:
 @pytest.fixture(scope="module")
 def workflows(control_plane: ControlPlane) -> Iterator[None]:
     """The API serves Workflows."""
-    with control_plane.serving(minimal_definition(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)):
+    with control_plane.serving(
+        minimal_definition(WORKFLOWS.group, WORKFLOWS.version, WORKFLOWS.kind)
+    ):
         yield

@@ -1,4 +1,5 @@
-"""The chart as helm renders it: sound for every set of values, strict, and of one mind with the code."""
+"""The chart as helm renders it: sound for every set of values, strict, and of one mind with the
+code."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ import pytest
 import typer
 import yaml
 
-from tests.helpers.cluster.chart import CHART, VALUES, assert_fits, assert_within, helm, job_of, objects_of, platform_of
+from tests.helpers.cluster.chart import (
+    CHART,
+    VALUES,
+    assert_fits,
+    assert_within,
+    helm,
+    job_of,
+    objects_of,
+    platform_of,
+)
 from vita_train.cli.main import build_app
 from vita_train.launch.kubernetes.trainjob import TrainJobs
 from vita_train.recipe.platform import FOLDER, S3_SETTINGS, Platform
@@ -23,7 +33,9 @@ from vita_train.recipe.pod import PodSettings
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
 def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -> None:
     helm("lint", "--strict", CHART, "--values", values)
-    objects = objects_of(helm("template", "one", CHART, "--namespace", "team", "--values", values).stdout)
+    objects = objects_of(
+        helm("template", "one", CHART, "--namespace", "team", "--values", values).stdout
+    )
     for made in objects.values():
         assert made["metadata"]["namespace"] == "team"
         labels = made["metadata"]["labels"]
@@ -35,10 +47,16 @@ def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -
     assert platform.namespace == "team"
     assert platform.image == given["images"]["trainer"]
     assert_within(given.get("platform", {}), arrived)
-    (config,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap" and "platform.yaml" in one["data"])
+    (config,) = (
+        one
+        for (kind, _), one in objects.items()
+        if kind == "ConfigMap" and "platform.yaml" in one["data"]
+    )
     s3 = given.get("s3", {})
     assert {name: config["data"].get(name, "") for name in S3_SETTINGS} == {
-        "AWS_ENDPOINT_URL_S3": s3.get("endpoint", ""), "AWS_DEFAULT_REGION": s3.get("region", "")}
+        "AWS_ENDPOINT_URL_S3": s3.get("endpoint", ""),
+        "AWS_DEFAULT_REGION": s3.get("region", ""),
+    }
     runtime = next((one for (kind, _), one in objects.items() if kind == "TrainingRuntime"), None)
     assert (runtime is not None) == (given.get("trainJob", {}).get("enabled") is True)
     if runtime:
@@ -47,7 +65,9 @@ def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -
 
 def test_the_janitor_runs_a_command_that_there_is() -> None:
     values = CHART / "ci" / "everything-values.yaml"
-    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)["CronJob", "all-janitor"]
+    job = objects_of(helm("template", "one", CHART, "--values", values).stdout)[
+        "CronJob", "all-janitor"
+    ]
     assert (job["spec"]["schedule"], job["spec"]["suspend"]) == ("0 * * * *", True)
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "steps", "the launcher's rights are what it needs"
@@ -58,12 +78,22 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     assert program == "vita-train"
     command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
     assert command.make_context(verb, options).params == {
-        "is_rehearsal": False, "workflow": 60.0, "over": 3600.0, "unfinished": 7200.0,
-        "stores": ["s3://omni/runs", "s3://omni/more"]}
-    assert {entry["name"]: entry.get("value") or entry["valueFrom"]["secretKeyRef"]["key"]
-            for entry in container["env"] if entry["name"].startswith("AWS_")} == {
-        "AWS_ENDPOINT_URL_S3": "https://s3.example", "AWS_DEFAULT_REGION": "overridden",
-        "AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
+        "is_rehearsal": False,
+        "workflow": 60.0,
+        "over": 3600.0,
+        "unfinished": 7200.0,
+        "stores": ["s3://omni/runs", "s3://omni/more"],
+    }
+    assert {
+        entry["name"]: entry.get("value") or entry["valueFrom"]["secretKeyRef"]["key"]
+        for entry in container["env"]
+        if entry["name"].startswith("AWS_")
+    } == {
+        "AWS_ENDPOINT_URL_S3": "https://s3.example",
+        "AWS_DEFAULT_REGION": "overridden",
+        "AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
+    }
 
 
 def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_path: Path) -> None:
@@ -72,12 +102,21 @@ def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_p
     pod = rendered["Job", "all-upload-1"]["spec"]["template"]["spec"]
     [compiling], [uploading] = pod["initContainers"], pod["containers"]
     _, _, out, *options = compiling["command"]
-    subprocess.run([sys.executable, CHART.parents[1] / "pipelines" / "compile.py", f"--out={tmp_path}", *options],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            CHART.parents[1] / "pipelines" / "compile.py",
+            f"--out={tmp_path}",
+            *options,
+        ],
+        check=True,
+        capture_output=True,
+    )
     pipeline, platform = yaml.safe_load_all((tmp_path / "ladder.yaml").read_text())
     images = yaml.safe_load(values.read_text())["images"]
-    assert {one["container"]["image"] for one in pipeline["deploymentSpec"]["executors"].values()} == set(
-        images.values())
+    assert {
+        one["container"]["image"] for one in pipeline["deploymentSpec"]["executors"].values()
+    } == set(images.values())
     for one in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert ("ConfigMap", one["configMapAsVolume"][0]["configMapName"]) in rendered
         assert ("Secret", one["secretAsEnv"][0]["secretName"]) in rendered
@@ -85,33 +124,52 @@ def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_p
     assert (program, f"--out={folder}") == ("vita-train", out)
     command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
     assert command.make_context(verb, [folder, *options]).params == {
-        "files": [Path(folder)], "endpoint": "http://ml-pipeline.kubeflow:8888", "namespace": "team"}
+        "files": [Path(folder)],
+        "endpoint": "http://ml-pipeline.kubeflow:8888",
+        "namespace": "team",
+    }
 
 
 def test_prometheus_is_told_where_each_rank_exports() -> None:
-    objects = objects_of(helm("template", "one", CHART, "--values", CHART / "ci" / "everything-values.yaml").stdout)
+    objects = objects_of(
+        helm("template", "one", CHART, "--values", CHART / "ci" / "everything-values.yaml").stdout
+    )
     assert objects["PrometheusRule", "all-training"]["spec"] == yaml.safe_load(
-        (CHART / "rules" / "alerts.yaml").read_text())
+        (CHART / "rules" / "alerts.yaml").read_text()
+    )
     dashboard = objects["ConfigMap", "all-dashboard"]
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "yes"
     assert json.loads(dashboard["data"]["vita-training.json"]) == json.loads(
-        (CHART / "dashboards" / "training.json").read_text())
+        (CHART / "dashboards" / "training.json").read_text()
+    )
     monitor = objects["PodMonitor", "all-training"]["spec"]
     pod = job_of(Platform(pod=PodSettings(metrics_port=9400)))
     assert_within(monitor["selector"]["matchLabels"], pod.labels)
     # As Prometheus names annotations: whatever is not a letter or a digit becomes an underscore.
-    annotations = {"__meta_kubernetes_pod_annotation_" + re.sub("[^a-zA-Z0-9]", "_", name): port
-                   for name, port in pod.pod_annotations.items()}
-    ports = [annotations.get(rule["sourceLabels"][1]) for endpoint in monitor["podMetricsEndpoints"]
-             for rule in endpoint["relabelings"] if rule.get("targetLabel") == "__address__"]
-    assert ports == ["9400", None], "one endpoint for each rank that a pod may have; this one has a single rank"
+    annotations = {
+        "__meta_kubernetes_pod_annotation_" + re.sub("[^a-zA-Z0-9]", "_", name): port
+        for name, port in pod.pod_annotations.items()
+    }
+    ports = [
+        annotations.get(rule["sourceLabels"][1])
+        for endpoint in monitor["podMetricsEndpoints"]
+        for rule in endpoint["relabelings"]
+        if rule.get("targetLabel") == "__address__"
+    ]
+    assert ports == ["9400", None], (
+        "one endpoint for each rank that a pod may have; this one has a single rank"
+    )
 
 
 def test_the_defaults_are_the_codes_own(tmp_path: Path) -> None:
     objects = objects_of(helm("template", "one", CHART, "--namespace", "team").stdout)
     assert {kind for kind, _ in objects} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap"}
-    assert platform_of(objects, tmp_path) == Platform(namespace="team", pod=PodSettings(service_account="vita-trainer"))
-    served = helm("template", "one", CHART, "--api-versions", "trainer.kubeflow.org/v1alpha1/TrainingRuntime").stdout
+    assert platform_of(objects, tmp_path) == Platform(
+        namespace="team", pod=PodSettings(service_account="vita-trainer")
+    )
+    served = helm(
+        "template", "one", CHART, "--api-versions", "trainer.kubeflow.org/v1alpha1/TrainingRuntime"
+    ).stdout
     assert ("TrainingRuntime", Platform().runtime) in objects_of(served)
 
 
@@ -131,29 +189,39 @@ def _bare(node: Any, *, is_names: bool = False) -> Any:
         return [_bare(one) for one in node]
     if not isinstance(node, dict):
         return node
-    return {key: _bare(value, is_names=not is_names and key in ("properties", "$defs"))
-            for key, value in node.items() if is_names or key not in ("title", "description", "default")}
+    return {
+        key: _bare(value, is_names=not is_names and key in ("properties", "$defs"))
+        for key, value in node.items()
+        if is_names or key not in ("title", "description", "default")
+    }
 
 
 def _assert_strict(node: Any) -> None:
     for one in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
         _assert_strict(one)
     if isinstance(node, dict) and node.get("type") == "object":
-        assert node["additionalProperties"] is False if "properties" in node else "additionalProperties" in node, node
+        assert (
+            node["additionalProperties"] is False
+            if "properties" in node
+            else "additionalProperties" in node
+        ), node
 
 
-@pytest.mark.parametrize(("setting", "words"), [
-    ("platfrom.backend=auto", "'platfrom' not allowed"),
-    ("platform.pod.memmory=1Gi", "'memmory' not allowed"),
-    ("platform.pod.cpu=8", "/platform/pod/cpu': got number, want string"),
-    ("platform.pod.run_as=0", "/platform/pod/run_as': minimum: got 0, want 1"),
-    ("platform.backend=mpi", "/platform/backend': value must be one of 'auto'"),
-    ("platform.namespace=other", "'namespace' not allowed"),
-    ("trainJob.enabled=maybe", "/trainJob/enabled': value must be one of 'auto', true, false"),
-    ("s3.accessKeyId=id", "accessKeyId and secretAccessKey go together"),
-    ("kueue.clusterQueue=q", "platform.queue.name must name the LocalQueue"),
-    ("serviceAccounts.trainer.create=false", "name the account to take"),
-])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("platfrom.backend=auto", "'platfrom' not allowed"),
+        ("platform.pod.memmory=1Gi", "'memmory' not allowed"),
+        ("platform.pod.cpu=8", "/platform/pod/cpu': got number, want string"),
+        ("platform.pod.run_as=0", "/platform/pod/run_as': minimum: got 0, want 1"),
+        ("platform.backend=mpi", "/platform/backend': value must be one of 'auto'"),
+        ("platform.namespace=other", "'namespace' not allowed"),
+        ("trainJob.enabled=maybe", "/trainJob/enabled': value must be one of 'auto', true, false"),
+        ("s3.accessKeyId=id", "accessKeyId and secretAccessKey go together"),
+        ("kueue.clusterQueue=q", "platform.queue.name must name the LocalQueue"),
+        ("serviceAccounts.trainer.create=false", "name the account to take"),
+    ],
+)
 def test_wrong_values_are_refused_by_name(setting: str, words: str) -> None:
     done = helm("template", "one", CHART, "--set", setting, check=False)
     assert done.returncode != 0

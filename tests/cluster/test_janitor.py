@@ -20,25 +20,45 @@ NOW = JobRetention(workflow=0, over=0)
 
 
 def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str = "") -> None:
-    job = TrainingJob(name=name, namespace=namespace, run="r", stage="1.1", image="this-machine", nodes=1, nproc=1,
-                      command=("python", "-c", code), platform=Platform(image="this-machine"), workflow=workflow,
-                      pod=PodSettings(gpu_resource="", cpu="100m", memory="1Gi", shm="64Mi", scratch="64Mi", grace=30))
+    job = TrainingJob(
+        name=name,
+        namespace=namespace,
+        run="r",
+        stage="1.1",
+        image="this-machine",
+        nodes=1,
+        nproc=1,
+        command=("python", "-c", code),
+        platform=Platform(image="this-machine"),
+        workflow=workflow,
+        pod=PodSettings(
+            gpu_resource="", cpu="100m", memory="1Gi", shm="64Mi", scratch="64Mi", grace=30
+        ),
+    )
     cluster.create(JOBS.resource, JOBS.manifest(job))
 
 
-def _collect(cluster: Cluster, namespace: str, patience: JobRetention, *, dry_run: bool = False) -> list[str]:
+def _collect(
+    cluster: Cluster, namespace: str, patience: JobRetention, *, dry_run: bool = False
+) -> list[str]:
     lines: list[str] = []
-    number = collect_garbage(cluster, [JOBS], namespace, namespace, patience, out=lines.append, dry_run=dry_run)
+    number = collect_garbage(
+        cluster, [JOBS], namespace, namespace, patience, out=lines.append, dry_run=dry_run
+    )
     assert number == len(lines)
     return lines
 
 
 @pytest.mark.usefixtures("node", "workflows")
-def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, control_plane: ControlPlane) -> None:
+def test_jobs_nobody_waits_for_go(
+    cluster: Cluster, namespace: str, control_plane: ControlPlane
+) -> None:
     def names() -> list[str]:
         return sorted(str(job["metadata"]["name"]) for job in jobs_of(control_plane, namespace))
 
-    make_workflow(control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
+    make_workflow(
+        control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z"
+    )
     make_workflow(control_plane, namespace, "on", phase="Running")
     forever = "import time; time.sleep(600)"
     _job(cluster, namespace, "left-by-over", forever, workflow="over")
@@ -46,17 +66,24 @@ def test_jobs_nobody_waits_for_go(cluster: Cluster, namespace: str, control_plan
     _job(cluster, namespace, "of-on", forever, workflow="on")
     _job(cluster, namespace, "of-a-shell", forever)
     _job(cluster, namespace, "done", "pass")
-    until(lambda: JOBS.state(cluster.read(JOBS.resource, namespace, "done") or {"spec": {}}).phase.over)
+    until(
+        lambda: (
+            JOBS.state(cluster.read(JOBS.resource, namespace, "done") or {"spec": {}}).phase.over
+        )
+    )
     every = names()
-    # A job of a Workflow that is gone is left alone while it is young: the Workflow may have gone this moment.
-    assert [line.split(":")[0] for line in _collect(cluster, namespace, JobRetention(3600, 3600))] == [
-        "job left-by-over"
-    ]
+    # A job of a Workflow that is gone is left alone while it is young: the Workflow may have gone
+    # this moment.
+    assert [
+        line.split(":")[0] for line in _collect(cluster, namespace, JobRetention(3600, 3600))
+    ] == ["job left-by-over"]
     until(lambda: "left-by-over" not in names())
     rehearsed = _collect(cluster, namespace, NOW, dry_run=True)
     assert names() == [name for name in every if name != "left-by-over"]
-    assert rehearsed == ["job done: it ended and nobody deleted it; it would be deleted",
-                         "job left-by-gone: its Workflow gone is gone; it would be deleted"]
+    assert rehearsed == [
+        "job done: it ended and nobody deleted it; it would be deleted",
+        "job left-by-gone: its Workflow gone is gone; it would be deleted",
+    ]
     _collect(cluster, namespace, replace(NOW, over=3600))
     until(lambda: names() == ["done", "of-a-shell", "of-on"])
     _collect(cluster, namespace, NOW)

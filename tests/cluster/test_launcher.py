@@ -1,4 +1,5 @@
-"""The launcher against a real API server, scheduler and PyTorchJob controller; pods are processes of this machine."""
+"""The launcher against a real API server, scheduler and PyTorchJob controller; pods are processes
+of this machine."""
 
 from __future__ import annotations
 
@@ -35,20 +36,45 @@ JOBS = PyTorchJobs()
 HERE = Path(__file__).parent
 
 
-def small_job(namespace: str, code: str, *, nodes: int = 2, image: str = "this-machine",
-              times: dict[str, float] | None = None, **pod: Any) -> TrainingJob:
+def small_job(
+    namespace: str,
+    code: str,
+    *,
+    nodes: int = 2,
+    image: str = "this-machine",
+    times: dict[str, float] | None = None,
+    **pod: Any,
+) -> TrainingJob:
     """Return a job whose pods run some Python."""
     platform = Platform(image=image, times=TimeSpec(**(times or {})))
-    return TrainingJob(name=job_name(namespace, "1.1", code), namespace=namespace, run=namespace, stage="1.1",
-                       image=image, command=("python", "-c", code), nodes=nodes, nproc=1,
-                       pod=POD.model_copy(update=pod), platform=platform)
+    return TrainingJob(
+        name=job_name(namespace, "1.1", code),
+        namespace=namespace,
+        run=namespace,
+        stage="1.1",
+        image=image,
+        command=("python", "-c", code),
+        nodes=nodes,
+        nproc=1,
+        pod=POD.model_copy(update=pod),
+        platform=platform,
+    )
 
 
-def launch(cluster: Cluster, job: TrainingJob, *, restarts: int = 0, workflow: str = "") -> list[str]:
-    """Run a job to its end, as a step of a Workflow if one is named, delete it, and return what was printed."""
+def launch(
+    cluster: Cluster, job: TrainingJob, *, restarts: int = 0, workflow: str = ""
+) -> list[str]:
+    """Run a job to its end, as a step of a Workflow if one is named, delete it, and return what was
+    printed."""
     lines: list[str] = []
-    launcher = Launcher(cluster, JOBS, job, Workflow(job.namespace, workflow, "") if workflow else None,
-                        restarts=restarts, out=lines.append)
+    launcher = Launcher(
+        cluster,
+        JOBS,
+        job,
+        Workflow(job.namespace, workflow, "") if workflow else None,
+        restarts=restarts,
+        out=lines.append,
+    )
     launcher.run()
     launcher.delete(wait=True)
     return lines
@@ -59,32 +85,57 @@ def _pods(control_plane: ControlPlane, namespace: str) -> list[Any]:
 
 
 @pytest.mark.usefixtures("node")
-def test_every_node_runs_and_the_first_ones_log_is_ours(cluster: Cluster, namespace: str, tmp_path: Path,
-                                                        control_plane: ControlPlane) -> None:
+def test_every_node_runs_and_the_first_ones_log_is_ours(
+    cluster: Cluster, namespace: str, tmp_path: Path, control_plane: ControlPlane
+) -> None:
     # A job is done with its first pod: this one waits for the other, as ranks do.
-    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
-            "(here / os.environ['PET_NODE_RANK']).touch()\n"
-            "while len(list(here.iterdir())) < 2: time.sleep(0.1)\n"
-            "for i in range(200): print('line', i, 'of', os.environ['PET_NNODES'], flush=True)")
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
+        "(here / os.environ['PET_NODE_RANK']).touch()\n"
+        "while len(list(here.iterdir())) < 2: time.sleep(0.1)\n"
+        "for i in range(200): print('line', i, 'of', os.environ['PET_NNODES'], flush=True)"
+    )
     lines = launch(cluster, small_job(namespace, code))
-    assert [line for line in lines if line.startswith("line")] == [f"line {i} of 2" for i in range(200)]
+    assert [line for line in lines if line.startswith("line")] == [
+        f"line {i} of 2" for i in range(200)
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
     assert jobs_of(control_plane, namespace) == []
 
 
 @pytest.mark.usefixtures("node")
-@pytest.mark.parametrize(("change", "code", "reason", "words"), [
-    ({"image": "registry.example/missing:1", "times": {"start": 3}}, "", "IMAGE", "missing:1"),
-    ({"cpu": "900", "times": {"queue": 20}}, "", "UNSCHEDULABLE", "Insufficient cpu"),
-    ({"memory": "150Mi"}, "x = bytearray(10**9); input()", "OOM", "more memory"),
-    ({}, "raise ValueError('shapes differ')", "CRASH", "shapes differ"),
-    ({"times": {"run": 3}}, "import time; time.sleep(600)", "DEADLINE", "run for"),
-    ({"secret_env": {"KEY": {"secret": "nowhere", "key": "k"}}, "times": {"start": 3}}, "", "USER_ERROR", "nowhere"),
-])
-def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, control_plane: ControlPlane,
-                                         change: dict[str, Any], code: str, reason: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "code", "reason", "words"),
+    [
+        ({"image": "registry.example/missing:1", "times": {"start": 3}}, "", "IMAGE", "missing:1"),
+        ({"cpu": "900", "times": {"queue": 20}}, "", "UNSCHEDULABLE", "Insufficient cpu"),
+        ({"memory": "150Mi"}, "x = bytearray(10**9); input()", "OOM", "more memory"),
+        ({}, "raise ValueError('shapes differ')", "CRASH", "shapes differ"),
+        ({"times": {"run": 3}}, "import time; time.sleep(600)", "DEADLINE", "run for"),
+        (
+            {"secret_env": {"KEY": {"secret": "nowhere", "key": "k"}}, "times": {"start": 3}},
+            "",
+            "USER_ERROR",
+            "nowhere",
+        ),
+    ],
+)
+def test_a_failure_is_told_by_its_reason(
+    cluster: Cluster,
+    namespace: str,
+    control_plane: ControlPlane,
+    change: dict[str, Any],
+    code: str,
+    reason: str,
+    words: str,
+) -> None:
     if "secret_env" in change:
-        change = {**change, "secret_env": PodSettings.model_validate({"secret_env": change["secret_env"]}).secret_env}
+        change = {
+            **change,
+            "secret_env": PodSettings.model_validate(
+                {"secret_env": change["secret_env"]}
+            ).secret_env,
+        }
     with pytest.raises(VitaError, match=reason) as caught:
         launch(cluster, small_job(namespace, code, nodes=1, **change))
     assert words in str(caught.value)
@@ -92,35 +143,48 @@ def test_a_failure_is_told_by_its_reason(cluster: Cluster, namespace: str, contr
 
 
 @pytest.mark.usefixtures("node")
-def test_a_success_without_a_commit_is_none_and_does_not_stay(cluster: Cluster, namespace: str, tmp_path: Path,
-                                                              control_plane: ControlPlane,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_without_a_commit_is_none_and_does_not_stay(
+    cluster: Cluster,
+    namespace: str,
+    tmp_path: Path,
+    control_plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     job = small_job(namespace, "print('done')", nodes=1)
     monkeypatch.setattr("vita_train.launch.kubernetes.launcher.training_job", lambda *_, **__: job)
     recipe, printed = load_recipe("smoke", [f"storage.root={tmp_path}"]), list[str]()
     with pytest.raises(VitaError, match="ended as if it were done, but committed nothing"):
-        finish(PyTorchJobBackend(job.platform.model_copy(update={"namespace": namespace}), cluster, printed.append),
-               stage_job(Run(recipe, "run"), "1.1", "digest"))
+        finish(
+            PyTorchJobBackend(
+                job.platform.model_copy(update={"namespace": namespace}), cluster, printed.append
+            ),
+            stage_job(Run(recipe, "run"), "1.1", "digest"),
+        )
     assert "done" in printed
     until(lambda: jobs_of(control_plane, namespace) == [])
 
 
 @pytest.mark.usefixtures("node")
 @pytest.mark.parametrize("room", ["0", "1"])
-def test_a_quota_without_room_for_all_pods_ends_the_wait(cluster: Cluster, namespace: str, control_plane: ControlPlane,
-                                                         room: str) -> None:
+def test_a_quota_without_room_for_all_pods_ends_the_wait(
+    cluster: Cluster, namespace: str, control_plane: ControlPlane, room: str
+) -> None:
     client.CoreV1Api(control_plane.api).create_namespaced_resource_quota(
-        namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": room}}})
+        namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": room}}}
+    )
     with pytest.raises(VitaError, match=r"UNSCHEDULABLE.*exceeded quota: team"):
         launch(cluster, small_job(namespace, "import time; time.sleep(600)", times={"queue": 15}))
 
 
 @pytest.mark.usefixtures("node")
-def test_workers_that_pod_security_refuses_are_told_though_the_first_pod_runs(cluster: Cluster, namespace: str,
-                                                                              control_plane: ControlPlane) -> None:
-    client.CoreV1Api(control_plane.api).patch_namespace(namespace, {"metadata": {"labels": {
-        "pod-security.kubernetes.io/enforce": "restricted"}}})
-    # The controller's template of the workers' init container, like its default one, has no security context.
+def test_workers_that_pod_security_refuses_are_told_though_the_first_pod_runs(
+    cluster: Cluster, namespace: str, control_plane: ControlPlane
+) -> None:
+    client.CoreV1Api(control_plane.api).patch_namespace(
+        namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
+    # The controller's template of the workers' init container, like its default one, has no
+    # security context.
     with pytest.raises(UserError, match='violates PodSecurity "restricted') as caught:
         launch(cluster, small_job(namespace, "import time; time.sleep(600)", times={"start": 3}))
     assert "--pytorch-init-container-template-file" in caught.value.remedy
@@ -128,20 +192,29 @@ def test_workers_that_pod_security_refuses_are_told_though_the_first_pod_runs(cl
 
 @pytest.mark.usefixtures("node")
 def test_a_refusal_is_never_tried_again(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    code = (f"import os, json, pathlib; p = pathlib.Path({str(tmp_path)!r}, str(os.getpid())); p.touch()\n"
-            "said = {'code': 2, 'what': 'no pictures', 'where': 'recipe.yaml:7', 'remedy': 'name some', 'tails': {}}\n"
-            "pathlib.Path(os.environ['VITA_TRAIN_TERMINATION_LOG']).write_text(json.dumps(said)); raise SystemExit(2)")
+    code = (
+        f"import os, json, pathlib; p = pathlib.Path({str(tmp_path)!r}, str(os.getpid())); "
+        f"p.touch()\n"
+        "said = {'code': 2, 'what': 'no pictures', 'where': 'recipe.yaml:7', 'remedy': 'name "
+        "some', 'tails': {}}\n"
+        "pathlib.Path(os.environ['VITA_TRAIN_TERMINATION_LOG']).write_text(json.dumps(said)); "
+        "raise SystemExit(2)"
+    )
     with pytest.raises(UserError, match="no pictures") as caught:
         launch(cluster, small_job(namespace, code, nodes=1), restarts=3)
     assert caught.value.exit_code == EXIT_REFUSED
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: str, node: Kubelet, tmp_path: Path
-                                                 ) -> None:
-    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); rank = os.environ['PET_NODE_RANK']\n"
-            "tries = len(list(here.glob(f'{rank}-*'))); (here / f'{rank}-{tries}').touch()\n"
-            "while tries == 0 or len(list(here.glob('*-1'))) < 2: time.sleep(0.1)")
+def test_a_killed_pod_starts_the_whole_job_again(
+    cluster: Cluster, namespace: str, node: Kubelet, tmp_path: Path
+) -> None:
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); rank = "
+        f"os.environ['PET_NODE_RANK']\n"
+        "tries = len(list(here.glob(f'{rank}-*'))); (here / f'{rank}-{tries}').touch()\n"
+        "while tries == 0 or len(list(here.glob('*-1'))) < 2: time.sleep(0.1)"
+    )
     job = small_job(namespace, code)
 
     def kill() -> None:
@@ -156,23 +229,37 @@ def test_a_killed_pod_starts_the_whole_job_again(cluster: Cluster, namespace: st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
 
 
-def _in_process(control_plane: ControlPlane, job: TrainingJob, workflow: str = "") -> subprocess.Popen[str]:
+def _in_process(
+    control_plane: ControlPlane, job: TrainingJob, workflow: str = ""
+) -> subprocess.Popen[str]:
     """A launcher of its own for a job, as a process that can be killed."""
-    code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
-            "from vita_train.errors import VitaError\n"
-            f"job = t.small_job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
-            "api = kubernetes.config.new_client_from_config()\n"
-            f"try: t.launch(t.Cluster(api, outage=60), job, workflow={workflow!r})\n"
-            "except VitaError as error: print(error); sys.exit(error.exit_code)\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_launcher as t, kubernetes\n"
+        "from vita_train.errors import VitaError\n"
+        f"job = t.small_job({job.namespace!r}, {job.command[2]!r}, nodes={job.nodes})\n"
+        "api = kubernetes.config.new_client_from_config()\n"
+        f"try: t.launch(t.Cluster(api, outage=60), job, workflow={workflow!r})\n"
+        "except VitaError as error: print(error); sys.exit(error.exit_code)\n"
+    )
     env = {**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)}
-    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_up_its_job(
-        cluster: Cluster, namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet) -> None:
-    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
-            "while not (here / 'go').exists(): time.sleep(0.2)")
+    cluster: Cluster, namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet
+) -> None:
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / "
+        f"str(os.getpid())).touch()\n"
+        "while not (here / 'go').exists(): time.sleep(0.2)"
+    )
     job = small_job(namespace, code, nodes=1)
     first = _in_process(control_plane, job)
     until(lambda: len(list(tmp_path.iterdir())) == 1)
@@ -184,9 +271,13 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_up_its_job(
     assert len(list(tmp_path.iterdir())) == 2  # one process, and the word to go
 
 
-def test_two_launchers_at_once_make_one_job(namespace: str, control_plane: ControlPlane, tmp_path: Path,
-                                            node: Kubelet) -> None:
-    code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(5)")
+def test_two_launchers_at_once_make_one_job(
+    namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet
+) -> None:
+    code = (
+        f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); "
+        f"time.sleep(5)"
+    )
     job = small_job(namespace, code, nodes=1)
     both = [_in_process(control_plane, job) for _ in range(2)]
     outs = [one.communicate(timeout=90)[0] for one in both]
@@ -194,36 +285,59 @@ def test_two_launchers_at_once_make_one_job(namespace: str, control_plane: Contr
     assert 0 in [one.returncode for one in both]
 
 
-def test_a_cancelled_launcher_leaves_no_pod(namespace: str, control_plane: ControlPlane, tmp_path: Path,
-                                            node: Kubelet) -> None:
-    code = (f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); time.sleep(600)")
+def test_a_cancelled_launcher_leaves_no_pod(
+    namespace: str, control_plane: ControlPlane, tmp_path: Path, node: Kubelet
+) -> None:
+    code = (
+        f"import os, pathlib, time; (pathlib.Path({str(tmp_path)!r}) / str(os.getpid())).touch(); "
+        f"time.sleep(600)"
+    )
     launcher = _in_process(control_plane, small_job(namespace, code, nodes=2))
     until(lambda: len(list(tmp_path.iterdir())) == 2)
     launcher.send_signal(signal.SIGTERM)
     out = launcher.communicate(timeout=30)[0]
     assert launcher.returncode == StoppedError.exit_code, out
-    until(lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace), seconds=40)
+    until(
+        lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace),
+        seconds=40,
+    )
 
 
 @pytest.mark.usefixtures("node", "workflows")
-@pytest.mark.parametrize(("change", "survives"), [
-    ({}, True),  # only the launcher's pod was evicted: Kubeflow Pipelines starts the step again
-    ({"activeDeadlineSeconds": 0}, False)])  # how Kubeflow Pipelines terminates a run
+@pytest.mark.parametrize(
+    ("change", "survives"),
+    [
+        ({}, True),  # only the launcher's pod was evicted: Kubeflow Pipelines starts the step again
+        ({"activeDeadlineSeconds": 0}, False),
+    ],
+)  # how Kubeflow Pipelines terminates a run
 def test_an_evicted_launcher_leaves_its_job_and_a_terminated_run_does_not(
-        namespace: str, control_plane: ControlPlane, tmp_path: Path, change: dict[str, Any], survives: bool) -> None:
+    namespace: str,
+    control_plane: ControlPlane,
+    tmp_path: Path,
+    change: dict[str, Any],
+    survives: bool,
+) -> None:
     make_workflow(control_plane, namespace, "run", phase="Running")
-    code = (f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
-            "while not (here / 'go').exists(): time.sleep(0.2)")
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r}); (here / "
+        f"str(os.getpid())).touch()\n"
+        "while not (here / 'go').exists(): time.sleep(0.2)"
+    )
     job = small_job(namespace, code, nodes=1)
     launcher = _in_process(control_plane, job, workflow="run")
     until(lambda: len(list(tmp_path.iterdir())) == 1)
     client.CustomObjectsApi(control_plane.api).patch_namespaced_custom_object(
-        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural, "run", {"spec": change})
+        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural, "run", {"spec": change}
+    )
     launcher.send_signal(signal.SIGTERM)
     out = launcher.communicate(timeout=30)[0]
     assert launcher.returncode == StoppedError.exit_code, out
     if not survives:
-        until(lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace), seconds=40)
+        until(
+            lambda: not _pods(control_plane, namespace) and not jobs_of(control_plane, namespace),
+            seconds=40,
+        )
         return
     (tmp_path / "go").touch()
     lines = launch(Cluster(control_plane.api, outage=60), job, workflow="run")
@@ -231,8 +345,9 @@ def test_an_evicted_launcher_leaves_its_job_and_a_terminated_run_does_not(
     assert len(list(tmp_path.iterdir())) == 2  # one process, and the word to go
 
 
-def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace: str, control_plane: ControlPlane
-                                                    ) -> None:
+def test_unknown_fields_are_refused_and_not_dropped(
+    cluster: Cluster, namespace: str, control_plane: ControlPlane
+) -> None:
     manifest = JOBS.manifest(small_job(namespace, "", nodes=1))
     manifest["spec"]["runPolicies"] = {}
     with pytest.raises(UserError, match="runPolicies"):
@@ -241,8 +356,9 @@ def test_unknown_fields_are_refused_and_not_dropped(cluster: Cluster, namespace:
 
 
 @pytest.mark.usefixtures("node")
-def test_a_job_of_the_same_name_with_other_settings_is_not_taken_for_ours(cluster: Cluster, namespace: str,
-                                                                          control_plane: ControlPlane) -> None:
+def test_a_job_of_the_same_name_with_other_settings_is_not_taken_for_ours(
+    cluster: Cluster, namespace: str, control_plane: ControlPlane
+) -> None:
     job = small_job(namespace, "import time; time.sleep(600)", nodes=1)
     cluster.create(JOBS.resource, JOBS.manifest(job))
     other = replace(job, nproc=2)

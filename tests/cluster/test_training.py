@@ -1,4 +1,5 @@
-"""Stages train on the cluster: pods of a job, DeepSpeed over gloo, checkpoints in a real S3 server."""
+"""Stages train on the cluster: pods of a job, DeepSpeed over gloo, checkpoints in a real S3
+server."""
 
 from __future__ import annotations
 
@@ -31,13 +32,20 @@ from vita_train.storage.factory import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = tuple(word for setting in SMALL_WORLD for word in ("--set", setting))
-SHARDED = ("--set", "launch.nodes=2", "--set", "stages.0.llm.engine.kind=deepspeed",
-           "--set", "stages.0.llm.engine.zero=2")
+SHARDED = (
+    "--set",
+    "launch.nodes=2",
+    "--set",
+    "stages.0.llm.engine.kind=deepspeed",
+    "--set",
+    "stages.0.llm.engine.zero=2",
+)
 LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.checkpoint_interval=5")
 
 
 class Bench:
-    """Runs ``vita-train run`` as a step of a pipeline does: with the platform's settings and an account of the API.
+    """Runs ``vita-train run`` as a step of a pipeline does: with the platform's settings and an
+    account of the API.
 
     Args:
         folder: for settings and caches.
@@ -47,17 +55,34 @@ class Bench:
         namespace: of the jobs.
     """
 
-    def __init__(self, folder: Path, env: dict[str, str], endpoint: str, kubeconfig: Path, namespace: str) -> None:
+    def __init__(
+        self, folder: Path, env: dict[str, str], endpoint: str, kubeconfig: Path, namespace: str
+    ) -> None:
         self.endpoint, self.namespace = endpoint, namespace
         self.root = f"s3://cluster/{namespace}"  # no test finds what another has trained
-        self._platform = {"backend": "pytorchjob", "namespace": namespace, "image": "this-machine",
-                          "pod": {"gpu_resource": "", "cpu": "1", "memory": "4Gi", "shm": "64Mi", "grace": 30,
-                                  "node_timeout": 5,
-                                  "secret_env": {name: {"secret": "s3", "key": name} for name in env}}}
+        self._platform = {
+            "backend": "pytorchjob",
+            "namespace": namespace,
+            "image": "this-machine",
+            "pod": {
+                "gpu_resource": "",
+                "cpu": "1",
+                "memory": "4Gi",
+                "shm": "64Mi",
+                "grace": 30,
+                "node_timeout": 5,
+                "secret_env": {name: {"secret": "s3", "key": name} for name in env},
+            },
+        }
         self._file, self.cache = folder / "platform.yaml", folder / "cache"
         self.set()
-        self.env = {**os.environ, **env, "KUBECONFIG": str(kubeconfig), "VITA_TRAIN_CACHE": str(self.cache),
-                    "VITA_TRAIN_PLATFORM": str(self._file)}
+        self.env = {
+            **os.environ,
+            **env,
+            "KUBECONFIG": str(kubeconfig),
+            "VITA_TRAIN_CACHE": str(self.cache),
+            "VITA_TRAIN_PLATFORM": str(self._file),
+        }
         self.store: Store = open_store(self.root, endpoint=endpoint)
 
     def set(self, **settings: str) -> None:
@@ -66,9 +91,24 @@ class Bench:
 
     def start(self, run: str, *arguments: str) -> subprocess.Popen[str]:
         """Start steps of the smoke recipe; the caller waits."""
-        command = [sys.executable, "-m", "vita_train.cli.main", "run", "smoke", "--run", run, "--set",
-                   f"storage.root={self.root}", "--set", f"storage.endpoint={self.endpoint}", *SMALL, *arguments]
-        return subprocess.Popen(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [
+            sys.executable,
+            "-m",
+            "vita_train.cli.main",
+            "run",
+            "smoke",
+            "--run",
+            run,
+            "--set",
+            f"storage.root={self.root}",
+            "--set",
+            f"storage.endpoint={self.endpoint}",
+            *SMALL,
+            *arguments,
+        ]
+        return subprocess.Popen(
+            command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     def run(self, run: str, *arguments: str) -> str:
         """Do steps of the smoke recipe and return what was printed."""
@@ -83,12 +123,19 @@ class Bench:
 
 
 @pytest.fixture
-def bench(control_plane: ControlPlane, node: Kubelet, namespace: str, s3_server: S3Server, s3_credentials: None,
-          tmp_path: Path) -> Bench:
+def bench(
+    control_plane: ControlPlane,
+    node: Kubelet,
+    namespace: str,
+    s3_server: S3Server,
+    s3_credentials: None,
+    tmp_path: Path,
+) -> Bench:
     """A namespace with the Secret that pods read S3's credentials from."""
     names = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     client.CoreV1Api(control_plane.api).create_namespaced_secret(
-        namespace, {"metadata": {"name": "s3"}, "stringData": names})
+        namespace, {"metadata": {"name": "s3"}, "stringData": names}
+    )
     store = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
     if "cluster" not in [bucket["Name"] for bucket in store.list_buckets()["Buckets"]]:
         store.create_bucket(Bucket="cluster")
@@ -108,7 +155,9 @@ def _samples(manifest: Manifest | None) -> dict[str, Any]:
     return dict(manifest.lineage["samples"])
 
 
-def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, control_plane: ControlPlane) -> None:
+def test_two_pods_train_a_stage_and_its_commit_is_read_back(
+    bench: Bench, control_plane: ControlPlane
+) -> None:
     bench.run("whole", "--until", "prepare")
     bench.run("whole", "--only", "0.llm", *SHARDED)
     manifest = bench.final("whole", "0.llm")
@@ -123,13 +172,17 @@ def test_two_pods_train_a_stage_and_its_commit_is_read_back(bench: Bench, contro
 
 
 @pytest.mark.timeout(1800)
-def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench, control_plane: ControlPlane) -> None:
+def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(
+    bench: Bench, control_plane: ControlPlane
+) -> None:
     printed = bench.run("ladder", "--set", "launch.nodes=2")
     for stage in load_recipe("smoke", []).stages:
         manifest = bench.final("ladder", stage)
         assert manifest is not None, printed
         assert manifest.lineage["world"] == 2, stage
-    assert all(bench.final("ladder", step) is not None for step in ("evaluate", "export", "report")), printed
+    assert all(
+        bench.final("ladder", step) is not None for step in ("evaluate", "export", "report")
+    ), printed
     until(lambda: jobs_of(control_plane, bench.namespace) == [])
 
 
@@ -137,15 +190,31 @@ def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(bench: Bench,
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """What the longer stage comes to on this machine alone."""
     root = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([sys.executable, "-m", "vita_train.cli.main", "run", "smoke", "--until", "0.llm", "--set",
-                    f"storage.root={root}", *SMALL, *LONGER], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "vita_train.cli.main",
+            "run",
+            "smoke",
+            "--until",
+            "0.llm",
+            "--set",
+            f"storage.root={root}",
+            *SMALL,
+            *LONGER,
+        ],
+        check=True,
+        capture_output=True,
+    )
     manifest = read_final(open_store(str(root)), "smoke/0.llm")
     assert manifest is not None
     return manifest
 
 
 def _assert_went_on(bench: Bench, run: str, undisturbed: Manifest, printed: str) -> None:
-    """The stage was started again and trained on the same samples to the same loss as if nothing had happened."""
+    """The stage was started again and trained on the same samples to the same loss as if nothing
+    had happened."""
     manifest = bench.final(run, "0.llm")
     assert manifest is not None, printed
     assert manifest.lineage["world"] == 2
@@ -158,10 +227,23 @@ def _has_saved(bench: Bench, run: str) -> bool:
     return any("/committed/" in key for key in bench.store.list(f"{run}/0.llm/"))
 
 
-@pytest.mark.parametrize(("policy", "pod"), [
-    ("Never", "worker-0"), ("Never", "master-0"), ("OnFailure", "worker-0"), ("ExitCode", "worker-0")])
+@pytest.mark.parametrize(
+    ("policy", "pod"),
+    [
+        ("Never", "worker-0"),
+        ("Never", "master-0"),
+        ("OnFailure", "worker-0"),
+        ("ExitCode", "worker-0"),
+    ],
+)
 def test_a_pod_killed_on_its_way_costs_a_restart_and_no_sample(
-        bench: Bench, node: Kubelet, control_plane: ControlPlane, undisturbed: Manifest, policy: str, pod: str) -> None:
+    bench: Bench,
+    node: Kubelet,
+    control_plane: ControlPlane,
+    undisturbed: Manifest,
+    policy: str,
+    pod: str,
+) -> None:
     bench.set(restart_policy=policy)
 
     def kill() -> None:
@@ -175,9 +257,13 @@ def test_a_pod_killed_on_its_way_costs_a_restart_and_no_sample(
     until(lambda: jobs_of(control_plane, bench.namespace) == [])
 
 
-def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, control_plane: ControlPlane,
-                                                undisturbed: Manifest, tmp_path_factory: pytest.TempPathFactory
-                                                ) -> None:
+def test_a_lost_node_costs_a_restart_on_another(
+    bench: Bench,
+    node: Kubelet,
+    control_plane: ControlPlane,
+    undisturbed: Manifest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     core = client.CoreV1Api(control_plane.api)
     core.patch_node(node.name, {"spec": {"unschedulable": True}})
     other = Kubelet(control_plane.api, "node-b", tmp_path_factory.mktemp("node-b"))
@@ -192,7 +278,8 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
         loser.result()
         _assert_went_on(bench, "lost", undisturbed, printed)
         log = (bench.cache / "runs" / "lost" / "logs" / "pipeline.log").read_text()
-        # The node controller may evict the pods of the silent node before the launcher finds that they stay.
+        # The node controller may evict the pods of the silent node before the launcher finds that
+        # they stay.
         assert re.search(r"node( node-b| with a pod of it) does not answer", log), log
         [left] = jobs_of(control_plane, bench.namespace)
         assert left["metadata"]["deletionTimestamp"], "it goes once its node is gone for good"
@@ -203,10 +290,19 @@ def test_a_lost_node_costs_a_restart_on_another(bench: Bench, node: Kubelet, con
     until(lambda: not jobs_of(control_plane, bench.namespace), seconds=180)
 
 
-def test_a_budget_that_is_used_up_is_told_with_the_reason(bench: Bench, node: Kubelet, control_plane: ControlPlane
-                                                          ) -> None:
-    process = bench.start("spent", "--until", "0.llm", *SHARDED, "--set", "launch.restarts=0",
-                          "--set", "stages.0.llm.steps=400")
+def test_a_budget_that_is_used_up_is_told_with_the_reason(
+    bench: Bench, node: Kubelet, control_plane: ControlPlane
+) -> None:
+    process = bench.start(
+        "spent",
+        "--until",
+        "0.llm",
+        *SHARDED,
+        "--set",
+        "launch.restarts=0",
+        "--set",
+        "stages.0.llm.steps=400",
+    )
 
     def running() -> bool:
         return len(node.processes()) == 2

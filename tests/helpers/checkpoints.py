@@ -1,4 +1,5 @@
-"""Checkpoints of two ranks, one with a file that goes up in parts, saved by the functions that training uses."""
+"""Checkpoints of two ranks, one with a file that goes up in parts, saved by the functions that
+training uses."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ from pathlib import Path
 from vita_train.errors import VitaError
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
-from vita_train.storage.checkpoints.commit import Commit, commit_checkpoint, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import (
+    Commit,
+    commit_checkpoint,
+    latest_commit,
+    restore,
+    save_rank_files,
+)
 from vita_train.storage.checkpoints.retention import retire
 from vita_train.storage.s3 import MIB, S3Store
 
@@ -18,7 +25,9 @@ NAMES = ("weights/large.bin", "optim-1.bin")
 
 def content(step: int, name: str, mark: str = "") -> bytes:
     """Return what a file of a step holds: six MiB for the large one, two parts."""
-    return hashlib.shake_256(f"{step} {name} {mark}".encode()).digest(6 * MIB if "large" in name else 40_000)
+    return hashlib.shake_256(f"{step} {name} {mark}".encode()).digest(
+        6 * MIB if "large" in name else 40_000
+    )
 
 
 def save(store: Store, attempt: Attempt, step: int, folder: Path, mark: str = "") -> Commit:
@@ -34,7 +43,8 @@ def save(store: Store, attempt: Attempt, step: int, folder: Path, mark: str = ""
 
 
 def whole_step(store: Store, folder: Path) -> tuple[int, str] | None:
-    """Return step and mark of the checkpoint that a restart would take, every byte of it compared; None for none."""
+    """Return step and mark of the checkpoint that a restart would take, every byte of it compared;
+    None for none."""
     commit = latest_commit(store, STAGE)
     if commit is None:
         return None
@@ -52,8 +62,11 @@ def unfinished_uploads(store: S3Store) -> list[str]:
 
 def files_below(folder: Path) -> list[str]:
     """Return the files of a cache, without the locks that stay."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                  if path.is_file() and path.suffix != ".lock")
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
 
 
 def assert_told(error: VitaError, uri: str) -> None:

@@ -59,9 +59,19 @@ def recipe(**changes: Any) -> Recipe:
         },
         "data": {**NO_SOURCE, "image": {"max_tiles": 4}, "video": {"max_frames": 4}},
         "stages": {
-            "1.3": {"objective": "next_token", "data": {"look": 1.0, "talk": 0.5}, "trainable": {"llm": 1e-3},
-                    "steps": 2, "batch": {"global_batch_size": 4, "seq_len": 128}},
-            "2.1a": {"objective": "ctc", "data": {"hear": 1.0}, "trainable": {"ctc_head": 1e-3}, "steps": 2},
+            "1.3": {
+                "objective": "next_token",
+                "data": {"look": 1.0, "talk": 0.5},
+                "trainable": {"llm": 1e-3},
+                "steps": 2,
+                "batch": {"global_batch_size": 4, "seq_len": 128},
+            },
+            "2.1a": {
+                "objective": "ctc",
+                "data": {"hear": 1.0},
+                "trainable": {"ctc_head": 1e-3},
+                "steps": 2,
+            },
         },
     }
     value |= changes
@@ -70,7 +80,10 @@ def recipe(**changes: Any) -> Recipe:
 
 def turns(*texts: str) -> list[dict[str, str]]:
     """Turns of human and gpt in alternation."""
-    return [{"from": "human" if place % 2 == 0 else "gpt", "value": text} for place, text in enumerate(texts)]
+    return [
+        {"from": "human" if place % 2 == 0 else "gpt", "value": text}
+        for place, text in enumerate(texts)
+    ]
 
 
 #: Task kinds of datasets; all others answer questions.
@@ -83,7 +96,10 @@ def write_registry(at: Path, datasets: dict[str, dict[str, list[Any]]]) -> Path:
     for name, splits in datasets.items():
         for split, records in splits.items():
             (at / f"{name}-{split}.json").write_text(json.dumps(records))
-            source = {"records": f"{name}-{split}.json", "roots": {"pics": "pics", "audio": "sounds", "films": "films"}}
+            source = {
+                "records": f"{name}-{split}.json",
+                "roots": {"pics": "pics", "audio": "sounds", "films": "films"},
+            }
             value["datasets"].setdefault(name, {"task": TASKS.get(name, "qa")})[split] = source
     path = at / "registry.json"
     path.write_text(json.dumps(value))
@@ -98,13 +114,41 @@ def small_world(at: Path, records: int = 12) -> Path:
         colour = colours[number % 4]
         image_file(at / "pics" / f"p{number}.jpg", 30 + 10 * (number % 3), 30, seed=number)
         audio_file(at / "sounds" / f"s{number}.wav", 0.8 + 0.05 * (number % 4), seed=number)
-        look.append({"id": f"look-{number}", "set": "pics", "image": f"p{number}.jpg",
-                     "conversations": turns("<image>\nwhat colour is it?", f"it is {colour}.")})
-        talk.append({"id": f"talk-{number}", "conversations": turns(f"say {colour}", colour, "again", colour)})
-        hear.append({"id": f"hear-{number}", "audio": [f"s{number}.wav"],
-                     "conversations": turns("<audio>\nwrite it down.", f"the {colour} one")})
+        look.append(
+            {
+                "id": f"look-{number}",
+                "set": "pics",
+                "image": f"p{number}.jpg",
+                "conversations": turns("<image>\nwhat colour is it?", f"it is {colour}."),
+            }
+        )
+        talk.append(
+            {
+                "id": f"talk-{number}",
+                "conversations": turns(f"say {colour}", colour, "again", colour),
+            }
+        )
+        hear.append(
+            {
+                "id": f"hear-{number}",
+                "audio": [f"s{number}.wav"],
+                "conversations": turns("<audio>\nwrite it down.", f"the {colour} one"),
+            }
+        )
     video_file(at / "films" / "f.mp4")
-    look.append({"id": "film", "set": "films", "video": "f.mp4",
-                 "conversations": turns("<video>\nwhat happens?", "it is grey.")})
-    return write_registry(at, {"look": {"train": look, "dev": look[:3]}, "talk": {"train": talk},
-                               "hear": {"train": hear, "test": hear[:2]}})
+    look.append(
+        {
+            "id": "film",
+            "set": "films",
+            "video": "f.mp4",
+            "conversations": turns("<video>\nwhat happens?", "it is grey."),
+        }
+    )
+    return write_registry(
+        at,
+        {
+            "look": {"train": look, "dev": look[:3]},
+            "talk": {"train": talk},
+            "hear": {"train": hear, "test": hear[:2]},
+        },
+    )

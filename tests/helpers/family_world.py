@@ -1,4 +1,5 @@
-"""A few records of every kind of talk, and a tiny recipe for each language family that learns them by heart."""
+"""A few records of every kind of talk, and a tiny recipe for each language family that learns them
+by heart."""
 
 from __future__ import annotations
 
@@ -37,38 +38,60 @@ stages:
     checkpoint_interval: {half}
     batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
-"""
+"""  # noqa: E501
 
 
 def family_recipe(family: str, *overrides: str) -> Recipe:
     """Return the recipe of a family, with settings laid over it."""
     head = ", state_head: 1.0e-2" if family == "qwen2p5_fo_instruct" else ""
-    return load_recipe(RECIPE.format(family=family, sizes=SIZES.get(family, ""), head=head, steps=STEPS, half=HALF),
-                       overrides)
+    return load_recipe(
+        RECIPE.format(
+            family=family, sizes=SIZES.get(family, ""), head=head, steps=STEPS, half=HALF
+        ),
+        overrides,
+    )
 
 
 def talk(root: Path) -> Path:
-    """Write typed questions, spoken ones and audio that is not meant for the assistant; return their registry.
+    """Write typed questions, spoken ones and audio that is not meant for the assistant; return
+    their registry.
 
-    The same records are there to train and to test on: what is asked is whether they can be learnt at all.
+    The same records are there to train and to test on: what is asked is whether they can be learnt
+    at all.
     """
     time = np.arange(8000) / 16000
     for number, pitch in enumerate((300, 700, 1500, 3000)):
-        soundfile.write(root / f"{number}.wav", (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32), 16000)
+        soundfile.write(
+            root / f"{number}.wav",
+            (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32),
+            16000,
+        )
 
     def record(question: str, reply: str, **fields: Any) -> dict[str, Any]:
         turns = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
         return {"conversations": turns, **fields}
 
-    records = [record("colour?", "red."), record("shape?", "a ring."),
-               record("<audio>", "low.", audio="0.wav"), record("<audio>", "high.", audio="3.wav"),
-               record("<audio>", "noise.", audio="1.wav", inserted_id=1),
-               record("<audio>", "hum.", audio="2.wav", inserted_id=1)]
+    records = [
+        record("colour?", "red."),
+        record("shape?", "a ring."),
+        record("<audio>", "low.", audio="0.wav"),
+        record("<audio>", "high.", audio="3.wav"),
+        record("<audio>", "noise.", audio="1.wav", inserted_id=1),
+        record("<audio>", "hum.", audio="2.wav", inserted_id=1),
+    ]
     (root / "many.json").write_text(json.dumps(records * 4))
     (root / "few.json").write_text(json.dumps(records))
-    splits = {split: {"records": f"{name}.json", "roots": {"audio": "."}}
-              for split, name in (("train", "many"), ("test", "few"))}
+    splits = {
+        split: {"records": f"{name}.json", "roots": {"audio": "."}}
+        for split, name in (("train", "many"), ("test", "few"))
+    }
     path = root / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1",
-                                "datasets": {"talk": {"task": "speech_qa", **splits}}}))
+    path.write_text(
+        json.dumps(
+            {
+                "format": "vita-train/registry/v1",
+                "datasets": {"talk": {"task": "speech_qa", **splits}},
+            }
+        )
+    )
     return path

@@ -1,4 +1,5 @@
-"""Stands in for the API server of Kubeflow Pipelines, which needs a database and Argo: keeps what it is sent.
+"""Stands in for the API server of Kubeflow Pipelines, which needs a database and Argo: keeps what
+it is sent.
 
 It speaks the part of v2beta1 that kfp's own client uses to find, upload and start pipelines.
 """
@@ -42,19 +43,36 @@ class FakeKfp:
         if found := re.search(r"/pipelines/([^/]+)/versions$", path):
             names = list(self.versions[found[1]])
             assert query["sort_by"] == "created_at desc"
-            return 200, {"pipeline_versions": [{"pipeline_version_id": f"id of {name}", "display_name": name}
-                                               for name in reversed(names)]}
+            return 200, {
+                "pipeline_versions": [
+                    {"pipeline_version_id": f"id of {name}", "display_name": name}
+                    for name in reversed(names)
+                ]
+            }
         if found := re.search(r"/pipelines/([^/]+)/versions/(.+)$", path):
-            parts = list(yaml.safe_load_all(self.versions[found[1]][unquote(found[2]).removeprefix("id of ")]))
-            spec = {"pipeline_spec": parts[0], "platform_spec": parts[1]} if len(parts) > 1 else parts[0]
+            parts = list(
+                yaml.safe_load_all(
+                    self.versions[found[1]][unquote(found[2]).removeprefix("id of ")]
+                )
+            )
+            spec = (
+                {"pipeline_spec": parts[0], "platform_spec": parts[1]}
+                if len(parts) > 1
+                else parts[0]
+            )
             return 200, {"pipeline_id": found[1], "pipeline_spec": spec}
         if path.endswith("/pipelines"):
             [wanted] = json.loads(query["filter"])["predicates"]
             names = [name for name in self.versions if name == wanted["stringValue"]]
-            return 200, {"pipelines": [{"pipeline_id": name, "display_name": name} for name in names]}
+            return 200, {
+                "pipelines": [{"pipeline_id": name, "display_name": name} for name in names]
+            }
         if path.endswith("/experiments"):
-            return 200, ({"experiment_id": "e1", "display_name": json.loads(body)["display_name"]} if method == "POST"
-                         else {"experiments": []})
+            return 200, (
+                {"experiment_id": "e1", "display_name": json.loads(body)["display_name"]}
+                if method == "POST"
+                else {"experiments": []}
+            )
         assert path.endswith("/runs"), path
         self.runs.append(json.loads(body))
         return 200, {"run_id": f"run-{len(self.runs)}"}
@@ -70,7 +88,9 @@ def fake_kfp(host: str = "127.0.0.1") -> Iterator[FakeKfp]:
             url = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             state.tokens.append(self.headers.get("authorization", ""))
-            status, said = state.answer(self.command, url.path, {k: v[0] for k, v in parse_qs(url.query).items()}, body)
+            status, said = state.answer(
+                self.command, url.path, {k: v[0] for k, v in parse_qs(url.query).items()}, body
+            )
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()

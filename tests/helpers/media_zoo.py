@@ -78,8 +78,12 @@ def write_audio(path: Path, wave: np.ndarray, rate: int = 16000) -> Path:
         stream.bit_rate = 64000
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         frame.rate = rate
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate,
-                                      frame_size=stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(
+            stream.codec_context.format,
+            "mono",
+            rate,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
         for piece in (*resampler.resample(frame), *resampler.resample(None)):
             container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
@@ -148,7 +152,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
         head = chance.randrange(min(len(data), 200))
         how = chance.randrange(7)
         if how == 0:
-            del data[max(1, place):]
+            del data[max(1, place) :]
         elif how == 1:
             data[place] ^= 1 << chance.randrange(8)
         elif how == 2:
@@ -159,9 +163,9 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
                 chance.choice((0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, chance.getrandbits(32))),
             )[: len(data) - head]
         elif how == 4:
-            data[place:place + length] = bytes(len(data[place:place + length]))
+            data[place : place + length] = bytes(len(data[place : place + length]))
         elif how == 5:
-            del data[place:place + length]
+            del data[place : place + length]
         else:
             data[place:place] = chance.randbytes(length)
         if not data:

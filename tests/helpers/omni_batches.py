@@ -17,7 +17,7 @@ def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Batch:
     words = torch.randint(0, 97, (text,), generator=generator)
     positions = (((frames - 1) // 2 - 1) // 2 + 1) // 2 if frames else 0
     media = torch.tensor([IMAGE_ID] * 4 * tiles + [AUDIO_ID] * positions, dtype=torch.long)
-    ids = torch.cat((words[: text // 2], media, words[text // 2:]))
+    ids = torch.cat((words[: text // 2], media, words[text // 2 :]))
     labels = torch.where(torch.arange(len(ids)) >= len(ids) - text // 2, ids, -100)
     return Batch(
         input_ids=ids[None],
@@ -35,15 +35,26 @@ def document(seed: int, text: int, *, tiles: int = 0, frames: int = 0) -> Batch:
 def pack(rows: list[list[Batch]]) -> Batch:
     """Lay documents end to end in rows and pad the rows on the right."""
     width = max(sum(doc.input_ids.shape[1] for doc in row) for row in rows)
-    columns: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "position_ids": [], "document_ids": []}
+    columns: dict[str, list[Tensor]] = {
+        "input_ids": [],
+        "labels": [],
+        "position_ids": [],
+        "document_ids": [],
+    }
     for row in rows:
         ids = torch.cat([doc.input_ids[0] for doc in row])
         padding = width - len(ids)
-        numbers = torch.cat([torch.full((doc.input_ids.shape[1],), k + 1) for k, doc in enumerate(row)])
+        numbers = torch.cat(
+            [torch.full((doc.input_ids.shape[1],), k + 1) for k, doc in enumerate(row)]
+        )
         places = torch.cat([doc.position_ids[0] for doc in row])
         labels = torch.cat([doc.labels[0] for doc in row])
-        for name, values, fill in (("input_ids", ids, 0), ("labels", labels, -100), ("position_ids", places, 0),
-                                   ("document_ids", numbers, 0)):
+        for name, values, fill in (
+            ("input_ids", ids, 0),
+            ("labels", labels, -100),
+            ("position_ids", places, 0),
+            ("document_ids", numbers, 0),
+        ):
             columns[name].append(nn.functional.pad(values, (0, padding), value=fill))
     documents = [doc for row in rows for doc in row]
     tiles = [doc.tiles for doc in documents if doc.tiles is not None]
@@ -59,19 +70,30 @@ def pack(rows: list[list[Batch]]) -> Batch:
 
 
 def by_kernel(omni: Omni, batch: Batch) -> Decoded:
-    """What the variable-length kernel makes of a batch, as on a GPU; `plain_varlen` must stand in its place."""
+    """What the variable-length kernel makes of a batch, as on a GPU; `plain_varlen` must stand in
+    its place."""
     starts = document_starts(batch.document_ids)
-    read = decode(omni.llm, omni.embed(batch).flatten(0, 1)[None], batch.position_ids.flatten()[None], None,
-                  routers=True, cu_seq_lens_q=starts, max_length_q=int(starts.diff().max()))
+    read = decode(
+        omni.llm,
+        omni.embed(batch).flatten(0, 1)[None],
+        batch.position_ids.flatten()[None],
+        None,
+        routers=True,
+        cu_seq_lens_q=starts,
+        max_length_q=int(starts.diff().max()),
+    )
     return read._replace(hidden=read.hidden.view(*batch.input_ids.shape, -1))
 
 
 def plain_varlen(query, key, value, starts, _k, longest, _l, *, scale, window_size, enable_gqa):
-    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads, size) one by one."""
+    """What torch documents of its kernel, which runs on GPUs only: documents (positions, heads,
+    size) one by one."""
     assert (window_size, enable_gqa, longest) == ((-1, 0), True, int(starts.diff().max()))
     parts = []
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        mixed = nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=True
+        )
         parts.append(mixed[0].transpose(0, 1))
     return torch.cat(parts)

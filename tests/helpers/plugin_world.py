@@ -1,4 +1,5 @@
-"""A package from outside with a plugin, and a user's records in names of their own; nothing of vita_train changes."""
+"""A package from outside with a plugin, and a user's records in names of their own; nothing of
+vita_train changes."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ register_task_kind(TaskKind("reverse", "a word written backwards",
                             measures=(Measure("reversing.work:letters", (), ("letters",)),)))
 register_objective(ObjectiveSpec("louder_tokens", "reversing.work:LouderTokens", reads="tokens", modules=("llm",),
                                  packs=True, measures_replies=True))
-'''
+'''  # noqa: E501
 _WORK = '''
 import json
 
@@ -65,7 +66,7 @@ class LouderTokens(NextTokenObjective):
     def forward(self, batch, phase="main"):
         output = super().forward(batch, phase)
         return LossOutput(output.loss_sum * 2, output.count, output.metrics)
-'''
+'''  # noqa: E501
 
 
 def write_plugin(at: Path) -> Path:
@@ -74,7 +75,8 @@ def write_plugin(at: Path) -> Path:
 
 
 def write_package(at: Path, name: str, **modules: str) -> Path:
-    """Write an installed package whose module ``declared`` is a plugin; return the folder to put on ``PYTHONPATH``."""
+    """Write an installed package whose module ``declared`` is a plugin; return the folder to put on
+    ``PYTHONPATH``."""
     package, info = at / name, at / f"{name}-1.0.dist-info"
     package.mkdir(parents=True)
     info.mkdir()
@@ -87,11 +89,15 @@ def write_package(at: Path, name: str, **modules: str) -> Path:
 
 def with_plugin(at: Path) -> dict[str, str]:
     """Return this process's environment with a folder of plugins on ``PYTHONPATH``."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(at), os.environ.get("PYTHONPATH", "")])}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(at), os.environ.get("PYTHONPATH", "")]),
+    }
 
 
 def write_records(at: Path, number: int = 8) -> tuple[Path, Path]:
-    """Write two registries of a user: images of goods with questions, and calls with what was said in them."""
+    """Write two registries of a user: images of goods with questions, and calls with what was said
+    in them."""
     shop, calls = at / "shop", at / "calls"
     shop.mkdir(parents=True)
     calls.mkdir()
@@ -99,21 +105,44 @@ def write_records(at: Path, number: int = 8) -> tuple[Path, Path]:
     said: list[dict[str, Any]] = []
     for item in range(number):
         Image.fromarray(np.full((40, 40, 3), 20 * item, np.uint8)).save(shop / f"{item}.png")
-        goods.append({"id": f"g{item}", "set": "photos", "image": f"{item}.png",
-                      "conversations": _turns("<image>\nhow dark?", f"shade {item}.")})
+        goods.append(
+            {
+                "id": f"g{item}",
+                "set": "photos",
+                "image": f"{item}.png",
+                "conversations": _turns("<image>\nhow dark?", f"shade {item}."),
+            }
+        )
         time = np.arange(16000) / 16000
-        soundfile.write(calls / f"{item}.wav", 0.3 * np.sin(2 * np.pi * (200 + 40 * item) * time), 16000)
-        said.append({"id": f"c{item}", "audio": [f"{item}.wav"],
-                     "conversations": _turns("<audio>\nwrite it down.", f"call number {item}")})
-    return (_registry(shop, "goods", "qa", goods, {"photos": "."}),
-            _registry(calls, "hotline", "asr", said, {"audio": "."}))
+        soundfile.write(
+            calls / f"{item}.wav", 0.3 * np.sin(2 * np.pi * (200 + 40 * item) * time), 16000
+        )
+        said.append(
+            {
+                "id": f"c{item}",
+                "audio": [f"{item}.wav"],
+                "conversations": _turns("<audio>\nwrite it down.", f"call number {item}"),
+            }
+        )
+    return (
+        _registry(shop, "goods", "qa", goods, {"photos": "."}),
+        _registry(calls, "hotline", "asr", said, {"audio": "."}),
+    )
 
 
-def _registry(at: Path, name: str, task: str, records: list[dict[str, Any]], roots: dict[str, str]) -> Path:
+def _registry(
+    at: Path, name: str, task: str, records: list[dict[str, Any]], roots: dict[str, str]
+) -> Path:
     (at / "records.json").write_text(json.dumps(records))
-    splits = {split: {"records": "records.json", "roots": roots} for split in ("train", "dev", "test")}
+    splits = {
+        split: {"records": "records.json", "roots": roots} for split in ("train", "dev", "test")
+    }
     path = at / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": {name: {"task": task, **splits}}}))
+    path.write_text(
+        json.dumps(
+            {"format": "vita-train/registry/v1", "datasets": {name: {"task": task, **splits}}}
+        )
+    )
     return path
 
 

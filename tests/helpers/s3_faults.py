@@ -1,6 +1,8 @@
-"""A proxy in front of an S3 server that spoils chosen requests: late, cut, lost, refused or with a byte changed.
+"""A proxy in front of an S3 server that spoils chosen requests: late, cut, lost, refused or with a
+byte changed.
 
-Everything else passes as it came, the Host header too, so that the signature of a request still holds at the server.
+Everything else passes as it came, the Host header too, so that the signature of a request still
+holds at the server.
 """
 
 from __future__ import annotations
@@ -17,8 +19,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["late", "cut request", "cut answer", "lost answer", "changed request", "changed answer",
-               "InternalError", "SlowDown", "ConditionalRequestConflict"]
+Kind = Literal[
+    "late",
+    "cut request",
+    "cut answer",
+    "lost answer",
+    "changed request",
+    "changed answer",
+    "InternalError",
+    "SlowDown",
+    "ConditionalRequestConflict",
+]
 
 _STATUS = {"InternalError": 500, "SlowDown": 503, "ConditionalRequestConflict": 409}
 
@@ -49,14 +60,24 @@ class FaultProxy:
     _faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def spoil(self, kind: Kind, match: str = "", *, times: float = math.inf, seconds: float = 0.0,
-              before: Callable[[], None] | None = None) -> Fault:
+    def spoil(
+        self,
+        kind: Kind,
+        match: str = "",
+        *,
+        times: float = math.inf,
+        seconds: float = 0.0,
+        before: Callable[[], None] | None = None,
+    ) -> Fault:
         """Let requests go wrong.
 
         Args:
-            kind: how. "late": served after `seconds` or after `before` has run. "cut request": the connection ends
-                after half of the request's body, which is all that the server gets. "cut answer": it ends after half of
-                the answer's body. "lost answer": the server has done what was asked, the client never hears of it.
+            kind: how. "late": served after `seconds` or after `before` has run. "cut request": the
+                connection ends
+                after half of the request's body, which is all that the server gets. "cut answer":
+                it ends after half of
+                the answer's body. "lost answer": the server has done what was asked, the client
+                never hears of it.
                 "changed": one byte of the body is another one. The others are S3's own error codes.
             match: a regular expression, searched for in ``METHOD /bucket/key?query``.
             times: requests to spoil; all from now on when not given.
@@ -125,18 +146,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if kind in _STATUS:
-            self._answer(_STATUS[kind], [("Content-Type", "application/xml")],
-                         f"<Error><Code>{kind}</Code><Message>ordered by the test</Message></Error>".encode())
+            self._answer(
+                _STATUS[kind],
+                [("Content-Type", "application/xml")],
+                f"<Error><Code>{kind}</Code><Message>ordered by a test</Message></Error>".encode(),
+            )
             return
         if fault and kind == "late":
             time.sleep(fault.seconds)
             self._run(fault.before)
-        status, headers, answer = self._forward(_changed(body) if kind == "changed request" else body)
+        status, headers, answer = self._forward(
+            _changed(body) if kind == "changed request" else body
+        )
         if kind == "lost answer":
             self.close_connection = True
             return
-        self._answer(status, headers, _changed(answer) if kind == "changed answer" else answer,
-                     cut=kind == "cut answer")
+        self._answer(
+            status,
+            headers,
+            _changed(answer) if kind == "changed answer" else answer,
+            cut=kind == "cut answer",
+        )
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
 
@@ -152,7 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Send the request on; one whose body is shorter than it says is broken off there."""
         connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
         try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
             for name, value in self.headers.items():
                 if name.lower() not in ("expect", "connection"):
                     connection.putheader(name, value)
@@ -164,17 +196,21 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, *, cut: bool = False) -> None:
+    def _answer(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, *, cut: bool = False
+    ) -> None:
         with suppress(ConnectionError):
             self.send_response_only(status)
             for name, value in headers:
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.send_header(name, value)
             told = dict((name.lower(), value) for name, value in headers).get("content-length")
-            self.send_header("Content-Length", told if self.command == "HEAD" and told else str(len(body)))
+            self.send_header(
+                "Content-Length", told if self.command == "HEAD" and told else str(len(body))
+            )
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body[:len(body) // 2] if cut else body)
+                self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
 
     def log_message(self, *arguments: object) -> None:

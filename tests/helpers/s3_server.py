@@ -38,7 +38,12 @@ def find_versitygw() -> str | None:
 def describe() -> str:
     """Return the line of the test run's header."""
     found = find_versitygw()
-    return f"s3 server: {f'versitygw ({found})' if found else 'moto (tests/tools/build-versitygw.sh builds versitygw)'}"
+    server = (
+        f"versitygw ({found})"
+        if found
+        else "moto (tests/tools/build-versitygw.sh builds versitygw)"
+    )
+    return f"s3 server: {server}"
 
 
 @contextmanager
@@ -56,9 +61,20 @@ def _versitygw(binary: str, folder: Path, host: str) -> Iterator[S3Server]:
     data.mkdir()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [binary, "--port", f"{host}:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet",
-             "posix", str(data)],
-            stdout=log, stderr=subprocess.STDOUT,
+            [
+                binary,
+                "--port",
+                f"{host}:{port}",
+                "--access",
+                ACCESS_KEY,
+                "--secret",
+                SECRET_KEY,
+                "--quiet",
+                "posix",
+                str(data),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         _wait_for_port((host, port), process, folder / "server.log")

@@ -11,5 +11,8 @@ def scrape(port: int) -> dict[str, tuple[dict[str, str], float]]:
     """Return labels and value of every metric served on a port of this machine, by name."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return {sample.name: (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text) for sample in family.samples}
+    return {
+        sample.name: (sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

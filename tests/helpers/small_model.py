@@ -19,16 +19,39 @@ OMNI = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 
 @pytest.fixture(scope="session")
 def small_spec() -> ModelSpec:
-    return ModelSpec.model_validate({
-        "dtype": "float32",
-        "llm": {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
-                "intermediate_size": 48, "max_positions": 256, "rope_theta": 10000.0},
-        "vision": {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_layers": 2, "num_heads": 2,
-                   "intermediate_size": 24, "drop_path": 0.0},
-        "audio_encoder": {"width": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "max_positions": 100},
-        "audio_adapter": {"hidden_size": 24},
-        "speech_decoder": {"width": 16},
-    })
+    return ModelSpec.model_validate(
+        {
+            "dtype": "float32",
+            "llm": {
+                "vocab_size": 97,
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 4,
+                "num_kv_heads": 2,
+                "intermediate_size": 48,
+                "max_positions": 256,
+                "rope_theta": 10000.0,
+            },
+            "vision": {
+                "image_size": 32,
+                "patch_size": 8,
+                "hidden_size": 16,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 24,
+                "drop_path": 0.0,
+            },
+            "audio_encoder": {
+                "width": 16,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 24,
+                "max_positions": 100,
+            },
+            "audio_adapter": {"hidden_size": 24},
+            "speech_decoder": {"width": 16},
+        }
+    )
 
 
 @pytest.fixture
@@ -43,10 +66,21 @@ def omni(modules: nn.ModuleDict) -> Omni:
 
 @pytest.fixture
 def recipe(small_spec: ModelSpec, tmp_path: Path) -> Recipe:
-    stage = {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}
-    return Recipe.model_validate({"name": "small", "model": small_spec.model_dump(), "stages": {"1.1": stage},
-                                  "data": NO_SOURCE,
-                                  "storage": {"root": str(tmp_path / "runs")}})
+    stage = {
+        "objective": "next_token",
+        "data": {"caption": 1.0},
+        "trainable": {"projector": 1e-3},
+        "steps": 1,
+    }
+    return Recipe.model_validate(
+        {
+            "name": "small",
+            "model": small_spec.model_dump(),
+            "stages": {"1.1": stage},
+            "data": NO_SOURCE,
+            "storage": {"root": str(tmp_path / "runs")},
+        }
+    )
 
 
 @pytest.fixture
@@ -56,10 +90,16 @@ def corpus(tmp_path: Path) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:97]
-    backend = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(str(tmp_path / "corpus" / "tokenizer"))
-    (tmp_path / "corpus" / "ctc_vocab.json").write_text('{"kind": "char", "units": ["<blank>", "<unk>", "a"]}')
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(
+        str(tmp_path / "corpus" / "tokenizer")
+    )
+    (tmp_path / "corpus" / "ctc_vocab.json").write_text(
+        '{"kind": "char", "units": ["<blank>", "<unk>", "a"]}'
+    )
     return tmp_path / "corpus"
 
 

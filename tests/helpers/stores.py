@@ -17,7 +17,9 @@ from vita_train.storage.s3 import S3Store
 @pytest.fixture
 def s3_store(s3_server: S3Server, s3_credentials: None) -> S3Store:
     bucket = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
+    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(
+        Bucket=bucket
+    )
     return S3Store(bucket, "some/prefix", endpoint=s3_server.endpoint, retry_timeout=5)
 
 

@@ -1,4 +1,5 @@
-"""A small objective with the shape of the real ones: a frozen tower, a projector some batches reach, a tied head."""
+"""A small objective with the shape of the real ones: a frozen tower, a projector some batches
+reach, a tied head."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ WIDTH = 16
 
 @dataclass
 class ToyBatch:
-    """Rows of tokens (B, L) with -1 as padding; images (N, WIDTH) are added to the rows of ``owner``."""
+    """Rows of tokens (B, L) with -1 as padding; images (N, WIDTH) are added to the rows of
+    ``owner``."""
 
     tokens: Tensor
     pictures: Tensor | None
@@ -66,11 +68,15 @@ class ToyLanguage(nn.Module):
 def toy_modules(seed: int = 0) -> nn.ModuleDict:
     """Return modules whose weights depend on the seed alone."""
     torch.manual_seed(seed)
-    return nn.ModuleDict({
-        "llm": ToyLanguage(),
-        "vision": nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.BatchNorm1d(WIDTH)),
-        "projector": nn.Linear(WIDTH, WIDTH),
-    })
+    return nn.ModuleDict(
+        {
+            "llm": ToyLanguage(),
+            "vision": nn.Sequential(
+                nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.BatchNorm1d(WIDTH)
+            ),
+            "projector": nn.Linear(WIDTH, WIDTH),
+        }
+    )
 
 
 def toy_sample(index: int) -> SimpleNamespace:
@@ -90,11 +96,18 @@ class ToyObjective(Objective):
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> ToyBatch:
         longest = max(len(sample.tokens) for sample in samples)
-        tokens = torch.tensor([sample.tokens + [-1] * (longest - len(sample.tokens)) for sample in samples])
+        tokens = torch.tensor(
+            [sample.tokens + [-1] * (longest - len(sample.tokens)) for sample in samples]
+        )
         owner = [row for row, sample in enumerate(samples) if sample.picture is not None]
         pictures = torch.stack([samples[row].picture for row in owner]) if owner else None
-        return ToyBatch(tokens, pictures, torch.tensor(owner) if owner else None,
-                        [sample.id for sample in samples], frozenset({"image"} if owner else ()))
+        return ToyBatch(
+            tokens,
+            pictures,
+            torch.tensor(owner) if owner else None,
+            [sample.id for sample in samples],
+            frozenset({"image"} if owner else ()),
+        )
 
     def order(self, split: str = "train") -> ToyOrder:
         return ToyOrder()
@@ -111,20 +124,34 @@ class ToyObjective(Objective):
                 features = self.vision(pictures.to(self.vision[0].weight.dtype))
             features = self.projector(features)
             if real:
-                embeds = embeds.index_add(0, batch.owner, features[:, None].expand(-1, embeds.shape[1], -1).to(
-                    embeds.dtype))
+                embeds = embeds.index_add(
+                    0,
+                    batch.owner,
+                    features[:, None].expand(-1, embeds.shape[1], -1).to(embeds.dtype),
+                )
             else:
                 embeds = embeds + features.sum() * 0
         hidden = self.llm(embeds)
         logits = F.linear(hidden[:, :-1], self.llm.embed.weight).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), ignore_index=-1, reduction="sum")
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), ignore_index=-1, reduction="sum"
+        )
         return LossOutput(loss, self.weight(batch), {"loss": (loss.detach(), self.weight(batch))})
 
 
 def toy_context(recipe: Recipe, stage: str, rank: int = 0, world: int = 1) -> StageContext:
     """Return a context without a corpus."""
-    return StageContext(recipe=recipe, stage=stage, spec=recipe.stages[stage], corpus=None,  # type: ignore[arg-type]
-                        device=torch.device("cpu"), dtype=torch.float32, rank=rank, world=world, seed=recipe.seed)
+    return StageContext(
+        recipe=recipe,
+        stage=stage,
+        spec=recipe.stages[stage],
+        corpus=None,  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        rank=rank,
+        world=world,
+        seed=recipe.seed,
+    )
 
 
 def toy_recipe(**stage: Any) -> Recipe:
@@ -138,7 +165,9 @@ def toy_recipe(**stage: Any) -> Recipe:
         "batch": {"global_batch_size": 8, "grad_accum": 1},
         "optim": {"max_grad_norm": 0.5, "warmup": 2, "weight_decay": 0.1},
     }
-    return Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "stages": {"1.2": spec | stage}})
+    return Recipe.model_validate(
+        {"name": "toy", "data": NO_SOURCE, "stages": {"1.2": spec | stage}}
+    )
 
 
 def global_batch(step: int) -> list[SimpleNamespace]:
@@ -146,7 +175,9 @@ def global_batch(step: int) -> list[SimpleNamespace]:
     start = int(hashlib.sha256(str(step).encode()).hexdigest()[:4], 16) % 50
     with_pictures = [3 * (start + i) for i in range(4)]
     without = [3 * (start + i) + 1 for i in range(4)]
-    return [toy_sample(index) for pair in zip(with_pictures, without, strict=True) for index in pair]
+    return [
+        toy_sample(index) for pair in zip(with_pictures, without, strict=True) for index in pair
+    ]
 
 
 class ToyOrder:

@@ -1,4 +1,5 @@
-"""The data image as built: the pipeline's own data steps, from the compiled file, under restricted settings."""
+"""The data image as built: the pipeline's own data steps, from the compiled file, under restricted
+settings."""
 
 from __future__ import annotations
 
@@ -20,8 +21,12 @@ def test_its_health_command_passes(engine: Engine, data_image: str) -> None:
     assert (done.returncode, done.stdout) == (0, f"data {__version__}: ok\n"), done.stderr
 
 
-def test_it_fetches_and_prepares_as_a_pipeline_tells_it_to(engine: Engine, data_image: str, volume: Path) -> None:
-    pipeline = next(yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "ladder.yaml").read_text()))
+def test_it_fetches_and_prepares_as_a_pipeline_tells_it_to(
+    engine: Engine, data_image: str, volume: Path
+) -> None:
+    pipeline = next(
+        yaml.safe_load_all((ROOT / "pipelines" / "compiled" / "ladder.yaml").read_text())
+    )
     for component in ("data-fetch", "data-validation"):
         command = command_of(pipeline, component, "/cache/outputs", storage_root="/cache/runs")
         done = engine.run(data_image, *command, options=["--volume", f"{volume}:/cache"])
@@ -36,6 +41,11 @@ def test_it_fetches_and_prepares_as_a_pipeline_tells_it_to(engine: Engine, data_
 
 
 def test_it_can_write_nowhere_but_where_it_is_let(engine: Engine, data_image: str) -> None:
-    done = engine.run(data_image, "sh", "-c", "for place in / /opt/venv /etc /var/tmp /tmp; do "
-                      "touch $place/written 2>/dev/null && echo $place; done; true")
+    done = engine.run(
+        data_image,
+        "sh",
+        "-c",
+        "for place in / /opt/venv /etc /var/tmp /tmp; do "
+        "touch $place/written 2>/dev/null && echo $place; done; true",
+    )
     assert done.stdout.split() == ["/tmp"]

@@ -18,8 +18,22 @@ GATE = "textqa.test.accuracy"
 
 
 def run(root: Path, *arguments: str, **environment: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "vita_train.cli.main", "run", "tiny", "--set", f"storage.root={root}",
-                           *arguments], env={**os.environ, **environment}, text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "vita_train.cli.main",
+            "run",
+            "tiny",
+            "--set",
+            f"storage.root={root}",
+            *arguments,
+        ],
+        env={**os.environ, **environment},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -37,7 +51,9 @@ def test_the_language_model_passes_its_gate(prepared: Path, capability: str) -> 
     run(prepared, "--only", "0.llm", "--force", ATEN_CPU_CAPABILITY=capability)
     manifest = read_final(open_store(str(prepared)), "tiny/0.llm")
     assert manifest is not None
-    assert manifest.lineage["samples"]["until_met"], "its own measures were met, not only the gate by luck"
+    assert manifest.lineage["samples"]["until_met"], (
+        "its own measures were met, not only the gate by luck"
+    )
     bound = load_recipe("tiny").stages["0.llm"].gates[GATE].min
     assert bound is not None
     assert manifest.metrics[GATE] >= bound

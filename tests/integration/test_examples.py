@@ -23,8 +23,14 @@ EXAMPLES = ROOT / "examples"
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done
 
@@ -49,7 +55,9 @@ def test_recipes_and_records_are_right(name: str) -> None:
 
 
 def test_every_record_of_own_data_can_be_used(folder: Path) -> None:
-    said = vita(folder, "data", "check", "examples/own_data/recipe.yaml", "examples/own_data/registry.yaml")
+    said = vita(
+        folder, "data", "check", "examples/own_data/recipe.yaml", "examples/own_data/registry.yaml"
+    )
     assert "62 of 62 records can be used, 0 rejected" in said
 
 
@@ -60,8 +68,15 @@ def test_the_chart_takes_the_values_of_the_cluster() -> None:
 
 
 def test_the_pipeline_of_own_data_has_its_stages(folder: Path) -> None:
-    python(ROOT, "pipelines/compile.py", "--recipe", "examples/own_data/recipe.yaml", "--out", str(folder / "build"))
-    pipeline, = (folder / "build").glob("*.yaml")
+    python(
+        ROOT,
+        "pipelines/compile.py",
+        "--recipe",
+        "examples/own_data/recipe.yaml",
+        "--out",
+        str(folder / "build"),
+    )
+    (pipeline,) = (folder / "build").glob("*.yaml")
     tasks = next(yaml.safe_load_all(pipeline.read_text()))
     text = json.dumps(tasks)
     assert all(stage in text for stage in ("language", "photographs", "sounds", "assistant"))
@@ -76,7 +91,9 @@ def test_own_data_is_learnt_and_adapters_teach_it_more(folder: Path) -> None:
     assert measured.metrics["announcements.test.wer"] <= 0.1
     assert measured.metrics["announcements.test.llm_wer"] <= 0.1
     ask = ["--text", "What colour are its eyes?", "--image", "examples/own_data/images/cat.jpg"]
-    assert vita(folder, "chat", "--checkpoint", "runs/own-data/export/model", *ask).strip() == "Green."
+    assert (
+        vita(folder, "chat", "--checkpoint", "runs/own-data/export/model", *ask).strip() == "Green."
+    )
 
     vita(folder, "run", "examples/lora/recipe.yaml")
     measured = read_final(open_store(str(folder / "runs")), "own-data-lora/evaluate")

@@ -1,4 +1,5 @@
-"""A run of another family through the real steps: prepared, trained, measured, exported, talked to."""
+"""A run of another family through the real steps: prepared, trained, measured, exported, talked
+to."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.mark.parametrize("family", ["qwen2p5_fo_instruct", "mixtral-8x7b", "nemo", "llama3-8b"])
-def test_a_family_from_records_to_a_conversation(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_from_records_to_a_conversation(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     registry = talk(tmp_path)
-    recipe = family_recipe(family, f"data.source.own.registry={registry}", f"storage.root={tmp_path / 'runs'}")
+    recipe = family_recipe(
+        family, f"data.source.own.registry={registry}", f"storage.root={tmp_path / 'runs'}"
+    )
     run = Run(recipe, "mine")
     run.write_recipe()
     fetch_step(run)
@@ -27,7 +32,9 @@ def test_a_family_from_records_to_a_conversation(family: str, tmp_path: Path, mo
     trained = run_stage(run, "2.2")
     assert trained is not None
     head = family == "qwen2p5_fo_instruct"
-    assert {"llm", "audio_encoder", "audio_adapter"} | ({"state_head"} if head else set()) == set(trained.modules)
+    assert {"llm", "audio_encoder", "audio_adapter"} | ({"state_head"} if head else set()) == set(
+        trained.modules
+    )
     assert trained.metrics["talk.test.state_mark"] >= 0.5
     evaluate_step(run)
     export_step(run)

@@ -32,9 +32,17 @@ COMPILED = ROOT / "pipelines" / "compiled"
 SMALL = ["--set", "data.source.world.scale=0.005", "--set", "data.source.world.test_size=2"]
 
 
-def _compile(*arguments: str, cwd: Path = ROOT, seed: str = "0") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(ROOT / "pipelines" / "compile.py"), *arguments], cwd=cwd, text=True,
-                          env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=False)
+def _compile(
+    *arguments: str, cwd: Path = ROOT, seed: str = "0"
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "pipelines" / "compile.py"), *arguments],
+        cwd=cwd,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        check=False,
+    )
 
 
 def _vita(*arguments: str) -> list[str]:
@@ -57,36 +65,59 @@ def test_committed_pipelines_are_what_the_sources_compile_to(tmp_path: Path) -> 
 def test_check_shows_what_differs(tmp_path: Path) -> None:
     for path in COMPILED.glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
-    (tmp_path / "ladder.yaml").write_text((COMPILED / "ladder.yaml").read_text().replace("tiny", "huge"))
+    (tmp_path / "ladder.yaml").write_text(
+        (COMPILED / "ladder.yaml").read_text().replace("tiny", "huge")
+    )
     done = _compile("--check", "--out", str(tmp_path))
     assert done.returncode == 1
     assert "-#    recipe: str [Default: 'huge']" in done.stdout
 
 
 def test_images_and_the_charts_names_are_set_when_compiling(tmp_path: Path) -> None:
-    images = {kind: f"registry.example/{kind}-python@sha256:0123" for kind in ("data", "trainer", "launcher")}
+    images = {
+        kind: f"registry.example/{kind}-python@sha256:0123"
+        for kind in ("data", "trainer", "launcher")
+    }
     options = [word for kind, image in images.items() for word in (f"--{kind}-image", image)]
-    assert _compile("--out", str(tmp_path), *options, "--prefix", "omni", "--s3-secret", "keys").returncode == 0
+    assert (
+        _compile(
+            "--out", str(tmp_path), *options, "--prefix", "omni", "--s3-secret", "keys"
+        ).returncode
+        == 0
+    )
     pipeline, platform = yaml.safe_load_all((tmp_path / "ladder.yaml").read_text())
-    used = {name.removeprefix("exec-").rstrip("-0123456789"): executor["container"]["image"]
-            for name, executor in pipeline["deploymentSpec"]["executors"].items()}
+    used = {
+        name.removeprefix("exec-").rstrip("-0123456789"): executor["container"]["image"]
+        for name, executor in pipeline["deploymentSpec"]["executors"].items()
+    }
     assert {used["data-fetch"], used["data-validation"]} == {images["data"]}
     assert {used["evaluate"], used["export"], used["report"]} == {images["trainer"]}
-    assert {image for name, image in used.items() if name.startswith("train-")} == {images["launcher"]}
+    assert {image for name, image in used.items() if name.startswith("train-")} == {
+        images["launcher"]
+    }
     for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-        assert {volume["configMapName"] for volume in executor["configMapAsVolume"]} == {"omni-platform"}
+        assert {volume["configMapName"] for volume in executor["configMapAsVolume"]} == {
+            "omni-platform"
+        }
         assert {secret["secretName"] for secret in executor["secretAsEnv"]} == {"keys"}
 
 
-def test_every_step_gets_the_platforms_settings_and_what_is_set_on_training_goes_to_its_job() -> None:
+def test_every_step_gets_the_platforms_settings_and_what_is_set_on_training_goes_to_its_job() -> (
+    None
+):
     pipeline, platform = yaml.safe_load_all((COMPILED / "ladder.yaml").read_text())
     executors = pipeline["deploymentSpec"]["executors"]
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(settings) == set(executors)
     for setting in settings.values():
-        assert [volume["mountPath"] for volume in setting["configMapAsVolume"]] == ["/etc/vita-train"]
-        assert all(source["optional"] for kind in ("configMapAsVolume", "configMapAsEnv", "secretAsEnv")
-                   for source in setting[kind]), "a step without the chart must start and say what is missing"
+        assert [volume["mountPath"] for volume in setting["configMapAsVolume"]] == [
+            "/etc/vita-train"
+        ]
+        assert all(
+            source["optional"]
+            for kind in ("configMapAsVolume", "configMapAsEnv", "secretAsEnv")
+            for source in setting[kind]
+        ), "a step without the chart must start and say what is missing"
     for name, component in pipeline["components"].items():
         passed = [entry["field"] for entry in component.get("taskConfigPassthroughs", [])]
         is_training = "stage" in component["inputDefinitions"]["parameters"]
@@ -107,23 +138,32 @@ def test_components_install_nothing_and_parameters_are_described(path: Path) -> 
 
 
 def _tasks(spec: dict[str, Any], dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every task by the step its name on the page begins with, each with ``waits``: what its graph has it wait for."""
+    """Every task by the step its name on the page begins with, each with ``waits``: what its graph
+    has it wait for."""
     found: dict[str, dict[str, Any]] = {}
     titles = {name: task["taskInfo"]["name"] for name, task in dag["tasks"].items()}
     for task in dag["tasks"].values():
         inner = spec["components"][task["componentRef"]["name"]]
-        found[task["taskInfo"]["name"]] = {**task, "waits": {titles[name] for name in task.get("dependentTasks", [])}}
+        found[task["taskInfo"]["name"]] = {
+            **task,
+            "waits": {titles[name] for name in task.get("dependentTasks", [])},
+        }
         if "dag" in inner:
             found |= _tasks(spec, inner["dag"])
     return found
 
 
-def test_the_ladder_is_the_graph_of_its_stages_nested_by_group_and_the_report_comes_whatever_happens() -> None:
+def test_the_ladder_is_its_stages_nested_by_group_and_the_report_always_comes() -> None:
     pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
     tasks = _tasks(pipeline, pipeline["root"]["dag"])
     waits = {name: task["waits"] for name, task in tasks.items()}
     assert {name.split()[0] for name in waits} >= set(run_steps(load_recipe("tiny")))
-    assert waits["base: 0.llm, 0.vision"] == waits["hear: 2.1a"] == waits["speak: 3.1"] == {"prepare data validation"}
+    assert (
+        waits["base: 0.llm, 0.vision"]
+        == waits["hear: 2.1a"]
+        == waits["speak: 3.1"]
+        == {"prepare data validation"}
+    )
     assert waits["see: 1.1, 1.2, 1.3"] == {"base: 0.llm, 0.vision"}
     assert waits["hear: 2.1b, 2.2"] == {"see: 1.1, 1.2, 1.3", "hear: 2.1a"}
     assert waits["speak: 3.2"] == {"hear: 2.1b, 2.2", "speak: 3.1"}
@@ -144,7 +184,7 @@ stages:
   sounds: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, after: []}
   more.words: {objective: next_token, data: {instruct: 1}, trainable: {llm: 1e-3}, steps: 1, after: [words],
                group: first steps}
-"""
+"""  # noqa: E501
 
 
 def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> None:
@@ -152,8 +192,14 @@ def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> No
     done = _compile("--recipe", "own.yaml", "--out", "compiled", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     pipeline = next(yaml.safe_load_all((tmp_path / "compiled" / "mine.yaml").read_text()))
-    waits = {name: task["waits"] for name, task in _tasks(pipeline, pipeline["root"]["dag"]).items()}
-    assert waits["first steps: words, more.words"] == waits["sounds sounds"] == {"prepare data validation"}
+    waits = {
+        name: task["waits"] for name, task in _tasks(pipeline, pipeline["root"]["dag"]).items()
+    }
+    assert (
+        waits["first steps: words, more.words"]
+        == waits["sounds sounds"]
+        == {"prepare data validation"}
+    )
     assert waits["more.words more.words"] == {"words words"}
     assert waits["evaluate evaluation"] == {"first steps: words, more.words", "sounds sounds"}
     default = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
@@ -171,7 +217,9 @@ def test_a_recipe_that_cannot_be_run_is_not_compiled(tmp_path: Path) -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root that holds a run up to its prepared data."""
     root = tmp_path_factory.mktemp("runs")
-    done = _run("smoke", "--run", "r", "--set", f"storage.root={root}", *SMALL, "--until", "prepare")
+    done = _run(
+        "smoke", "--run", "r", "--set", f"storage.root={root}", *SMALL, "--until", "prepare"
+    )
     assert done.returncode == 0, done.stderr
     return root
 
@@ -181,7 +229,9 @@ def test_part_of_a_run_is_committed_once_and_reused(prepared: Path) -> None:
     assert manifest is not None
     assert manifest.metrics["records"] == manifest.metrics["used"] + manifest.metrics["rejected"]
     assert _final(prepared, "0.llm") is None
-    again = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--until", "prepare")
+    again = _run(
+        "smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--until", "prepare"
+    )
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("reused") == 2
     assert _final(prepared, "prepare") == manifest
@@ -191,7 +241,17 @@ def test_part_of_a_run_is_committed_once_and_reused(prepared: Path) -> None:
 def test_a_forced_preparation_prepares(prepared: Path) -> None:
     meta, before = prepared / "r" / "prepare" / "corpus" / "meta.json", _final(prepared, "prepare")
     inode = meta.stat().st_ino
-    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--only", "prepare", "--force")
+    done = _run(
+        "smoke",
+        "--run",
+        "r",
+        "--set",
+        f"storage.root={prepared}",
+        *SMALL,
+        "--only",
+        "prepare",
+        "--force",
+    )
     assert done.returncode == 0, done.stderr
     assert meta.stat().st_ino != inode
     assert _final(prepared, "prepare") == before
@@ -201,7 +261,17 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
     records = prepared / "r" / "data_fetch" / "raw" / "registry.json"
     text = records.read_text()
     records.write_text(text.replace('"train"', '"trian"', 1))
-    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--from", "prepare", "--force")
+    done = _run(
+        "smoke",
+        "--run",
+        "r",
+        "--set",
+        f"storage.root={prepared}",
+        *SMALL,
+        "--from",
+        "prepare",
+        "--force",
+    )
     records.write_text(text)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]
@@ -212,7 +282,9 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
     assert "Traceback" not in done.stdout + done.stderr
     page = prepared / "r" / "report" / "report.html"
     assert f"report: {page}" in errors[0]
-    assert "The preparation of the data failed" in page.read_text(), "the page is written whatever happened"
+    assert "The preparation of the data failed" in page.read_text(), (
+        "the page is written whatever happened"
+    )
 
 
 BRANCHES = """{
@@ -226,7 +298,16 @@ BRANCHES = """{
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_failed_branch_stops_what_depends_on_it_and_nothing_else(prepared: Path) -> None:
-    done = _run("smoke", "--run", "r", "--set", f"storage.root={prepared}", *SMALL, "--set", f"stages={BRANCHES}")
+    done = _run(
+        "smoke",
+        "--run",
+        "r",
+        "--set",
+        f"storage.root={prepared}",
+        *SMALL,
+        "--set",
+        f"stages={BRANCHES}",
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "ear (ear) failed: exit gate not met" in done.stderr
     assert _final(prepared, "ear") is None
@@ -234,11 +315,15 @@ def test_a_failed_branch_stops_what_depends_on_it_and_nothing_else(prepared: Pat
     assert not (prepared / "r" / "better-ear").exists(), "it waits for what failed"
     assert _final(prepared, "evaluate") is None
     log = (prepared / "r" / "logs" / "steps.jsonl").read_text()
-    assert log.index('"ear", "state": "failed"') < log.index('"voice", "state": "running"'), "in the recipe's order"
+    assert log.index('"ear", "state": "failed"') < log.index('"voice", "state": "running"'), (
+        "in the recipe's order"
+    )
     assert (prepared / "r" / "report" / "report.html").is_file()
 
 
-def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_first_step(tmp_path: Path) -> None:
+def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_first_step(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
     recipe = load_recipe(str(tmp_path / "own.yaml"))
     pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
@@ -254,17 +339,35 @@ def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_firs
 def test_stopping_a_run_ends_all_of_it_and_leaves_nothing_elsewhere(tmp_path: Path) -> None:
     log, temporary = tmp_path / "r" / "logs" / "steps.jsonl", tmp_path / "temporary"
     temporary.mkdir()
-    with subprocess.Popen(_vita("run", "smoke", "--run", "r", "--set", f"storage.root={tmp_path}",
-                                "--set", "data.source.world.scale=3", "--until", "data_fetch"),
-                          env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        _vita(
+            "run",
+            "smoke",
+            "--run",
+            "r",
+            "--set",
+            f"storage.root={tmp_path}",
+            "--set",
+            "data.source.world.scale=3",
+            "--until",
+            "data_fetch",
+        ),
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
         try:
             while not (log.exists() and "running" in log.read_text()):
                 assert run.poll() is None, "the run ended before it could be stopped"
                 time.sleep(0.1)
-            children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True)
+            children = subprocess.run(
+                ["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True
+            )
             groups = [int(pid) for pid in children.stdout.split()]
-            second = _run("smoke", "--run", "r", "--set", f"storage.root={tmp_path}", "--until", "data_fetch")
+            second = _run(
+                "smoke", "--run", "r", "--set", f"storage.root={tmp_path}", "--until", "data_fetch"
+            )
             run.send_signal(signal.SIGINT)
             _, errors = run.communicate()
         finally:
@@ -296,13 +399,26 @@ def test_whole_smoke_run_and_rerun(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_on_s3_keeps_its_commits_there(tmp_path: Path, s3_server: S3Server, s3_credentials: None,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_s3_keeps_its_commits_there(
+    tmp_path: Path, s3_server: S3Server, s3_credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint = s3_server.endpoint
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="whole-run")
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
+        Bucket="whole-run"
+    )
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
-    command = ["smoke", "--run", "r", "--set", "storage.root=s3://whole-run/runs", "--set",
-               f"storage.endpoint={endpoint}", *SMALL, "--until", "0.llm"]
+    command = [
+        "smoke",
+        "--run",
+        "r",
+        "--set",
+        "storage.root=s3://whole-run/runs",
+        "--set",
+        f"storage.endpoint={endpoint}",
+        *SMALL,
+        "--until",
+        "0.llm",
+    ]
     done = _run(*command)
     assert done.returncode == 0, done.stderr
     store = open_store("s3://whole-run/runs", endpoint=endpoint)
@@ -315,7 +431,9 @@ def test_a_run_on_s3_keeps_its_commits_there(tmp_path: Path, s3_server: S3Server
     again = _run(*command)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("reused") == 3
-    assert not (tmp_path / "cache" / "runs" / "r" / "prepare" / "corpus").exists(), "what is done needs no data"
+    assert not (tmp_path / "cache" / "runs" / "r" / "prepare" / "corpus").exists(), (
+        "what is done needs no data"
+    )
     further = _run(*command[:-2], "--only", "0.vision")
     assert further.returncode == 0, further.stderr
     assert read_final(store, "r/0.vision") is not None

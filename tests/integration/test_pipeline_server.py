@@ -28,11 +28,17 @@ def kfp() -> Iterator[FakeKfp]:
 
 
 def _vita(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "vita_train.cli.main", *arguments], text=True, capture_output=True,
-                          check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "vita_train.cli.main", *arguments],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
-def test_a_file_is_uploaded_once_and_a_changed_one_is_a_new_version(kfp: FakeKfp, tmp_path: Path) -> None:
+def test_a_file_is_uploaded_once_and_a_changed_one_is_a_new_version(
+    kfp: FakeKfp, tmp_path: Path
+) -> None:
     server = PipelineServer(kfp.endpoint)
     path = tmp_path / "one.yaml"
     path.write_bytes((COMPILED / "stage-1.1.yaml").read_bytes())
@@ -48,23 +54,54 @@ def test_a_file_is_uploaded_once_and_a_changed_one_is_a_new_version(kfp: FakeKfp
     assert second != first
 
 
-def test_submit_starts_the_newest_version_with_the_checked_recipe(kfp: FakeKfp, tmp_path: Path) -> None:
+def test_submit_starts_the_newest_version_with_the_checked_recipe(
+    kfp: FakeKfp, tmp_path: Path
+) -> None:
     newest = PipelineServer(kfp.endpoint).upload(COMPILED / "ladder.yaml")
-    done = _vita("submit", "smoke", "--endpoint", kfp.endpoint, "--run", "first", "--set", "seed=3",
-                 "--storage", "s3://bucket/runs", "--until", "1.1")
+    done = _vita(
+        "submit",
+        "smoke",
+        "--endpoint",
+        kfp.endpoint,
+        "--run",
+        "first",
+        "--set",
+        "seed=3",
+        "--storage",
+        "s3://bucket/runs",
+        "--until",
+        "1.1",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{kfp.endpoint}/#/runs/details/run-1"
     [run] = kfp.runs
     assert run["pipeline_version_reference"] == {
-        "pipeline_id": "vita-train-ladder", "pipeline_version_id": f"id of {newest}"}
+        "pipeline_id": "vita-train-ladder",
+        "pipeline_version_id": f"id of {newest}",
+    }
     given = run["runtime_config"]["parameters"]
-    assert given == {"recipe": "smoke", "run": "first", "storage_root": "s3://bucket/runs", "overrides": ["seed=3"],
-                     "only": "", "from_step": "", "until_step": "1.1", "force": False}
-    parameters = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))["root"]["inputDefinitions"]
-    assert set(given) == set(parameters["parameters"]), "each is a parameter of the pipeline, and none is left out"
-    # A recipe of the user's own travels as text, since the cluster does not see this machine's files.
+    assert given == {
+        "recipe": "smoke",
+        "run": "first",
+        "storage_root": "s3://bucket/runs",
+        "overrides": ["seed=3"],
+        "only": "",
+        "from_step": "",
+        "until_step": "1.1",
+        "force": False,
+    }
+    parameters = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))["root"][
+        "inputDefinitions"
+    ]
+    assert set(given) == set(parameters["parameters"]), (
+        "each is a parameter of the pipeline, and none is left out"
+    )
+    # A recipe of the user's own travels as text, since the cluster does not see this machine's
+    # files.
     own = tmp_path / "own.yaml"
-    own.write_text((Path(__file__).resolve().parents[2] / "vita_train/recipe/presets/smoke.yaml").read_text())
+    own.write_text(
+        (Path(__file__).resolve().parents[2] / "vita_train/recipe/presets/smoke.yaml").read_text()
+    )
     assert _vita("submit", str(own), "--endpoint", kfp.endpoint, "--set", "seed=5").returncode == 0
     text = kfp.runs[1]["runtime_config"]["parameters"]["recipe"]
     assert load_recipe(text, []) == load_recipe(str(own), ["seed=5"])
@@ -75,17 +112,29 @@ def test_submit_uploads_the_pipeline_that_the_server_lacks(kfp: FakeKfp) -> None
     assert done.returncode == 0, done.stderr
     [run] = kfp.runs
     assert run["pipeline_version_reference"]["pipeline_id"] == "vita-train-ladder"
-    assert list(kfp.versions["vita-train-ladder"].values())[-1] == (COMPILED / "ladder.yaml").read_bytes()
+    assert (
+        list(kfp.versions["vita-train-ladder"].values())[-1]
+        == (COMPILED / "ladder.yaml").read_bytes()
+    )
 
 
 def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_others_there(
-        kfp: FakeKfp, tmp_path: Path) -> None:
-    text = (COMPILED / "ladder.yaml").read_text().replace("vita-train-launcher-python:", "registry.example/launcher:")
-    (tmp_path / "ladder.yaml").write_text(text.replace("configMapName: vita-platform", "configMapName: omni-platform"))
+    kfp: FakeKfp, tmp_path: Path
+) -> None:
+    text = (
+        (COMPILED / "ladder.yaml")
+        .read_text()
+        .replace("vita-train-launcher-python:", "registry.example/launcher:")
+    )
+    (tmp_path / "ladder.yaml").write_text(
+        text.replace("configMapName: vita-platform", "configMapName: omni-platform")
+    )
     PipelineServer(kfp.endpoint).upload(tmp_path / "ladder.yaml")
     own = tmp_path / "own.yaml"
-    own.write_text("name: mine\ndata: {source: {world: {kind: synth}}}\nstages:\n"
-                   "  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1}\n")
+    own.write_text(
+        "name: mine\ndata: {source: {world: {kind: synth}}}\nstages:\n"
+        "  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1}\n"
+    )
     done = _vita("submit", str(own), "--endpoint", kfp.endpoint)
     assert done.returncode == 0, done.stderr
     assert kfp.runs[0]["pipeline_version_reference"]["pipeline_id"] == "vita-train-mine"
@@ -104,18 +153,27 @@ def test_a_wrong_recipe_is_refused_before_anything_is_started(kfp: FakeKfp) -> N
     assert kfp.runs == []
 
 
-def test_the_pods_token_is_sent(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pods_token_is_sent(
+    kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "token").write_text("let-me-in")
     monkeypatch.setenv(TOKEN_VARIABLE, str(tmp_path / "token"))
     PipelineServer(kfp.endpoint).upload(COMPILED / "ladder.yaml")
     assert set(kfp.tokens) == {"Bearer let-me-in"}
 
 
-@pytest.mark.parametrize(("status", "kind", "words"), [
-    (401, UserError, "does not let us in"), (403, UserError, "does not let us in"),
-    (400, UserError, "refuses: pipeline spec is wrong"), (503, PeerLostError, "failed: 503"),
-])
-def test_what_the_server_says_is_told(kfp: FakeKfp, status: int, kind: type[Exception], words: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, UserError, "does not let us in"),
+        (403, UserError, "does not let us in"),
+        (400, UserError, "refuses: pipeline spec is wrong"),
+        (503, PeerLostError, "failed: 503"),
+    ],
+)
+def test_what_the_server_says_is_told(
+    kfp: FakeKfp, status: int, kind: type[Exception], words: str
+) -> None:
     kfp.refusal = (status, "pipeline spec is wrong")
     with pytest.raises(kind, match=words):
         PipelineServer(kfp.endpoint).upload(COMPILED / "ladder.yaml")

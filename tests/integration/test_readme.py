@@ -1,4 +1,5 @@
-"""README's commands work: the quick ones are executed, the others are parsed by the command line itself."""
+"""README's commands work: the quick ones are executed, the others are parsed by the command line
+itself."""
 
 from __future__ import annotations
 
@@ -46,11 +47,15 @@ def test_readme_starts_with_its_two_commands() -> None:
     assert _commands("README.md")[:2] == ["make demo", "make test"]
 
 
-@pytest.mark.parametrize("command", sorted({command for command in ALL if command.startswith("make ")}))
+@pytest.mark.parametrize(
+    "command", sorted({command for command in ALL if command.startswith("make ")})
+)
 def test_make_knows_the_verb(command: str) -> None:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -73,13 +78,21 @@ def test_quick_command_succeeds(command: str, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize(("export", "checkpoint"), [
-    ("/runs of mine/tiny/export/model", "/runs of mine/tiny/export/model"),
-    ("s3://bucket/runs/tiny/export/model", "s3://bucket/runs/tiny"),  # chat reads exports from disk only
-])
+@pytest.mark.parametrize(
+    ("export", "checkpoint"),
+    [
+        ("/runs of mine/tiny/export/model", "/runs of mine/tiny/export/model"),
+        (
+            "s3://bucket/runs/tiny/export/model",
+            "s3://bucket/runs/tiny",
+        ),  # chat reads exports from disk only
+    ],
+)
 def test_chat_line_that_a_run_prints_is_understood(export: str, checkpoint: str) -> None:
     files = {"export.json": FileRef(uri=f"{export}/export.json", sha256="0", bytes=1)}
-    line = chat_command(Manifest(kind="export", run="tiny", stage="export", digest="d", files=files))
+    line = chat_command(
+        Manifest(kind="export", run="tiny", stage="export", digest="d", files=files)
+    )
     context = _parse(shlex.split(line)[1:])
     assert context.params["checkpoint"] == checkpoint
 
@@ -87,5 +100,7 @@ def test_chat_line_that_a_run_prints_is_understood(export: str, checkpoint: str)
 def test_links_lead_somewhere() -> None:
     for document in DOCUMENTS:
         targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8"))
-        missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+        missing = [
+            target for target in targets if "://" not in target and not (ROOT / target).exists()
+        ]
         assert not missing, f"{document} links to {missing}"

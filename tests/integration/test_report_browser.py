@@ -1,4 +1,5 @@
-"""The report in a real browser: it loads without a console error, and its images and recordings decode."""
+"""The report in a real browser: it loads without a console error, and its images and recordings
+decode."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ import pytest
 from tests.helpers.fabricated_run import fabricate_run
 from vita_train.report.render import render_report
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt-get install chromium)")
 
@@ -20,14 +23,30 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt-get
 def browse(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     assert BROWSER is not None
     return subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-         f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=3000", *flags, page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True)
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--user-data-dir={page.parent / 'profile'}",
+            "--virtual-time-budget=3000",
+            *flags,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
 
 
 @pytest.mark.parametrize("fails", [None, "1.3"])
 def test_the_page_loads_without_console_errors(tmp_path: Path, fails: str | None) -> None:
-    page = render_report(fabricate_run(tmp_path, fails=fails, text="<b>&amp;</b><script>throw 1</script>"))
+    page = render_report(
+        fabricate_run(tmp_path, fails=fails, text="<b>&amp;</b><script>throw 1</script>")
+    )
     seen = browse(page, "--dump-dom")
     assert not re.findall(r":CONSOLE[(:].*", seen.stderr), seen.stderr
     assert "</html>" in seen.stdout

@@ -1,4 +1,5 @@
-"""One stage over two machines that are started by hand: two launchers, each with a torchrun and a rank of its own."""
+"""One stage over two machines that are started by hand: two launchers, each with a torchrun and a
+rank of its own."""
 
 from __future__ import annotations
 
@@ -33,11 +34,19 @@ pytestmark = pytest.mark.timeout(600)
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose data are prepared, and its recipe beside it."""
     root = tmp_path_factory.mktemp("runs")
-    stage = {"objective": "next_token", "data": {"textqa": 1.0}, "trainable": {"llm": 1e-3}, "steps": 3,
-             "batch": {"global_batch_size": 4, "seq_len": 128}, "eval": {"batches": 1, "max_samples": 2}}
+    stage = {
+        "objective": "next_token",
+        "data": {"textqa": 1.0},
+        "trainable": {"llm": 1e-3},
+        "steps": 3,
+        "batch": {"global_batch_size": 4, "seq_len": 128},
+        "eval": {"batches": 1, "max_samples": 2},
+    }
     recipe = small_recipe(storage=StorageSpec(root=str(root)).model_dump(), stages={"0.llm": stage})
     small_corpus(root / RUN / "prepare", recipe, records=8)
-    Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
+    Run(recipe, RUN).commit(
+        "prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d")
+    )
     (root / "mine.yaml").write_text(dump_recipe(recipe))
     return root
 
@@ -47,13 +56,40 @@ def machines(root: Path, *settings: list[str]) -> list[tuple[int, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vita_train.cli.main", "launch", str(root / "mine.yaml"), "--stage", "0.llm",
-               "--run", RUN, "--set", f"storage.root={root}", "--nnodes", "2", "--master-addr", "127.0.0.1",
-               "--master-port", str(port)]
-    started = [subprocess.Popen([*command, "--node-rank", str(rank), *extra], stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True) for rank, extra in enumerate(settings)]
-    return [(process.wait(), output) for process, output in
-            [(process, process.communicate(timeout=300)[0]) for process in started]]
+    command = [
+        sys.executable,
+        "-m",
+        "vita_train.cli.main",
+        "launch",
+        str(root / "mine.yaml"),
+        "--stage",
+        "0.llm",
+        "--run",
+        RUN,
+        "--set",
+        f"storage.root={root}",
+        "--nnodes",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(port),
+    ]
+    started = [
+        subprocess.Popen(
+            [*command, "--node-rank", str(rank), *extra],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, extra in enumerate(settings)
+    ]
+    return [
+        (process.wait(), output)
+        for process, output in [
+            (process, process.communicate(timeout=300)[0]) for process in started
+        ]
+    ]
 
 
 def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
@@ -63,11 +99,16 @@ def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
     assert "machine 0 commits" in told
     manifest = json.loads(shown)
     assert manifest["lineage"]["world"] == 2
-    assert {path.name for path in (root / RUN / "0.llm" / "logs").glob("rank-*.log")} == {"rank-0.log", "rank-1.log"}
+    assert {path.name for path in (root / RUN / "0.llm" / "logs").glob("rank-*.log")} == {
+        "rank-0.log",
+        "rank-1.log",
+    }
     assert Run(small_recipe(storage={"root": str(root)}), RUN).final("0.llm") is not None
 
 
-@pytest.mark.parametrize("setting", ["seed=7", "stages.0.llm.checkpoint_interval=2"], ids=["weights", "checkpoints"])
+@pytest.mark.parametrize(
+    "setting", ["seed=7", "stages.0.llm.checkpoint_interval=2"], ids=["weights", "checkpoints"]
+)
 def test_machines_with_different_recipes_stop(prepared: Path, tmp_path: Path, setting: str) -> None:
     root = Path(shutil.copytree(prepared, tmp_path / "runs"))
     for code, output in machines(root, [], ["--set", setting]):
@@ -81,7 +122,12 @@ def test_the_place_of_a_machine_comes_from_flags_or_the_public_scripts_variables
     assert nodes_by_hand(4, environment=environment) == Nodes(4, 1, "host", 9999)
     assert nodes_by_hand(4, 2, "other", 7, environment=environment) == Nodes(4, 2, "other", 7)
     assert nodes_by_hand(1, environment={}) == Nodes()
-    for broken in ({}, {"INDEX": "x", "MASTER_ADDR": "h"}, {"INDEX": "4", "MASTER_ADDR": "h"}, {"INDEX": "0"}):
+    for broken in (
+        {},
+        {"INDEX": "x", "MASTER_ADDR": "h"},
+        {"INDEX": "4", "MASTER_ADDR": "h"},
+        {"INDEX": "0"},
+    ):
         with pytest.raises(UserError):
             nodes_by_hand(4, environment=broken)
 
@@ -92,5 +138,7 @@ def test_network_variables_are_one_preset_and_obsolete_ones_are_named() -> None:
     assert network_environment("", {}) == {}
     with pytest.raises(UserError, match="public"):
         network_environment("fast", {})
-    assert [line.split()[0] for line in obsolete_variables({"NCCL_TIMEOUT": "25200", "NCCL_DEBUG": "INFO"})] == [
-        "NCCL_TIMEOUT"]
+    assert [
+        line.split()[0]
+        for line in obsolete_variables({"NCCL_TIMEOUT": "25200", "NCCL_DEBUG": "INFO"})
+    ] == ["NCCL_TIMEOUT"]

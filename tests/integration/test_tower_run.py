@@ -1,4 +1,5 @@
-"""A run with each vision tower through the real steps: prepared, trained, resumed, exported, talked to."""
+"""A run with each vision tower through the real steps: prepared, trained, resumed, exported, talked
+to."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ stages:
     checkpoint_interval: 30
     batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
-"""
+"""  # noqa: E501
 
 
 def pictures(root: Path) -> Path:
@@ -50,28 +51,50 @@ def pictures(root: Path) -> Path:
     records: list[dict[str, Any]] = []
     for colour in COLOURS:
         Image.new("RGB", (80, 80), colour).save(root / f"{colour}.png")
-        turns = [{"from": "human", "value": "<image>colour?"}, {"from": "gpt", "value": f"{colour}."}]
+        turns = [
+            {"from": "human", "value": "<image>colour?"},
+            {"from": "gpt", "value": f"{colour}."},
+        ]
         records.append({"conversations": turns, "image": f"{colour}.png", "set": "drawn"})
     (root / "many.json").write_text(json.dumps(records * 4))
     (root / "few.json").write_text(json.dumps(records))
-    splits = {split: {"records": f"{name}.json", "roots": {"drawn": "."}}
-              for split, name in (("train", "many"), ("test", "few"))}
+    splits = {
+        split: {"records": f"{name}.json", "roots": {"drawn": "."}}
+        for split, name in (("train", "many"), ("test", "few"))
+    }
     path = root / "registry.json"
-    path.write_text(json.dumps({"format": "vita-train/registry/v1",
-                                "datasets": {"pictures": {"task": "qa", **splits}}}))
+    path.write_text(
+        json.dumps(
+            {"format": "vita-train/registry/v1", "datasets": {"pictures": {"task": "qa", **splits}}}
+        )
+    )
     return path
 
 
 def recipe_of(tower: str, projector: str, root: Path) -> Recipe:
-    return load_recipe(RECIPE.format(vision=json.dumps(TOWERS[tower]), projector=projector, registry=pictures(root),
-                                     root=root / "runs", steps=STEPS))
+    return load_recipe(
+        RECIPE.format(
+            vision=json.dumps(TOWERS[tower]),
+            projector=projector,
+            registry=pictures(root),
+            root=root / "runs",
+            steps=STEPS,
+        )
+    )
 
 
-@pytest.mark.parametrize(("tower", "projector"), [
-    ("siglip", "spp_v2"), ("clip", "ldp"), ("eva_clip", "linear"),
-    pytest.param("siglip s2", "spp_v2", marks=pytest.mark.slow)])
-def test_a_tower_from_records_to_a_conversation(tower: str, projector: str, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("tower", "projector"),
+    [
+        ("siglip", "spp_v2"),
+        ("clip", "ldp"),
+        ("eva_clip", "linear"),
+        pytest.param("siglip s2", "spp_v2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_tower_from_records_to_a_conversation(
+    tower: str, projector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     recipe = recipe_of(tower, projector, tmp_path)
     run = Run(recipe, "mine")
@@ -87,7 +110,8 @@ def test_a_tower_from_records_to_a_conversation(tower: str, projector: str, tmp_
     assert trained is not None
     assert resumed is not None
     assert {name: [file.sha256 for file in ref.files] for name, ref in resumed.modules.items()} == {
-        name: [file.sha256 for file in ref.files] for name, ref in trained.modules.items()}
+        name: [file.sha256 for file in ref.files] for name, ref in trained.modules.items()
+    }
     evaluate_step(run)
     export_step(run)
     for place in (run.dir, run.dir / "export" / "model"):

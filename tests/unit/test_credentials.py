@@ -12,8 +12,14 @@ from vita_train.storage.factory import open_file, open_store
 from vita_train.storage.s3 import S3Store
 
 SECRET = "PASSW0RD"
-URLS = [f"http://user:{SECRET}@127.0.0.1:1", f"https://{SECRET}@host/x", f"s3://key:{SECRET}@bucket/x",
-        f"https://host/x?X-Amz-Signature={SECRET}", f"http://host/?token={SECRET}&b=1", f"http://a:b@{SECRET}@h/x"]
+URLS = [
+    f"http://user:{SECRET}@127.0.0.1:1",
+    f"https://{SECRET}@host/x",
+    f"s3://key:{SECRET}@bucket/x",
+    f"https://host/x?X-Amz-Signature={SECRET}",
+    f"http://host/?token={SECRET}&b=1",
+    f"http://a:b@{SECRET}@h/x",
+]
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -23,14 +29,26 @@ def test_they_are_seen_and_taken_out(url: str) -> None:
     assert SECRET not in str(UserError(f"no answer from {url}", where=url, remedy=f"look at {url}"))
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a@b", "https://host/x?page=2#a@b", "runs/a@b", "file:///a/b@c"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/a@b", "https://host/x?page=2#a@b", "runs/a@b", "file:///a/b@c"]
+)
 def test_what_has_none_is_left_alone(url: str) -> None:
     assert not holds_credentials(url)
     assert without_credentials(url) == url
 
 
-@pytest.mark.parametrize("key", ["storage.endpoint", "storage.root", "weights.llm", "model.vision.source",
-                                 "data.source.world.kind", "tracking.wandb_project", "launch.pod.env.HTTP_PROXY"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "storage.endpoint",
+        "storage.root",
+        "weights.llm",
+        "model.vision.source",
+        "data.source.world.kind",
+        "tracking.wandb_project",
+        "launch.pod.env.HTTP_PROXY",
+    ],
+)
 @pytest.mark.parametrize("url", URLS[:4])
 def test_recipes_with_them_are_refused(key: str, url: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -41,8 +59,12 @@ def test_recipes_with_them_are_refused(key: str, url: str) -> None:
 
 
 def test_other_doors_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    doors = [lambda: open_store(URLS[2]), lambda: open_file(f"{URLS[2]}/y"),
-             lambda: open_store("s3://bucket/x", endpoint=URLS[0]), lambda: PipelineServer(URLS[0])]
+    doors = [
+        lambda: open_store(URLS[2]),
+        lambda: open_file(f"{URLS[2]}/y"),
+        lambda: open_store("s3://bucket/x", endpoint=URLS[0]),
+        lambda: PipelineServer(URLS[0]),
+    ]
     for door in doors:
         with pytest.raises(UserError, match="holds a user") as caught:
             door()

@@ -1,4 +1,5 @@
-"""What the documentation shows is understood: commands and options exist, recipes and registries are valid."""
+"""What the documentation shows is understood: commands and options exist, recipes and registries
+are valid."""
 
 from __future__ import annotations
 
@@ -21,13 +22,18 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md"))
-         if "decisions" not in path.parts and path.name not in ("public-arguments.md",)]
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if "decisions" not in path.parts and path.name not in ("public-arguments.md",)
+]
 _BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    return [text for name, text in _BLOCK.findall(path.read_text(encoding="utf-8")) if name == language]
+    return [
+        text for name, text in _BLOCK.findall(path.read_text(encoding="utf-8")) if name == language
+    ]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -74,7 +80,9 @@ def test_every_page_of_the_site_is_there_and_every_link_leads_somewhere() -> Non
             assert (path.parent / link).is_file(), f"{path.name}: {link}"
 
 
-@pytest.mark.parametrize("page", [path for path in PAGES if blocks(path, "yaml")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if blocks(path, "yaml")], ids=lambda path: path.name
+)
 def test_yaml_is_yaml(page: Path) -> None:
     for block in blocks(page, "yaml"):
         assert yaml.safe_load(block) is not None
@@ -86,8 +94,13 @@ def test_the_job_backend_of_the_page_is_one_that_a_recipe_can_name(tmp_path: Pat
     site = write_package(tmp_path, "my_package", declared=declared, queue=implemented)
     (launch,) = blocks(page, "yaml")
     settings = [f"--set=launch={json.dumps(yaml.safe_load(launch)['launch'])}"]
-    told = subprocess.run([sys.executable, "-c", CHECK_BACKEND, "smoke", *settings], env=with_plugin(site), check=True,
-                          capture_output=True, text=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", CHECK_BACKEND, "smoke", *settings],
+        env=with_plugin(site),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert told.strip() == "partition h100"
 
 
@@ -97,8 +110,13 @@ def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
     site = write_package(tmp_path, "my_package", declared=tower + layout, patches=network)
     (model,) = blocks(page, "yaml")
     settings = [f"--set=model={json.dumps(yaml.safe_load(model)['model'])}"]
-    told = subprocess.run([sys.executable, "-c", CHECK_TOWER, "smoke", *settings], env=with_plugin(site), check=True,
-                          capture_output=True, text=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", CHECK_TOWER, "smoke", *settings],
+        env=with_plugin(site),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     # Two tokens by two of width 24; ``flat`` is listed beside the package's own layouts.
     assert told.strip().splitlines() == ["[1, 4, 24]", "adapter flat hf internvl own vita"]
 
@@ -127,18 +145,29 @@ print(open_backend(run.recipe).check(run))
 
 def test_files_that_pages_name_are_there() -> None:
     for path in PAGES:
-        for name in re.findall(r"`((?:vita_train|pipelines|components|charts|examples|tests|tools)/[\w./-]+)`",
-                               path.read_text(encoding="utf-8")):
+        for name in re.findall(
+            r"`((?:vita_train|pipelines|components|charts|examples|tests|tools)/[\w./-]+)`",
+            path.read_text(encoding="utf-8"),
+        ):
             assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
 def test_commands_in_the_sources_exist() -> None:
     command: Any = typer.main.get_command(build_app())
-    groups = {name: set(group.commands) for name, group in command.commands.items() if hasattr(group, "commands")}
+    groups = {
+        name: set(group.commands)
+        for name, group in command.commands.items()
+        if hasattr(group, "commands")
+    }
     for path in (ROOT / "vita_train").rglob("*.py"):
-        for first, second in re.findall(r"vita-train ([a-z-]+)(?: ([a-z-]+))?", path.read_text(encoding="utf-8")):
+        for first, second in re.findall(
+            r"vita-train ([a-z-]+)(?: ([a-z-]+))?", path.read_text(encoding="utf-8")
+        ):
             place = f"{path}: vita-train {first} {second}"
             if first in groups:
                 assert not second or second in groups[first], place
-            else:  # other words are prose; that of a group alone is a command that has moved into it
-                assert first in command.commands or not any(first in names for names in groups.values()), place
+            # Other words are prose; that of a group alone is a command that has moved into it
+            else:
+                assert first in command.commands or not any(
+                    first in names for names in groups.values()
+                ), place

@@ -1,5 +1,5 @@
-"""Declarations of the package's own are found by where they lie; names that are not known are answered with those that
-are."""
+"""Declarations of the package's own are found by where they lie; names that are not known are
+answered with those that are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from vita_train.recipe.backends import JOB_BACKENDS
 from vita_train.recipe.tower import TOWERS
 from vita_train.weights.export_layouts import EXPORT_LAYOUTS
 
-_REGISTRY = "from vita_train.plugins import Registry\nTHINGS = Registry('thing', 'roomy.*.declared')\n"
+_REGISTRY = (
+    "from vita_train.plugins import Registry\nTHINGS = Registry('thing', 'roomy.*.declared')\n"
+)
 _DECLARED = "from roomy.things import THINGS\nTHINGS.add('{0}', '{0}!')\n"
 
 
-def test_a_new_folder_is_all_that_a_new_declaration_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder, files in {"": {"things": _REGISTRY}, "red": {"declared": _DECLARED.format("red")},
-                          "blue": {"declared": _DECLARED.format("blue")}, "empty": {}}.items():
+def test_a_new_folder_is_all_that_a_new_declaration_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, files in {
+        "": {"things": _REGISTRY},
+        "red": {"declared": _DECLARED.format("red")},
+        "blue": {"declared": _DECLARED.format("blue")},
+        "empty": {},
+    }.items():
         (tmp_path / "roomy" / folder).mkdir()
         for name, text in {"__init__": "", **files}.items():
             (tmp_path / "roomy" / folder / f"{name}.py").write_text(text)

@@ -9,7 +9,9 @@ import typer
 
 from vita_train.cli.run.submit import Endpoint, Namespace
 
-group = typer.Typer(help="Upload pipelines, check a namespace, delete orphaned jobs.", no_args_is_help=True)
+group = typer.Typer(
+    help="Upload pipelines, check a namespace, delete orphaned jobs.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,24 +21,39 @@ def register(app: typer.Typer) -> None:
 
 @group.command()
 def upload(
-    files: Annotated[list[Path], typer.Argument(help="What pipelines/compile.py wrote: files, or their folder.",
-                                                show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What pipelines/compile.py wrote: files, or their folder.", show_default=False
+        ),
+    ],
     endpoint: Endpoint,
     namespace: Namespace = "",
 ) -> None:
-    """Put compiled pipelines on a server, each as a new version if it differs from those that are there."""
+    """Put compiled pipelines on a server, each as a new version if it differs from those that are
+    there."""
     from vita_train.pipeline.server import PipelineServer
 
     server = PipelineServer(endpoint, namespace)
-    for file in [inner for path in files for inner in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]:
+    for file in [
+        inner
+        for path in files
+        for inner in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])
+    ]:
         typer.echo(f"{file}: version {server.upload(file)}")
 
 
 @group.command("check")
 def check_cluster(
-    stores: Annotated[list[str] | None, typer.Option(
-        "--store", metavar="URI", help="Try to commit below it, such as s3://bucket/runs.")] = None,
-    is_trial: Annotated[bool, typer.Option("--run-job", help="Also run a small job to its end.")] = False,
+    stores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--store", metavar="URI", help="Try to commit below it, such as s3://bucket/runs."
+        ),
+    ] = None,
+    is_trial: Annotated[
+        bool, typer.Option("--run-job", help="Also run a small job to its end.")
+    ] = False,
 ) -> None:
     """Check that training jobs can run in this namespace: settings, RBAC, kind of job, stores."""
     from rich.console import Console
@@ -48,23 +65,47 @@ def check_cluster(
 
     platform = needed_platform("the cluster is to be checked", "cluster check")
     cluster = Cluster.connect(outage=platform.times.outage)
-    show_checks(checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo), Console(),
-                what="cluster check", always=True)
+    show_checks(
+        checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo),
+        Console(),
+        what="cluster check",
+        always=True,
+    )
 
 
 @group.command()
 def janitor(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-    workflow: Annotated[float, typer.Option(
-        min=0, help="Seconds after the end of its Workflow until a job is deleted.")] = 600.0,
-    over: Annotated[float, typer.Option(
-        min=0, help="Seconds after its own end until a job is deleted, with its logs.")] = 86400.0,
-    stores: Annotated[list[str] | None, typer.Option(
-        "--store", metavar="URI", help="Remove unfinished uploads below it, such as s3://bucket/runs.")] = None,
-    unfinished: Annotated[float, typer.Option(
-        min=3600, help="Seconds until an upload that began counts as left by a writer that died.")] = 604800.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
+    workflow: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds after the end of its Workflow until a job is deleted."),
+    ] = 600.0,
+    over: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds after its own end until a job is deleted, with its logs."
+        ),
+    ] = 86400.0,
+    stores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--store",
+            metavar="URI",
+            help="Remove unfinished uploads below it, such as s3://bucket/runs.",
+        ),
+    ] = None,
+    unfinished: Annotated[
+        float,
+        typer.Option(
+            min=3600,
+            help="Seconds until an upload that began counts as left by a writer that died.",
+        ),
+    ] = 604800.0,
 ) -> None:
-    """Delete training jobs that no launcher waits for any more, and uploads that nobody will finish."""
+    """Delete training jobs that no launcher waits for any more, and uploads that nobody will
+    finish."""
     from datetime import timedelta
 
     from vita_train.launch.kubernetes.api import Cluster, own_namespace

@@ -9,13 +9,24 @@ from typing import Annotated
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.",
-                                           show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
+]
 Out = Annotated[Path, typer.Argument(help="Directory to write.", show_default=False)]
-RegistryPath = Annotated[Path, typer.Argument(help="Registry file: datasets, splits, record files and media roots.",
-                                              show_default=False)]
-CorpusPath = Annotated[Path, typer.Argument(help="Directory that `data prepare` wrote.", show_default=False)]
+RegistryPath = Annotated[
+    Path,
+    typer.Argument(
+        help="Registry file: datasets, splits, record files and media roots.", show_default=False
+    ),
+]
+CorpusPath = Annotated[
+    Path, typer.Argument(help="Directory that `data prepare` wrote.", show_default=False)
+]
 Workers = Annotated[int, typer.Option(help="Processes; the result does not depend on it.", min=1)]
 
 _CORES = os.cpu_count() or 1
@@ -29,9 +40,12 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command()
-def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-          scale: Annotated[float, typer.Option(help="Multiplies the number of training records.")] = 1.0,
-          workers: Workers = _CORES) -> None:
+def synth(
+    out: Out,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    scale: Annotated[float, typer.Option(help="Multiplies the number of training records.")] = 1.0,
+    workers: Workers = _CORES,
+) -> None:
     """Make the embedded synthetic world."""
     from vita_train.data.sources.fetch import fetch as fetch_source
     from vita_train.recipe.data import SynthSource
@@ -41,11 +55,16 @@ def synth(out: Out, seed: Annotated[int, typer.Option(help="The same seed gives 
 
 
 @group.command()
-def init(folder: Annotated[Path, typer.Argument(help="Folder with media and JSON.", show_default=False)],
-         out: Annotated[Path | None, typer.Option(help="Where registry and recipe go; the folder itself unless "
-                                                       "given.")] = None,
-         name: Annotated[str, typer.Option(help="Name of the recipe; the folder's unless given.")] = "") -> None:
-    """Write a first registry and recipe for a folder of media and JSON, and say what was not understood."""
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder with media and JSON.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where registry and recipe go; the folder itself unless given."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the recipe; the folder's unless given.")] = "",
+) -> None:
+    """Write a first registry and recipe for a folder of media and JSON, and say what was not
+    understood."""
     from vita_train.data.discover import look_at, write_project
 
     place = out or folder
@@ -53,11 +72,15 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder with media and JSON
     files = write_project(findings, name, place)
     for dataset, task in findings.registry.tasks.items():
         splits = ", ".join(findings.registry.datasets[dataset].splits)
-        typer.echo(f"{dataset}: {task}, {findings.records.get(dataset, 0)} records for training ({splits})")
+        typer.echo(
+            f"{dataset}: {task}, {findings.records.get(dataset, 0)} records for training ({splits})"
+        )
     for note in findings.notes:
         typer.echo(f"not understood: {note}")
-    typer.echo(f"wrote {', '.join(map(str, files))}\ncheck:  vita-train data check {files[1]} {files[0]}\n"
-               f"train:  vita-train run {files[1]}")
+    typer.echo(
+        f"wrote {', '.join(map(str, files))}\ncheck:  vita-train data check {files[1]} {files[0]}\n"
+        f"train:  vita-train run {files[1]}"
+    )
 
 
 @group.command()
@@ -72,8 +95,13 @@ def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers =
 
 
 @group.command()
-def check(recipe: RecipeName, registry: RegistryPath, settings: Set = None, workers: Workers = _CORES,
-          limit: Annotated[int, typer.Option(help="Rejected rows to print.", min=0)] = 20) -> None:
+def check(
+    recipe: RecipeName,
+    registry: RegistryPath,
+    settings: Set = None,
+    workers: Workers = _CORES,
+    limit: Annotated[int, typer.Option(help="Rejected rows to print.", min=0)] = 20,
+) -> None:
     """Check every record and its media as preparation does, and write nothing."""
     from vita_train.data.check.run import check as check_data
     from vita_train.data.prepare.ledger import reject_line
@@ -85,14 +113,26 @@ def check(recipe: RecipeName, registry: RegistryPath, settings: Set = None, work
         typer.echo(reject_line(dataset, split, reject), nl=False)
     ledger = report.ledger
     if not report.ok:
-        raise DataError("; ".join(report.faults[:3]), code="VT-DATA-001", where=str(registry),
-                        remedy="correct the records, or allow a share with data.max_reject_share")
-    typer.echo(f"{registry}: ok, {ledger.used} of {ledger.records} records can be used, {ledger.rejected} rejected")
+        raise DataError(
+            "; ".join(report.faults[:3]),
+            code="VT-DATA-001",
+            where=str(registry),
+            remedy="correct the records, or allow a share with data.max_reject_share",
+        )
+    typer.echo(
+        f"{registry}: ok, {ledger.used} of {ledger.records} records can be used, {ledger.rejected} "
+        f"rejected"
+    )
 
 
 @group.command()
-def prepare(recipe: RecipeName, registry: RegistryPath, out: Out, settings: Set = None,
-            workers: Workers = _CORES) -> None:
+def prepare(
+    recipe: RecipeName,
+    registry: RegistryPath,
+    out: Out,
+    settings: Set = None,
+    workers: Workers = _CORES,
+) -> None:
     """Write the corpus that stages train on: tokenizer, indexes, rejects and ledger."""
     from vita_train.data.prepare.run import prepare as prepare_data
     from vita_train.recipe.load import load_recipe
@@ -102,7 +142,9 @@ def prepare(recipe: RecipeName, registry: RegistryPath, out: Out, settings: Set 
 
 
 @group.command()
-def stats(corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def stats(
+    corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
     """Print what a prepared corpus holds."""
     from dataclasses import asdict
 
@@ -113,10 +155,14 @@ def stats(corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", he
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    typer.echo(f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}{'supervised':>12}{'tiles':>9}{'hours':>8}")
+    typer.echo(
+        f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}{'supervised':>12}{'tiles':>9}{'hours':>8}"
+    )
     for row in rows:
-        typer.echo(f"{row.dataset + '/' + row.split:<26}{row.records:>9}{row.tokens:>11}{row.longest:>9}"
-                   f"{row.supervised:>12}{row.tiles:>9}{row.hours:>8.2f}")
+        typer.echo(
+            f"{row.dataset + '/' + row.split:<26}{row.records:>9}{row.tokens:>11}{row.longest:>9}"
+            f"{row.supervised:>12}{row.tiles:>9}{row.hours:>8.2f}"
+        )
     _histogram("records by tokens", TOKEN_EDGES, [row.token_counts for row in rows])
     _histogram("records by seconds of audio", SECOND_EDGES, [row.second_counts for row in rows])
 
@@ -124,9 +170,15 @@ def stats(corpus: CorpusPath, as_json: Annotated[bool, typer.Option("--json", he
 @group.command()
 def tokens(
     recipe: RecipeName,
-    image: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Size of an image in pixels.")] = None,
-    video: Annotated[list[float] | None, typer.Option(metavar="SECONDS", help="Length of a video at 25 fps.")] = None,
-    audio: Annotated[list[float] | None, typer.Option(metavar="SECONDS", help="Length of a clip.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="WxH", help="Size of an image in pixels.")
+    ] = None,
+    video: Annotated[
+        list[float] | None, typer.Option(metavar="SECONDS", help="Length of a video at 25 fps.")
+    ] = None,
+    audio: Annotated[
+        list[float] | None, typer.Option(metavar="SECONDS", help="Length of a clip.")
+    ] = None,
     settings: Set = None,
 ) -> None:
     """Print how many tokens media take."""

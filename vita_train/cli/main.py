@@ -1,7 +1,8 @@
-"""The command line: one verb per module of this package, and one place where errors become messages.
+"""The command line: one verb per module of this package, and one place where errors become
+messages.
 
-Each module named in `COMMANDS` has ``register(app)``, which adds its commands. Those modules import nothing heavy at
-the top, so that ``--help`` answers at once.
+Each module named in `COMMANDS` has ``register(app)``, which adds its commands. Those modules import
+nothing heavy at the top, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -24,12 +25,25 @@ from vita_train.errors import EXIT_FAILED, UserError, VitaError
 from vita_train.printable import printable
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
-COMMANDS: tuple[str, ...] = ("run.run", "run.preflight", "run.plan", "run.train", "run.submit", "run.report",
-                             "model.chat", "run.stage", "run.recipe", "data", "model", "cluster")
+COMMANDS: tuple[str, ...] = (
+    "run.run",
+    "run.preflight",
+    "run.plan",
+    "run.train",
+    "run.submit",
+    "run.report",
+    "model.chat",
+    "run.stage",
+    "run.recipe",
+    "data",
+    "model",
+    "cluster",
+)
 
 #: Faults of the machine that the reader can fix: a full disk, a quota, a port that is taken.
 _MACHINE_FAULTS: dict[int, str] = {
-    errno.ENOSPC: "", errno.EDQUOT: "",  # told as every full disk is
+    errno.ENOSPC: "",
+    errno.EDQUOT: "",  # told as every full disk is
     errno.EADDRINUSE: "stop the process that uses the port, or choose another port",
     errno.EROFS: "choose a directory that can be written",
 }
@@ -51,7 +65,8 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="vita-train",
         cls=_Commands,
-        help="Train a VITA-1.5-class omni model, stage by stage, on a laptop or a Kubeflow cluster.",
+        help="Train a VITA-1.5-class omni model, stage by stage, on a laptop or a Kubeflow "
+        "cluster.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -60,8 +75,13 @@ def build_app() -> typer.Typer:
 
     @app.callback()
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True,
-                                     callback=_print_version),
+        version: bool = typer.Option(
+            False,
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ) -> None:
         pass
 
@@ -101,8 +121,12 @@ def _machine_fault(error: OSError) -> UserError:
     if full := as_full_disk(error, Path()):
         return full
     what = error.strerror or str(error)
-    return UserError(what[0].lower() + what[1:], code="VT-USE-001", where=str(error.filename or ""),
-                     remedy=_MACHINE_FAULTS[error.errno or 0])
+    return UserError(
+        what[0].lower() + what[1:],
+        code="VT-USE-001",
+        where=str(error.filename or ""),
+        remedy=_MACHINE_FAULTS[error.errno or 0],
+    )
 
 
 def _show_unexpected(error: Exception) -> int:

@@ -1,6 +1,7 @@
 """A first registry and recipe for a folder of media and JSON, and what in it was not understood.
 
-Everything is a guess from names and contents, written down to be read and corrected; nothing in the folder is changed.
+Everything is a guess from names and contents, written down to be read and corrected; nothing in the
+folder is changed.
 """
 
 from __future__ import annotations
@@ -28,17 +29,32 @@ _MEDIA = {
     "video": {".mp4", ".webm", ".mkv", ".avi", ".mov"},
 }
 _KIND = {suffix: kind for kind, suffixes in _MEDIA.items() for suffix in suffixes}
-_SPLITS = {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev",
-           "test": "test", "testing": "test", "eval": "test"}
-_DESCRIBE, _TRANSCRIBE = re.compile(r"describ|caption", re.I), re.compile(r"transcri|write down", re.I)
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+_DESCRIBE, _TRANSCRIBE = (
+    re.compile(r"describ|caption", re.I),
+    re.compile(r"transcri|write down", re.I),
+)
 #: A text beside a file, ``cat.txt`` of ``cat.jpg``: the task it makes, and how the task is put.
-_BESIDE = {"image": ("captions", "caption", "<image>\nDescribe the image."),
-           "audio": ("transcripts", "asr", "<audio>\nTranscribe the recording.")}
+_BESIDE = {
+    "image": ("captions", "caption", "<image>\nDescribe the image."),
+    "audio": ("transcripts", "asr", "<audio>\nTranscribe the recording."),
+}
 _LONGEST_TEXT = 10_000
 
 
 class _Anywhere(dict[str, Path]):
-    """Roots of records whose roots are not known yet: every key is one, and without a key it is ``image``."""
+    """Roots of records whose roots are not known yet: every key is one, and without a key it is
+    ``image``."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -78,22 +94,33 @@ def look_at(folder: Path, out: Path) -> Findings:
     """Look through a folder.
 
     Args:
-        folder: media, record files (`docs/reference/records.md`), and texts beside media (``cat.txt`` of ``cat.jpg``).
+        folder: media, record files (`docs/reference/records.md`), and texts beside media
+            (``cat.txt`` of ``cat.jpg``).
         out: where the registry will lie; its paths are relative to that.
 
     Raises:
         UserError: it is no folder, or nothing in it can be trained on.
     """
     if not folder.is_dir():
-        raise UserError("is not a folder", code="VT-USE-029", where=str(folder), remedy="give the folder that holds records and media")
+        raise UserError(
+            "is not a folder",
+            code="VT-USE-029",
+            where=str(folder),
+            remedy="give the folder that holds records and media",
+        )
     paths = list(_walk(folder))
     media: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in _KIND:
             media[path.name].append(path)
     notes: list[str] = []
-    files = [found for path in paths if path.suffix.lower() in _RECORDS
-             for found in [_read(path, folder, notes)] if found]
+    files = [
+        found
+        for path in paths
+        if path.suffix.lower() in _RECORDS
+        for found in [_read(path, folder, notes)]
+        if found
+    ]
     named: set[Path] = set()
     datasets: dict[str, dict[str, SplitSource]] = defaultdict(dict)
     tasks: dict[str, Counter[str]] = defaultdict(Counter)
@@ -101,31 +128,65 @@ def look_at(folder: Path, out: Path) -> Findings:
     kinds: dict[str, set[str]] = defaultdict(set)
     for file in files:
         if file.split in datasets[file.dataset]:
-            notes.append(f"{file.path.relative_to(folder)}: left out, another file is {file.dataset}/{file.split}")
+            notes.append(
+                f"{file.path.relative_to(folder)}: left out, another file is "
+                f"{file.dataset}/{file.split}"
+            )
             continue
-        roots = {key: _root(key, names, file, media, folder, named, notes) for key, names in file.names.items()}
+        roots = {
+            key: _root(key, names, file, media, folder, named, notes)
+            for key, names in file.names.items()
+        }
         datasets[file.dataset][file.split] = SplitSource(
-            records=_relative(file.path, out), roots={key: _relative(root, out) for key, root in roots.items()})
+            records=_relative(file.path, out),
+            roots={key: _relative(root, out) for key, root in roots.items()},
+        )
         tasks[file.dataset] += file.tasks
         records[file.dataset] += file.used if file.split == "train" else 0
-        kinds[file.dataset] |= {_KIND[Path(name).suffix.lower()] for names in file.names.values() for name in names
-                                if Path(name).suffix.lower() in _KIND}
+        kinds[file.dataset] |= {
+            _KIND[Path(name).suffix.lower()]
+            for names in file.names.values()
+            for name in names
+            if Path(name).suffix.lower() in _KIND
+        }
     written = _beside(folder, out, media, named, datasets, tasks, records, kinds)
     notes += _unused(media, named)
     if orphans := [name for name, splits in datasets.items() if "train" not in splits]:
         notes.append(f"{', '.join(orphans)}: no split is for training; rename one in the registry")
     for name, count in tasks.items():
         if len(count) > 1:
-            notes.append(f"{name}: taken as {count.most_common(1)[0][0]}, but records look like "
-                         + ", ".join(f"{kind} ({number})" for kind, number in count.most_common()))
+            notes.append(
+                f"{name}: taken as {count.most_common(1)[0][0]}, but records look like "
+                + ", ".join(f"{kind} ({number})" for kind, number in count.most_common())
+            )
     if not records.total():
-        raise UserError("\n  ".join(["holds no records to train on", *notes]), code="VT-USE-030", where=str(folder),
-                        remedy="write records as in docs/reference/records.md, or a text beside each image or "
-                               "recording (cat.txt of cat.jpg)")
-    registry = Registry(datasets={name: Dataset(task=tasks[name].most_common(1)[0][0], splits={
-        split: splits[split] for split in dict.fromkeys(_SPLITS.values()) if split in splits})
-        for name, splits in datasets.items()})
-    return Findings(registry, dict(records), {name: frozenset(found) for name, found in kinds.items()}, written, notes)
+        raise UserError(
+            "\n  ".join(["holds no records to train on", *notes]),
+            code="VT-USE-030",
+            where=str(folder),
+            remedy="write records as in docs/reference/records.md, or a text beside each image or "
+            "recording (cat.txt of cat.jpg)",
+        )
+    registry = Registry(
+        datasets={
+            name: Dataset(
+                task=tasks[name].most_common(1)[0][0],
+                splits={
+                    split: splits[split]
+                    for split in dict.fromkeys(_SPLITS.values())
+                    if split in splits
+                },
+            )
+            for name, splits in datasets.items()
+        }
+    )
+    return Findings(
+        registry,
+        dict(records),
+        {name: frozenset(found) for name, found in kinds.items()},
+        written,
+        notes,
+    )
 
 
 def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
@@ -141,18 +202,29 @@ def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
     """
     files = [out / REGISTRY, out / RECIPE, *(out / file for file in findings.written)]
     if there := [path for path in files if path.exists()]:
-        raise UserError("is already there", code="VT-USE-031", where=str(there[0]), remedy="remove it, or give another folder with --out")
+        raise UserError(
+            "is already there",
+            code="VT-USE-031",
+            where=str(there[0]),
+            remedy="remove it, or give another folder with --out",
+        )
     out.mkdir(parents=True, exist_ok=True)
     for file, rows in findings.written.items():
         write_records(out / file, rows)
-    head = "# Written by vita-train data init. Tasks and splits are guesses: look them over (docs/your-data.md).\n"
-    files[0].write_text(head + dump_yaml(findings.registry.model_dump(mode="json")), encoding="utf-8")
+    head = (
+        "# Written by vita-train data init. Tasks and splits are guesses: look them over "
+        "(docs/your-data.md).\n"
+    )
+    files[0].write_text(
+        head + dump_yaml(findings.registry.model_dump(mode="json")), encoding="utf-8"
+    )
     files[1].write_text(_recipe(findings, name or _plain(out)), encoding="utf-8")
     return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder in a fixed order; hidden ones and links to folders are passed over."""
+    """Yield the files of a folder in a fixed order; hidden ones and links to folders are passed
+    over."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
@@ -178,15 +250,24 @@ def _read(path: Path, folder: Path, notes: list[str]) -> _File | None:
         notes.append(f"{shown}: no records ({file.first_reject or 'it is empty'})")
         return None
     if file.rejected:
-        notes.append(f"{shown}: {file.rejected} of {file.used + file.rejected} records would be rejected "
-                     f"({file.first_reject})")
+        notes.append(
+            f"{shown}: {file.rejected} of {file.used + file.rejected} records would be rejected "
+            f"({file.first_reject})"
+        )
     return file
 
 
 def _dataset_and_split(path: Path, folder: Path) -> tuple[str, str]:
-    """``captions-test.json`` is the test split of captions; so are ``test/captions.json``, ``captions/test.json``."""
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", str(path.relative_to(folder).with_suffix(""))) if word]
-    split = next((_SPLITS[word.lower()] for word in reversed(words) if word.lower() in _SPLITS), "train")
+    """``captions-test.json`` is the test split of captions; so are ``test/captions.json``,
+    ``captions/test.json``."""
+    words = [
+        word
+        for word in re.split(r"[^A-Za-z0-9]+", str(path.relative_to(folder).with_suffix("")))
+        if word
+    ]
+    split = next(
+        (_SPLITS[word.lower()] for word in reversed(words) if word.lower() in _SPLITS), "train"
+    )
     rest = [word for word in words if word.lower() not in _SPLITS] or [folder.resolve().name]
     name = re.sub(r"\W+", "_", "_".join(rest)).strip("_").lower() or "data"
     return (name if name[0].isalpha() else f"data_{name}"), split
@@ -206,26 +287,49 @@ def _task(row: Row) -> str:
     return "dialogue" if rounds > 1 else "instruct"
 
 
-def _root(key: str, names: list[str], file: _File, media: dict[str, list[Path]], folder: Path, named: set[Path],
-          notes: list[str]) -> Path:
+def _root(
+    key: str,
+    names: list[str],
+    file: _File,
+    media: dict[str, list[Path]],
+    folder: Path,
+    named: set[Path],
+    notes: list[str],
+) -> Path:
     """Find the folder below which most of the named files lie."""
     votes: Counter[Path] = Counter()
     for name in names:
         parts = PurePosixPath(name).parts
-        votes.update({path.parents[len(parts) - 1] for path in media.get(parts[-1], ())
-                      if path.parts[-len(parts):] == parts})
-    root = max(votes, key=lambda path: (votes[path], -len(path.parts), str(path))) if votes else folder
+        votes.update(
+            {
+                path.parents[len(parts) - 1]
+                for path in media.get(parts[-1], ())
+                if path.parts[-len(parts) :] == parts
+            }
+        )
+    root = (
+        max(votes, key=lambda path: (votes[path], -len(path.parts), str(path))) if votes else folder
+    )
     missing = [name for name in names if not (root / name).is_file()]
     named |= {root / name for name in names}
     if missing:
-        notes.append(f"{file.path.relative_to(folder)}: {len(missing)} of {len(names)} files are not below "
-                     f"{root} ({key}), the first is {missing[0]}")
+        notes.append(
+            f"{file.path.relative_to(folder)}: {len(missing)} of {len(names)} files are not below "
+            f"{root} ({key}), the first is {missing[0]}"
+        )
     return root
 
 
-def _beside(folder: Path, out: Path, media: dict[str, list[Path]], named: set[Path],
-            datasets: dict[str, dict[str, SplitSource]], tasks: dict[str, Counter[str]], records: Counter[str],
-            kinds: dict[str, set[str]]) -> dict[str, list[dict[str, Any]]]:
+def _beside(
+    folder: Path,
+    out: Path,
+    media: dict[str, list[Path]],
+    named: set[Path],
+    datasets: dict[str, dict[str, SplitSource]],
+    tasks: dict[str, Counter[str]],
+    records: Counter[str],
+    kinds: dict[str, set[str]],
+) -> dict[str, list[dict[str, Any]]]:
     """Make records of texts that lie beside media which no record names."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(path for found in media.values() for path in found):
@@ -237,13 +341,23 @@ def _beside(folder: Path, out: Path, media: dict[str, list[Path]], named: set[Pa
         if said:
             named.add(path)
             place = path.relative_to(folder).as_posix()
-            rows[dataset].append({"id": place, kind: place, "conversations": [
-                {"from": "human", "value": asked}, {"from": "gpt", "value": said}]})
+            rows[dataset].append(
+                {
+                    "id": place,
+                    kind: place,
+                    "conversations": [
+                        {"from": "human", "value": asked},
+                        {"from": "gpt", "value": said},
+                    ],
+                }
+            )
     written = {}
     for kind, (dataset, task, _) in _BESIDE.items():
         if rows[dataset]:
             name = dataset if dataset not in datasets else f"{dataset}_beside"
-            datasets[name]["train"] = SplitSource(records=f"{name}.json", roots={kind: _relative(folder, out)})
+            datasets[name]["train"] = SplitSource(
+                records=f"{name}.json", roots={kind: _relative(folder, out)}
+            )
             tasks[name][task] += len(rows[dataset])
             records[name] += len(rows[dataset])
             kinds[name].add(kind)
@@ -254,11 +368,18 @@ def _beside(folder: Path, out: Path, media: dict[str, list[Path]], named: set[Pa
 def _unused(media: dict[str, list[Path]], named: set[Path]) -> list[str]:
     notes = []
     for kind in _MEDIA:
-        left = sorted(path for found in media.values() for path in found
-                      if path not in named and _KIND[path.suffix.lower()] == kind)
+        left = sorted(
+            path
+            for found in media.values()
+            for path in found
+            if path not in named and _KIND[path.suffix.lower()] == kind
+        )
         if left:
-            notes.append(f"{len(left)} {kind} files are in no record and have no text beside them, the first is "
-                         f"{left[0]}")
+            notes.append(
+                f"{len(left)} {kind} files are in no record and have no text beside them, the "
+                f"first is "
+                f"{left[0]}"
+            )
     return notes
 
 
@@ -290,12 +411,16 @@ data:
     mine: {{kind: records, registry: {registry}}}
   image: {{max_tiles: 1}}
 launch: {{nproc: 1, threads: 1}}
-"""
+"""  # noqa: E501
 
 
 def _recipe(findings: Findings, name: str) -> str:
-    """Return the recipe: a recogniser for transcripts, the language model with images, then all together."""
-    kinds, trained = findings.media, [dataset for dataset, number in sorted(findings.records.items()) if number]
+    """Return the recipe: a recogniser for transcripts, the language model with images, then all
+    together."""
+    kinds, trained = (
+        findings.media,
+        [dataset for dataset, number in sorted(findings.records.items()) if number],
+    )
     heard = [dataset for dataset in trained if "audio" in kinds[dataset]]
     seen = [dataset for dataset in trained if kinds[dataset] & {"image", "video"}]
     transcripts = [dataset for dataset in heard if findings.registry.tasks[dataset] == "asr"]
@@ -304,14 +429,31 @@ def _recipe(findings: Findings, name: str) -> str:
     stages: dict[str, Any] = {}
     if silent:
         parts = ["llm", *(["vision", "projector"] if seen else [])]
-        stages["learn"] = {"objective": "next_token", "after": [], "data": dict.fromkeys(silent, 1.0),
-                           "trainable": dict.fromkeys(parts, 2e-3), "steps": 200, "batch": rows}
+        stages["learn"] = {
+            "objective": "next_token",
+            "after": [],
+            "data": dict.fromkeys(silent, 1.0),
+            "trainable": dict.fromkeys(parts, 2e-3),
+            "steps": 200,
+            "batch": rows,
+        }
     if transcripts:
-        stages["recognise"] = {"objective": "ctc", "after": [], "data": dict.fromkeys(transcripts, 1.0),
-                               "trainable": {"audio_encoder": 2e-3, "ctc_head": 2e-3}, "steps": 400,
-                               "batch": {"global_batch_size": 8}}
+        stages["recognise"] = {
+            "objective": "ctc",
+            "after": [],
+            "data": dict.fromkeys(transcripts, 1.0),
+            "trainable": {"audio_encoder": 2e-3, "ctc_head": 2e-3},
+            "steps": 400,
+            "batch": {"global_batch_size": 8},
+        }
     if heard:
         encoder = {} if transcripts else {"audio_encoder": 2e-3}
-        stages["listen"] = {"objective": "next_token", "after": list(stages), "data": dict.fromkeys(trained, 1.0),
-                            "trainable": {"llm": 1e-3, "audio_adapter": 2e-3, **encoder}, "steps": 200, "batch": rows}
+        stages["listen"] = {
+            "objective": "next_token",
+            "after": list(stages),
+            "data": dict.fromkeys(trained, 1.0),
+            "trainable": {"llm": 1e-3, "audio_adapter": 2e-3, **encoder},
+            "steps": 200,
+            "batch": rows,
+        }
     return _MODEL.format(name=name, registry=REGISTRY) + dump_yaml({"stages": stages})

@@ -17,8 +17,11 @@ CLIPS = 32
 
 
 @torch.no_grad()
-def recognise(modules: nn.ModuleDict, vocab: CtcVocab, clips: Sequence[Tensor], *, device: torch.device) -> list[str]:
-    """Return what the CTC recogniser writes for each clip: best path, repeats collapsed (Graves et al. 2006).
+def recognise(
+    modules: nn.ModuleDict, vocab: CtcVocab, clips: Sequence[Tensor], *, device: torch.device
+) -> list[str]:
+    """Return what the CTC recogniser writes for each clip: best path, repeats collapsed (Graves et
+    al. 2006).
 
     Args:
         modules: with ``audio_encoder`` and ``ctc_head``, in eval mode.
@@ -28,7 +31,7 @@ def recognise(modules: nn.ModuleDict, vocab: CtcVocab, clips: Sequence[Tensor], 
     texts = [""] * len(clips)
     by_length = sorted(range(len(clips)), key=lambda place: len(clips[place]))
     for start in range(0, len(by_length), CLIPS):
-        indices = by_length[start:start + CLIPS]
+        indices = by_length[start : start + CLIPS]
         chosen = [clips[index] for index in indices]
         lengths = torch.tensor([len(clip) for clip in chosen], device=device)
         frames, counts = encoder(pad_sequence(chosen, batch_first=True).to(device), lengths)
@@ -39,14 +42,17 @@ def recognise(modules: nn.ModuleDict, vocab: CtcVocab, clips: Sequence[Tensor], 
 
 
 def word_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
-    """Return substitutions, insertions and deletions over the words of all truths, after ``spoken_words``.
+    """Return substitutions, insertions and deletions over the words of all truths, after
+    ``spoken_words``.
 
-    Each character of Chinese, Japanese, Thai and other scripts without spaces counts as a word, and each
-    word of others, as mixed text is usually counted. Texts without a true word count with their inserted
-    words only.
+    Each character of Chinese, Japanese, Thai and other scripts without spaces counts as a word, and
+    each
+    word of others, as mixed text is usually counted. Texts without a true word count with their
+    inserted words only.
     """
-    pairs = [(spoken_words(truth), spoken_words(text))
-             for truth, text in zip(truths, texts, strict=True)]
+    pairs = [
+        (spoken_words(truth), spoken_words(text)) for truth, text in zip(truths, texts, strict=True)
+    ]
     worded = [(" ".join(truth), " ".join(text)) for truth, text in pairs if truth]
     if not worded:
         return float("nan")
@@ -55,9 +61,11 @@ def word_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
 
 
 def character_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
-    """Return the same over the characters of all truths, after ``spoken_form``; a space is a character."""
-    pairs = [(spoken_form(truth), spoken_form(text))
-             for truth, text in zip(truths, texts, strict=True)]
+    """Return the same over the characters of all truths, after ``spoken_form``; a space is a
+    character."""
+    pairs = [
+        (spoken_form(truth), spoken_form(text)) for truth, text in zip(truths, texts, strict=True)
+    ]
     written = [pair for pair in pairs if pair[0]]
     if not written:
         return float("nan")
@@ -67,8 +75,10 @@ def character_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
 
 def error_rates(truths: Sequence[str], texts: Sequence[str], prefix: str = "") -> dict[str, float]:
     """Return both rates by name, ``wer`` and ``cer``."""
-    return {f"{prefix}wer": word_error_rate(truths, texts),
-            f"{prefix}cer": character_error_rate(truths, texts)}
+    return {
+        f"{prefix}wer": word_error_rate(truths, texts),
+        f"{prefix}cer": character_error_rate(truths, texts),
+    }
 
 
 def _rate(found: jiwer.WordOutput | jiwer.CharacterOutput, extra: int) -> float:

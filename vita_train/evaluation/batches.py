@@ -13,7 +13,8 @@ POSITIONS, TILES, FRAMES = 8192, 64, 40_000
 
 
 def reply_batches(samples: Sequence[Sample]) -> Iterator[tuple[list[int], Batch]]:
-    """Yield batches with the places of their rows in ``samples``. What a row yields does not depend on the others."""
+    """Yield batches with the places of their rows in ``samples``. What a row yields does not depend
+    on the others."""
     order = sorted(range(len(samples)), key=lambda place: (samples[place].tokens, place))
     chosen: list[int] = []
     for index in order:
@@ -32,6 +33,8 @@ def _rows(samples: Sequence[Sample]) -> Batch:
 
 def _fits(samples: Sequence[Sample]) -> bool:
     longest = max((frames for sample in samples for frames in sample.audio_frames), default=0)
-    return (len(samples) * max(sample.tokens for sample in samples) <= POSITIONS
-            and sum(sample.tiles for sample in samples) <= TILES
-            and sum(len(sample.audios) for sample in samples) * longest <= FRAMES)
+    return (
+        len(samples) * max(sample.tokens for sample in samples) <= POSITIONS
+        and sum(sample.tiles for sample in samples) <= TILES
+        and sum(len(sample.audios) for sample in samples) * longest <= FRAMES
+    )

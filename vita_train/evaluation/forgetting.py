@@ -1,8 +1,9 @@
 """What later stages cost earlier ones: every measure after every stage, and the largest fall.
 
-A stage is measured on its own goals and on the goals of the stages before it, as far as it trained anything they
-depend on. A stage that trained nothing a measure depends on leaves it unchanged, and the table says so by carrying
-the value forward instead of measuring the same weights again.
+A stage is measured on its own goals and on the goals of the stages before it, as far as it trained
+anything they
+depend on. A stage that trained nothing a measure depends on leaves it unchanged, and the table says
+so by carrying the value forward instead of measuring the same weights again.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Last parts of measure names that are shares of right answers: more is better, differences are points.
+#: Last parts of measure names that are shares of right answers: more is better, differences are
+#: points.
 SHARES: tuple[str, ...] = ("accuracy", "attributes", "state_mark", "retrieval")
 #: Last parts of measure names that are shares of errors: less is better, differences are points.
-ERROR_SHARES: tuple[str, ...] = ("wer", "cer", "llm_wer", "llm_cer", "wer_original", "wer_resynthesis")
-#: Measures that a stage takes of its own dev batches while training. They mean something else in every stage.
+ERROR_SHARES: tuple[str, ...] = (
+    "wer",
+    "cer",
+    "llm_wer",
+    "llm_cer",
+    "wer_original",
+    "wer_resynthesis",
+)
+#: Measures that a stage takes of its own dev batches while training. They mean something else in
+#: every stage.
 DEV = "dev."
 
 
 def is_share(measure: str) -> bool:
-    """Whether a measure is a share of right or wrong answers, so that a change of 0.01 is one point."""
+    """Whether a measure is a share of right or wrong answers, so that a change of 0.01 is one
+    point."""
     return measure.rsplit(".", 1)[-1] in SHARES + ERROR_SHARES
 
 
@@ -31,7 +42,8 @@ def lower_is_better(measure: str) -> bool:
 
 @dataclass(frozen=True)
 class Fall:
-    """How much a measure lost between two stages. ``points`` is in hundredths: 3.0 is three points."""
+    """How much a measure lost between two stages. ``points`` is in hundredths: 3.0 is three
+    points."""
 
     measure: str
     best_stage: str
@@ -41,20 +53,23 @@ class Fall:
 
 @dataclass(frozen=True)
 class ForgettingTable:
-    """Measures by stage; ``measured[m][s]`` is absent where stage ``s`` could not have changed measure ``m``."""
+    """Measures by stage; ``measured[m][s]`` is absent where stage ``s`` could not have changed
+    measure ``m``."""
 
     stages: tuple[str, ...]
     measured: dict[str, dict[str, float]]
 
     def value(self, measure: str, stage: str) -> float | None:
-        """Return the value that held after a stage: measured there, or carried from the last stage that measured it."""
+        """Return the value that held after a stage: measured there, or carried from the last stage
+        that measured it."""
         found = None
         for name in self.stages[: self.stages.index(stage) + 1]:
             found = self.measured[measure].get(name, found)
         return found
 
     def falls(self) -> list[Fall]:
-        """Return each measure's largest fall below its best earlier value, the largest first; improvements are not
+        """Return each measure's largest fall below its best earlier value, the largest first;
+        improvements are not
         listed. A measure that stopped being a number fell by everything it had."""
         falls = [fall for measure in self.measured if (fall := self._fall(measure)) is not None]
         return sorted(falls, key=lambda fall: (-fall.points, fall.measure))

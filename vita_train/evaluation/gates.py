@@ -21,7 +21,8 @@ class GateResult:
 
     @property
     def met(self) -> bool:
-        """Whether the value lies within the bounds. A value that is missing or not a number meets no gate."""
+        """Whether the value lies within the bounds. A value that is missing or not a number meets
+        no gate."""
         if self.value is None or math.isnan(self.value):
             return False
         above = self.gate.min is None or self.value >= self.gate.min
@@ -48,7 +49,9 @@ def gate_results(spec: StageSpec, metrics: Mapping[str, float]) -> list[GateResu
     return [GateResult(name, gate, metrics.get(name)) for name, gate in spec.gates.items()]
 
 
-def check_gates(spec: StageSpec, metrics: Mapping[str, float], *, where: str = "", remedy: str = "") -> list[str]:
+def check_gates(
+    spec: StageSpec, metrics: Mapping[str, float], *, where: str = "", remedy: str = ""
+) -> list[str]:
     """Let a stage pass, or say which of its gates it failed.
 
     Args:
@@ -61,10 +64,15 @@ def check_gates(spec: StageSpec, metrics: Mapping[str, float], *, where: str = "
         The gates that were missed and accepted, each with its measure, value and bound.
 
     Raises:
-        GateError: at least one gate is not met; the message lists each with its measure, value and bound.
+        GateError: at least one gate is not met; the message lists each with its measure, value and
+            bound.
     """
     failed = [str(result) for result in gate_results(spec, metrics) if not result.met]
     if failed and not spec.accept:
-        raise GateError("exit gate not met: " + "; ".join(failed), code="VT-GATE-001", where=where,
-                        remedy=remedy or "train longer or on more data, or change the gate if it asks too much")
+        raise GateError(
+            "exit gate not met: " + "; ".join(failed),
+            code="VT-GATE-001",
+            where=where,
+            remedy=remedy or "train longer or on more data, or change the gate if it asks too much",
+        )
     return failed

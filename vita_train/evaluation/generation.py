@@ -16,19 +16,32 @@ from vita_train.inference.generate import answer
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
 
-#: Words that say where, how many or nothing by themselves; every other word of a caption names something seen.
-FUNCTION_WORDS = frozenset(re.findall(
-    r"\w+",
-    "a an the and or but of on in at to from by with for as into onto over under near beside behind between is are "
-    "was were be been being has have had do does did it its this that these those there here his her their my your "
-    "our he she they we you i some any no not so than then very up down out off left right top bottom middle center "
-    "centre side",
-))
+#: Words that say where, how many or nothing by themselves; every other word of a caption names
+#: something seen.
+FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the and or but of on in at to from by with for as into onto over under near beside "
+        "behind between is are "
+        "was were be been being has have had do does did it its this that these those there here "
+        "his her their my your "
+        "our he she they we you i some any no not so than then very up down out off left right top "
+        "bottom middle center "
+        "centre side",
+    )
+)
 _WORD = re.compile(r"[\w'’]+")
 
 
-def write_replies(omni: Omni, tokenizer: Any, samples: Sequence[Sample], *, stops: Sequence[str],
-                  marks: Sequence[str], max_new_tokens: int) -> list[str]:
+def write_replies(
+    omni: Omni,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    *,
+    stops: Sequence[str],
+    marks: Sequence[str],
+    max_new_tokens: int,
+) -> list[str]:
     """Return the model's own last reply to each conversation, without its state mark.
 
     Args:
@@ -52,7 +65,7 @@ def prompt_of(sample: Sample) -> Prompt:
         tiles=sample.load_tiles() if sample.tiles else None,
         clips=tuple(sample.load_fbank(clip) for clip in range(len(sample.audios))),
         name=sample.name,
-        position_ids=torch.from_numpy(sample.position_ids()[:len(ids)]),
+        position_ids=torch.from_numpy(sample.position_ids()[: len(ids)]),
         tile_tokens=None if tokens is None else torch.tensor(tokens),
     )
 
@@ -69,7 +82,8 @@ def content_words(text: str) -> Counter[str]:
 
 
 def recall_of_content(truths: Sequence[str], texts: Sequence[str]) -> float:
-    """Return the share of the truths' content words that the texts name, a word as often as the truth has it."""
+    """Return the share of the truths' content words that the texts name, a word as often as the
+    truth has it."""
     named = wanted = 0
     for truth, text in zip(truths, texts, strict=True):
         words = content_words(truth)

@@ -1,6 +1,8 @@
-"""Held-out measures of a model: ``<dataset>.<slice>.<measure>``, for gates, for the forgetting table and the report.
+"""Held-out measures of a model: ``<dataset>.<slice>.<measure>``, for gates, for the forgetting
+table and the report.
 
-Shares lie between 0 and 1; losses are nats a token. The same seed, data and weights give the same numbers.
+Shares lie between 0 and 1; losses are nats a token. The same seed, data and weights give the same
+numbers.
 """
 
 from __future__ import annotations
@@ -30,8 +32,16 @@ from vita_train.models.omni import Omni
 from vita_train.plugins import named
 from vita_train.recipe.schema import Recipe
 
-#: Most samples of the measures that generate or read a sample many times; the others take the whole limit.
-SLOW_LIMITS = {"captions": 200, "transcripts": 200, "retrieval": 50, "codec": 200, "resynthesis": 200, "speech": 100}
+#: Most samples of the measures that generate or read a sample many times; the others take the whole
+#: limit.
+SLOW_LIMITS = {
+    "captions": 200,
+    "transcripts": 200,
+    "retrieval": 50,
+    "codec": 200,
+    "resynthesis": 200,
+    "speech": 100,
+}
 #: Room that a generated reply has beyond the longest true one of its slice.
 ROOM = 16
 
@@ -55,23 +65,34 @@ class EvalContext:
         return plain_ids(self.corpus.tokenizer, text)
 
 
-def measure(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Sequence[str] | None = None, *,
-            max_samples: int = 400, device: torch.device | str = "cpu") -> dict[str, float]:
+def measure(
+    recipe: Recipe,
+    corpus: Corpus,
+    modules: nn.ModuleDict,
+    names: Sequence[str] | None = None,
+    *,
+    max_samples: int = 400,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
     """Return the held-out measures of a model.
 
     Args:
         recipe: the run's recipe.
         corpus: its prepared data.
         modules: the model's modules, by their names in ``recipe.modules.MODULES``.
-        names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists a stage's.
-            A wanted measure that cannot be taken with these modules is absent from the result, and a gate on it
-            fails.
+        names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists
+            a stage's.
+            A wanted measure that cannot be taken with these modules is absent from the result, and
+            a gate on it fails.
         max_samples: most samples of a slice.
         device: where the modules are.
     """
     wanted = None if names is None else set(names)
-    tasks = [task for task in all_tasks(recipe, corpus, modules.keys())
-             if wanted is None or wanted.intersection(task.names)]
+    tasks = [
+        task
+        for task in all_tasks(recipe, corpus, modules.keys())
+        if wanted is None or wanted.intersection(task.names)
+    ]
     found = measure_tasks(recipe, corpus, modules, tasks, max_samples=max_samples, device=device)
     return {name: value for name, value in found.items() if wanted is None or name in wanted}
 
@@ -85,7 +106,8 @@ def measure_tasks(
     max_samples: int = 400,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Return the measures of some tasks; arguments as for `measure`. The modules must be those the tasks need."""
+    """Return the measures of some tasks; arguments as for `measure`. The modules must be those the
+    tasks need."""
     context = EvalContext(recipe, corpus, modules, torch.device(device))
     found: dict[str, float] = {}
     with evaluating(modules), torch.no_grad():
@@ -100,13 +122,19 @@ def run_task(context: EvalContext, task: Task, max_samples: int) -> dict[str, fl
     number = min(len(index), max_samples, SLOW_LIMITS.get(task.kind, max_samples))
     samples = [index.sample(position) for position in range(number)]
     values = _measurer(task.kind)(context, samples)
-    return {name: values[measure] for name, measure in zip(task.names, task.measures, strict=True)
-            if measure in values and not math.isnan(values[measure])}  # of nothing there is no share
+    return {
+        name: values[measure]
+        for name, measure in zip(task.names, task.measures, strict=True)
+        if measure in values and not math.isnan(values[measure])
+    }  # of nothing there is no share
 
 
 def _measurer(kind: str) -> Callable[[EvalContext, Sequence[Sample]], Mapping[str, float]]:
-    """Return the function that takes a kind of measures: one of ours, or the plugin's that is named by its path."""
-    function: Callable[[EvalContext, Sequence[Sample]], Mapping[str, float]] = _TASKS.get(kind) or named(kind)
+    """Return the function that takes a kind of measures: one of ours, or the plugin's that is named
+    by its path."""
+    function: Callable[[EvalContext, Sequence[Sample]], Mapping[str, float]] = _TASKS.get(
+        kind
+    ) or named(kind)
     return function
 
 
@@ -123,13 +151,17 @@ def evaluating(modules: nn.Module) -> Iterator[None]:
 
 
 def _replies(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
-    """Share of exact replies, loss a token, and share of right state marks, over all rounds of all conversations."""
+    """Share of exact replies, loss a token, and share of right state marks, over all rounds of all
+    conversations."""
     marks = state_marks(context)
     scored = score_replies(context.omni, samples, marks=marks, device=context.device)
     replies = [reply for conversation in scored for reply in conversation]
     marked = [reply.mark for reply in replies if reply.mark is not None]
-    values = {"accuracy": _share([reply.exact for reply in replies]),
-              "loss": sum(reply.loss_sum for reply in replies) / max(1, sum(reply.tokens for reply in replies))}
+    values = {
+        "accuracy": _share([reply.exact for reply in replies]),
+        "loss": sum(reply.loss_sum for reply in replies)
+        / max(1, sum(reply.tokens for reply in replies)),
+    }
     return values | ({"state_mark": _share(marked)} if marked else {})
 
 
@@ -141,7 +173,11 @@ def _states(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]
 
 def _captions(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     """Share of the things a true caption names that the model's own caption names too."""
-    return {"attributes": recall_of_content([sample.text for sample in samples], written(context, samples))}
+    return {
+        "attributes": recall_of_content(
+            [sample.text for sample in samples], written(context, samples)
+        )
+    }
 
 
 def _transcripts(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
@@ -156,8 +192,12 @@ def _retrieval(context: EvalContext, samples: Sequence[Sample]) -> dict[str, flo
 
 
 def _recogniser(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
-    texts = recognise(context.modules, context.corpus.ctc_vocab, [sample.load_fbank() for sample in samples],
-                      device=context.device)
+    texts = recognise(
+        context.modules,
+        context.corpus.ctc_vocab,
+        [sample.load_fbank() for sample in samples],
+        device=context.device,
+    )
     return error_rates([sample.text for sample in samples], texts)
 
 
@@ -167,17 +207,26 @@ def _codec(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
     waves = codec_waves(context, samples)
     made, codes = resynthesise(context.modules["codec"], waves, device=context.device)
     use = codebook_use(codes, spec.codebook_size)
-    distances = [mel_distance(wave, other, spec.sample_rate) for wave, other in zip(waves, made, strict=True)]
-    return {"mel_distance": float(np.mean(distances)), "codes_used": float(use.used), "perplexity": use.perplexity}
+    distances = [
+        mel_distance(wave, other, spec.sample_rate) for wave, other in zip(waves, made, strict=True)
+    ]
+    return {
+        "mel_distance": float(np.mean(distances)),
+        "codes_used": float(use.used),
+        "perplexity": use.perplexity,
+    }
 
 
 def _resynthesis(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
-    """Word error of the model's own recogniser on recordings, and on what the codec makes of them."""
+    """Word error of the model's own recogniser on recordings, and on what the codec makes of
+    them."""
     waves = codec_waves(context, samples)
     made, _ = resynthesise(context.modules["codec"], waves, device=context.device)
     truths = [sample.text for sample in samples]
-    return {"wer_original": word_error_rate(truths, heard(context, waves)),
-            "wer_resynthesis": word_error_rate(truths, heard(context, made))}
+    return {
+        "wer_original": word_error_rate(truths, heard(context, waves)),
+        "wer_resynthesis": word_error_rate(truths, heard(context, made)),
+    }
 
 
 def _speech(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
@@ -194,11 +243,19 @@ def state_marks(context: EvalContext) -> frozenset[tuple[int, ...]]:
 
 def written(context: EvalContext, samples: Sequence[Sample]) -> list[str]:
     """Return the model's own last reply to each conversation."""
-    longest = max((end - start for sample in samples for start, end in sample.spans[-1:]), default=0)
+    longest = max(
+        (end - start for sample in samples for start, end in sample.spans[-1:]), default=0
+    )
     stops = load_template(context.recipe.data.template).stop_tokens
     marks = [mark_text(state, context.recipe.data.state_mode) for state in State]
-    return write_replies(context.omni, context.corpus.tokenizer, samples, stops=stops, marks=marks,
-                         max_new_tokens=longest + ROOM)
+    return write_replies(
+        context.omni,
+        context.corpus.tokenizer,
+        samples,
+        stops=stops,
+        marks=marks,
+        max_new_tokens=longest + ROOM,
+    )
 
 
 def codec_waves(context: EvalContext, samples: Sequence[Sample]) -> list[np.ndarray]:

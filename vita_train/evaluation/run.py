@@ -15,11 +15,13 @@ from vita_train.weights.newest import load_newest
 
 
 def evaluate_run(run: Run, *, max_samples: int | None = None) -> dict[str, float]:
-    """Return every measure of a run's newest weights, and write ``evaluate/samples.json`` with its media.
+    """Return every measure of a run's newest weights, and write ``evaluate/samples.json`` with its
+    media.
 
     Args:
         run: of which at least one stage is finished.
-        max_samples: most samples of a slice; None takes the largest ``eval.max_samples`` of the stages.
+        max_samples: most samples of a slice; None takes the largest ``eval.max_samples`` of the
+            stages.
 
     Raises:
         UserError: no stage of the run is finished.
@@ -32,7 +34,13 @@ def evaluate_run(run: Run, *, max_samples: int | None = None) -> dict[str, float
     metrics = measure(recipe, corpus, modules, max_samples=max_samples, device=device)
     context = EvalContext(recipe, corpus, modules, device)
     with evaluating(modules), torch.no_grad():
-        listed = collect_samples(context, all_tasks(recipe, corpus, modules.keys()),
-                                 lambda key, data: run.store.write(run.key("evaluate", key), data))
-    run.store.write(run.key("evaluate", "samples.json"), json.dumps(listed, ensure_ascii=False, indent=1).encode())
+        listed = collect_samples(
+            context,
+            all_tasks(recipe, corpus, modules.keys()),
+            lambda key, data: run.store.write(run.key("evaluate", key), data),
+        )
+    run.store.write(
+        run.key("evaluate", "samples.json"),
+        json.dumps(listed, ensure_ascii=False, indent=1).encode(),
+    )
     return metrics

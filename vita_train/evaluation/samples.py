@@ -58,23 +58,59 @@ def collect_samples(context: EvalContext, tasks: Sequence[Task], write: Write) -
     return {"format": FORMAT, "samples": entries}
 
 
-def _replies(context: EvalContext, samples: Sequence[Sample], write: Write, *, speaks: bool) -> list[dict[str, Any]]:
-    """Questions with the model's own answers; those to spoken questions are spoken as well if it can."""
+def _replies(
+    context: EvalContext, samples: Sequence[Sample], write: Write, *, speaks: bool
+) -> list[dict[str, Any]]:
+    """Questions with the model's own answers; those to spoken questions are spoken as well if it
+    can."""
     answers = written(context, samples)
-    aloud = [index for index, sample in enumerate(samples) if speaks and sample.audios and sample.inserted < 0
-             and answers[index].strip()]
-    waves = dict(zip(aloud, speak_sentences(context.modules, context.encode, [answers[index] for index in aloud],
-                                            device=context.device), strict=True)) if aloud else {}
+    aloud = [
+        index
+        for index, sample in enumerate(samples)
+        if speaks and sample.audios and sample.inserted < 0 and answers[index].strip()
+    ]
+    waves = (
+        dict(
+            zip(
+                aloud,
+                speak_sentences(
+                    context.modules,
+                    context.encode,
+                    [answers[index] for index in aloud],
+                    device=context.device,
+                ),
+                strict=True,
+            )
+        )
+        if aloud
+        else {}
+    )
     entries = []
     for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         stem = f"media/{sample.dataset}-{sample.split}-{index}"
         media = _images(sample, stem, write) + _questions(sample, stem, write)
         if index in waves and len(waves[index]):
-            media.append(_audio(f"{stem}-answer.wav", waves[index], context.recipe.model.codec.sample_rate, write,
-                                "the model's spoken answer"))
-        entries.append({"dataset": sample.dataset, "slice": sample.split, "id": sample.record_id, "media": media,
-                        "question": _question(sample), "answer": answer, "truth": sample.text,
-                        **_judgement(context.corpus.tasks[sample.dataset], sample, answer)})
+            media.append(
+                _audio(
+                    f"{stem}-answer.wav",
+                    waves[index],
+                    context.recipe.model.codec.sample_rate,
+                    write,
+                    "the model's spoken answer",
+                )
+            )
+        entries.append(
+            {
+                "dataset": sample.dataset,
+                "slice": sample.split,
+                "id": sample.record_id,
+                "media": media,
+                "question": _question(sample),
+                "answer": answer,
+                "truth": sample.text,
+                **_judgement(context.corpus.tasks[sample.dataset], sample, answer),
+            }
+        )
     return entries
 
 
@@ -90,7 +126,9 @@ def _judgement(task: str, sample: Sample, answer: str) -> dict[str, Any]:
     return {"right": answer.strip() == sample.text.strip()}
 
 
-def _resynthesised(context: EvalContext, samples: Sequence[Sample], write: Write) -> list[dict[str, Any]]:
+def _resynthesised(
+    context: EvalContext, samples: Sequence[Sample], write: Write
+) -> list[dict[str, Any]]:
     """Recordings before and after the codec."""
     waves = codec_waves(context, samples)
     made, _ = resynthesise(context.modules["codec"], waves, device=context.device)
@@ -98,12 +136,20 @@ def _resynthesised(context: EvalContext, samples: Sequence[Sample], write: Write
     entries = []
     for index, (sample, text) in enumerate(zip(samples, heard(context, made), strict=True)):
         stem = f"media/{sample.dataset}-{sample.split}-{index}"
-        entries.append({
-            "title": "Through the codec and back", "dataset": sample.dataset, "slice": sample.split,
-            "id": sample.record_id, "question": sample.text, "note": f"The recogniser hears: {text}",
-            "media": [_audio(f"{stem}-original.wav", waves[index], rate, write, "recording"),
-                      _audio(f"{stem}-codec.wav", made[index], rate, write, "after the codec")],
-        })
+        entries.append(
+            {
+                "title": "Through the codec and back",
+                "dataset": sample.dataset,
+                "slice": sample.split,
+                "id": sample.record_id,
+                "question": sample.text,
+                "note": f"The recogniser hears: {text}",
+                "media": [
+                    _audio(f"{stem}-original.wav", waves[index], rate, write, "recording"),
+                    _audio(f"{stem}-codec.wav", made[index], rate, write, "after the codec"),
+                ],
+            }
+        )
     return entries
 
 
@@ -124,7 +170,13 @@ def _spoken(context: EvalContext, samples: Sequence[Sample], write: Write) -> li
                     "question": sample.text,
                     "note": f"The recogniser hears: {text}",
                     "media": [
-                        _audio(key, waves[index], context.recipe.model.codec.sample_rate, write, "the model's voice")
+                        _audio(
+                            key,
+                            waves[index],
+                            context.recipe.model.codec.sample_rate,
+                            write,
+                            "the model's voice",
+                        )
                     ],
                 }
             )
@@ -159,8 +211,10 @@ def _images(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
 def _questions(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
     rate = sample.settings.data.audio.sample_rate
     label = "not meant for the model" if sample.inserted >= 0 else "what the model hears"
-    return [_audio(f"{stem}-heard-{clip}.wav", sample.load_wave(clip), rate, write, label)
-            for clip in range(len(sample.audios))]
+    return [
+        _audio(f"{stem}-heard-{clip}.wav", sample.load_wave(clip), rate, write, label)
+        for clip in range(len(sample.audios))
+    ]
 
 
 def _audio(key: str, wave: np.ndarray, rate: int, write: Write, label: str) -> dict[str, str]:

@@ -1,11 +1,14 @@
 """Replies measured without generating them.
 
-Greedy generation yields exactly the true reply if and only if, fed the true reply, the model's most likely token is
-the next true one at every supervised position: the first position where they differ is where generation would leave
-the true reply. So one forward pass over conversation and reply decides exactness, and gives the loss as well.
+Greedy generation yields exactly the true reply if and only if, fed the true reply, the model's most
+likely token is
+the next true one at every supervised position: the first position where they differ is where
+generation would leave
+the true reply. So one forward pass over conversation and reply decides exactness, and gives the
+loss as well.
 
-The state mark that opens a reply is read apart: a reply counts as exact when everything after the mark is, so that a
-wrong mark is not counted twice.
+The state mark that opens a reply is read apart: a reply counts as exact when everything after the
+mark is, so that a wrong mark is not counted twice.
 """
 
 from __future__ import annotations
@@ -39,8 +42,13 @@ class Reply:
     tokens: int
 
 
-def score_replies(omni: Omni, samples: Sequence[Sample], *, marks: frozenset[tuple[int, ...]], device: torch.device,
-                  ) -> list[list[Reply]]:
+def score_replies(
+    omni: Omni,
+    samples: Sequence[Sample],
+    *,
+    marks: frozenset[tuple[int, ...]],
+    device: torch.device,
+) -> list[list[Reply]]:
     """Return the replies of every conversation, in the order of the samples.
 
     Args:
@@ -56,7 +64,8 @@ def score_replies(omni: Omni, samples: Sequence[Sample], *, marks: frozenset[tup
 
 
 def reply_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.device) -> Tensor:
-    """Return (samples, 2): nats over all supervised tokens of each conversation, and their number."""
+    """Return (samples, 2): nats over all supervised tokens of each conversation, and their
+    number."""
     out = torch.zeros(len(samples), 2, dtype=torch.float64)
     for indices, batch in reply_batches(samples):
         rows, _, losses, _ = _read(omni, batch.to(device))
@@ -68,7 +77,8 @@ def reply_losses(omni: Omni, samples: Sequence[Sample], *, device: torch.device)
 
 @torch.no_grad()
 def tell_states(omni: Omni, samples: Sequence[Sample], *, device: torch.device) -> list[bool]:
-    """Return of each labelled clip whether the state head tells its state right; in no particular order."""
+    """Return of each labelled clip whether the state head tells its state right; in no particular
+    order."""
     hits: list[bool] = []
     for _, batch in reply_batches(samples):
         moved = batch.to(device)
@@ -81,31 +91,46 @@ def tell_states(omni: Omni, samples: Sequence[Sample], *, device: torch.device) 
 
 @torch.no_grad()
 def _read(omni: Omni, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return of each supervised position, in reading order: (row, column), target, loss, and whether it is hit."""
+    """Return of each supervised position, in reading order: (row, column), target, loss, and
+    whether it is hit."""
     labels = batch.labels
     hidden = omni(batch)
     supervised = labels[:, 1:] != IGNORE_INDEX
     targets = labels[:, 1:][supervised]
     losses, hits = [], []
-    for states, wanted in zip(hidden[:, :-1][supervised].split(2048), targets.split(2048), strict=True):
+    for states, wanted in zip(
+        hidden[:, :-1][supervised].split(2048), targets.split(2048), strict=True
+    ):
         logits = F.linear(states, omni.head_weight).float()
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
         hits.append(logits.argmax(-1) == wanted)
     return supervised.nonzero().cpu(), targets.cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu()
 
 
-def _spans(indices: Tensor, targets: Tensor, losses: Tensor, hits: Tensor,
-           marks: frozenset[tuple[int, ...]]) -> Iterator[tuple[int, Reply]]:
-    """Cut supervised positions into replies, which are stretches without a gap; yield (row, reply)."""
+def _spans(
+    indices: Tensor,
+    targets: Tensor,
+    losses: Tensor,
+    hits: Tensor,
+    marks: frozenset[tuple[int, ...]],
+) -> Iterator[tuple[int, Reply]]:
+    """Cut supervised positions into replies, which are stretches without a gap; yield (row,
+    reply)."""
     if len(indices) == 0:
         return
     broken = (indices[1:, 0] != indices[:-1, 0]) | (indices[1:, 1] != indices[:-1, 1] + 1)
     starts = [0, *(broken.nonzero().flatten() + 1).tolist(), len(indices)]
     for start, end in pairwise(starts):
-        marked = next((len(mark) for mark in marks if targets[start:start + len(mark)].tolist() == [*mark]), 0)
-        yield int(indices[start, 0]), Reply(
-            exact=bool(hits[start + marked:end].all()),
-            mark=bool(hits[start:start + marked].all()) if marked else None,
-            loss_sum=float(losses[start:end].double().sum()),
-            tokens=end - start,
+        marked = next(
+            (len(mark) for mark in marks if targets[start : start + len(mark)].tolist() == [*mark]),
+            0,
+        )
+        yield (
+            int(indices[start, 0]),
+            Reply(
+                exact=bool(hits[start + marked : end].all()),
+                mark=bool(hits[start : start + marked].all()) if marked else None,
+                loss_sum=float(losses[start:end].double().sum()),
+                tokens=end - start,
+            ),
         )

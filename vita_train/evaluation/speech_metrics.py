@@ -17,10 +17,13 @@ RESOLUTIONS = (2048, 1024, 512, 256)
 
 
 def mel_distance(
-    wave: NDArray[np.float32] | Tensor, made: NDArray[np.float32] | Tensor, sample_rate: int,
+    wave: NDArray[np.float32] | Tensor,
+    made: NDArray[np.float32] | Tensor,
+    sample_rate: int,
     resolutions: Sequence[int] = RESOLUTIONS,
 ) -> float:
-    """Return the L1 distance of natural-log mel spectrograms, averaged over transform sizes; 0 is perfect.
+    """Return the L1 distance of natural-log mel spectrograms, averaged over transform sizes; 0 is
+    perfect.
 
     Args:
         wave, made: (S,) samples; the longer one is cut to the other's length.

@@ -22,21 +22,32 @@ SHORTEST = 0.2
 
 
 @torch.no_grad()
-def resynthesise(codec: Any, waves: Sequence[np.ndarray], *, device: torch.device,
-                 ) -> tuple[list[np.ndarray], list[Tensor]]:
-    """Return what the codec makes of each wave (samples,), cut to its length, and the codes (T,)."""
+def resynthesise(
+    codec: Any,
+    waves: Sequence[np.ndarray],
+    *,
+    device: torch.device,
+) -> tuple[list[np.ndarray], list[Tensor]]:
+    """Return what the codec makes of each wave (samples,), cut to its length, and the codes
+    (T,)."""
     made, codes = [], []
     for wave in waves:
         ids, voice = codec.encode(torch.from_numpy(wave)[None].to(device))
-        made.append(codec.decode(ids, voice)[0, :len(wave)].float().cpu().numpy())
+        made.append(codec.decode(ids, voice)[0, : len(wave)].float().cpu().numpy())
         codes.append(ids[0].cpu())
     return made, codes
 
 
 @torch.no_grad()
-def speak_sentences(modules: nn.ModuleDict, encode: Callable[[str], list[int]], texts: Sequence[str], *,
-                    device: torch.device) -> list[np.ndarray]:
-    """Return each text as the model speaks it, taking the most likely code each time: (samples,) at the codec's rate.
+def speak_sentences(
+    modules: nn.ModuleDict,
+    encode: Callable[[str], list[int]],
+    texts: Sequence[str],
+    *,
+    device: torch.device,
+) -> list[np.ndarray]:
+    """Return each text as the model speaks it, taking the most likely code each time: (samples,) at
+    the codec's rate.
 
     Args:
         modules: with ``llm``, ``speech_decoder`` and ``codec``, in eval mode.
@@ -49,13 +60,17 @@ def speak_sentences(modules: nn.ModuleDict, encode: Callable[[str], list[int]], 
     waves = [np.zeros(0, np.float32)] * len(texts)
     by_length = sorted(range(len(texts)), key=lambda place: len(ids[place]))
     for start in range(0, len(by_length), SENTENCES):
-        indices = by_length[start:start + SENTENCES]
+        indices = by_length[start : start + SENTENCES]
         lengths = torch.tensor([len(ids[index]) for index in indices], device=device)
         padded = pad_sequence([ids[index] for index in indices], batch_first=True).to(device)
         embeds = llm.get_input_embeddings()(padded)
-        for index, codes in zip(indices, decoder.generate_batch(embeds, lengths, top_k=1), strict=True):
+        for index, codes in zip(
+            indices, decoder.generate_batch(embeds, lengths, top_k=1), strict=True
+        ):
             if len(codes):
-                waves[index] = codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()
+                waves[index] = (
+                    codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()
+                )
     return waves
 
 

@@ -1,4 +1,5 @@
-"""A conversation with a trained model: text, images, audio and video in, text out as it is made, and speech.
+"""A conversation with a trained model: text, images, audio and video in, text out as it is made,
+and speech.
 
 Media and prompts go through the same code as in training.
 """
@@ -73,8 +74,8 @@ class Chat:
 
     Attributes:
         sampling: how replies are drawn.
-        ignored: the last turn was audio not meant for the model, as the mark its reply opened with or the state head
-            tells.
+        ignored: the last turn was audio not meant for the model, as the mark its reply opened with
+            or the state head tells.
     """
 
     def __init__(self, recipe: Recipe, modules: nn.ModuleDict, tokenizer: Tokenizer) -> None:
@@ -91,9 +92,17 @@ class Chat:
         """Begin a new conversation."""
         self.conversation = Conversation()
 
-    def ask(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
-            video: Path | None = None, max_new_tokens: int = 512) -> Generator[str]:
-        """Yield the reply to a turn as it is made. The turn joins the conversation when its reply is complete.
+    def ask(
+        self,
+        text: str = "",
+        *,
+        images: Sequence[Path] = (),
+        audios: Sequence[Path] = (),
+        video: Path | None = None,
+        max_new_tokens: int = 512,
+    ) -> Generator[str]:
+        """Yield the reply to a turn as it is made. The turn joins the conversation when its reply
+        is complete.
 
         Whoever closes the generator interrupts the reply: what was said by then is the turn.
 
@@ -102,14 +111,24 @@ class Chat:
         """
         asked = self.with_turn(text, images, audios, video)
         prompt = self.prompt(asked)
-        marks = {ids: state for state, ids in mark_ids(self.tokenizer, self.recipe.data.state_mode).items()}
+        marks = {
+            ids: state
+            for state, ids in mark_ids(self.tokenizer, self.recipe.data.state_mode).items()
+        }
         opened: list[State] = []
-        made = generate_ids(self.omni, [prompt], max_new_tokens=max_new_tokens,
-                            stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens},
-                            temperature=self.sampling.temperature, top_p=self.sampling.top_p,
-                            generator=torch.Generator(self.device).manual_seed(self.sampling.seed))
+        made = generate_ids(
+            self.omni,
+            [prompt],
+            max_new_tokens=max_new_tokens,
+            stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens},
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            generator=torch.Generator(self.device).manual_seed(self.sampling.seed),
+        )
         reply = ""
-        for piece in stream_text(self.tokenizer, take_mark((ids[0] for ids in made), marks, opened.append)):
+        for piece in stream_text(
+            self.tokenizer, take_mark((ids[0] for ids in made), marks, opened.append)
+        ):
             reply += piece
             try:
                 yield piece
@@ -125,15 +144,25 @@ class Chat:
         asked.turns.append(reply or " ")
         self.conversation = asked
 
-    def ask_aloud(self, text: str = "", *, images: Sequence[Path] = (), audios: Sequence[Path] = (),
-                  video: Path | None = None, max_new_tokens: int = 512) -> Generator[str | NDArray[np.float32]]:
-        """Yield a reply as `ask` does, and between its pieces its audio, clause by clause, while it is being written.
+    def ask_aloud(
+        self,
+        text: str = "",
+        *,
+        images: Sequence[Path] = (),
+        audios: Sequence[Path] = (),
+        video: Path | None = None,
+        max_new_tokens: int = 512,
+    ) -> Generator[str | NDArray[np.float32]]:
+        """Yield a reply as `ask` does, and between its pieces its audio, clause by clause, while it
+        is being written.
 
         Raises:
             UserError: as `ask`; or the model cannot speak.
         """
         speaker = self._speaker()
-        said = self.ask(text, images=images, audios=audios, video=video, max_new_tokens=max_new_tokens)
+        said = self.ask(
+            text, images=images, audios=audios, video=video, max_new_tokens=max_new_tokens
+        )
         try:
             yield from speaker.speak_along(said)
         finally:
@@ -143,7 +172,8 @@ class Chat:
         """Write a text as speech to a WAV file and return its seconds.
 
         Raises:
-            UserError: the model cannot speak, the text holds nothing to say, or the file cannot be written.
+            UserError: the model cannot speak, the text holds nothing to say, or the file cannot be
+                written.
         """
         speaker = self._speaker()
         with SpokenFile(path, self.sample_rate) as file:
@@ -161,25 +191,46 @@ class Chat:
 
         self._require("speech")
         modules: Any = self.modules
-        return Speaker(encode=lambda words: plain_ids(self.tokenizer, words),
-                       embedding=modules["llm"].get_input_embeddings(), decoder=modules["speech_decoder"],
-                       codec=modules["codec"], generator=torch.Generator(self.device).manual_seed(0))
+        return Speaker(
+            encode=lambda words: plain_ids(self.tokenizer, words),
+            embedding=modules["llm"].get_input_embeddings(),
+            decoder=modules["speech_decoder"],
+            codec=modules["codec"],
+            generator=torch.Generator(self.device).manual_seed(0),
+        )
 
-    def with_turn(self, text: str, images: Sequence[Path], audios: Sequence[Path], video: Path | None,
-                   ) -> Conversation:
-        """Return the conversation with a turn added: images or video first, audio last, as in training.
+    def with_turn(
+        self,
+        text: str,
+        images: Sequence[Path],
+        audios: Sequence[Path],
+        video: Path | None,
+    ) -> Conversation:
+        """Return the conversation with a turn added: images or video first, audio last, as in
+        training.
 
         Raises:
             UserError: a file cannot be used, or the model lacks what the turn needs.
         """
         now = self.conversation
         if (images and (video or now.videos)) or (video and now.images):
-            raise UserError("images and video cannot be in one conversation", code="VT-USE-042",
-                            remedy="begin a new one, with /reset or another command")
+            raise UserError(
+                "images and video cannot be in one conversation",
+                code="VT-USE-042",
+                remedy="begin a new one, with /reset or another command",
+            )
         if video and now.videos:
-            raise UserError("a conversation holds one video", code="VT-USE-043", remedy="begin a new one, with /reset or another command")
+            raise UserError(
+                "a conversation holds one video",
+                code="VT-USE-043",
+                remedy="begin a new one, with /reset or another command",
+            )
         if not (text.strip() or audios):
-            raise UserError("there is no question", code="VT-USE-044", remedy="write one, or give a recording of one")
+            raise UserError(
+                "there is no question",
+                code="VT-USE-044",
+                remedy="write one, or give a recording of one",
+            )
         parts = ["<image>"] * len(images) + ["<video>"] * bool(video)
         parts += [escaped(text.strip())] * bool(text.strip()) + ["<audio>"] * len(audios)
         return Conversation(
@@ -200,19 +251,29 @@ class Chat:
             videos=tuple(map(sum, videos)),
             audios=tuple(model.audio_adapter.tokens_of(len(clip)) for clip in asked.clips),
         )
-        encoded = encode_prompt(asked.turns, self.template, self.tokenizer, counts,
-                                state_mode=data.state_mode)
-        ids = expand(np.asarray(encoded.ids, dtype=np.int64), np.asarray(encoded.runs, dtype=np.int64))
+        encoded = encode_prompt(
+            asked.turns, self.template, self.tokenizer, counts, state_mode=data.state_mode
+        )
+        ids = expand(
+            np.asarray(encoded.ids, dtype=np.int64), np.asarray(encoded.runs, dtype=np.int64)
+        )
         tiles = [*asked.images, *asked.videos]
         tokens = [count for of in (*images, *videos) for count in of] if data.video.slowfast else []
-        return Prompt(torch.from_numpy(ids), torch.cat(tiles) if tiles else None, tuple(asked.clips),
-                      "the conversation", torch.from_numpy(positions_of(ids, data.shared_position_stride)),
-                      torch.tensor(tokens) if tokens else None)
+        return Prompt(
+            torch.from_numpy(ids),
+            torch.cat(tiles) if tiles else None,
+            tuple(asked.clips),
+            "the conversation",
+            torch.from_numpy(positions_of(ids, data.shared_position_stride)),
+            torch.tensor(tokens) if tokens else None,
+        )
 
     def _image(self, path: Path) -> Tensor:
         self._require("pictures")
         spec = self.recipe.model.vision
-        pixels = _usable(lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.tile_size))
+        pixels = _usable(
+            lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.tile_size)
+        )
         return normalise(pixels, spec)
 
     def _video(self, path: Path) -> Tensor:
@@ -220,15 +281,20 @@ class Chat:
         data, spec = self.recipe.data, self.recipe.model.vision
 
         def frames() -> np.ndarray:
-            return load_frames(path, video_frame_indices(probe_video(path), data.video), data, spec.tile_size)
+            return load_frames(
+                path, video_frame_indices(probe_video(path), data.video), data, spec.tile_size
+            )
 
         return normalise(_usable(frames), spec)
 
     def _clip(self, path: Path) -> Tensor:
         self._require("audio")
         spec, model = self.recipe.data.audio, self.recipe.model
-        wave = _usable(lambda: load_wave(path, spec.sample_rate, max_seconds=spec.max_seconds,
-                                         channel=spec.channel))
+        wave = _usable(
+            lambda: load_wave(
+                path, spec.sample_rate, max_seconds=spec.max_seconds, channel=spec.channel
+            )
+        )
         _usable(lambda: check_length(path, wave, spec, model.audio_adapter))
         return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
 
@@ -236,8 +302,11 @@ class Chat:
         needed = self.recipe.model.audio_adapter.modules if kind == "audio" else _NEEDS[kind]
         missing = [name for name in needed if name not in self.modules]
         if missing:
-            raise UserError(f"this model has no {kind}: {', '.join(missing)} was never trained", code="VT-USE-045",
-                            remedy="train the stages that add it")
+            raise UserError(
+                f"this model has no {kind}: {', '.join(missing)} was never trained",
+                code="VT-USE-045",
+                remedy="train the stages that add it",
+            )
 
 
 def open_chat(checkpoint: str) -> Chat:
@@ -257,8 +326,12 @@ def open_chat(checkpoint: str) -> Chat:
     if is_local(checkpoint):
         path = local_path(checkpoint)
         if not path.is_dir():
-            raise UserError("there is no such directory", code="VT-USE-046", where=str(path),
-                            remedy="give an export, <run>/export/model, or a run's directory")
+            raise UserError(
+                "there is no such directory",
+                code="VT-USE-046",
+                where=str(path),
+                remedy="give an export, <run>/export/model, or a run's directory",
+            )
         if (path / "export.json").is_file():
             from vita_train.weights.export import load_exported
 
@@ -266,15 +339,21 @@ def open_chat(checkpoint: str) -> Chat:
             return Chat(exported.recipe, exported.modules.to(device), exported.tokenizer)
     store = open_store(checkpoint)
     if not store.exists("recipe.yaml"):
-        raise UserError("this is neither an export nor a run", code="VT-USE-047", where=store.uri,
-                        remedy="give an export, <run>/export/model, or a run's directory")
+        raise UserError(
+            "this is neither an export nor a run",
+            code="VT-USE-047",
+            where=store.uri,
+            remedy="give an export, <run>/export/model, or a run's directory",
+        )
     from vita_train.runs.run import Run
     from vita_train.weights.newest import load_newest
 
     run = Run.open(checkpoint)
     recipe = run.recipe
     modules = load_newest(run, without=("discriminators", "ctc_head"))
-    tokenizer = load_tokenizer(recipe.tokenizer.source or run.present_corpus(media=False) / "tokenizer")
+    tokenizer = load_tokenizer(
+        recipe.tokenizer.source or run.present_corpus(media=False) / "tokenizer"
+    )
     return Chat(recipe, modules.to(device), tokenizer)
 
 

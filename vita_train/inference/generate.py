@@ -42,29 +42,37 @@ def generate(
     Args:
         stop_ids: tokens that end the reply; they are not part of it.
         temperature: 0 always takes the most likely token.
-        top_p: draw from the fewest tokens whose probabilities reach this sum (Holtzman et al. 2020).
+        top_p: draw from the fewest tokens whose probabilities reach this sum (Holtzman et al.
+            2020).
         generator: source of randomness, on the model's device.
 
     Raises:
         DataError: the prompt leaves no room for a reply.
     """
-    made = generate_ids(omni, [prompt], stop_ids=stop_ids, max_new_tokens=max_new_tokens, temperature=temperature,
-                        top_p=top_p, generator=generator)
+    made = generate_ids(
+        omni,
+        [prompt],
+        stop_ids=stop_ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        generator=generator,
+    )
     yield from stream_text(tokenizer, (ids[0] for ids in made))
 
 
 def stream_text(tokenizer: Detokenizer, ids: Iterable[int]) -> Iterator[str]:
     """Yield the text of ids as soon as it consists of whole characters.
 
-    Tokenizers of pieces drop a space at the beginning of what they decode, so each piece is decoded behind the one
-    before it.
+    Tokenizers of pieces drop a space at the beginning of what they decode, so each piece is decoded
+    behind the one before it.
     """
     said: list[int] = []
     pending: list[int] = []
 
     def text() -> str:
         before = tokenizer.decode(said, skip_special_tokens=False)
-        return tokenizer.decode(said + pending, skip_special_tokens=False)[len(before):]
+        return tokenizer.decode(said + pending, skip_special_tokens=False)[len(before) :]
 
     for token in ids:
         pending.append(token)
@@ -91,7 +99,7 @@ def answer(
     replies = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     for start in range(0, len(prompts), batch_size):
-        chosen = by_length[start:start + batch_size]
+        chosen = by_length[start : start + batch_size]
         made: list[list[int]] = [[] for _ in chosen]
         batch = [prompts[index] for index in chosen]
         for ids in generate_ids(omni, batch, stop_ids=stop_ids, max_new_tokens=max_new_tokens):
@@ -128,7 +136,9 @@ def generate_ids(
             tokens = draw(session.extend(tokens), temperature, top_p, generator)
 
 
-def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> Tensor:
+def draw(
+    logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Return one token (B,) per row of logits (B, V); temperature 0 takes the most likely."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -152,13 +162,19 @@ class _Session:
         limit = omni.llm.config.max_position_embeddings
         if self.longest >= limit:
             name = max(prompts, key=lambda prompt: len(prompt.input_ids)).name
-            raise DataError(f"the prompt takes {self.longest} positions, the model has {limit}", code="VT-DATA-032",
-                            where=name or "prompt", remedy="shorten the conversation or the media")
+            raise DataError(
+                f"the prompt takes {self.longest} positions, the model has {limit}",
+                code="VT-DATA-032",
+                where=name or "prompt",
+                remedy="shorten the conversation or the media",
+            )
         self._cache = DynamicCache(config=omni.llm.config)
         self._seen = batch.document_ids > 0
         self._positions = batch.position_ids[:, -1:]
         with torch.no_grad(), _evaluating(omni):
-            self.logits = self._next(omni.embed(batch), batch.position_ids, document_mask(batch.document_ids))
+            self.logits = self._next(
+                omni.embed(batch), batch.position_ids, document_mask(batch.document_ids)
+            )
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Append one token (B,) to every row and return the logits (B, V) of the next."""

@@ -25,9 +25,16 @@ STOPS = ".,;:!?。，；：！？、"
 
 
 def stream_decode(
-    codec: Codec, codes: Iterable[int], voice: Tensor, *, chunk: int = 40, first_chunk: int = 20, context: int = 10,
+    codec: Codec,
+    codes: Iterable[int],
+    voice: Tensor,
+    *,
+    chunk: int = 40,
+    first_chunk: int = 20,
+    context: int = 10,
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the audio of ``codes`` in pieces that join without a seam; together exactly ``len(codes) * hop`` samples.
+    """Yield the audio of ``codes`` in pieces that join without a seam; together exactly
+    ``len(codes) * hop`` samples.
 
     Args:
         codec: in eval mode.
@@ -35,7 +42,8 @@ def stream_decode(
         voice: (num_global_tokens,) global tokens.
         chunk: codes a piece holds.
         first_chunk: codes of the first piece, smaller so that audio starts early.
-        context: codes decoded before and after a piece and not kept; half a code after is cross-faded.
+        context: codes decoded before and after a piece and not kept; half a code after is
+            cross-faded.
     """
     hop = codec.spec.hop_length
     fade = hop // 2
@@ -64,20 +72,24 @@ def stream_decode(
 
 
 def spoken_text(text: str) -> str:
-    """Return ``text`` as the speech decoder reads it: lower case, letters, digits, marks within words and stops."""
+    """Return ``text`` as the speech decoder reads it: lower case, letters, digits, marks within
+    words and stops."""
     kept = re.sub(rf"[^\w\s'’{STOPS}-]|_", " ", text.lower())
     return re.sub(r"\s+", " ", kept).strip()
 
 
 def clauses(text: str) -> list[str]:
-    """Cut spoken text after stops, each part at least five characters long (a short rest joins the last part)."""
+    """Cut spoken text after stops, each part at least five characters long (a short rest joins the
+    last part)."""
     return _with_words(_cut(text))
 
 
 def completed_clauses(pieces: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each piece of a text that is being written with the clauses that it completed; at last "" and the rest.
+    """Yield each piece of a text that is being written with the clauses that it completed; at last
+    "" and the rest.
 
-    Together these are the clauses of the whole text, each given as soon as nothing that follows can change it.
+    Together these are the clauses of the whole text, each given as soon as nothing that follows can
+    change it.
     """
     text, given = "", 0
     for piece in pieces:
@@ -106,7 +118,8 @@ def _with_words(parts: list[str]) -> list[str]:
 
 
 def speech_ids(text: str, encode: Callable[[str], list[int]]) -> list[int]:
-    """Return the text tokens of a clause: stops dropped, a space in front so that every word has one spelling."""
+    """Return the text tokens of a clause: stops dropped, a space in front so that every word has
+    one spelling."""
     words = re.sub(f"[{STOPS}]", " ", spoken_text(text)).split()
     return encode(" " + " ".join(words)) if words else []
 
@@ -131,14 +144,17 @@ class Speaker:
     generator: torch.Generator | None = None
 
     def speak(self, text: str) -> Iterator[NDArray[np.float32]]:
-        """Yield the audio of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is made."""
+        """Yield the audio of ``text`` at ``codec.spec.sample_rate``, clause by clause, as it is
+        made."""
         for clause in clauses(text):
             yield from self._say(clause)
 
     def speak_along(self, pieces: Iterable[str]) -> Iterator[str | NDArray[np.float32]]:
-        """Yield a text that is being written, piece by piece, and between the pieces the audio of what is complete.
+        """Yield a text that is being written, piece by piece, and between the pieces the audio of
+        what is complete.
 
-        The audio is that of :meth:`speak` with the whole text; its first part comes with the first complete clause.
+        The audio is that of :meth:`speak` with the whole text; its first part comes with the first
+        complete clause.
         """
         for piece, complete in completed_clauses(pieces):
             if piece:
@@ -149,7 +165,10 @@ class Speaker:
     def _say(self, clause: str) -> Iterator[NDArray[np.float32]]:
         ids = speech_ids(clause, self.encode)
         if ids:
-            embeds = self.embedding(torch.tensor([ids], device=self.embedding.weight.device)).detach()
-            codes = self.decoder.generate(embeds, top_k=self.top_k, temperature=self.temperature,
-                                          generator=self.generator)
+            embeds = self.embedding(
+                torch.tensor([ids], device=self.embedding.weight.device)
+            ).detach()
+            codes = self.decoder.generate(
+                embeds, top_k=self.top_k, temperature=self.temperature, generator=self.generator
+            )
             yield from stream_decode(self.codec, codes, self.decoder.voice)

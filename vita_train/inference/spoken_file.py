@@ -30,7 +30,9 @@ class SpokenFile:
 
     def __enter__(self) -> SpokenFile:
         try:
-            self._file = soundfile.SoundFile(str(self._partial), "w", self.sample_rate, 1, "PCM_16", format="WAV")
+            self._file = soundfile.SoundFile(
+                str(self._partial), "w", self.sample_rate, 1, "PCM_16", format="WAV"
+            )
         except (OSError, soundfile.SoundFileError) as error:
             raise self._write_error(error) from error
         return self
@@ -43,12 +45,20 @@ class SpokenFile:
             raise self._write_error(error) from error
         self.seconds += len(wave) / self.sample_rate
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-                 ) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self._file.close()
             if kind is None and not self.seconds:
-                raise UserError("the reply holds nothing that can be spoken", code="VT-USE-049", where=str(self.path))
+                raise UserError(
+                    "the reply holds nothing that can be spoken",
+                    code="VT-USE-049",
+                    where=str(self.path),
+                )
             if kind is None:
                 os.replace(self._partial, self.path)
         except (OSError, soundfile.SoundFileError) as fault:
@@ -57,5 +67,9 @@ class SpokenFile:
             self._partial.unlink(missing_ok=True)
 
     def _write_error(self, error: Exception) -> UserError:
-        return UserError(f"the audio cannot be written: {error}", code="VT-USE-050", where=str(self.path),
-                         remedy="give the path of a WAV file in a directory that can be written")
+        return UserError(
+            f"the audio cannot be written: {error}",
+            code="VT-USE-050",
+            where=str(self.path),
+            remedy="give the path of a WAV file in a directory that can be written",
+        )

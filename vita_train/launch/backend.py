@@ -1,11 +1,16 @@
-"""What a job backend is: it runs a stage's job to its end, once. All else about a job is the same for every backend.
+"""What a job backend is: it runs a stage's job to its end, once. All else about a job is the same
+for every backend.
 
-A backend starts ``resources.nodes`` copies of ``command``, one a node, and waits. Each copy starts that node's ranks
-with torchrun, which reads from ``PET_*`` variables which node it is and where the ranks meet (`node_variables`). The
-command prints the ranks' logs and ends with an exit code of `vita_train.errors`; the file that the variable
-``VITA_TRAIN_TERMINATION_LOG`` names then says why (`vita_train.launch.outcome.node_failure`). Weights and checkpoints
-lie in the run's store; `vita_train.launch.stage` tries again what may be tried again, and believes a success only once
-it has read the stage's commit.
+A backend starts ``resources.nodes`` copies of ``command``, one a node, and waits. Each copy starts
+that node's ranks
+with torchrun, which reads from ``PET_*`` variables which node it is and where the ranks meet
+(`node_variables`). The
+command prints the ranks' logs and ends with an exit code of `vita_train.errors`; the file that the
+variable
+``VITA_TRAIN_TERMINATION_LOG`` names then says why (`vita_train.launch.outcome.node_failure`).
+Weights and checkpoints
+lie in the run's store; `vita_train.launch.stage` tries again what may be tried again, and believes
+a success only once it has read the stage's commit.
 """
 
 from __future__ import annotations
@@ -43,7 +48,8 @@ class StageJob:
     run: Run
     stage: str
     digest: str
-    """Of all that goes into the stage: a job that an earlier launcher left is the same one only if this is the same."""
+    """Of all that goes into the stage: a job that an earlier launcher left is the same one only if
+    this is the same."""
     command: tuple[str, ...]
     """What every node runs; it begins with ``python``."""
     resources: Resources
@@ -52,8 +58,8 @@ class StageJob:
     attempt: int = 0
     """How often the job was started before by this launcher."""
     task: Any = None
-    """KFP's ``TaskConfig`` of the task that launches the stage: what was set there for the pods of the job. A backend
-    that has no pods passes it over."""
+    """KFP's ``TaskConfig`` of the task that launches the stage: what was set there for the pods of
+    the job. A backend that has no pods passes it over."""
 
     @property
     def settings(self) -> Any:
@@ -75,7 +81,11 @@ class Outcome:
     @property
     def may_retry(self) -> bool:
         """Whether starting it again may help."""
-        return self.failure is not None and self.failure.exit_code == EXIT_RETRYABLE and not self.is_final
+        return (
+            self.failure is not None
+            and self.failure.exit_code == EXIT_RETRYABLE
+            and not self.is_final
+        )
 
 
 class JobBackend(Protocol):
@@ -91,8 +101,8 @@ class JobBackend(Protocol):
     def run(self, job: StageJob) -> Outcome:
         """Run a job until it is over, telling of its progress with `vita_train.console.say`.
 
-        A launcher may be started again while its job goes on: then the job is taken up, not started twice. On SIGTERM
-        and SIGINT the job is told to stop, and the outcome is a `StoppedError`.
+        A launcher may be started again while its job goes on: then the job is taken up, not started
+        twice. On SIGTERM and SIGINT the job is told to stop, and the outcome is a `StoppedError`.
 
         Raises:
             VitaError: it could not be started, which starting it again would not change.
@@ -104,8 +114,15 @@ def stage_job(run: Run, stage: str, digest: str, task: Any = None) -> StageJob:
     launch, endpoint = run.recipe.launch, run.recipe.storage.endpoint
     command = ("python", "-m", "vita_train.launch.worker", run.uri(stage, RECIPE), stage, run.name)
     environment = {STEP_DIGEST_VARIABLE: digest, **({ENDPOINT: endpoint} if endpoint else {})}
-    return StageJob(run, stage, digest, command, Resources(launch.nodes, launch.nproc, launch.threads), environment,
-                    task=task)
+    return StageJob(
+        run,
+        stage,
+        digest,
+        command,
+        Resources(launch.nodes, launch.nproc, launch.threads),
+        environment,
+        task=task,
+    )
 
 
 def write_job_recipe(job: StageJob) -> None:
@@ -127,5 +144,10 @@ def node_variables(resources: Resources, node: int, master: str, port: int) -> d
         master: address of node 0, as the others reach it.
         port: a free port there.
     """
-    return {"PET_NNODES": str(resources.nodes), "PET_NODE_RANK": str(node), "PET_MASTER_ADDR": master,
-            "PET_MASTER_PORT": str(port), "PET_NPROC_PER_NODE": str(resources.nproc)}
+    return {
+        "PET_NNODES": str(resources.nodes),
+        "PET_NODE_RANK": str(node),
+        "PET_MASTER_ADDR": master,
+        "PET_MASTER_PORT": str(port),
+        "PET_NPROC_PER_NODE": str(resources.nproc),
+    }

@@ -1,7 +1,7 @@
 """Jobs as processes of this machine, with torchrun.
 
-The processes get ``launch.threads`` threads each, write ``<stage>/logs/rank-<r>.log``, and end with the launcher
-whatever happens to it.
+The processes get ``launch.threads`` threads each, write ``<stage>/logs/rank-<r>.log``, and end with
+the launcher whatever happens to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class LocalBackend:
         entry: what torchrun starts instead of the stage (a script and its arguments).
     """
 
-    def __init__(self, nodes: Nodes | None = None, network: str = "", entry: Sequence[str] = ()) -> None:
+    def __init__(
+        self, nodes: Nodes | None = None, network: str = "", entry: Sequence[str] = ()
+    ) -> None:
         self._nodes, self._network, self._entry = nodes or Nodes(), network, tuple(entry)
 
     def check(self, run: Run) -> str:
@@ -41,10 +43,14 @@ class LocalBackend:
         """
         wanted = run.recipe.launch.nodes
         if wanted != self._nodes.count:
-            raise UserError(f"the recipe wants {wanted} machines, and this is one of {self._nodes.count}", code="VT-USE-055",
-                            where="launch.nodes",
-                            remedy="run it on a cluster; start it on each machine with vita-train launch --nnodes "
-                                   f"{wanted}; or set launch.nodes={self._nodes.count}")
+            raise UserError(
+                f"the recipe wants {wanted} machines, and this is one of {self._nodes.count}",
+                code="VT-USE-055",
+                where="launch.nodes",
+                remedy="run it on a cluster; start it on each machine with vita-train launch "
+                "--nnodes "
+                f"{wanted}; or set launch.nodes={self._nodes.count}",
+            )
         return "processes of this machine"
 
     def run(self, job: StageJob) -> Outcome:
@@ -61,9 +67,21 @@ class LocalBackend:
         path.write_text(dump_recipe(job.run.recipe), encoding="utf-8")
         for warning in obsolete_variables():
             say(f"warning: {warning}")
-        variables = {**environment(job.resources.threads), **job.environment, **network_environment(self._network)}
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(job.resources.nproc),
-                   "--max-restarts", "0", *self._nodes.torchrun,
-                   *(self._entry or rank_entry(logs, str(path), job.stage, job.run.name))]
+        variables = {
+            **environment(job.resources.threads),
+            **job.environment,
+            **network_environment(self._network),
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(job.resources.nproc),
+            "--max-restarts",
+            "0",
+            *self._nodes.torchrun,
+            *(self._entry or rank_entry(logs, str(path), job.stage, job.run.name)),
+        ]
         failure = run_torchrun(command, logs, variables, attempt=job.attempt, grace=STOP_GRACE)
         return Outcome(failure, logs=str(logs))

@@ -1,7 +1,8 @@
-"""Why a job ended: the ranks' error files and torchrun's log, turned into one error that says what to do.
+"""Why a job ended: the ranks' error files and torchrun's log, turned into one error that says what
+to do.
 
-A rank that fails on purpose leaves ``rank-<r>.error.json`` with ``code, what, where, remedy``. A rank that was killed
-leaves nothing; torchrun's log then holds its exit code.
+A rank that fails on purpose leaves ``rank-<r>.error.json`` with ``code, what, where, remedy``. A
+rank that was killed leaves nothing; torchrun's log then holds its exit code.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from vita_train.errors import (
 from vita_train.printable import printable
 from vita_train.storage.disk_errors import full_disk
 
-#: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one that was stopped.
+#: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one
+#: that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
 _CLASSES: dict[int, type[VitaError]] = {
-    EXIT_REFUSED: UserError, EXIT_FAILED: VitaError, EXIT_RETRYABLE: PeerLostError, EXIT_STOPPED: StoppedError,
+    EXIT_REFUSED: UserError,
+    EXIT_FAILED: VitaError,
+    EXIT_RETRYABLE: PeerLostError,
+    EXIT_STOPPED: StoppedError,
 }
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 #: First line of torchrun's own account of a failure; what a rank said comes before it.
@@ -35,7 +40,8 @@ _EPILOGUE = re.compile(r"^\S.*torch/distributed/elastic/.* failed \(exitcode", r
 _TAIL_LINES = 12
 
 
-#: What a line of a job's output begins with that holds an error; ranks write it beside their error files.
+#: What a line of a job's output begins with that holds an error; ranks write it beside their error
+#: files.
 _REPORT = "vita-train-error "
 
 
@@ -58,8 +64,12 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         launcher_output: what torchrun printed in this attempt.
     """
     reports = [report for path in sorted(logs.glob("rank-*.error.json")) if (report := _read(path))]
-    reports += [report for line in launcher_output.splitlines() if _REPORT in line
-                if (report := _parsed(line.partition(_REPORT)[2]))]
+    reports += [
+        report
+        for line in launcher_output.splitlines()
+        if _REPORT in line
+        if (report := _parsed(line.partition(_REPORT)[2]))
+    ]
     for code in _ORDER:
         for report in reports:
             if report["code"] == code:
@@ -69,16 +79,25 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
     codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
     killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
     if killed:
-        return PeerLostError(f"a process of the job was killed by {signal.Signals(killed[0]).name}", code="VT-PEER-002",
-                             where=str(_last_log(logs)),
-                             remedy="usually memory: lower batch.global_batch_size or raise batch.grad_accum, then run "
-                             "it again")
+        return PeerLostError(
+            f"a process of the job was killed by {signal.Signals(killed[0]).name}",
+            code="VT-PEER-002",
+            where=str(_last_log(logs)),
+            remedy="usually memory: lower batch.global_batch_size or raise batch.grad_accum, then "
+            "run "
+            "it again",
+        )
     for code in _ORDER[2:]:
         if code in codes:
-            return _CLASSES[code]("a process of the job ended so without saying why", where=str(_last_log(logs)),
-                                  remedy="run the same command again")
+            return _CLASSES[code](
+                "a process of the job ended so without saying why",
+                where=str(_last_log(logs)),
+                remedy="run the same command again",
+            )
     log = _last_log(logs)
-    return VitaError(f"the job failed; its log ends\n{tail(log)}", code="VT-FAIL-003", where=str(log))
+    return VitaError(
+        f"the job failed; its log ends\n{tail(log)}", code="VT-FAIL-003", where=str(log)
+    )
 
 
 def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
@@ -92,8 +111,12 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
     if code == 0:
         return None
     if report := _read(last_words):
-        return _CLASSES[int(str(report["code"]))](str(report.get("what") or "failed"), code=str(report.get("error") or ""), where=str(report.get("where")),
-                                                  remedy=str(report.get("remedy") or f"the log is {logs}"))
+        return _CLASSES[int(str(report["code"]))](
+            str(report.get("what") or "failed"),
+            code=str(report.get("error") or ""),
+            where=str(report.get("where")),
+            remedy=str(report.get("remedy") or f"the log is {logs}"),
+        )
     kind = PeerLostError if code < 0 else _CLASSES.get(code, VitaError)
     return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
 
@@ -112,7 +135,12 @@ def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:
     remedy = str(report.get("remedy") or "")
     if code == EXIT_FAILED and not remedy:
         remedy = f"the log is {_last_log(logs)}"
-    return _CLASSES[code](str(report.get("what") or "failed"), code=str(report.get("error") or ""), where=str(report.get("where") or ""), remedy=remedy)
+    return _CLASSES[code](
+        str(report.get("what") or "failed"),
+        code=str(report.get("error") or ""),
+        where=str(report.get("where") or ""),
+        remedy=remedy,
+    )
 
 
 def _read(path: Path) -> dict[str, object] | None:
@@ -134,4 +162,6 @@ def _parsed(text: str) -> dict[str, object] | None:
 def _last_log(logs: Path) -> Path:
     """Return the rank log written last, or torchrun's when no rank came to write."""
     ranks = [path for path in logs.glob("rank-*.log") if path.stat().st_size]
-    return max(ranks, key=lambda path: (path.stat().st_mtime, path.name), default=logs / "launcher.log")
+    return max(
+        ranks, key=lambda path: (path.stat().st_mtime, path.name), default=logs / "launcher.log"
+    )

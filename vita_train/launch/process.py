@@ -20,7 +20,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent goes, even by SIGKILL. Linux only; elsewhere nothing happens."""
+    """Ask the kernel for SIGTERM when the parent goes, even by SIGKILL. Linux only; elsewhere
+    nothing happens."""
     if sys.platform != "linux":
         return
     parent = os.getppid()
@@ -30,11 +31,13 @@ def die_with_parent() -> None:
 
 
 def run_rank(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` as a whole process of a job and end with its exit code, or 1 after an error nobody caught.
+    """Run ``main`` as a whole process of a job and end with its exit code, or 1 after an error
+    nobody caught.
 
-    Exit handlers run; the interpreter is not taken down. Threads of a process group may still hold tensors at that
-    time, and one that lets go of its tensor then aborts the process (pytorch/pytorch#190489): a stage that was
-    trained and committed would count as failed.
+    Exit handlers run; the interpreter is not taken down. Threads of a process group may still hold
+    tensors at that
+    time, and one that lets go of its tensor then aborts the process (pytorch/pytorch#190489): a
+    stage that was trained and committed would count as failed.
     """
     try:
         code = main()
@@ -54,7 +57,9 @@ def has_gpu() -> bool:
 
 @contextmanager
 def on_stop(handler: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handler`` on SIGTERM and SIGINT for as long as the context lasts. Main thread only, else no change."""
+    """Call ``handler`` on SIGTERM and SIGINT for as long as the context lasts. Main thread only,
+    else no change."""
+
     def call(number: int, frame: FrameType | None) -> None:
         handler(number)
 
@@ -71,7 +76,8 @@ def on_stop(handler: Callable[[int], None]) -> Iterator[None]:
 
 
 def stop_group(process: subprocess.Popen[bytes], *, grace: float) -> None:
-    """End a process that leads its own group, and all of the group: SIGTERM, then SIGKILL after ``grace`` seconds."""
+    """End a process that leads its own group, and all of the group: SIGTERM, then SIGKILL after
+    ``grace`` seconds."""
     _signal_group(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline:

@@ -16,11 +16,14 @@ from vita_train.launch.process import die_with_parent, run_rank
 
 
 def main() -> int:
-    """Redirect standard output and error to the rank's log, then train the stage; return the exit code."""
+    """Redirect standard output and error to the rank's log, then train the stage; return the exit
+    code."""
     die_with_parent()
     logs = Path(sys.argv[1])
     starter = os.dup(2)
-    log = os.open(logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(
+        logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+    )
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -41,7 +44,9 @@ def main() -> int:
         told = error if isinstance(error, VitaError) else as_full_disk(error, logs)
         if told is None:  # a fault of ours, whose traceback belongs into the log
             raise
-        tell_starter(report_line(told))  # the log and the error file may be on the disk that is full
+        tell_starter(
+            report_line(told)
+        )  # the log and the error file may be on the disk that is full
         with suppress(OSError):
             print(f"error: {told}", file=sys.stderr)
         return told.exit_code

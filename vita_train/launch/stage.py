@@ -1,5 +1,5 @@
-"""A stage as a job on whichever backend the recipe or the cluster's settings name: started, started again after what
-may pass, and believed only after its commit is read."""
+"""A stage as a job on whichever backend the recipe or the cluster's settings name: started, started
+again after what may pass, and believed only after its commit is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def backend_of(recipe: Recipe) -> JobBackendSpec:
     name = recipe.launch.backend
     if name == "auto":
         platform = load_platform()
-        # A pipeline's step has no GPU of its own: without the chart it must not begin to train there.
+        # A pipeline's step has no GPU of its own: without the chart it must not begin to train
+        # there.
         name = platform.backend if platform else "kubernetes" if os.environ.get(POD) else "local"
         name = "kubernetes" if name == "auto" else name
     return JOB_BACKENDS[name]
@@ -69,13 +70,18 @@ def finish(backend: JobBackend, job: StageJob) -> Manifest:
     logs = complete(backend, job)
     manifest = job.run.final(job.stage)
     if manifest is None:
-        raise VitaError("the job ended as if it were done, but committed nothing", code="VT-FAIL-004", where=job.run.final_uri(job.stage),
-                        remedy=f"its logs are in {logs}")
+        raise VitaError(
+            "the job ended as if it were done, but committed nothing",
+            code="VT-FAIL-004",
+            where=job.run.final_uri(job.stage),
+            remedy=f"its logs are in {logs}",
+        )
     return manifest
 
 
 def complete(backend: JobBackend, job: StageJob) -> str:
-    """Run a job to its end, starting it again up to ``launch.restarts`` times; return where its logs are.
+    """Run a job to its end, starting it again up to ``launch.restarts`` times; return where its
+    logs are.
 
     The stage itself goes on from its last checkpoint.
 

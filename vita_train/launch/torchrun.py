@@ -38,13 +38,21 @@ def environment(threads: int) -> dict[str, str]:
     return result
 
 
-def run_torchrun(command: Sequence[str], logs: Path, env: Mapping[str, str], *, attempt: int = 0, grace: float,
-                 beat: Callable[[], None] = lambda: None) -> VitaError | None:
+def run_torchrun(
+    command: Sequence[str],
+    logs: Path,
+    env: Mapping[str, str],
+    *,
+    attempt: int = 0,
+    grace: float,
+    beat: Callable[[], None] = lambda: None,
+) -> VitaError | None:
     """Run torchrun to its end; None if it ended well, else why it did not.
 
     Args:
         command: torchrun with its arguments.
-        logs: directory of the ranks' logs and error files; torchrun's own output is added to its ``launcher.log``.
+        logs: directory of the ranks' logs and error files; torchrun's own output is added to its
+            ``launcher.log``.
         env: environment of the processes.
         attempt: how often it was started before, for the log.
         grace: seconds the ranks get to save their state when SIGTERM or SIGINT comes.
@@ -56,9 +64,15 @@ def run_torchrun(command: Sequence[str], logs: Path, env: Mapping[str, str], *, 
     with _Output(log) as output:
         output.add(f"--- attempt {attempt + 1}: {' '.join(command)}\n".encode())
         with on_stop(stopped.append):  # before the start, so that no signal falls between
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, env=dict(env), start_new_session=True,
-                                       preexec_fn=die_with_parent)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
             output.follow(process)
             try:
                 code = _wait(process, stopped, beat)
@@ -66,15 +80,20 @@ def run_torchrun(command: Sequence[str], logs: Path, env: Mapping[str, str], *, 
                 stop_group(process, grace=grace)
                 output.finish()
     if stopped:
-        return StoppedError("stopped as asked; the stage saved its state", code="VT-STOP-004", where=str(logs),
-                            remedy="run the same command to continue")
+        return StoppedError(
+            "stopped as asked; the stage saved its state",
+            code="VT-STOP-004",
+            where=str(logs),
+            remedy="run the same command to continue",
+        )
     if code == 0:
         return None
     return explain(logs, output.text())
 
 
 class _Output:
-    """What a job prints: kept in memory and added to a log, and its ranks' warnings passed on to the console.
+    """What a job prints: kept in memory and added to a log, and its ranks' warnings passed on to
+    the console.
 
     It comes through a pipe, so that it is known even where the log's disk takes no more.
     """
@@ -106,11 +125,14 @@ class _Output:
     def follow(self, process: subprocess.Popen[bytes]) -> None:
         """Take all that a process prints, in a thread."""
         assert process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(process.stdout,), name="job-output", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(process.stdout,), name="job-output", daemon=True
+        )
         self._reader.start()
 
     def finish(self) -> None:
-        """Wait for the last lines; a process that has left the job's group may keep the pipe open."""
+        """Wait for the last lines; a process that has left the job's group may keep the pipe
+        open."""
         if self._reader is not None:
             self._reader.join(timeout=_LAST_LINES_S)
 
@@ -125,7 +147,9 @@ class _Output:
                 say(line.decode(errors="replace").rstrip())
 
 
-def _wait(process: subprocess.Popen[bytes], stopped: list[int], beat: Callable[[], None]) -> int | None:
+def _wait(
+    process: subprocess.Popen[bytes], stopped: list[int], beat: Callable[[], None]
+) -> int | None:
     """Wait until the job ends by itself (its exit code) or a signal came (None)."""
     while not stopped:
         beat()

@@ -1,9 +1,12 @@
-"""What each pod of a training job runs: torchrun for this node's ranks, their output as the pod's, their end explained.
+"""What each pod of a training job runs: torchrun for this node's ranks, their output as the pod's,
+their end explained.
 
     python -m vita_train.launch.worker RECIPE STAGE RUN
 
-The topology comes from the ``PET_*`` variables that PyTorchJob and TrainJob alike put into the pod, and torchrun reads
-them. torchrun itself ends with 1 whatever a rank ended with, so this passes on the code that says whether to try again
+The topology comes from the ``PET_*`` variables that PyTorchJob and TrainJob alike put into the pod,
+and torchrun reads
+them. torchrun itself ends with 1 whatever a rank ended with, so this passes on the code that says
+whether to try again
 (see `vita_train.errors`), and leaves the reason as the pod's termination message.
 """
 
@@ -33,7 +36,8 @@ _READ = 1 << 16
 
 
 class Tails:
-    """Follows the ranks' logs and writes what they add to one stream; every rank but 0 with its number in front."""
+    """Follows the ranks' logs and writes what they add to one stream; every rank but 0 with its
+    number in front."""
 
     def __init__(self, logs: Path, out: BinaryIO) -> None:
         self._logs = logs
@@ -42,7 +46,8 @@ class Tails:
         self._rest: dict[Path, bytes] = {}
 
     def __call__(self, *, last: bool = False) -> None:
-        """Write every whole line added since the last call; with ``last``, also what has no line end yet."""
+        """Write every whole line added since the last call; with ``last``, also what has no line
+        end yet."""
         for path in sorted(self._logs.glob("*.log")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -75,8 +80,12 @@ def main() -> int:
 
 
 def say_last_words(failure: VitaError, logs: Path, to: Path = TERMINATION_LOG) -> None:
-    """Leave the reason, and the last lines of every rank, where Kubernetes reads a container's last words."""
-    said = {**failure.report(), "tails": {path.stem: tail(path) for path in sorted(logs.glob("rank-*.log"))}}
+    """Leave the reason, and the last lines of every rank, where Kubernetes reads a container's last
+    words."""
+    said = {
+        **failure.report(),
+        "tails": {path.stem: tail(path) for path in sorted(logs.glob("rank-*.log"))},
+    }
     while len(text := json.dumps(said, ensure_ascii=False).encode()) > _MOST_BYTES:
         said = _shortened(said)
     try:
@@ -92,10 +101,18 @@ def _run(uri: str, stage: str, run: str, folder: Path) -> VitaError | None:
     recipe = load_recipe(str(path))
     tails = Tails(folder, sys.stdout.buffer)
     grace = max(float(os.environ.get(GRACE, "30")) - _MARGIN, _MARGIN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "0",
-               *rank_entry(folder, str(path), stage, run)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--max-restarts",
+        "0",
+        *rank_entry(folder, str(path), stage, run),
+    ]
     try:
-        return run_torchrun(command, folder, environment(recipe.launch.threads), grace=grace, beat=tails)
+        return run_torchrun(
+            command, folder, environment(recipe.launch.threads), grace=grace, beat=tails
+        )
     finally:
         tails(last=True)
 
@@ -107,8 +124,12 @@ def _shortened(said: dict[str, object]) -> dict[str, object]:
     longest = max(tails, key=lambda name: len(tails[name]), default="")
     if longest and tails[longest]:
         return {**said, "tails": {**tails, longest: tails[longest].partition("\n")[2]}}
-    return {**said, "what": str(said["what"])[: _MOST_BYTES // 8], "where": str(said["where"])[: _MOST_BYTES // 8],
-            "remedy": str(said["remedy"])[: _MOST_BYTES // 8]}
+    return {
+        **said,
+        "what": str(said["what"])[: _MOST_BYTES // 8],
+        "where": str(said["where"])[: _MOST_BYTES // 8],
+        "remedy": str(said["remedy"])[: _MOST_BYTES // 8],
+    }
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def enable_checkpointing(modules: nn.ModuleDict, names: Iterable[str] = ("llm", "vision", "audio_encoder")) -> None:
+def enable_checkpointing(
+    modules: nn.ModuleDict, names: Iterable[str] = ("llm", "vision", "audio_encoder")
+) -> None:
     """Checkpoint every transformer block of the named modules that are present.
 
-    The library's own switch acts in train mode only; a frozen language model is in eval mode and still has to carry
+    The library's own switch acts in train mode only; a frozen language model is in eval mode and
+    still has to carry
     gradients to what stands before it, so blocks are wrapped here wherever gradients are on.
     """
     for name in names:
@@ -23,7 +26,8 @@ def enable_checkpointing(modules: nn.ModuleDict, names: Iterable[str] = ("llm", 
 
 
 def transformer_blocks(module: nn.Module) -> nn.ModuleList:
-    """Return the blocks of a language model, vision tower or speech encoder, in order; sharding wraps the same."""
+    """Return the blocks of a language model, vision tower or speech encoder, in order; sharding
+    wraps the same."""
     blocks = module.get_submodule("model").layers if hasattr(module, "lm_head") else module.blocks
     assert isinstance(blocks, nn.ModuleList)
     return blocks

@@ -1,6 +1,7 @@
 """Modules from a specification.
 
-transformers is imported where a module of its classes is built: it takes seconds, and modules of audio have none.
+transformers is imported where a module of its classes is built: it takes seconds, and modules of
+audio have none.
 """
 
 from __future__ import annotations
@@ -38,19 +39,23 @@ def build_modules(
 ) -> nn.ModuleDict:
     """Build modules by name.
 
-    Each module draws its first weights from its own seed, so that building one more changes no other. Works under
-    ``torch.device("meta")``, where no weights are drawn or read.
+    Each module draws its first weights from its own seed, so that building one more changes no
+    other. Works under ``torch.device("meta")``, where no weights are drawn or read.
 
     Args:
         spec: shapes and sources.
         names: keys of ``recipe.modules.MODULES``; the result has them in that order.
         ctc_vocab_size: outputs of the CTC head, blank included; needed when ``ctc_head`` is named.
         seed: the run's seed.
-        dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their own.
+        dtype: type of the parameters. Buffers (rotary rates, CMVN, codebook statistics) keep their
+            own.
         empty: for weights that are loaded right after. Parameters are neither drawn nor read from
-            ``model.llm.source`` and ``model.vision.source``, and take no memory until something is written to them:
-            billions of numbers would be drawn in minutes, and in float32, for nothing. Audio's own modules are
-            small: without others beside them they are drawn all the same, sooner than what spares it is imported.
+            ``model.llm.source`` and ``model.vision.source``, and take no memory until something is
+            written to them:
+            billions of numbers would be drawn in minutes, and in float32, for nothing. Audio's own
+            modules are
+            small: without others beside them they are drawn all the same, sooner than what spares
+                it is imported.
 
     Raises:
         RecipeError: a name is unknown, or the CTC head has no units.
@@ -59,10 +64,17 @@ def build_modules(
     wanted = set(names)
     unknown = sorted(wanted - set(MODULES))
     if unknown:
-        raise RecipeError(f"unknown modules {unknown}", code="VT-RECIPE-018", remedy=f"modules are {', '.join(MODULES)}")
+        raise RecipeError(
+            f"unknown modules {unknown}",
+            code="VT-RECIPE-018",
+            remedy=f"modules are {', '.join(MODULES)}",
+        )
     if "ctc_head" in wanted and ctc_vocab_size < 2:
-        raise RecipeError(f"the CTC head needs at least one unit beside blank, got {ctc_vocab_size}", code="VT-RECIPE-019",
-                          remedy="prepare the transcripts first; they give the inventory")
+        raise RecipeError(
+            f"the CTC head needs at least one unit beside blank, got {ctc_vocab_size}",
+            code="VT-RECIPE-019",
+            remedy="prepare the transcripts first; they give the inventory",
+        )
     read = not empty and torch.get_default_device().type != "meta"
     undrawn = _spared if empty and wanted & _OF_TRANSFORMERS else nullcontext
     modules = nn.ModuleDict()
@@ -99,12 +111,16 @@ def _spared() -> AbstractContextManager[None]:
     return no_init_weights()
 
 
-def _builder(spec: ModelSpec, name: str, ctc_vocab_size: int, read: bool) -> Callable[[], nn.Module]:
+def _builder(
+    spec: ModelSpec, name: str, ctc_vocab_size: int, read: bool
+) -> Callable[[], nn.Module]:
     llm_source = spec.llm.source if read else None
     vision_source = spec.vision.source if read else None
     builders: dict[str, Callable[[], nn.Module]] = {
         "llm": lambda: load_llm(spec.llm, llm_source) if llm_source else build_llm(spec.llm),
-        "vision": lambda: load_vision(spec.vision, vision_source) if vision_source else build_vision(spec.vision),
+        "vision": lambda: (
+            load_vision(spec.vision, vision_source) if vision_source else build_vision(spec.vision)
+        ),
         "projector": lambda: build_projector(spec),
         "audio_encoder": lambda: AudioEncoder(spec.audio_encoder),
         "ctc_head": lambda: nn.Linear(spec.audio_encoder.width, ctc_vocab_size),

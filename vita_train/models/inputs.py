@@ -74,16 +74,22 @@ class PromptBatch:
 
 def left_padded(prompts: Sequence[Prompt], device: torch.device) -> PromptBatch:
     """Lay prompts side by side so that all end in the last column."""
-    ids = pad_sequence([prompt.input_ids for prompt in prompts], batch_first=True, padding_side="left")
-    real = pad_sequence([torch.ones_like(prompt.input_ids) for prompt in prompts], batch_first=True,
-                        padding_side="left")
+    ids = pad_sequence(
+        [prompt.input_ids for prompt in prompts], batch_first=True, padding_side="left"
+    )
+    real = pad_sequence(
+        [torch.ones_like(prompt.input_ids) for prompt in prompts],
+        batch_first=True,
+        padding_side="left",
+    )
     tiles = [prompt.tiles for prompt in prompts if prompt.tiles is not None]
     tokens = [prompt.tile_tokens for prompt in prompts if prompt.tile_tokens is not None]
     clips = [clip for prompt in prompts for clip in prompt.clips]
     return PromptBatch(
         input_ids=ids.to(device),
-        position_ids=pad_sequence([_positions(prompt) for prompt in prompts], batch_first=True,
-                                  padding_side="left").to(device),
+        position_ids=pad_sequence(
+            [_positions(prompt) for prompt in prompts], batch_first=True, padding_side="left"
+        ).to(device),
         document_ids=real.to(device),
         tiles=torch.cat(tiles).to(device) if tiles else None,
         fbank=pad_sequence(clips, batch_first=True).to(device) if clips else None,

@@ -1,4 +1,5 @@
-"""What transformers found in a source, held against what the model needs: nothing stays random without a word."""
+"""What transformers found in a source, held against what the model needs: nothing stays random
+without a word."""
 
 from __future__ import annotations
 
@@ -16,9 +17,18 @@ _SHOWN = 6
 _HARMLESS = (r"rotary_emb\.inv_freq$", r"\.masked_bias$", r"\.attn\.bias$", r"position_ids$")
 
 
-def check_loaded(model: nn.Module, *, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str],
-                 where: str, setting: str, ignore: Sequence[str] = ()) -> None:
-    """Refuse a model that was not loaded whole from a source, or that took values which are not finite.
+def check_loaded(
+    model: nn.Module,
+    *,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    mismatched: Iterable[str],
+    where: str,
+    setting: str,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Refuse a model that was not loaded whole from a source, or that took values which are not
+    finite.
 
     Args:
         model: as loaded.
@@ -33,13 +43,27 @@ def check_loaded(model: nn.Module, *, missing: Iterable[str], unexpected: Iterab
         CheckpointError: with the names of the tensors, and what to set.
     """
     absent, wrong = sorted(missing), sorted(mismatched)
-    unused = sorted(name for name in unexpected
-                    if not any(re.search(pattern, name) for pattern in (*_HARMLESS, *ignore)))
-    problems = [f"{len(names)} tensors {what}: {_shown(names)}" for names, what in (
-        (absent, "are missing and would stay random"), (unused, "would go unused"), (wrong, "have another shape"))
-        if names]
+    unused = sorted(
+        name
+        for name in unexpected
+        if not any(re.search(pattern, name) for pattern in (*_HARMLESS, *ignore))
+    )
+    problems = [
+        f"{len(names)} tensors {what}: {_shown(names)}"
+        for names, what in (
+            (absent, "are missing and would stay random"),
+            (unused, "would go unused"),
+            (wrong, "have another shape"),
+        )
+        if names
+    ]
     if problems:
-        raise CheckpointError("; ".join(problems), code="VT-WEIGHTS-006", where=where, remedy=_remedy(absent, unused, setting))
+        raise CheckpointError(
+            "; ".join(problems),
+            code="VT-WEIGHTS-006",
+            where=where,
+            remedy=_remedy(absent, unused, setting),
+        )
     check_finite(model, where=where)
 
 
@@ -54,15 +78,23 @@ def check_finite(model: nn.Module, *, where: str) -> None:
 
 def check_finite_tensors(tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Refuse tensors that are not finite; as `check_finite` raises."""
-    bad = [name for name, tensor in tensors.items()
-           if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
     if bad:
-        raise CheckpointError(f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}", code="VT-WEIGHTS-007", where=where,
-                              remedy="get the weights again, or take an earlier checkpoint of them")
+        raise CheckpointError(
+            f"{len(bad)} tensors hold values that are not finite: {_shown(bad)}",
+            code="VT-WEIGHTS-007",
+            where=where,
+            remedy="get the weights again, or take an earlier checkpoint of them",
+        )
 
 
 def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
-    """Return what stands before the names of a source that would fit without it; None if that is not the fault."""
+    """Return what stands before the names of a source that would fit without it; None if that is
+    not the fault."""
     wanted = set(missing)
     for name in unused:
         for ours in wanted:
@@ -75,12 +107,21 @@ def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
 
 def _remedy(missing: Sequence[str], unused: Sequence[str], setting: str) -> str:
     if prefix := common_prefix(missing, unused):
-        others = sorted({f"^{re.escape(name.split('.')[0])}\\." for name in unused if not name.startswith(prefix)})
+        others = sorted(
+            {
+                f"^{re.escape(name.split('.')[0])}\\."
+                for name in unused
+                if not name.startswith(prefix)
+            }
+        )
         also = f" and {setting}.ignore={others}" if others else ""
         return f"every name begins with {prefix!r}: set {setting}.prefix={prefix}{also}"
     if not missing:
-        return (f"if that is meant, name patterns of what may go unused: {setting}.ignore=['^name\\.']; else give the "
-                "whole model's shape")
+        return (
+            f"if that is meant, name patterns of what may go unused: "
+            f"{setting}.ignore=['^name\\.']; else give the "
+            "whole model's shape"
+        )
     return "get the whole checkpoint, or train the module from nothing without a source"
 
 

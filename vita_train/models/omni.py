@@ -24,11 +24,13 @@ SHORTEST_CLIP = 7
 
 
 class Omni(nn.Module):
-    """Language model, vision tower with projector, speech encoder with adapter and prompt, and state head.
+    """Language model, vision tower with projector, speech encoder with adapter and prompt, and
+    state head.
 
-    Children keep their names from ``recipe.modules.MODULES``. A part that is missing cannot be used by a batch. A part
-    without trainable parameters runs without gradients, but gradients flow through a frozen language model to the
-    parts before it.
+    Children keep their names from ``recipe.modules.MODULES``. A part that is missing cannot be used
+    by a batch. A part
+    without trainable parameters runs without gradients, but gradients flow through a frozen
+    language model to the parts before it.
     """
 
     llm: Any
@@ -41,7 +43,15 @@ class Omni(nn.Module):
 
     def __init__(self, modules: nn.ModuleDict) -> None:
         super().__init__()
-        for name in ("llm", "vision", "projector", "audio_encoder", "audio_adapter", "audio_prompt", "state_head"):
+        for name in (
+            "llm",
+            "vision",
+            "projector",
+            "audio_encoder",
+            "audio_adapter",
+            "audio_prompt",
+            "state_head",
+        ):
             if name in modules:
                 self.add_module(name, modules[name])
 
@@ -59,17 +69,23 @@ class Omni(nn.Module):
         return self.read(batch).hidden
 
     def read(self, batch: OmniBatch, *, routers: bool = False) -> Decoded:
-        """Return the last hidden states as ``forward`` does, and if asked the logits by which experts were chosen."""
+        """Return the last hidden states as ``forward`` does, and if asked the logits by which
+        experts were chosen."""
         embeds = self.embed(batch)
-        if self.llm.config._attn_implementation == PACKED and (not embeds.is_cuda or _half_precision(embeds)):
+        if self.llm.config._attn_implementation == PACKED and (
+            not embeds.is_cuda or _half_precision(embeds)
+        ):
             return self.decode_flat(embeds, batch, routers=routers)
-        return decode(self.llm, embeds, batch.position_ids, document_mask(batch.document_ids), routers=routers)
+        return decode(
+            self.llm, embeds, batch.position_ids, document_mask(batch.document_ids), routers=routers
+        )
 
     def embed(self, batch: OmniBatch) -> Tensor:
-        """Return input embeddings (B, L, D) with media features at their placeholders, in reading order.
+        """Return input embeddings (B, L, D) with media features at their placeholders, in reading
+        order.
 
-        Where some rank has a modality and this one has not, a dummy passes through the same modules with weight
-        zero, so that all ranks make the same collective calls in forward and backward.
+        Where some rank has a modality and this one has not, a dummy passes through the same modules
+        with weight zero, so that all ranks make the same collective calls in forward and backward.
         """
         ids = batch.input_ids
         embeds = self.llm.get_input_embeddings()(ids.clamp(min=0))
@@ -90,7 +106,8 @@ class Omni(nn.Module):
     def image_features(self, tiles: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return the tokens of tiles (N, 3, S, S), joined in order: (positions, D).
 
-        Each tile has as many as tower and projector give, or as ``tokens`` (N,) says it is pooled to.
+        Each tile has as many as tower and projector give, or as ``tokens`` (N,) says it is pooled
+        to.
         """
         with _gradients(self.vision):
             features = self.vision(tiles)
@@ -99,7 +116,8 @@ class Omni(nn.Module):
             return features.flatten(0, 1) if tokens is None else pool_tiles(features, tokens)
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
-        """Return the tokens of clips (A, T, bins), padding left out, joined in order: (positions, D).
+        """Return the tokens of clips (A, T, bins), padding left out, joined in order: (positions,
+        D).
 
         Each clip's begin with the audio prompt where the model has one.
         """
@@ -115,7 +133,9 @@ class Omni(nn.Module):
     def audio_positions(self, frames: int) -> int:
         """Return the tokens of a clip of so many filterbank frames."""
         prompt = len(self.audio_prompt.weight) if "audio_prompt" in self._modules else 0
-        return prompt + int(adapter_length(encoder_length(torch.tensor(frames)), self.audio_adapter.stride))
+        return prompt + int(
+            adapter_length(encoder_length(torch.tensor(frames)), self.audio_adapter.stride)
+        )
 
     def _dummy_tile(self, device: torch.device) -> Tensor:
         side = self.vision.spec.tile_size
@@ -123,22 +143,32 @@ class Omni(nn.Module):
 
     def _dummy_clip(self, device: torch.device) -> tuple[Tensor, Tensor]:
         bins = self.audio_encoder.spec.num_mel_bins
-        return torch.zeros(1, SHORTEST_CLIP, bins, device=device), torch.tensor([SHORTEST_CLIP], device=device)
+        return torch.zeros(1, SHORTEST_CLIP, bins, device=device), torch.tensor(
+            [SHORTEST_CLIP], device=device
+        )
 
     def decode_flat(self, embeds: Tensor, batch: OmniBatch, *, routers: bool = False) -> Decoded:
-        """Return the last hidden states (B, L, D) of embeddings read as one long row of documents, without a mask."""
+        """Return the last hidden states (B, L, D) of embeddings read as one long row of documents,
+        without a mask."""
         starts = document_starts(batch.document_ids)
         lengths = starts.diff()
         packing: dict[str, Any] = {"cu_seq_lens_q": starts, "max_length_q": int(lengths.max())}
         if not embeds.is_cuda:
             packing = {"document_lengths": lengths.tolist()}
-        read = decode(self.llm, embeds.flatten(0, 1)[None], batch.position_ids.flatten()[None], None, routers=routers,
-                      **packing)
+        read = decode(
+            self.llm,
+            embeds.flatten(0, 1)[None],
+            batch.position_ids.flatten()[None],
+            None,
+            routers=routers,
+            **packing,
+        )
         return read._replace(hidden=read.hidden.view_as(embeds))
 
 
 def document_mask(document_ids: Tensor) -> Tensor:
-    """Return (B, 1, L, L) bool: a position sees itself and what stands before it in its own document.
+    """Return (B, 1, L, L) bool: a position sees itself and what stands before it in its own
+    document.
 
     Padding (document 0) sees padding, which keeps every row of the softmax defined.
     """
@@ -149,7 +179,8 @@ def document_mask(document_ids: Tensor) -> Tensor:
 
 
 def document_starts(document_ids: Tensor) -> Tensor:
-    """Return the int32 offsets at which documents (B, L) begin in the flattened batch, and the end."""
+    """Return the int32 offsets at which documents (B, L) begin in the flattened batch, and the
+    end."""
     changes = torch.ones_like(document_ids, dtype=torch.bool)
     changes[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     starts = changes.flatten().nonzero().flatten()
@@ -168,18 +199,32 @@ def is_frozen(module: nn.Module) -> bool:
 
 def _gradients(*modules: nn.Module) -> AbstractContextManager[object]:
     """No gradients where none of the modules up to here is trained."""
-    return torch.set_grad_enabled(torch.is_grad_enabled() and not all(is_frozen(module) for module in modules))
+    return torch.set_grad_enabled(
+        torch.is_grad_enabled() and not all(is_frozen(module) for module in modules)
+    )
 
 
-def _place(embeds: Tensor, where: Tensor, features: Tensor | None, real: bool, kind: str,
-           sample_ids: Sequence[str]) -> Tensor:
-    """Put features (positions, D) where ``where`` (B, L) is true; those of a dummy are added with weight zero."""
+def _place(
+    embeds: Tensor,
+    where: Tensor,
+    features: Tensor | None,
+    real: bool,
+    kind: str,
+    sample_ids: Sequence[str],
+) -> Tensor:
+    """Put features (positions, D) where ``where`` (B, L) is true; those of a dummy are added with
+    weight zero."""
     places, found = int(where.sum()), len(features) if features is not None and real else 0
     if places != found:
-        shown = ", ".join(sample_ids[:8]) + (f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else "")
-        raise DataError(f"{places} {kind} positions in the text but {found} {kind} features", code="VT-DATA-033",
-                        where=f"samples {shown}" if shown else "batch",
-                        remedy="prepare the data again with the model settings of this recipe")
+        shown = ", ".join(sample_ids[:8]) + (
+            f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else ""
+        )
+        raise DataError(
+            f"{places} {kind} positions in the text but {found} {kind} features",
+            code="VT-DATA-033",
+            where=f"samples {shown}" if shown else "batch",
+            remedy="prepare the data again with the model settings of this recipe",
+        )
     if features is None:
         return embeds
     if not real:

@@ -1,4 +1,5 @@
-"""The matrices of a language model in 4 or 8 bit, by bitsandbytes, for training what stands beside them."""
+"""The matrices of a language model in 4 or 8 bit, by bitsandbytes, for training what stands beside
+them."""
 
 from __future__ import annotations
 
@@ -22,19 +23,33 @@ def import_bitsandbytes(*, where: str = "quantize") -> Any:
     Raises:
         RecipeError: it is not installed.
     """
-    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops", "bitsandbytes.cextension"):
+    for name in (
+        "bitsandbytes.autograd._functions",
+        "bitsandbytes.backends.cpu.ops",
+        "bitsandbytes.cextension",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         import bitsandbytes
     except ImportError as error:
-        raise RecipeError("bitsandbytes is not installed", code="VT-RECIPE-023", where=where,
-                          remedy="pip install 'vita-train[quant]', or take quantize out") from error
+        raise RecipeError(
+            "bitsandbytes is not installed",
+            code="VT-RECIPE-023",
+            where=where,
+            remedy="pip install 'vita-train[quant]', or take quantize out",
+        ) from error
     return bitsandbytes
 
 
 @torch.no_grad()
-def quantize_blocks(llm: nn.Module, spec: QuantizeSpec, *, device: torch.device, dtype: torch.dtype,
-                    where: str = "quantize") -> None:
+def quantize_blocks(
+    llm: nn.Module,
+    spec: QuantizeSpec,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    where: str = "quantize",
+) -> None:
     """Replace every linear layer in the blocks of a language model by a quantised one, in place.
 
     Head, embeddings and norms stay. Nothing is drawn: the same weights give the same bytes.
@@ -57,17 +72,26 @@ def quantize_blocks(llm: nn.Module, spec: QuantizeSpec, *, device: torch.device,
     setattr(llm, f"is_loaded_in_{spec.bits}bit", True)
 
 
-def _quantized(library: Any, layer: nn.Linear, spec: QuantizeSpec, device: torch.device,
-               dtype: torch.dtype) -> nn.Module:
+def _quantized(
+    library: Any, layer: nn.Linear, spec: QuantizeSpec, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
     sizes, meta = (layer.in_features, layer.out_features), torch.device("meta")
     if spec.bits == 4:
         new = library.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device=meta)
-        # Else measuring on some processors would lay out the weights anew, which training cannot read.
+        # Else measuring on some processors would lay out the weights anew, which training cannot
+        # read.
         new.support_avx512bf16_for_cpu = False
-        new.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type=spec.kind,
-                                           compress_statistics=spec.double, module=new).to(device)
+        new.weight = library.nn.Params4bit(
+            layer.weight.data,
+            requires_grad=False,
+            quant_type=spec.kind,
+            compress_statistics=spec.double,
+            module=new,
+        ).to(device)
     else:
-        new = library.nn.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=_OUTLIER, device=meta)
+        new = library.nn.Linear8bitLt(
+            *sizes, bias=False, has_fp16_weights=False, threshold=_OUTLIER, device=meta
+        )
         new.weight = library.nn.Int8Params(layer.weight.data.cpu(), requires_grad=False).to(device)
     new.bias = layer.bias
     return new.train(layer.training)

@@ -1,7 +1,9 @@
 """The state head: does a clip speak to the assistant, or is it audio not meant for it?
 
-After Freeze-Omni (Wang et al. 2024): a linear layer on the language model's last hidden state at the end of a clip, two
-states and a third that is never labelled. VITA's code has it switched off; classes and weights are those it names.
+After Freeze-Omni (Wang et al. 2024): a linear layer on the language model's last hidden state at
+the end of a clip, two
+states and a third that is never labelled. VITA's code has it switched off; classes and weights are
+those it names.
 """
 
 from __future__ import annotations
@@ -50,12 +52,15 @@ def state_loss(head: nn.Linear, hidden: Tensor, states: Tensor | None) -> StateL
 
     Args:
         hidden: (B, L, D) last hidden states.
-        states: (B, L) class at the last position of each clip, -100 elsewhere; None where no clip is labelled.
+        states: (B, L) class at the last position of each clip, -100 elsewhere; None where no clip
+            is labelled.
     """
     if states is None:
         # A rank without a label still takes part in every collective of the head.
         nothing = _logits(head, hidden[0, :1]).sum() * 0
-        return StateLoss(nothing, nothing.detach(), torch.zeros((), dtype=torch.long, device=hidden.device), 0)
+        return StateLoss(
+            nothing, nothing.detach(), torch.zeros((), dtype=torch.long, device=hidden.device), 0
+        )
     labelled = states != IGNORE_INDEX
     logits, targets = _logits(head, hidden[labelled]), states[labelled]
     weights = torch.tensor(CLASS_WEIGHTS, device=hidden.device)
@@ -66,13 +71,14 @@ def state_loss(head: nn.Linear, hidden: Tensor, states: Tensor | None) -> StateL
 
 @torch.no_grad()
 def meant_for_assistant(omni: Omni, prompt: Prompt) -> bool:
-    """Say whether the last clip of a prompt speaks to the assistant; true of a prompt without audio."""
+    """Say whether the last clip of a prompt speaks to the assistant; true of a prompt without
+    audio."""
     clips = (prompt.input_ids == AUDIO_ID).nonzero().flatten()
     if len(clips) == 0:
         return True
     hidden = omni(left_padded([prompt], omni.head_weight.device))
     end = int(clips[-1])
-    return bool(state_logits(omni.state_head, hidden[0, end:end + 1]).argmax() == MEANT)
+    return bool(state_logits(omni.state_head, hidden[0, end : end + 1]).argmax() == MEANT)
 
 
 def _logits(head: nn.Linear, hidden: Tensor) -> Tensor:

@@ -21,8 +21,13 @@ _PREFIX = "vita-train-"
 #: The shipped pipeline's name on a server.
 LADDER_PIPELINE = _PREFIX + LADDER
 #: Options of ``pipelines/compile.py`` with the variables that go before them here.
-_VARIABLES = {"trainer-image": "VITA_TRAIN_TRAINER_IMAGE", "launcher-image": "VITA_TRAIN_LAUNCHER_IMAGE",
-              "data-image": "VITA_TRAIN_DATA_IMAGE", "prefix": "VITA_TRAIN_PREFIX", "s3-secret": "VITA_TRAIN_S3_SECRET"}
+_VARIABLES = {
+    "trainer-image": "VITA_TRAIN_TRAINER_IMAGE",
+    "launcher-image": "VITA_TRAIN_LAUNCHER_IMAGE",
+    "data-image": "VITA_TRAIN_DATA_IMAGE",
+    "prefix": "VITA_TRAIN_PREFIX",
+    "s3-secret": "VITA_TRAIN_S3_SECRET",
+}
 
 
 def pipeline_name(recipe: Recipe) -> str:
@@ -32,13 +37,15 @@ def pipeline_name(recipe: Recipe) -> str:
 
 
 def serving_pipeline(recipe: Recipe) -> str:
-    """Return the name of the pipeline to run a recipe with: the shipped one where it has the stages, else its own."""
+    """Return the name of the pipeline to run a recipe with: the shipped one where it has the
+    stages, else its own."""
     covered = not uncovered(stage_graph(load_recipe(SHIPPED)), stage_graph(recipe))
     return LADDER_PIPELINE if covered else pipeline_name(recipe)
 
 
 def sources() -> Path:
-    """Return the folder of ``pipelines`` and ``components``: the repository, or their copies in an installed package.
+    """Return the folder of ``pipelines`` and ``components``: the repository, or their copies in an
+    installed package.
 
     Raises:
         VitaError: they are in neither place.
@@ -47,8 +54,12 @@ def sources() -> Path:
     for folder in (package.parent, package / "kubeflow"):
         if (folder / "pipelines" / "compile.py").is_file():
             return folder
-    raise VitaError("the pipelines' sources are missing", code="VT-FAIL-005", where=str(package / "kubeflow"),
-                    remedy="install the package again")
+    raise VitaError(
+        "the pipelines' sources are missing",
+        code="VT-FAIL-005",
+        where=str(package / "kubeflow"),
+        remedy="install the package again",
+    )
 
 
 def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> Path:
@@ -57,8 +68,8 @@ def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> 
     Args:
         recipe: the recipe.
         out: an empty folder.
-        settings: options of ``pipelines/compile.py``: images and the names that the chart was installed with; its
-            variables in the environment go first.
+        settings: options of ``pipelines/compile.py``: images and the names that the chart was
+            installed with; its variables in the environment go first.
 
     Raises:
         UserError: it cannot be compiled.
@@ -72,11 +83,19 @@ def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> 
         written.parent.mkdir(parents=True)
         written.write_text(dump_recipe(recipe), encoding="utf-8")
         command += ["--recipe", str(written)]
-    options = [word for name, value in settings.items()
-               if name in _VARIABLES and not os.environ.get(_VARIABLES[name]) for word in (f"--{name}", value)]
+    options = [
+        word
+        for name, value in settings.items()
+        if name in _VARIABLES and not os.environ.get(_VARIABLES[name])
+        for word in (f"--{name}", value)
+    ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not file.is_file():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the pipeline cannot be compiled: {reason.removeprefix('error: ')}", code="VT-USE-061", where=recipe.name,
-                        remedy="correct the recipe")
+        raise UserError(
+            f"the pipeline cannot be compiled: {reason.removeprefix('error: ')}",
+            code="VT-USE-061",
+            where=recipe.name,
+            remedy="correct the recipe",
+        )
     return file

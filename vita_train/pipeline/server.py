@@ -18,7 +18,10 @@ from vita_train.errors import PeerLostError, UserError
 from vita_train.storage.digest import sha256_file
 
 #: Where a pod's token for Kubeflow Pipelines is mounted, unless the variable says so.
-TOKEN, TOKEN_VARIABLE = Path("/var/run/secrets/kubeflow/pipelines/token"), "KF_PIPELINES_SA_TOKEN_PATH"
+TOKEN, TOKEN_VARIABLE = (
+    Path("/var/run/secrets/kubeflow/pipelines/token"),
+    "KF_PIPELINES_SA_TOKEN_PATH",
+)
 _NO_ENTRY = (401, 403)
 
 
@@ -31,24 +34,34 @@ class PipelineServer:
     """
 
     def __init__(self, endpoint: str, namespace: str = "") -> None:
-        import kfp_server_api as api  # kfp.Client asks five times for the server's health and prints each traceback
+        # Kfp.Client asks five times for the server's health and prints each traceback
+        import kfp_server_api as api
 
         if holds_credentials(endpoint):
-            raise UserError("holds a user, a password or a key inside a URL", code="VT-USE-063", where=endpoint,
-                            remedy="forward the port of service ml-pipeline, or put a proxy before it that knows them")
+            raise UserError(
+                "holds a user, a password or a key inside a URL",
+                code="VT-USE-063",
+                where=endpoint,
+                remedy="forward the port of service ml-pipeline, or put a proxy before it that "
+                "knows them",
+            )
         settings = api.Configuration(host=endpoint.rstrip("/"))
         if mounted := os.environ.get(TOKEN_VARIABLE) or (str(TOKEN) if TOKEN.exists() else ""):
             settings.api_key = {"authorization": Path(mounted).read_text(encoding="utf-8").strip()}
             settings.api_key_prefix = {"authorization": "Bearer"}
         client = api.ApiClient(settings)
         self._api = api
-        self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
+        self._pipelines, self._uploads = (
+            api.PipelineServiceApi(client),
+            api.PipelineUploadServiceApi(client),
+        )
         self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
         self._endpoint = settings.host
         self._where = {"namespace": namespace} if namespace else {}
 
     def upload(self, path: Path) -> str:
-        """Put a compiled pipeline there, as a new version if the pipeline is known; the same file only once.
+        """Put a compiled pipeline there, as a new version if the pipeline is known; the same file
+        only once.
 
         Returns:
             The version's name.
@@ -62,13 +75,22 @@ class PipelineServer:
             known = self._find(name)
             if known is None:
                 # The server names a pipeline's first version after the pipeline.
-                known = str(self._uploads.upload_pipeline(str(path), name=name, **self._where).pipeline_id)
+                known = str(
+                    self._uploads.upload_pipeline(str(path), name=name, **self._where).pipeline_id
+                )
             if version not in self._versions(known):
                 self._uploads.upload_pipeline_version(str(path), name=version, pipelineid=known)
             return version
 
-    def submit(self, pipeline: str, arguments: Mapping[str, Any], *, name: str, experiment: str,
-               service_account: str = "") -> str:
+    def submit(
+        self,
+        pipeline: str,
+        arguments: Mapping[str, Any],
+        *,
+        name: str,
+        experiment: str,
+        service_account: str = "",
+    ) -> str:
         """Start a run of a pipeline's newest version and return where it can be watched.
 
         Args:
@@ -85,14 +107,24 @@ class PipelineServer:
         with _explained(self._endpoint):
             known = self._find(pipeline)
             if known is None:
-                raise UserError(f"the server has no pipeline {pipeline!r}", code="VT-USE-064", where=self._endpoint,
-                                remedy="upload it: vita-train cluster upload --endpoint ... FILE")
+                raise UserError(
+                    f"the server has no pipeline {pipeline!r}",
+                    code="VT-USE-064",
+                    where=self._endpoint,
+                    remedy="upload it: vita-train cluster upload --endpoint ... FILE",
+                )
             version = next(iter(self._versions(known).values()))
-            run = self._runs.run_service_create_run(self._api.V2beta1Run(
-                experiment_id=self._experiment(experiment), display_name=name, service_account=service_account or None,
-                pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
-                    pipeline_id=known, pipeline_version_id=version),
-                runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments))))
+            run = self._runs.run_service_create_run(
+                self._api.V2beta1Run(
+                    experiment_id=self._experiment(experiment),
+                    display_name=name,
+                    service_account=service_account or None,
+                    pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
+                        pipeline_id=known, pipeline_version_id=version
+                    ),
+                    runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments)),
+                )
+            )
         return f"{self._endpoint}/#/runs/details/{run.run_id}"
 
     def has(self, pipeline: str) -> bool:
@@ -106,7 +138,8 @@ class PipelineServer:
             return self._find(pipeline) is not None
 
     def settings(self, pipeline: str) -> dict[str, str]:
-        """Return what the newest version of one of our pipelines was compiled with: options of ``compile.py``.
+        """Return what the newest version of one of our pipelines was compiled with: options of
+        ``compile.py``.
 
         Empty where the server lacks the pipeline, or where it says otherwise than we would.
 
@@ -119,20 +152,36 @@ class PipelineServer:
             if known is None:
                 return {}
             version = next(iter(self._versions(known).values()))
-            spec = self._pipelines.pipeline_service_get_pipeline_version(known, version).pipeline_spec
+            spec = self._pipelines.pipeline_service_get_pipeline_version(
+                known, version
+            ).pipeline_spec
         return compiled_with(spec or {})
 
     def _experiment(self, name: str) -> str:
         """Return an experiment's id, making it if there is none of this name."""
-        found = self._experiments.experiment_service_list_experiments(
-            filter=_named(name), **self._where).experiments or []
-        made = found[0] if found else self._experiments.experiment_service_create_experiment(
-            self._api.V2beta1Experiment(display_name=name, **self._where))
+        found = (
+            self._experiments.experiment_service_list_experiments(
+                filter=_named(name), **self._where
+            ).experiments
+            or []
+        )
+        made = (
+            found[0]
+            if found
+            else self._experiments.experiment_service_create_experiment(
+                self._api.V2beta1Experiment(display_name=name, **self._where)
+            )
+        )
         return str(made.experiment_id)
 
     def _find(self, name: str) -> str | None:
         """Return a pipeline's id."""
-        found = self._pipelines.pipeline_service_list_pipelines(filter=_named(name), **self._where).pipelines or []
+        found = (
+            self._pipelines.pipeline_service_list_pipelines(
+                filter=_named(name), **self._where
+            ).pipelines
+            or []
+        )
         return str(found[0].pipeline_id) if found else None
 
     def _versions(self, pipeline: str) -> dict[str, str]:
@@ -141,7 +190,8 @@ class PipelineServer:
         page = ""
         while True:
             answer = self._pipelines.pipeline_service_list_pipeline_versions(
-                pipeline, page_token=page, page_size=100, sort_by="created_at desc")
+                pipeline, page_token=page, page_size=100, sort_by="created_at desc"
+            )
             for version in answer.pipeline_versions or []:
                 found.setdefault(str(version.display_name), str(version.pipeline_version_id))
             page = answer.next_page_token or ""
@@ -153,36 +203,65 @@ def compiled_with(spec: Mapping[str, Any]) -> dict[str, str]:
     """Return the options that a compiled pipeline was compiled with, as far as it shows them.
 
     Args:
-        spec: as a server keeps it: the pipeline, or pipeline and platform by the keys pipeline_spec and platform_spec.
+        spec: as a server keeps it: the pipeline, or pipeline and platform by the keys pipeline_spec
+            and platform_spec.
     """
     pipeline, platform = spec.get("pipeline_spec", spec), spec.get("platform_spec", {})
-    images = {name: executor.get("container", {}).get("image", "")
-              for name, executor in pipeline.get("deploymentSpec", {}).get("executors", {}).items()}
-    executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    images = {
+        name: executor.get("container", {}).get("image", "")
+        for name, executor in pipeline.get("deploymentSpec", {}).get("executors", {}).items()
+    }
+    executors = (
+        platform.get("platforms", {})
+        .get("kubernetes", {})
+        .get("deploymentSpec", {})
+        .get("executors", {})
+    )
     ours: Mapping[str, Any] = next(iter(executors.values()), {})
-    prefixes = [str(volume.get("configMapName", "")) for volume in ours.get("configMapAsVolume", [])]
+    prefixes = [
+        str(volume.get("configMapName", "")) for volume in ours.get("configMapAsVolume", [])
+    ]
     found = {
         "data-image": images.get("exec-data-fetch", ""),
         "trainer-image": images.get("exec-evaluate", ""),
-        "launcher-image": next((image for name, image in images.items() if name.startswith("exec-train-")), ""),
-        "prefix": next((name.removesuffix("-platform") for name in prefixes if name.endswith("-platform")), ""),
-        "s3-secret": next((str(secret.get("secretName", "")) for secret in ours.get("secretAsEnv", [])), ""),
+        "launcher-image": next(
+            (image for name, image in images.items() if name.startswith("exec-train-")), ""
+        ),
+        "prefix": next(
+            (name.removesuffix("-platform") for name in prefixes if name.endswith("-platform")), ""
+        ),
+        "s3-secret": next(
+            (str(secret.get("secretName", "")) for secret in ours.get("secretAsEnv", [])), ""
+        ),
     }
     return {name: value for name, value in found.items() if value}
 
 
 def _named(name: str) -> str:
     """Return the server's filter for a display name."""
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+    return json.dumps(
+        {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+    )
 
 
 def _name_of(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             return str(next(yaml.safe_load_all(file))["pipelineInfo"]["name"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
-        raise UserError("this is no compiled pipeline", code="VT-USE-065", where=str(path),
-                        remedy="give a file that pipelines/compile.py wrote") from error
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        StopIteration,
+        KeyError,
+        TypeError,
+    ) as error:
+        raise UserError(
+            "this is no compiled pipeline",
+            code="VT-USE-065",
+            where=str(path),
+            remedy="give a file that pipelines/compile.py wrote",
+        ) from error
 
 
 @contextmanager
@@ -194,17 +273,34 @@ def _explained(endpoint: str) -> Iterator[None]:
         yield
     except ApiException as error:
         if error.status in _NO_ENTRY:
-            raise UserError(f"the server does not let us in: {error.status} {error.reason}", code="VT-USE-066", where=endpoint,
-                            remedy=f"let {TOKEN_VARIABLE} name a file with a token for Kubeflow Pipelines, and give "
-                                   "--namespace on a multi-user installation") from error
+            raise UserError(
+                f"the server does not let us in: {error.status} {error.reason}",
+                code="VT-USE-066",
+                where=endpoint,
+                remedy=f"let {TOKEN_VARIABLE} name a file with a token for Kubeflow Pipelines, and "
+                f"give "
+                "--namespace on a multi-user installation",
+            ) from error
         if error.status and error.status < 500:
-            raise UserError(f"the server refuses: {_message(error)}", code="VT-USE-067", where=endpoint,
-                            remedy="correct what it names") from error
-        raise PeerLostError(f"the server failed: {error.status} {_message(error)}", code="VT-PEER-003", where=endpoint,
-                            remedy="try again, or look at the log of ml-pipeline") from error
+            raise UserError(
+                f"the server refuses: {_message(error)}",
+                code="VT-USE-067",
+                where=endpoint,
+                remedy="correct what it names",
+            ) from error
+        raise PeerLostError(
+            f"the server failed: {error.status} {_message(error)}",
+            code="VT-PEER-003",
+            where=endpoint,
+            remedy="try again, or look at the log of ml-pipeline",
+        ) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise PeerLostError(f"Kubeflow Pipelines does not answer: {error}", code="VT-PEER-004", where=endpoint,
-                            remedy="check --endpoint, or forward the port of service ml-pipeline") from error
+        raise PeerLostError(
+            f"Kubeflow Pipelines does not answer: {error}",
+            code="VT-PEER-004",
+            where=endpoint,
+            remedy="check --endpoint, or forward the port of service ml-pipeline",
+        ) from error
 
 
 def _message(error: Any) -> str:

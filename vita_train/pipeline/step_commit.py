@@ -1,4 +1,5 @@
-"""How a step of the pipeline is committed: done once for its inputs, told about while it runs, found again later."""
+"""How a step of the pipeline is committed: done once for its inputs, told about while it runs,
+found again later."""
 
 from __future__ import annotations
 
@@ -16,12 +17,18 @@ from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 
-#: A file that gets one line for each change of a step's state; the console that shows a run follows it.
+#: A file that gets one line for each change of a step's state; the console that shows a run follows
+#: it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
 
 
-def run_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Mapping[str, Any]],
-                work: Callable[[str], Manifest]) -> Manifest | None:
+def run_step(
+    run: Run,
+    step: str,
+    selection: Selection,
+    inputs: Callable[[], Mapping[str, Any]],
+    work: Callable[[str], Manifest],
+) -> Manifest | None:
     """Return a step's commit, doing the work first if there is none for these inputs.
 
     A step that was not asked for returns whatever it committed before, or None.
@@ -35,7 +42,9 @@ def run_step(run: Run, step: str, selection: Selection, inputs: Callable[[], Map
             _log_state(step, "reused")
             return done
         _tell(run, step, "running")
-        if selection.force or step not in run.recipe.stages:  # a stage decides itself what of its past still holds
+        if (
+            selection.force or step not in run.recipe.stages
+        ):  # a stage decides itself what of its past still holds
             _forget(run, step)
         manifest = work(digest)
         if step in run.recipe.stages:  # the job has written its own final.json and progress.json
@@ -52,7 +61,11 @@ def _report_failure(run: Run, step: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failure = error if isinstance(error, VitaError) else VitaError(f"{type(error).__name__}: {error}")
+        failure = (
+            error
+            if isinstance(error, VitaError)
+            else VitaError(f"{type(error).__name__}: {error}", code="VT-FAIL-016")
+        )
         with suppress(VitaError):  # a store that is away is told less than why the step failed
             _tell(run, step, "failed", reason=str(failure), error=failure.report())
         raise
@@ -66,7 +79,9 @@ def _tell(run: Run, step: str, state: str, **more: Any) -> None:
 def _log_state(step: str, state: str, **more: Any) -> None:
     if path := os.environ.get(STEPS_LOG):
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "step": step, "state": state, **more}) + "\n")
+            file.write(
+                json.dumps({"time": time.time(), "step": step, "state": state, **more}) + "\n"
+            )
 
 
 def _forget(run: Run, step: str) -> None:

@@ -1,4 +1,5 @@
-"""What goes into a step: the manifests it builds on, and digests of all that its result depends on."""
+"""What goes into a step: the manifests it builds on, and digests of all that its result depends
+on."""
 
 from __future__ import annotations
 
@@ -29,19 +30,36 @@ def require_manifest(run: Run, step: str, *, by: str) -> Manifest:
     """
     manifest = run.final(step)
     if manifest is None:
-        raise UserError(f"{by} needs {step}, which run {run.name!r} has not done yet", code="VT-USE-068", where=run.final_uri(step),
-                        remedy=f"vita-train run {_given_as(run.recipe)} --run {run.name} --until {step}")
+        raise UserError(
+            f"{by} needs {step}, which run {run.name!r} has not done yet",
+            code="VT-USE-068",
+            where=run.final_uri(step),
+            remedy=f"vita-train run {_given_as(run.recipe)} --run {run.name} --until {step}",
+        )
     return manifest
 
 
-def dataset_digests(recipe: Recipe, ledger: PrepareLedger, corpus: Path, fetched: Manifest) -> dict[str, str]:
-    """Digest what each dataset holds for training: its rows, and the settings that its media are loaded with."""
+def dataset_digests(
+    recipe: Recipe, ledger: PrepareLedger, corpus: Path, fetched: Manifest
+) -> dict[str, str]:
+    """Digest what each dataset holds for training: its rows, and the settings that its media are
+    loaded with."""
     settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
-    vocabularies = [corpus / "ctc_vocab.json", *(path for path in (corpus / "tokenizer").iterdir() if path.is_file())]
-    shared = {"settings": settings, "template": template_text(recipe), "fetched": fetched.digest,
-              "vocabularies": {path.name: sha256_file(path) for path in vocabularies}}
-    return {split.dataset: digest_of({**shared, "rows": split.digest})
-            for split in ledger.splits if split.split == "train"}
+    vocabularies = [
+        corpus / "ctc_vocab.json",
+        *(path for path in (corpus / "tokenizer").iterdir() if path.is_file()),
+    ]
+    shared = {
+        "settings": settings,
+        "template": template_text(recipe),
+        "fetched": fetched.digest,
+        "vocabularies": {path.name: sha256_file(path) for path in vocabularies},
+    }
+    return {
+        split.dataset: digest_of({**shared, "rows": split.digest})
+        for split in ledger.splits
+        if split.split == "train"
+    }
 
 
 def template_text(recipe: Recipe) -> dict[str, Any]:
@@ -57,25 +75,38 @@ def sources_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def source_digests(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Digests of the user's own record files by source, so that editing them is noticed; none for other sources."""
-    return {name: _record_digests(source) for name, source in recipe.data.source.items()
-            if isinstance(source, RecordsSource)}
+    """Digests of the user's own record files by source, so that editing them is noticed; none for
+    other sources."""
+    return {
+        name: _record_digests(source)
+        for name, source in recipe.data.source.items()
+        if isinstance(source, RecordsSource)
+    }
 
 
 def _record_digests(source: RecordsSource) -> dict[str, str]:
     from vita_train.data.sources.registry import load_registry, resolve
 
     path = Path(source.registry).expanduser().absolute()
-    records = {entry.records for dataset in load_registry(path).datasets.values()
-               for entry in dataset.splits.values()}
+    records = {
+        entry.records
+        for dataset in load_registry(path).datasets.values()
+        for entry in dataset.splits.values()
+    }
     files = {name: resolve(path, name) for name in sorted(records)}
-    return {"registry": sha256_file(path),
-            **{name: sha256_file(file) for name, file in files.items() if file.is_file()}}
+    return {
+        "registry": sha256_file(path),
+        **{name: sha256_file(file) for name, file in files.items() if file.is_file()},
+    }
 
 
 def pretrained_digests(recipe: Recipe) -> dict[str, Any]:
-    """Digests of the weights that the recipe starts from, so that other ones are noticed; empty without any."""
-    files = {name: [file.sha256 for file in ref.files] for name, ref in pretrained_modules(recipe).items()}
+    """Digests of the weights that the recipe starts from, so that other ones are noticed; empty
+    without any."""
+    files = {
+        name: [file.sha256 for file in ref.files]
+        for name, ref in pretrained_modules(recipe).items()
+    }
     return {"weights": files} if files else {}
 
 

@@ -1,7 +1,9 @@
 """The steps of the pipeline: each is a function of a run that returns the manifest it committed.
 
-A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs changed is done
-again. KFP components call these functions and nothing else. Nothing here imports torch before there is work for it.
+A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs
+changed is done
+again. KFP components call these functions and nothing else. Nothing here imports torch before there
+is work for it.
 """
 
 from __future__ import annotations
@@ -41,12 +43,21 @@ from vita_train.storage.factory import open_file
 from vita_train.storage.tar_shards import publish_tree
 
 ALL = Selection()
-#: Settings of a stage that change nothing it computes. What it starts after counts through its inputs.
+#: Settings of a stage that change nothing it computes. What it starts after counts through its
+#: inputs.
 _SHOWN = {"title", "group", "after"}
 
 
-def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequence[str] = (), only: str = "",
-             from_step: str = "", until_step: str = "", force: bool = False) -> tuple[Run, Selection]:
+def open_run(
+    recipe: str,
+    run: str = "",
+    storage_root: str = "",
+    overrides: Sequence[str] = (),
+    only: str = "",
+    from_step: str = "",
+    until_step: str = "",
+    force: bool = False,
+) -> tuple[Run, Selection]:
     """Resolve what a pipeline's parameters mean.
 
     Args:
@@ -57,7 +68,9 @@ def open_run(recipe: str, run: str = "", storage_root: str = "", overrides: Sequ
         only, from_step, until_step, force: see `Selection`.
     """
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
-    resolved = load_recipe(_text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings)
+    resolved = load_recipe(
+        _text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings
+    )
     opened = Run(resolved, run).remembered()
     opened.write_recipe()
     return opened, Selection.parse(opened.recipe, only, from_step, until_step, force)
@@ -74,57 +87,103 @@ def check_pipeline(recipe: Recipe, stages: str) -> None:
         RecipeError: a stage is missing in the pipeline, or would start too early.
     """
     if problems := uncovered(json.loads(stages), stage_graph(recipe)):
-        raise RecipeError(f"this pipeline was compiled for another recipe: {'; '.join(problems)}", code="VT-RECIPE-024", where=recipe.name,
-                          remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
-                                 "python pipelines/compile.py --recipe FILE, then vita-train cluster upload")
+        raise RecipeError(
+            f"this pipeline was compiled for another recipe: {'; '.join(problems)}",
+            code="VT-RECIPE-024",
+            where=recipe.name,
+            remedy="vita-train submit compiles, uploads and starts the right one; by hand: "
+            "python pipelines/compile.py --recipe FILE, then vita-train cluster upload",
+        )
 
 
 def fetch_step(run: Run, selection: Selection = ALL) -> Manifest | None:
-    """Get the raw data of the recipe's sources into ``data_fetch/raw``, with its ``registry.json``."""
+    """Get the raw data of the recipe's sources into ``data_fetch/raw``, with its
+    ``registry.json``."""
+
     def work(digest: str) -> Manifest:
         from vita_train.data.sources.fetch import fetch_all
 
         raw = run.raw_dir
         raw.mkdir(parents=True, exist_ok=True)
         registry = fetch_all(run.recipe.data.source, raw, seed=run.recipe.seed)
-        counts = {"datasets": float(len(registry.datasets)),
-                  "splits": float(sum(len(dataset.splits) for dataset in registry.datasets.values()))}
-        return Manifest(kind="data", run=run.name, stage="data_fetch", digest=digest, metrics=counts,
-                        files={"registry": _stored(run, raw / "registry.json", "data_fetch", "registry.json"),
-                               **_published(run, "data_fetch", raw)}, lineage=lineage_of(run.recipe, {}))
+        counts = {
+            "datasets": float(len(registry.datasets)),
+            "splits": float(sum(len(dataset.splits) for dataset in registry.datasets.values())),
+        }
+        return Manifest(
+            kind="data",
+            run=run.name,
+            stage="data_fetch",
+            digest=digest,
+            metrics=counts,
+            files={
+                "registry": _stored(run, raw / "registry.json", "data_fetch", "registry.json"),
+                **_published(run, "data_fetch", raw),
+            },
+            lineage=lineage_of(run.recipe, {}),
+        )
 
-    return run_step(run, "data_fetch", selection, lambda: {
-        "source": sources_of(run.recipe), "seed": run.recipe.seed, "content": source_digests(run.recipe),
-    }, work)
+    return run_step(
+        run,
+        "data_fetch",
+        selection,
+        lambda: {
+            "source": sources_of(run.recipe),
+            "seed": run.recipe.seed,
+            "content": source_digests(run.recipe),
+        },
+        work,
+    )
 
 
 def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
-    """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths, features."""
+    """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths,
+    features."""
+
     def inputs() -> dict[str, Any]:
-        return {**corpus_settings(run.recipe), "template": template_text(run.recipe),
-                "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest}
+        return {
+            **corpus_settings(run.recipe),
+            "template": template_text(run.recipe),
+            "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest,
+        }
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare.run import prepare
 
         out = run.corpus_dir
         fetched = require_manifest(run, "data_fetch", by="prepare")
-        ledger = prepare(run.recipe, run.present_raw() / "registry.json", out, workers=os.cpu_count() or 1,
-                         force=selection.force)
+        ledger = prepare(
+            run.recipe,
+            run.present_raw() / "registry.json",
+            out,
+            workers=os.cpu_count() or 1,
+            force=selection.force,
+        )
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
-        return Manifest(kind="prepared", run=run.name, stage="prepare", digest=digest,
-                        metrics={name: float(count) for name, count in counts.items()},
-                        files={"ledger": _stored(run, out / "ledger.json", "prepare", "ledger.json"),
-                               **_published(run, "prepare", out)},
-                        lineage={**lineage_of(run.recipe, {"data_fetch": fetched}),
-                                 "content": dataset_digests(run.recipe, ledger, out, fetched)})
+        return Manifest(
+            kind="prepared",
+            run=run.name,
+            stage="prepare",
+            digest=digest,
+            metrics={name: float(count) for name, count in counts.items()},
+            files={
+                "ledger": _stored(run, out / "ledger.json", "prepare", "ledger.json"),
+                **_published(run, "prepare", out),
+            },
+            lineage={
+                **lineage_of(run.recipe, {"data_fetch": fetched}),
+                "content": dataset_digests(run.recipe, ledger, out, fetched),
+            },
+        )
 
     return run_step(run, "prepare", selection, inputs, work)
 
 
-def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = None) -> Manifest | None:
-    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over: the shipped pipelines
-    serve every recipe that has some of their stages.
+def train_step(
+    run: Run, stage: str, selection: Selection = ALL, task: Any = None
+) -> Manifest | None:
+    """Train one stage as a torchrun job. A stage that the recipe does not have is passed over: the
+    shipped pipelines serve every recipe that has some of their stages.
 
     Args:
         run, stage, selection: what.
@@ -138,79 +197,135 @@ def train_step(run: Run, stage: str, selection: Selection = ALL, task: Any = Non
         earlier = input_stages(run.recipe, stage)
         settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
         settings["data"] = {**data_settings(run.recipe.data), "source": sources_of(run.recipe)}
-        return {**settings, **pretrained_digests(run.recipe), "stage": stage,
-                "spec": spec.model_dump(mode="json", exclude=_SHOWN),
-                "data": content_of(prepared, spec.datasets),
-                "inputs": {name: require_manifest(run, name, by=stage).digest for name in earlier}}
+        return {
+            **settings,
+            **pretrained_digests(run.recipe),
+            "stage": stage,
+            "spec": spec.model_dump(mode="json", exclude=_SHOWN),
+            "data": content_of(prepared, spec.datasets),
+            "inputs": {name: require_manifest(run, name, by=stage).digest for name in earlier},
+        }
 
-    return run_step(run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task))
+    return run_step(
+        run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task)
+    )
 
 
 def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Measure the finished model on every held-out slice."""
+
     def work(digest: str) -> Manifest:
         _use_threads(run.recipe)
         from vita_train.evaluation.run import evaluate_run
 
         metrics = evaluate_run(run)
-        return Manifest(kind="evaluation", run=run.name, stage="evaluate", digest=digest, metrics=metrics,
-                        lineage=lineage_of(run.recipe, stage_manifests(run, "evaluate")))
+        return Manifest(
+            kind="evaluation",
+            run=run.name,
+            stage="evaluate",
+            digest=digest,
+            metrics=metrics,
+            lineage=lineage_of(run.recipe, stage_manifests(run, "evaluate")),
+        )
 
-    return run_step(run, "evaluate", selection, lambda: {
-        "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "evaluate")),
-        "prepare": require_manifest(run, "prepare", by="evaluate").digest,
-    }, work)
+    return run_step(
+        run,
+        "evaluate",
+        selection,
+        lambda: {
+            "recipe": recipe_digest(run.recipe),
+            "stages": digests_of(stage_manifests(run, "evaluate")),
+            "prepare": require_manifest(run, "prepare", by="evaluate").digest,
+        },
+        work,
+    )
 
 
 def export_step(run: Run, selection: Selection = ALL) -> Manifest | None:
-    """Write the finished model into ``export/model``, load it back and compare before it is committed."""
+    """Write the finished model into ``export/model``, load it back and compare before it is
+    committed."""
+
     def work(digest: str) -> Manifest:
         _use_threads(run.recipe)
         from vita_train.weights.export import export_run
 
         files = export_run(run, run.dir / "export" / "model")
-        return Manifest(kind="export", run=run.name, stage="export", digest=digest,
-                        files={path.name: _stored(run, path, "export", "model", path.name) for path in files},
-                        lineage=lineage_of(run.recipe, stage_manifests(run, "export")))
+        return Manifest(
+            kind="export",
+            run=run.name,
+            stage="export",
+            digest=digest,
+            files={path.name: _stored(run, path, "export", "model", path.name) for path in files},
+            lineage=lineage_of(run.recipe, stage_manifests(run, "export")),
+        )
 
-    return run_step(run, "export", selection, lambda: {
-        "recipe": recipe_digest(run.recipe), "stages": digests_of(stage_manifests(run, "export")),
-    }, work)
+    return run_step(
+        run,
+        "export",
+        selection,
+        lambda: {
+            "recipe": recipe_digest(run.recipe),
+            "stages": digests_of(stage_manifests(run, "export")),
+        },
+        work,
+    )
 
 
 def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
-    """Render the run as one HTML page, ``report/report.html``: finished or not, it shows how far the run came."""
+    """Render the run as one HTML page, ``report/report.html``: finished or not, it shows how far
+    the run came."""
+
     def inputs() -> dict[str, Any]:
         commits = {step: run.final(step) for step in (*run.recipe.stages, "evaluate")}
         # Of what has no commit the page shows how it went.
-        return {"recipe": recipe_digest(run.recipe), "steps": {
-            step: commit.digest if commit else last_progress(run, step) for step, commit in commits.items()}}
+        return {
+            "recipe": recipe_digest(run.recipe),
+            "steps": {
+                step: commit.digest if commit else last_progress(run, step)
+                for step, commit in commits.items()
+            },
+        }
 
     def work(digest: str) -> Manifest:
         from vita_train.report.render import render_report
 
         page = render_report(run.dir, store=None if run.is_local else run.own_store())
-        return Manifest(kind="report", run=run.name, stage="report", digest=digest,
-                        files={"report": _stored(run, page, "report", "report.html")},
-                        lineage=lineage_of(run.recipe, {}))
+        return Manifest(
+            kind="report",
+            run=run.name,
+            stage="report",
+            digest=digest,
+            files={"report": _stored(run, page, "report", "report.html")},
+            lineage=lineage_of(run.recipe, {}),
+        )
 
     return run_step(run, "report", selection, inputs, work)
 
 
 def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:
-    """Hand a step's manifest to KFP: as the artifact's payload, with its digest and measures beside it.
+    """Hand a step's manifest to KFP: as the artifact's payload, with its digest and measures beside
+    it.
 
     Args:
         manifest: what the step committed; None for a step that was not asked for.
         artifact: KFP output artifact.
         metrics: KFP metrics artifact, if the component has one.
     """
-    Path(artifact.path).write_text(manifest.model_dump_json(indent=1) if manifest else "null", encoding="utf-8")
+    Path(artifact.path).write_text(
+        manifest.model_dump_json(indent=1) if manifest else "null", encoding="utf-8"
+    )
     if manifest is None:
         artifact.metadata["state"] = "not asked for"
         return
-    artifact.metadata.update({"state": "committed", "kind": manifest.kind, "step": manifest.stage,
-                              "run": manifest.run, "digest": manifest.digest})
+    artifact.metadata.update(
+        {
+            "state": "committed",
+            "kind": manifest.kind,
+            "step": manifest.stage,
+            "run": manifest.run,
+            "digest": manifest.digest,
+        }
+    )
     for name, value in sorted(manifest.metrics.items()) if metrics is not None else ():
         metrics.log_metric(name, value)
 
@@ -225,7 +340,8 @@ def publish_page(run: Run, manifest: Manifest | None, page: Any) -> None:
 
 
 def _use_threads(recipe: Recipe) -> None:
-    """Give this one process the threads that a stage's processes have together. torch reads it when imported."""
+    """Give this one process the threads that a stage's processes have together. torch reads it when
+    imported."""
     os.environ["OMP_NUM_THREADS"] = str(recipe.launch.nproc * recipe.launch.threads)
 
 
@@ -245,5 +361,6 @@ def _stored(run: Run, path: Path, *parts: str) -> FileRef:
 
 
 def _published(run: Run, step: str, folder: Path) -> dict[str, FileRef]:
-    """Store a step's folder for the other machines of a run; nothing to do where the store is this machine."""
+    """Store a step's folder for the other machines of a run; nothing to do where the store is this
+    machine."""
     return {} if run.is_local else publish_tree(folder, run.store, run.key(step, "shards"))

@@ -1,4 +1,5 @@
-"""What a recipe will need before anything is run: parameters, memory, tokens of each kind of sample."""
+"""What a recipe will need before anything is run: parameters, memory, tokens of each kind of
+sample."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class StagePlan:
     compute_bytes: int
     """Of one weight as it is computed with."""
     zero: int
-    """How the engine of the recipe shards: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights."""
+    """How the engine of the recipe shards: 0 nothing, 1 optimizer, 2 and gradients, 3 and
+    weights."""
     rows: int
     """Rows a rank holds at a time."""
     seq_len: int
@@ -44,17 +46,22 @@ class StagePlan:
     """What these take, scales included."""
 
     def state_bytes(self, zero: int, ranks: int) -> int:
-        """Return bytes of weights, gradients and optimizer state on one of ``ranks``, activations not included.
+        """Return bytes of weights, gradients and optimizer state on one of ``ranks``, activations
+        not included.
 
-        A trained weight has a gradient of the compute type and two float32 moments of AdamW, and below float32 a
+        A trained weight has a gradient of the compute type and two float32 moments of AdamW, and
+        below float32 a
         float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in all).
         """
         total, trained = sum(self.modules.values()), sum(self.trained.values())
         weights = (total - self.quantized) * self.compute_bytes + self.quantized_bytes
         gradients = trained * self.compute_bytes
         optimizer = trained * (8 if self.compute_bytes == 4 else 12)
-        shares = [weights // (ranks if zero >= 3 else 1), gradients // (ranks if zero >= 2 else 1),
-                  optimizer // (ranks if zero >= 1 else 1)]
+        shares = [
+            weights // (ranks if zero >= 3 else 1),
+            gradients // (ranks if zero >= 2 else 1),
+            optimizer // (ranks if zero >= 1 else 1),
+        ]
         return sum(shares)
 
 
@@ -75,7 +82,9 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     ranks = ranks or recipe.launch.ranks
     used = {name for stage in recipe.stages for name in modules_read(recipe, stage)}
     counts = count_parameters(recipe.model, used)
-    stages = tuple(_stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items())
+    stages = tuple(
+        _stage(recipe, stage, spec, counts, ranks) for stage, spec in recipe.stages.items()
+    )
     return Plan(recipe.name, counts, stages, media_positions(recipe))
 
 
@@ -84,17 +93,31 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
     tile = recipe.model.tokens_per_tile
     image, video = recipe.data.image, recipe.data.video
     tiles = most_tiles(image)
-    videos = {frames: most_video_tiles(frames, image, video) for frames in (video.min_frames, video.max_frames)}
-    shown = {f"video, {frames} frames" + (f" (at most {count} tiles)" if count > frames else ""):
-             sum(video_tokens(count, tile, video)) for frames, count in videos.items()}
-    seconds = {f"audio, {length:g} s": audio_positions(recipe.model, length)
-               for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})}
-    return {"image, one tile": tile, f"image, at most ({tiles} tiles)": sum(image_tokens(tiles, tile)), **shown,
-            **seconds}
+    videos = {
+        frames: most_video_tiles(frames, image, video)
+        for frames in (video.min_frames, video.max_frames)
+    }
+    shown = {
+        f"video, {frames} frames" + (f" (at most {count} tiles)" if count > frames else ""): sum(
+            video_tokens(count, tile, video)
+        )
+        for frames, count in videos.items()
+    }
+    seconds = {
+        f"audio, {length:g} s": audio_positions(recipe.model, length)
+        for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})
+    }
+    return {
+        "image, one tile": tile,
+        f"image, at most ({tiles} tiles)": sum(image_tokens(tiles, tile)),
+        **shown,
+        **seconds,
+    }
 
 
 def audio_positions(spec: ModelSpec, seconds: float) -> int:
-    """Return the tokens of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the adapter."""
+    """Return the tokens of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the
+    adapter."""
     return spec.audio_adapter.tokens_of(max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP))
 
 
@@ -106,20 +129,37 @@ def gpu_bytes(name: str) -> int:
     """
     size = name.rpartition("-")[2]
     if not size.isdigit() or int(size) == 0:
-        raise RecipeError(f"unknown GPU {name!r}", code="VT-RECIPE-025", where="--gpu",
-                          remedy="end the name with its memory in GB: h100-80, l40s-48")
+        raise RecipeError(
+            f"unknown GPU {name!r}",
+            code="VT-RECIPE-025",
+            where="--gpu",
+            remedy="end the name with its memory in GB: h100-80, l40s-48",
+        )
     return int(size) * 10**9
 
 
-def _stage(recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int) -> StagePlan:
+def _stage(
+    recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int
+) -> StagePlan:
     names: Iterable[str] = modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
     rows = -(-spec.batch.global_batch_size // (ranks * spec.batch.grad_accum))
     adapters = count_adapters(recipe.model, spec.lora) if spec.lora else {}
-    added = count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"})) if spec.lora else {}
+    added = (
+        count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"}))
+        if spec.lora
+        else {}
+    )
     quantized = count_quantized(recipe.model, spec.quantize) if spec.quantize else (0, 0)
-    return StagePlan(stage, spec.title, {name: counts[name] + added.get(name, 0) for name in names},
-                     {name: adapters.get(name, counts[name]) for name in spec.trainable if name in counts},
-                     4 if dtype == "float32" else 2, zero, rows,
-                     spec.batch.seq_len if OBJECTIVES[spec.objective].packs else 0, *quantized)
+    return StagePlan(
+        stage,
+        spec.title,
+        {name: counts[name] + added.get(name, 0) for name in names},
+        {name: adapters.get(name, counts[name]) for name in spec.trainable if name in counts},
+        4 if dtype == "float32" else 2,
+        zero,
+        rows,
+        spec.batch.seq_len if OBJECTIVES[spec.objective].packs else 0,
+        *quantized,
+    )

@@ -23,7 +23,12 @@ def image_cost(size: str, recipe: Recipe) -> str:
         if min(width, height) < 1:
             raise ValueError
     except ValueError:
-        raise UserError(f"{size!r} is not an image size", code="VT-USE-069", where="--image", remedy="write it like 1280x720") from None
+        raise UserError(
+            f"{size!r} is not an image size",
+            code="VT-USE-069",
+            where="--image",
+            remedy="write it like 1280x720",
+        ) from None
     spec, side = recipe.data.image, recipe.model.vision.tile_size
     columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
     tiles = count_tiles(width, height, spec, side)
@@ -32,12 +37,16 @@ def image_cost(size: str, recipe: Recipe) -> str:
 
 
 def video_cost(seconds: float, recipe: Recipe) -> str:
-    """Say the frames and positions of a video of 25 frames a second; where frames are tiled, the most there can be."""
+    """Say the frames and positions of a video of 25 frames a second; where frames are tiled, the
+    most there can be."""
     data = recipe.data
     frames = len(frame_indices(max(1, round(seconds * _VIDEO_RATE)), _VIDEO_RATE, data.video))
     tiles = most_video_tiles(frames, data.image, data.video)
     positions = sum(video_tokens(tiles, recipe.model.tokens_per_tile, data.video))
-    return f"{frames} frames, {f'at most {tiles} tiles, ' if tiles > frames else ''}{positions} positions"
+    return (
+        f"{frames} frames, {f'at most {tiles} tiles, ' if tiles > frames else ''}{positions} "
+        f"positions"
+    )
 
 
 def audio_cost(seconds: float, recipe: Recipe) -> str:

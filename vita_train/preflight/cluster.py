@@ -20,15 +20,31 @@ from vita_train.storage.store_probe import try_store
 
 Say = Callable[[str], None]
 #: What the job of a trial does: every library of a training image, in a rank that torchrun started.
-_TRIAL = ("python", "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m",
-          "vita_train.preflight.selfcheck", "trainer")
-#: Seconds for which a store that does not answer is tried again: a wrong address should be reported soon.
+_TRIAL = (
+    "python",
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "1",
+    "-m",
+    "vita_train.preflight.selfcheck",
+    "trainer",
+)
+#: Seconds for which a store that does not answer is tried again: a wrong address should be reported
+#: soon.
 _RETRY_TIMEOUT = 10.0
 
 
-def check_cluster(cluster: Cluster, platform: Platform, stores: Sequence[str] = (), *, is_trial: bool = False, out: Say
-                  ) -> list[Check]:
-    """Return the outcome of every check, in order. One that fails does not keep the others from being made.
+def check_cluster(
+    cluster: Cluster,
+    platform: Platform,
+    stores: Sequence[str] = (),
+    *,
+    is_trial: bool = False,
+    out: Say,
+) -> list[Check]:
+    """Return the outcome of every check, in order. One that fails does not keep the others from
+    being made.
 
     Args:
         cluster: the API.
@@ -40,13 +56,18 @@ def check_cluster(cluster: Cluster, platform: Platform, stores: Sequence[str] = 
     job = _small_job(platform)
     checks: list[tuple[str, Callable[[], str]]] = [
         ("image", lambda: _image(platform)),
-        ("kind of job", lambda: f"{_backend(cluster, platform).resource.kind} ({platform.backend})"),
+        (
+            "kind of job",
+            lambda: f"{_backend(cluster, platform).resource.kind} ({platform.backend})",
+        ),
         ("RBAC", lambda: _check_rbac(cluster, _backend(cluster, platform), job.namespace)),
         ("job accepted", lambda: _accepted(cluster, _backend(cluster, platform), job)),
         *((f"store {uri}", lambda uri=uri: _committed(uri)) for uri in stores),
     ]
     if is_trial:
-        checks.append(("job run", lambda: _run_trial_job(cluster, _backend(cluster, platform), job, out)))
+        checks.append(
+            ("job run", lambda: _run_trial_job(cluster, _backend(cluster, platform), job, out))
+        )
     return [check(name, work) for name, work in checks]
 
 
@@ -56,17 +77,41 @@ def _committed(uri: str) -> str:
 
 
 def _small_job(platform: Platform) -> TrainingJob:
-    small = PodSettings.model_validate({**platform.pod.model_dump(), "gpu_resource": "", "devices": {}, "cpu": "1",
-                                        "memory": "4Gi", "shm": "64Mi", "scratch": "256Mi", "grace": 30})
-    return TrainingJob(name=f"vita-check-{uuid.uuid4().hex[:8]}", namespace=platform.namespace or own_namespace(),
-                       run="check", stage="check", image=platform.image, command=_TRIAL, nodes=1, nproc=1,
-                       env={"HOME": "/tmp"}, pod=small, platform=platform)
+    small = PodSettings.model_validate(
+        {
+            **platform.pod.model_dump(),
+            "gpu_resource": "",
+            "devices": {},
+            "cpu": "1",
+            "memory": "4Gi",
+            "shm": "64Mi",
+            "scratch": "256Mi",
+            "grace": 30,
+        }
+    )
+    return TrainingJob(
+        name=f"vita-check-{uuid.uuid4().hex[:8]}",
+        namespace=platform.namespace or own_namespace(),
+        run="check",
+        stage="check",
+        image=platform.image,
+        command=_TRIAL,
+        nodes=1,
+        nproc=1,
+        env={"HOME": "/tmp"},
+        pod=small,
+        platform=platform,
+    )
 
 
 def _image(platform: Platform) -> str:
     if not platform.image:
-        raise UserError("no image of the training pods is named", code="VT-USE-073", where="platform.image",
-                        remedy="set the chart's images.trainer")
+        raise UserError(
+            "no image of the training pods is named",
+            code="VT-USE-073",
+            where="platform.image",
+            remedy="set the chart's images.trainer",
+        )
     if "@sha256:" in platform.image:
         return platform.image
     return f"{platform.image}; without a digest, a job that is started again may get another one"
@@ -78,12 +123,20 @@ def _backend(cluster: Cluster, platform: Platform) -> JobKind:
 
 def _check_rbac(cluster: Cluster, backend: JobKind, namespace: str) -> str:
     needed = {(backend.resource.group, backend.resource.plural): JOB_VERBS, **NEEDED}
-    missing = [f"{verb} {resource}{f'.{group}' if group else ''}" for (group, resource), verbs in needed.items()
-               for verb in sorted(verbs) if not cluster.may(verb, group, resource, namespace)]
+    missing = [
+        f"{verb} {resource}{f'.{group}' if group else ''}"
+        for (group, resource), verbs in needed.items()
+        for verb in sorted(verbs)
+        if not cluster.may(verb, group, resource, namespace)
+    ]
     if missing:
-        raise UserError(f"this account may not {', '.join(missing)}", code="VT-USE-074", where=f"namespace {namespace}",
-                        remedy="use the launcher's service account of the chart, or name this one in "
-                               "launcher.extraSubjects")
+        raise UserError(
+            f"this account may not {', '.join(missing)}",
+            code="VT-USE-074",
+            where=f"namespace {namespace}",
+            remedy="use the launcher's service account of the chart, or name this one in "
+            "launcher.extraSubjects",
+        )
     return f"all that a launcher does in {namespace}"
 
 
@@ -103,6 +156,10 @@ def _run_trial_job(cluster: Cluster, backend: JobKind, job: TrainingJob, out: Sa
     launcher.run()
     launcher.delete(wait=True)
     if not any(line.startswith("trainer ") for line in lines):
-        raise UserError("the job ended well, but its log could not be read", code="VT-USE-075", where=f"job {job.name}",
-                        remedy="what keeps logs from being read is said above")
+        raise UserError(
+            "the job ended well, but its log could not be read",
+            code="VT-USE-075",
+            where=f"job {job.name}",
+            remedy="what keeps logs from being read is said above",
+        )
     return "a pod started, its rank ended well, and its log was read"

@@ -35,14 +35,16 @@ from vita_train.weights.pretrained import pretrained_modules
 _GIB = 2**30
 #: Resident memory of a process that has imported the training stack, before any weights.
 _PROCESS_BYTES = 1 * _GIB
-#: Seconds for which a store that does not answer is tried again: a wrong address should be reported soon.
+#: Seconds for which a store that does not answer is tried again: a wrong address should be reported
+#: soon.
 _RETRY_TIMEOUT = 10.0
 #: Free space below which nothing is worth starting.
 _LEAST_FREE = 2 * _GIB
 
 
 def check_all(run: Run, selection: Selection | None = None) -> list[Check]:
-    """Return the outcome of every check, in order. A check that fails does not keep the others from being made."""
+    """Return the outcome of every check, in order. A check that fails does not keep the others from
+    being made."""
     recipe, chosen = run.recipe, selection or Selection()
     parameters: dict[str, int] = {}
     adapters: dict[str, dict[str, int]] = {}
@@ -65,13 +67,25 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
     check_recipe(recipe)
     steps = selection.steps(recipe)
     if not steps:
-        raise UserError("none of the chosen steps is in the recipe", code="VT-USE-076",
-                        remedy=f"its stages are {', '.join(recipe.stages)}")
-    quantized = [stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize]
+        raise UserError(
+            "none of the chosen steps is in the recipe",
+            code="VT-USE-076",
+            remedy=f"its stages are {', '.join(recipe.stages)}",
+        )
+    quantized = [
+        stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize
+    ]
     if quantized and backend_of(recipe).here and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("bitsandbytes is not installed", code="VT-USE-077", where=f"stages.{quantized[0]}.quantize",
-                        remedy="pip install 'vita-train[quant]', or take quantize out")
-    return f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to {steps[-1]}"
+        raise UserError(
+            "bitsandbytes is not installed",
+            code="VT-USE-077",
+            where=f"stages.{quantized[0]}.quantize",
+            remedy="pip install 'vita-train[quant]', or take quantize out",
+        )
+    return (
+        f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to "
+        f"{steps[-1]}"
+    )
 
 
 def _storage(run: Run) -> str:
@@ -88,28 +102,45 @@ def _source(recipe: Recipe) -> str:
         from vita_train.data.sources.registry import load_registry
 
         there = {name for source in own for name in load_registry(_registry(source)).datasets}
-        absent = sorted({name for stage in recipe.stages.values() for name in stage.datasets} - there)
+        absent = sorted(
+            {name for stage in recipe.stages.values() for name in stage.datasets} - there
+        )
         if absent:
-            raise UserError(f"the recipe trains on {', '.join(absent)}, which no source has", code="VT-USE-078", where="data.source",
-                            remedy=f"they have {', '.join(sorted(there))}")
+            raise UserError(
+                f"the recipe trains on {', '.join(absent)}, which no source has",
+                code="VT-USE-078",
+                where="data.source",
+                remedy=f"they have {', '.join(sorted(there))}",
+            )
     return "; ".join(found)
 
 
 def _source_found(source: Source) -> str:
     if isinstance(source, SynthSource):
         if importlib.util.find_spec("espeakng_loader") is None:
-            raise UserError("the speech synthesiser of the synthetic world is not installed", code="VT-USE-079",
-                            remedy="pip install 'vita-train[demo]'")
+            raise UserError(
+                "the speech synthesiser of the synthetic world is not installed",
+                code="VT-USE-079",
+                remedy="pip install 'vita-train[demo]'",
+            )
         return "synthetic world, speech synthesiser found"
     if isinstance(source, StampsSource):
         if source.package:
             if not Path(source.package).is_file():
-                raise UserError("there is no such file", code="VT-USE-080", where=source.package, remedy="give the path of the .deb")
+                raise UserError(
+                    "there is no such file",
+                    code="VT-USE-080",
+                    where=source.package,
+                    remedy="give the path of the .deb",
+                )
             return f"package {source.package}"
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
         if missing:
-            raise UserError(f"this machine has no {' and no '.join(missing)}", code="VT-USE-081",
-                            remedy="download tuxpaint-stamps-default elsewhere and give the source's package")
+            raise UserError(
+                f"this machine has no {' and no '.join(missing)}",
+                code="VT-USE-081",
+                remedy="download tuxpaint-stamps-default elsewhere and give the source's package",
+            )
         return "package tuxpaint-stamps-default through apt-get"
     if not isinstance(source, RecordsSource):
         return f"{source.kind}, of a plugin"
@@ -120,8 +151,12 @@ def _source_found(source: Source) -> str:
     for name, dataset in datasets.items():
         for split, entry in dataset.splits.items():
             if not resolve(path, entry.records).is_file():
-                raise UserError(f"the records of {name}/{split} are missing", code="VT-USE-082", where=str(resolve(path, entry.records)),
-                                remedy="correct the path in the registry")
+                raise UserError(
+                    f"the records of {name}/{split} are missing",
+                    code="VT-USE-082",
+                    where=str(resolve(path, entry.records)),
+                    remedy="correct the path in the registry",
+                )
     return f"{len(datasets)} datasets in {path}"
 
 
@@ -134,8 +169,12 @@ def _prepared(run: Run) -> str:
     if manifest is None:
         return "not prepared yet; the run does it"
     if run.is_local and not (run.corpus_dir / "ledger.json").is_file():
-        raise UserError("the prepared corpus is committed, but its files are gone", code="VT-USE-083", where=str(run.corpus_dir),
-                        remedy="run again with --only prepare --force")
+        raise UserError(
+            "the prepared corpus is committed, but its files are gone",
+            code="VT-USE-083",
+            where=str(run.corpus_dir),
+            remedy="run again with --only prepare --force",
+        )
     return f"corpus {manifest.digest[:12]}"
 
 
@@ -143,10 +182,16 @@ def _earlier(run: Run, selection: Selection) -> str:
     """Every step that a chosen one builds on is chosen too, or committed."""
     recipe = run.recipe
     steps = selection.steps(recipe)
-    before: dict[str, list[str]] = {"prepare": ["data_fetch"], "evaluate": list(recipe.stages),
-                                    "export": list(recipe.stages), "report": [*recipe.stages, "evaluate"]}
+    before: dict[str, list[str]] = {
+        "prepare": ["data_fetch"],
+        "evaluate": list(recipe.stages),
+        "export": list(recipe.stages),
+        "report": [*recipe.stages, "evaluate"],
+    }
     for step in steps:
-        for source in before.get(step) or (["prepare", *input_stages(recipe, step)] if step in recipe.stages else []):
+        for source in before.get(step) or (
+            ["prepare", *input_stages(recipe, step)] if step in recipe.stages else []
+        ):
             if source not in steps:
                 require_manifest(run, source, by=step)
     return "present" if steps != run_steps(recipe) else "all of them are part of the run"
@@ -162,17 +207,32 @@ def initial_weights(recipe: Recipe) -> str:
     for file in (file for ref in modules.values() for file in ref.files):
         store, key = open_file(file.uri, endpoint=recipe.storage.endpoint)
         if (size := store.size(key)) != file.bytes:
-            raise UserError(f"has {size} bytes, {file.bytes} are listed", code="VT-USE-084", where=file.uri,
-                            remedy="import or copy it again")
+            raise UserError(
+                f"has {size} bytes, {file.bytes} are listed",
+                code="VT-USE-084",
+                where=file.uri,
+                remedy="import or copy it again",
+            )
     return ", ".join(f"{name} from {recipe.weights[name]}" for name in modules)
 
 
 def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
-    """Build the model on the meta device in a process of its own; the counts are kept for the next time."""
+    """Build the model on the meta device in a process of its own; the counts are kept for the next
+    time."""
     recipe = run.recipe
-    lora = {stage: spec.lora.model_dump(mode="json") for stage, spec in recipe.stages.items() if spec.lora}
-    digest = digest_of({"model": recipe.model.model_dump(mode="json"), "lora": lora, "version": __version__,
-                        **pretrained_digests(recipe)})
+    lora = {
+        stage: spec.lora.model_dump(mode="json")
+        for stage, spec in recipe.stages.items()
+        if spec.lora
+    }
+    digest = digest_of(
+        {
+            "model": recipe.model.model_dump(mode="json"),
+            "lora": lora,
+            "version": __version__,
+            **pretrained_digests(recipe),
+        }
+    )
     cache = run.logs_dir() / "model.json"
     counted = _counted_before(cache, digest)
     if counted is None:
@@ -184,16 +244,24 @@ def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, i
     parameters.update(counted["modules"])
     adapters.update(counted["adapters"])
     counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
-    return (f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of {recipe.model.vision.tile_size} "
-            f"pixels takes {recipe.model.tokens_per_tile} positions")
+    return (
+        f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of "
+        f"{recipe.model.vision.tile_size} "
+        f"pixels takes {recipe.model.tokens_per_tile} positions"
+    )
 
 
 def _counted_before(cache: Path, digest: str) -> dict[str, Any] | None:
-    """What was counted for the same digest; None where it was not, or the file cannot be read any more."""
+    """What was counted for the same digest; None where it was not, or the file cannot be read any
+    more."""
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
         counted = known["counted"] if known["digest"] == digest else None
-        return counted if isinstance(counted, dict) and {"modules", "adapters"} <= counted.keys() else None
+        return (
+            counted
+            if isinstance(counted, dict) and {"modules", "adapters"} <= counted.keys()
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -202,11 +270,20 @@ def _count(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "vita_train.planning.parameters", str(path)], capture_output=True,
-                              text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "vita_train.planning.parameters", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"the model cannot be built: {reason}", code="VT-USE-085", where="model", remedy="correct the model's sizes")
+        raise UserError(
+            f"the model cannot be built: {reason}",
+            code="VT-USE-085",
+            where="model",
+            remedy="correct the model's sizes",
+        )
     counted: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return counted
 
@@ -218,24 +295,34 @@ def _resources(run: Run, parameters: dict[str, int], adapters: dict[str, dict[st
     bytes_each = 4 if recipe.model.dtype == "float32" else 2
     weights = sum(parameters.values()) * bytes_each
     # Per trained parameter: a gradient, a float32 master copy, and AdamW's two moments.
-    trained = {stage: sum(adapters.get(stage, {}).get(name, parameters[name]) for name in spec.trainable)
-               for stage, spec in recipe.stages.items()}
+    trained = {
+        stage: sum(adapters.get(stage, {}).get(name, parameters[name]) for name in spec.trainable)
+        for stage, spec in recipe.stages.items()
+    }
     state, stage = max((count * (bytes_each + 12), stage) for stage, count in trained.items())
     memory = recipe.launch.nproc * (_PROCESS_BYTES + weights + state)
     parts = [f"about {memory / _GIB:.1f} GiB in {recipe.launch.nproc} processes at stage {stage}"]
     if not has_gpu():
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if memory > there:
-            raise UserError(f"training needs about {memory / _GIB:.1f} GiB at stage {stage}, this machine has "
-                            f"{there / _GIB:.1f} GiB", code="VT-USE-086", where="launch.nproc",
-                            remedy="lower launch.nproc, or take a smaller model or a machine with GPUs")
+            raise UserError(
+                f"training needs about {memory / _GIB:.1f} GiB at stage {stage}, this machine has "
+                f"{there / _GIB:.1f} GiB",
+                code="VT-USE-086",
+                where="launch.nproc",
+                remedy="lower launch.nproc, or take a smaller model or a machine with GPUs",
+            )
         parts.append(f"of {there / _GIB:.1f} GiB")
     if run.is_local:
         disk = _LEAST_FREE + (recipe.storage.keep_last + 1) * (weights + state)
         free = shutil.disk_usage(run.dir).free
         if free < disk:
-            raise UserError(f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free", code="VT-USE-087",
-                            where=str(run.dir), remedy="free some space or choose another storage.root")
+            raise UserError(
+                f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free",
+                code="VT-USE-087",
+                where=str(run.dir),
+                remedy="free some space or choose another storage.root",
+            )
         parts.append(f"and {disk / _GIB:.1f} GiB of disk, {free / _GIB:.1f} GiB free")
     return " ".join(parts)
 
@@ -245,8 +332,11 @@ def _ports() -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
     except OSError as error:
-        raise UserError(f"no port can be opened on 127.0.0.1: {error.strerror}", code="VT-USE-088",
-                        remedy="the ranks of a job meet there; allow it") from error
+        raise UserError(
+            f"no port can be opened on 127.0.0.1: {error.strerror}",
+            code="VT-USE-088",
+            remedy="the ranks of a job meet there; allow it",
+        ) from error
     return "the ranks can meet on 127.0.0.1"
 
 

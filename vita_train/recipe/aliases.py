@@ -1,4 +1,5 @@
-"""Names under which the public trainer's scripts and other documents know the stages of the shipped ladder."""
+"""Names under which the public trainer's scripts and other documents know the stages of the shipped
+ladder."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ STAGE_ALIASES: dict[str, str] = {
 
 
 def stage_name(name: str, stages: Collection[str]) -> str:
-    """Return a stage's name as the recipe has it, given by name, script name (``.sh`` allowed) or alias.
+    """Return a stage's name as the recipe has it, given by name, script name (``.sh`` allowed) or
+    alias.
 
     A name of the recipe goes before an alias.
 

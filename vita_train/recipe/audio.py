@@ -31,23 +31,31 @@ class AudioEncoderSpec(Strict):
     conv_kernel: OptionalSize = 0
     """Kernel of a depthwise convolution after attention in each block; 0 (VITA-1.5) has none."""
     relative_shift: bool = False
-    """True: position term by distance (Transformer-XL); false (VITA-1.5): by the key's absolute index."""
+    """True: position term by distance (Transformer-XL); false (VITA-1.5): by the key's absolute
+    index."""
     dynamic_chunks: bool = True
     """Draw chunk masks while training; never in eval."""
     chunk_size: OptionalSize = 0
-    """Encoder frames (25 a second) of a chunk, none of which sees a later chunk; 0: every frame sees the whole clip.
-    Holds in eval, and while training without dynamic_chunks. A clip can be encoded while it is heard only with it."""
+    """Encoder frames (25 a second) of a chunk, none of which sees a later chunk; 0: every frame
+    sees the whole clip.
+    Holds in eval, and while training without dynamic_chunks. A clip can be encoded while it is
+    heard only with it."""
     left_chunks: int = Field(default=-1, ge=-1, le=2**24)
     """Chunks before its own that a frame sees; -1: all. Without chunk_size it has no effect."""
     max_positions: Size = 5000
-    """Encoder frames that are encoded together, 200 seconds of 5000; what is longer is cut into windows of as many."""
+    """Encoder frames that are encoded together, 200 seconds of 5000; what is longer is cut into
+    windows of as many."""
 
     @model_validator(mode="after")
     def _shapes(self) -> AudioEncoderSpec:
         if self.width % (2 * self.num_heads):
-            raise ValueError(f"width {self.width} is not an even multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"width {self.width} is not an even multiple of num_heads {self.num_heads}"
+            )
         if self.conv_kernel and self.conv_kernel % 2 == 0:
-            raise ValueError(f"conv_kernel {self.conv_kernel} is even; a frame could not stand in its middle")
+            raise ValueError(
+                f"conv_kernel {self.conv_kernel} is even; a frame could not stand in its middle"
+            )
         return self
 
 
@@ -56,7 +64,8 @@ class AdapterSpec(Strict):
 
     kind: str
     prompt_tokens: OptionalSize = 0
-    """Learned rows put in front of each clip's features: the module ``audio_prompt``. VITA's audio_prompt_num is 25."""
+    """Learned rows put in front of each clip's features: the module ``audio_prompt``. VITA's
+    audio_prompt_num is 25."""
 
     @property
     def frames_per_token(self) -> int:
@@ -66,16 +75,22 @@ class AdapterSpec(Strict):
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules a clip passes through before the language model."""
-        return ("audio_encoder", "audio_adapter", *(("audio_prompt",) if self.prompt_tokens else ()))
+        return (
+            "audio_encoder",
+            "audio_adapter",
+            *(("audio_prompt",) if self.prompt_tokens else ()),
+        )
 
     def tokens_of(self, frames: int) -> int:
-        """Return the tokens of a clip of so many filterbank frames; 0 where it is too short to be heard."""
+        """Return the tokens of a clip of so many filterbank frames; 0 where it is too short to be
+        heard."""
         encoded = encoder_frames(frames)
         return self.prompt_tokens + -(-encoded // self.frames_per_token) if encoded else 0
 
 
 class SubsamplingAdapterSpec(AdapterSpec):
-    """VITA-1.5's adapter: right-padded strided convolution, normalisation, activation, projection."""
+    """VITA-1.5's adapter: right-padded strided convolution, normalisation, activation,
+    projection."""
 
     kind: Literal["subsampling"] = "subsampling"
     kernel: Size = 5
@@ -91,8 +106,8 @@ class SubsamplingAdapterSpec(AdapterSpec):
 
 
 class CnnAdapterSpec(AdapterSpec):
-    """Two causal convolutions to two and four times the encoder's width, each with BatchNorm and ReLU, then a
-    projection; as many positions as encoder frames."""
+    """Two causal convolutions to two and four times the encoder's width, each with BatchNorm and
+    ReLU, then a projection; as many positions as encoder frames."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
 
@@ -110,7 +125,11 @@ class LinearAdapterSpec(AdapterSpec):
 
 def _kind(value: Any) -> Any:
     """Return the kind that an adapter's settings name; VITA-1.5's own where they name none."""
-    return value.get("kind", "subsampling") if isinstance(value, dict) else getattr(value, "kind", None)
+    return (
+        value.get("kind", "subsampling")
+        if isinstance(value, dict)
+        else getattr(value, "kind", None)
+    )
 
 
 AudioAdapterSpec = Annotated[
@@ -122,5 +141,6 @@ AudioAdapterSpec = Annotated[
 
 
 def encoder_frames(frames: int) -> int:
-    """Return the encoder's length for a number of filterbank frames (two unpadded convolutions, kernel 3, stride 2)."""
+    """Return the encoder's length for a number of filterbank frames (two unpadded convolutions,
+    kernel 3, stride 2)."""
     return max(0, ((frames - 1) // 2 - 1) // 2)

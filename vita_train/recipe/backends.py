@@ -1,8 +1,11 @@
 """The job backends there are: where the processes of a stage can be started.
 
-A backend is declared without its implementation, which is imported when a job is started. The package's own lie in
-folders of ``vita_train/launch`` with a module ``declared``; they are found there, so that a new one is one folder. A
-package outside this one adds a backend by calling `register_job_backend` from its plugin (`vita_train.plugins`).
+A backend is declared without its implementation, which is imported when a job is started. The
+package's own lie in
+folders of ``vita_train/launch`` with a module ``declared``; they are found there, so that a new one
+is one folder. A
+package outside this one adds a backend by calling `register_job_backend` from its plugin
+(`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ class JobBackendSpec:
     name: str
     """As ``launch.backend`` names it."""
     implementation: str
-    """``package.module:Class`` of a `vita_train.launch.backend.JobBackend`, made without arguments."""
+    """``package.module:Class`` of a `vita_train.launch.backend.JobBackend`, made without
+    arguments."""
     settings: type[Strict] | None = None
-    """What a recipe may say to it under ``launch.settings.<settings_key>``; every field has a default."""
+    """What a recipe may say to it under ``launch.settings.<settings_key>``; every field has a
+    default."""
     settings_key: str = ""
     """Backends of one kind may share their settings; the name when empty."""
     here: bool = False
@@ -58,6 +63,13 @@ def settings_model(module: str) -> type[Strict]:
         module: the one that has it as ``BackendSettings``, where another process finds it.
     """
     specs = [JOB_BACKENDS[name] for name in JOB_BACKENDS]
-    fields = {spec.key: (spec.settings, spec.settings()) for spec in specs if spec.settings is not None}
-    return create_model("BackendSettings", __base__=Strict, __module__=module,
-                        __doc__="Settings of job backends, each under its name.", **fields)  # type: ignore[call-overload]
+    fields = {
+        spec.key: (spec.settings, spec.settings()) for spec in specs if spec.settings is not None
+    }
+    return create_model(
+        "BackendSettings",
+        __base__=Strict,
+        __module__=module,
+        __doc__="Settings of job backends, each under its name.",
+        **fields,
+    )  # type: ignore[call-overload]

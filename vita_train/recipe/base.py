@@ -1,7 +1,9 @@
 """The strict base of everything a recipe holds, and the bounds of its numbers.
 
-Every number of a recipe has a lower and an upper bound, so that what cannot be right is refused when the recipe is
-read, with its line, and not by whatever meets it first. Upper bounds lie far above anything sensible.
+Every number of a recipe has a lower and an upper bound, so that what cannot be right is refused
+when the recipe is
+read, with its line, and not by whatever meets it first. Upper bounds lie far above anything
+sensible.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Strict(BaseModel):
-    """A frozen pydantic model that refuses unknown keys, so that a misspelt setting never passes unnoticed, and
-    numbers that are not finite."""
+    """A frozen pydantic model that refuses unknown keys, so that a misspelt setting never passes
+    unnoticed, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 #: Most characters of a name that becomes a folder, a part of a key and of Kubernetes' objects.

@@ -9,21 +9,36 @@ from vita_train.recipe.schema import Recipe
 
 
 def corpus_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that the prepared corpus depends on, as plain values; where the data come from left out.
+    """Return the settings that the prepared corpus depends on, as plain values; where the data come
+    from left out.
 
-    Stages count through their row budgets alone: a record longer than the rows it would be packed into is rejected.
+    Stages count through their row budgets alone: a record longer than the rows it would be packed
+    into is rejected.
     """
     model = recipe.model
     return {
         "data": data_settings(recipe.data),
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "units": model.ctc_head.vocab,
-        "vision": [model.vision.tile_size, model.tokens_per_tile, list(model.vision.mean), list(model.vision.std)],
+        "vision": [
+            model.vision.tile_size,
+            model.tokens_per_tile,
+            list(model.vision.mean),
+            list(model.vision.std),
+        ],
         "audio": model.audio_encoder.num_mel_bins,
         "adapter": model.audio_adapter.model_dump(mode="json"),
         "llm": [model.llm.vocab_size, model.llm.max_positions],
-        "stages": {stage: [spec.objective, list(spec.datasets), spec.batch.seq_len, spec.batch.max_tiles,
-                           spec.batch.max_audio_frames] for stage, spec in recipe.stages.items()},
+        "stages": {
+            stage: [
+                spec.objective,
+                list(spec.datasets),
+                spec.batch.seq_len,
+                spec.batch.max_tiles,
+                spec.batch.max_audio_frames,
+            ]
+            for stage, spec in recipe.stages.items()
+        },
     }
 
 

@@ -13,7 +13,10 @@ from vita_train.recipe.sources import SOURCES, RecordsSource, StampsSource, Synt
 if TYPE_CHECKING:
     Source = SynthSource | StampsSource | RecordsSource
 else:
-    Source = Annotated[Union[tuple(SOURCES[name].spec for name in SOURCES)], Field(discriminator="kind")]  # noqa: UP007
+    Source = Annotated[
+        Union[tuple(SOURCES[name].spec for name in SOURCES)],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
 
 
 class ImageSpec(Strict):
@@ -43,18 +46,20 @@ class VideoSpec(Strict):
     """Frame sampling. How many frames are taken follows from the rate, within the bounds."""
 
     variant: Literal["paper", "code"] | None = None
-    """Rate of VITA-1.5: one frame a second as its paper says, or three as its public training code has it. Where
-    neither this nor ``fps`` is stated it is the paper's."""
+    """Rate of VITA-1.5: one frame a second as its paper says, or three as its public training code
+    has it. Where neither this nor ``fps`` is stated it is the paper's."""
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second, instead of a variant."""
     min_frames: Count = 4
     max_frames: int = Field(default=16, ge=1, le=100_000)
     tile_frames: bool = False
-    """Tile frames as images are, as far as ``tile_budget`` allows; which ones, the sample's seed draws."""
+    """Tile frames as images are, as far as ``tile_budget`` allows; which ones, the sample's seed
+    draws."""
     tile_budget: Count = 16
     """Tiles of a video up to which frames are tiled; every frame has one in any case."""
     slowfast: bool = False
-    """Every fourth tile of a video keeps 12 x 12 tokens of 16 x 16, the others 7 x 7; other grids to scale."""
+    """Every fourth tile of a video keeps 12 x 12 tokens of 16 x 16, the others 7 x 7; other grids
+    to scale."""
 
     @property
     def rate(self) -> float:
@@ -71,8 +76,10 @@ class VideoSpec(Strict):
     @model_validator(mode="after")
     def _one_rate(self) -> VideoSpec:
         if self.variant is not None and self.fps is not None:
-            raise ValueError(f"variant {self.variant} means fps {_VIDEO_RATES[self.variant]:g}, but fps is "
-                             f"{self.fps:g}; state one of them and set the other to null")
+            raise ValueError(
+                f"variant {self.variant} means fps {_VIDEO_RATES[self.variant]:g}, but fps is "
+                f"{self.fps:g}; state one of them and set the other to null"
+            )
         return self
 
     @model_validator(mode="after")
@@ -89,38 +96,49 @@ class AudioSpec(Strict):
     min_seconds: float = Field(default=0.1, ge=0, le=86_400)
     max_seconds: float = Field(default=60.0, gt=0, le=86_400)
     channel: Literal["mix", "first"] = "mix"
-    """Of audio with several channels: mix takes the mean of those that carry audio (where they cancel each other, the
+    """Of audio with several channels: mix takes the mean of those that carry audio (where they
+    cancel each other, the
     loudest alone); first (VITA-1.5) the first, and rejects a clip where that one is silent."""
     store_features: bool = False
-    """Write float16 features beside the index when preparing, instead of computing them at each visit."""
+    """Write float16 features beside the index when preparing, instead of computing them at each
+    visit."""
 
     @model_validator(mode="after")
     def _bounds(self) -> AudioSpec:
         if self.min_seconds > self.max_seconds:
-            raise ValueError(f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}")
+            raise ValueError(
+                f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}"
+            )
         return self
 
 
 StateMode = Literal["none", "glyph", "digit", "head"]
-"""How a reply tells what it answers: a spoken query, audio not meant for the assistant, or a typed query."""
+"""How a reply tells what it answers: a spoken query, audio not meant for the assistant, or a typed
+query."""
 
 
 class DataSpec(Strict):
     """Sources, template and media settings."""
 
-    source: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source] = {}
-    """Where records come from: one or several sources, by names of your own. The datasets of all of them make up one
-    registry, so that no two may have a name in common. A recipe cannot do without; how data are read can."""
+    source: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source
+    ] = {}
+    """Where records come from: one or several sources, by names of your own. The datasets of all of
+    them make up one
+    registry, so that no two may have a name in common. A recipe cannot do without; how data are
+    read can."""
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
     state_mode: StateMode = "glyph"
-    """glyph: a state mark opens each reply (audio query, negative query, text query). digit: the same, written as
-    ``<1>``, ``<2>`` or ``<3>`` for tokenizers that have no such glyphs. head: no mark is written; module state_head
-    tells from the end of each clip whether it was meant for the assistant."""
+    """glyph: a state mark opens each reply (audio query, negative query, text query). digit: the
+    same, written as
+    ``<1>``, ``<2>`` or ``<3>`` for tokenizers that have no such glyphs. head: no mark is written;
+    module state_head tells from the end of each clip whether it was meant for the assistant."""
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
     shared_position_stride: Count = 1
     """Tokens of images and videos that share one rotary position; 1 gives each its own."""
     audio: AudioSpec = AudioSpec()
     max_reject_share: Share = 0.0
-    """Share of rejected rows above which preparation refuses to continue. Rejected rows are always listed."""
+    """Share of rejected rows above which preparation refuses to continue. Rejected rows are always
+    listed."""

@@ -36,8 +36,11 @@ def differences(first: Recipe, second: Recipe, *, stage: str = "") -> list[Diffe
     """
     old, new = (_flatten(_of_stage(recipe, stage)) for recipe in (first, second))
     filled = {parent for key in {*old, *new} for parent in _parents(key)}
-    return [Difference(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new} - filled)
-            if old.get(key, ABSENT) != new.get(key, ABSENT)]
+    return [
+        Difference(key, old.get(key, ABSENT), new.get(key, ABSENT))
+        for key in sorted({*old, *new} - filled)
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
+    ]
 
 
 def _of_stage(recipe: Recipe, stage: str) -> dict[str, Any]:
@@ -47,12 +50,15 @@ def _of_stage(recipe: Recipe, stage: str) -> dict[str, Any]:
     try:
         key = stage_name(stage, recipe.stages)
     except RecipeError as error:
-        raise RecipeError(error.what, code=error.code, where=recipe.name, remedy=error.remedy) from None
+        raise RecipeError(
+            error.what, code=error.code, where=recipe.name, remedy=error.remedy
+        ) from None
     return {**values, "stages": {key: values["stages"][key]}}
 
 
 def _parents(key: str) -> list[str]:
-    """Return the mappings that a setting stands in: one that is empty in the other recipe is no change of its own."""
+    """Return the mappings that a setting stands in: one that is empty in the other recipe is no
+    change of its own."""
     parts = key.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
@@ -61,5 +67,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
     """Return the leaves of nested mappings by dotted path; lists and empty mappings are leaves."""
     if not isinstance(value, dict) or not value:
         return {prefix: json.dumps(value, ensure_ascii=False)}
-    parts = [_flatten(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items()]
+    parts = [
+        _flatten(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items()
+    ]
     return {key: leaf for part in parts for key, leaf in part.items()}

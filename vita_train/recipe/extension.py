@@ -1,7 +1,9 @@
 """Stages that train longer than their recipe says, or go on although a gate was missed.
 
-Both are settings of a stage (``extend``, ``accept``) that a user gives once, when a run has shown the need for them.
-The run remembers them: they hold for every later command on it, until the stage's own settings change.
+Both are settings of a stage (``extend``, ``accept``) that a user gives once, when a run has shown
+the need for them.
+The run remembers them: they hold for every later command on it, until the stage's own settings
+change.
 """
 
 from __future__ import annotations
@@ -24,27 +26,38 @@ def parse_extension(text: str) -> tuple[str, int]:
     """
     stage, _, steps = text.rpartition("=")
     if not stage or not steps.isdecimal() or int(steps) < 1:
-        raise UserError(f"{text!r} is not STAGE=STEPS", code="VT-USE-089", where="--extend", remedy="for example --extend 1.2=100")
+        raise UserError(
+            f"{text!r} is not STAGE=STEPS",
+            code="VT-USE-089",
+            where="--extend",
+            remedy="for example --extend 1.2=100",
+        )
     return stage, int(steps)
 
 
 def remember(recipe: Recipe, earlier: Recipe | None) -> Recipe:
-    """Return the recipe with the extensions and acceptances that an earlier command gave the same run.
+    """Return the recipe with the extensions and acceptances that an earlier command gave the same
+    run.
 
-    A stage whose other settings differ from the earlier ones is another stage: what was given to it is forgotten.
-    What the recipe itself says goes first.
+    A stage whose other settings differ from the earlier ones is another stage: what was given to it
+    is forgotten. What the recipe itself says goes first.
     """
     stages = dict(recipe.stages)
     for name, spec in recipe.stages.items():
         before = earlier.stages.get(name) if earlier else None
         if before is not None and _own(before) == _own(spec):
-            stages[name] = spec.model_copy(update={"extend": spec.extend or before.extend,
-                                                   "accept": spec.accept or before.accept})
+            stages[name] = spec.model_copy(
+                update={
+                    "extend": spec.extend or before.extend,
+                    "accept": spec.accept or before.accept,
+                }
+            )
     return recipe.model_copy(update={"stages": stages})
 
 
 def extended(recipe: Recipe, extend: Sequence[str], accept: Sequence[str]) -> Recipe:
-    """Return the recipe with further steps (``STAGE=STEPS``) and stages whose missed gates are accepted.
+    """Return the recipe with further steps (``STAGE=STEPS``) and stages whose missed gates are
+    accepted.
 
     Raises:
         UserError: an extension is not ``STAGE=STEPS``, or the recipe lacks the stage.

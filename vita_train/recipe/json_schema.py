@@ -19,9 +19,14 @@ def recipe_json_schema() -> dict[str, Any]:
     schema["properties"]["stages"]["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
     schema["$defs"]["StageSpec"]["properties"]["objective"]["enum"] = [*OBJECTIVES]
     schema["$defs"]["LaunchSpec"]["properties"]["backend"]["enum"] = ["auto", *JOB_BACKENDS]
-    schema["$defs"]["StageSpec"]["properties"]["trainable"]["propertyNames"] = {"enum": list(MODULES)}
+    schema["$defs"]["StageSpec"]["properties"]["trainable"]["propertyNames"] = {
+        "enum": list(MODULES)
+    }
     for name in TOWERS:  # without a kind, a vision tower is the default one
         if name != DEFAULT_TOWER:
             schema["$defs"][TOWERS[name].spec.__name__]["required"] = ["kind"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vita-train recipe",
-            **{key: value for key, value in schema.items() if key != "title"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vita-train recipe",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }

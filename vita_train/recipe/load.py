@@ -24,12 +24,13 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe, resolved in full.
 
     Args:
-        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more than one line, or
-            a mapping in braces) the YAML itself.
+        name_or_path: a shipped recipe's name, that of a public launch script, a YAML file, or (more
+            than one line, or a mapping in braces) the YAML itself.
         overrides: settings ``a.b=c`` laid over it, in order.
 
     Raises:
-        RecipeError: there is no such recipe, or it is wrong somewhere; each problem with its file and line.
+        RecipeError: there is no such recipe, or it is wrong somewhere; each problem with its file
+            and line.
         UserError: a public script asks for what no recipe can say yet.
     """
     if "\n" in name_or_path or name_or_path.startswith("{"):
@@ -43,26 +44,40 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise _unknown(name_or_path) from None
     except UnicodeDecodeError as error:
-        raise RecipeError("is not a text file in UTF-8", code="VT-RECIPE-028", where=str(path)) from error
+        raise RecipeError(
+            "is not a text file in UTF-8", code="VT-RECIPE-028", where=str(path)
+        ) from error
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", code="VT-RECIPE-029", where=str(path)) from error
-    return parse_recipe(text, path.name if preset else name_or_path, overrides, folder=None if preset else path.parent)
+        raise RecipeError(
+            f"cannot be read: {error.strerror}", code="VT-RECIPE-029", where=str(path)
+        ) from error
+    return parse_recipe(
+        text,
+        path.name if preset else name_or_path,
+        overrides,
+        folder=None if preset else path.parent,
+    )
 
 
-def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folder: FilePath | None = None) -> Recipe:
+def parse_recipe(
+    text: str, source: str, overrides: Sequence[str] = (), *, folder: FilePath | None = None
+) -> Recipe:
     """Return the recipe a YAML text describes.
 
     Args:
         text: the YAML.
         source: what to call it in messages.
         overrides: settings ``a.b=c`` laid over it, in order.
-        folder: where the text lies; registries that it names by a relative path are looked for there.
+        folder: where the text lies; registries that it names by a relative path are looked for
+            there.
     """
     tree = parse_yaml(text, source)
     if tree.value is None:
         tree.value = {}
     if not isinstance(tree.value, dict):
-        raise RecipeError("a recipe is a mapping of settings", code="VT-RECIPE-030", where=tree.location(()))
+        raise RecipeError(
+            "a recipe is a mapping of settings", code="VT-RECIPE-030", where=tree.location(())
+        )
     if folder is not None:
         _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
@@ -74,10 +89,11 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = (), *, folde
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return a recipe as YAML with every setting in it; `load_recipe` reads it back as the same recipe.
+    """Return a recipe as YAML with every setting in it; `load_recipe` reads it back as the same
+    recipe.
 
-    Of ``launch.settings`` only what was set is written: a backend lays it over a platform's settings, which defaults
-    must not replace.
+    Of ``launch.settings`` only what was set is written: a backend lays it over a platform's
+    settings, which defaults must not replace.
     """
     tree = recipe.model_dump(mode="json")
     tree["launch"]["settings"] = recipe.launch.settings.model_dump(mode="json", exclude_unset=True)
@@ -97,9 +113,19 @@ def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
 def _check_credentials(tree: Tree, value: Any, path: Path) -> None:
     """Refuse URLs with credentials in them, wherever they stand."""
     if isinstance(value, str) and holds_credentials(value):
-        raise RecipeError(f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL", code="VT-RECIPE-031",
-                          where=tree.location(path), remedy=REMEDY)
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        raise RecipeError(
+            f"{'.'.join(map(str, path))} holds a user, a password or a key inside a URL",
+            code="VT-RECIPE-031",
+            where=tree.location(path),
+            remedy=REMEDY,
+        )
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         _check_credentials(tree, inner, (*path, key))
 
 
@@ -108,8 +134,12 @@ def _check_sources(tree: Tree) -> None:
     data = tree.value.get("data")
     source = data.get("source") if isinstance(data, dict) else None
     if isinstance(source, dict) and isinstance(kind := source.get("kind"), str):
-        raise RecipeError("data.source names its sources", code="VT-RECIPE-032", where=tree.location(("data", "source")),
-                          remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source")
+        raise RecipeError(
+            "data.source names its sources",
+            code="VT-RECIPE-032",
+            where=tree.location(("data", "source")),
+            remedy=f"write source: {{{kind}: {{kind: {kind}, ...}}}}, with any name for the source",
+        )
 
 
 def one_line(recipe: Recipe) -> str:
@@ -118,27 +148,44 @@ def one_line(recipe: Recipe) -> str:
 
 
 def _check_stages(tree: Tree) -> None:
-    """Refuse a graph of stages that cannot be run, with the line it is about; what has the wrong shape comes later."""
+    """Refuse a graph of stages that cannot be run, with the line it is about; what has the wrong
+    shape comes later."""
     stages = tree.value.get("stages")
     if not isinstance(stages, dict):
         return
     specs = {str(name): spec if isinstance(spec, dict) else {} for name, spec in stages.items()}
     after = {name: spec.get("after") for name, spec in specs.items()}
-    if not all(said is None or (isinstance(said, list) and all(isinstance(name, str) for name in said))
-               for said in after.values()):
+    if not all(
+        said is None or (isinstance(said, list) and all(isinstance(name, str) for name in said))
+        for said in after.values()
+    ):
         return
-    trains = {name: tuple(spec["trainable"]) if isinstance(spec.get("trainable"), dict) else ()
-              for name, spec in specs.items()}
+    trains = {
+        name: tuple(spec["trainable"]) if isinstance(spec.get("trainable"), dict) else ()
+        for name, spec in specs.items()
+    }
     try:
-        check_graph({name: Node(parents, trains[name]) for name, parents in filled_in(after).items()})
+        check_graph(
+            {name: Node(parents, trains[name]) for name, parents in filled_in(after).items()}
+        )
     except GraphError as error:
         location = tree.location(("stages", error.stage, *([error.key] if error.key else [])))
-        raise RecipeError(error.what, code="VT-RECIPE-033", where=location, remedy=error.remedy) from None
+        raise RecipeError(
+            error.what, code="VT-RECIPE-033", where=location, remedy=error.remedy
+        ) from None
 
 
 def _unknown(name: str) -> RecipeError:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return RecipeError("there is no such recipe file", code="VT-RECIPE-034", where=name)
     near = get_close_matches(name, [*preset_names(), *SCRIPTS], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped recipes are {', '.join(preset_names())}"
-    return RecipeError(f"there is no recipe {name!r}", code="VT-RECIPE-035", remedy=f"{hint}; a file is given by its path")
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"shipped recipes are {', '.join(preset_names())}"
+    )
+    return RecipeError(
+        f"there is no recipe {name!r}",
+        code="VT-RECIPE-035",
+        remedy=f"{hint}; a file is given by its path",
+    )

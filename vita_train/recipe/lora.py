@@ -18,7 +18,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 
 class LoraSpec(Strict):
-    """Low-rank adapters (Hu et al. 2021): frozen matrices W become W + alpha / rank * B A, and only A and B train.
+    """Low-rank adapters (Hu et al. 2021): frozen matrices W become W + alpha / rank * B A, and only
+    A and B train.
 
     In the stage's trainable map the rate of a module named here is that of its adapters.
     """
@@ -32,7 +33,8 @@ class LoraSpec(Strict):
     modules: tuple[str, ...] = ("llm",)
     """Modules that get adapters; other modules of the trainable map train in full."""
     roles: tuple[str, ...] = ("attention", "mlp")
-    """Linear layers that get them. attention: projections of queries, keys, values and output. mlp: feed-forward."""
+    """Linear layers that get them. attention: projections of queries, keys, values and output. mlp:
+    feed-forward."""
 
     @field_validator("modules")
     @classmethod
@@ -53,7 +55,9 @@ class LoraSpec(Strict):
             unknown = [role for role in roles if role not in ROLES[name]]
             if unknown:
                 near = get_close_matches(unknown[0], ROLES[name], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {_listed(list(ROLES[name]))}"
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"it has {_listed(list(ROLES[name]))}"
+                )
                 raise ValueError(f"{name} has no layers of role {unknown[0]!r}; {hint}")
         return roles
 
@@ -61,12 +65,13 @@ class LoraSpec(Strict):
 class QuantizeSpec(Strict):
     """Store the matrices of the language model in 4 or 8 bit while a stage trains (bitsandbytes).
 
-    Head, embeddings, norms, biases, adapters and all other modules stay as they are. What the stage hands on rests on
-    the weights as they were before.
+    Head, embeddings, norms, biases, adapters and all other modules stay as they are. What the stage
+    hands on rests on the weights as they were before.
     """
 
     kind: Literal["nf4", "fp4", "int8"]
-    """nf4, fp4: 4 bit in blocks of 64 (Dettmers et al. 2023). int8: 8 bit a row, outliers above 6 apart (LLM.int8)."""
+    """nf4, fp4: 4 bit in blocks of 64 (Dettmers et al. 2023). int8: 8 bit a row, outliers above 6
+    apart (LLM.int8)."""
     double: bool = True
     """4 bit: store the scales of the blocks in 8 bit too."""
 

@@ -15,7 +15,8 @@ from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 
 
 class MoeSpec(Strict):
-    """Experts in place of the feed-forward layer of each block. Names are those of transformers' Mixtral."""
+    """Experts in place of the feed-forward layer of each block. Names are those of transformers'
+    Mixtral."""
 
     num_local_experts: int = Field(default=8, ge=2, le=2**16)
     num_experts_per_tok: Size = 2
@@ -26,22 +27,26 @@ class MoeSpec(Strict):
     @model_validator(mode="after")
     def _enough(self) -> MoeSpec:
         if self.num_experts_per_tok > self.num_local_experts:
-            raise ValueError(f"num_experts_per_tok {self.num_experts_per_tok} is above num_local_experts "
-                             f"{self.num_local_experts}")
+            raise ValueError(
+                f"num_experts_per_tok {self.num_experts_per_tok} is above num_local_experts "
+                f"{self.num_local_experts}"
+            )
         return self
 
 
 class LlmSpec(Strict):
-    """The language model. A recipe that names another family than the default one gets that family's published
-    sizes, template and state mode wherever it gives none."""
+    """The language model. A recipe that names another family than the default one gets that
+    family's published sizes, template and state mode wherever it gives none."""
 
     source: str | None = None
-    """Directory or hub name with pretrained weights; none trains a bootstrap model in stage 0.llm."""
+    """Directory or hub name with pretrained weights; none trains a bootstrap model in stage
+    0.llm."""
     prefix: str = ""
     """What every tensor's name in the source begins with, where it is a part of a larger model:
     ``language_model.``."""
     ignore: tuple[str, ...] = ()
-    """Patterns of tensors of the source that may go unused. All others must have a place in the model."""
+    """Patterns of tensors of the source that may go unused. All others must have a place in the
+    model."""
     family: Family = "qwen2p5_instruct"
     """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama."""
     vocab_size: Size = 152064
@@ -56,11 +61,15 @@ class LlmSpec(Strict):
     rms_norm_eps: Epsilon = 1e-6
     tie_embeddings: bool = False
     attention: Literal["auto", "sdpa"] = "auto"
-    """How packed documents are kept apart. auto: nothing is computed across documents (torch's variable-length kernel
-    on GPUs in half precision, one document after the other on processors). sdpa: by a mask over the whole row."""
+    """How packed documents are kept apart. auto: nothing is computed across documents (torch's
+    variable-length kernel
+    on GPUs in half precision, one document after the other on processors). sdpa: by a mask over the
+    whole row."""
     init: Literal["normal", "mimetic"] = "normal"
-    """How a model without a source begins. normal: as the family's own initialisation. mimetic: with keys equal to
-    queries, so that attention begins by finding equal tokens again; small models learn from little text sooner."""
+    """How a model without a source begins. normal: as the family's own initialisation. mimetic:
+    with keys equal to
+    queries, so that attention begins by finding equal tokens again; small models learn from little
+    text sooner."""
     head_dim: Size | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None
@@ -69,19 +78,29 @@ class LlmSpec(Strict):
     @model_validator(mode="after")
     def _experts(self) -> LlmSpec:
         if (self.moe is not None) != (self.family == "mixtral-8x7b"):
-            raise ValueError("family mixtral-8x7b needs moe" if self.moe is None else
-                             f"moe is given, but family {self.family} has no experts")
+            raise ValueError(
+                "family mixtral-8x7b needs moe"
+                if self.moe is None
+                else f"moe is given, but family {self.family} has no experts"
+            )
         return self
 
     @model_validator(mode="after")
     def _heads(self) -> LlmSpec:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
         if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; give "
-                             "head_dim where heads have a width of their own")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                f"give "
+                "head_dim where heads have a width of their own"
+            )
         if (width := self.head_dim or self.hidden_size // self.num_heads) % 2:
-            raise ValueError(f"an attention head would be {width} wide; rotary positions turn pairs of channels")
+            raise ValueError(
+                f"an attention head would be {width} wide; rotary positions turn pairs of channels"
+            )
         return self
 
 
@@ -96,7 +115,8 @@ class CodecSpec(Strict):
     """The speech codec of stage 3.1."""
 
     kind: Literal["waveform", "spectral"] = "waveform"
-    """waveform: strided convolutions, HiFi-GAN-like generator (TiCodec). spectral: log-mel in, inverse STFT out."""
+    """waveform: strided convolutions, HiFi-GAN-like generator (TiCodec). spectral: log-mel in,
+    inverse STFT out."""
     sample_rate: SampleRate = 24000
     hop_length: Size = 600
     """Samples per code; 24000/600 = 40 codes a second."""
@@ -110,7 +130,8 @@ class CodecSpec(Strict):
     codebook_size: int = Field(default=1024, ge=2, le=2**24)
     code_dim: Size = 512
     quantizer: Literal["learned", "ema"] = "learned"
-    """learned: codebook trained by its loss (TiCodec). ema: moving average with restart of dead codes."""
+    """learned: codebook trained by its loss (TiCodec). ema: moving average with restart of dead
+    codes."""
     num_global_tokens: Size = 8
     global_dim: Size = 128
     """Width of the global (speaker) vector; must be divisible by num_global_tokens."""
@@ -120,10 +141,15 @@ class CodecSpec(Strict):
     @model_validator(mode="after")
     def _shapes(self) -> CodecSpec:
         if self.global_dim % self.num_global_tokens:
-            raise ValueError(f"global_dim {self.global_dim} is not a multiple of num_global_tokens "
-                             f"{self.num_global_tokens}")
+            raise ValueError(
+                f"global_dim {self.global_dim} is not a multiple of num_global_tokens "
+                f"{self.num_global_tokens}"
+            )
         if self.segment < self.hop_length:
-            raise ValueError(f"segment {self.segment} is below hop_length {self.hop_length}: a crop would hold no code")
+            raise ValueError(
+                f"segment {self.segment} is below hop_length {self.hop_length}: a crop would hold "
+                f"no code"
+            )
         problem = self._waveform_problem() if self.kind == "waveform" else self._spectral_problem()
         if problem:
             raise ValueError(problem)
@@ -132,17 +158,26 @@ class CodecSpec(Strict):
     def _waveform_problem(self) -> str:
         rates, kernels = self.upsample_rates, self.upsample_kernels
         if len(rates) != len(kernels) or not rates:
-            return f"upsample_rates has {len(rates)} stages, upsample_kernels {len(kernels)}: give one kernel a rate"
+            return (
+                f"upsample_rates has {len(rates)} stages, upsample_kernels {len(kernels)}: give "
+                f"one kernel a rate"
+            )
         if prod(rates) != self.hop_length:
             return f"upsample_rates multiply to {prod(rates)}, but hop_length is {self.hop_length}"
         if narrow := [pair for pair in zip(rates, kernels, strict=True) if pair[1] < pair[0]]:
-            return f"upsample_kernels has {narrow[0][1]} for rate {narrow[0][0]}: samples would be left out"
+            return (
+                f"upsample_kernels has {narrow[0][1]} for rate {narrow[0][0]}: samples would be "
+                f"left out"
+            )
         widths = [self.channels >> stage for stage in range(1, len(rates) + 1)]
         if not widths[-1]:
             return f"channels {self.channels} cannot be halved {len(rates)} times"
         if self.global_dim not in widths:
-            return (f"global_dim {self.global_dim} is the width of no generator stage, so that the voice could not be "
-                    f"added: choose one of {', '.join(map(str, widths))}")
+            return (
+                f"global_dim {self.global_dim} is the width of no generator stage, so that the "
+                f"voice could not be "
+                f"added: choose one of {', '.join(map(str, widths))}"
+            )
         return ""
 
     def _spectral_problem(self) -> str:
@@ -155,15 +190,16 @@ class SpeechDecoderSpec(Strict):
     """NAR then AR decoder from text embeddings to codec tokens."""
 
     width: Size = 896
-    """Must divide the language model's hidden size: each text token becomes hidden_size / width positions."""
+    """Must divide the language model's hidden size: each text token becomes hidden_size / width
+    positions."""
     nar_layers: OptionalSize = 4
     ar_layers: Size = 4
     num_heads: Size = 14
     intermediate_size: Size = 4864
     dropout: Dropout = 0.0
     alignment: Literal["none", "durations"] = "none"
-    """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is placed beside the
-    speech it stands for; little data then suffices."""
+    """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is
+    placed beside the speech it stands for; little data then suffices."""
     max_positions: Size = 2048
     max_codes: Size = 1000
 
@@ -184,7 +220,8 @@ class ModelSpec(Strict):
 
     @property
     def tokens_per_tile(self) -> int:
-        """Tokens one tile takes: what the projector leaves of the tower's tokens. 256 for VITA-1.5."""
+        """Tokens one tile takes: what the projector leaves of the tower's tokens. 256 for
+        VITA-1.5."""
         return self.projector.num_tokens(self.vision.grid_size)
 
     @property
@@ -206,9 +243,14 @@ class ModelSpec(Strict):
     @model_validator(mode="after")
     def _projected(self) -> ModelSpec:
         if self.projector.declared.weightless and self.vision.feature_size != self.llm.hidden_size:
-            raise ValueError(f"projector {self.projector.kind} passes features of width {self.vision.feature_size} on, "
-                             f"llm.hidden_size is {self.llm.hidden_size}")
-        self.projector.num_tokens(self.vision.grid_size)  # raises where it cannot take the tower's tokens
+            raise ValueError(
+                f"projector {self.projector.kind} passes features of width "
+                f"{self.vision.feature_size} on, "
+                f"llm.hidden_size is {self.llm.hidden_size}"
+            )
+        self.projector.num_tokens(
+            self.vision.grid_size
+        )  # raises where it cannot take the tower's tokens
         return self
 
 

@@ -1,4 +1,5 @@
-"""The modules a model is made of, and what each medium passes through on its way to the language model."""
+"""The modules a model is made of, and what each medium passes through on its way to the language
+model."""
 
 from __future__ import annotations
 

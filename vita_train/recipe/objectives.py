@@ -1,7 +1,9 @@
 """What each training objective reads, needs, packs and measures, said without torch.
 
-The planner, the checks, preparation and evaluation go by these declarations and never by an objective's name. The
-class that computes the loss is imported when a stage trains (`vita_train.training.objectives`). A package outside this
+The planner, the checks, preparation and evaluation go by these declarations and never by an
+objective's name. The
+class that computes the loss is imported when a stage trains (`vita_train.training.objectives`). A
+package outside this
 one adds an objective by calling `register_objective` from its plugin (`vita_train.plugins`).
 """
 
@@ -24,7 +26,8 @@ class Measure:
     """Held-out measures that one pass over a slice of a dataset takes together."""
 
     kind: str
-    """What is run: a name that `vita_train.evaluation.measures` knows, or ``package.module:function`` of a plugin,
+    """What is run: a name that `vita_train.evaluation.measures` knows, or
+    ``package.module:function`` of a plugin,
     called with the `EvalContext` and the samples, which returns values by name."""
     modules: tuple[str, ...]
     """Modules the measures depend on."""
@@ -57,16 +60,28 @@ def check_options(options: Mapping[str, Any], declared: Mapping[str, OptionKind]
     for name, value in options.items():
         if name not in declared:
             near = get_close_matches(name, declared, n=1)
-            raise ValueError(f"there is no option {name!r}; "
-                             + (f"did you mean {near[0]}?" if near else f"there are {', '.join(declared) or 'none'}"))
+            raise ValueError(
+                f"there is no option {name!r}; "
+                + (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"there are {', '.join(declared) or 'none'}"
+                )
+            )
         kind = declared[name]
         if isinstance(kind, Between):
-            number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
+            number = isinstance(value, int if kind.whole else int | float) and not isinstance(
+                value, bool
+            )
             if not number or not kind.low <= value <= kind.high:
-                raise ValueError(f"{name} is a {'whole ' if kind.whole else ''}number from {kind.low:g} to "
-                                 f"{kind.high:g}, not {value!r}")
+                raise ValueError(
+                    f"{name} is a {'whole ' if kind.whole else ''}number from {kind.low:g} to "
+                    f"{kind.high:g}, not {value!r}"
+                )
         elif not isinstance(value, kind):
-            raise ValueError(f"{name} is {'true or false' if kind is bool else 'a text'}, not {value!r}")
+            raise ValueError(
+                f"{name} is {'true or false' if kind is bool else 'a text'}, not {value!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,8 @@ class ObjectiveSpec:
 
     name: str
     implementation: str
-    """``package.module:Class`` of the subclass of `vita_train.training.objectives.base.Objective`."""
+    """``package.module:Class`` of the subclass of
+    `vita_train.training.objectives.base.Objective`."""
     reads: Reads
     """What it learns from. Adapters (LoRA) and quantised weights need ``tokens``."""
     modules: tuple[str, ...]
@@ -83,17 +99,19 @@ class ObjectiveSpec:
     optional: tuple[str, ...] = ()
     """Modules it uses where the stage trains them or its data need them."""
     packs: bool = False
-    """Whether samples are packed into rows of ``batch.seq_len``; otherwise a row of a batch is one sample. Only
-    packed data can have a curriculum."""
+    """Whether samples are packed into rows of ``batch.seq_len``; otherwise a row of a batch is one
+    sample. Only packed data can have a curriculum."""
     transcribes: bool = False
-    """Whether it aligns transcripts with audio frames: its data give the recogniser's vocabulary, and a transcript
-    with more symbols than the encoder has frames is rejected in preparation."""
+    """Whether it aligns transcripts with audio frames: its data give the recogniser's vocabulary,
+    and a transcript with more symbols than the encoder has frames is rejected in preparation."""
     options: Mapping[str, OptionKind] | None = None
-    """Settings that a stage may give it under ``options``, with what each may be; None: its class alone knows."""
+    """Settings that a stage may give it under ``options``, with what each may be; None: its class
+    alone knows."""
     measures: tuple[Measure, ...] = ()
     """What it measures on the held-out slices of its data."""
     measures_replies: bool = False
-    """Whether replies are measured too, as the task kind of each dataset says (`vita_train.evaluation.tasks`)."""
+    """Whether replies are measured too, as the task kind of each dataset says
+    (`vita_train.evaluation.tasks`)."""
 
 
 OBJECTIVES: Registry[ObjectiveSpec] = Registry("objective")
@@ -109,29 +127,96 @@ def register_objective(spec: ObjectiveSpec) -> None:
 
 
 _PACKAGE = "vita_train.training.objectives"
-register_objective(ObjectiveSpec(
-    "next_token", f"{_PACKAGE}.next_token:NextTokenObjective", reads="tokens", modules=("llm",),
-    optional=("vision", "projector", "audio_encoder", "audio_adapter", "audio_prompt", "state_head"), packs=True,
-    options={"chunk": Between(1, 2**24, whole=True), "augment": bool, "state_weight": Between(0, 1000)},
-    measures_replies=True))
-register_objective(ObjectiveSpec(
-    "caption_words", f"{_PACKAGE}.caption_words:CaptionWordsObjective", reads="images", modules=("vision",),
-    options={"min_count": Between(1, 10**9, whole=True), "permute_colours": Between(0, 1), "colour_words": str}))
-register_objective(ObjectiveSpec(
-    "ctc", f"{_PACKAGE}.ctc:CtcObjective", reads="audio", modules=RECOGNISER, transcribes=True,
-    options={"augment": bool, "gain": Between(0, 100), "tilt": Between(0, 100), "noise": Between(0, 1),
-             "frequency_masks": Between(0, 1000, whole=True), "frequency_width": Between(0, 1000, whole=True),
-             "time_masks": Between(0, 1000, whole=True), "time_share": Between(0, 1),
-             "cmvn_samples": Between(1, 10**9, whole=True)},
-    measures=(Measure("recogniser", RECOGNISER, ("wer", "cer")),)))
-register_objective(ObjectiveSpec(
-    "codec", f"{_PACKAGE}.codec:CodecObjective", reads="audio", modules=("codec",), optional=("discriminators",),
-    options={"adversarial": Between(0, 1000), "mel": str, "quantizer": Between(0, 1000),
-             "consistency": Between(0, 1000)},
-    measures=(Measure("codec", ("codec",), ("mel_distance", "codes_used", "perplexity")),
-              Measure("resynthesis", ("codec", *RECOGNISER), ("wer_original", "wer_resynthesis")))))
-register_objective(ObjectiveSpec(
-    "speech_tokens", f"{_PACKAGE}.speech_tokens:SpeechTokensObjective", reads="codes",
-    modules=("llm", "codec", "speech_decoder"),
-    options={"label_smoothing": Between(0, 0.99), "code_noise": Between(0, 1)},
-    measures=(Measure("speech", ("llm", "codec", "speech_decoder", *RECOGNISER), ("wer", "cer"), dataset="speech"),)))
+register_objective(
+    ObjectiveSpec(
+        "next_token",
+        f"{_PACKAGE}.next_token:NextTokenObjective",
+        reads="tokens",
+        modules=("llm",),
+        optional=(
+            "vision",
+            "projector",
+            "audio_encoder",
+            "audio_adapter",
+            "audio_prompt",
+            "state_head",
+        ),
+        packs=True,
+        options={
+            "chunk": Between(1, 2**24, whole=True),
+            "augment": bool,
+            "state_weight": Between(0, 1000),
+        },
+        measures_replies=True,
+    )
+)
+register_objective(
+    ObjectiveSpec(
+        "caption_words",
+        f"{_PACKAGE}.caption_words:CaptionWordsObjective",
+        reads="images",
+        modules=("vision",),
+        options={
+            "min_count": Between(1, 10**9, whole=True),
+            "permute_colours": Between(0, 1),
+            "colour_words": str,
+        },
+    )
+)
+register_objective(
+    ObjectiveSpec(
+        "ctc",
+        f"{_PACKAGE}.ctc:CtcObjective",
+        reads="audio",
+        modules=RECOGNISER,
+        transcribes=True,
+        options={
+            "augment": bool,
+            "gain": Between(0, 100),
+            "tilt": Between(0, 100),
+            "noise": Between(0, 1),
+            "frequency_masks": Between(0, 1000, whole=True),
+            "frequency_width": Between(0, 1000, whole=True),
+            "time_masks": Between(0, 1000, whole=True),
+            "time_share": Between(0, 1),
+            "cmvn_samples": Between(1, 10**9, whole=True),
+        },
+        measures=(Measure("recogniser", RECOGNISER, ("wer", "cer")),),
+    )
+)
+register_objective(
+    ObjectiveSpec(
+        "codec",
+        f"{_PACKAGE}.codec:CodecObjective",
+        reads="audio",
+        modules=("codec",),
+        optional=("discriminators",),
+        options={
+            "adversarial": Between(0, 1000),
+            "mel": str,
+            "quantizer": Between(0, 1000),
+            "consistency": Between(0, 1000),
+        },
+        measures=(
+            Measure("codec", ("codec",), ("mel_distance", "codes_used", "perplexity")),
+            Measure("resynthesis", ("codec", *RECOGNISER), ("wer_original", "wer_resynthesis")),
+        ),
+    )
+)
+register_objective(
+    ObjectiveSpec(
+        "speech_tokens",
+        f"{_PACKAGE}.speech_tokens:SpeechTokensObjective",
+        reads="codes",
+        modules=("llm", "codec", "speech_decoder"),
+        options={"label_smoothing": Between(0, 0.99), "code_noise": Between(0, 1)},
+        measures=(
+            Measure(
+                "speech",
+                ("llm", "codec", "speech_decoder", *RECOGNISER),
+                ("wer", "cer"),
+                dataset="speech",
+            ),
+        ),
+    )
+)

@@ -1,7 +1,9 @@
 """Settings from the command line: ``a.b=c`` laid over what the file says.
 
-Names may contain dots (stage 2.1b, measure vqa.test_seen.accuracy), so a path is read along the recipe's own shape;
-quotes around a name work as well. ``null`` for an entry of a mapping such as ``stages`` or ``data`` removes it.
+Names may contain dots (stage 2.1b, measure vqa.test_seen.accuracy), so a path is read along the
+recipe's own shape;
+quotes around a name work as well. ``null`` for an entry of a mapping such as ``stages`` or ``data``
+removes it.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """Lay settings over a tree, in order.
 
     Raises:
-        RecipeError: a setting is not ``a.b=c``, or its path leads through something that is not a mapping.
+        RecipeError: a setting is not ``a.b=c``, or its path leads through something that is not a
+            mapping.
     """
     for text in overrides:
         source = f"--set {text}"
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise RecipeError("is not a setting", code="VT-RECIPE-036", where=source, remedy="write --set a.b=c")
+            raise RecipeError(
+                "is not a setting", code="VT-RECIPE-036", where=source, remedy="write --set a.b=c"
+            )
         stages = tree.value.get("stages") if isinstance(tree.value, dict) else None
         path = resolve_path(name.strip(), source, tuple(stages) if isinstance(stages, dict) else ())
         parsed = parse_yaml(value, source, path)
@@ -51,8 +56,12 @@ def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:
     while position < len(name):
         match = _TOKEN.match(name, position)
         if match is None:
-            raise RecipeError(f"cannot read the path {name!r}", code="VT-RECIPE-037", where=source,
-                              remedy="separate names by dots; quote names that contain quotes")
+            raise RecipeError(
+                f"cannot read the path {name!r}",
+                code="VT-RECIPE-037",
+                where=source,
+                remedy="separate names by dots; quote names that contain quotes",
+            )
         tokens.append(next(group for group in match.groups() if group is not None).strip())
         position = match.end()
     path: list[str | int] = []
@@ -73,13 +82,16 @@ def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:
 
 
 def _entry_length(tokens: Sequence[str], shape: Shape, stages: Collection[str]) -> int:
-    """Return how many tokens make up one key of a mapping with free names; ``stages`` are names that are known."""
+    """Return how many tokens make up one key of a mapping with free names; ``stages`` are names
+    that are known."""
     for taken in range(len(tokens) if stages else 0, 0, -1):
         name = ".".join(tokens[:taken])
         if name in stages or STAGE_ALIASES.get(name.removesuffix(".sh")) in stages:
             return taken
     inner = fields_of(shape.inner)
-    return next((index for index, token in enumerate(tokens) if index and token in inner), len(tokens))
+    return next(
+        (index for index, token in enumerate(tokens) if index and token in inner), len(tokens)
+    )
 
 
 def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
@@ -93,7 +105,11 @@ def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
             child = parent[key] = {}
             tree.locations.setdefault(path[: depth + 1], source)
         if not isinstance(child, dict):
-            raise RecipeError(f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping", code="VT-RECIPE-038", where=source)
+            raise RecipeError(
+                f"{'.'.join(map(str, path[: depth + 1]))} is not a mapping",
+                code="VT-RECIPE-038",
+                where=source,
+            )
         parent = child
     for location in [location for location in tree.locations if location[: len(path)] == path]:
         del tree.locations[location]

@@ -1,6 +1,8 @@
-"""What a cluster is like for training jobs: set once by whoever installs the chart, not by each recipe.
+"""What a cluster is like for training jobs: set once by whoever installs the chart, not by each
+recipe.
 
-The chart puts it into a ConfigMap, which the pipelines mount; ``VITA_TRAIN_PLATFORM`` names another file. A recipe's
+The chart puts it into a ConfigMap, which the pipelines mount; ``VITA_TRAIN_PLATFORM`` names another
+file. A recipe's
 ``launch.settings.kubernetes.pod`` and the settings of a KFP task are laid over its ``pod``.
 """
 
@@ -25,7 +27,8 @@ FOLDER = Path("/etc/vita-train")
 POD = "VITA_TRAIN_POD"
 #: Environment variable of training pods: seconds between SIGTERM and SIGKILL.
 GRACE = "VITA_TRAIN_GRACE"
-#: Variables of the object store that a step takes from the chart's ConfigMap and Secret, where they have them.
+#: Variables of the object store that a step takes from the chart's ConfigMap and Secret, where they
+#: have them.
 S3_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -40,8 +43,8 @@ class QueueSpec(Strict):
 
 
 class TimeSpec(Strict):
-    """Clocks the launcher keeps; the jobs' own cannot be relied on (waiting counts there, or nothing re-queues them).
-    """
+    """Clocks the launcher keeps; the jobs' own cannot be relied on (waiting counts there, or
+    nothing re-queues them)."""
 
     queue: Seconds = 7 * 86400.0
     """Seconds a job may wait for all its pods to run."""
@@ -68,10 +71,13 @@ class Platform(Strict):
     queue: QueueSpec = QueueSpec()
     times: TimeSpec = TimeSpec()
     restart_policy: Literal["Never", "OnFailure", "ExitCode"] = "Never"
-    """What a PyTorchJob does about a failed pod. Never: the launcher starts the whole job again, which is the only one
-    that restarts all pods together. OnFailure and ExitCode: the kubelet or the operator restarts single pods."""
+    """What a PyTorchJob does about a failed pod. Never: the launcher starts the whole job again,
+    which is the only one
+    that restarts all pods together. OnFailure and ExitCode: the kubelet or the operator restarts
+    single pods."""
     preemptions: OptionalCount = 20
-    """Times a job may be preempted before that counts as a failure; they do not use up ``launch.restarts``."""
+    """Times a job may be preempted before that counts as a failure; they do not use up
+    ``launch.restarts``."""
     pod: PodSettings = PodSettings()
 
 
@@ -79,7 +85,8 @@ def load_platform(path: str | None = None) -> Platform | None:
     """Return the cluster's settings, or None where there is no cluster.
 
     Args:
-        path: file; none takes the one ``VITA_TRAIN_PLATFORM`` names, else the one that the pipelines mount.
+        path: file; none takes the one ``VITA_TRAIN_PLATFORM`` names, else the one that the
+            pipelines mount.
 
     Raises:
         RecipeError: the file cannot be read or is wrong somewhere; each problem with its line.
@@ -91,8 +98,12 @@ def load_platform(path: str | None = None) -> Platform | None:
     try:
         text = Path(named).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the platform's settings cannot be read", code="VT-RECIPE-039", where=named,
-                          remedy=f"mount the chart's ConfigMap there, or unset {PLATFORM}") from error
+        raise RecipeError(
+            "the platform's settings cannot be read",
+            code="VT-RECIPE-039",
+            where=named,
+            remedy=f"mount the chart's ConfigMap there, or unset {PLATFORM}",
+        ) from error
     tree = parse_yaml(text, named)
     tree.value = tree.value or {}
     return validated(Platform, tree)
@@ -111,16 +122,21 @@ def needed_platform(what: str, where: str) -> Platform:
     """
     platform = load_platform()
     if platform is None:
-        raise UserError(f"{what}, but nothing says what the cluster is like", code="VT-USE-090", where=where,
-                        remedy="install the chart vita-training into this namespace, with the prefix that the "
-                               f"pipeline was compiled for, or let {PLATFORM} name a file of settings")
+        raise UserError(
+            f"{what}, but nothing says what the cluster is like",
+            code="VT-USE-090",
+            where=where,
+            remedy="install the chart vita-training into this namespace, with the prefix that the "
+            f"pipeline was compiled for, or let {PLATFORM} name a file of settings",
+        )
     return platform
 
 
 def merge_pod_settings(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:
     """Return pod settings with others laid over them, in order.
 
-    What a layer states replaces what was there; mappings are joined key by key, and lists are added to.
+    What a layer states replaces what was there; mappings are joined key by key, and lists are added
+    to.
     """
     result = base
     for layer in layers:

@@ -10,7 +10,8 @@ from vita_train.recipe.base import Count, OptionalCount, Strict
 
 #: A Kubernetes quantity, as the API takes it: 8, 500m, 64Gi.
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-#: Kubernetes objects that are handed on as they are; the API server checks them when the job is created.
+#: Kubernetes objects that are handed on as they are; the API server checks them when the job is
+#: created.
 Raw = dict[str, Any]
 
 
@@ -39,18 +40,21 @@ class PodSettings(Strict):
     scratch: str = Field(default="20Gi", pattern=QUANTITY)
     """Size limit of /tmp."""
     cache: Raw = Field(default_factory=lambda: {"emptyDir": {}})
-    """Volume source of the node-local cache of weights and data: emptyDir, hostPath, persistentVolumeClaim."""
+    """Volume source of the node-local cache of weights and data: emptyDir, hostPath,
+    persistentVolumeClaim."""
     env: dict[str, str] = {}
     """Environment of the ranks; NCCL settings belong here."""
     secret_env: dict[str, SecretKey] = {}
     """Environment taken from Secrets, such as S3 credentials."""
     service_account: str = ""
-    """Service account; with workload identity it carries the access to S3. Empty takes the namespace's default."""
+    """Service account; with workload identity it carries the access to S3. Empty takes the
+    namespace's default."""
     image_pull_secrets: tuple[str, ...] = ()
     node_selector: dict[str, str] = {}
     tolerations: tuple[Raw, ...] = ()
     node_timeout: OptionalCount = 60
-    """Seconds after which a node that does not answer loses its pods; Kubernetes' own default is 300."""
+    """Seconds after which a node that does not answer loses its pods; Kubernetes' own default is
+    300."""
     affinity: Raw = {}
     volumes: tuple[Raw, ...] = ()
     volume_mounts: tuple[Raw, ...] = ()
@@ -59,11 +63,15 @@ class PodSettings(Strict):
     priority_class: str = ""
     """PriorityClass of the pods. A TrainJob takes it from its runtime instead."""
     metrics_port: int = Field(default=0, ge=0, le=65000)
-    """Port of a pod's first rank for Prometheus, each further rank takes the next one; 0 exports nothing."""
+    """Port of a pod's first rank for Prometheus, each further rank takes the next one; 0 exports
+    nothing."""
     grace: int = Field(default=300, ge=30, le=10**9)
-    """Seconds between SIGTERM and SIGKILL; must exceed twice the worst time to save and upload a checkpoint, as one may
-    be under way, and the two minutes for which a store that is away is tried again. Training warns if it does not."""
+    """Seconds between SIGTERM and SIGKILL; must exceed twice the worst time to save and upload a
+    checkpoint, as one may
+    be under way, and the two minutes for which a store that is away is tried again. Training warns
+    if it does not."""
     run_as: int = Field(default=65532, ge=1, le=2**31 - 1)
-    """User and group id of the ranks. Root is not offered: the pods fit Pod Security's restricted level."""
+    """User and group id of the ranks. Root is not offered: the pods fit Pod Security's restricted
+    level."""
     lock_memory: bool = False
     """Add IPC_LOCK, which RDMA verbs need; only namespaces below the restricted level allow it."""

@@ -1,6 +1,7 @@
 """The kinds of projectors: how many of the tower's tokens each leaves, and what builds it.
 
-A package outside this one adds a kind by calling `register_projector` from its plugin (`vita_train.plugins`).
+A package outside this one adds a kind by calling `register_projector` from its plugin
+(`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ class ProjectorKind:
     name: str
     """As ``model.projector.kind`` has it, or what stands for a family in messages."""
     implementation: str
-    """``package.module:function``, called as ``build(features, width, kind)`` with the widths of a token before and
-    after; the module takes (N, tokens, features), tokens a square row by row, and gives (N, num_tokens, width)."""
+    """``package.module:function``, called as ``build(features, width, kind)`` with the widths of a
+    token before and
+    after; the module takes (N, tokens, features), tokens a square row by row, and gives (N,
+    num_tokens, width)."""
     num_tokens: Callable[[int], int] = _all
-    """Tokens left of a square of ``side`` x ``side``; a ValueError says what it cannot take, as the end of a sentence
-    that begins with the projector's name."""
+    """Tokens left of a square of ``side`` x ``side``; a ValueError says what it cannot take, as the
+    end of a sentence that begins with the projector's name."""
     pattern: str = ""
     """Of the names of a family; the name when empty."""
     weightless: bool = False
-    """Whether it hands features on as they are: there is nothing to train, and both widths must be the same."""
+    """Whether it hands features on as they are: there is nothing to train, and both widths must be
+    the same."""
 
     @property
     def names(self) -> str:
@@ -53,7 +57,10 @@ def register_projector(kind: ProjectorKind) -> None:
 
 def projector_of(kind: str) -> ProjectorKind | None:
     """Return the kind that answers to a name; None if there is none."""
-    return next((PROJECTORS[name] for name in PROJECTORS if re.fullmatch(PROJECTORS[name].names, kind)), None)
+    return next(
+        (PROJECTORS[name] for name in PROJECTORS if re.fullmatch(PROJECTORS[name].names, kind)),
+        None,
+    )
 
 
 def _averaged(side: int) -> int:
@@ -74,7 +81,9 @@ def _halved(side: int) -> int:
 
 _MODULE = "vita_train.models.vision.projector"
 for _kind in (
-    ProjectorKind("mlpNx_gelu (N from 1 to 99)", f"{_MODULE}:build_perceptron", pattern=r"mlp[1-9]\d?x_gelu"),
+    ProjectorKind(
+        "mlpNx_gelu (N from 1 to 99)", f"{_MODULE}:build_perceptron", pattern=r"mlp[1-9]\d?x_gelu"
+    ),
     ProjectorKind("linear", f"{_MODULE}:build_linear"),
     *(ProjectorKind(f"spp_v{version}", f"{_MODULE}:build_spp", _averaged) for version in (1, 2, 3)),
     ProjectorKind("ldp", f"{_MODULE}:build_ldp", _halved),

@@ -42,7 +42,8 @@ class Rename(NamedTuple):
 
 
 def renamed_key(path: Path) -> str | None:
-    """Return what the key at a path of a recipe is called today, or None if it was never renamed."""
+    """Return what the key at a path of a recipe is called today, or None if it was never
+    renamed."""
     stage = path[:1] == ("stages",) and len(path) > 1
     return RENAMED_KEYS.get(tuple(map(str, ("stages", "*", *path[2:]) if stage else path)))
 
@@ -87,14 +88,19 @@ def _former_keys(
         name, line = ".".join(map(str, here)), key.start_mark.line + 1
         if (new := renamed_key(here)) is not None:
             if new in keys:
-                raise RecipeError(f"{name} is the former name of {new}, which stands beside it", code="VT-RECIPE-040",
-                                  where=f"{source}:{line}", remedy="remove one of them")
+                raise RecipeError(
+                    f"{name} is the former name of {new}, which stands beside it",
+                    code="VT-RECIPE-040",
+                    where=f"{source}:{line}",
+                    remedy="remove one of them",
+                )
             yield key, Rename(line, name, new)
         yield from _former_keys(value, here, source)
 
 
 def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
-    """Rewrite a recipe file to today's keys and return what was renamed; the file is replaced whole or not at all.
+    """Rewrite a recipe file to today's keys and return what was renamed; the file is replaced whole
+    or not at all.
 
     Args:
         path: the file; behind a link, what it points to is rewritten.
@@ -110,9 +116,13 @@ def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
         if renames and write:
             _replace(target, upgraded)
     except UnicodeDecodeError as error:
-        raise RecipeError("is not a text file in UTF-8", code="VT-RECIPE-041", where=str(path)) from error
+        raise RecipeError(
+            "is not a text file in UTF-8", code="VT-RECIPE-041", where=str(path)
+        ) from error
     except OSError as error:
-        raise RecipeError(f"cannot be rewritten: {error.strerror}", code="VT-RECIPE-042", where=str(path)) from error
+        raise RecipeError(
+            f"cannot be rewritten: {error.strerror}", code="VT-RECIPE-042", where=str(path)
+        ) from error
     return renames
 
 

@@ -37,8 +37,8 @@ class LaunchSpec(Strict):
     """How a stage's processes are started."""
 
     backend: str = "auto"
-    """local, kubernetes, trainjob, pytorchjob, or one of a plugin. auto: as the cluster's platform settings say; on
-    this machine where there are none."""
+    """local, kubernetes, trainjob, pytorchjob, or one of a plugin. auto: as the cluster's platform
+    settings say; on this machine where there are none."""
     nodes: Workers = 1
     """Machines of a training job; this machine alone is one."""
     nproc: Workers = 1
@@ -60,8 +60,10 @@ class LaunchSpec(Strict):
         if backend != "auto" and backend not in JOB_BACKENDS:
             known = ("auto", *JOB_BACKENDS)
             near = get_close_matches(backend, known, n=1)
-            raise ValueError(f"there is no job backend {backend!r}; "
-                             + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"))
+            raise ValueError(
+                f"there is no job backend {backend!r}; "
+                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+            )
         return backend
 
     @property
@@ -87,11 +89,13 @@ class Recipe(Strict):
     model: ModelSpec = ModelSpec()
     data: DataSpec
     weights: dict[str, str] = {}
-    """Module to the weights it starts from: an import (``vita-train model import``), an export, the folder of a
-    finished stage, each on disk or on S3, or a safetensors file with the module's own tensor names."""
+    """Module to the weights it starts from: an import (``vita-train model import``), an export, the
+    folder of a
+    finished stage, each on disk or on S3, or a safetensors file with the module's own tensor
+    names."""
     stages: dict[str, StageSpec]
-    """Stages by name, any name that may be a folder's. They run in the order that their ``after`` asks for, else as
-    they are written."""
+    """Stages by name, any name that may be a folder's. They run in the order that their ``after``
+    asks for, else as they are written."""
     launch: LaunchSpec = LaunchSpec()
     tracking: TrackingSpec = TrackingSpec()
 
@@ -108,20 +112,32 @@ class Recipe(Strict):
     def _in_order(cls, stages: dict[str, StageSpec]) -> dict[str, StageSpec]:
         """Say of each stage what it starts after, and bring all into the order they run."""
         after = filled_in({name: spec.after for name, spec in stages.items()})
-        check_graph({name: Node(after[name], tuple(spec.trainable)) for name, spec in stages.items()})
-        return {name: stages[name].model_copy(update={"after": list(after[name]), "title": stages[name].title or name})
-                for name in in_order(after)}
+        check_graph(
+            {name: Node(after[name], tuple(spec.trainable)) for name, spec in stages.items()}
+        )
+        return {
+            name: stages[name].model_copy(
+                update={"after": list(after[name]), "title": stages[name].title or name}
+            )
+            for name in in_order(after)
+        }
 
     @field_validator("data")
     @classmethod
     def _has_a_source(cls, data: DataSpec) -> DataSpec:
         if not data.source:
-            raise ValueError("source is missing: name where the records come from, such as source: {mine: {kind: "
-                             "records, registry: registry.json}}")
+            raise ValueError(
+                "source is missing: name where the records come from, such as source: {mine: "
+                "{kind: "
+                "records, registry: registry.json}}"
+            )
         return data
 
     @model_validator(mode="after")
     def _one_place_each(self) -> Recipe:
         if twice := [name for name in self.model.sources if name in self.weights]:
-            raise ValueError(f"model.{twice[0]}.source and weights.{twice[0]} both say where {twice[0]} starts from")
+            raise ValueError(
+                f"model.{twice[0]}.source and weights.{twice[0]} both say where {twice[0]} starts "
+                f"from"
+            )
         return self

@@ -23,11 +23,16 @@ _TITLES: dict[str, str] = {
 
 
 def step_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Return every step of a recipe's pipeline, in the order they run, with the steps that each waits for."""
+    """Return every step of a recipe's pipeline, in the order they run, with the steps that each
+    waits for."""
     stages = stage_graph(recipe)
     graph: dict[str, tuple[str, ...]] = {"data_fetch": (), "prepare": ("data_fetch",)}
     graph |= {name: after or ("prepare",) for name, after in stages.items()}
-    return graph | {"evaluate": ends(stages) or ("prepare",), "export": ("evaluate",), "report": ("export",)}
+    return graph | {
+        "evaluate": ends(stages) or ("prepare",),
+        "export": ("evaluate",),
+        "report": ("export",),
+    }
 
 
 def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -35,8 +40,10 @@ def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
     A recipe that was cut down to some of its stages in code has those alone.
     """
-    return {name: tuple(parent for parent in spec.after or () if parent in recipe.stages)
-            for name, spec in recipe.stages.items()}
+    return {
+        name: tuple(parent for parent in spec.after or () if parent in recipe.stages)
+        for name, spec in recipe.stages.items()
+    }
 
 
 def run_steps(recipe: Recipe) -> list[str]:
@@ -76,7 +83,9 @@ class Selection:
     """Do the picked steps again even where a commit with the same inputs exists."""
 
     @classmethod
-    def parse(cls, recipe: Recipe, only: str = "", since: str = "", until: str = "", force: bool = False) -> Selection:
+    def parse(
+        cls, recipe: Recipe, only: str = "", since: str = "", until: str = "", force: bool = False
+    ) -> Selection:
         """Read a selection as users write it.
 
         Args:
@@ -87,12 +96,22 @@ class Selection:
             force: do them again.
 
         Raises:
-            UserError: a step is unknown, ``until`` does not wait for ``since``, or ``only`` stands beside them.
+            UserError: a step is unknown, ``until`` does not wait for ``since``, or ``only`` stands
+                beside them.
         """
         if only and (since or until):
-            raise UserError("--only cannot be combined with --from or --until", code="VT-USE-092", remedy="give one or the other")
+            raise UserError(
+                "--only cannot be combined with --from or --until",
+                code="VT-USE-092",
+                remedy="give one or the other",
+            )
         if only:
-            return cls(frozenset(step_name(recipe, name.strip()) for name in only.split(",") if name.strip()), force)
+            return cls(
+                frozenset(
+                    step_name(recipe, name.strip()) for name in only.split(",") if name.strip()
+                ),
+                force,
+            )
         if not since and not until:
             return cls(None, force)
         graph = step_graph(recipe)
@@ -104,8 +123,12 @@ class Selection:
             last = step_name(recipe, until)
             picked &= {last, *ancestors(graph, last)}
         if not picked:
-            raise UserError(f"nothing lies between the two: {until} does not wait for {since}", code="VT-USE-093",
-                            where="--from, --until", remedy="swap them, or name the steps with --only")
+            raise UserError(
+                f"nothing lies between the two: {until} does not wait for {since}",
+                code="VT-USE-093",
+                where="--from, --until",
+                remedy="swap them, or name the steps with --only",
+            )
         return cls(frozenset(picked), force)
 
     def picks(self, step: str) -> bool:
@@ -118,10 +141,11 @@ class Selection:
 
 
 def modules_needed(recipe: Recipe, stage: str) -> tuple[str, ...]:
-    """Return the modules that a stage's model has, as far as the recipe alone tells: data may need more.
+    """Return the modules that a stage's model has, as far as the recipe alone tells: data may need
+    more.
 
-    Those are what its objective cannot do without, what it trains, and what media pass through on their way to or from
-    what it trains.
+    Those are what its objective cannot do without, what it trains, and what media pass through on
+    their way to or from what it trains.
     """
     spec = recipe.stages[stage]
     found = {*OBJECTIVES[spec.objective].modules, *spec.trainable}
@@ -135,25 +159,38 @@ def modules_needed(recipe: Recipe, stage: str) -> tuple[str, ...]:
 def modules_read(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """Return every module whose weights a stage may read.
 
-    To what it needs come those that its objective may use, and that it or a stage before it is measured with, as far
-    as a stage before it trains them.
+    To what it needs come those that its objective may use, and that it or a stage before it is
+    measured with, as far as a stage before it trains them.
     """
     upto = (*ancestors(stage_graph(recipe), stage), stage)
     specs = [OBJECTIVES[recipe.stages[name].objective] for name in upto]
     trained = {module for name in upto for module in recipe.stages[name].trainable}
-    may = {*specs[-1].optional, *(module for spec in specs for measure in spec.measures for module in measure.modules
-                                  if spec is specs[-1] or {*measure.modules} & {*recipe.stages[stage].trainable})}
+    may = {
+        *specs[-1].optional,
+        *(
+            module
+            for spec in specs
+            for measure in spec.measures
+            for module in measure.modules
+            if spec is specs[-1] or {*measure.modules} & {*recipe.stages[stage].trainable}
+        ),
+    }
     found = {*modules_needed(recipe, stage), *(may & trained)}
     return tuple(name for name in MODULES if name in found)
 
 
 def trainers(recipe: Recipe, stage: str) -> dict[str, str]:
     """Return each module that stages before this one train, with the nearest of those stages."""
-    return {module: name for name in ancestors(stage_graph(recipe), stage) for module in recipe.stages[name].trainable}
+    return {
+        module: name
+        for name in ancestors(stage_graph(recipe), stage)
+        for module in recipe.stages[name].trainable
+    }
 
 
 def input_stages(recipe: Recipe, stage: str) -> list[str]:
-    """Return the stages whose weights a stage may read: for each module the nearest before it that trains it."""
+    """Return the stages whose weights a stage may read: for each module the nearest before it that
+    trains it."""
     nearest = trainers(recipe, stage)
     found = {nearest[module] for module in modules_read(recipe, stage) if module in nearest}
     return [name for name in recipe.stages if name in found]

@@ -1,6 +1,7 @@
 """The kinds of data sources, and their settings.
 
-A package outside this one adds a kind by calling `register_source` from its plugin (`vita_train.plugins`).
+A package outside this one adds a kind by calling `register_source` from its plugin
+(`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from vita_train.recipe.base import Count, Strict
 
 
 class SynthSource(Strict):
-    """The embedded synthetic world: images of shapes, a grammar of sentences, synthesised speech."""
+    """The embedded synthetic world: images of shapes, a grammar of sentences, synthesised
+    speech."""
 
     kind: Literal["synth"] = "synth"
     scale: float = Field(default=1.0, gt=0, le=1000)
@@ -37,12 +39,13 @@ class StampsSource(Strict):
 
 
 class RecordsSource(Strict):
-    """The user's own records: a registry file naming datasets, splits, record files and media roots."""
+    """The user's own records: a registry file naming datasets, splits, record files and media
+    roots."""
 
     kind: Literal["records"] = "records"
     registry: str
-    """Path of the registry file (JSON or YAML). In a recipe's file, relative to that file; elsewhere to the working
-    folder."""
+    """Path of the registry file (JSON or YAML). In a recipe's file, relative to that file;
+    elsewhere to the working folder."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class SourceKind:
     spec: type[Strict]
     """Its settings; a field ``kind`` of a literal type with a default tells them from others."""
     build: str
-    """``package.module:function``, called as ``build(spec, folder, seed=seed, workers=workers)``: brings the data to
+    """``package.module:function``, called as ``build(spec, folder, seed=seed, workers=workers)``:
+    brings the data to
     the folder and returns their `vita_train.data.sources.registry.Registry`, with paths relative to
     ``folder/registry.json``."""
 

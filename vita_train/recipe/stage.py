@@ -38,7 +38,8 @@ _StepsOrShare = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class BatchSpec(Strict):
-    """Size of a global batch. Objectives that pack rows (next_token) count rows, the others samples."""
+    """Size of a global batch. Objectives that pack rows (next_token) count rows, the others
+    samples."""
 
     global_batch_size: Size = 16
     """Packed rows (next_token) or samples (other objectives) in a global batch, over all ranks."""
@@ -56,8 +57,10 @@ class OptimSpec(Strict):
     """Optimizer with warm-up and decay. Rates stand in the stage's trainable map."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's update size so that
-    the same rates serve; AdamW for embeddings, convolutions, heads, biases and norms. Needs engine kind torch."""
+    """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's
+    update size so that
+    the same rates serve; AdamW for embeddings, convolutions, heads, biases and norms. Needs engine
+    kind torch."""
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: Epsilon = 1e-8
     weight_decay: float = Field(default=0.0, ge=0, le=10)
@@ -67,17 +70,21 @@ class OptimSpec(Strict):
     warmup: _StepsOrShare = 0.03
     """Steps, or a share of all steps when below 1."""
     decay: float | None = Field(default=None, gt=0, le=1e9)
-    """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before it the rate stays
-    at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains ``until``
-    something."""
+    """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before
+    it the rate stays
+    at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains
+    ``until`` something."""
     min_lr_ratio: Share = 0.0
     """Rate at the end as a share of the peak."""
 
     @model_validator(mode="after")
     def _has_a_ratio(self) -> OptimSpec:
         if self.schedule == "exponential" and not self.min_lr_ratio:
-            raise ValueError("schedule exponential needs final above 0, the share of the peak rate at the last step, "
-                             "such as 0.1")
+            raise ValueError(
+                "schedule exponential needs final above 0, the share of the peak rate at the last "
+                "step, "
+                "such as 0.1"
+            )
         return self
 
 
@@ -116,7 +123,9 @@ class Gate(Strict):
         if self.min is None and self.max is None:
             raise ValueError("a gate needs min or max")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing could lie between them")
+            raise ValueError(
+                f"min {self.min:g} is above max {self.max:g}: nothing could lie between them"
+            )
         return self
 
 
@@ -148,36 +157,45 @@ class StageSpec(Strict):
     """What one stage trains, on what, and after which others."""
 
     objective: str
-    """What it minimises: next_token, caption_words, ctc, codec, speech_tokens, or an objective of a plugin."""
+    """What it minimises: next_token, caption_words, ctc, codec, speech_tokens, or an objective of a
+    plugin."""
     title: str = ""
     """What it is called in tables and on pages; its name when empty."""
     group: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$|^$", max_length=40)
-    """Word under which pages put it together with others: base, see, hear, speak, or one of your own."""
+    """Word under which pages put it together with others: base, see, hear, speak, or one of your
+    own."""
     after: list[str] | None = None
-    """Stages that must be done before it; it goes on with their weights. Empty: the prepared data are enough. When not
+    """Stages that must be done before it; it goes on with their weights. Empty: the prepared data
+    are enough. When not
     given: the stage written before it."""
     data: dict[str, MixWeight]
-    """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0 each twice."""
+    """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0
+    each twice."""
     curriculum: list[CurriculumPhase] = []
-    """Phases that come before ``data``, one after another. Their steps are among the stage's; next_token only."""
+    """Phases that come before ``data``, one after another. Their steps are among the stage's;
+    next_token only."""
     trainable: dict[str, Rate]
     """Module to peak learning rate. Everything else is frozen and in eval mode."""
     steps: Count | None = None
     """Optimizer steps. Give steps or epochs, or max_steps together with ``until``."""
     epochs: float | None = Field(default=None, gt=0, le=1e6)
     until: dict[str, Gate] = {}
-    """Train until these measures on the dev split are all within their bounds: ``<dataset>.dev.<measure>``, such as
-    ``textqa.dev.accuracy``, or ``dev.<metric>`` of the objective over all datasets, such as ``dev.loss``. The rate
+    """Train until these measures on the dev split are all within their bounds:
+    ``<dataset>.dev.<measure>``, such as
+    ``textqa.dev.accuracy``, or ``dev.<metric>`` of the objective over all datasets, such as
+    ``dev.loss``. The rate
     stays at its peak until then and decays over ``optim.decay`` steps afterwards."""
     max_steps: Count | None = None
-    """Most optimizer steps where the stage trains ``until`` something; the decay begins in time for them."""
+    """Most optimizer steps where the stage trains ``until`` something; the decay begins in time for
+    them."""
     check_interval: Count = 50
     """Steps between two looks at the measures of ``until``."""
     extend: list[Count] = []
-    """Further steps after the end, each extension with a warm-up and decay of its own: training goes on from the
-    last checkpoint. What ``vita-train run --extend`` sets."""
+    """Further steps after the end, each extension with a warm-up and decay of its own: training
+    goes on from the last checkpoint. What ``vita-train run --extend`` sets."""
     accept: bool = False
-    """Go on although a gate is not met; noted in the lineage and the report. What ``vita-train run --accept`` sets."""
+    """Go on although a gate is not met; noted in the lineage and the report. What ``vita-train run
+    --accept`` sets."""
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
     engine: EngineSpec = EngineSpec()
@@ -191,7 +209,8 @@ class StageSpec(Strict):
     checkpoint_interval: Count = 500
     """Steps between resumable checkpoints."""
     options: dict[str, Annotated[float, _OPTION] | Annotated[int, _OPTION] | bool | str] = {}
-    """Settings of the objective (augmentation, loss weights); each objective refuses names it does not know."""
+    """Settings of the objective (augmentation, loss weights); each objective refuses names it does
+    not know."""
 
     @field_validator("objective")
     @classmethod
@@ -216,67 +235,103 @@ class StageSpec(Strict):
         """Check against the settings above it; those that are wrong themselves are missing."""
         if lora is None:
             return None
-        frozen = [name for name in lora.modules if name not in info.data.get("trainable", lora.modules)]
+        frozen = [
+            name for name in lora.modules if name not in info.data.get("trainable", lora.modules)
+        ]
         if frozen:
-            raise ValueError(f"modules names {', '.join(frozen)}, which trainable does not: give its adapters a rate "
-                             "there, or take it out of lora.modules")
+            raise ValueError(
+                f"modules names {', '.join(frozen)}, which trainable does not: give its adapters a "
+                f"rate "
+                "there, or take it out of lora.modules"
+            )
         if "objective" in info.data and OBJECTIVES[info.data["objective"]].reads != "tokens":
-            raise ValueError(f"adapters need an objective that reads tokens, not {info.data['objective']}")
+            raise ValueError(
+                f"adapters need an objective that reads tokens, not {info.data['objective']}"
+            )
         if "optim" in info.data and info.data["optim"].kind == "muon":
-            raise ValueError("optim.kind muon is meant for whole matrices, not for adapters: use adamw")
+            raise ValueError(
+                "optim.kind muon is meant for whole matrices, not for adapters: use adamw"
+            )
         return lora
 
     @field_validator("quantize")
     @classmethod
-    def _quantization_fits(cls, quantize: QuantizeSpec | None, info: ValidationInfo) -> QuantizeSpec | None:
+    def _quantization_fits(
+        cls, quantize: QuantizeSpec | None, info: ValidationInfo
+    ) -> QuantizeSpec | None:
         if quantize is None or not {"objective", "trainable", "engine", "lora"} <= set(info.data):
             return quantize
         engine, lora = info.data["engine"], info.data["lora"]
         if OBJECTIVES[info.data["objective"]].reads != "tokens":
-            raise ValueError(f"needs an objective that reads tokens, not {info.data['objective']}: no other reads the "
-                             "language model's matrices")
+            raise ValueError(
+                f"needs an objective that reads tokens, not {info.data['objective']}: no other "
+                f"reads the "
+                "language model's matrices"
+            )
         if engine.kind == "fsdp2" or (engine.kind == "deepspeed" and engine.zero == 3):
             sharding = "fsdp2" if engine.kind == "fsdp2" else "ZeRO-3"
-            raise ValueError(f"{sharding} cuts every matrix over the ranks, which {quantize.bits} bit weights with "
-                             "their scales do not survive: set engine.kind to torch, or to deepspeed with engine.zero "
-                             "2, or take quantize out")
+            raise ValueError(
+                f"{sharding} cuts every matrix over the ranks, which {quantize.bits} bit weights "
+                f"with "
+                "their scales do not survive: set engine.kind to torch, or to deepspeed with "
+                "engine.zero "
+                "2, or take quantize out"
+            )
         if "llm" in info.data["trainable"] and (lora is None or "llm" not in lora.modules):
-            raise ValueError("quantised weights cannot be trained: give the language model adapters (lora), or take "
-                             "llm out of trainable")
+            raise ValueError(
+                "quantised weights cannot be trained: give the language model adapters (lora), or "
+                "take "
+                "llm out of trainable"
+            )
         if lora is not None and lora.bias == "all":
-            raise ValueError("the biases of quantised layers cannot be trained: set lora.bias to none")
+            raise ValueError(
+                "the biases of quantised layers cannot be trained: set lora.bias to none"
+            )
         return quantize
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out lora and quantize where they are not used: digests of such stages know nothing of them."""
+        """Leave out lora and quantize where they are not used: digests of such stages know nothing
+        of them."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items()
-                if value is not None or name not in ("lora", "quantize")}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in ("lora", "quantize")
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> StageSpec:
         _check_length(self.until, {"steps": self.steps, "epochs": self.epochs}, self.max_steps)
         unknown = [name for name in self.trainable if name not in MODULES]
         if unknown:
-            raise ValueError(f"trainable names unknown modules {unknown}; modules are {', '.join(MODULES)}")
+            raise ValueError(
+                f"trainable names unknown modules {unknown}; modules are {', '.join(MODULES)}"
+            )
         if not self.trainable:
             raise ValueError("trainable is empty: the stage would train nothing")
         if not self.data:
             raise ValueError("data is empty: the stage has nothing to train on")
         if self.curriculum and not OBJECTIVES[self.objective].packs:
-            raise ValueError(f"a curriculum needs an objective that packs rows, not {self.objective}")
+            raise ValueError(
+                f"a curriculum needs an objective that packs rows, not {self.objective}"
+            )
         if self.curriculum and not self.curriculum_steps < (self.most_steps or 0):
             raise ValueError(
-                f"the curriculum takes {self.curriculum_steps} steps: give the stage steps, and more than that"
+                f"the curriculum takes {self.curriculum_steps} steps: give the stage steps, and "
+                f"more than that"
             )
         if self.optim.kind == "muon" and self.engine.kind != "torch":
-            raise ValueError(f"optim.kind muon needs whole matrices: engine.kind must be torch, not {self.engine.kind}")
+            raise ValueError(
+                f"optim.kind muon needs whole matrices: engine.kind must be torch, not "
+                f"{self.engine.kind}"
+            )
         return self
 
     @property
     def most_steps(self) -> int | None:
-        """Steps before any extension, or the most of them; None where only the data say (``epochs``)."""
+        """Steps before any extension, or the most of them; None where only the data say
+        (``epochs``)."""
         return self.steps or self.max_steps
 
     @property
@@ -292,17 +347,28 @@ class StageSpec(Strict):
     @property
     def datasets(self) -> tuple[str, ...]:
         """Every dataset the stage trains on, curriculum included; sorted."""
-        return tuple(sorted({*self.data, *(name for phase in self.curriculum for name in phase.data)}))
+        return tuple(
+            sorted({*self.data, *(name for phase in self.curriculum for name in phase.data)})
+        )
 
 
-def _check_length(until: dict[str, Gate], lengths: dict[str, float | None], max_steps: int | None) -> None:
+def _check_length(
+    until: dict[str, Gate], lengths: dict[str, float | None], max_steps: int | None
+) -> None:
     """Refuse a stage or phase whose length is not said, or said twice."""
     given = [name for name, value in lengths.items() if value is not None]
     if until and given:
-        raise ValueError(f"until and {given[0]} both say how long to train: give max_steps in place of {given[0]}")
+        raise ValueError(
+            f"until and {given[0]} both say how long to train: give max_steps in place of "
+            f"{given[0]}"
+        )
     if until and max_steps is None:
         raise ValueError("until needs max_steps, the most steps to take")
     if not until and max_steps is not None:
-        raise ValueError("max_steps belongs to until: name the measures to train until, or give steps")
+        raise ValueError(
+            "max_steps belongs to until: name the measures to train until, or give steps"
+        )
     if not until and len(given) != 1:
-        raise ValueError(f"give exactly one of {' and '.join(lengths)}" if len(lengths) > 1 else "give steps")
+        raise ValueError(
+            f"give exactly one of {' and '.join(lengths)}" if len(lengths) > 1 else "give steps"
+        )

@@ -1,7 +1,10 @@
-"""Task kinds: what the records of a dataset ask for, and with that, how replies to them are measured.
+"""Task kinds: what the records of a dataset ask for, and with that, how replies to them are
+measured.
 
-A registry file names the kind of each dataset; evaluation, preparation and the report go by it and never by a dataset's
-name. A package outside this one adds a kind by calling `register_task_kind` from its plugin (`vita_train.plugins`).
+A registry file names the kind of each dataset; evaluation, preparation and the report go by it and
+never by a dataset's
+name. A package outside this one adds a kind by calling `register_task_kind` from its plugin
+(`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ class TaskKind:
     about: str
     """What its records hold, in a few words."""
     exact: bool = True
-    """Whether a reply is right only as it stands: replies are then measured by the share of exact ones."""
+    """Whether a reply is right only as it stands: replies are then measured by the share of exact
+    ones."""
     measures: tuple[Measure, ...] = ()
-    """Further measures of the model's own replies. The modules that they depend on are those that the media of the
-    slice pass through; a measure names only those that come on top."""
+    """Further measures of the model's own replies. The modules that they depend on are those that
+    the media of the slice pass through; a measure names only those that come on top."""
 
 
 TASK_KINDS: Registry[TaskKind] = Registry("task kind")
@@ -40,9 +44,14 @@ def register_task_kind(kind: TaskKind) -> None:
 
 _LLM_WER = (Measure("transcripts", (), ("llm_wer", "llm_cer")),)
 for _kind in (
-    TaskKind("caption", "a description of an image or a video",
-             measures=(Measure("captions", (), ("attributes",)),
-                       Measure("retrieval", (), ("retrieval", "loss_blind")))),
+    TaskKind(
+        "caption",
+        "a description of an image or a video",
+        measures=(
+            Measure("captions", (), ("attributes",)),
+            Measure("retrieval", (), ("retrieval", "loss_blind")),
+        ),
+    ),
     TaskKind("qa", "an answer to a question about text, images or a video"),
     TaskKind("instruct", "what a written instruction asks for"),
     TaskKind("dialogue", "the turns of a conversation"),

@@ -1,8 +1,10 @@
-"""What a vision tower declares: its settings, the sizes that follow from them, and its names in its release.
+"""What a vision tower declares: its settings, the sizes that follow from them, and its names in its
+release.
 
-One module of ``vita_train/recipe/towers`` declares each tower; they are found there. The network is named and imported
-when a model is built (`vita_train.models.vision`). A package outside this one adds a tower by calling `register_tower`
-from its plugin (`vita_train.plugins`).
+One module of ``vita_train/recipe/towers`` declares each tower; they are found there. The network is
+named and imported
+when a model is built (`vita_train.models.vision`). A package outside this one adds a tower by
+calling `register_tower` from its plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class TowerSpec(Strict):
 
     kind: str
     source: str | None = None
-    """Directory, file or hub name with pretrained weights; none trains a bootstrap model in stage 0.vision."""
+    """Directory, file or hub name with pretrained weights; none trains a bootstrap model in stage
+    0.vision."""
     image_size: Size
     patch_size: Size
     hidden_size: Size
@@ -56,7 +59,8 @@ class TowerSpec(Strict):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens the tower gives for a tile; a projector may leave fewer (``ModelSpec.tokens_per_tile``)."""
+        """Tokens the tower gives for a tile; a projector may leave fewer
+        (``ModelSpec.tokens_per_tile``)."""
         return self.grid_size**2
 
     @property
@@ -77,9 +81,13 @@ class TowerSpec(Strict):
     @model_validator(mode="after")
     def _heads(self) -> TowerSpec:
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
         if self.grid_size < 1:
-            raise ValueError(f"image_size {self.image_size} holds no patch of patch_size {self.patch_size}")
+            raise ValueError(
+                f"image_size {self.image_size} holds no patch of patch_size {self.patch_size}"
+            )
         return self
 
 
@@ -87,7 +95,8 @@ class ContrastiveSpec(TowerSpec):
     """A tower trained against text, whose features are taken before its last block."""
 
     feature_layer: int = Field(default=-2, ge=-1000, le=-1)
-    """Which block's output becomes the features: -1 the last, -2 (VITA-1.5) the one before. Blocks after it, and what
+    """Which block's output becomes the features: -1 the last, -2 (VITA-1.5) the one before. Blocks
+    after it, and what
     follows them in the released model, are not built: nothing would come of training them."""
 
     @property
@@ -98,7 +107,10 @@ class ContrastiveSpec(TowerSpec):
     @model_validator(mode="after")
     def _blocks(self) -> ContrastiveSpec:
         if self.num_blocks < 1:
-            raise ValueError(f"feature_layer {self.feature_layer} leaves no block of num_layers {self.num_layers}")
+            raise ValueError(
+                f"feature_layer {self.feature_layer} leaves no block of num_layers "
+                f"{self.num_layers}"
+            )
         return self
 
 
@@ -109,7 +121,9 @@ def check_whole_patches(spec: TowerSpec) -> None:
         ValueError: it is not.
     """
     if spec.image_size % spec.patch_size:
-        raise ValueError(f"image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}")
+        raise ValueError(
+            f"image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}"
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,8 @@ class TowerKind:
     spec: type[TowerSpec]
     """Its settings; a field ``kind`` of a literal type with a default tells them from others."""
     implementation: str
-    """``package.module:Class`` of the subclass of `vita_train.models.vision.tower.VisionTower`, made from the settings.
+    """``package.module:Class`` of the subclass of `vita_train.models.vision.tower.VisionTower`,
+    made from the settings.
     """
     release: ReleaseNames = ReleaseNames()
 

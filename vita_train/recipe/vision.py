@@ -16,7 +16,11 @@ DEFAULT_TOWER = str(InternVitSpec.model_fields["kind"].default)
 
 
 def _kind(value: Any) -> Any:
-    return value.get("kind", DEFAULT_TOWER) if isinstance(value, dict) else getattr(value, "kind", None)
+    return (
+        value.get("kind", DEFAULT_TOWER)
+        if isinstance(value, dict)
+        else getattr(value, "kind", None)
+    )
 
 
 #: Settings of every kind of tower, those of plugins included.
@@ -32,11 +36,18 @@ else:
 class ProjectorSpec(Strict):
     """Vision features to language embeddings."""
 
-    kind: str = Field(default="mlp2x_gelu", json_schema_extra={
-        "pattern": f"^({'|'.join(PROJECTORS[name].names for name in PROJECTORS)})$"})
-    """linear; mlpNx_gelu: N layers with GELU between; spp_v1, spp_v2, spp_v3: linear layers around 2 x 2 averages;
-    ldp: perceptron and two depthwise blocks, the second halving the grid; vanilla, minigpt: four tokens in a row become
-    one, with channels interleaved or not; identity: nothing, where the widths agree; or one of a plugin."""
+    kind: str = Field(
+        default="mlp2x_gelu",
+        json_schema_extra={
+            "pattern": f"^({'|'.join(PROJECTORS[name].names for name in PROJECTORS)})$"
+        },
+    )
+    """linear; mlpNx_gelu: N layers with GELU between; spp_v1, spp_v2, spp_v3: linear layers around
+    2 x 2 averages;
+    ldp: perceptron and two depthwise blocks, the second halving the grid; vanilla, minigpt: four
+        tokens in a row become
+    one, with channels interleaved or not; identity: nothing, where the widths agree; or one of a
+    plugin."""
 
     @field_validator("kind")
     @classmethod

@@ -11,7 +11,8 @@ from vita_train.recipe.data import ImageSpec, VideoSpec
 
 #: A frame in this many is slow: it keeps more of its tokens (VITA-1.5, ``slow_fast_pooling``).
 SLOW_EVERY = 4
-#: Sides of the grids that slow and fast tiles keep, in sixteenths of the tower's (12 x 12 and 7 x 7 of 16 x 16).
+#: Sides of the grids that slow and fast tiles keep, in sixteenths of the tower's (12 x 12 and 7 x 7
+#: of 16 x 16).
 _SLOW, _FAST = 12, 7
 #: Smallest grid on which slow and fast tiles both differ from the whole.
 SMALLEST_GRID = 3
@@ -23,7 +24,8 @@ def most_tiles(spec: ImageSpec) -> int:
 
 
 def tiled_frames(frames: int, tiles: int, budget: int) -> int:
-    """Return how many frames of a video are tiled, if a tiled frame becomes ``tiles`` tiles and any other one.
+    """Return how many frames of a video are tiled, if a tiled frame becomes ``tiles`` tiles and any
+    other one.
 
     All, if the budget allows; else as many as it has room for beyond one tile a frame.
     """
@@ -33,14 +35,16 @@ def tiled_frames(frames: int, tiles: int, budget: int) -> int:
 
 
 def video_tiles(frames: int, tiles: int, spec: VideoSpec) -> int:
-    """Return how many tiles a video of ``frames`` frames becomes, if a tiled frame becomes ``tiles``."""
+    """Return how many tiles a video of ``frames`` frames becomes, if a tiled frame becomes
+    ``tiles``."""
     if not spec.tile_frames:
         return frames
     return frames + tiled_frames(frames, tiles, spec.tile_budget) * (tiles - 1)
 
 
 def most_video_tiles(frames: int, image: ImageSpec, video: VideoSpec) -> int:
-    """Return the most tiles a video of ``frames`` frames becomes, whatever the shape of its frames."""
+    """Return the most tiles a video of ``frames`` frames becomes, whatever the shape of its
+    frames."""
     return max(video_tiles(frames, tiles, video) for tiles in range(1, most_tiles(image) + 1))
 
 
@@ -52,8 +56,8 @@ def image_tokens(tiles: int, per_tile: int) -> list[int]:
 def video_tokens(tiles: int, per_tile: int, spec: VideoSpec) -> list[int]:
     """Return the tokens of each tile of a video, in order.
 
-    With slow-fast pooling every fourth tile is slow, counted over the tiles as the public code counts them. So it does
-    not matter for the number of positions which frames are tiled.
+    With slow-fast pooling every fourth tile is slow, counted over the tiles as the public code
+    counts them. So it does not matter for the number of positions which frames are tiled.
     """
     if not spec.slowfast:
         return [per_tile] * tiles
@@ -62,5 +66,6 @@ def video_tokens(tiles: int, per_tile: int, spec: VideoSpec) -> list[int]:
 
 
 def slowfast_sides(grid: int) -> tuple[int, int]:
-    """Return the sides of the grids that slow and fast tiles keep of a tower's grid: 12 and 7 of 16, to scale."""
+    """Return the sides of the grids that slow and fast tiles keep of a tower's grid: 12 and 7 of
+    16, to scale."""
     return (grid * _SLOW + 8) // 16, (grid * _FAST + 8) // 16

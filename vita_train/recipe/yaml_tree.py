@@ -1,8 +1,9 @@
-"""YAML with line numbers: read into plain values that remember where each stood, and written so that it reads back.
+"""YAML with line numbers: read into plain values that remember where each stood, and written so
+that it reads back.
 
-Plain scalars follow YAML 1.2: ``2e-3`` is a number, ``no`` is a word. Keys are always text, and so are
-names of stages, so that one may be called 1.1 without quotes. Nothing but mappings, lists and scalars is understood, so
-nothing is ever executed.
+Plain scalars follow YAML 1.2: ``2e-3`` is a number, ``no`` is a word. Keys are always text, and so
+are names of stages, so that one may be called 1.1 without quotes. Nothing but mappings, lists and
+scalars is understood, so nothing is ever executed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def names_stages(path: Path) -> bool:
 
 
 def compose_yaml(text: str, source: str) -> yaml.Node | None:
-    """Return a YAML document as nodes that know where they stand in the text; None where it is empty.
+    """Return a YAML document as nodes that know where they stand in the text; None where it is
+    empty.
 
     Raises:
         RecipeError: it is not YAML; the line is named.
@@ -87,10 +89,16 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise RecipeError(f"is not YAML: {what}", code="VT-RECIPE-051", where=where,
-                          remedy="check indentation, brackets and quotes") from error
+        raise RecipeError(
+            f"is not YAML: {what}",
+            code="VT-RECIPE-051",
+            where=where,
+            remedy="check indentation, brackets and quotes",
+        ) from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", code="VT-RECIPE-052", where=source) from error
+        raise RecipeError(
+            f"is not YAML: {' '.join(str(error).split())}", code="VT-RECIPE-052", where=source
+        ) from error
 
 
 def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
@@ -99,10 +107,12 @@ def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:
     Args:
         text: the document.
         source: what to call it in messages.
-        at: the path at which it is to stand in a recipe; the tree's own paths begin at its root all the same.
+        at: the path at which it is to stand in a recipe; the tree's own paths begin at its root all
+            the same.
 
     Raises:
-        RecipeError: it is not YAML, has a key twice in one mapping, or uses tags; the line is named.
+        RecipeError: it is not YAML, has a key twice in one mapping, or uses tags; the line is
+            named.
     """
     node = compose_yaml(text, source)
     tree = Tree(None, source, at=at)
@@ -120,7 +130,9 @@ def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
     where = f"{tree.source}:{node.start_mark.line + 1}"
     tree.locations.setdefault(path, where)
     if len(path) > _MAX_DEPTH or len(tree.locations) > _MAX_VALUES:
-        raise RecipeError("is nested too deeply or holds too many values", code="VT-RECIPE-053", where=where)
+        raise RecipeError(
+            "is nested too deeply or holds too many values", code="VT-RECIPE-053", where=where
+        )
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
@@ -140,8 +152,12 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
             raise RecipeError("a key must be a word", code="VT-RECIPE-054", where=where)
         key = key_node.value
         if key in lines:
-            raise RecipeError(f"{key!r} is given twice (first in line {lines[key]})", code="VT-RECIPE-055", where=where,
-                              remedy="remove one of them")
+            raise RecipeError(
+                f"{key!r} is given twice (first in line {lines[key]})",
+                code="VT-RECIPE-055",
+                where=where,
+                remedy="remove one of them",
+            )
         lines[key] = line
         tree.locations[(*path, key)] = where
         result[key] = _value(value_node, (*path, key), tree)
@@ -163,5 +179,9 @@ def _scalar(node: yaml.Node, where: str) -> Any:
         return number
     if kind == "str":
         return text
-    raise RecipeError(f"tags such as {node.tag} are not allowed", code="VT-RECIPE-057", where=where, remedy="write a plain value")
-
+    raise RecipeError(
+        f"tags such as {node.tag} are not allowed",
+        code="VT-RECIPE-057",
+        where=where,
+        remedy="write a plain value",
+    )

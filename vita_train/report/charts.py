@@ -1,4 +1,5 @@
-"""Inline SVG: learning curves and waveforms, coloured by the page's style sheet so that they follow light and dark."""
+"""Inline SVG: learning curves and waveforms, coloured by the page's style sheet so that they follow
+light and dark."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ MAX_POINTS = 240
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart. ``style`` is a class of the style sheet: ``raw``, ``main``, ``dev`` or ``rate``."""
+    """One line of a chart. ``style`` is a class of the style sheet: ``raw``, ``main``, ``dev`` or
+    ``rate``."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -24,7 +26,8 @@ class Curve:
 
 
 def smooth(y: Sequence[float], span: int) -> list[float]:
-    """Return the exponential moving average with its early bias removed (Kingma & Ba 2015, section 3)."""
+    """Return the exponential moving average with its early bias removed (Kingma & Ba 2015, section
+    3)."""
     decay = 1.0 - 1.0 / max(1, span)
     average, out = 0.0, []
     for step, value in enumerate(y, start=1):
@@ -33,7 +36,9 @@ def smooth(y: Sequence[float], span: int) -> list[float]:
     return out
 
 
-def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tuple[list[float], list[float]]:
+def thin(
+    x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS
+) -> tuple[list[float], list[float]]:
     """Drop what is not a number and average neighbours until at most ``limit`` points are left."""
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if len(points) <= limit:
@@ -44,7 +49,8 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tup
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about ``count`` round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
+    """Return about ``count`` round numbers (1, 2 or 5 times a power of ten apart) inside [low,
+    high]."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else []
     raw = (high - low) / count
@@ -55,8 +61,9 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(k * step, 12) for k in range(first, last + 1)]
 
 
-def line_chart(curves: Sequence[Curve], *, title: str, width: int = 360, height: int = 150,
-               log: bool = False) -> Markup:
+def line_chart(
+    curves: Sequence[Curve], *, title: str, width: int = 360, height: int = 150, log: bool = False
+) -> Markup:
     """Draw curves over training steps; empty markup if there is nothing to draw.
 
     Args:
@@ -87,21 +94,32 @@ def line_chart(curves: Sequence[Curve], *, title: str, width: int = 360, height:
     def py(value: float) -> float:
         return top + (height - top - bottom) * (y_high - value) / (y_high - y_low)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">',
-             Markup("<title>{}</title>").format(title)]
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">',
+        Markup("<title>{}</title>").format(title),
+    ]
     for tick in _ticks(y_low, y_high, log):
         y_at = py(math.log10(tick) if log else tick)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y_at:.1f}" y2="{y_at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y_at + 3:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y_at:.1f}" y2="{y_at:.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y_at + 3:.1f}" '
+            f'text-anchor="end">{tick:g}</text>'
+        )
     for value, anchor in ((x_low, "start"), (x_high, "end")):
-        parts.append(f'<text class="tick" x="{px(value):.1f}" y="{height - 4}" text-anchor="{anchor}">'
-                     f'{value:,.0f}</text>')
+        parts.append(
+            f'<text class="tick" x="{px(value):.1f}" y="{height - 4}" text-anchor="{anchor}">'
+            f"{value:,.0f}</text>"
+        )
     for curve, x, y in drawn:
         points = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in zip(x, y, strict=True))
         parts.append(f'<polyline class="curve {curve.style}" points="{points}"/>')
         if curve.style == "dev":
-            parts += [f'<circle class="curve-dot" cx="{px(a):.1f}" cy="{py(b):.1f}" r="2.6"/>'
-                      for a, b in zip(x, y, strict=True)]
+            parts += [
+                f'<circle class="curve-dot" cx="{px(a):.1f}" cy="{py(b):.1f}" r="2.6"/>'
+                for a, b in zip(x, y, strict=True)
+            ]
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -116,15 +134,19 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     return whole if len(inside) > 5 and len(whole) >= 2 else inside
 
 
-def rate_strip(x: Sequence[float], y: Sequence[float], *, title: str, width: int = 360, height: int = 30) -> Markup:
+def rate_strip(
+    x: Sequence[float], y: Sequence[float], *, title: str, width: int = 360, height: int = 30
+) -> Markup:
     """Draw a learning-rate schedule as a small filled strip from zero to its peak."""
     x, y = thin(x, y, 120)
     if not x or max(y) <= 0:
         return Markup("")
     left, right = 38, 8
     span = (x[-1] - x[0]) or 1.0
-    points = [(left + (width - left - right) * (a - x[0]) / span, 2 + (height - 4) * (1 - b / max(y)))
-              for a, b in zip(x, y, strict=True)]
+    points = [
+        (left + (width - left - right) * (a - x[0]) / span, 2 + (height - 4) * (1 - b / max(y)))
+        for a, b in zip(x, y, strict=True)
+    ]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     area = f"{points[0][0]:.1f},{height - 2} {line} {points[-1][0]:.1f},{height - 2}"
     return Markup(
@@ -142,12 +164,17 @@ def waveform(samples: np.ndarray, *, bars: int = 96, width: int = 288, height: i
     """
     if samples.size == 0:
         return Markup("")
-    peaks = np.array([np.abs(part).max() if part.size else 0.0 for part in np.array_split(samples, bars)])
+    peaks = np.array(
+        [np.abs(part).max() if part.size else 0.0 for part in np.array_split(samples, bars)]
+    )
     peaks = peaks / max(float(peaks.max()), 1e-6)
     step = width / bars
     bars_svg = "".join(
-        f'<rect x="{i * step:.1f}" y="{(height - h) / 2:.1f}" width="{step * 0.6:.1f}" height="{h:.1f}" rx="0.8"/>'
+        f'<rect x="{i * step:.1f}" y="{(height - h) / 2:.1f}" width="{step * 0.6:.1f}" '
+        f'height="{h:.1f}" rx="0.8"/>'
         for i, h in enumerate(np.maximum(peaks * (height - 4), 1.5))
     )
-    return Markup(f'<svg class="wave" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
-                  f'aria-hidden="true">{bars_svg}</svg>')
+    return Markup(
+        f'<svg class="wave" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
+        f'aria-hidden="true">{bars_svg}</svg>'
+    )

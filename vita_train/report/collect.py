@@ -1,4 +1,5 @@
-"""Read a run, finished or not, into what the page shows. A file that is missing or damaged costs its part of the
+"""Read a run, finished or not, into what the page shows. A file that is missing or damaged costs
+its part of the
 page, never the page: a run that failed is the one people most want to read about."""
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from vita_train.runs.manifest import Manifest
 from vita_train.storage.base import MissingKeyError, Store
 
 #: Steps around the ladder, in order, with the words the page uses.
-STEP_TITLES: dict[str, str] = {"data_fetch": "The data fetch", "prepare": "The preparation of the data",
-                               "evaluate": "The evaluation", "export": "The export"}
+STEP_TITLES: dict[str, str] = {
+    "data_fetch": "The data fetch",
+    "prepare": "The preparation of the data",
+    "evaluate": "The evaluation",
+    "export": "The export",
+}
 #: Lines kept from the end of a log of a stage that failed.
 LOG_LINES = 12
 
@@ -55,7 +60,11 @@ class StageView:
     @property
     def metrics(self) -> dict[str, float]:
         """Held-out measures of the final weights."""
-        return dict(self.manifest.metrics) if self.manifest else dict(self.progress.get("metrics") or {})
+        return (
+            dict(self.manifest.metrics)
+            if self.manifest
+            else dict(self.progress.get("metrics") or {})
+        )
 
     @property
     def gates(self) -> list[GateResult]:
@@ -64,7 +73,8 @@ class StageView:
 
     @property
     def passed_over(self) -> list[str]:
-        """The checkpoints that could not be used when the stage was last started, each with the reason."""
+        """The checkpoints that could not be used when the stage was last started, each with the
+        reason."""
         found = self.progress.get("passed_over")
         return [str(reason) for reason in found] if isinstance(found, list) else []
 
@@ -80,7 +90,9 @@ class StageView:
         recorded = self.lineage.get("seconds")
         if isinstance(recorded, int | float):
             return float(recorded)
-        times = [event["time"] for event in self.events if isinstance(event.get("time"), int | float)]
+        times = [
+            event["time"] for event in self.events if isinstance(event.get("time"), int | float)
+        ]
         return times[-1] - times[0] if len(times) > 1 else None
 
     @property
@@ -109,7 +121,8 @@ class RunView:
 
     @property
     def final_metrics(self) -> dict[str, float]:
-        """The newest value of every measure: the evaluation's, else the last stage's that took it."""
+        """The newest value of every measure: the evaluation's, else the last stage's that took
+        it."""
         metrics: dict[str, float] = {}
         for stage in self.stages:
             metrics.update(stage.metrics)
@@ -159,7 +172,8 @@ class RunReader:
             return None
 
     def json_lines(self, key: str) -> list[dict[str, Any]]:
-        """Return the objects of a JSON-lines file. A last line cut short, as a killed process leaves it, is skipped."""
+        """Return the objects of a JSON-lines file. A last line cut short, as a killed process
+        leaves it, is skipped."""
         rows = []
         for line in (self.read(key) or b"").splitlines():
             try:
@@ -208,7 +222,9 @@ def read_run(reader: RunReader) -> RunView:
         steps={name: reader.manifest(name) for name in STEP_TITLES},
         failed_steps=_failed_steps(reader),
         ledger=ledger if isinstance(ledger, dict) else {},
-        tasks={str(name): str(task) for name, task in tasks.items()} if isinstance(tasks, dict) else {},
+        tasks={str(name): str(task) for name, task in tasks.items()}
+        if isinstance(tasks, dict)
+        else {},
         samples=[sample for sample in listed if isinstance(sample, dict)],
         problems=reader.problems,
     )
@@ -237,18 +253,26 @@ def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:
 
 def _stage(reader: RunReader, name: str, spec: StageSpec, colour: str) -> StageView:
     progress = reader.json(f"{name}/progress.json")
-    view = StageView(name, spec, colour, manifest=reader.manifest(name),
-                     events=reader.json_lines(f"{name}/events.jsonl"),
-                     progress=progress if isinstance(progress, dict) else {})
+    view = StageView(
+        name,
+        spec,
+        colour,
+        manifest=reader.manifest(name),
+        events=reader.json_lines(f"{name}/events.jsonl"),
+        progress=progress if isinstance(progress, dict) else {},
+    )
     if view.manifest:
         view.state = "done"
         return view
     state = str(view.progress.get("state", "running" if view.events else "waiting"))
-    # Only a committed manifest makes a stage done: one that says done without it was stopped on the way.
+    # Only a committed manifest makes a stage done: one that says done without it was stopped on the
+    # way.
     view.state = "stopped" if state == "done" else state
     if view.state in ("failed", "stopped"):
         view.reason = str(view.progress.get("reason") or "") or _rank_error(reader, name)
-        view.log_tail = reader.tail(f"{name}/logs/rank-0.log") or reader.tail(f"{name}/logs/launcher.log")
+        view.log_tail = reader.tail(f"{name}/logs/rank-0.log") or reader.tail(
+            f"{name}/logs/launcher.log"
+        )
     return view
 
 
@@ -258,15 +282,22 @@ def _rank_error(reader: RunReader, name: str) -> str:
         if key.endswith(".error.json"):
             recorded = reader.json(key)
             if isinstance(recorded, dict) and recorded.get("what"):
-                return str(VitaError(str(recorded["what"]), code="VT-FAIL-008", where=str(recorded.get("where") or ""),
-                                     remedy=str(recorded.get("remedy") or "")))
+                return str(
+                    VitaError(
+                        str(recorded["what"]),
+                        code="VT-FAIL-008",
+                        where=str(recorded.get("where") or ""),
+                        remedy=str(recorded.get("remedy") or ""),
+                    )
+                )
     return ""
 
 
 def parameter_counts(stage: StageView) -> tuple[dict[str, int], dict[str, int]]:
     """Return (trained, frozen) modules with their numbers of parameters.
 
-    Before a stage is done only the recipe is known: its trained modules are listed with a count of 0.
+    Before a stage is done only the recipe is known: its trained modules are listed with a count of
+    0.
     """
     trained = _counts(stage.lineage.get("trained"))
     frozen = _counts(stage.lineage.get("frozen"))
@@ -276,4 +307,6 @@ def parameter_counts(stage: StageView) -> tuple[dict[str, int], dict[str, int]]:
 def _counts(value: Any) -> dict[str, int]:
     if not isinstance(value, Mapping):
         return {}
-    return {str(name): int(count) for name, count in value.items() if isinstance(count, int | float)}
+    return {
+        str(name): int(count) for name, count in value.items() if isinstance(count, int | float)
+    }

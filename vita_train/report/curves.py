@@ -29,26 +29,38 @@ def curve_panel(stage: StageView) -> CurvePanel | None:
     if not steps:
         return None
     dev_steps, dev = series(stage.events, "dev.loss")
-    curves = [Curve(steps, losses, "raw", "loss"), Curve(steps, smooth(losses, max(2, len(losses) // 25)), "main"),
-              Curve(dev_steps, dev, "dev", "held out")]
+    curves = [
+        Curve(steps, losses, "raw", "loss"),
+        Curve(steps, smooth(losses, max(2, len(losses) // 25)), "main"),
+        Curve(dev_steps, dev, "dev", "held out"),
+    ]
     positive = [value for value in losses + dev if value > 0]
     # A loss that fell to a tenth is flat for most of a linear axis.
     log = len(positive) == len(losses) + len(dev) and max(positive) > 10 * min(positive)
     title = f"{stage.name} {stage.title}: loss over {len(steps)} logged steps"
-    return CurvePanel(stage, stage.colour, line_chart(curves, title=title, log=log),
-                      rate_strip(*_rate(stage), title=f"{stage.name}: learning rate"),
-                      losses[-1], dev[-1] if dev else None)
+    return CurvePanel(
+        stage,
+        stage.colour,
+        line_chart(curves, title=title, log=log),
+        rate_strip(*_rate(stage), title=f"{stage.name}: learning rate"),
+        losses[-1],
+        dev[-1] if dev else None,
+    )
 
 
 def series(events: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Return (steps, values) of the events that carry a number under a key."""
-    points = [(float(event["step"]), float(event[key])) for event in events
-              if isinstance(event.get("step"), int | float) and isinstance(event.get(key), int | float)]
+    points = [
+        (float(event["step"]), float(event[key]))
+        for event in events
+        if isinstance(event.get("step"), int | float) and isinstance(event.get(key), int | float)
+    ]
     return [step for step, _ in points], [value for _, value in points]
 
 
 def _rate(stage: StageView) -> tuple[list[float], list[float]]:
-    """The highest learning rate of each step. All modules follow one schedule, each scaled to its own peak."""
+    """The highest learning rate of each step. All modules follow one schedule, each scaled to its
+    own peak."""
     steps, factors = series(stage.events, "lr_factor")
     peak = max(stage.spec.trainable.values())
     return steps, [factor * peak for factor in factors]

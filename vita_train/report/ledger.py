@@ -38,6 +38,11 @@ def ledger_rows(ledger: Mapping[str, Any]) -> list[LedgerRow]:
 
 def _row(dataset: str, parts: list[SplitLedger]) -> LedgerRow:
     reasons = sum((Counter(part.reasons) for part in parts), Counter())
-    return LedgerRow(dataset, tuple((part.split, part.used) for part in parts), sum(part.records for part in parts),
-                     sum(part.used for part in parts), sum(part.rejected for part in parts),
-                     tuple(reasons.most_common()))
+    return LedgerRow(
+        dataset,
+        tuple((part.split, part.used) for part in parts),
+        sum(part.records for part in parts),
+        sum(part.used for part in parts),
+        sum(part.rejected for part in parts),
+        tuple(reasons.most_common()),
+    )

@@ -40,12 +40,17 @@ def lineage_rows(run: RunView) -> list[LineageRow]:
         facts: dict[str, Any] = {}
         if origin and origin.manifest:
             facts = {"stage digest": origin.manifest.digest, **origin.lineage}
-        rows.append(LineageRow(
-            name, MODULE_WORDS[name], trained_by, origin.colour if origin else DEFAULT_COLOUR,
-            sum(file.bytes for file in ref.files),
-            tuple((file.uri, file.sha256) for file in ref.files),
-            tuple((key.replace("_", " "), _short(value)) for key, value in facts.items()),
-        ))
+        rows.append(
+            LineageRow(
+                name,
+                MODULE_WORDS[name],
+                trained_by,
+                origin.colour if origin else DEFAULT_COLOUR,
+                sum(file.bytes for file in ref.files),
+                tuple((file.uri, file.sha256) for file in ref.files),
+                tuple((key.replace("_", " "), _short(value)) for key, value in facts.items()),
+            )
+        )
     return rows
 
 

@@ -33,11 +33,13 @@ def image_uri(data: bytes) -> str | None:
     out = io.BytesIO()
     # Tiny images are drawn enlarged, where JPEG blocks would show.
     image.save(out, "PNG" if small else "JPEG", **({} if small else {"quality": 88}))
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def audio_clip(data: bytes) -> tuple[str, Markup, float] | None:
-    """Return a recording as (WAV data URI, drawn waveform, seconds), or None if the bytes are not audio."""
+    """Return a recording as (WAV data URI, drawn waveform, seconds), or None if the bytes are not
+    audio."""
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError):

@@ -15,7 +15,14 @@ from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
 from vita_train.recipe.modules import MODULES
 from vita_train.report import words
-from vita_train.report.collect import STEP_TITLES, RunReader, RunView, StageView, parameter_counts, read_run
+from vita_train.report.collect import (
+    STEP_TITLES,
+    RunReader,
+    RunView,
+    StageView,
+    parameter_counts,
+    read_run,
+)
 from vita_train.report.curves import curve_panel, series
 from vita_train.report.ledger import ledger_rows
 from vita_train.report.lineage import lineage_rows
@@ -33,7 +40,8 @@ def render_report(run_dir: Path, *, store: Store | None = None) -> Path:
 
     Args:
         run_dir: the run's directory on this machine.
-        store: where its manifests are, if not in that directory: a run on S3 keeps only its data and logs here.
+        store: where its manifests are, if not in that directory: a run on S3 keeps only its data
+            and logs here.
 
     Raises:
         UserError: there is no run.
@@ -50,11 +58,21 @@ def build_report(*stores: Store) -> str:
         UserError: they hold no run.
     """
     if not any(store.exists("recipe.yaml") for store in stores):
-        raise UserError("there is no run here", code="VT-USE-094", where=stores[0].uri, remedy="give the directory <storage.root>/<run>")
+        raise UserError(
+            "there is no run here",
+            code="VT-USE-094",
+            where=stores[0].uri,
+            remedy="give the directory <storage.root>/<run>",
+        )
     reader = RunReader(stores)
     run = read_run(reader)
-    environment = Environment(loader=PackageLoader("vita_train.report"), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("vita_train.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(count=words.count, duration=words.duration, size=words.size)
     folder = files("vita_train.report") / "templates"
     return environment.get_template("report.html.j2").render(
@@ -76,10 +94,14 @@ def build_report(*stores: Store) -> str:
 
 
 def _columns(run: RunView) -> list[tuple[str, str]]:
-    """Return the modules of the ladder's table; an audio prompt and a state head only where some stage trains them."""
+    """Return the modules of the ladder's table; an audio prompt and a state head only where some
+    stage trains them."""
     trained = {name for stage in run.stages for name in stage.spec.trainable}
-    return [(name, words.MODULE_WORDS[name]) for name in MODULES
-            if name in trained or name not in ("audio_prompt", "state_head")]
+    return [
+        (name, words.MODULE_WORDS[name])
+        for name in MODULES
+        if name in trained or name not in ("audio_prompt", "state_head")
+    ]
 
 
 @dataclass(frozen=True)
@@ -93,27 +115,40 @@ class Verdict:
 def _verdict(run: RunView) -> Verdict:
     done = [stage for stage in run.stages if stage.state == "done"]
     failed = [stage for stage in run.stages if stage.state in ("failed", "stopped")]
-    missed = [gate for stage in run.stages for gate in stage.gates if not gate.met and not stage.accepted]
+    missed = [
+        gate for stage in run.stages for gate in stage.gates if not gate.met and not stage.accepted
+    ]
     accepted = [stage for stage in run.stages if stage.accepted]
     seconds = sum(stage.seconds or 0.0 for stage in run.stages)
     spent = f" in {words.duration(seconds)} of training" if seconds else ""
     if failed:
         stage = failed[0]
         reason = f": {stage.reason}" if stage.reason else ""
-        return Verdict("bad", f"Stage {stage.name}, {stage.title}, {stage.state}{reason}. "
-                              f"{len(done)} of {len(run.stages)} stages are done{spent}.")
+        return Verdict(
+            "bad",
+            f"Stage {stage.name}, {stage.title}, {stage.state}{reason}. "
+            f"{len(done)} of {len(run.stages)} stages are done{spent}.",
+        )
     if run.failed_steps:
         step, reason = next(iter(run.failed_steps.items()))
-        return Verdict("bad", f"{STEP_TITLES[step]} failed{f': {reason}' if reason else ''}. "
-                              f"{len(done)} of {len(run.stages)} stages are done{spent}.")
+        return Verdict(
+            "bad",
+            f"{STEP_TITLES[step]} failed{f': {reason}' if reason else ''}. "
+            f"{len(done)} of {len(run.stages)} stages are done{spent}.",
+        )
     if missed:
-        return Verdict("bad", f"{len(done)} of {len(run.stages)} stages are done{spent}; {missed[0]}.")
+        return Verdict(
+            "bad", f"{len(done)} of {len(run.stages)} stages are done{spent}; {missed[0]}."
+        )
     if run.stages and len(done) == len(run.stages):
         number = sum(len(stage.gates) for stage in run.stages)
         if accepted:
             stage = accepted[0]
-            return Verdict("busy", f"All {len(done)} stages are done{spent}; stage {stage.name} was accepted although "
-                                   f"{stage.accepted[0]}.")
+            return Verdict(
+                "busy",
+                f"All {len(done)} stages are done{spent}; stage {stage.name} was accepted although "
+                f"{stage.accepted[0]}.",
+            )
         gates = f"; all {number} gates are met" if number > 1 else ""
         return Verdict("good", f"All {len(done)} stages are done{spent}{gates}.")
     return Verdict("busy", f"{len(done)} of {len(run.stages)} stages are done{spent}.")
@@ -121,9 +156,17 @@ def _verdict(run: RunView) -> Verdict:
 
 def _headlines(run: RunView) -> list[dict[str, Any]]:
     metrics = run.final_metrics
-    return [{"sense": sense, "group": colour, "figures": [
-        {"words": text, "measure": name, "value": words.figure(name, metrics[name])} for name, text in listed.items()]}
-        for sense, (colour, listed) in words.headlines(metrics, run.tasks).items()]
+    return [
+        {
+            "sense": sense,
+            "group": colour,
+            "figures": [
+                {"words": text, "measure": name, "value": words.figure(name, metrics[name])}
+                for name, text in listed.items()
+            ],
+        }
+        for sense, (colour, listed) in words.headlines(metrics, run.tasks).items()
+    ]
 
 
 def _rung(stage: StageView) -> dict[str, Any]:
@@ -142,7 +185,9 @@ def _rung(stage: StageView) -> dict[str, Any]:
         "missed": [str(result) for result in stage.gates if not result.met and not stage.accepted],
         "notes": _notes(stage),
         "rates": stage.spec.trainable,
-        "where": f"step {step:,} of {steps:,}" if isinstance(step, int) and isinstance(steps, int) else "",
+        "where": f"step {step:,} of {steps:,}"
+        if isinstance(step, int) and isinstance(steps, int)
+        else "",
     }
 
 
@@ -154,8 +199,11 @@ def _notes(stage: StageView) -> list[str]:
     if stage.spec.until and counted:
         goals = ", ".join(stage.spec.until)
         reached = met.get("stage") if isinstance(met, dict) else None
-        notes.append(f"Trained until {goals}: met after {reached} steps." if reached else
-                     f"Trained until {goals}: not met within {stage.spec.max_steps} steps.")
+        notes.append(
+            f"Trained until {goals}: met after {reached} steps."
+            if reached
+            else f"Trained until {goals}: not met within {stage.spec.max_steps} steps."
+        )
     if stage.spec.extend and counted:
         notes.append(f"Extended by {' and '.join(map(str, stage.spec.extend))} steps.")
     notes += [f"A checkpoint was passed over: {reason}." for reason in stage.passed_over]
@@ -168,16 +216,21 @@ def _forgetting(run: RunView) -> dict[str, Any] | None:
         return None
     falls = {(fall.measure, fall.stage): fall for fall in table.falls()}
     rows = []
-    for measure in sorted(table.measured, key=lambda name: (_first(table.stages, table.measured[name]), name)):
+    for measure in sorted(
+        table.measured, key=lambda name: (_first(table.stages, table.measured[name]), name)
+    ):
         cells = []
         for stage in table.stages:
             fall = falls.get((measure, stage))
-            cells.append({
-                "value": words.figure(measure, table.value(measure, stage)) if table.value(measure, stage) is not None
-                else "",
-                "carried": stage not in table.measured[measure],
-                "fall": fall.points if fall else 0.0,
-            })
+            cells.append(
+                {
+                    "value": words.figure(measure, table.value(measure, stage))
+                    if table.value(measure, stage) is not None
+                    else "",
+                    "carried": stage not in table.measured[measure],
+                    "fall": fall.points if fall else 0.0,
+                }
+            )
         rows.append({"measure": measure, "cells": cells})
     return {"stages": table.stages, "rows": rows, "largest": table.largest_fall()}
 
@@ -195,16 +248,29 @@ def _pace(stage: StageView) -> dict[str, Any] | None:
     rate = (last_step - first_step) / seconds if seconds and last_step > first_step else None
     memory = series(stage.events, "memory_gib")[1]
     tokens = series(stage.events, "tokens_per_s")[1]
-    return {"stage": stage, "steps": last_step, "seconds": seconds, "rate": rate,
-            "tokens": sum(tokens) / len(tokens) if tokens else None, "memory": max(memory) * 2**30 if memory else None}
+    return {
+        "stage": stage,
+        "steps": last_step,
+        "seconds": seconds,
+        "rate": rate,
+        "tokens": sum(tokens) / len(tokens) if tokens else None,
+        "memory": max(memory) * 2**30 if memory else None,
+    }
 
 
 def _samples(run: RunView, reader: RunReader) -> dict[str, list[dict[str, Any]]]:
     """Sort samples into those to look at, to listen to and to read, with their media inlined."""
     sorted_samples: dict[str, list[dict[str, Any]]] = {"look": [], "listen": [], "read": []}
     for sample in run.samples:
-        entry: dict[str, Any] = {"images": [], "sounds": [], **{key: str(sample.get(key, "")) for key in
-                 ("title", "dataset", "slice", "question", "answer", "truth", "note")}, "right": sample.get("right")}
+        entry: dict[str, Any] = {
+            "images": [],
+            "sounds": [],
+            **{
+                key: str(sample.get(key, ""))
+                for key in ("title", "dataset", "slice", "question", "answer", "truth", "note")
+            },
+            "right": sample.get("right"),
+        }
         for item in sample.get("media", ()):
             _add_media(entry, item, reader)
         section = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
@@ -222,4 +288,6 @@ def _add_media(entry: dict[str, Any], item: dict[str, Any], reader: RunReader) -
             entry["images"].append(uri)
     elif clip := audio_clip(data):
         uri, wave, seconds = clip
-        entry["sounds"].append({"uri": uri, "wave": wave, "seconds": seconds, "label": str(item.get("label", ""))})
+        entry["sounds"].append(
+            {"uri": uri, "wave": wave, "seconds": seconds, "label": str(item.get("label", ""))}
+        )

@@ -1,4 +1,5 @@
-"""``final.json``: the manifest that says a step is done. It is written last, so it is there only when all else is."""
+"""``final.json``: the manifest that says a step is done. It is written last, so it is there only
+when all else is."""
 
 from __future__ import annotations
 
@@ -33,5 +34,9 @@ def read_final(store: Store, prefix: str) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}", code="VT-WEIGHTS-010",
-                              where=store.uri_of(key), remedy="delete it and run the step again") from error
+        raise CheckpointError(
+            f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}",
+            code="VT-WEIGHTS-010",
+            where=store.uri_of(key),
+            remedy="delete it and run the step again",
+        ) from error

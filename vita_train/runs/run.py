@@ -1,7 +1,8 @@
-"""A run: a resolved recipe under a name. Its store, its keys and its folders have their one home here.
+"""A run: a resolved recipe under a name. Its store, its keys and its folders have their one home
+here.
 
-In the store a run's parts lie under ``<root>/<run>``. Logs, raw data and the prepared corpus always lie on this machine
-too; with a store elsewhere, those that another machine made are fetched first.
+In the store a run's parts lie under ``<root>/<run>``. Logs, raw data and the prepared corpus always
+lie on this machine too; with a store elsewhere, those that another machine made are fetched first.
 """
 
 from __future__ import annotations
@@ -45,11 +46,20 @@ class Run:
     def __post_init__(self) -> None:
         name = self.name or self.recipe.name
         if not _NAME.fullmatch(name):
-            raise UserError(f"{name[:MAX_NAME]!r} is no name for a run", code="VT-USE-095", where="--run",
-                            remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
+            raise UserError(
+                f"{name[:MAX_NAME]!r} is no name for a run",
+                code="VT-USE-095",
+                where="--run",
+                remedy="use lower-case letters, digits, '.', '_' and '-', beginning with a letter "
+                "or digit",
+            )
         if len(name) > MAX_NAME:
-            raise UserError(f"the run's name has {len(name)} characters, {MAX_NAME} are allowed", code="VT-USE-096", where="--run",
-                            remedy="it becomes a folder and the name of objects on a cluster; shorten it")
+            raise UserError(
+                f"the run's name has {len(name)} characters, {MAX_NAME} are allowed",
+                code="VT-USE-096",
+                where="--run",
+                remedy="it becomes a folder and the name of objects on a cluster; shorten it",
+            )
         object.__setattr__(self, "name", name)
 
     @classmethod
@@ -61,8 +71,15 @@ class Run:
         """
         store = open_store(uri)
         if not store.exists(_RECIPE):
-            raise UserError("there is no run here", code="VT-USE-097", where=store.uri, remedy="give the directory <storage.root>/<run>")
-        recipe = parse_recipe(store.read(_RECIPE).decode(errors="replace"), f"{store.uri}/{_RECIPE}")
+            raise UserError(
+                "there is no run here",
+                code="VT-USE-097",
+                where=store.uri,
+                remedy="give the directory <storage.root>/<run>",
+            )
+        recipe = parse_recipe(
+            store.read(_RECIPE).decode(errors="replace"), f"{store.uri}/{_RECIPE}"
+        )
         root, _, name = store.uri.rstrip("/").rpartition("/")
         # It may have been moved since its recipe was written.
         storage = recipe.storage.model_copy(update={"root": root or "/"})
@@ -74,12 +91,18 @@ class Run:
         return open_store(self.recipe.storage.root, endpoint=self.recipe.storage.endpoint)
 
     def store_trying(self, seconds: float) -> Store:
-        """Return the store, opened to give up on a server that has been away for so many seconds."""
-        return open_store(self.recipe.storage.root, endpoint=self.recipe.storage.endpoint, retry_timeout=seconds)
+        """Return the store, opened to give up on a server that has been away for so many
+        seconds."""
+        return open_store(
+            self.recipe.storage.root, endpoint=self.recipe.storage.endpoint, retry_timeout=seconds
+        )
 
     def own_store(self) -> Store:
         """Return a store whose keys begin in the run's folder."""
-        return open_store(f"{self.recipe.storage.root.rstrip('/')}/{self.name}", endpoint=self.recipe.storage.endpoint)
+        return open_store(
+            f"{self.recipe.storage.root.rstrip('/')}/{self.name}",
+            endpoint=self.recipe.storage.endpoint,
+        )
 
     @property
     def is_local(self) -> bool:
@@ -97,7 +120,11 @@ class Run:
     @property
     def dir(self) -> Path:
         """Local directory: ``<root>/<run>``, or below the cache when the root is on S3."""
-        return local_path(self.recipe.storage.root) / self.name if self.is_local else cache_dir() / "runs" / self.name
+        return (
+            local_path(self.recipe.storage.root) / self.name
+            if self.is_local
+            else cache_dir() / "runs" / self.name
+        )
 
     @property
     def raw_dir(self) -> Path:
@@ -114,7 +141,8 @@ class Run:
         return self.dir / step / "logs"
 
     def present_raw(self) -> Path:
-        """Return the fetched data as a local folder, downloaded once per node if another machine fetched them."""
+        """Return the fetched data as a local folder, downloaded once per node if another machine
+        fetched them."""
         return self._present("data_fetch", self.raw_dir)
 
     def present_corpus(self, *, media: bool = True) -> Path:
@@ -131,7 +159,11 @@ class Run:
         if self.is_local:
             return folder
         manifest = self.final(step)
-        return fetch_tree(manifest.files, folder, endpoint=self.recipe.storage.endpoint) if manifest else folder
+        return (
+            fetch_tree(manifest.files, folder, endpoint=self.recipe.storage.endpoint)
+            if manifest
+            else folder
+        )
 
     def final(self, step: str) -> Manifest | None:
         """Return what a step committed; None if it is not done.
@@ -154,7 +186,8 @@ class Run:
         write_final(self.store, self.key(step), manifest)
 
     def remembered(self) -> Run:
-        """Return the run with what earlier commands gave its stages: extensions and accepted gates."""
+        """Return the run with what earlier commands gave its stages: extensions and accepted
+        gates."""
         key = self.key(_RECIPE)
         if not self.store.exists(key):
             return self

@@ -1,7 +1,9 @@
 """What a store is: whole files under relative keys, on a local disk or on S3.
 
-Both kinds promise the same: a key is either absent or holds all of the bytes of one write, and a failure is an error
-that names the URI. Nothing else is assumed, no rename, no append, no locking, so that any S3 server will do.
+Both kinds promise the same: a key is either absent or holds all of the bytes of one write, and a
+failure is an error
+that names the URI. Nothing else is assumed, no rename, no append, no locking, so that any S3 server
+will do.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class DamagedError(StorageError):
 class Store(Protocol):
     """Files under relative keys with '/' between their parts.
 
-    Every method raises StorageError (away for now: retry) or UserError (credentials, bucket, disk space: fix first),
-    and both name the URI.
+    Every method raises StorageError (away for now: retry) or UserError (credentials, bucket, disk
+    space: fix first), and both name the URI.
     """
 
     @property
@@ -77,8 +79,8 @@ class Store(Protocol):
         Args:
             key: where.
             data: all of it.
-            if_absent: refuse to replace other bytes; writing the same bytes again is no conflict, so that a write
-                whose answer was lost can be repeated.
+            if_absent: refuse to replace other bytes; writing the same bytes again is no conflict,
+                so that a write whose answer was lost can be repeated.
 
         Raises:
             KeyExistsError: `if_absent`, and the key holds other bytes.
@@ -86,12 +88,14 @@ class Store(Protocol):
         ...
 
     def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
-        """Store a local file under a key, whole or not at all, and return its URI, sha256 and size in bytes.
+        """Store a local file under a key, whole or not at all, and return its URI, sha256 and size
+        in bytes.
 
         Args:
             path: the file.
             key: where.
-            move: the file belongs to the store from now on; a local store renames it instead of copying.
+            move: the file belongs to the store from now on; a local store renames it instead of
+                copying.
         """
         ...
 
@@ -124,13 +128,16 @@ class Store(Protocol):
         """Delete files; keys that are absent already are no error."""
         ...
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
-              ) -> tuple[str, ...]:
-        """Remove what writers that died left unfinished below a prefix: uploads that take space and are no files yet.
+    def sweep(
+        self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
+    ) -> tuple[str, ...]:
+        """Remove what writers that died left unfinished below a prefix: uploads that take space and
+        are no files yet.
 
         Args:
             prefix: of keys, up to a slash; empty takes the whole store.
-            older_than: leave what began within this time. Where someone may be writing, longer than any upload takes.
+            older_than: leave what began within this time. Where someone may be writing, longer than
+                any upload takes.
             dry_run: remove nothing.
 
         Returns:
@@ -151,8 +158,12 @@ def local_path(uri: str) -> Path:
         UserError: the URI is of another kind.
     """
     if not is_local(uri):
-        raise UserError(f"cannot open {uri.partition('://')[0]}:// URIs", code="VT-USE-098", where=uri,
-                        remedy="use a local path, file:// or s3://")
+        raise UserError(
+            f"cannot open {uri.partition('://')[0]}:// URIs",
+            code="VT-USE-098",
+            where=uri,
+            remedy="use a local path, file:// or s3://",
+        )
     path = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
     return Path(path).expanduser().absolute()
 
@@ -165,5 +176,9 @@ def check_key(key: str) -> str:
     """
     parts = key.split("/")
     if any(part in ("", ".", "..") or part.startswith(PRIVATE) for part in parts) or "\0" in key:
-        raise UserError("not a key: parts must be names separated by single slashes", code="VT-USE-099", where=repr(key))
+        raise UserError(
+            "not a key: parts must be names separated by single slashes",
+            code="VT-USE-099",
+            where=repr(key),
+        )
     return key

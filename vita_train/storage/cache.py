@@ -1,8 +1,10 @@
-"""Files of a store as local files: where they are when they are local, through a cache of this node when not.
+"""Files of a store as local files: where they are when they are local, through a cache of this node
+when not.
 
-The cache is keyed by sha256 and holds only files that were verified before they got their name, so that any number of
-processes may share it and a process that dies leaves nothing that could be taken for a file. What it left half written
-is removed by the next that wants the same.
+The cache is keyed by sha256 and holds only files that were verified before they got their name, so
+that any number of
+processes may share it and a process that dies leaves nothing that could be taken for a file. What
+it left half written is removed by the next that wants the same.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from vita_train.console import warn
-from vita_train.storage.base import PRIVATE, DamagedError, FileRef, MissingKeyError, is_local, local_path
+from vita_train.storage.base import (
+    PRIVATE,
+    DamagedError,
+    FileRef,
+    MissingKeyError,
+    is_local,
+    local_path,
+)
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.factory import open_file
 from vita_train.storage.host_cache import cache_dir, known_digest, locked
@@ -24,7 +33,8 @@ _verified: set[tuple[str, int, int, str]] = set()
 def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
     """Return a local path that holds exactly the bytes of `ref`.
 
-    A file on this machine is used where it lies. One on S3 is downloaded once per node, whoever asks first.
+    A file on this machine is used where it lies. One on S3 is downloaded once per node, whoever
+    asks first.
 
     Raises:
         MissingKeyError: the file is gone.
@@ -48,7 +58,8 @@ def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what downloads into a folder that were killed have left. Whoever calls this holds the folder's lock."""
+    """Remove what downloads into a folder that were killed have left. Whoever calls this holds the
+    folder's lock."""
     for path in folder.rglob(f"{PRIVATE}*"):
         with suppress(OSError):
             path.unlink()
@@ -65,21 +76,30 @@ def remove_beside(folder: Path) -> None:
 
 def _verify(path: Path, ref: FileRef) -> None:
     if not path.is_file():
-        raise MissingKeyError("does not exist", where=str(path), remedy="run the step that made it again")
+        raise MissingKeyError(
+            "does not exist", where=str(path), remedy="run the step that made it again"
+        )
     with translate_os_errors(path):
         stat = path.stat()
         seen = (str(path), stat.st_size, stat.st_mtime_ns, ref.sha256)
         if stat.st_size != ref.bytes:
-            raise DamagedError(f"has {stat.st_size} bytes, expected {ref.bytes}", where=str(path),
-                               remedy="run the step that made it again")
+            raise DamagedError(
+                f"has {stat.st_size} bytes, expected {ref.bytes}",
+                where=str(path),
+                remedy="run the step that made it again",
+            )
         if seen not in _verified and known_digest(path) != ref.sha256:
-            raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),
-                               remedy="run the step that made it again")
+            raise DamagedError(
+                "does not hold the bytes it was stored with (sha256 differs)",
+                where=str(path),
+                remedy="run the step that made it again",
+            )
     _verified.add(seen)
 
 
 def _is_whole(path: Path, ref: FileRef) -> bool:
-    """Say whether a cached file is the one wanted; one that is not any more is removed, and that is told."""
+    """Say whether a cached file is the one wanted; one that is not any more is removed, and that is
+    told."""
     try:
         _verify(path, ref)
     except MissingKeyError:

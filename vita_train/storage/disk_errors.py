@@ -1,4 +1,5 @@
-"""What the operating system's errors mean to the reader: make room, fix the settings, or try again later."""
+"""What the operating system's errors mean to the reader: make room, fix the settings, or try again
+later."""
 
 from __future__ import annotations
 
@@ -29,14 +30,17 @@ def translate_os_errors(path: Path) -> Iterator[None]:
     except VitaError:
         raise
     except FileNotFoundError as error:
-        raise MissingKeyError("does not exist", where=str(path), remedy="run the step that made it again") from error
+        raise MissingKeyError(
+            "does not exist", where=str(path), remedy="run the step that made it again"
+        ) from error
     except OSError as error:
         raise _translate(error, path) from error
 
 
 @contextmanager
 def detect_full_disk(folder: Path) -> Iterator[None]:
-    """Tell a full disk from other errors of writers that do not say it themselves, as torch and safetensors do.
+    """Tell a full disk from other errors of writers that do not say it themselves, as torch and
+    safetensors do.
 
     Raises:
         UserError: the writer failed and the folder's disk is full; what the folder held is removed.
@@ -51,7 +55,8 @@ def detect_full_disk(folder: Path) -> Iterator[None]:
 
 
 def as_full_disk(error: Exception, folder: Path) -> UserError | None:
-    """Return what a full disk is told as, if that is what an error comes from; ``folder`` where it names no file."""
+    """Return what a full disk is told as, if that is what an error comes from; ``folder`` where it
+    names no file."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return no_space(Path(cause.filename) if isinstance(cause.filename, str) else folder)
@@ -61,7 +66,9 @@ def as_full_disk(error: Exception, folder: Path) -> UserError | None:
 def full_disk(folder: Path) -> UserError | None:
     """Return the error of a disk on which nothing more can be written; None where there is room."""
     free = _free(folder)
-    return no_space(folder) if free is not None and (free[0] < _NOTHING_LEFT or free[1] == 0) else None
+    return (
+        no_space(folder) if free is not None and (free[0] < _NOTHING_LEFT or free[1] == 0) else None
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -73,7 +80,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _free(folder: Path) -> tuple[int, int | None] | None:
-    """Return free bytes and inodes of a folder's disk; None for inodes where the file system does not count them."""
+    """Return free bytes and inodes of a folder's disk; None for inodes where the file system does
+    not count them."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -95,20 +103,40 @@ def _translate(error: OSError, path: Path) -> VitaError:
     if error.errno in _FULL:
         return no_space(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError("permission denied", code="VT-USE-101", where=where,
-                         remedy=f"change its owner or mode, or choose another {_PLACE}")
+        return UserError(
+            "permission denied",
+            code="VT-USE-101",
+            where=where,
+            remedy=f"change its owner or mode, or choose another {_PLACE}",
+        )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UserError("a file stands where a directory is needed, or the other way round", code="VT-USE-102", where=where,
-                         remedy=f"remove what is in the way, or choose another {_PLACE}")
-    return StorageError(f"could not be read or written: {error.strerror or error}", code="VT-STORE-002", where=where,
-                        remedy="check the disk and its mount, then run the same command again")
+        return UserError(
+            "a file stands where a directory is needed, or the other way round",
+            code="VT-USE-102",
+            where=where,
+            remedy=f"remove what is in the way, or choose another {_PLACE}",
+        )
+    return StorageError(
+        f"could not be read or written: {error.strerror or error}",
+        code="VT-STORE-002",
+        where=where,
+        remedy="check the disk and its mount, then run the same command again",
+    )
 
 
 def no_space(path: Path) -> UserError:
     """Return the error of a disk that is full."""
     free = _free(path)
     if free is not None and free[1] == 0:
-        return UserError("there are no inodes left on the disk: it holds as many files as it can", code="VT-USE-103", where=str(path),
-                         remedy=f"remove files or choose another {_PLACE}, then run the same command again")
-    return UserError("no space left on the disk", code="VT-USE-104", where=str(path),
-                     remedy=f"free some space or choose another {_PLACE}, then run the same command again")
+        return UserError(
+            "there are no inodes left on the disk: it holds as many files as it can",
+            code="VT-USE-103",
+            where=str(path),
+            remedy=f"remove files or choose another {_PLACE}, then run the same command again",
+        )
+    return UserError(
+        "no space left on the disk",
+        code="VT-USE-104",
+        where=str(path),
+        remedy=f"free some space or choose another {_PLACE}, then run the same command again",
+    )

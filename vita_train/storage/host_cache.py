@@ -36,10 +36,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def known_digest(path: Path) -> str:
-    """Return the sha256 of a file. A large one is read once on this node for as long as it stays as it is.
+    """Return the sha256 of a file. A large one is read once on this node for as long as it stays as
+    it is.
 
-    Eight ranks that ask for the weights of a 7B model then wait for the first, instead of reading them eight times; and
-    a stage that goes on after it was stopped does not read them at all. As it is means size, modification time and
+    Eight ranks that ask for the weights of a 7B model then wait for the first, instead of reading
+    them eight times; and
+    a stage that goes on after it was stopped does not read them at all. As it is means size,
+    modification time and
     inode. Without a cache folder that can be written to, every process reads for itself.
     """
     stat = path.stat()

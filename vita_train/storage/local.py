@@ -1,7 +1,7 @@
 """A store in a directory of this machine, or of a volume that many machines mount.
 
-A file is written under a private name beside its place, flushed to disk, and renamed: a reader sees all of it or
-nothing, whatever happens to the writer.
+A file is written under a private name beside its place, flushed to disk, and renamed: a reader sees
+all of it or nothing, whatever happens to the writer.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ class LocalStore:
             if not if_absent:
                 os.replace(temporary, path)
             elif not _link(temporary, path) and path.read_bytes() != data:
-                raise KeyExistsError("is there already, written by someone else", where=str(path),
-                                     remedy="do not start one run twice at the same time")
+                raise KeyExistsError(
+                    "is there already, written by someone else",
+                    where=str(path),
+                    remedy="do not start one run twice at the same time",
+                )
         _flush_directory(path.parent)
 
     def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
@@ -99,8 +102,11 @@ class LocalStore:
             reader = HashingReader(stored)
             shutil.copyfileobj(reader, file, 1 << 20)
             if sha256 is not None and reader.sha256() != sha256:
-                raise DamagedError(f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}", where=str(source),
-                                   remedy="run the step that made it again")
+                raise DamagedError(
+                    f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}",
+                    where=str(source),
+                    remedy="run the step that made it again",
+                )
             flush(file)
             os.replace(temporary, path)
 
@@ -136,14 +142,18 @@ class LocalStore:
                 except OSError:  # not empty, or gone already
                     break
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
-              ) -> tuple[str, ...]:
+    def sweep(
+        self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
+    ) -> tuple[str, ...]:
         swept = []
         latest = time.time() - older_than.total_seconds() if older_than else math.inf
         for folder, _, files in os.walk(self._path(prefix) if prefix else self.root, topdown=False):
             for path in (Path(folder) / name for name in files):
                 key = path.relative_to(self.root)
-                if any(part.startswith(PRIVATE) for part in key.parts) and _last_change(path) <= latest:
+                if (
+                    any(part.startswith(PRIVATE) for part in key.parts)
+                    and _last_change(path) <= latest
+                ):
                     swept.append(key.as_posix())
                     if not dry_run:
                         with translate_os_errors(path):
@@ -159,7 +169,8 @@ class LocalStore:
 
 @contextmanager
 def private_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a file beside `path` under a private name; whatever is left under that name in the end is removed."""
+    """Open a file beside `path` under a private name; whatever is left under that name in the end
+    is removed."""
     temporary = path.with_name(f"{PRIVATE}{uuid.uuid4().hex}")
     file = _open_new(temporary)
     try:
@@ -171,7 +182,8 @@ def private_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Open a new file. A delete beside us may remove the folder once it is empty: make it again then."""
+    """Open a new file. A delete beside us may remove the folder once it is empty: make it again
+    then."""
     for _ in range(20):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -195,7 +207,8 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 def _last_change(path: Path) -> float:
-    """Return when a file was last written, or a folder last got or lost one; infinity if it is gone."""
+    """Return when a file was last written, or a folder last got or lost one; infinity if it is
+    gone."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

@@ -6,7 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from vita_train.errors import EXIT_RETRYABLE, StorageError
 
@@ -19,7 +25,8 @@ _LONGEST_PAUSE = 20.0
 
 
 def retrying(work: Callable[[], T], seconds: float) -> T:
-    """Return what `work` returns; when the store is away, call it again, for so many seconds since the first call.
+    """Return what `work` returns; when the store is away, call it again, for so many seconds since
+    the first call.
 
     Pauses grow and are random, so that the ranks of a job do not all come back at once.
 
@@ -27,8 +34,13 @@ def retrying(work: Callable[[], T], seconds: float) -> T:
         StorageError: the store stayed away; the last error.
         VitaError: any other error at once, as `work` raised it.
     """
-    tries = Retrying(retry=retry_if_exception(_passes), stop=stop_before_delay(seconds), before_sleep=_tell,
-                     wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE), reraise=True)
+    tries = Retrying(
+        retry=retry_if_exception(_passes),
+        stop=stop_before_delay(seconds),
+        before_sleep=_tell,
+        wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+        reraise=True,
+    )
     return tries(work)
 
 

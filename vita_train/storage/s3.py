@@ -1,11 +1,14 @@
 """A store on S3, or on anything that speaks its protocol.
 
-Servers differ: some lower-case metadata, some make their ETag from other things than MD5, some ignore conditional
-writes. So nothing here is read from metadata or ETags, hashes are ours, and a conditional write is trusted only after
-a probe has shown that the server refuses the second of two.
+Servers differ: some lower-case metadata, some make their ETag from other things than MD5, some
+ignore conditional
+writes. So nothing here is read from metadata or ETags, hashes are ours, and a conditional write is
+trusted only after a probe has shown that the server refuses the second of two.
 
-boto3 repeats a request that fails, up to a budget that all threads share; a body that breaks off after its first bytes
-it does not repeat. So every operation here is repeated as a whole, for as long as the store is patient.
+boto3 repeats a request that fails, up to a budget that all threads share; a body that breaks off
+after its first bytes
+it does not repeat. So every operation here is repeated as a whole, for as long as the store is
+patient.
 """
 
 from __future__ import annotations
@@ -27,12 +30,26 @@ from botocore.exceptions import ClientError
 
 from vita_train.credentials import REMEDY, holds_credentials
 from vita_train.errors import StorageError, UserError
-from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, MissingKeyError, check_key
+from vita_train.storage.base import (
+    PRIVATE,
+    DamagedError,
+    FileRef,
+    KeyExistsError,
+    MissingKeyError,
+    check_key,
+)
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.local import flush, private_file
 from vita_train.storage.retry import retrying
-from vita_train.storage.s3_errors import S3_ERRORS, bucket_is_missing, code_of, is_conflict, is_missing, translate
+from vita_train.storage.s3_errors import (
+    S3_ERRORS,
+    bucket_is_missing,
+    code_of,
+    is_conflict,
+    is_missing,
+    translate,
+)
 
 T = TypeVar("T")
 
@@ -47,7 +64,8 @@ DELETE_BATCH = 1000
 #: Seconds for which an operation is tried again while the server is away.
 RETRY_TIMEOUT = 120.0
 
-# At INFO, as Kubeflow Pipelines' executor sets it, every client tells where its credentials and endpoint came from.
+# At INFO, as Kubeflow Pipelines' executor sets it, every client tells where its credentials and
+# endpoint came from.
 for _talker in ("botocore.credentials", "botocore.configprovider"):
     logging.getLogger(_talker).setLevel(logging.WARNING)
 
@@ -58,9 +76,10 @@ class S3Store:
     Args:
         bucket: its name.
         prefix: where the store's root lies, without slashes at its ends; may be empty.
-        endpoint: URL of the server when it is not AWS. Credentials come from the environment, as boto3 reads them.
-        retry_timeout: seconds for which an operation is tried again while the server is away; RETRY_TIMEOUT when not
-            given.
+        endpoint: URL of the server when it is not AWS. Credentials come from the environment, as
+            boto3 reads them.
+        retry_timeout: seconds for which an operation is tried again while the server is away;
+            RETRY_TIMEOUT when not given.
         attempts: tries of one request within each of these.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds to wait for an answer.
@@ -80,9 +99,16 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix
         self._retry_timeout = RETRY_TIMEOUT if retry_timeout is None else retry_timeout
-        custom = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        custom = (
+            endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        )
         if custom and holds_credentials(custom):
-            raise UserError("holds a user, a password or a key inside a URL", code="VT-USE-108", where=custom, remedy=REMEDY)
+            raise UserError(
+                "holds a user, a password or a key inside a URL",
+                code="VT-USE-108",
+                where=custom,
+                remedy=REMEDY,
+            )
         self._server = custom or "AWS"
         with self._translate_s3_errors(""):
             session = boto3.session.Session()
@@ -97,7 +123,8 @@ class S3Store:
                     connect_timeout=connect_timeout,
                     read_timeout=read_timeout,
                     max_pool_connections=32,
-                    # Checksum trailers are a newer addition that other servers do not all take; our hashes do not
+                    # Checksum trailers are a newer addition that other servers do not all take; our
+                    # hashes do not
                     # depend on them.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
@@ -113,7 +140,9 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         name = self._key(key)
-        return self._ask(key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=name)["Body"].read()))
+        return self._ask(
+            key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+        )
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         if if_absent:
@@ -127,19 +156,28 @@ class S3Store:
         if self.honours_conditions:
             # Refused is someone's write, or ours whose answer was lost: the bytes tell.
             with suppress(KeyExistsError):
-                self._ask(key, lambda: self._client.put_object(Bucket=self.bucket, Key=name, Body=data,
-                                                               IfNoneMatch="*"))
+                self._ask(
+                    key,
+                    lambda: self._client.put_object(
+                        Bucket=self.bucket, Key=name, Body=data, IfNoneMatch="*"
+                    ),
+                )
                 return
         elif not self.exists(key):
             self.write(key, data)
-        # Without conditions, of several that found nothing the last one wins, and the others see that here.
+        # Without conditions, of several that found nothing the last one wins, and the others see
+        # that here.
         if self.read(key) != data:
-            raise KeyExistsError("is there already, written by someone else", where=self.uri_of(key),
-                                 remedy="do not start one run twice at the same time")
+            raise KeyExistsError(
+                "is there already, written by someone else",
+                where=self.uri_of(key),
+                remedy="do not start one run twice at the same time",
+            )
 
     @cached_property
     def honours_conditions(self) -> bool:
-        """Whether the server refuses ``If-None-Match: *`` for a key that is taken, found out by trying."""
+        """Whether the server refuses ``If-None-Match: *`` for a key that is taken, found out by
+        trying."""
         return self._ask("", self._probe)
 
     def _probe(self) -> bool:
@@ -173,8 +211,11 @@ class S3Store:
                 self._client.upload_fileobj(reader, self.bucket, name, Config=_transfer(size))
         stored = int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
         if stored != reader.count:
-            raise DamagedError(f"has {stored} bytes, {reader.count} were sent", where=self.uri_of(key),
-                               remedy="find out what else writes there, then run the same command again")
+            raise DamagedError(
+                f"has {stored} bytes, {reader.count} were sent",
+                where=self.uri_of(key),
+                remedy="find out what else writes there, then run the same command again",
+            )
         return FileRef(uri=self.uri_of(key), sha256=reader.sha256(), bytes=reader.count)
 
     def download(self, key: str, path: Path, *, sha256: str | None = None) -> None:
@@ -186,12 +227,17 @@ class S3Store:
     def _download(self, key: str, path: Path, sha256: str | None) -> None:
         with translate_os_errors(path), private_file(path) as (temporary, file):
             with self._translate_s3_errors(key):
-                self._client.download_fileobj(self.bucket, self._key(key), file, Config=_transfer(0))
+                self._client.download_fileobj(
+                    self.bucket, self._key(key), file, Config=_transfer(0)
+                )
             flush(file)
             found = sha256_file(temporary) if sha256 is not None else None
             if found != sha256:
-                raise DamagedError(f"has sha256 {found}, expected {sha256}", where=self.uri_of(key),
-                                   remedy="run the step that made it again")
+                raise DamagedError(
+                    f"has sha256 {found}, expected {sha256}",
+                    where=self.uri_of(key),
+                    remedy="run the step that made it again",
+                )
             os.replace(temporary, path)
 
     def exists(self, key: str) -> bool:
@@ -203,32 +249,43 @@ class S3Store:
 
     def size(self, key: str) -> int:
         name = self._key(key)
-        return self._ask(key, lambda: int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]))
+        return self._ask(
+            key,
+            lambda: int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]),
+        )
 
     def list(self, prefix: str = "") -> list[str]:
         root = f"{self.prefix}/" if self.prefix else ""
-        keys = [item["Key"].removeprefix(root) for item in self._pages("list_objects_v2", "Contents", root + prefix)]
+        keys = [
+            item["Key"].removeprefix(root)
+            for item in self._pages("list_objects_v2", "Contents", root + prefix)
+        ]
         # Keys that end in a slash are the folders of POSIX-backed servers.
         return sorted(key for key in keys if not key.endswith("/") and PRIVATE not in key)
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._key(key) for key in keys]
         for start in range(0, len(names), DELETE_BATCH):
-            self._ask("", partial(self._delete, names[start:start + DELETE_BATCH]))
+            self._ask("", partial(self._delete, names[start : start + DELETE_BATCH]))
 
     def _delete(self, names: Iterable[str]) -> None:
-        answer = self._client.delete_objects(Bucket=self.bucket, Delete={
-            "Objects": [{"Key": name} for name in names], "Quiet": True})
+        answer = self._client.delete_objects(
+            Bucket=self.bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
+        )
         refused = [item for item in answer.get("Errors", []) if item.get("Code") != "NoSuchKey"]
         if refused:
             raise ClientError({"Error": refused[0]}, "DeleteObjects")
 
-    def sweep(self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
-              ) -> tuple[str, ...]:
+    def sweep(
+        self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
+    ) -> tuple[str, ...]:
         root = f"{self.prefix}/" if self.prefix else ""
         below = f"{self._key(prefix)}/" if prefix else root
-        stale = [upload for upload in self._pages("list_multipart_uploads", "Uploads", below)
-                 if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than]
+        stale = [
+            upload
+            for upload in self._pages("list_multipart_uploads", "Uploads", below)
+            if not older_than or datetime.now(UTC) - upload["Initiated"] >= older_than
+        ]
         for upload in () if dry_run else stale:
             self._ask("", partial(self._abort, upload["Key"], upload["UploadId"]))
         return tuple(sorted(upload["Key"].removeprefix(root) for upload in stale))
@@ -243,14 +300,21 @@ class S3Store:
     def _pages(self, operation: str, member: str, prefix: str) -> tuple[dict[str, Any], ...]:
         """Return all that a listing of the bucket has to say below a prefix."""
         pages = self._client.get_paginator(operation)
-        return self._ask("", lambda: tuple(item for page in pages.paginate(Bucket=self.bucket, Prefix=prefix)
-                                           for item in page.get(member, [])))
+        return self._ask(
+            "",
+            lambda: tuple(
+                item
+                for page in pages.paginate(Bucket=self.bucket, Prefix=prefix)
+                for item in page.get(member, [])
+            ),
+        )
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{check_key(key)}" if self.prefix else check_key(key)
 
     def _ask(self, key: str, work: Callable[[], T]) -> T:
         """Return what a request returns, trying again while the server is away."""
+
         def translated_work() -> T:
             with self._translate_s3_errors(key):
                 return work()
@@ -265,10 +329,15 @@ class S3Store:
             yield
         except S3_ERRORS as error:
             if is_missing(error) and not self._bucket_is_missing(error):
-                raise MissingKeyError("does not exist", where=uri, remedy="run the step that made it again") from error
+                raise MissingKeyError(
+                    "does not exist", where=uri, remedy="run the step that made it again"
+                ) from error
             if is_conflict(error):
-                raise KeyExistsError("is there already", where=uri,
-                                     remedy="do not start one run twice at the same time") from error
+                raise KeyExistsError(
+                    "is there already",
+                    where=uri,
+                    remedy="do not start one run twice at the same time",
+                ) from error
             raise translate(error, uri, self.bucket, self._server) from error
 
     def _bucket_is_missing(self, error: Exception) -> bool:
@@ -280,13 +349,18 @@ class S3Store:
         except S3_ERRORS as second:
             if is_missing(second):
                 return True
-            raise StorageError("cannot tell whether the bucket is there", code="VT-STORE-003", where=self.uri,
-                               remedy="run the same command again") from second
+            raise StorageError(
+                "cannot tell whether the bucket is there",
+                code="VT-STORE-003",
+                where=self.uri,
+                remedy="run the same command again",
+            ) from second
         return False
 
 
 def _transfer(size: int) -> TransferConfig:
-    """Return how a file of `size` bytes is cut: parts of 64 MiB, larger ones when there would be too many."""
+    """Return how a file of `size` bytes is cut: parts of 64 MiB, larger ones when there would be
+    too many."""
     part = max(PART_BYTES, -(-size // MAX_PARTS // MIB) * MIB)
     config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=16)
     config.max_in_memory_upload_chunks = PARTS_IN_MEMORY

@@ -21,24 +21,52 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from vita_train.errors import StorageError, UserError, VitaError
 
 #: Everything boto3 raises for a request; ValueError is its word for a malformed endpoint.
-S3_ERRORS = (BotoCoreError, ClientError, Boto3Error, RetriesExceededError, S3DownloadFailedError, S3ValidationError,
-             ValueError)
+S3_ERRORS = (
+    BotoCoreError,
+    ClientError,
+    Boto3Error,
+    RetriesExceededError,
+    S3DownloadFailedError,
+    S3ValidationError,
+    ValueError,
+)
 
 _AGAIN = "run the same command again"
-_CREDENTIALS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or the profile or role in use)"
-_IDENTITY = "check the workload identity: the service account, its role, and that the role may use the bucket"
-_REFUSED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-            "InvalidToken", "TokenRefreshRequired", "AccountProblem", "401", "403"}
+_CREDENTIALS = (
+    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or the profile or role "
+    "in use)"
+)
+_IDENTITY = (
+    "check the workload identity: the service account, its role, and that the role may use the "
+    "bucket"
+)
+_REFUSED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "AccountProblem",
+    "401",
+    "403",
+}
 _CONFLICT = {"PreconditionFailed", "412"}
 _LATER = {408, 409, 425, 429}
-#: Refusals of a request that may well be taken when it is made again: bytes were changed on the way, or the answer to a
+#: Refusals of a request that may well be taken when it is made again: bytes were changed on the
+#: way, or the answer to a
 #: finished upload was lost and the server knows it no more.
 _PASSING = {"RequestTimeout", "SlowDown", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload"}
 
 
 def code_of(error: Exception) -> str:
     """Return the service's error code; empty for errors that did not come from it."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return (
+        str(error.response.get("Error", {}).get("Code", ""))
+        if isinstance(error, ClientError)
+        else ""
+    )
 
 
 def is_missing(error: Exception) -> bool:
@@ -61,39 +89,82 @@ def translate(error: Exception, uri: str, bucket: str, endpoint: str) -> VitaErr
     if isinstance(error, ClientError):
         return _translate_answer(error, uri, bucket, endpoint)
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
-        return UserError("no credentials for S3 were found", code="VT-USE-109", where=uri,
-                         remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+        return UserError(
+            "no credentials for S3 were found",
+            code="VT-USE-109",
+            where=uri,
+            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
     if isinstance(error, CredentialRetrievalError):
-        return StorageError(f"the credentials for S3 could not be fetched: {_line(error)}", code="VT-STORE-004", where=uri, remedy=_IDENTITY)
+        return StorageError(
+            f"the credentials for S3 could not be fetched: {_line(error)}",
+            code="VT-STORE-004",
+            where=uri,
+            remedy=_IDENTITY,
+        )
     if isinstance(error, ParamValidationError | ValueError):
-        return UserError(f"cannot be used: {_line(error)}", code="VT-USE-110", where=uri,
-                         remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint (http(s)://<host>)")
+        return UserError(
+            f"cannot be used: {_line(error)}",
+            code="VT-USE-110",
+            where=uri,
+            remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint (http(s)://<host>)",
+        )
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         # Not always the S3 server: a role is taken on at another one.
         asked = urlsplit(str(error.kwargs.get("endpoint_url", "")))
-        return StorageError(f"nothing answers at {asked.scheme}://{asked.netloc}", code="VT-STORE-005", where=uri,
-                            remedy=f"check storage.endpoint and the network, then {_AGAIN}")
+        return StorageError(
+            f"nothing answers at {asked.scheme}://{asked.netloc}",
+            code="VT-STORE-005",
+            where=uri,
+            remedy=f"check storage.endpoint and the network, then {_AGAIN}",
+        )
     cause = error.last_exception if isinstance(error, RetriesExceededError) else error
-    return StorageError(f"the S3 request failed: {_line(cause)}", code="VT-STORE-006", where=uri, remedy=_AGAIN)
+    return StorageError(
+        f"the S3 request failed: {_line(cause)}", code="VT-STORE-006", where=uri, remedy=_AGAIN
+    )
 
 
 def _translate_answer(error: ClientError, uri: str, bucket: str, endpoint: str) -> VitaError:
     code = code_of(error)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if is_missing(error):
-        return UserError(f"bucket {bucket!r} does not exist at {endpoint}", code="VT-USE-111", where=uri,
-                         remedy="create it, or correct storage.root or storage.endpoint")
+        return UserError(
+            f"bucket {bucket!r} does not exist at {endpoint}",
+            code="VT-USE-111",
+            where=uri,
+            remedy="create it, or correct storage.root or storage.endpoint",
+        )
     if error.operation_name.startswith("AssumeRole"):
-        return UserError(f"the role for S3 could not be taken on ({_answer(error)})", code="VT-USE-112", where=uri, remedy=_IDENTITY)
+        return UserError(
+            f"the role for S3 could not be taken on ({_answer(error)})",
+            code="VT-USE-112",
+            where=uri,
+            remedy=_IDENTITY,
+        )
     if code == "RequestTimeTooSkewed":
-        return UserError("the clocks of this machine and of the S3 server differ too much", code="VT-USE-113", where=uri,
-                         remedy="set this machine's clock")
+        return UserError(
+            "the clocks of this machine and of the S3 server differ too much",
+            code="VT-USE-113",
+            where=uri,
+            remedy="set this machine's clock",
+        )
     if code in _REFUSED or status in (401, 403):
-        return UserError(f"the S3 server refused access ({code})", code="VT-USE-114", where=uri, remedy=_CREDENTIALS)
+        return UserError(
+            f"the S3 server refused access ({code})",
+            code="VT-USE-114",
+            where=uri,
+            remedy=_CREDENTIALS,
+        )
     if 400 <= status < 500 and status not in _LATER and code not in _PASSING:
-        return UserError(f"the S3 server refused the request ({_answer(error)})", code="VT-USE-115", where=uri,
-                         remedy="check storage.root and storage.endpoint")
-    return StorageError(f"the S3 server failed ({_answer(error)})", code="VT-STORE-007", where=uri, remedy=_AGAIN)
+        return UserError(
+            f"the S3 server refused the request ({_answer(error)})",
+            code="VT-USE-115",
+            where=uri,
+            remedy="check storage.root and storage.endpoint",
+        )
+    return StorageError(
+        f"the S3 server failed ({_answer(error)})", code="VT-STORE-007", where=uri, remedy=_AGAIN
+    )
 
 
 def _answer(error: ClientError) -> str:

@@ -1,4 +1,5 @@
-"""Is a store good enough for commits? Tried, not asked: what a store says of itself differs from what it does."""
+"""Is a store good enough for commits? Tried, not asked: what a store says of itself differs from
+what it does."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ def try_store(store: Store, prefix: str = "") -> None:
     """Write, read and delete a file, as a commit does: whoever comes second is told so.
 
     Raises:
-        VitaError: the store refuses, is away, or lets a second writer replace what the first one wrote.
+        VitaError: the store refuses, is away, or lets a second writer replace what the first one
+            wrote.
     """
     key = f"{prefix.rstrip('/')}/probe-{uuid.uuid4().hex}".lstrip("/")
     store.write(key, b"first", if_absent=True)
@@ -21,9 +23,16 @@ def try_store(store: Store, prefix: str = "") -> None:
     except KeyExistsError:
         found = store.read(key)
     else:
-        raise UserError("the store replaces a file that a writer asked to be absent: two launchers could both commit", code="VT-USE-116",
-                        where=store.uri_of(key), remedy="use a store that honours If-None-Match")
+        raise UserError(
+            "the store replaces a file that a writer asked to be absent: two launchers could both "
+            "commit",
+            code="VT-USE-116",
+            where=store.uri_of(key),
+            remedy="use a store that honours If-None-Match",
+        )
     finally:
         store.delete([key])
     if found != b"first":
-        raise UserError("the store does not return what was written", code="VT-USE-117", where=store.uri_of(key))
+        raise UserError(
+            "the store does not return what was written", code="VT-USE-117", where=store.uri_of(key)
+        )

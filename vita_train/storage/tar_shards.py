@@ -1,8 +1,10 @@
-"""Folders of many files as a few tar shards in a store, and back: how data travel from one machine to others.
+"""Folders of many files as a few tar shards in a store, and back: how data travel from one machine
+to others.
 
-Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder gives the same bytes. A
-file beside the folder holds the digest of its shards, so that a folder is fetched once per node, whoever asks first,
-and again when its step, done anew, made others of the same inputs.
+Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder
+gives the same bytes. A
+file beside the folder holds the digest of its shards, so that a folder is fetched once per node,
+whoever asks first, and again when its step, done anew, made others of the same inputs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = Path(scratch) / f"{_NAME}{number:05d}.tar"
             _pack(path, folder, group)
-            shards[path.stem] = store.upload(path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True)
+            shards[path.stem] = store.upload(
+                path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True
+            )
             path.unlink(missing_ok=True)
     kept = {ref.uri for ref in shards.values()}
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
@@ -55,7 +59,8 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
 def fetch_tree(files: Mapping[str, FileRef], folder: Path, *, endpoint: str | None = None) -> Path:
     """Return a folder that holds what a step published, fetched if this node does not have it.
 
-    A step without shards among its files belongs to a store on this machine: the folder is taken as it is.
+    A step without shards among its files belongs to a store on this machine: the folder is taken as
+    it is.
 
     Raises:
         MissingKeyError, DamagedError: a shard is gone or not the one that was published.

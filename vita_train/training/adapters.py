@@ -1,4 +1,5 @@
-"""Adapters and quantised weights of a stage: put in place before it trains, taken out of what it has trained."""
+"""Adapters and quantised weights of a stage: put in place before it trains, taken out of what it
+has trained."""
 
 from __future__ import annotations
 
@@ -22,8 +23,15 @@ def check_libraries(spec: StageSpec, *, where: str) -> None:
         import_bitsandbytes(where=f"{where}.quantize")
 
 
-def prepare_adapters(modules: nn.ModuleDict, spec: StageSpec, *, seed: int, device: torch.device, dtype: torch.dtype,
-                     where: str) -> None:
+def prepare_adapters(
+    modules: nn.ModuleDict,
+    spec: StageSpec,
+    *,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    where: str,
+) -> None:
     """Quantise what the stage wants quantised, and put its adapters in, in place.
 
     Args:
@@ -38,15 +46,25 @@ def prepare_adapters(modules: nn.ModuleDict, spec: StageSpec, *, seed: int, devi
         RecipeError: bitsandbytes is not installed, or a module has no layers of a role.
     """
     if spec.quantize is not None:
-        quantize_blocks(modules["llm"], spec.quantize, device=device, dtype=dtype, where=f"{where}.quantize")
+        quantize_blocks(
+            modules["llm"], spec.quantize, device=device, dtype=dtype, where=f"{where}.quantize"
+        )
     for name in spec.adapted:
         config = _config(spec, modules[name], where)
         add_adapters(modules[name], config.peft(), seed=module_seed(seed, f"{name}.adapter"))
 
 
-def take_adapters(modules: nn.ModuleDict, spec: StageSpec, state: Mapping[str, Mapping[str, Tensor]], inputs: Inputs,
-                  *, endpoint: str | None, where: str) -> dict[str, Adapter]:
-    """Merge trained adapters into the modules a stage started from, in place; return the adapters by module.
+def take_adapters(
+    modules: nn.ModuleDict,
+    spec: StageSpec,
+    state: Mapping[str, Mapping[str, Tensor]],
+    inputs: Inputs,
+    *,
+    endpoint: str | None,
+    where: str,
+) -> dict[str, Adapter]:
+    """Merge trained adapters into the modules a stage started from, in place; return the adapters
+    by module.
 
     Args:
         modules: freshly loaded, in full precision.

@@ -1,4 +1,5 @@
-"""What a stage that missed a gate tells its reader: how it moved lately, and the commands that go on from there."""
+"""What a stage that missed a gate tells its reader: how it moved lately, and the commands that go
+on from there."""
 
 from __future__ import annotations
 
@@ -17,15 +18,21 @@ _PARTS = 10
 
 
 def extension_advice(recipe: Recipe, stage: str) -> str:
-    """Return how to train a stage longer, or go on without, as commands to paste where that is known."""
+    """Return how to train a stage longer, or go on without, as commands to paste where that is
+    known."""
     spec = recipe.stages[stage]
     more = max(20, round(0.3 * (spec.most_steps or 1000), -1))
     command = os.environ.get(COMMAND)
     if command is None:
-        return (f"train on from the last checkpoint with the setting stages.{stage}.extend="
-                f"{[*spec.extend, more]}, or go on in spite of it with stages.{stage}.accept=true")
-    return (f"train on from the last checkpoint: {command} --extend {stage}={more}; or go on in spite of it: "
-            f"{command} --accept {stage}")
+        return (
+            f"train on from the last checkpoint with the setting stages.{stage}.extend="
+            f"{[*spec.extend, more]}, or go on in spite of it with stages.{stage}.accept=true"
+        )
+    return (
+        f"train on from the last checkpoint: {command} --extend {stage}={more}; or go on in spite "
+        f"of it: "
+        f"{command} --accept {stage}"
+    )
 
 
 def recent_trend(events: Path, measures: Sequence[str]) -> str:
@@ -33,7 +40,8 @@ def recent_trend(events: Path, measures: Sequence[str]) -> str:
 
     Args:
         events: the stage's ``events.jsonl``.
-        measures: the test measures that missed; their dev counterparts are shown if they were taken.
+        measures: the test measures that missed; their dev counterparts are shown if they were
+            taken.
     """
     rows = _rows(events)
     for measure in (*(_dev(measure) for measure in measures), "dev.loss"):
@@ -45,8 +53,13 @@ def recent_trend(events: Path, measures: Sequence[str]) -> str:
     part = len(logged) // _PARTS  # lines, of which a long stage has one for several steps
     if part == 0:
         return ""
-    before, last = (sum(loss for _, loss in lines) / part for lines in (logged[-2 * part:-part], logged[-part:]))
-    return f"the training loss went from {before:.4g} to {last:.4g} since step {logged[-2 * part][0]};"
+    before, last = (
+        sum(loss for _, loss in lines) / part
+        for lines in (logged[-2 * part : -part], logged[-part:])
+    )
+    return (
+        f"the training loss went from {before:.4g} to {last:.4g} since step {logged[-2 * part][0]};"
+    )
 
 
 def _dev(measure: str) -> str:

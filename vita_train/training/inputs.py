@@ -1,4 +1,5 @@
-"""What a stage starts from: the newest weights of every module, and the digest of all that determines its result."""
+"""What a stage starts from: the newest weights of every module, and the digest of all that
+determines its result."""
 
 from __future__ import annotations
 
@@ -20,8 +21,18 @@ from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.weights.pretrained import pretrained_modules
 
-#: Settings of a stage that do not change its weights; an extension only adds to them (see `extended_digest`).
-_NOT_IN_DIGEST = {"title", "group", "after", "gates", "eval", "checkpoint_interval", "extend", "accept"}
+#: Settings of a stage that do not change its weights; an extension only adds to them (see
+#: `extended_digest`).
+_NOT_IN_DIGEST = {
+    "title",
+    "group",
+    "after",
+    "gates",
+    "eval",
+    "checkpoint_interval",
+    "extend",
+    "accept",
+}
 #: Model settings by module, where the two names differ.
 _SPEC_OF = {"discriminators": "codec", "audio_prompt": "audio_adapter", "state_head": "llm"}
 
@@ -31,7 +42,8 @@ class Inputs:
     """Weights and data a stage starts from."""
 
     modules: dict[str, ModuleRef]
-    """Every module that a stage before it has trained, as the nearest did, or that the recipe's ``weights`` name."""
+    """Every module that a stage before it has trained, as the nearest did, or that the recipe's
+    ``weights`` name."""
     data: dict[str, str]
     """Dataset of the stage to the digest of its training rows."""
 
@@ -40,36 +52,52 @@ def find_inputs(run: Run, stage: str, needed: Iterable[str]) -> Inputs:
     """Return what the stages before ``stage`` have left.
 
     Raises:
-        RecipeError: the data is not prepared, a stage that trains a needed module has not been run, or a needed module
-            is frozen here and nothing has trained it.
+        RecipeError: the data is not prepared, a stage that trains a needed module has not been run,
+            or a needed module is frozen here and nothing has trained it.
         CheckpointError: weights that the recipe names are not there.
     """
     recipe, prepared = run.recipe, run.final("prepare")
     if prepared is None:
-        raise RecipeError("the data of this run is not prepared", code="VT-RECIPE-066", where=run.final_uri("prepare"),
-                          remedy="run the steps before: fetch and prepare")
+        raise RecipeError(
+            "the data of this run is not prepared",
+            code="VT-RECIPE-066",
+            where=run.final_uri("prepare"),
+            remedy="run the steps before: fetch and prepare",
+        )
     wanted, nearest = set(needed), trainers(recipe, stage)
     finals = {earlier: run.final(earlier) for earlier in dict.fromkeys(nearest.values())}
     modules = pretrained_modules(recipe)
     for module, earlier in nearest.items():
         if (manifest := finals[earlier]) is not None:
-            modules.update({name: ref for name, ref in trained_by(manifest).items() if name == module})
+            modules.update(
+                {name: ref for name, ref in trained_by(manifest).items() if name == module}
+            )
         elif module in wanted:
-            raise RecipeError(f"stage {stage} needs {module} from stage {earlier}, which is not done", code="VT-RECIPE-067",
-                              where=run.final_uri(earlier), remedy=f"run stage {earlier} first")
+            raise RecipeError(
+                f"stage {stage} needs {module} from stage {earlier}, which is not done",
+                code="VT-RECIPE-067",
+                where=run.final_uri(earlier),
+                remedy=f"run stage {earlier} first",
+            )
     _check_made(recipe, stage, wanted - set(modules))
     return Inputs(modules, content_of(prepared, recipe.stages[stage].datasets))
 
 
 def _check_made(recipe: Recipe, stage: str, fresh: set[str]) -> None:
-    """Refuse modules that would be read with the random weights they are made with; only the data show some of them."""
+    """Refuse modules that would be read with the random weights they are made with; only the data
+    show some of them."""
     spec = recipe.stages[stage]
     made = recipe.model.pretrained | (set(spec.trainable) - set(spec.adapted))
     if unmade := [name for name in MODULES if name in fresh and name not in made]:
-        raise RecipeError(f"stage {stage} reads {', '.join(unmade)} frozen, but no stage before it trains it and the "
-                          "recipe names no pretrained source", code="VT-RECIPE-068", where=f"stages.{stage}",
-                          remedy=f"start after a stage that trains {unmade[0]}, name its weights "
-                                 f"(weights.{unmade[0]}), or take the data that need it out")
+        raise RecipeError(
+            f"stage {stage} reads {', '.join(unmade)} frozen, but no stage before it trains it and "
+            f"the "
+            "recipe names no pretrained source",
+            code="VT-RECIPE-068",
+            where=f"stages.{stage}",
+            remedy=f"start after a stage that trains {unmade[0]}, name its weights "
+            f"(weights.{unmade[0]}), or take the data that need it out",
+        )
 
 
 def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:
@@ -78,7 +106,8 @@ def trained_by(manifest: Manifest) -> dict[str, ModuleRef]:
 
 
 def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[str]) -> str:
-    """Return the digest of everything that determines the weights of a stage up to its end before any extension.
+    """Return the digest of everything that determines the weights of a stage up to its end before
+    any extension.
 
     Checkpoints carry it, so that an extended stage continues from those it has.
     """
@@ -87,19 +116,24 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
     parts: dict[str, Any] = {
         "stage": stage,
         "spec": recipe.stages[stage].model_dump(mode="json", exclude=_NOT_IN_DIGEST),
-        "model": {name: model[_SPEC_OF.get(name, name)] for name in needed} | {"dtype": model["dtype"]},
+        "model": {name: model[_SPEC_OF.get(name, name)] for name in needed}
+        | {"dtype": model["dtype"]},
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
         "template": [recipe.data.template, recipe.data.state_mode],
         "seed": recipe.seed,
         "data": inputs.data,
-        "modules": {name: [file.sha256 for file in inputs.modules[name].files]
-                    for name in needed if name in inputs.modules},
+        "modules": {
+            name: [file.sha256 for file in inputs.modules[name].files]
+            for name in needed
+            if name in inputs.modules
+        },
     }
     return digest_of(parts)
 
 
 def extended_digest(digest: str, spec: StageSpec) -> str:
-    """Return the digest of a stage's final weights: `stage_digest`, and the extensions if there are any."""
+    """Return the digest of a stage's final weights: `stage_digest`, and the extensions if there are
+    any."""
     return digest_of([digest, spec.extend]) if spec.extend else digest
 
 
@@ -109,5 +143,7 @@ def code_version() -> str:
     root = Path(vita_train.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(
+            path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return f"{vita_train.__version__}+{digest.hexdigest()[:12]}"

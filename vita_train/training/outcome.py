@@ -13,7 +13,8 @@ from vita_train.errors import VitaError
 def write_outcome(logs: Path, rank: int, error: VitaError) -> None:
     """Write code, what, where and remedy of an error, whole or not at all.
 
-    On a disk that takes no more nothing is written; the rank tells its launcher the error by another way too.
+    On a disk that takes no more nothing is written; the rank tells its launcher the error by
+    another way too.
     """
     with suppress(OSError):
         _write(logs, rank, error)

@@ -1,4 +1,5 @@
-"""The weights a stage ends with: gathered from the engine, whole, and written where the manifest names them."""
+"""The weights a stage ends with: gathered from the engine, whole, and written where the manifest
+names them."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Result:
     """What a stage has made."""
 
     modules: nn.ModuleDict
-    """All modules of the objective with their final weights, adapters merged, in the type the recipe stores."""
+    """All modules of the objective with their final weights, adapters merged, in the type the
+    recipe stores."""
     adapters: dict[str, Adapter] = field(default_factory=dict)
     """Of the modules that trained through one."""
 
@@ -42,10 +44,11 @@ def gather_result(
     ctc_vocab_size: int,
     device: torch.device,
 ) -> Result | None:
-    """Return the final weights on rank 0, None on the others. Every rank must call it; it closes the engine.
+    """Return the final weights on rank 0, None on the others. Every rank must call it; it closes
+    the engine.
 
-    Adapters, quantised weights and the parts of sharding engines are left behind: the modules are loaded anew as the
-    stage found them, and what was trained is put into them.
+    Adapters, quantised weights and the parts of sharding engines are left behind: the modules are
+    loaded anew as the stage found them, and what was trained is put into them.
     """
     spec = recipe.stages[stage]
     state = engine.gather()
@@ -58,15 +61,24 @@ def gather_result(
         for name, tensors in state.items():
             if name in modules and name not in spec.adapted:
                 modules[name].load_state_dict(tensors)
-        adapters = take_adapters(modules, spec, state, inputs, endpoint=recipe.storage.endpoint,
-                                 where=f"stages.{stage}")
+        adapters = take_adapters(
+            modules, spec, state, inputs, endpoint=recipe.storage.endpoint, where=f"stages.{stage}"
+        )
     modules = cast_parameters(modules, getattr(torch, recipe.model.dtype))
     return Result(modules.to(device), adapters)
 
 
-def store_result(recipe: Recipe, stage: str, result: Result, inputs: Inputs, store: Store, prefix: str, scratch: Path
-                 ) -> dict[str, ModuleRef]:
-    """Write what the stage trained to the store and return the references; an adapter's names its base.
+def store_result(
+    recipe: Recipe,
+    stage: str,
+    result: Result,
+    inputs: Inputs,
+    store: Store,
+    prefix: str,
+    scratch: Path,
+) -> dict[str, ModuleRef]:
+    """Write what the stage trained to the store and return the references; an adapter's names its
+    base.
 
     Args:
         recipe: the run's recipe.
@@ -82,12 +94,26 @@ def store_result(recipe: Recipe, stage: str, result: Result, inputs: Inputs, sto
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".final-") as name:
         folder = Path(name)
-        paths = save_modules({name: result.modules[name] for name in trained if name not in result.adapters}, folder)
-        paths |= {name: save_adapter(adapter, folder / name, source=recipe.model.sources.get(name),
-                                     language=name == "llm")
-                  for name, adapter in result.adapters.items()}
-        return {name: ModuleRef(stage=stage, files=tuple(
+        paths = save_modules(
+            {name: result.modules[name] for name in trained if name not in result.adapters}, folder
+        )
+        paths |= {
+            name: save_adapter(
+                adapter,
+                folder / name,
+                source=recipe.model.sources.get(name),
+                language=name == "llm",
+            )
+            for name, adapter in result.adapters.items()
+        }
+        return {
+            name: ModuleRef(
+                stage=stage,
+                files=tuple(
                     store.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}", move=True)
-                    for path in paths[name]),
-                    base=inputs.modules.get(name, "source") if name in result.adapters else None)
-                for name in trained}
+                    for path in paths[name]
+                ),
+                base=inputs.modules.get(name, "source") if name in result.adapters else None,
+            )
+            for name in trained
+        }

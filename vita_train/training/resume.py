@@ -1,7 +1,7 @@
 """Checkpoints of a running stage: written while it trains, found again when it starts.
 
-The position in the data is the step number, and the random state of a step is a function of seed, step and rank, so a
-checkpoint holds weights, optimizer state and a few counters, nothing else.
+The position in the data is the step number, and the random state of a step is a function of seed,
+step and rank, so a checkpoint holds weights, optimizer state and a few counters, nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _COUNTERS = "counters.json"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed every generator of the process for one step: dropout and the like become a function of these three."""
+    """Seed every generator of the process for one step: dropout and the like become a function of
+    these three."""
     mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
     torch.manual_seed(mixed >> 1)
     random.seed(mixed)
@@ -51,13 +52,22 @@ class Checkpoints:
         store: the run's store.
         prefix: key prefix of the stage, ``<run>/<stage>``.
         world: this rank among all.
-        digest: of everything that determines the stage; checkpoints of another digest are not resumed from.
+        digest: of everything that determines the stage; checkpoints of another digest are not
+            resumed from.
         keep_last: checkpoints to keep.
         extend: the stage's extensions; a checkpoint within other ones is not resumed from.
     """
 
-    def __init__(self, store: Store, prefix: str, world: World, digest: str, *, keep_last: int,
-                 extend: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        world: World,
+        digest: str,
+        *,
+        keep_last: int,
+        extend: Sequence[int] = (),
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self._world = world
@@ -65,7 +75,8 @@ class Checkpoints:
         self._keep_last = keep_last
         self._extend = list(extend)
         self.passed_over: dict[str, str] = {}
-        """Checkpoints of this stage that could not be used when it started: key of the marker to why."""
+        """Checkpoints of this stage that could not be used when it started: key of the marker to
+        why."""
         self.last_step: int | None = None
         """Step of the newest checkpoint that was restored or handed over."""
         self._committer: AsyncCommitter | None = None
@@ -76,10 +87,12 @@ class Checkpoints:
         self._restored = cache_dir() / "restore" / name
 
     def restore(self, engine: Engine) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint into the engine; return its counters, or None if there is none.
+        """Load the newest whole checkpoint into the engine; return its counters, or None if there
+        is none.
 
         Raises:
-            CheckpointError: the engine cannot take the state (another engine, or another number of ranks).
+            CheckpointError: the engine cannot take the state (another engine, or another number of
+                ranks).
         """
         refused: list[str] = []
         self.passed_over.clear()
@@ -92,7 +105,11 @@ class Checkpoints:
                 damaged = error
             if sum_over_ranks([damaged is not None])[0]:
                 refused.append(commit.marker_key)
-                why = f"{damaged.where} {damaged.what}" if damaged else "another rank found a file damaged"
+                why = (
+                    f"{damaged.where} {damaged.what}"
+                    if damaged
+                    else "another rank found a file damaged"
+                )
                 self._pass_over(commit.marker_key, f"step {commit.step}: {why}")
                 continue
             if folder.parent == self._restored:
@@ -116,7 +133,9 @@ class Checkpoints:
         Raises:
             CheckpointError: this stage has checkpoints, and none of them can be used.
         """
-        passed_over: dict[str, str] = broadcast_json(self.passed_over if self._world.rank == 0 else None)
+        passed_over: dict[str, str] = broadcast_json(
+            self.passed_over if self._world.rank == 0 else None
+        )
         self.passed_over = passed_over
         if not passed_over:
             return
@@ -124,12 +143,19 @@ class Checkpoints:
             stage = self._prefix.rpartition("/")[2]
             raise CheckpointError(
                 f"none of the {len(passed_over)} checkpoints of this stage can be used: "
-                + "; ".join(list(passed_over.values())[:5]), code="VT-WEIGHTS-016", where=self._store.uri_of(f"{self._prefix}/committed"),
-                remedy=f"mend the storage and run the same command again, or begin the stage anew on purpose with "
-                       f"vita-train run and --only {stage} --force, which gives these checkpoints up")
+                + "; ".join(list(passed_over.values())[:5]),
+                code="VT-WEIGHTS-016",
+                where=self._store.uri_of(f"{self._prefix}/committed"),
+                remedy=f"mend the storage and run the same command again, or begin the stage anew "
+                f"on purpose with "
+                f"vita-train run and --only {stage} --force, which gives these checkpoints up",
+            )
         if self._world.rank == 0:
             for why in passed_over.values():
-                warn(f"a checkpoint was passed over, training goes on from step {self.last_step}: {why}")
+                warn(
+                    f"a checkpoint was passed over, training goes on from step {self.last_step}: "
+                    f"{why}"
+                )
 
     def _newest(self, refused: list[str]) -> Commit | None:
         """Return rank 0's choice on every rank."""
@@ -140,7 +166,8 @@ class Checkpoints:
         return _read_commit(self._store, self._prefix, key, refused)
 
     def _newest_of_this_stage(self, refused: list[str]) -> Commit | None:
-        """Return the newest checkpoint with this digest that lies on the way to this stage's end."""
+        """Return the newest checkpoint with this digest that lies on the way to this stage's
+        end."""
         while True:
             noted: list[PassedOver] = []
             commit = latest_commit(self._store, self._prefix, refused=refused, passed_over=noted)
@@ -153,20 +180,25 @@ class Checkpoints:
             if commit.meta.get("digest") != self._digest:
                 return None
             extended = commit.meta.get("extended", [])
-            if extended == self._extend[:len(extended)]:
+            if extended == self._extend[: len(extended)]:
                 return commit
             refused.append(commit.marker_key)
 
     def begin(self) -> Attempt:
         """Register this start of the stage and return it; needed before the first save."""
         attempt = begin_attempt(self._store, self._prefix) if self._world.rank == 0 else None
-        attempt = Attempt(*broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None))
+        attempt = Attempt(
+            *broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None)
+        )
         self._staging = staging_folder(self._store, attempt, self._world.rank)
-        self._committer = AsyncCommitter(self._store, attempt, self._world.rank, self._world.size,
-                                         keep_last=self._keep_last)
+        self._committer = AsyncCommitter(
+            self._store, attempt, self._world.rank, self._world.size, keep_last=self._keep_last
+        )
         return attempt
 
-    def save(self, engine: Engine, step: int, counters: dict[str, Any], *, extended: Sequence[int] = ()) -> None:
+    def save(
+        self, engine: Engine, step: int, counters: dict[str, Any], *, extended: Sequence[int] = ()
+    ) -> None:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
 
         Args:
@@ -191,12 +223,18 @@ class Checkpoints:
             if self._world.rank == 0:
                 (folder / _COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
         self.last_step = step
-        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        self._committer.submit(step, files,
-                               meta={"digest": self._digest, "step": step, "extended": list(extended)})
+        files = {
+            str(path.relative_to(folder)): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        self._committer.submit(
+            step, files, meta={"digest": self._digest, "step": step, "extended": list(extended)}
+        )
 
     def committed_at(self) -> float | None:
-        """Return the ``time.monotonic()`` of this process's last commit; None before the first, and beyond rank 0."""
+        """Return the ``time.monotonic()`` of this process's last commit; None before the first, and
+        beyond rank 0."""
         return None if self._committer is None else self._committer.committed_at
 
     def wait(self) -> None:
@@ -210,19 +248,26 @@ class Checkpoints:
             self._check_grace(self._committer.committed_at or 0.0)
 
     def _check_grace(self, committed: float) -> None:
-        """Warn once, on rank 0, where a pod that is asked to stop would be killed before its state is safe."""
+        """Warn once, on rank 0, where a pod that is asked to stop would be killed before its state
+        is safe."""
         seconds, grace = committed - self._saved_from, float(os.environ.get(GRACE, "inf"))
         if seconds > 0 and 2 * seconds > grace and not self._warned:
             self._warned = True
-            say(f"warning: a checkpoint took {seconds:.0f} s to save, and pods are killed {grace:.0f} s after they are "
+            say(
+                f"warning: a checkpoint took {seconds:.0f} s to save, and pods are killed "
+                f"{grace:.0f} s after they are "
                 "asked to stop, when one may be under way: raise platform.pod.grace to "
-                f"{math.ceil(seconds / 30) * 75}, or a stop may lose the steps since the last one")
+                f"{math.ceil(seconds / 30) * 75}, or a stop may lose the steps since the last one"
+            )
 
 
 def _read_commit(store: Store, prefix: str, key: str, refused: list[str]) -> Commit:
     """Return the checkpoint that rank 0 chose, as this rank sees it."""
     commit = latest_commit(store, prefix, refused=refused)
     if commit is None or commit.marker_key != key:
-        raise MissingKeyError("this rank does not see the checkpoint that rank 0 resumes from", where=store.uri_of(key),
-                              remedy="storage.root must be the same store on every node")
+        raise MissingKeyError(
+            "this rank does not see the checkpoint that rank 0 resumes from",
+            where=store.uri_of(key),
+            remedy="storage.root must be the same store on every node",
+        )
     return commit

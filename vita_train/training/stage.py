@@ -31,12 +31,23 @@ from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.evaluate import DevMeasures, all_processors, measure_stage
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.inputs import Inputs, code_version, extended_digest, find_inputs, stage_digest
+from vita_train.training.inputs import (
+    Inputs,
+    code_version,
+    extended_digest,
+    find_inputs,
+    stage_digest,
+)
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
 from vita_train.training.observability.exporter import SnapshotCollector, served
 from vita_train.training.observability.run_log import EVENTS, RunLog
-from vita_train.training.observability.telemetry import MetricsSnapshot, full_speed, peak_flops, peak_memory
+from vita_train.training.observability.telemetry import (
+    MetricsSnapshot,
+    full_speed,
+    peak_flops,
+    peak_memory,
+)
 from vita_train.training.outcome import write_outcome
 from vita_train.training.parallel.distributed import (
     World,
@@ -54,7 +65,8 @@ from vita_train.training.weights import load_inputs
 from vita_train.weights.adapters import Adapter
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-#: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts before.
+#: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts
+#: before.
 _COLLECTIVE_MARGIN = 600.0
 
 
@@ -87,8 +99,8 @@ class StageRun:
 def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | None:
     """Train one stage as one of the ranks that the environment names, and commit its result.
 
-    A stage that is done already with the same digest returns its manifest at once. One that was interrupted goes on
-    from its newest checkpoint.
+    A stage that is done already with the same digest returns its manifest at once. One that was
+    interrupted goes on from its newest checkpoint.
 
     Args:
         run: of which.
@@ -119,27 +131,44 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
     digest = stage_digest(recipe, stage_run.stage, inputs, stage_run.modules)
     done = stage_run.run.final(stage_run.stage)
     if done is not None and done.digest == extended_digest(digest, spec):
-        check_gates(spec, done.metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, done.metrics))
+        check_gates(
+            spec,
+            done.metrics,
+            where=f"stage {stage_run.stage}",
+            remedy=_gate_remedy(stage_run, done.metrics),
+        )
         return _of_this_step(stage_run, done) if world.rank == 0 else None
-    watchdog = Watchdog(recipe.launch.step_timeout, lambda error: write_outcome(stage_run.logs, world.rank, error))
+    watchdog = Watchdog(
+        recipe.launch.step_timeout, lambda error: write_outcome(stage_run.logs, world.rank, error)
+    )
     engine_needs_group = spec.engine.kind != "torch"
     timeout = recipe.launch.step_timeout + _COLLECTIVE_MARGIN
-    with contextlib.closing(watchdog), process_group(world, timeout=timeout, always=engine_needs_group):
+    with (
+        contextlib.closing(watchdog),
+        process_group(world, timeout=timeout, always=engine_needs_group),
+    ):
         with peer_errors():
             same = recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"})
-            check_same(digest_of([digest, same]), what="the recipe, the data or the weights",
-                       remedy="start every machine with the same recipe and settings, and storage.root on a store "
-                              "that all of them share")
+            check_same(
+                digest_of([digest, same]),
+                what="the recipe, the data or the weights",
+                remedy="start every machine with the same recipe and settings, and storage.root on "
+                "a store "
+                "that all of them share",
+            )
             trained = _train(stage_run, world, inputs, digest, watchdog)
         if trained is None:
             return None
     counters, objective, result, attempt, run_log = trained
     with _failures(run_log):
-        return _finish(stage_run, world, inputs, digest, counters, objective, result, attempt, run_log)
+        return _finish(
+            stage_run, world, inputs, digest, counters, objective, result, attempt, run_log
+        )
 
 
 def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
-    """Note in the manifest of a stage that need not be trained again which step of the pipeline it is good for now."""
+    """Note in the manifest of a stage that need not be trained again which step of the pipeline it
+    is good for now."""
     digest = os.environ.get(STEP_DIGEST_VARIABLE)
     if not digest or done.lineage.get(STEP_DIGEST) == digest:
         return done
@@ -148,19 +177,33 @@ def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
     return noted
 
 
-def _train(stage_run: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
-           ) -> tuple[Counters, Objective, Result, Attempt, RunLog] | None:
+def _train(
+    stage_run: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
+) -> tuple[Counters, Objective, Result, Attempt, RunLog] | None:
     """Train to the last step; on rank 0 return what the manifest is made from."""
     recipe, spec = stage_run.recipe, stage_run.spec
     watchdog.beat("the start of the stage")
     dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
-    context = StageContext(recipe=recipe, stage=stage_run.stage, spec=spec, corpus=stage_run.corpus,
-                           device=world.device, dtype=dtype, rank=world.rank, world=world.size, seed=recipe.seed)
+    context = StageContext(
+        recipe=recipe,
+        stage=stage_run.stage,
+        spec=spec,
+        corpus=stage_run.corpus,
+        device=world.device,
+        dtype=dtype,
+        rank=world.rank,
+        world=world.size,
+        seed=recipe.seed,
+    )
     settings = f"stages.{stage_run.stage}"
     check_libraries(spec, where=settings)
     with watchdog.off():  # large weights may have to be fetched
-        modules = load_inputs(recipe, inputs, stage_run.modules, ctc_vocab_size=stage_run.ctc_vocab_size)
-        prepare_adapters(modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings)
+        modules = load_inputs(
+            recipe, inputs, stage_run.modules, ctc_vocab_size=stage_run.ctc_vocab_size
+        )
+        prepare_adapters(
+            modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings
+        )
     if spec.engine.checkpoint_activations:
         enable_checkpointing(modules)
     objective = stage_run.objective(context, modules)
@@ -172,9 +215,17 @@ def _train(stage_run: StageRun, world: World, inputs: Inputs, digest: str, watch
     if plan.dataset_measures:
         measure = DevMeasures(stage_run.stage, recipe, stage_run.corpus, modules, world)
         measure.check(plan.dataset_measures, where=f"{settings}.until")
-    run_log = RunLog(stage_run.directory if world.rank == 0 else None, plan.end, remote=stage_run.remote())
-    checkpoints = Checkpoints(stage_run.store, stage_run.prefix, world, digest, keep_last=recipe.storage.keep_last,
-                              extend=spec.extend)
+    run_log = RunLog(
+        stage_run.directory if world.rank == 0 else None, plan.end, remote=stage_run.remote()
+    )
+    checkpoints = Checkpoints(
+        stage_run.store,
+        stage_run.prefix,
+        world,
+        digest,
+        keep_last=recipe.storage.keep_last,
+        extend=spec.extend,
+    )
     with _failures(run_log):
         with watchdog.off():
             objective.to(world.device).before_training(order)
@@ -186,12 +237,32 @@ def _train(stage_run: StageRun, world: World, inputs: Inputs, digest: str, watch
         counters = Counters(**found) if found else Counters()
         run_log.rewind(counters.step)
         run_log.track(recipe.tracking, stage_run.prefix)
-        run_log.progress(step=counters.step, state="running",
-                         **({"passed_over": list(checkpoints.passed_over.values())} if checkpoints.passed_over else {}))
+        run_log.progress(
+            step=counters.step,
+            state="running",
+            **(
+                {"passed_over": list(checkpoints.passed_over.values())}
+                if checkpoints.passed_over
+                else {}
+            ),
+        )
         snapshot = MetricsSnapshot()
         with served(_collector(stage_run, world, snapshot, checkpoints, speed), world.local_rank):
-            Loop(objective, engine, spec, world, recipe.seed, plan, order, run_log, checkpoints, watchdog,
-                 workers=recipe.launch.workers, snapshot=snapshot, measure=measure).run(counters)
+            Loop(
+                objective,
+                engine,
+                spec,
+                world,
+                recipe.seed,
+                plan,
+                order,
+                run_log,
+                checkpoints,
+                watchdog,
+                workers=recipe.launch.workers,
+                snapshot=snapshot,
+                measure=measure,
+            ).run(counters)
             watchdog.beat("gathering the weights")
             result = gather_result(
                 recipe,
@@ -206,12 +277,24 @@ def _train(stage_run: StageRun, world: World, inputs: Inputs, digest: str, watch
 
 
 def _collector(
-    stage_run: StageRun, world: World, snapshot: MetricsSnapshot, checkpoints: Checkpoints, speed: float | None
+    stage_run: StageRun,
+    world: World,
+    snapshot: MetricsSnapshot,
+    checkpoints: Checkpoints,
+    speed: float | None,
 ) -> SnapshotCollector:
     """Return what the exporter asks for this rank's metrics."""
-    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
-    info = {"version": __version__, "objective": stage_run.spec.objective, "engine": stage_run.spec.engine.kind,
-            "device": device}
+    device = (
+        torch.cuda.get_device_name(world.device)
+        if world.device.type == "cuda"
+        else world.device.type
+    )
+    info = {
+        "version": __version__,
+        "objective": stage_run.spec.objective,
+        "engine": stage_run.spec.engine.kind,
+        "device": device,
+    }
     return SnapshotCollector(
         snapshot,
         {"run": stage_run.run.name, "stage": stage_run.stage, "rank": str(world.rank)},
@@ -222,8 +305,17 @@ def _collector(
     )
 
 
-def _finish(stage_run: StageRun, world: World, inputs: Inputs, digest: str, counters: Counters, objective: Objective,
-            result: Result, attempt: Attempt, run_log: RunLog) -> Manifest:
+def _finish(
+    stage_run: StageRun,
+    world: World,
+    inputs: Inputs,
+    digest: str,
+    counters: Counters,
+    objective: Objective,
+    result: Result,
+    attempt: Attempt,
+    run_log: RunLog,
+) -> Manifest:
     """Write weights, measure, pass the gate, commit."""
     recipe, spec, modules = stage_run.recipe, stage_run.spec, result.modules
     refs = store_result(
@@ -241,11 +333,16 @@ def _finish(stage_run: StageRun, world: World, inputs: Inputs, digest: str, coun
         measured = measure_stage(stage_run.stage, recipe, objective.context.corpus, modules, inputs)
     metrics = {**counters.dev, **counters.checks, **measured}
     if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
-        raise VitaError(f"measures of the final weights are not finite: {', '.join(wrong)}", code="VT-FAIL-011",
-                        where=f"stage {stage_run.stage}",
-                        remedy="lower the rates of the stage; nothing was committed")
+        raise VitaError(
+            f"measures of the final weights are not finite: {', '.join(wrong)}",
+            code="VT-FAIL-011",
+            where=f"stage {stage_run.stage}",
+            remedy="lower the rates of the stage; nothing was committed",
+        )
     run_log.progress(metrics=metrics)
-    accepted = check_gates(spec, metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, metrics))
+    accepted = check_gates(
+        spec, metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, metrics)
+    )
     lineage = _lineage(stage_run, world, inputs, counters, objective, result.adapters, attempt)
     manifest = Manifest(
         kind="model",
@@ -262,8 +359,15 @@ def _finish(stage_run: StageRun, world: World, inputs: Inputs, digest: str, coun
     return manifest
 
 
-def _lineage(stage_run: StageRun, world: World, inputs: Inputs, counters: Counters, objective: Objective,
-             adapters: Mapping[str, Adapter], attempt: Attempt) -> dict[str, Any]:
+def _lineage(
+    stage_run: StageRun,
+    world: World,
+    inputs: Inputs,
+    counters: Counters,
+    objective: Objective,
+    adapters: Mapping[str, Adapter],
+    attempt: Attempt,
+) -> dict[str, Any]:
     """Return where the weights come from and what they cost."""
     children = objective.model_modules()
     trained: dict[str, int] = {}
@@ -272,8 +376,13 @@ def _lineage(stage_run: StageRun, world: World, inputs: Inputs, counters: Counte
         for parameter in child.parameters():
             counts = trained if name not in objective.frozen and parameter.requires_grad else frozen
             counts[name] = counts.get(name, 0) + elements(parameter)
-    names = [f"{name}.{key}" for name, child in children.items() if name not in objective.frozen
-             for key, parameter in child.named_parameters() if parameter.requires_grad]
+    names = [
+        f"{name}.{key}"
+        for name, child in children.items()
+        if name not in objective.frozen
+        for key, parameter in child.named_parameters()
+        if parameter.requires_grad
+    ]
     spent = asdict(counters)
     step_digest = os.environ.get(STEP_DIGEST_VARIABLE)
     return {
@@ -281,15 +390,23 @@ def _lineage(stage_run: StageRun, world: World, inputs: Inputs, counters: Counte
         "recipe": digest_of(stage_run.recipe.model_dump(mode="json")),
         "code": code_version(),
         "data": inputs.data,
-        "inputs": {name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
-                   for name, ref in inputs.modules.items() if name in children},
+        "inputs": {
+            name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
+            for name, ref in inputs.modules.items()
+            if name in children
+        },
         "trained": trained,
         "frozen": frozen,
         "trained_names": names,
-        "samples": {"steps": counters.step, "count": counters.samples, "sum": counters.sample_sum,
-                    "datasets": dict(stage_run.spec.data),
-                    "curriculum": [phase.model_dump() for phase in stage_run.spec.curriculum],
-                    "until_met": counters.met, "extended_by": stage_run.spec.extend},
+        "samples": {
+            "steps": counters.step,
+            "count": counters.samples,
+            "sum": counters.sample_sum,
+            "datasets": dict(stage_run.spec.data),
+            "curriculum": [phase.model_dump() for phase in stage_run.spec.curriculum],
+            "until_met": counters.met,
+            "extended_by": stage_run.spec.extend,
+        },
         "seconds": round(counters.seconds, 2),
         "tokens": spent["tokens"],
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
@@ -305,7 +422,8 @@ def _lineage(stage_run: StageRun, world: World, inputs: Inputs, counters: Counte
 
 
 def _gate_remedy(stage_run: StageRun, metrics: Mapping[str, float]) -> str:
-    """Return what to do about a missed gate: how the stage moved lately, and the commands that go on from here."""
+    """Return what to do about a missed gate: how the stage moved lately, and the commands that go
+    on from here."""
     missed = [result.measure for result in gate_results(stage_run.spec, metrics) if not result.met]
     trend = recent_trend(stage_run.directory / EVENTS, missed)
     return " ".join(filter(None, (trend, extension_advice(stage_run.recipe, stage_run.stage))))

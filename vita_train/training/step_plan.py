@@ -1,9 +1,12 @@
-"""How many steps a stage trains and at which rate, while some of it is only known once measures are reached.
+"""How many steps a stage trains and at which rate, while some of it is only known once measures are
+reached.
 
-A stage is a row of curriculum phases, its own data, the decay of the rate, and any extensions. Phases and stages that
-train ``until`` measures reach their bounds end at the step at which that was seen; the plan notes these steps in
-``met``, which is saved with every checkpoint, so that a resumed stage follows the same plan. Apart from ``met``
-everything here is a pure function of the recipe and the step.
+A stage is a row of curriculum phases, its own data, the decay of the rate, and any extensions.
+Phases and stages that
+train ``until`` measures reach their bounds end at the step at which that was seen; the plan notes
+these steps in
+``met``, which is saved with every checkpoint, so that a resumed stage follows the same plan. Apart
+from ``met`` everything here is a pure function of the recipe and the step.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class StepPlan:
     Args:
         spec: the stage.
         most_steps: its steps, or the most it may take with ``until``; extensions not counted.
-        met: what has been reached so far: ``curriculum.<number>`` or ``stage`` to the number of steps done then.
+        met: what has been reached so far: ``curriculum.<number>`` or ``stage`` to the number of
+            steps done then.
     """
 
     spec: StageSpec
@@ -71,23 +75,34 @@ class StepPlan:
         ends: list[int] = []
         for number, phase in enumerate(self.spec.curriculum):
             start = ends[-1] if ends else 0
-            ends.append(min(start + phase.most_steps, self.met.get(_phase(number), start + phase.most_steps)))
+            ends.append(
+                min(
+                    start + phase.most_steps, self.met.get(_phase(number), start + phase.most_steps)
+                )
+            )
         return ends
 
     def rate_factor(self, step: int) -> float:
         """Return the factor on every peak rate at ``step`` (from 0).
 
-        An extension is a warm restart (Loshchilov and Hutter, "SGDR", 2017): its own warm-up, then the decay.
+        An extension is a warm restart (Loshchilov and Hutter, "SGDR", 2017): its own warm-up, then
+        the decay.
         """
         optim, end = self.spec.optim, self.first_end
         if step < end:
-            return rate_factor(step, end, optim.model_copy(update={"warmup": self._warmup}),
-                               decay_from=self.decay_from)
+            return rate_factor(
+                step,
+                end,
+                optim.model_copy(update={"warmup": self._warmup}),
+                decay_from=self.decay_from,
+            )
         starts = list(accumulate(self.spec.extend, initial=end))
         number = max(index for index, start in enumerate(starts[:-1]) if start <= step)
         steps = self.spec.extend[number]
         warmup = min(self._warmup, max(1, steps // 10))
-        return rate_factor(step - starts[number], steps, optim.model_copy(update={"warmup": warmup}))
+        return rate_factor(
+            step - starts[number], steps, optim.model_copy(update={"warmup": warmup})
+        )
 
     @property
     def _warmup(self) -> int:
@@ -97,17 +112,23 @@ class StepPlan:
     def extensions_begun(self, step: int) -> list[int]:
         """Return the extensions that training had entered after ``step`` steps."""
         starts = accumulate(self.spec.extend, initial=self.first_end)
-        return [steps for start, steps in zip(starts, self.spec.extend, strict=False) if start < step]
+        return [
+            steps for start, steps in zip(starts, self.spec.extend, strict=False) if start < step
+        ]
 
     @property
     def dataset_measures(self) -> list[str]:
         """Every measure of a single dataset that the stage or a phase trains until, sorted."""
-        names = {name for bounds in (self.spec.until, *(phase.until for phase in self.spec.curriculum))
-                 for name in bounds}
+        names = {
+            name
+            for bounds in (self.spec.until, *(phase.until for phase in self.spec.curriculum))
+            for name in bounds
+        }
         return sorted(name for name in names if not name.startswith(OBJECTIVES_OWN))
 
     def pending(self, step: int) -> str | None:
-        """Return whose ``until`` decides what happens after ``step`` steps: a key of ``met``, or None."""
+        """Return whose ``until`` decides what happens after ``step`` steps: a key of ``met``, or
+        None."""
         for number, end in enumerate(self.phase_ends):
             if step < end:
                 return _phase(number) if self.spec.curriculum[number].until else None
@@ -115,18 +136,28 @@ class StepPlan:
 
     def bounds(self, key: str) -> Mapping[str, Gate]:
         """Return the measures of a key of ``met`` and their bounds."""
-        return self.spec.until if key == STAGE else self.spec.curriculum[int(key.rpartition(".")[2])].until
+        return (
+            self.spec.until
+            if key == STAGE
+            else self.spec.curriculum[int(key.rpartition(".")[2])].until
+        )
 
     def is_due(self, step: int) -> bool:
         """Whether the measures are looked at after ``step`` steps."""
         key = self.pending(step)
-        return key is not None and step > (start := self._start(key)) and not (step - start) % self.spec.check_interval
+        return (
+            key is not None
+            and step > (start := self._start(key))
+            and not (step - start) % self.spec.check_interval
+        )
 
     def record(self, step: int, values: Mapping[str, float]) -> bool:
-        """Note what was measured after ``step`` steps; True if the bounds are met and the plan has changed."""
+        """Note what was measured after ``step`` steps; True if the bounds are met and the plan has
+        changed."""
         key = self.pending(step)
-        if key is None or not all(GateResult(name, gate, values.get(name)).met
-                                  for name, gate in self.bounds(key).items()):
+        if key is None or not all(
+            GateResult(name, gate, values.get(name)).met for name, gate in self.bounds(key).items()
+        ):
             return False
         self.met[key] = step
         return True

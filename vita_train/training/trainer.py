@@ -74,8 +74,8 @@ class Loop:
     snapshot: MetricsSnapshot = field(default_factory=MetricsSnapshot)
     """The newest values, for whoever looks in while it trains."""
     measure: Callable[[Sequence[str]], dict[str, float]] | None = None
-    """Takes held-out measures by name, the same result on every rank; needed where an ``until`` names measures of
-    single datasets."""
+    """Takes held-out measures by name, the same result on every rank; needed where an ``until``
+    names measures of single datasets."""
 
     def run(self, counters: Counters) -> None:
         """Train from ``counters.step`` to the end, counting along.
@@ -111,7 +111,11 @@ class Loop:
                     counters.loss = self._log(counters, sums, norm, throughput)
                 if self._due(self.spec.eval.interval, counters.step) or last:
                     counters.dev = self._measure(counters)
-                if last or global_step.stop or self._due(self.spec.checkpoint_interval, counters.step):
+                if (
+                    last
+                    or global_step.stop
+                    or self._due(self.spec.checkpoint_interval, counters.step)
+                ):
                     self._save(counters)
                 if global_step.stop and not last:
                     self._stop(counters)
@@ -127,19 +131,32 @@ class Loop:
         self.watchdog.beat(f"the checkpoint after step {counters.step}")
         ruined = not_finite(self.engine.objective)
         if sum_over_ranks([len(ruined)])[0]:
-            raise VitaError(f"after step {counters.step} the weights of {', '.join(ruined) or 'another rank'} are not "
-                            "finite, nothing was saved", code="VT-FAIL-012", remedy=self._after_divergence())
+            raise VitaError(
+                f"after step {counters.step} the weights of {', '.join(ruined) or 'another rank'} "
+                f"are not "
+                "finite, nothing was saved",
+                code="VT-FAIL-012",
+                remedy=self._after_divergence(),
+            )
         if hasattr(self.order, "state"):
             counters.order = self.order.state(counters.step)
-        self.checkpoints.save(self.engine, counters.step, vars(counters),
-                              extended=self.plan.extensions_begun(counters.step))
+        self.checkpoints.save(
+            self.engine,
+            counters.step,
+            vars(counters),
+            extended=self.plan.extensions_begun(counters.step),
+        )
         self.run_log.publish()
 
     def _after_divergence(self) -> str:
         with self.watchdog.off():
             self.checkpoints.wait()  # what is called good must be stored
         good = self.checkpoints.last_step
-        kept = f"the checkpoint after step {good} is good" if good is not None else "there is no checkpoint yet"
+        kept = (
+            f"the checkpoint after step {good} is good"
+            if good is not None
+            else "there is no checkpoint yet"
+        )
         return f"lower the rates in trainable or optim.max_grad_norm, or raise optim.warmup; {kept}"
 
     def _skip(self, counters: Counters, global_step: GlobalStep) -> None:
@@ -148,17 +165,31 @@ class Loop:
         counters.skipped_in_a_row += 1
         modules = [name for name, norm in self.engine.norms().items() if not math.isfinite(norm)]
         of = ", ".join(modules) or "the model"
-        warn(f"step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated",
-             everywhere=self.world.rank == 0)
+        warn(
+            f"step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated",
+            everywhere=self.world.rank == 0,
+        )
         if counters.skipped_in_a_row >= _MOST_SKIPPED:
-            raise VitaError(f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to step "
-                            f"{counters.step + 1}", code="VT-FAIL-013", where=f"samples {', '.join(global_step.ids[:8])}",
-                            remedy=self._after_divergence())
+            raise VitaError(
+                f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to "
+                f"step "
+                f"{counters.step + 1}",
+                code="VT-FAIL-013",
+                where=f"samples {', '.join(global_step.ids[:8])}",
+                remedy=self._after_divergence(),
+            )
 
     def _batches(self, start: int) -> Iterator[list[Any]]:
-        return micro_batches(self.objective, self.order, start=start, stop=self.plan.end,
-                             grad_accum=self.spec.batch.grad_accum, world=self.world, seed=self.seed,
-                             workers=self.workers)
+        return micro_batches(
+            self.objective,
+            self.order,
+            start=start,
+            stop=self.plan.end,
+            grad_accum=self.spec.batch.grad_accum,
+            world=self.world,
+            seed=self.seed,
+            workers=self.workers,
+        )
 
     def _follow_plan(self) -> None:
         """Tell everyone who counts steps how many there are, as far as is known now."""
@@ -183,32 +214,58 @@ class Loop:
             self.run_log.event(counters.step, found)
             values |= found
         counters.checks = {name: values[name] for name in names if name in values}
-        self.run_log.progress(measure={name: round(value, 4) for name, value in counters.checks.items()})
-        return self.plan.record(counters.step, values)  # and with that counters.met, which is the plan's own
+        self.run_log.progress(
+            measure={name: round(value, 4) for name, value in counters.checks.items()}
+        )
+        return self.plan.record(
+            counters.step, values
+        )  # and with that counters.met, which is the plan's own
 
     def _agree(self, parts: list[Any], stop: bool) -> GlobalStep:
         """Sum what all ranks must know of this step in one exchange."""
         ids = [name for part in parts for name in part.sample_ids]
         self.watchdog.holding(ids)
-        mine = [sum(self.objective.weight(part) for part in parts), float(stop), float(id_sum(ids)), float(len(ids)),
-                sum(self.objective.tokens(part) for part in parts)]
+        mine = [
+            sum(self.objective.weight(part) for part in parts),
+            float(stop),
+            float(id_sum(ids)),
+            float(len(ids)),
+            sum(self.objective.tokens(part) for part in parts),
+        ]
         kinds = ("image", "audio")
         mine += [float(kind in getattr(part, "modalities", ())) for part in parts for kind in kinds]
         total = sum_over_ranks(mine)
         if total[0] <= 0:
-            raise DataError("no position of this global batch is supervised", code="VT-DATA-039", where=f"samples {', '.join(ids[:8])}",
-                            remedy="check the labels of these records")
+            raise DataError(
+                "no position of this global batch is supervised",
+                code="VT-DATA-039",
+                where=f"samples {', '.join(ids[:8])}",
+                remedy="check the labels of these records",
+            )
         flags = total[5:]
-        modalities = [frozenset(kind for kind, flag in zip(kinds, flags[2 * i:2 * i + 2], strict=True) if flag)
-                      for i in range(len(parts))]
-        return GlobalStep(total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids)
+        modalities = [
+            frozenset(
+                kind for kind, flag in zip(kinds, flags[2 * i : 2 * i + 2], strict=True) if flag
+            )
+            for i in range(len(parts))
+        ]
+        return GlobalStep(
+            total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids
+        )
 
     def _step(
-        self, step: int, parts: list[Any], global_step: GlobalStep, sums: MetricSums, counters: Counters
+        self,
+        step: int,
+        parts: list[Any],
+        global_step: GlobalStep,
+        sums: MetricSums,
+        counters: Counters,
     ) -> float:
         seed_step(self.seed, step, self.world.rank)
-        batches = [_with_modalities(part, modalities).to(self.world.device)
-                   for part, modalities in zip(parts, global_step.modalities, strict=True)]
+        batches = [
+            _with_modalities(part, modalities).to(self.world.device)
+            for part, modalities in zip(parts, global_step.modalities, strict=True)
+        ]
         factor = self.plan.rate_factor(step)
         norm, finite, own = 0.0, True, MetricSums()
         for phase in self.objective.phases:
@@ -230,7 +287,12 @@ class Loop:
         return norm
 
     def _count(
-        self, counters: Counters, step: int, global_step: GlobalStep, throughput: Throughput, seconds: float
+        self,
+        counters: Counters,
+        step: int,
+        global_step: GlobalStep,
+        throughput: Throughput,
+        seconds: float,
     ) -> None:
         counters.step = self.snapshot.step = step + 1
         counters.samples += global_step.samples
@@ -241,25 +303,42 @@ class Loop:
         if self.world.rank == 0:
             planned = self.order.ids(step)
             if id_sum(planned) != global_step.id_sum:
-                raise VitaError(f"step {counters.step} was trained on other samples than its order names", code="VT-FAIL-014",
-                                remedy="a rank sees other data than rank 0: compare the prepared corpora of all nodes")
+                raise VitaError(
+                    f"step {counters.step} was trained on other samples than its order names",
+                    code="VT-FAIL-014",
+                    remedy="a rank sees other data than rank 0: compare the prepared corpora of "
+                    "all nodes",
+                )
             self.run_log.samples(counters.step, planned, global_step.id_sum)
 
-    def _log(self, counters: Counters, sums: MetricSums, norm: float, throughput: Throughput) -> float:
+    def _log(
+        self, counters: Counters, sums: MetricSums, norm: float, throughput: Throughput
+    ) -> float:
         values = sums.means()
         loss = values.pop("loss", counters.loss)  # every step of the interval may have been skipped
         rates, memory = throughput.read(), peak_memory(self.world.device)
         self.snapshot.log(loss, rates, memory)
         left = (self.plan.end - counters.step) * counters.seconds / max(1, counters.step)
         norms = {f"grad_norm.{name}": value for name, value in self.engine.norms().items()}
-        self.run_log.event(counters.step, {
-            "loss": loss, **values, "lr_factor": sums.factor, "grad_norm": norm, **norms, **rates,
-            "memory_gib": memory, **({"skipped": counters.skipped} if counters.skipped else {})})
+        self.run_log.event(
+            counters.step,
+            {
+                "loss": loss,
+                **values,
+                "lr_factor": sums.factor,
+                "grad_norm": norm,
+                **norms,
+                **rates,
+                "memory_gib": memory,
+                **({"skipped": counters.skipped} if counters.skipped else {}),
+            },
+        )
         self.run_log.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
         return loss
 
     def _measure(self, counters: Counters) -> dict[str, float]:
-        """Return the mean losses over the first dev batches; the measurement leaves training as it was."""
+        """Return the mean losses over the first dev batches; the measurement leaves training as it
+        was."""
         if self.spec.eval.batches == 0:
             return {}
         self.watchdog.beat(f"the dev loss after step {counters.step}")
@@ -268,18 +347,33 @@ class Loop:
             return {}
         sums = MetricSums()
         global_step: GlobalStep | None = None
-        batches = micro_batches(self.objective, order, start=0, stop=self.spec.eval.batches, grad_accum=1,
-                                world=self.world, seed=self.seed, workers=0)
+        batches = micro_batches(
+            self.objective,
+            order,
+            start=0,
+            stop=self.spec.eval.batches,
+            grad_accum=1,
+            world=self.world,
+            seed=self.seed,
+            workers=0,
+        )
         for step, parts in enumerate(batches):
             global_step = self._agree(parts, False)
             seed_step(self.seed, step, self.world.rank)
             for part, modalities in zip(parts, global_step.modalities, strict=True):
-                sums.add(self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)), "main")
+                sums.add(
+                    self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)),
+                    "main",
+                )
         metrics = {f"dev.{name}": value for name, value in sums.means().items()}
         if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
-            raise VitaError(f"after step {counters.step} {', '.join(wrong)} is not finite, although the gradients were", code="VT-FAIL-015",
-                            where=f"samples {', '.join(global_step.ids[:8])}" if global_step else "",
-                            remedy=self._after_divergence())
+            raise VitaError(
+                f"after step {counters.step} {', '.join(wrong)} is not finite, although the "
+                f"gradients were",
+                code="VT-FAIL-015",
+                where=f"samples {', '.join(global_step.ids[:8])}" if global_step else "",
+                remedy=self._after_divergence(),
+            )
         self.run_log.event(counters.step, metrics)
         self.run_log.progress(measure={name: round(value, 4) for name, value in metrics.items()})
         return metrics
@@ -287,8 +381,11 @@ class Loop:
     def _stop(self, counters: Counters) -> None:
         with self.watchdog.off():
             self.checkpoints.wait()
-        raise StoppedError(f"stopped after step {counters.step} of {self.plan.end}; the state was saved", code="VT-STOP-006",
-                           remedy="run the same command to continue")
+        raise StoppedError(
+            f"stopped after step {counters.step} of {self.plan.end}; the state was saved",
+            code="VT-STOP-006",
+            remedy="run the same command to continue",
+        )
 
     @staticmethod
     def _due(every: int, step: int) -> bool:
@@ -337,7 +434,9 @@ class MetricSums:
         names = sorted(self._sums)
         flat = sum_over_ranks([float(value) for name in names for value in self._sums[name]])
         self._sums.clear()
-        return {name: flat[2 * i] / flat[2 * i + 1] for i, name in enumerate(names) if flat[2 * i + 1]}
+        return {
+            name: flat[2 * i] / flat[2 * i + 1] for i, name in enumerate(names) if flat[2 * i + 1]
+        }
 
 
 @contextmanager

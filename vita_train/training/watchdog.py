@@ -1,4 +1,5 @@
-"""Ends a rank that hangs: every rank prints all its stacks and the ids of its samples, then exits retryably."""
+"""Ends a rank that hangs: every rank prints all its stacks and the ids of its samples, then exits
+retryably."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from contextlib import contextmanager
 
 from vita_train.errors import EXIT_RETRYABLE, PeerLostError
 
-#: Seconds between the first rank's report and its exit. The launcher ends all ranks when one is gone, and the others,
+#: Seconds between the first rank's report and its exit. The launcher ends all ranks when one is
+#: gone, and the others,
 #: whose step began a moment later, must have reported by then.
 GRACE = 2.0
 
@@ -20,7 +22,8 @@ GRACE = 2.0
 class Watchdog:
     """A thread that expects a sign of life within ``timeout`` seconds.
 
-    It works while the main thread waits in a collective or in C code that has released the interpreter lock.
+    It works while the main thread waits in a collective or in C code that has released the
+    interpreter lock.
 
     Args:
         timeout: seconds one step (or one named phase) may take.
@@ -58,7 +61,9 @@ class Watchdog:
             yield
         finally:
             with self._lock:
-                self._deadline = float("inf") if before == float("inf") else time.monotonic() + self.timeout
+                self._deadline = (
+                    float("inf") if before == float("inf") else time.monotonic() + self.timeout
+                )
 
     def close(self) -> None:
         """Stop watching."""
@@ -75,14 +80,26 @@ class Watchdog:
                 self._expire(what, samples)
 
     def _expire(self, what: str, samples: list[str]) -> None:
-        shown = ", ".join(samples[:64]) + (f" and {len(samples) - 64} more" if len(samples) > 64 else "")
-        print(f"watchdog: {what} took longer than {self.timeout:g} s; samples of this rank: {shown or 'none'}; "
-              "stacks of all threads follow", file=sys.stderr, flush=True)
+        shown = ", ".join(samples[:64]) + (
+            f" and {len(samples) - 64} more" if len(samples) > 64 else ""
+        )
+        print(
+            f"watchdog: {what} took longer than {self.timeout:g} s; samples of this rank: "
+            f"{shown or 'none'}; "
+            "stacks of all threads follow",
+            file=sys.stderr,
+            flush=True,
+        )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        self._report(PeerLostError(
-            f"{what} took longer than launch.step_timeout ({self.timeout:g} s)", code="VT-PEER-009",
-            remedy="the logs of all ranks show where they stood; run the same command again, and raise "
-                   "launch.step_timeout if the step was only slow"))
+        self._report(
+            PeerLostError(
+                f"{what} took longer than launch.step_timeout ({self.timeout:g} s)",
+                code="VT-PEER-009",
+                remedy="the logs of all ranks show where they stood; run the same command again, "
+                "and raise "
+                "launch.step_timeout if the step was only slow",
+            )
+        )
         sys.stderr.flush()
         time.sleep(GRACE)
         os._exit(EXIT_RETRYABLE)

@@ -1,7 +1,7 @@
 """Exported models through transformers' own loader, without remote code.
 
-Importing this module registers the classes; then ``AutoModel.from_pretrained(directory)`` loads what
-``vita-train model export --to hf`` wrote.
+Importing this module registers the classes; then ``AutoModel.from_pretrained(directory)`` loads
+what ``vita-train model export --to hf`` wrote.
 """
 
 from __future__ import annotations
@@ -26,15 +26,22 @@ class VitaTrainConfig(PreTrainedConfig):
 
     model_type = "vita_train"
 
-    def __init__(self, spec: dict[str, Any] | None = None, parts: Sequence[str] = (), ctc_vocab_size: int = 0,
-                 **other: Any) -> None:
-        """Take a ``model`` section (ModelSpec), the names of its modules that are there, and the recogniser's units."""
+    def __init__(
+        self,
+        spec: dict[str, Any] | None = None,
+        parts: Sequence[str] = (),
+        ctc_vocab_size: int = 0,
+        **other: Any,
+    ) -> None:
+        """Take a ``model`` section (ModelSpec), the names of its modules that are there, and the
+        recogniser's units."""
         self.spec, self.parts, self.ctc_vocab_size = spec or {}, list(parts), ctc_vocab_size
         super().__init__(**other)
 
 
 class VitaTrainModel(PreTrainedModel):
-    """A language model with the parts beside it that were trained; children have the names of a recipe's modules."""
+    """A language model with the parts beside it that were trained; children have the names of a
+    recipe's modules."""
 
     config_class = VitaTrainConfig
     config: VitaTrainConfig
@@ -42,14 +49,20 @@ class VitaTrainModel(PreTrainedModel):
 
     def __init__(self, config: VitaTrainConfig) -> None:
         super().__init__(config)
-        # transformers loads each tensor in the type it is made with, and asks for one by torch's default.
+        # transformers loads each tensor in the type it is made with, and asks for one by torch's
+        # default.
         spec = without_sources(ModelSpec.model_validate(config.spec))
         modules = build_modules(
-            spec, config.parts, ctc_vocab_size=config.ctc_vocab_size, dtype=torch.get_default_dtype()
+            spec,
+            config.parts,
+            ctc_vocab_size=config.ctc_vocab_size,
+            dtype=torch.get_default_dtype(),
         )
         for name, module in modules.items():
             self.add_module(name, module)
-        for buffer in self.buffers():  # statistics and rotary rates are float32 whatever the weights are
+        for (
+            buffer
+        ) in self.buffers():  # statistics and rotary rates are float32 whatever the weights are
             if buffer.is_floating_point():
                 buffer.data = buffer.data.float()
         self.post_init()
@@ -58,8 +71,14 @@ class VitaTrainModel(PreTrainedModel):
         """Return the modules as the rest of this package takes them."""
         return nn.ModuleDict({name: self.get_submodule(name) for name in self.config.parts})
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, tiles: Tensor | None = None,
-                fbank: Tensor | None = None, fbank_lengths: Tensor | None = None) -> CausalLMOutputWithPast:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        tiles: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_lengths: Tensor | None = None,
+    ) -> CausalLMOutputWithPast:
         """Return logits (B, L, V).
 
         Args:
@@ -71,8 +90,15 @@ class VitaTrainModel(PreTrainedModel):
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         positions = (real.cumsum(1) - 1).clamp(min=0)
-        batch = PromptBatch(input_ids, positions, real, tiles, fbank, fbank_lengths,
-                            [str(row) for row in range(len(input_ids))])
+        batch = PromptBatch(
+            input_ids,
+            positions,
+            real,
+            tiles,
+            fbank,
+            fbank_lengths,
+            [str(row) for row in range(len(input_ids))],
+        )
         omni = Omni(self.modules_by_name())
         return CausalLMOutputWithPast(logits=nn.functional.linear(omni(batch), omni.head_weight))
 

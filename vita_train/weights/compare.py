@@ -18,9 +18,11 @@ _FRAMES = 59
 
 
 def difference(left: nn.ModuleDict, right: nn.ModuleDict) -> str:
-    """Return the first difference found between two models, in words; empty if they agree bit for bit.
+    """Return the first difference found between two models, in words; empty if they agree bit for
+    bit.
 
-    Compared are all tensors, and the logits of a probe with text, an image and a clip as far as the modules allow.
+    Compared are all tensors, and the logits of a probe with text, an image and a clip as far as the
+    modules allow.
     """
     for name, module in right.items():
         stored = module.state_dict()
@@ -45,7 +47,8 @@ def probe_logits(modules: nn.ModuleDict, prompt: Prompt | None = None) -> Tensor
 
 @torch.no_grad()
 def probe(modules: nn.ModuleDict) -> Prompt:
-    """Return a fixed prompt with text, and with an image and a clip where the modules can take them."""
+    """Return a fixed prompt with text, and with an image and a clip where the modules can take
+    them."""
     generator = torch.Generator().manual_seed(0)
     omni = Omni(modules)
     vocabulary = omni.head_weight.shape[0]
@@ -55,7 +58,8 @@ def probe(modules: nn.ModuleDict) -> Prompt:
     if "vision" in modules and "projector" in modules:
         tower = omni.vision.spec
         tiles = torch.randn(1, 3, tower.tile_size, tower.tile_size, generator=generator)
-        # How many positions the image fills is the projector's to say; the tower need not run for that.
+        # How many positions the image fills is the projector's to say; the tower need not run for
+        # that.
         weight = next(omni.projector.parameters(), omni.head_weight)
         blank = weight.new_zeros(1, tower.num_tokens, tower.feature_size)
         ids.append(torch.full((omni.projector(blank).shape[1],), IMAGE_ID))
@@ -67,10 +71,13 @@ def probe(modules: nn.ModuleDict) -> Prompt:
 
 @contextmanager
 def computed_in_float32(module: nn.Module) -> Iterator[None]:
-    """Let a module with weights in half precision compute in float32, each layer's weights copied while it runs.
+    """Let a module with weights in half precision compute in float32, each layer's weights copied
+    while it runs.
 
-    A copy of the whole would take twice the memory of the weights, which may be in files. Layers are modules with
-    parameters of their own; what a module reads of its parts' weights, a type for instance, it reads as stored.
+    A copy of the whole would take twice the memory of the weights, which may be in files. Layers
+    are modules with
+    parameters of their own; what a module reads of its parts' weights, a type for instance, it
+    reads as stored.
     """
     kept: dict[nn.Parameter, Tensor] = {}
 
@@ -84,7 +91,9 @@ def computed_in_float32(module: nn.Module) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for layer in module.modules():
-            if any(parameter.dtype != torch.float32 for parameter in layer.parameters(recurse=False)):
+            if any(
+                parameter.dtype != torch.float32 for parameter in layer.parameters(recurse=False)
+            ):
                 hooks.enter_context(layer.register_forward_pre_hook(widen))
                 hooks.enter_context(layer.register_forward_hook(restore, always_call=True))
         yield

@@ -9,7 +9,8 @@
     <module>.safetensors one per module, or several above 5 GB
     export.json          size and sha256 of every file, parameters of every module
 
-The directory is written aside, loaded back, compared with the modules it was made of, and only then given its name.
+The directory is written aside, loaded back, compared with the modules it was made of, and only then
+given its name.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def export_run(run: Run, out: Path) -> list[Path]:
 
 
 def load_run(run: Run) -> nn.ModuleDict:
-    """Return the newest weights of every module that a run has trained or imported, but for what training alone needs.
+    """Return the newest weights of every module that a run has trained or imported, but for what
+    training alone needs.
 
     They stay in their files: what is exported may be larger than the memory.
 
@@ -88,9 +90,17 @@ def load_run(run: Run) -> nn.ModuleDict:
     newest = newest_modules([manifest for manifest in manifests if manifest], recipe.stages)
     refs = {name: ref for name, ref in newest.items() if name not in LEFT_OUT}
     if not refs:
-        raise CheckpointError("no stage of this run is finished", code="VT-WEIGHTS-025", where=run.uri(),
-                              remedy="train at least one stage before exporting")
-    heads = {name: fetched(ref, recipe.storage.endpoint) for name, ref in refs.items() if name == "ctc_head"}
+        raise CheckpointError(
+            "no stage of this run is finished",
+            code="VT-WEIGHTS-025",
+            where=run.uri(),
+            remedy="train at least one stage before exporting",
+        )
+    heads = {
+        name: fetched(ref, recipe.storage.endpoint)
+        for name, ref in refs.items()
+        if name == "ctc_head"
+    }
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
     modules = load_refs(
         recipe.model,
@@ -119,7 +129,9 @@ def newest_modules(manifests: list[Manifest], stages: Iterable[str]) -> dict[str
     return {name: newest[name] for name in MODULES if name in newest}
 
 
-def export_model(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
+def export_model(
+    modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path
+) -> dict[str, Any]:
     """Write an export and return the content of its ``export.json``.
 
     Args:
@@ -146,38 +158,62 @@ def check_same(modules: nn.ModuleDict, written: nn.ModuleDict, out: Path) -> Non
         CheckpointError: naming the first difference.
     """
     if found := difference(modules, written):
-        raise CheckpointError(f"what was written is not what was trained: {found}", code="VT-WEIGHTS-026", where=str(out),
-                              remedy="look at the disk, then export again")
+        raise CheckpointError(
+            f"what was written is not what was trained: {found}",
+            code="VT-WEIGHTS-026",
+            where=str(out),
+            remedy="look at the disk, then export again",
+        )
 
 
 def load_exported(directory: Path) -> Exported:
     """Load an export, every file checked against ``export.json`` first.
 
     Raises:
-        CheckpointError: it is not an export, or a file is missing, changed or named outside the directory.
+        CheckpointError: it is not an export, or a file is missing, changed or named outside the
+            directory.
     """
     directory = Path(directory).absolute()
     summary = _read_json(directory / EXPORT_MANIFEST)
     if summary.get("format") != EXPORT_FORMAT:
-        raise CheckpointError("is not an export of this version", code="VT-WEIGHTS-027", where=str(directory / EXPORT_MANIFEST))
+        raise CheckpointError(
+            "is not an export of this version",
+            code="VT-WEIGHTS-027",
+            where=str(directory / EXPORT_MANIFEST),
+        )
     try:
         listed: dict[str, dict[str, Any]] = dict(summary["files"])
-        files = {name: tuple(directory / file for file in entry["files"]) for name, entry in summary["modules"].items()}
+        files = {
+            name: tuple(directory / file for file in entry["files"])
+            for name, entry in summary["modules"].items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("is damaged", code="VT-WEIGHTS-028", where=str(directory / EXPORT_MANIFEST)) from error
+        raise CheckpointError(
+            "is damaged", code="VT-WEIGHTS-028", where=str(directory / EXPORT_MANIFEST)
+        ) from error
     for name, entry in listed.items():
         _check(directory, name, entry)
     for path in (path for paths in files.values() for path in paths):
         if str(path.relative_to(directory)) not in listed:
-            raise CheckpointError("is not listed in export.json", code="VT-WEIGHTS-029", where=str(path))
+            raise CheckpointError(
+                "is not listed in export.json", code="VT-WEIGHTS-029", where=str(path)
+            )
     recipe = _read_recipe(directory)
     modules = build_modules(
-        recipe.model, files, ctc_vocab_size=_ctc_vocab_size(files), dtype=model_dtype(recipe), empty=True
+        recipe.model,
+        files,
+        ctc_vocab_size=_ctc_vocab_size(files),
+        dtype=model_dtype(recipe),
+        empty=True,
     )
     load_modules(modules, files, mapped=True)
     ctc_vocab = directory / "ctc_vocab.json"
-    return Exported(recipe, modules.eval(), load_tokenizer(directory / "tokenizer"),
-                    ctc_vocab if ctc_vocab.is_file() else None)
+    return Exported(
+        recipe,
+        modules.eval(),
+        load_tokenizer(directory / "tokenizer"),
+        ctc_vocab if ctc_vocab.is_file() else None,
+    )
 
 
 def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> dict[str, Any]:
@@ -187,18 +223,31 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
     if (corpus_dir / "ctc_vocab.json").is_file():
         shutil.copyfile(corpus_dir / "ctc_vocab.json", out / "ctc_vocab.json")
     shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
-    neutral = recipe.model_copy(update={
-        "model": without_sources(recipe.model), "weights": {}, "storage": StorageSpec(), "launch": LaunchSpec(),
-        "tracking": TrackingSpec(),
-        "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
-        "data": recipe.data.model_copy(update={"source": {"world": SynthSource()}, "template": "template.yaml"})})
+    neutral = recipe.model_copy(
+        update={
+            "model": without_sources(recipe.model),
+            "weights": {},
+            "storage": StorageSpec(),
+            "launch": LaunchSpec(),
+            "tracking": TrackingSpec(),
+            "tokenizer": recipe.tokenizer.model_copy(update={"source": None}),
+            "data": recipe.data.model_copy(
+                update={"source": {"world": SynthSource()}, "template": "template.yaml"}
+            ),
+        }
+    )
     write_json(out / "config.json", {"format": EXPORT_FORMAT, **neutral.model_dump(mode="json")})
     summary = {
         "format": EXPORT_FORMAT,
         "version": vita_train.__version__,
         "terms": terms_of(recipe),
-        "modules": {name: {"files": [path.name for path in written[name]],
-                           "parameters": sum(p.numel() for p in kept[name].parameters())} for name in kept},
+        "modules": {
+            name: {
+                "files": [path.name for path in written[name]],
+                "parameters": sum(p.numel() for p in kept[name].parameters()),
+            }
+            for name in kept
+        },
         "files": listing(out),
     }
     write_json(out / EXPORT_MANIFEST, summary)
@@ -208,8 +257,13 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
 def listing(directory: Path) -> dict[str, dict[str, Any]]:
     """Return size and sha256 of every file in a directory, by its path there."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in paths}
+    return {
+        path.relative_to(directory).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+        for path in paths
+    }
 
 
 def copy_tokenizer(corpus_dir: Path, folder: Path) -> None:
@@ -219,15 +273,23 @@ def copy_tokenizer(corpus_dir: Path, folder: Path) -> None:
         CheckpointError: there is none.
     """
     if not (corpus_dir / "tokenizer").is_dir():
-        raise CheckpointError("the prepared corpus holds no tokenizer", code="VT-WEIGHTS-030", where=str(corpus_dir),
-                              remedy="run step prepare")
+        raise CheckpointError(
+            "the prepared corpus holds no tokenizer",
+            code="VT-WEIGHTS-030",
+            where=str(corpus_dir),
+            remedy="run step prepare",
+        )
     shutil.copytree(corpus_dir / "tokenizer", folder, dirs_exist_ok=True)
 
 
 def without_sources(model: ModelSpec) -> ModelSpec:
     """Return a specification without the places that its weights came from."""
-    return model.model_copy(update={"llm": model.llm.model_copy(update={"source": None}),
-                                    "vision": model.vision.model_copy(update={"source": None})})
+    return model.model_copy(
+        update={
+            "llm": model.llm.model_copy(update={"source": None}),
+            "vision": model.vision.model_copy(update={"source": None}),
+        }
+    )
 
 
 def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -237,8 +299,12 @@ def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise CheckpointError("is missing from the export", code="VT-WEIGHTS-032", where=str(path))
     if path.stat().st_size != entry.get("bytes") or sha256_file(path) != entry.get("sha256"):
-        raise CheckpointError("was changed after it was exported (size or sha256 differs)", code="VT-WEIGHTS-033", where=str(path),
-                              remedy="export or copy it again")
+        raise CheckpointError(
+            "was changed after it was exported (size or sha256 differs)",
+            code="VT-WEIGHTS-033",
+            where=str(path),
+            remedy="export or copy it again",
+        )
 
 
 def _read_recipe(directory: Path) -> Recipe:
@@ -249,7 +315,9 @@ def _read_recipe(directory: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{place}: {first['msg']}", code="VT-WEIGHTS-034", where=str(directory / "config.json")) from error
+        raise CheckpointError(
+            f"{place}: {first['msg']}", code="VT-WEIGHTS-034", where=str(directory / "config.json")
+        ) from error
     template = str(directory / "template.yaml")
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"template": template})})
 
@@ -264,7 +332,11 @@ def _ctc_vocab_size(files: Mapping[str, tuple[Path, ...]]) -> int:
 
 def _template_file(template: str) -> Path:
     given = Path(template)
-    return given if given.is_file() else Path(vita_train.__file__).parent / "data" / "templates" / f"{template}.yaml"
+    return (
+        given
+        if given.is_file()
+        else Path(vita_train.__file__).parent / "data" / "templates" / f"{template}.yaml"
+    )
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -276,9 +348,15 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"no tokenizer can be read: {error}".splitlines()[0], code="VT-WEIGHTS-035", where=str(directory)) from error
+        raise CheckpointError(
+            f"no tokenizer can be read: {error}".splitlines()[0],
+            code="VT-WEIGHTS-035",
+            where=str(directory),
+        ) from error
 
 
 def model_dtype(recipe: Recipe) -> torch.dtype:
@@ -290,7 +368,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError("cannot be read", code="VT-WEIGHTS-036", where=str(path), remedy="give the directory of an export") from error
+        raise CheckpointError(
+            "cannot be read",
+            code="VT-WEIGHTS-036",
+            where=str(path),
+            remedy="give the directory of an export",
+        ) from error
     if not isinstance(value, dict):
         raise CheckpointError("is not a JSON object", code="VT-WEIGHTS-037", where=str(path))
     return value

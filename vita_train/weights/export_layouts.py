@@ -1,7 +1,9 @@
 """The layouts that a finished model can be written in, declared without torch.
 
-Each of the package's own is a module of ``vita_train/weights/formats``, found there; ``own`` alone stands below. A
-package outside this one adds a layout by calling `register_export_layout` from its plugin (`vita_train.plugins`).
+Each of the package's own is a module of ``vita_train/weights/formats``, found there; ``own`` alone
+stands below. A
+package outside this one adds a layout by calling `register_export_layout` from its plugin
+(`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ class ExportLayout:
     about: str
     """What it is for, in a few words."""
     implementation: str
-    """``package.module:function``, called as ``write(modules, recipe, corpus_dir, out)``: writes the directory ``out``
+    """``package.module:function``, called as ``write(modules, recipe, corpus_dir, out)``: writes
+    the directory ``out``
     and checks that what it wrote loads back to the same model. The modules are those of
     `vita_train.weights.export.load_run`, left in their files."""
     takes_run: bool = False
-    """Whether it is called as ``write(run, out)`` instead, and chooses itself what of the run it writes."""
+    """Whether it is called as ``write(run, out)`` instead, and chooses itself what of the run it
+    writes."""
 
 
 EXPORT_LAYOUTS: Registry[ExportLayout] = Registry("export layout", "vita_train.weights.formats.*")
@@ -39,4 +43,6 @@ def register_export_layout(layout: ExportLayout) -> None:
     EXPORT_LAYOUTS.add(layout.name, layout)
 
 
-register_export_layout(ExportLayout("own", "runs by itself", "vita_train.weights.export:export_model"))
+register_export_layout(
+    ExportLayout("own", "runs by itself", "vita_train.weights.export:export_model")
+)

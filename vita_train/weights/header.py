@@ -1,6 +1,7 @@
 """What a safetensors file says it holds, checked before any of it is believed.
 
-Format: eight bytes little-endian header length, a JSON header of name to dtype, shape and data_offsets, then the data.
+Format: eight bytes little-endian header length, a JSON header of name to dtype, shape and
+data_offsets, then the data.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from typing import Any, NamedTuple
 from vita_train.errors import CheckpointError
 
 #: Bytes of an element. Other types are never written here.
-ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ELEMENT_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 _LONGEST_HEADER = 100_000_000
 
 
@@ -38,18 +50,25 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Reads the header only; nothing is allocated from a number the file claims.
 
     Raises:
-        CheckpointError: the file is missing, cut off, not safetensors, contradicts itself, or is a link that leads
-            out of its directory.
+        CheckpointError: the file is missing, cut off, not safetensors, contradicts itself, or is a
+            link that leads out of its directory.
     """
     path = Path(path)
     check_link(path)
     if not path.is_file():
-        raise CheckpointError("no such weights file", code="VT-WEIGHTS-060", where=str(path), remedy="run the step that writes it again")
+        raise CheckpointError(
+            "no such weights file",
+            code="VT-WEIGHTS-060",
+            where=str(path),
+            remedy="run the step that writes it again",
+        )
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8 or length > _LONGEST_HEADER:
-            raise _refused(path, f"is not a whole safetensors file ({size} bytes, header of {length})")
+            raise _refused(
+                path, f"is not a whole safetensors file ({size} bytes, header of {length})"
+            )
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -62,7 +81,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def check_link(path: Path) -> None:
-    """Refuse a link that leads out of its directory; the hub's cache, whose files are links, may lead to its blobs.
+    """Refuse a link that leads out of its directory; the hub's cache, whose files are links, may
+    lead to its blobs.
 
     Raises:
         CheckpointError: it does.
@@ -82,7 +102,9 @@ def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[
             whole = all(type(n) is int and n >= 0 for n in (*info.shape, start, end))
             fits = whole and end - start == math.prod(info.shape) * ELEMENT_BYTES[info.dtype]
         except (KeyError, TypeError, ValueError) as error:
-            raise _refused(path, f"describes tensor {name!r} in a way that cannot be read") from error
+            raise _refused(
+                path, f"describes tensor {name!r} in a way that cannot be read"
+            ) from error
         if not fits:
             raise _refused(path, f"gives tensor {name!r} a place that does not fit its shape")
         found.append((start, end, name, info._replace(start=begin + start)))
@@ -98,4 +120,6 @@ def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[
 
 
 def _refused(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{what}", code="VT-WEIGHTS-061", where=str(path), remedy="copy or write the file again")
+    return CheckpointError(
+        f"{what}", code="VT-WEIGHTS-061", where=str(path), remedy="copy or write the file again"
+    )

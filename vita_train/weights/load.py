@@ -48,37 +48,48 @@ def load_modules(
 ) -> LoadReport:
     """Load every one of ``modules`` from its files, or none at all.
 
-    Floating tensors take the type the module has. A tensor stored under both names of a tied pair is accepted if the
-    shapes agree.
+    Floating tensors take the type the module has. A tensor stored under both names of a tied pair
+    is accepted if the shapes agree.
 
     Args:
         modules: the modules to fill; leave out those that are to keep their first weights.
         source: files of each module, or the manifest of the stage that wrote them.
         endpoint: of the S3 store that the manifest names, when it is not AWS.
-        mapped: parameters on the CPU become views of their files where type and alignment are right, as in all files
-            that are written here, so that a model larger than the memory can be used. Writing to them changes no
-            file. The files may be replaced or deleted while the modules live, but not changed in place.
+        mapped: parameters on the CPU become views of their files where type and alignment are
+            right, as in all files
+            that are written here, so that a model larger than the memory can be used. Writing to
+            them changes no
+            file. The files may be replaced or deleted while the modules live, but not changed in
+            place.
 
     Raises:
-        CheckpointError: a module has no files, a file is refused, or tensors are missing, unexpected or of another
-            shape or kind. All differences of all modules are reported at once, before anything is changed. Or values
-            are not finite, which shows when they have been read.
+        CheckpointError: a module has no files, a file is refused, or tensors are missing,
+            unexpected or of another
+            shape or kind. All differences of all modules are reported at once, before anything is
+            changed. Or values are not finite, which shows when they have been read.
     """
-    files = _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source
+    files = (
+        _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source
+    )
     plans, paths = check_modules(modules, files)
     report = LoadReport()
     for name, plan in plans.items():
         targets = modules[name].state_dict()
         _fill(targets, plan, paths[name], dict(modules[name].named_parameters()) if mapped else {})
         if not mapped:  # which is for looking at a model, larger than the memory perhaps
-            check_finite_tensors({f"{name}.{key}": targets[key] for key in plan},
-                                 where=", ".join(map(str, paths[name])))
-        report.modules[name] = Loaded(paths[name], len(plan), sum(targets[key].numel() for key in plan))
+            check_finite_tensors(
+                {f"{name}.{key}": targets[key] for key in plan},
+                where=", ".join(map(str, paths[name])),
+            )
+        report.modules[name] = Loaded(
+            paths[name], len(plan), sum(targets[key].numel() for key in plan)
+        )
     return report
 
 
-def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mapping[str, Files]
-                  ) -> tuple[dict[str, dict[str, tuple[Path, str]]], dict[str, tuple[Path, ...]]]:
+def check_modules(
+    modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mapping[str, Files]
+) -> tuple[dict[str, dict[str, tuple[Path, str]]], dict[str, tuple[Path, ...]]]:
     """Compare modules, which may be on the meta device, with the headers of their files.
 
     Returns:
@@ -95,26 +106,39 @@ def check_modules(modules: nn.ModuleDict | Mapping[str, nn.Module], files: Mappi
             problems.append(f"{name}: there are no weights for this module")
             continue
         given = files[name]
-        paths[name] = (Path(given),) if isinstance(given, (str, Path)) else tuple(Path(path) for path in given)
+        paths[name] = (
+            (Path(given),)
+            if isinstance(given, (str, Path))
+            else tuple(Path(path) for path in given)
+        )
         plans[name], found = _compare(name, module, paths[name])
         problems += found
     if problems:
         listed = "; ".join(problems[:_MOST_LISTED])
         more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
-        raise CheckpointError(f"the weights do not fit the model, nothing was loaded: {listed}{more}", code="VT-WEIGHTS-062",
-                              remedy="use the recipe the weights were trained with, or train the module anew")
+        raise CheckpointError(
+            f"the weights do not fit the model, nothing was loaded: {listed}{more}",
+            code="VT-WEIGHTS-062",
+            remedy="use the recipe the weights were trained with, or train the module anew",
+        )
     return plans, paths
 
 
-def _manifest_files(manifest: Manifest, endpoint: str | None, names: list[str]) -> dict[str, tuple[Path, ...]]:
+def _manifest_files(
+    manifest: Manifest, endpoint: str | None, names: list[str]
+) -> dict[str, tuple[Path, ...]]:
     from vita_train.storage.cache import fetch_file
 
-    return {name: tuple(fetch_file(file, endpoint=endpoint) for file in manifest.modules[name].files)
-            for name in names if name in manifest.modules}
+    return {
+        name: tuple(fetch_file(file, endpoint=endpoint) for file in manifest.modules[name].files)
+        for name in names
+        if name in manifest.modules
+    }
 
 
-def _compare(name: str, module: nn.Module,
-             paths: tuple[Path, ...]) -> tuple[dict[str, tuple[Path, str]], list[str]]:
+def _compare(
+    name: str, module: nn.Module, paths: tuple[Path, ...]
+) -> tuple[dict[str, tuple[Path, str]], list[str]]:
     """Return {tensor of the module: (file, name there)} and the differences."""
     stored: dict[str, tuple[Path, TensorInfo]] = {}
     problems = []
@@ -132,20 +156,28 @@ def _compare(name: str, module: nn.Module,
             continue
         target, there = wanted[key], _shape(info.shape)
         if tuple(target.shape) != info.shape:
-            problems.append(f"{name}: {key} is {there} in the file and {_shape(target.shape)} in the model")
+            problems.append(
+                f"{name}: {key} is {there} in the file and {_shape(target.shape)} in the model"
+            )
         elif target.is_floating_point() != info.floating:
-            problems.append(f"{name}: {key} is {info.dtype} in the file and {target.dtype} in the model")
+            problems.append(
+                f"{name}: {key} is {info.dtype} in the file and {target.dtype} in the model"
+            )
         plan.setdefault(first.get(key, key), (path, key))
     missing = sorted({first.get(key, key) for key in wanted} - set(plan))
-    problems += [f"{name}: {key} {_shape(wanted[key].shape)} is missing from the file" for key in missing]
+    problems += [
+        f"{name}: {key} {_shape(wanted[key].shape)} is missing from the file" for key in missing
+    ]
     return plan, problems
 
 
 def first_names(module: nn.Module) -> dict[str, str]:
     """Return the name under which each tied parameter is written, for all of its names."""
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(parameter), name)
-            for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -153,18 +185,31 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 @torch.no_grad()
-def _fill(targets: dict[str, Tensor], plan: dict[str, tuple[Path, str]], paths: tuple[Path, ...],
-          mapped: Mapping[str, nn.Parameter]) -> None:
+def _fill(
+    targets: dict[str, Tensor],
+    plan: dict[str, tuple[Path, str]],
+    paths: tuple[Path, ...],
+    mapped: Mapping[str, nn.Parameter],
+) -> None:
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                for key, stored in ((key, stored) for key, (place, stored) in plan.items() if place == path):
+                for key, stored in (
+                    (key, stored) for key, (place, stored) in plan.items() if place == path
+                ):
                     tensor = file.get_tensor(stored)
                     if key in mapped:
                         data = tensor.to(mapped[key].dtype)
                         # Elsewhere it would give other last bits than the model that was trained.
-                        mapped[key].data = data if data.data_ptr() % ALIGNMENT == 0 else data.clone()
+                        mapped[key].data = (
+                            data if data.data_ptr() % ALIGNMENT == 0 else data.clone()
+                        )
                     else:
                         targets[key].copy_(tensor)
         except SafetensorError as error:
-            raise CheckpointError(f"cannot be read: {error}", code="VT-WEIGHTS-063", where=str(path), remedy="write the file again") from error
+            raise CheckpointError(
+                f"cannot be read: {error}",
+                code="VT-WEIGHTS-063",
+                where=str(path),
+                remedy="write the file again",
+            ) from error

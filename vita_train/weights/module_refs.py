@@ -1,6 +1,8 @@
-"""Modules from the references of a manifest: whole weights, or weights with the adapters that stages trained on them.
+"""Modules from the references of a manifest: whole weights, or weights with the adapters that
+stages trained on them.
 
-Who loads a model this way need not know about adapters: they are merged in float32 before anything else is done.
+Who loads a model this way need not know about adapters: they are merged in float32 before anything
+else is done.
 """
 
 from __future__ import annotations
@@ -47,14 +49,21 @@ def load_refs(
     stored = {name: base for name, (base, _) in bases.items() if isinstance(base, ModuleRef)}
     adapted = {name for name, (_, adapters) in bases.items() if adapters}
     modules = build_modules(
-        spec, [name for name in refs if name not in adapted], ctc_vocab_size=ctc_vocab_size, dtype=dtype, empty=True
+        spec,
+        [name for name in refs if name not in adapted],
+        ctc_vocab_size=ctc_vocab_size,
+        dtype=dtype,
+        empty=True,
     )
     for name, module in build_modules(spec, adapted & set(stored), empty=True).items():
         modules[name] = module
     for name, module in build_modules(spec, adapted - set(stored)).items():
         modules[name] = module
-    load_modules({name: modules[name] for name in stored},
-                 {name: fetched(ref, endpoint) for name, ref in stored.items()}, mapped=mapped)
+    load_modules(
+        {name: modules[name] for name in stored},
+        {name: fetched(ref, endpoint) for name, ref in stored.items()},
+        mapped=mapped,
+    )
     for name in sorted(adapted):
         module, digest = modules[name], weights_digest(modules[name])
         for adapter in bases[name][1]:
@@ -67,7 +76,8 @@ def load_refs(
 
 
 def base_and_adapters(ref: ModuleRef) -> tuple[ModuleRef | Literal["source"], list[ModuleRef]]:
-    """Return the whole weights that a reference rests on, and the adapters over them, oldest first."""
+    """Return the whole weights that a reference rests on, and the adapters over them, oldest
+    first."""
     adapters: list[ModuleRef] = []
     base: ModuleRef | Literal["source"] = ref
     while isinstance(base, ModuleRef) and base.base is not None:

@@ -15,8 +15,11 @@ from vita_train.weights.export import LEFT_OUT, newest_modules
 from vita_train.weights.module_refs import load_refs
 
 
-def load_newest(run: Run, *, ctc_vocab_size: int = 0, without: Collection[str] = LEFT_OUT) -> nn.ModuleDict:
-    """Return every module a run has trained, at its newest weights, and those that come pretrained, in eval mode.
+def load_newest(
+    run: Run, *, ctc_vocab_size: int = 0, without: Collection[str] = LEFT_OUT
+) -> nn.ModuleDict:
+    """Return every module a run has trained, at its newest weights, and those that come pretrained,
+    in eval mode.
 
     Args:
         run: of which at least one stage is finished.
@@ -31,8 +34,12 @@ def load_newest(run: Run, *, ctc_vocab_size: int = 0, without: Collection[str] =
     found = [run.final(stage) for stage in recipe.stages]
     newest = newest_modules([manifest for manifest in found if manifest], recipe.stages)
     if not newest:
-        raise UserError("no stage of this run is finished", code="VT-USE-128", where=run.uri(),
-                        remedy="train at least one stage first")
+        raise UserError(
+            "no stage of this run is finished",
+            code="VT-USE-128",
+            where=run.uri(),
+            remedy="train at least one stage first",
+        )
     refs = {name: ref for name, ref in newest.items() if name not in without}
     pretrained = recipe.model.pretrained - set(refs)
     dtype = getattr(torch, recipe.model.dtype)

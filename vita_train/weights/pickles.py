@@ -1,4 +1,5 @@
-"""Tensors of torch's own files. Only tensors and plain containers are ever made of a pickle, and nothing is run."""
+"""Tensors of torch's own files. Only tensors and plain containers are ever made of a pickle, and
+nothing is run."""
 
 from __future__ import annotations
 
@@ -20,30 +21,59 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """Return the state dict of a ``.bin``, ``.pt`` or ``.pth`` file; tensors are mapped, not read.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of the format before torch 1.6, holds anything but tensors and
-            plain values, or is a link out of its directory.
+        CheckpointError: the file is missing, damaged, of the format before torch 1.6, holds
+            anything but tensors and plain values, or is a link out of its directory.
     """
     check_link(path)
     if not path.is_file():
         raise CheckpointError("no such weights file", code="VT-WEIGHTS-065", where=str(path))
     if not zipfile.is_zipfile(path):
-        raise CheckpointError("is no file of torch.save, or of a format that cannot be read safely", code="VT-WEIGHTS-066", where=str(path),
-                              remedy="save it again with a current torch, or as safetensors")
+        raise CheckpointError(
+            "is no file of torch.save, or of a format that cannot be read safely",
+            code="VT-WEIGHTS-066",
+            where=str(path),
+            remedy="save it again with a current torch, or as safetensors",
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError("holds more than tensors and plain values; nothing of it was run", code="VT-WEIGHTS-067", where=str(path),
-                              remedy="have its owner save the state dict alone") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError,
-            RecursionError, MemoryError, AssertionError) as error:
-        raise CheckpointError("is damaged: no tensors can be read", code="VT-WEIGHTS-068", where=str(path),
-                              remedy="copy it again") from error
+        raise CheckpointError(
+            "holds more than tensors and plain values; nothing of it was run",
+            code="VT-WEIGHTS-067",
+            where=str(path),
+            remedy="have its owner save the state dict alone",
+        ) from error
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+        AssertionError,
+    ) as error:
+        raise CheckpointError(
+            "is damaged: no tensors can be read",
+            code="VT-WEIGHTS-068",
+            where=str(path),
+            remedy="copy it again",
+        ) from error
     for name in _AROUND:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError("holds no state dict", code="VT-WEIGHTS-069", where=str(path))
-    other = [name for name, value in content.items() if not isinstance(value, Tensor) or value.layout != torch.strided]
+    other = [
+        name
+        for name, value in content.items()
+        if not isinstance(value, Tensor) or value.layout != torch.strided
+    ]
     if other:
-        raise CheckpointError(f"holds {other[0]!r}, which is no dense tensor", code="VT-WEIGHTS-070", where=str(path))
+        raise CheckpointError(
+            f"holds {other[0]!r}, which is no dense tensor", code="VT-WEIGHTS-070", where=str(path)
+        )
     return content

@@ -10,10 +10,11 @@ from vita_train.recipe.tower import TOWERS, TowerSpec
 
 
 def description_faults(directory: Path, spec: TowerSpec) -> list[str]:
-    """Return where ``config.json`` and ``preprocessor_config.json`` contradict the recipe; nothing if they are absent.
+    """Return where ``config.json`` and ``preprocessor_config.json`` contradict the recipe; nothing
+    if they are absent.
 
-    Compared are the heads, the activation, and the mean and deviation of the pixels: a wrong one loads and runs, and
-    gives wrong features.
+    Compared are the heads, the activation, and the mean and deviation of the pixels: a wrong one
+    loads and runs, and gives wrong features.
     """
     config = _read(directory / "config.json")
     types = [known for name in TOWERS for known in TOWERS[name].release.model_types]
@@ -21,13 +22,20 @@ def description_faults(directory: Path, spec: TowerSpec) -> list[str]:
         config = config["vision_config"] if isinstance(config["vision_config"], dict) else {}
     elif config.get("model_type") not in types:
         config = {}
-    stated = [("config.json", config, "num_attention_heads", spec.num_heads),
-              ("config.json", config, "hidden_act", spec.released_activation)]
+    stated = [
+        ("config.json", config, "num_attention_heads", spec.num_heads),
+        ("config.json", config, "hidden_act", spec.released_activation),
+    ]
     pixels = _read(directory / "preprocessor_config.json")
-    stated += [("preprocessor_config.json", pixels, "image_mean", list(spec.mean)),
-               ("preprocessor_config.json", pixels, "image_std", list(spec.std))]
-    return [f"{key} is {there[key]} in {file} and {ours} in the recipe"
-            for file, there, key, ours in stated if ours and there.get(key) not in (None, ours)]
+    stated += [
+        ("preprocessor_config.json", pixels, "image_mean", list(spec.mean)),
+        ("preprocessor_config.json", pixels, "image_std", list(spec.std)),
+    ]
+    return [
+        f"{key} is {there[key]} in {file} and {ours} in the recipe"
+        for file, there, key, ours in stated
+        if ours and there.get(key) not in (None, ours)
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,9 +23,10 @@ def save_modules(
 ) -> dict[str, tuple[Path, ...]]:
     """Write each module, or its state dict, and return its files.
 
-    One file ``<module>.safetensors``; above ``shard_bytes``, ``<module>-00001-of-00003.safetensors`` and so on. Of
-    tensors that share their memory (tied embeddings) the first is written. Files get their name when they are whole;
-    the same tensors make the same bytes.
+    One file ``<module>.safetensors``; above ``shard_bytes``,
+    ``<module>-00001-of-00003.safetensors`` and so on. Of
+    tensors that share their memory (tied embeddings) the first is written. Files get their name
+    when they are whole; the same tensors make the same bytes.
 
     Raises:
         UserError, StorageError: a file cannot be written.
@@ -41,15 +42,19 @@ def save_modules(
         paths = []
         for index, shard in enumerate(shards):
             path = directory / shard_name(name, index, len(shards))
-            write_tensors(path, {key: tensor_in_memory(tensors[key]) for key in shard},
-                          {"format": "pt", "module": name, "layout": digest})
+            write_tensors(
+                path,
+                {key: tensor_in_memory(tensors[key]) for key in shard},
+                {"format": "pt", "module": name, "layout": digest},
+            )
             paths.append(path)
         written[name] = tuple(paths)
     return written
 
 
 def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a state dict, leaving out those that are the same memory as one before."""
+    """Return the tensors of a state dict, leaving out those that are the same memory as one
+    before."""
     kept: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in state.items():
@@ -68,7 +73,8 @@ def layout_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def split_by_size(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Return names in order, in groups whose sizes sum to at most ``limit`` where no single one is above it."""
+    """Return names in order, in groups whose sizes sum to at most ``limit`` where no single one is
+    above it."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():

@@ -33,8 +33,12 @@ def weight_files(source: str) -> list[Path]:
         directory = place if place.is_dir() else _fetched(source, pattern)
         if files := sorted(directory.glob(pattern)):
             return files
-    raise CheckpointError(f"holds neither {' nor '.join(_PATTERNS)}", code="VT-WEIGHTS-078", where=source,
-                          remedy="give a directory with one of them, or a weight file itself")
+    raise CheckpointError(
+        f"holds neither {' nor '.join(_PATTERNS)}",
+        code="VT-WEIGHTS-078",
+        where=source,
+        remedy="give a directory with one of them, or a weight file itself",
+    )
 
 
 def open_weights(path: Path) -> Tensors:
@@ -65,5 +69,9 @@ def _fetched(source: str, pattern: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[pattern, "*.json"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError("is not a directory, and no such hub repository can be fetched", code="VT-WEIGHTS-079", where=source,
-                              remedy="give a directory with *.safetensors") from error
+        raise CheckpointError(
+            "is not a directory, and no such hub repository can be fetched",
+            code="VT-WEIGHTS-079",
+            where=source,
+            remedy="give a directory with *.safetensors",
+        ) from error

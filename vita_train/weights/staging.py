@@ -15,10 +15,12 @@ from vita_train.errors import UserError
 
 @contextmanager
 def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
-    """Give a directory to write into, beside ``out``, which gets that name when the block ends without an error.
+    """Give a directory to write into, beside ``out``, which gets that name when the block ends
+    without an error.
 
     Args:
-        out: the directory to make. One of the same kind that stands there is replaced; anything else is refused.
+        out: the directory to make. One of the same kind that stands there is replaced; anything
+            else is refused.
         marker: file that every directory of the kind has.
         kind: what to call it in messages.
 
@@ -27,7 +29,12 @@ def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
     """
     out = Path(out)
     if out.exists() and not (out / marker).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"exists and is no {kind}", code="VT-USE-129", where=str(out), remedy="choose another directory")
+        raise UserError(
+            f"exists and is no {kind}",
+            code="VT-USE-129",
+            where=str(out),
+            remedy="choose another directory",
+        )
     staging_dir = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(staging_dir, ignore_errors=True)
     staging_dir.mkdir(parents=True)

@@ -1,6 +1,8 @@
-"""Tensors that pass from file to file in small pieces, so that a checkpoint may be larger than the memory.
+"""Tensors that pass from file to file in small pieces, so that a checkpoint may be larger than the
+memory.
 
-What is moved are bytes: every type passes unchanged, bit for bit, and no more than one piece is held at a time.
+What is moved are bytes: every type passes unchanged, bit for bit, and no more than one piece is
+held at a time.
 """
 
 from __future__ import annotations
@@ -21,12 +23,22 @@ from vita_train.weights.header import ELEMENT_BYTES, TensorInfo, read_header
 
 #: Bytes held at a time.
 PIECE_BYTES = 8 << 20
-#: Bytes at whose multiples torch lays its own tensors. Kernels round otherwise for tensors that lie elsewhere.
+#: Bytes at whose multiples torch lays its own tensors. Kernels round otherwise for tensors that lie
+#: elsewhere.
 ALIGNMENT = 64
 #: torch's types by their names in a file.
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-          "BOOL": torch.bool}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -57,7 +69,7 @@ class StoredTensor:
         data = bytearray(self.nbytes)
         place = 0
         for piece in self.read(0, self.nbytes):
-            data[place:place + len(piece)] = piece
+            data[place : place + len(piece)] = piece
             place += len(piece)
         return torch.frombuffer(data, dtype=DTYPES[self.info.dtype]).reshape(self.info.shape)
 
@@ -79,7 +91,8 @@ def joined(parts: Sequence[StoredTensor]) -> StoredTensor:
 
 
 def tensors_in(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file, in the order of their data; nothing but the header is read.
+    """Return the tensors of a safetensors file, in the order of their data; nothing but the header
+    is read.
 
     Raises:
         CheckpointError: as `read_header` says.
@@ -90,33 +103,47 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 def tensor_in_memory(tensor: Tensor) -> StoredTensor:
     """Return a tensor of this process (memory-mapped ones included) to be written."""
     if tensor.dtype not in _NAMES:
-        raise CheckpointError(f"tensors of type {tensor.dtype} cannot be stored", code="VT-WEIGHTS-080")
+        raise CheckpointError(
+            f"tensors of type {tensor.dtype} cannot be stored", code="VT-WEIGHTS-080"
+        )
 
     def read(start: int, length: int) -> Iterator[bytes | memoryview]:
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for place in range(start, start + length, PIECE_BYTES):
-            yield data[place:min(place + PIECE_BYTES, start + length)]
+            yield data[place : min(place + PIECE_BYTES, start + length)]
 
     return StoredTensor(TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape)), read)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]
+) -> None:
     """Write a safetensors file piece by piece; it gets its name when it is whole.
 
     Raises:
         UserError, StorageError: the disk is full or cannot be written.
         CheckpointError: a source became shorter while it was read.
     """
-    # Sizes that keep the alignment first, then wide elements first: each lies at a multiple of ALIGNMENT, or at least
+    # Sizes that keep the alignment first, then wide elements first: each lies at a multiple of
+    # ALIGNMENT, or at least
     # of its elements' size, as readers that map the file expect.
-    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0,
-                                              -ELEMENT_BYTES[tensors[name].info.dtype], name))
+    order = sorted(
+        tensors,
+        key=lambda name: (
+            tensors[name].nbytes % ALIGNMENT != 0,
+            -ELEMENT_BYTES[tensors[name].info.dtype],
+            name,
+        ),
+    )
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     place = 0
     for name in order:
         tensor = tensors[name]
-        header[name] = {"dtype": tensor.info.dtype, "shape": list(tensor.info.shape),
-                        "data_offsets": [place, place + tensor.nbytes]}
+        header[name] = {
+            "dtype": tensor.info.dtype,
+            "shape": list(tensor.info.shape),
+            "data_offsets": [place, place + tensor.nbytes],
+        }
         place += tensor.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -128,7 +155,12 @@ def write_tensors(path: Path, tensors: Mapping[str, StoredTensor], metadata: Map
                 for piece in tensors[name].read(0, tensors[name].nbytes):
                     file.write(piece)
             if file.tell() != 8 + len(text) + place:
-                raise CheckpointError("changed while it was copied", code="VT-WEIGHTS-081", where=str(path), remedy="run the command again")
+                raise CheckpointError(
+                    "changed while it was copied",
+                    code="VT-WEIGHTS-081",
+                    where=str(path),
+                    remedy="run the command again",
+                )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""Weights of pretrained vision towers, in the tensor names of their releases or in those of transformers."""
+"""Weights of pretrained vision towers, in the tensor names of their releases or in those of
+transformers."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _MOST_LISTED = 20
 def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a tower's ``model`` from a directory, file or hub name.
 
-    Names may carry a prefix that ends in ``vision_tower.``, ``vision_model.`` or ``visual.``; what lies outside it
-    belongs to other parts and is left alone.
+    Names may carry a prefix that ends in ``vision_tower.``, ``vision_model.`` or ``visual.``; what
+    lies outside it belongs to other parts and is left alone.
 
     Args:
         source: where the weights are.
@@ -30,12 +31,15 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
         wanted: the tensors that ``model`` has.
 
     Raises:
-        CheckpointError: no file is found, or tensors are missing, unexpected or of another shape; all are named.
+        CheckpointError: no file is found, or tensors are missing, unexpected or of another shape;
+            all are named.
     """
     names = TOWERS[spec.kind].release
     files = weight_files(source)
     opened = [open_weights(path) for path in files]
-    inside = any(marker in name for tensors in opened for name in tensors for marker in names.markers)
+    inside = any(
+        marker in name for tensors in opened for name in tensors for marker in names.markers
+    )
     found: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     problems = description_faults(files[0].parent, spec)
@@ -53,35 +57,57 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
     if problems:
         listed = list(dict.fromkeys(problems))
         more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
-        raise CheckpointError(f"the weights are not those of the recipe's {spec.kind} tower: "
-                              f"{'; '.join(listed[:_MOST_LISTED])}{more}", code="VT-WEIGHTS-082", where=source,
-                              remedy="set model.vision to the kind and shape of the source")
+        raise CheckpointError(
+            f"the weights are not those of the recipe's {spec.kind} tower: "
+            f"{'; '.join(listed[:_MOST_LISTED])}{more}",
+            code="VT-WEIGHTS-082",
+            where=source,
+            remedy="set model.vision to the kind and shape of the source",
+        )
     check_finite_tensors({origin[name]: tensor for name, tensor in found.items()}, where=source)
     return found
 
 
-def _differences(found: Mapping[str, Tensor], origin: Mapping[str, str], wanted: Mapping[str, Tensor]) -> list[str]:
-    missing = [f"{name} {_shape(tensor)} is missing" for name, tensor in wanted.items() if name not in found]
-    unexpected = [f"{origin[name]} {_shape(tensor)} is not part of the tower" for name, tensor in found.items()
-                  if name not in wanted]
-    reshaped = [f"{origin[name]} is {_shape(tensor)} there and {_shape(wanted[name])} in the recipe"
-                for name, tensor in found.items() if name in wanted and tensor.shape != wanted[name].shape]
+def _differences(
+    found: Mapping[str, Tensor], origin: Mapping[str, str], wanted: Mapping[str, Tensor]
+) -> list[str]:
+    missing = [
+        f"{name} {_shape(tensor)} is missing"
+        for name, tensor in wanted.items()
+        if name not in found
+    ]
+    unexpected = [
+        f"{origin[name]} {_shape(tensor)} is not part of the tower"
+        for name, tensor in found.items()
+        if name not in wanted
+    ]
+    reshaped = [
+        f"{origin[name]} is {_shape(tensor)} there and {_shape(wanted[name])} in the recipe"
+        for name, tensor in found.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
     return [*reshaped, *unexpected, *missing]
 
 
 def _original_names(wanted: Mapping[str, Tensor], names: ReleaseNames) -> dict[str, str]:
-    """Return our names by those of the release's second naming; query, key and value as ``qkv``, which is split."""
+    """Return our names by those of the release's second naming; query, key and value as ``qkv``,
+    which is split."""
     places = {name: placed("", names.rules, f"model.{name}") for name in wanted}
-    return {place.name: re.sub(r"\.[qkv]_proj\.", ".qkv.", name) for name, place in places.items() if place}
+    return {
+        place.name: re.sub(r"\.[qkv]_proj\.", ".qkv.", name)
+        for name, place in places.items()
+        if place
+    }
 
 
 def _renamed(name: str, names: ReleaseNames, inside: bool) -> str | None:
-    """Return our name of a stored tensor, or None if it belongs to another part of a larger model."""
+    """Return our name of a stored tensor, or None if it belongs to another part of a larger
+    model."""
     if inside:
         ends = [name.rfind(marker) + len(marker) for marker in names.markers if marker in name]
         if not ends:
             return None
-        name = name[max(ends):]
+        name = name[max(ends) :]
     for pattern, replacement in names.renamed:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,5 @@
-"""A proxy in front of the API server that spoils chosen requests; everything else passes as it came."""
+"""A proxy in front of the API server that spoils chosen requests; everything else passes as it
+came."""
 
 from __future__ import annotations
 
@@ -15,8 +16,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 #: What a watch says when its version is too old.
-_GONE = json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}) + "\n"
-_DROPPED = ("connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding", "host")
+_GONE = (
+    json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}})
+    + "\n"
+)
+_DROPPED = (
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "content-length",
+    "accept-encoding",
+    "host",
+)
 
 
 @dataclass
@@ -60,11 +71,13 @@ class ApiProxy:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def spoil(self, match: str, kind: str, times: int) -> None:
-        """Let the next requests go wrong whose ``METHOD /path?query`` a regular expression is found in.
+        """Let the next requests go wrong whose ``METHOD /path?query`` a regular expression is found
+        in.
 
         Args:
             match: the expression.
-            kind: a status such as "429"; "lost" lets the server do what was asked and drops its answer; "half" ends
+            kind: a status such as "429"; "lost" lets the server do what was asked and drops its
+                answer; "half" ends
                 the answer in its middle; "gone" answers a watch that its version is too old.
             times: requests to spoil.
         """
@@ -89,11 +102,15 @@ class ApiProxy:
         if time.monotonic() < self._back_at:
             return  # the client sees a connection that ends without an answer
         if kind.isdecimal():
-            self._answer(request, int(kind), json.dumps({"kind": "Status", "message": "spoilt"}).encode())
+            self._answer(
+                request, int(kind), json.dumps({"kind": "Status", "message": "spoilt"}).encode()
+            )
         elif kind == "gone":
             self._answer(request, 200, _GONE.encode())
         else:
-            with suppress(OSError, http.client.HTTPException, AttributeError):  # closed under its reader
+            with suppress(
+                OSError, http.client.HTTPException, AttributeError
+            ):  # closed under its reader
                 self._pass_on(request, body, kind)
 
     def _spoilt_by(self, line: str) -> str:
@@ -106,8 +123,12 @@ class ApiProxy:
 
     def _pass_on(self, request: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
         assert self._target.hostname
-        connection = http.client.HTTPSConnection(self._target.hostname, self._target.port, context=self._context)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED}
+        connection = http.client.HTTPSConnection(
+            self._target.hostname, self._target.port, context=self._context
+        )
+        headers = {
+            name: value for name, value in request.headers.items() if name.lower() not in _DROPPED
+        }
         self._streams.append(connection)
         try:
             connection.request(request.command, request.path, body=body or None, headers=headers)
@@ -117,13 +138,17 @@ class ApiProxy:
                 return
             if kind == "half":
                 whole = answer.read()
-                self._answer(request, answer.status, whole[:len(whole) // 2])
+                self._answer(request, answer.status, whole[: len(whole) // 2])
                 return
             request.send_response(answer.status)
-            request.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            request.send_header(
+                "Content-Type", answer.headers.get("Content-Type", "application/json")
+            )
             request.send_header("Transfer-Encoding", "chunked")
             request.end_headers()
-            while part := answer.read1(65536):  # each event at once: a reader of a watch waits for a chunk
+            while part := answer.read1(
+                65536
+            ):  # each event at once: a reader of a watch waits for a chunk
                 request.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
                 request.wfile.flush()
             request.wfile.write(b"0\r\n\r\n")

@@ -35,10 +35,17 @@ def helm(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProc
         pytest.skip(why)
     # Nothing of this user's own: no kubeconfig, and no memory of what another cluster served.
     with tempfile.TemporaryDirectory(prefix="helm-") as home:
-        done = subprocess.run([HOME / "bin" / "helm", *map(str, arguments)], capture_output=True, text=True,
-                              env={"HOME": home, "KUBECONFIG": "/dev/null"}, timeout=120)
+        done = subprocess.run(
+            [HOME / "bin" / "helm", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={"HOME": home, "KUBECONFIG": "/dev/null"},
+            timeout=120,
+        )
     assert done.returncode == 0 or not check, done.stderr + done.stdout
-    assert "unknown field" not in done.stderr, done.stderr  # helm only warns of what the API server drops
+    assert "unknown field" not in done.stderr, (
+        done.stderr
+    )  # helm only warns of what the API server drops
     return done
 
 
@@ -52,7 +59,11 @@ def objects_of(text: str) -> Objects:
 
 def platform_of(objects: Objects, folder: Path) -> Platform:
     """Read the ConfigMap as the launcher does."""
-    (found,) = (one for (kind, _), one in objects.items() if kind == "ConfigMap" and "platform.yaml" in one["data"])
+    (found,) = (
+        one
+        for (kind, _), one in objects.items()
+        if kind == "ConfigMap" and "platform.yaml" in one["data"]
+    )
     path = folder / "platform.yaml"
     path.write_text(found["data"]["platform.yaml"])
     platform = load_platform(str(path))
@@ -62,8 +73,18 @@ def platform_of(objects: Objects, folder: Path) -> Platform:
 
 def job_of(platform: Platform, code: str = "") -> TrainingJob:
     """Return a job of two nodes as the launcher would make it from the chart's settings."""
-    return TrainingJob(name="vita-1-1-chart", namespace=platform.namespace, run="chart", stage="1.1", nodes=2, nproc=1,
-                       image=platform.image, command=("python", "-c", code), pod=platform.pod, platform=platform)
+    return TrainingJob(
+        name="vita-1-1-chart",
+        namespace=platform.namespace,
+        run="chart",
+        stage="1.1",
+        nodes=2,
+        nproc=1,
+        image=platform.image,
+        command=("python", "-c", code),
+        pod=platform.pod,
+        platform=platform,
+    )
 
 
 def janitor_of(control_plane: ControlPlane, namespace: str) -> dict[str, Any]:
@@ -72,13 +93,20 @@ def janitor_of(control_plane: ControlPlane, namespace: str) -> dict[str, Any]:
     return dict(control_plane.api.sanitize_for_serialization(cron.spec.job_template.spec))
 
 
-def janitor_removes(control_plane: ControlPlane, namespace: str, platform: Platform, launcher: Cluster) -> str:
-    """Let the janitor find a job of a Workflow that is over; return what it said once both it and the job are gone."""
-    make_workflow(control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z")
+def janitor_removes(
+    control_plane: ControlPlane, namespace: str, platform: Platform, launcher: Cluster
+) -> str:
+    """Let the janitor find a job of a Workflow that is over; return what it said once both it and
+    the job are gone."""
+    make_workflow(
+        control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z"
+    )
     forever = replace(job_of(platform, "import time; time.sleep(600)"), workflow="over")
     launcher.create(PyTorchJobs.resource, PyTorchJobs().manifest(forever))
     batch, core = client.BatchV1Api(control_plane.api), client.CoreV1Api(control_plane.api)
-    batch.create_namespaced_job(namespace, {"metadata": {"name": "now"}, "spec": janitor_of(control_plane, namespace)})
+    batch.create_namespaced_job(
+        namespace, {"metadata": {"name": "now"}, "spec": janitor_of(control_plane, namespace)}
+    )
     until(lambda: batch.read_namespaced_job("now", namespace).status.completion_time)
     until(lambda: jobs_of(control_plane, namespace) == [])
     (pod,) = core.list_namespaced_pod(namespace, label_selector="job-name=now").items
@@ -102,9 +130,13 @@ def assert_within(given: Any, found: Any) -> None:
 def assert_fits(job: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
     """A TrainJob's patches join what the runtime names; what they do not name would be refused."""
     assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
-    (patched,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    (patched,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"][
+        "replicatedJobs"
+    ]
     (stated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     assert patched["name"] == stated["name"]
-    names = [[one["name"] for one in job["template"]["spec"]["template"]["spec"]["containers"]]
-             for job in (patched, stated)]
+    names = [
+        [one["name"] for one in job["template"]["spec"]["template"]["spec"]["containers"]]
+        for job in (patched, stated)
+    ]
     assert names[0] == names[1] == [TrainJobs.container]

@@ -1,10 +1,15 @@
 """A kubelet for tests: pods bound to its node run as processes of this machine.
 
-What is real: commands, environment, exit codes, signals and their grace, restart policies, memory limits (the process
-group is killed when it exceeds them), secrets, termination messages, logs through the API server. What is not: images
-(one whose name contains ``missing`` cannot be pulled; any other is this machine), mounts (a variable whose value lies
-below a mount's path is pointed to a folder; our ConfigMap and a service account's token are named by variables),
-names of pods (they become 127.0.0.1), and the port of a job's master, which is made unique on this machine.
+What is real: commands, environment, exit codes, signals and their grace, restart policies, memory
+limits (the process
+group is killed when it exceeds them), secrets, termination messages, logs through the API server.
+What is not: images
+(one whose name contains ``missing`` cannot be pulled; any other is this machine), mounts (a
+variable whose value lies
+below a mount's path is pointed to a folder; our ConfigMap and a service account's token are named
+by variables),
+names of pods (they become 127.0.0.1), and the port of a job's master, which is made unique on this
+machine.
 """
 
 from __future__ import annotations
@@ -33,8 +38,15 @@ class Kubelet:
         kubeconfig_of: gives a kubeconfig of a service account, by namespace and name.
     """
 
-    def __init__(self, api: client.ApiClient, name: str, folder: Path, *, gpus: int = 0,
-                 kubeconfig_of: Callable[[str, str], Path] | None = None) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        name: str,
+        folder: Path,
+        *,
+        gpus: int = 0,
+        kubeconfig_of: Callable[[str, str], Path] | None = None,
+    ) -> None:
         self.name, self.folder, self.kubeconfig_of = name, folder, kubeconfig_of
         self.core = client.CoreV1Api(api)
         self.leases = client.CoordinationV1Api(api)
@@ -56,7 +68,11 @@ class Kubelet:
 
     def processes(self) -> list[int]:
         """Return the leaders of all process groups that run."""
-        return [pod.process.pid for pod in self.pods.values() if pod.process and pod.process.poll() is None]
+        return [
+            pod.process.pid
+            for pod in self.pods.values()
+            if pod.process and pod.process.poll() is None
+        ]
 
     def kill_pod(self, name: str, number: int = signal.SIGKILL) -> None:
         """Kill the running container of a pod, as the kernel would."""
@@ -66,21 +82,48 @@ class Kubelet:
     def _register(self) -> None:
         room = {"cpu": "16", "memory": "64Gi", "pods": "50", "ephemeral-storage": "100Gi"}
         room |= {"nvidia.com/gpu": str(self._gpus)} if self._gpus else {}
-        self.core.create_node({"metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}},
-                               "spec": {}})
-        self._conditions("True", {"capacity": room, "allocatable": room,
-                                  "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-                                  "daemonEndpoints": {"kubeletEndpoint": {"Port": self._server.port}}})
+        self.core.create_node(
+            {
+                "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}},
+                "spec": {},
+            }
+        )
+        self._conditions(
+            "True",
+            {
+                "capacity": room,
+                "allocatable": room,
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": self._server.port}},
+            },
+        )
 
     def _conditions(self, ready: str, more: Object | None = None) -> None:
         time = now()
-        self.core.patch_node_status(self.name, {"status": {**(more or {}), "conditions": [
-            {"type": "Ready", "status": ready, "reason": "TestKubelet", "message": "", "lastHeartbeatTime": time,
-             "lastTransitionTime": time}]}})
+        self.core.patch_node_status(
+            self.name,
+            {
+                "status": {
+                    **(more or {}),
+                    "conditions": [
+                        {
+                            "type": "Ready",
+                            "status": ready,
+                            "reason": "TestKubelet",
+                            "message": "",
+                            "lastHeartbeatTime": time,
+                            "lastTransitionTime": time,
+                        }
+                    ],
+                }
+            },
+        )
 
     def _beat(self) -> None:
-        body: Object = {"metadata": {"name": self.name, "namespace": "kube-node-lease"},
-                        "spec": {"holderIdentity": self.name, "leaseDurationSeconds": 20}}
+        body: Object = {
+            "metadata": {"name": self.name, "namespace": "kube-node-lease"},
+            "spec": {"holderIdentity": self.name, "leaseDurationSeconds": 20},
+        }
         while not self.stopped.wait(4):
             body["spec"]["renewTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             try:
@@ -97,8 +140,11 @@ class Kubelet:
     def _watch(self) -> None:
         while not self.stopped.is_set():
             try:
-                stream = watch.Watch().stream(self.core.list_pod_for_all_namespaces, timeout_seconds=30,
-                                              field_selector=f"spec.nodeName={self.name}")
+                stream = watch.Watch().stream(
+                    self.core.list_pod_for_all_namespaces,
+                    timeout_seconds=30,
+                    field_selector=f"spec.nodeName={self.name}",
+                )
                 for event in stream:
                     if self.stopped.is_set():
                         return
@@ -114,8 +160,9 @@ class Kubelet:
                 pod.kill()
             return
         if uid not in self.pods:
-            if seen["metadata"].get("deletionTimestamp") or (seen.get("status") or {}).get("phase") in (
-                    "Succeeded", "Failed"):
+            if seen["metadata"].get("deletionTimestamp") or (seen.get("status") or {}).get(
+                "phase"
+            ) in ("Succeeded", "Failed"):
                 self._remove(seen)
                 return
             self.pods[uid] = PodProcess(self, seen)
@@ -124,13 +171,16 @@ class Kubelet:
 
     def _remove(self, seen: Object) -> None:
         if seen["metadata"].get("deletionTimestamp"):
-            self.force_delete(seen["metadata"]["namespace"], seen["metadata"]["name"], seen["metadata"]["uid"])
+            self.force_delete(
+                seen["metadata"]["namespace"], seen["metadata"]["name"], seen["metadata"]["uid"]
+            )
 
     def force_delete(self, namespace: str, name: str, uid: str) -> None:
         """Tell the API that a pod that was to be deleted has ended."""
         try:
-            self.core.delete_namespaced_pod(name, namespace, body={"gracePeriodSeconds": 0,
-                                                                   "preconditions": {"uid": uid}})
+            self.core.delete_namespaced_pod(
+                name, namespace, body={"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+            )
         except ApiException as error:
             if error.status not in GONE:
                 raise

@@ -1,4 +1,5 @@
-"""Logs of the test kubelet's pods, kept with times and served the way the API server asks a kubelet for them."""
+"""Logs of the test kubelet's pods, kept with times and served the way the API server asks a kubelet
+for them."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def _wanted(log: LogFile, query: dict[str, str]) -> Iterator[bytes]:
     if since := query.get("sinceTime"):
         lines = (line for line in lines if line[:19] >= since[:19].encode())
     if number := query.get("tailLines"):
-        lines = iter(list(lines)[-int(number):])
+        lines = iter(list(lines)[-int(number) :])
     for line in lines:
         yield line if query.get("timestamps") == "true" else line.partition(b" ")[2]
 
@@ -107,12 +108,21 @@ def _stamp() -> str:
 
 
 def _certificate() -> bytes:
-    """Return a fresh self-signed certificate with its key; the API server is told not to check it."""
+    """Return a fresh self-signed certificate with its key; the API server is told not to check
+    it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-kubelet")])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-                   .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-                   .not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256()))
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                             serialization.NoEncryption()) + certificate.public_bytes(serialization.Encoding.PEM)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + certificate.public_bytes(serialization.Encoding.PEM)

@@ -1,4 +1,5 @@
-"""A pod of the test kubelet: its containers as processes of this machine, and what is reported of them."""
+"""A pod of the test kubelet: its containers as processes of this machine, and what is reported of
+them."""
 
 from __future__ import annotations
 
@@ -50,7 +51,10 @@ class PodProcess:
         self.node, self.spec = node, seen["spec"]
         self.namespace, self.name = seen["metadata"]["namespace"], seen["metadata"]["name"]
         self.uid = seen["metadata"]["uid"]
-        self.labels, self.annotations = seen["metadata"].get("labels") or {}, seen["metadata"].get("annotations") or {}
+        self.labels, self.annotations = (
+            seen["metadata"].get("labels") or {},
+            seen["metadata"].get("annotations") or {},
+        )
         self.folder = node.folder / self.uid
         self.folder.mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -79,7 +83,9 @@ class PodProcess:
         timer = threading.Timer(grace, self.kill)
         timer.daemon = True
         timer.start()
-        if self._over.is_set():  # it ended by itself before anybody here heard that it is to be deleted
+        if (
+            self._over.is_set()
+        ):  # it ended by itself before anybody here heard that it is to be deleted
             self.node.force_delete(self.namespace, self.name, self.uid)
 
     def _run(self) -> None:
@@ -89,7 +95,11 @@ class PodProcess:
                 code = self._initialised() or self._run_container(container)
                 if self.node.stopped.is_set():
                     return
-                self._report("Succeeded" if code == 0 else "Failed", {"terminated": self._end(code)}, container)
+                self._report(
+                    "Succeeded" if code == 0 else "Failed",
+                    {"terminated": self._end(code)},
+                    container,
+                )
             self._over.set()
             if self._terminating.is_set():
                 self.node.force_delete(self.namespace, self.name, self.uid)
@@ -99,13 +109,16 @@ class PodProcess:
                 raise
 
     def _initialised(self) -> int:
-        return next((code for one in self.spec.get("initContainers") or () if (code := self._start(one))), 0)
+        return next(
+            (code for one in self.spec.get("initContainers") or () if (code := self._start(one))), 0
+        )
 
     def _run_container(self, container: Object) -> int:
         while True:
             code = self._start(container)
             again = self.spec.get("restartPolicy") == "Always" or (
-                self.spec.get("restartPolicy") == "OnFailure" and code != 0)
+                self.spec.get("restartPolicy") == "OnFailure" and code != 0
+            )
             if not again or self._terminating.is_set() or self.node.stopped.is_set():
                 return code
             self._last = {"terminated": self._end(code)}
@@ -118,7 +131,11 @@ class PodProcess:
         turn = 0
         while "missing" in container["image"]:
             message = f"failed to pull image {container['image']!r}: not found"
-            self._report("Pending", {"waiting": {"reason": reasons[min(turn, 1)], "message": message}}, container)
+            self._report(
+                "Pending",
+                {"waiting": {"reason": reasons[min(turn, 1)], "message": message}},
+                container,
+            )
             turn += 1
             if self._terminating.wait(_PULL_PAUSE):
                 return False
@@ -133,11 +150,19 @@ class PodProcess:
         self.log = LogFile(self.folder / f"{container['name']}-{self.restarts}.log")
         self._oom = False
         command = [*container.get("command", ()), *container.get("args", ())]
-        command[0] = {"python": sys.executable, "vita-train": str(Path(sys.executable).with_name("vita-train"))}.get(
-            command[0], command[0])
-        self.process = subprocess.Popen(command, env={**env, "VITA_TRAIN_TERMINATION_LOG": str(words)},
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        start_new_session=True, cwd=self.folder)
+        command[0] = {
+            "python": sys.executable,
+            "vita-train": str(Path(sys.executable).with_name("vita-train")),
+        }.get(command[0], command[0])
+        self.process = subprocess.Popen(
+            command,
+            env={**env, "VITA_TRAIN_TERMINATION_LOG": str(words)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=self.folder,
+        )
         if container is self.spec["containers"][0]:
             self._report("Running", {"running": {"startedAt": now()}}, container)
         limit = _bytes((container.get("resources") or {}).get("limits", {}).get("memory", ""))
@@ -152,7 +177,10 @@ class PodProcess:
     def _guard(self, process: subprocess.Popen[bytes], limit: int) -> None:
         while process.poll() is None:
             try:
-                family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                family = [
+                    psutil.Process(process.pid),
+                    *psutil.Process(process.pid).children(recursive=True),
+                ]
                 used = sum(one.memory_full_info().uss for one in family)
             except psutil.Error:
                 used = 0
@@ -162,19 +190,35 @@ class PodProcess:
             time.sleep(0.5)
 
     def _environment(self, container: Object) -> dict[str, str] | None:
-        mounts = {mount["mountPath"]: self.folder / mount["name"] for mount in container.get("volumeMounts") or ()}
-        env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOSTNAME": self.name,
-               **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}}
+        mounts = {
+            mount["mountPath"]: self.folder / mount["name"]
+            for mount in container.get("volumeMounts") or ()
+        }
+        env = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOSTNAME": self.name,
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+        }
         for entry in container.get("env") or ():
             value = entry.get("value", "")
             source = entry.get("valueFrom") or {}
             if reference := source.get("secretKeyRef"):
                 try:
-                    secret = self.node.core.read_namespaced_secret(reference["name"], self.namespace)
+                    secret = self.node.core.read_namespaced_secret(
+                        reference["name"], self.namespace
+                    )
                 except ApiException:
-                    self._report("Pending", {"waiting": {
-                        "reason": "CreateContainerConfigError",
-                        "message": f'secret "{reference["name"]}" not found'}}, container)
+                    self._report(
+                        "Pending",
+                        {
+                            "waiting": {
+                                "reason": "CreateContainerConfigError",
+                                "message": f'secret "{reference["name"]}" not found',
+                            }
+                        },
+                        container,
+                    )
                     self._terminating.wait()
                     return None
                 value = base64.b64decode(secret.data[reference["key"]]).decode()
@@ -188,13 +232,20 @@ class PodProcess:
 
     def _identity(self) -> dict[str, str]:
         account, get = self.spec.get("serviceAccountName", ""), self.node.kubeconfig_of
-        if get is None or account in ("", "default") or self.spec.get("automountServiceAccountToken") is False:
+        if (
+            get is None
+            or account in ("", "default")
+            or self.spec.get("automountServiceAccountToken") is False
+        ):
             return {}
         return {"KUBECONFIG": str(get(self.namespace, account)), POD_NAMESPACE: self.namespace}
 
     def _platform(self, mounts: dict[str, Path]) -> dict[str, str]:
-        volumes = {one["name"]: one["configMap"]["name"] for one in self.spec.get("volumes") or ()
-                   if "configMap" in one}
+        volumes = {
+            one["name"]: one["configMap"]["name"]
+            for one in self.spec.get("volumes") or ()
+            if "configMap" in one
+        }
         folder = mounts.get(str(FOLDER))
         if folder is None or folder.name not in volumes:
             return {}
@@ -211,7 +262,7 @@ class PodProcess:
             return "127.0.0.1"
         for path, folder in mounts.items():
             if value == path or value.startswith(path + "/"):
-                return str(folder) + value[len(path):]
+                return str(folder) + value[len(path) :]
         return value
 
     def _end(self, code: int) -> Object:
@@ -222,21 +273,48 @@ class PodProcess:
         return _ended(self.process, 128 - code if code < 0 else code, message, oom=self._oom)
 
     def _report(self, phase: str, state: Object, container: Object) -> None:
-        status = {"name": container["name"], "image": container["image"], "imageID": "", "ready": "running" in state,
-                  "started": "running" in state, "restartCount": self.restarts, "state": state,
-                  **({"lastState": self._last} if self._last else {})}
-        condition = {"type": "Ready", "status": "True" if "running" in state else "False", "lastTransitionTime": now()}
+        status = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": "running" in state,
+            "started": "running" in state,
+            "restartCount": self.restarts,
+            "state": state,
+            **({"lastState": self._last} if self._last else {}),
+        }
+        condition = {
+            "type": "Ready",
+            "status": "True" if "running" in state else "False",
+            "lastTransitionTime": now(),
+        }
         # A controller may have made another of this name by now: the uid says which is meant.
-        body = {"metadata": {"uid": self.uid}, "status": {
-            "phase": phase, "hostIP": "127.0.0.1", "podIP": "127.0.0.1", "startTime": now(),
-            "containerStatuses": [status], "conditions": [condition]}}
+        body = {
+            "metadata": {"uid": self.uid},
+            "status": {
+                "phase": phase,
+                "hostIP": "127.0.0.1",
+                "podIP": "127.0.0.1",
+                "startTime": now(),
+                "containerStatuses": [status],
+                "conditions": [condition],
+            },
+        }
         self.node.core.patch_namespaced_pod_status(self.name, self.namespace, body)
 
 
-def _ended(process: subprocess.Popen[bytes] | None, code: int, message: str, *, oom: bool = False) -> Object:
+def _ended(
+    process: subprocess.Popen[bytes] | None, code: int, message: str, *, oom: bool = False
+) -> Object:
     reason = "OOMKilled" if oom else "Completed" if code == 0 else "Error"
-    return {"exitCode": code, "reason": reason, "message": message, "startedAt": now(), "finishedAt": now(),
-            "containerID": f"process://{process.pid if process else 0}"}
+    return {
+        "exitCode": code,
+        "reason": reason,
+        "message": message,
+        "startedAt": now(),
+        "finishedAt": now(),
+        "containerID": f"process://{process.pid if process else 0}",
+    }
 
 
 def _bytes(quantity: str) -> int:

@@ -1,4 +1,5 @@
-"""The processes of a cluster: started with a log each, watched while something of theirs is waited for, killed."""
+"""The processes of a cluster: started with a log each, watched while something of theirs is waited
+for, killed."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from pathlib import Path
 from kubernetes.client.exceptions import ApiException, OpenApiException
 from urllib3.exceptions import HTTPError
 
-HOME = Path(os.environ.get("VITA_TRAIN_CONTROL_PLANE") or Path.home() / ".cache/vita-train-test/control-plane")
+HOME = Path(
+    os.environ.get("VITA_TRAIN_CONTROL_PLANE")
+    or Path.home() / ".cache/vita-train-test/control-plane"
+)
 _START_SECONDS = 120.0
 
 
@@ -35,12 +39,19 @@ class Processes:
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Start a program; it finds the others by their names."""
         log = (self.folder / f"{name}.log").open("wb")
-        self._running.append(subprocess.Popen(
-            [str(HOME / "bin" / name), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}"}))
+        self._running.append(
+            subprocess.Popen(
+                [str(HOME / "bin" / name), *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}"},
+            )
+        )
 
     def until(self, is_done: Callable[[], object], what: str) -> None:
-        """Wait for something that these programs bring about; a server that does not answer yet is waited for."""
+        """Wait for something that these programs bring about; a server that does not answer yet is
+        waited for."""
         deadline = time.monotonic() + _START_SECONDS
         while True:
             ended = [str(one.args[0]) for one in self._running if one.poll() is not None]  # type: ignore[index]

@@ -16,8 +16,17 @@ from vita_train.launch.kubernetes.workflow import WORKFLOWS
 def make_workflow(control_plane: ControlPlane, namespace: str, name: str, **status: str) -> None:
     """Create a Workflow, as Kubeflow Pipelines would."""
     client.CustomObjectsApi(control_plane.api).create_namespaced_custom_object(
-        WORKFLOWS.group, WORKFLOWS.version, namespace, WORKFLOWS.plural,
-        {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "metadata": {"name": name}, "status": status})
+        WORKFLOWS.group,
+        WORKFLOWS.version,
+        namespace,
+        WORKFLOWS.plural,
+        {
+            "apiVersion": WORKFLOWS.api_version,
+            "kind": WORKFLOWS.kind,
+            "metadata": {"name": name},
+            "status": status,
+        },
+    )
 
 
 def until(is_done: Callable[[], object], *, seconds: float = 60) -> None:
@@ -32,5 +41,6 @@ def jobs_of(control_plane: ControlPlane, namespace: str) -> list[dict[str, Any]]
     """Return the PyTorchJobs of a namespace."""
     job = PyTorchJobs.resource
     found = client.CustomObjectsApi(control_plane.api).list_namespaced_custom_object(
-        job.group, job.version, namespace, job.plural)
+        job.group, job.version, namespace, job.plural
+    )
     return list(found["items"])

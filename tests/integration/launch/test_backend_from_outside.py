@@ -1,4 +1,5 @@
-"""A job backend that is no part of the package: two nodes as processes, tried again, one setting of its own."""
+"""A job backend that is no part of the package: two nodes as processes, tried again, one setting of
+its own."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class DeskSettings(Strict):
 
 register_job_backend(JobBackendSpec("desk", "desks.work:Desk", settings=DeskSettings))
 '''
-WORK = '''
+WORK = """
 import os
 import socket
 import subprocess
@@ -64,8 +65,8 @@ class Desk:
         failures = [node_failure(code, logs / f"node-{node}.json", logs / f"node-{node}.log")
                     for node, code in enumerate(codes)]
         return Outcome(next(filter(None, failures), None), logs=str(logs))
-'''
-PREPARE = '''
+"""  # noqa: E501
+PREPARE = """
 import sys
 from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
@@ -74,26 +75,46 @@ from vita_train.runs.run import Run
 run = Run(load_recipe(sys.argv[1]), "r")
 steps.fetch_step(run)
 steps.prepare_step(run)
-'''
+"""
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Smoke's model, a page of text and one stage, on two nodes of the desk."""
-    rows = [{"id": str(number), "conversations": [{"from": "human", "value": f"count to {number}"},
-                                                  {"from": "gpt", "value": " ".join(map(str, range(number)))}]}
-            for number in range(2, 40)]
+    rows = [
+        {
+            "id": str(number),
+            "conversations": [
+                {"from": "human", "value": f"count to {number}"},
+                {"from": "gpt", "value": " ".join(map(str, range(number)))},
+            ],
+        }
+        for number in range(2, 40)
+    ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    registry = {"format": "vita-train/registry/v1", "datasets": {"counting": {
-        "task": "qa", **{split: {"records": "rows.json"} for split in ("train", "dev", "test")}}}}
+    registry = {
+        "format": "vita-train/registry/v1",
+        "datasets": {
+            "counting": {
+                "task": "qa",
+                **{split: {"records": "rows.json"} for split in ("train", "dev", "test")},
+            }
+        },
+    }
     (tmp_path / "registry.json").write_text(json.dumps(registry))
     smoke = preset_path("smoke")
     assert smoke is not None
     settings: dict[str, Any] = {
-        **{key: value for key, value in yaml.safe_load(smoke.read_text()).items() if key in ("model", "tokenizer")},
+        **{
+            key: value
+            for key, value in yaml.safe_load(smoke.read_text()).items()
+            if key in ("model", "tokenizer")
+        },
         "name": "desk",
         "storage": {"root": str(tmp_path / "runs")},
-        "data": {"source": {"mine": {"kind": "records", "registry": str(tmp_path / "registry.json")}}},
+        "data": {
+            "source": {"mine": {"kind": "records", "registry": str(tmp_path / "registry.json")}}
+        },
         "stages": {
             "words": {
                 "objective": "next_token",
@@ -117,11 +138,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.slow
-def test_a_stage_trains_through_it(recipe: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_stage_trains_through_it(
+    recipe: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     prepared = _python(environment, "-c", PREPARE, str(recipe))
     assert prepared.returncode == 0, prepared.stderr
     run = Run(load_recipe("smoke", [f"storage.root={tmp_path / 'runs'}"]), "r")
@@ -130,7 +155,9 @@ def test_a_stage_trains_through_it(recipe: Path, environment: dict[str, str], tm
     index.rename(tmp_path / "away")
     refused = _python(environment, *launch)
     assert refused.returncode == 1, refused.stdout + refused.stderr
-    assert "prepared data cannot be read" in refused.stderr, "what a rank said is the reason, not the status of a node"
+    assert "prepared data cannot be read" in refused.stderr, (
+        "what a rank said is the reason, not the status of a node"
+    )
     (tmp_path / "away").rename(index)
     done = _python(environment, *launch)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -145,12 +172,23 @@ def test_a_stage_trains_through_it(recipe: Path, environment: dict[str, str], tm
 def test_without_the_plugin_its_name_and_settings_are_unknown(recipe: Path) -> None:
     done = _python({**os.environ}, "-m", "vita_train.cli.main", "recipe", "check", str(recipe))
     assert done.returncode == 2
-    assert "there is no job backend 'desk'; there are auto, local, kubernetes, trainjob, pytorchjob" in done.stderr
+    assert (
+        "there is no job backend 'desk'; there are auto, local, kubernetes, trainjob, pytorchjob"
+        in done.stderr
+    )
     assert "unknown key 'desk' in launch.settings" in done.stderr
 
 
 def test_its_settings_are_checked(recipe: Path, environment: dict[str, str]) -> None:
-    done = _python(environment, "-m", "vita_train.cli.main", "recipe", "check", str(recipe), "--set",
-                   "launch.settings.desk.drawr=x")
+    done = _python(
+        environment,
+        "-m",
+        "vita_train.cli.main",
+        "recipe",
+        "check",
+        str(recipe),
+        "--set",
+        "launch.settings.desk.drawr=x",
+    )
     assert done.returncode == 2
     assert "did you mean 'drawer'" in done.stderr

@@ -1,4 +1,5 @@
-"""A vision tower that is no part of the package: counted, trained for a step, read under the names of its release."""
+"""A vision tower that is no part of the package: counted, trained for a step, read under the names
+of its release."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class PatchSpec(TowerSpec):
 
 register_tower(TowerKind(PatchSpec, "patched.work:PatchTower", ReleaseNames(
     renamed=(("^stem[.]", "embed."), ("^layers[.]", "blocks.")), unused="head[.]", block="layers[.]([0-9]+)[.]")))
-'''
-WORK = '''
+'''  # noqa: E501
+WORK = """
 from torch import nn
 
 from vita_train.models.vision.tower import VisionTower
@@ -60,8 +61,8 @@ class PatchTower(VisionTower):
         for block in self.model.blocks:
             tokens = tokens + block(tokens).relu()
         return tokens
-'''
-WALK = '''
+"""  # noqa: E501
+WALK = """
 import sys
 from vita_train.pipeline import steps
 from vita_train.recipe.load import load_recipe
@@ -79,8 +80,8 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
-READ = '''
+"""
+READ = """
 import sys
 import torch
 from safetensors.torch import save_file
@@ -94,7 +95,7 @@ theirs = {f"vision_tower.{name.replace('embed.', 'stem.').replace('blocks.', 'la
 save_file({**theirs, "vision_tower.head.weight": torch.zeros(2)}, sys.argv[1])
 again = load_vision(spec, sys.argv[1]).model.state_dict()
 assert all(torch.equal(tensor, again[name]) for name, tensor in tower.model.state_dict().items())
-'''
+"""
 
 
 @pytest.fixture
@@ -114,7 +115,10 @@ def recipe(tmp_path: Path) -> Path:
         "tokenizer": shipped["tokenizer"],
         "name": "patched",
         "storage": {"root": str(tmp_path / "runs")},
-        "data": {"source": {"mine": {"kind": "records", "registry": str(goods)}}, "image": {"max_tiles": 1}},
+        "data": {
+            "source": {"mine": {"kind": "records", "registry": str(goods)}},
+            "image": {"max_tiles": 1},
+        },
         "stages": {
             "see": {
                 "objective": "next_token",
@@ -132,7 +136,9 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def _python(environment: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
@@ -141,8 +147,9 @@ def _python(environment: dict[str, str], *arguments: str) -> str:
 PARAMETERS = 3 * 16 * 16 * 12 + 12 + 2 * (12 * 12 + 12)
 
 
-def test_the_planner_counts_it_and_its_release_is_read(recipe: Path, environment: dict[str, str], tmp_path: Path
-                                                       ) -> None:
+def test_the_planner_counts_it_and_its_release_is_read(
+    recipe: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     counted = json.loads(_python(environment, "-m", "vita_train.planning.parameters", str(recipe)))
     assert counted["modules"]["vision"] == PARAMETERS
     _python(environment, "-c", READ, str(tmp_path / "release.safetensors"))

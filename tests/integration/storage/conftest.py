@@ -1,4 +1,5 @@
-"""A store behind a proxy that spoils requests, the same store past the proxy, and short pauses between tries."""
+"""A store behind a proxy that spoils requests, the same store past the proxy, and short pauses
+between tries."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from vita_train.storage.s3 import MIB, S3Store
 @pytest.fixture(autouse=True)
 def _small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds, parts as small as S3 allows, a cache of the test's own."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01)
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01
+    )
     monkeypatch.setattr("vita_train.storage.retry._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("vita_train.storage.retry._LONGEST_PAUSE", 0.05)
     monkeypatch.setattr("vita_train.storage.s3.PART_BYTES", 5 * MIB)
@@ -27,9 +30,15 @@ def _small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def admin(s3_server: S3Server) -> Any:
-    """A client of the server itself; a session has one, for making a client takes longer than most tests."""
-    return boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1",
-                        aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
+    """A client of the server itself; a session has one, for making a client takes longer than most
+    tests."""
+    return boto3.client(
+        "s3",
+        endpoint_url=s3_server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""What a process on a node with a full disk does; prints one JSON line: the error, the files left, the bytes in use.
+"""What a process on a node with a full disk does; prints one JSON line: the error, the files left,
+the bytes in use.
 
-    python small_disk_worker.py CASE DISK ENDPOINT BUCKET
+python small_disk_worker.py CASE DISK ENDPOINT BUCKET
 """
 
 from __future__ import annotations
@@ -62,12 +63,17 @@ def save_state(disk: Path, store: S3Store) -> None:
         def save(self, directory: Path) -> None:
             torch.save({"weights": torch.ones(10 << 20)}, directory / "state.pt")
 
-    checkpoints = Checkpoints(store, STAGE, World(0, 1, 0, torch.device("cpu")), "digest", keep_last=2)
+    checkpoints = Checkpoints(
+        store, STAGE, World(0, 1, 0, torch.device("cpu")), "digest", keep_last=2
+    )
     checkpoints.begin()
     checkpoints.save(Engine(), 20, {})  # type: ignore[arg-type]
 
 
-CASES = {case.__name__: case for case in (fetch_weights, restore_checkpoint, fetch_folder, save_to_disk, save_state)}
+CASES = {
+    case.__name__: case
+    for case in (fetch_weights, restore_checkpoint, fetch_folder, save_to_disk, save_state)
+}
 
 
 def main() -> None:
@@ -76,9 +82,16 @@ def main() -> None:
     try:
         CASES[case](disk, S3Store(bucket, "runs", endpoint=endpoint))
     except VitaError as error:
-        told = {"kind": type(error).__name__, "code": error.exit_code, "what": error.what, "where": error.where,
-                "remedy": error.remedy}
-    print(json.dumps({"error": told, "left": files_below(disk), "used": shutil.disk_usage(disk).used}))
+        told = {
+            "kind": type(error).__name__,
+            "code": error.exit_code,
+            "what": error.what,
+            "where": error.where,
+            "remedy": error.remedy,
+        }
+    print(
+        json.dumps({"error": told, "left": files_below(disk), "used": shutil.disk_usage(disk).used})
+    )
 
 
 if __name__ == "__main__":

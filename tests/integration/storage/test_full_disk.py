@@ -1,4 +1,5 @@
-"""A node whose disk is full, a small one mounted for a child process: it is told as such, and nothing half stays."""
+"""A node whose disk is full, a small one mounted for a child process: it is told as such, and
+nothing half stays."""
 
 from __future__ import annotations
 
@@ -22,8 +23,15 @@ from vita_train.storage.tar_shards import publish_tree
 
 HERE = Path(__file__).parent
 #: A shell in a mount namespace of its own, in which the folder is a disk of so many MiB.
-MOUNTED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
-           'mount -t tmpfs -o size="$0"m none "$1" && shift && exec "$@"']
+MOUNTED = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size="$0"m none "$1" && shift && exec "$@"',
+]
 
 
 @pytest.fixture
@@ -36,12 +44,32 @@ def disk(tmp_path: Path) -> Path:
     return folder
 
 
-def on_small_disk(case: str, disk: Path, mebibytes: int, server: S3Server, bucket: str) -> dict[str, Any]:
-    """Run a case of the worker with its cache on a disk of so many MiB and return what it printed."""
-    environment = {**os.environ, "VITA_TRAIN_CACHE": str(disk / "cache"),
-                   "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[2])])}
-    done = subprocess.run([*MOUNTED, str(mebibytes), str(disk), sys.executable, str(HERE / "small_disk_worker.py"),
-                           case, str(disk), server.endpoint, bucket], env=environment, capture_output=True, text=True)
+def on_small_disk(
+    case: str, disk: Path, mebibytes: int, server: S3Server, bucket: str
+) -> dict[str, Any]:
+    """Run a case of the worker with its cache on a disk of so many MiB and return what it
+    printed."""
+    environment = {
+        **os.environ,
+        "VITA_TRAIN_CACHE": str(disk / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[2])]),
+    }
+    done = subprocess.run(
+        [
+            *MOUNTED,
+            str(mebibytes),
+            str(disk),
+            sys.executable,
+            str(HERE / "small_disk_worker.py"),
+            case,
+            str(disk),
+            server.endpoint,
+            bucket,
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -53,7 +81,9 @@ def assert_no_space_told(error: dict[str, Any], folder: Path) -> None:
     assert "VITA_TRAIN_CACHE" in error["remedy"]
 
 
-def test_a_file_that_does_not_fit(direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit(
+    direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(content(0, "large"))
     direct.write("weights.json", direct.upload(path, "large.bin").model_dump_json().encode())
@@ -63,14 +93,18 @@ def test_a_file_that_does_not_fit(direct: S3Store, s3_server: S3Server, disk: Pa
     assert told["used"] < MIB
 
 
-def test_a_checkpoint_that_does_not_fit(direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit(
+    direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path
+) -> None:
     save(direct, begin_attempt(direct, STAGE), 10, tmp_path / "work")
     told = on_small_disk("restore_checkpoint", disk, 4, s3_server, direct.bucket)
     assert_no_space_told(told["error"], disk / "cache")
     assert set(told["left"]) <= {"cache/restore/optim-1.bin"}, "whole files stay, half ones do not"
 
 
-def test_a_folder_that_does_not_fit(direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path) -> None:
+def test_a_folder_that_does_not_fit(
+    direct: S3Store, s3_server: S3Server, disk: Path, tmp_path: Path
+) -> None:
     made = tmp_path / "raw"
     made.mkdir()
     (made / "film.mp4").write_bytes(content(0, "large"))

@@ -1,4 +1,5 @@
-"""Where credentials and server may come from: the environment, a mounted secret, the identity of a pod."""
+"""Where credentials and server may come from: the environment, a mounted secret, the identity of a
+pod."""
 
 from __future__ import annotations
 
@@ -22,15 +23,22 @@ _ROLE = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/
 <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{ACCESS_KEY}</AccessKeyId>
 <SecretAccessKey>{SECRET_KEY}</SecretAccessKey><SessionToken></SessionToken><Expiration>{_EXPIRES}</Expiration>
 </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
-_POD = json.dumps({"AccessKeyId": ACCESS_KEY, "SecretAccessKey": SECRET_KEY, "Token": None,
-                   "Expiration": _EXPIRES})
+_POD = json.dumps(
+    {
+        "AccessKeyId": ACCESS_KEY,
+        "SecretAccessKey": SECRET_KEY,
+        "Token": None,
+        "Expiration": _EXPIRES,
+    }
+)
 _REFUSED = """<ErrorResponse><Error><Code>AccessDenied</Code>
-<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>"""
+<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>"""  # noqa: E501
 
 
 @contextmanager
 def answering(status: int, text: str) -> Iterator[str]:
     """Run a server that gives one answer to everything; yield its address."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -76,25 +84,29 @@ def assert_works(store: S3Store) -> None:
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_secret_mounted_as_a_file(proxy: FaultProxy, bucket: str, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_mounted_as_a_file(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "credentials").write_text(
-        f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
+        f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     assert_works(S3Store(bucket, endpoint=proxy.endpoint))
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_the_role_of_a_service_account(proxy: FaultProxy, bucket: str, tmp_path: Path,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_role_of_a_service_account(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(200, _ROLE) as server:
         with_role(monkeypatch, server, tmp_path)
         assert_works(S3Store(bucket, endpoint=proxy.endpoint))
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_the_identity_agent_of_a_node(proxy: FaultProxy, bucket: str, tmp_path: Path,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_identity_agent_of_a_node(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(200, _POD) as server:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server}/credentials")
         monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
@@ -102,8 +114,9 @@ def test_the_identity_agent_of_a_node(proxy: FaultProxy, bucket: str, tmp_path: 
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_role_that_may_not_be_taken_on(proxy: FaultProxy, bucket: str, tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_may_not_be_taken_on(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(403, _REFUSED) as server:
         with_role(monkeypatch, server, tmp_path)
         with pytest.raises(UserError) as caught:
@@ -114,8 +127,9 @@ def test_a_role_that_may_not_be_taken_on(proxy: FaultProxy, bucket: str, tmp_pat
 
 
 @pytest.mark.usefixtures("_no_keys")
-def test_a_role_server_that_is_away(proxy: FaultProxy, bucket: str, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_server_that_is_away(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_role(monkeypatch, "http://127.0.0.1:1", tmp_path)
     with pytest.raises(StorageError) as caught:
         S3Store(bucket, endpoint=proxy.endpoint, retry_timeout=0).read("a/b")
@@ -123,8 +137,9 @@ def test_a_role_server_that_is_away(proxy: FaultProxy, bucket: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("variable", ["", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
-def test_a_server_of_ones_own_is_asked_by_path(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch,
-                                               variable: str) -> None:
+def test_a_server_of_ones_own_is_asked_by_path(
+    proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     if variable:
         monkeypatch.setenv(variable, proxy.endpoint)
     store = open_store(f"s3://{bucket}/runs", endpoint=None if variable else proxy.endpoint)

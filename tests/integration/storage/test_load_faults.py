@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.checkpoints import NAMES, STAGE, assert_told, content, files_below, save, whole_step
+from tests.helpers.checkpoints import (
+    NAMES,
+    STAGE,
+    assert_told,
+    content,
+    files_below,
+    save,
+    whole_step,
+)
 from tests.helpers.s3_faults import FaultProxy, Kind
 from vita_train.errors import EXIT_RETRYABLE, StorageError
 from vita_train.runs.manifest import Manifest
@@ -25,7 +33,10 @@ PASSING: list[tuple[Kind, str, int]] = [
     ("lost answer", "GET", 6),
     ("changed answer", "GET .*/large.bin", 1),
 ]
-LASTING: list[tuple[Kind, str]] = [("InternalError", "GET .*/large.bin"), ("cut answer", "GET .*/large.bin")]
+LASTING: list[tuple[Kind, str]] = [
+    ("InternalError", "GET .*/large.bin"),
+    ("cut answer", "GET .*/large.bin"),
+]
 
 
 @pytest.fixture
@@ -37,8 +48,9 @@ def weights(direct: S3Store, tmp_path: Path) -> FileRef:
 
 
 @pytest.mark.parametrize(("kind", "match", "times"), PASSING)
-def test_a_file_through_faults_that_pass(weights: FileRef, proxy: FaultProxy, kind: Kind, match: str,
-                                         times: int) -> None:
+def test_a_file_through_faults_that_pass(
+    weights: FileRef, proxy: FaultProxy, kind: Kind, match: str, times: int
+) -> None:
     fault = proxy.spoil(kind, match, times=times)
     assert fetch_file(weights, endpoint=proxy.endpoint).read_bytes() == content(0, "large")
     assert fault.left == 0
@@ -46,8 +58,9 @@ def test_a_file_through_faults_that_pass(weights: FileRef, proxy: FaultProxy, ki
 
 
 @pytest.mark.parametrize(("kind", "match"), LASTING)
-def test_a_file_through_faults_that_last(weights: FileRef, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch,
-                                         kind: Kind, match: str) -> None:
+def test_a_file_through_faults_that_last(
+    weights: FileRef, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, kind: Kind, match: str
+) -> None:
     monkeypatch.setattr("vita_train.storage.s3.RETRY_TIMEOUT", 1.0)
     proxy.spoil(kind, match)
     with pytest.raises(StorageError) as caught:
@@ -59,8 +72,9 @@ def test_a_file_through_faults_that_last(weights: FileRef, proxy: FaultProxy, mo
     assert fetch_file(weights, endpoint=proxy.endpoint).read_bytes() == content(0, "large")
 
 
-def test_a_file_that_is_replaced_while_it_comes(weights: FileRef, store: S3Store, direct: S3Store, proxy: FaultProxy,
-                                                tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_comes(
+    weights: FileRef, store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
     def replace_before_second_part() -> None:
         if proxy.requests.count(proxy.requests[-1]) == 2:
             other = tmp_path / "other.bin"
@@ -69,15 +83,26 @@ def test_a_file_that_is_replaced_while_it_comes(weights: FileRef, store: S3Store
 
     proxy.spoil("late", "GET .*/large.bin", times=2, before=replace_before_second_part)
     with pytest.raises(DamagedError) as caught:
-        store.download("first/1.2/final/large.bin", tmp_path / "back" / "large.bin", sha256=weights.sha256)
+        store.download(
+            "first/1.2/final/large.bin", tmp_path / "back" / "large.bin", sha256=weights.sha256
+        )
     assert_told(caught.value, weights.uri)
     assert files_below(tmp_path / "back") == []
 
 
-@pytest.mark.parametrize(("kind", "match", "times"), [
-    *PASSING, ("cut answer", "GET .*/(committed|manifest)", 4), ("InternalError", "HEAD", 6)])
-def test_a_checkpoint_through_faults_that_pass(store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path,
-                                               kind: Kind, match: str, times: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "match", "times"),
+    [*PASSING, ("cut answer", "GET .*/(committed|manifest)", 4), ("InternalError", "HEAD", 6)],
+)
+def test_a_checkpoint_through_faults_that_pass(
+    store: S3Store,
+    direct: S3Store,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    kind: Kind,
+    match: str,
+    times: int,
+) -> None:
     save(direct, begin_attempt(direct, STAGE), 10, tmp_path / "work")
     fault = proxy.spoil(kind, match, times=times)
     assert whole_step(store, tmp_path / "back") == (10, "")
@@ -85,10 +110,19 @@ def test_a_checkpoint_through_faults_that_pass(store: S3Store, direct: S3Store, 
     assert files_below(tmp_path / "back") == sorted(NAMES)
 
 
-@pytest.mark.parametrize("match", ["GET .*prefix=.*committed", "GET .*/committed/", "GET .*/manifest.json", "HEAD",
-                                   "GET .*/large.bin"])
+@pytest.mark.parametrize(
+    "match",
+    [
+        "GET .*prefix=.*committed",
+        "GET .*/committed/",
+        "GET .*/manifest.json",
+        "HEAD",
+        "GET .*/large.bin",
+    ],
+)
 def test_a_store_that_is_away_is_never_taken_for_a_damaged_checkpoint(
-        hasty: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path, match: str) -> None:
+    hasty: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path, match: str
+) -> None:
     attempt = begin_attempt(direct, STAGE)
     for step in (10, 20):
         save(direct, attempt, step, tmp_path / "work")
@@ -97,18 +131,23 @@ def test_a_store_that_is_away_is_never_taken_for_a_damaged_checkpoint(
         whole_step(hasty, tmp_path / "back")
     assert caught.value.exit_code == EXIT_RETRYABLE
     assert_told(caught.value, direct.uri)
-    assert set(files_below(tmp_path / "back")) <= {"optim-1.bin"}, "whole files stay, half ones do not"
+    assert set(files_below(tmp_path / "back")) <= {"optim-1.bin"}, (
+        "whole files stay, half ones do not"
+    )
     proxy.heal()
     assert whole_step(hasty, tmp_path / "back") == (20, "")
 
 
-def test_one_file_that_fails_ends_the_fetching_of_a_thousand(direct: S3Store, proxy: FaultProxy, bucket: str,
-                                                             tmp_path: Path) -> None:
+def test_one_file_that_fails_ends_the_fetching_of_a_thousand(
+    direct: S3Store, proxy: FaultProxy, bucket: str, tmp_path: Path
+) -> None:
     save(direct, begin_attempt(direct, STAGE), 10, tmp_path / "work")
     commit = latest_commit(direct, STAGE)
     assert commit is not None
     rank = commit.manifest.ranks[1]
-    many = rank.model_copy(update={"files": {f"gone-{n}.bin": rank.files["optim-1.bin"] for n in range(1000)}})
+    many = rank.model_copy(
+        update={"files": {f"gone-{n}.bin": rank.files["optim-1.bin"] for n in range(1000)}}
+    )
     wide = commit.manifest.model_copy(update={"ranks": (many,)})
     store = S3Store(bucket, "runs", endpoint=proxy.endpoint, attempts=1, retry_timeout=0)
     proxy.spoil("InternalError", "GET .*/gone-")
@@ -118,8 +157,14 @@ def test_one_file_that_fails_ends_the_fetching_of_a_thousand(direct: S3Store, pr
 
 
 @pytest.mark.parametrize(("kind", "times"), [("cut answer", 3), ("InternalError", 3)])
-def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                 kind: Kind, times: int) -> None:
+def test_a_folder_through_faults(
+    direct: S3Store,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    times: int,
+) -> None:
     made, there = tmp_path / "made" / "raw", tmp_path / "there" / "raw"
     made.mkdir(parents=True)
     for number in range(3):
@@ -143,4 +188,5 @@ def test_a_folder_through_faults(direct: S3Store, proxy: FaultProxy, tmp_path: P
     proxy.spoil(kind, times=times)
     fetch_tree(manifest.files, there, endpoint=proxy.endpoint)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == {
-        f"{number}.jpg": content(number, "image") for number in range(3)}
+        f"{number}.jpg": content(number, "image") for number in range(3)
+    }

@@ -15,7 +15,12 @@ from tests.helpers.checkpoints import STAGE, content, files_below, save
 from tests.helpers.s3_faults import FaultProxy
 from vita_train.storage.cache import fetch_file
 from vita_train.storage.checkpoints.attempt import begin_attempt
-from vita_train.storage.checkpoints.commit import commit_checkpoint, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import (
+    commit_checkpoint,
+    latest_commit,
+    restore,
+    save_rank_files,
+)
 from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.s3 import S3Store
 from vita_train.training.parallel.distributed import World
@@ -40,10 +45,14 @@ def killed_at_second_part(proxy: FaultProxy, name: str, work: Callable[[], objec
     kill.append(child)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
-    assert any(".vita-tmp-" in file for file in files_below(cache_dir())), "it died with a half file"
+    assert any(".vita-tmp-" in file for file in files_below(cache_dir())), (
+        "it died with a half file"
+    )
 
 
-def test_the_next_fetch_removes_what_a_killed_one_left(direct: S3Store, proxy: FaultProxy, tmp_path: Path) -> None:
+def test_the_next_fetch_removes_what_a_killed_one_left(
+    direct: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(content(0, "large"))
     ref = direct.upload(path, "final/large.bin")
@@ -52,8 +61,9 @@ def test_the_next_fetch_removes_what_a_killed_one_left(direct: S3Store, proxy: F
     assert [Path(file).name for file in files_below(cache_dir())] == ["large.bin"]
 
 
-def test_the_next_restore_removes_what_a_killed_one_left(direct: S3Store, store: S3Store, proxy: FaultProxy,
-                                                         tmp_path: Path) -> None:
+def test_the_next_restore_removes_what_a_killed_one_left(
+    direct: S3Store, store: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
     save(direct, begin_attempt(direct, STAGE), 10, tmp_path / "work")
     commit = latest_commit(direct, STAGE)
     assert commit is not None
@@ -63,12 +73,15 @@ def test_the_next_restore_removes_what_a_killed_one_left(direct: S3Store, store:
     assert files_below(folder) == ["optim-1.bin", "weights/large.bin"]
 
 
-def test_ranks_of_a_node_fetch_a_checkpoint_once(direct: S3Store, store: S3Store, proxy: FaultProxy,
-                                                 tmp_path: Path) -> None:
+def test_ranks_of_a_node_fetch_a_checkpoint_once(
+    direct: S3Store, store: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
     save(direct, begin_attempt(direct, STAGE), 10, tmp_path / "work")
     commit = latest_commit(direct, STAGE)
     assert commit is not None
-    ranks = [threading.Thread(target=restore, args=(store, commit, tmp_path / "back")) for _ in range(3)]
+    ranks = [
+        threading.Thread(target=restore, args=(store, commit, tmp_path / "back")) for _ in range(3)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -94,7 +107,9 @@ def test_a_node_keeps_one_restored_checkpoint_of_a_stage(direct: S3Store, tmp_pa
         path.write_text(json.dumps({"step": step}))
         save_rank_files(direct, attempt, step, 0, {"counters.json": path})
         commit_checkpoint(direct, attempt, step, 1, meta={"digest": "d", "step": step})
-        checkpoints = Checkpoints(direct, STAGE, World(0, 1, 0, torch.device("cpu")), "d", keep_last=2)
+        checkpoints = Checkpoints(
+            direct, STAGE, World(0, 1, 0, torch.device("cpu")), "d", keep_last=2
+        )
         assert checkpoints.restore(engine) == {"step": step}  # type: ignore[arg-type]
     assert engine.loaded[1].is_dir()
     assert not engine.loaded[0].exists()

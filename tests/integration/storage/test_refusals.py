@@ -29,7 +29,8 @@ WORKS: dict[str, Work] = {
     "find": lambda store, attempt, folder: latest_commit(store, STAGE),
     "final": lambda store, attempt, folder: read_final(store, STAGE),
     "fetch": lambda store, attempt, folder: fetch_file(
-        FileRef(uri=store.uri_of("a/b.bin"), sha256="0" * 64, bytes=1), endpoint=store._server),
+        FileRef(uri=store.uri_of("a/b.bin"), sha256="0" * 64, bytes=1), endpoint=store._server
+    ),
 }
 
 
@@ -41,7 +42,9 @@ def attempt(direct: S3Store, tmp_path: Path) -> Attempt:
     return attempt
 
 
-def told_at_once(work: Work, store: S3Store, attempt: Attempt, folder: Path, proxy: FaultProxy) -> UserError:
+def told_at_once(
+    work: Work, store: S3Store, attempt: Attempt, folder: Path, proxy: FaultProxy
+) -> UserError:
     """Run `work`, which must be refused without the same request being made over and over."""
     with pytest.raises(UserError) as caught:
         work(store, attempt, folder)
@@ -53,8 +56,15 @@ def told_at_once(work: Work, store: S3Store, attempt: Attempt, folder: Path, pro
 
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
-def test_wrong_credentials(attempt: Attempt, direct: S3Store, proxy: FaultProxy, s3_server: S3Server, tmp_path: Path,
-                           monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
+def test_wrong_credentials(
+    attempt: Attempt,
+    direct: S3Store,
+    proxy: FaultProxy,
+    s3_server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Work,
+) -> None:
     if s3_server.kind == "moto":
         pytest.skip("moto does not check signatures")
     with monkeypatch.context() as patch:
@@ -67,16 +77,18 @@ def test_wrong_credentials(attempt: Attempt, direct: S3Store, proxy: FaultProxy,
 
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
-def test_a_bucket_that_vanished(attempt: Attempt, store: S3Store, proxy: FaultProxy, admin: Any, tmp_path: Path,
-                                work: Work) -> None:
+def test_a_bucket_that_vanished(
+    attempt: Attempt, store: S3Store, proxy: FaultProxy, admin: Any, tmp_path: Path, work: Work
+) -> None:
     _remove(admin, store.bucket)
     error = told_at_once(work, store, attempt, tmp_path, proxy)
     assert f"bucket {store.bucket!r} does not exist" in error.what
     assert "create it" in error.remedy
 
 
-def test_a_bucket_that_vanishes_while_a_checkpoint_is_restored(attempt: Attempt, store: S3Store, admin: Any,
-                                                               tmp_path: Path) -> None:
+def test_a_bucket_that_vanishes_while_a_checkpoint_is_restored(
+    attempt: Attempt, store: S3Store, admin: Any, tmp_path: Path
+) -> None:
     commit = latest_commit(store, STAGE)
     assert commit is not None
     _remove(admin, store.bucket)

@@ -1,4 +1,5 @@
-"""S3 faults while a checkpoint is saved: those that pass do not show, those that last leave no half checkpoint."""
+"""S3 faults while a checkpoint is saved: those that pass do not show, those that last leave no half
+checkpoint."""
 
 from __future__ import annotations
 
@@ -23,25 +24,37 @@ def _checking_server(request: pytest.FixtureRequest, s3_server: S3Server) -> Non
         pytest.skip("moto does not check the hash of a request")
 
 
-@pytest.mark.parametrize(("kind", "match", "times"), [
-    ("InternalError", "", 9),
-    ("InternalError", "PUT|POST", 80),  # more than boto3 repeats in all
-    ("SlowDown", "PUT", 2),
-    ("cut request", "PUT", 7),
-    ("cut answer", "GET|POST", 7),
-    ("lost answer", "PUT|POST", 9),
-    ("changed request", "PUT|POST", 4),
-    ("ConditionalRequestConflict", "PUT .*/committed/", 2),
-])
-def test_faults_that_pass(store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path, kind: Kind, match: str,
-                          times: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "match", "times"),
+    [
+        ("InternalError", "", 9),
+        ("InternalError", "PUT|POST", 80),  # more than boto3 repeats in all
+        ("SlowDown", "PUT", 2),
+        ("cut request", "PUT", 7),
+        ("cut answer", "GET|POST", 7),
+        ("lost answer", "PUT|POST", 9),
+        ("changed request", "PUT|POST", 4),
+        ("ConditionalRequestConflict", "PUT .*/committed/", 2),
+    ],
+)
+def test_faults_that_pass(
+    store: S3Store,
+    direct: S3Store,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    kind: Kind,
+    match: str,
+    times: int,
+) -> None:
     fault = proxy.spoil(kind, match, times=times)
     save(store, begin_attempt(store, STAGE), 10, tmp_path / "work")
     assert fault.left == 0 or kind == "cut answer", "every fault was met"
     assert whole_step(direct, tmp_path / "back") == (10, "")
 
 
-def test_a_server_that_stalls(proxy: FaultProxy, bucket: str, direct: S3Store, tmp_path: Path) -> None:
+def test_a_server_that_stalls(
+    proxy: FaultProxy, bucket: str, direct: S3Store, tmp_path: Path
+) -> None:
     store = S3Store(bucket, "runs", endpoint=proxy.endpoint, read_timeout=1.0)
     attempt = begin_attempt(store, STAGE)
     stalls = proxy.spoil("late", "PUT", times=3, seconds=2.0)
@@ -50,20 +63,31 @@ def test_a_server_that_stalls(proxy: FaultProxy, bucket: str, direct: S3Store, t
     assert whole_step(direct, tmp_path / "back") == (10, "")
 
 
-@pytest.mark.parametrize(("kind", "match", "committed"), [
-    ("InternalError", "PUT .*/optim-1.bin", 10),
-    ("SlowDown", "PUT .*/manifest.json", 10),
-    ("cut request", "PUT .*partNumber=2", 10),
-    ("InternalError", r"POST .*\?uploads", 10),
-    ("lost answer", "POST .*uploadId=", 10),
-    ("InternalError", "HEAD .*/large.bin", 10),
-    ("changed request", "PUT .*/rank-1.json", 10),
-    ("InternalError", "PUT .*/committed/", 10),
-    ("lost answer", "PUT .*/committed/", 20),  # it is there, only its writer never heard of it
-    ("InternalError", "GET .*prefix=.*attempts", 10),
-])
-def test_faults_that_last(store: S3Store, hasty: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path,
-                          kind: Kind, match: str, committed: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "match", "committed"),
+    [
+        ("InternalError", "PUT .*/optim-1.bin", 10),
+        ("SlowDown", "PUT .*/manifest.json", 10),
+        ("cut request", "PUT .*partNumber=2", 10),
+        ("InternalError", r"POST .*\?uploads", 10),
+        ("lost answer", "POST .*uploadId=", 10),
+        ("InternalError", "HEAD .*/large.bin", 10),
+        ("changed request", "PUT .*/rank-1.json", 10),
+        ("InternalError", "PUT .*/committed/", 10),
+        ("lost answer", "PUT .*/committed/", 20),  # it is there, only its writer never heard of it
+        ("InternalError", "GET .*prefix=.*attempts", 10),
+    ],
+)
+def test_faults_that_last(
+    store: S3Store,
+    hasty: S3Store,
+    direct: S3Store,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    kind: Kind,
+    match: str,
+    committed: int,
+) -> None:
     attempt = begin_attempt(store, STAGE)
     save(store, attempt, 10, tmp_path / "work")
     fault = proxy.spoil(kind, match)
@@ -80,8 +104,9 @@ def test_faults_that_last(store: S3Store, hasty: S3Store, direct: S3Store, proxy
     assert unfinished_uploads(direct) == [], "what the attempt before left has been swept"
 
 
-def test_a_fault_in_the_background_is_told_by_the_next_save(store: S3Store, hasty: S3Store, proxy: FaultProxy,
-                                                            tmp_path: Path) -> None:
+def test_a_fault_in_the_background_is_told_by_the_next_save(
+    store: S3Store, hasty: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
     path = tmp_path / "optim.bin"
     path.write_bytes(b"state")
     committer = AsyncCommitter(hasty, begin_attempt(store, STAGE), 0, 1)

@@ -1,4 +1,5 @@
-"""Two processes that both believe they train a stage: one commits, the other learns it, and every byte is whole."""
+"""Two processes that both believe they train a stage: one commits, the other learns it, and every
+byte is whole."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ def begun(store: S3Store) -> Attempt:
 
 
 @pytest.mark.parametrize("saves_at_once", [True, False])
-def test_a_later_start_while_a_marker_is_on_its_way(store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path,
-                                                    saves_at_once: bool) -> None:
+def test_a_later_start_while_a_marker_is_on_its_way(
+    store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path, saves_at_once: bool
+) -> None:
     later: list[Attempt] = []
 
     def start_later() -> None:
@@ -64,13 +66,21 @@ def test_a_later_start_while_a_marker_is_on_its_way(store: S3Store, direct: S3St
     assert whole_step(direct, tmp_path / "back") == (10, "later")
 
 
-def test_a_marker_is_never_written_over(store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path) -> None:
-    """The second start repeats a step of the first; before its marker arrives, a third has committed that step."""
+def test_a_marker_is_never_written_over(
+    store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """The second start repeats a step of the first; before its marker arrives, a third has
+    committed that step."""
     save(direct, begun(direct), 10, tmp_path / "first", "first")
     second = begun(store)
 
     def start_third() -> None:
-        if sum("/committed/" in request and request.startswith("PUT") for request in proxy.requests) == 2:
+        if (
+            sum(
+                "/committed/" in request and request.startswith("PUT") for request in proxy.requests
+            )
+            == 2
+        ):
             save(direct, begun(direct), 10, tmp_path / "third", "third")
 
     proxy.spoil("late", "PUT .*/committed/", times=2, before=start_third)
@@ -91,9 +101,11 @@ def when_first(work: Callable[[], None]) -> Callable[[], None]:
     return once
 
 
-def test_a_server_without_conditional_writes(store: S3Store, direct: S3Store, proxy: FaultProxy,
-                                             tmp_path: Path) -> None:
-    """Both find the register empty and take the same number; the one that was written over is the one that ends."""
+def test_a_server_without_conditional_writes(
+    store: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Both find the register empty and take the same number; the one that was written over is the
+    one that ends."""
     for each in (store, direct):
         each.__dict__["honours_conditions"] = False
     other: list[Attempt] = []

@@ -1,4 +1,5 @@
-"""Train the toy with one engine after another in the same ranks; rank 0 writes losses, norms and final weights."""
+"""Train the toy with one engine after another in the same ranks; rank 0 writes losses, norms and
+final weights."""
 
 from __future__ import annotations
 
@@ -9,22 +10,41 @@ from typing import Any
 
 import torch
 
-from tests.helpers.toy import ToyObjective, global_batch, toy_context, toy_modules, toy_recipe, union
+from tests.helpers.toy import (
+    ToyObjective,
+    global_batch,
+    toy_context,
+    toy_modules,
+    toy_recipe,
+    union,
+)
 from vita_train.launch.process import run_rank
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.optim.schedule import rate_factor
-from vita_train.training.parallel.distributed import process_group, sum_over_ranks, world_from_environment
+from vita_train.training.parallel.distributed import (
+    process_group,
+    sum_over_ranks,
+    world_from_environment,
+)
 
 STEPS = 5
 
 
-def train(engine: dict[str, Any], accumulate: int, world: Any, text_only: bool = False,
-          resume_at: tuple[int, Path] | None = None, optim: dict[str, Any] | None = None) -> dict[str, Any]:
+def train(
+    engine: dict[str, Any],
+    accumulate: int,
+    world: Any,
+    text_only: bool = False,
+    resume_at: tuple[int, Path] | None = None,
+    optim: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return losses, gradient norms and a checksum of the gathered weights."""
     changes = {"optim": optim} if optim else {}
-    recipe = toy_recipe(engine=engine, batch={"global_batch_size": 8, "grad_accum": accumulate}, **changes)
+    recipe = toy_recipe(
+        engine=engine, batch={"global_batch_size": 8, "grad_accum": accumulate}, **changes
+    )
     spec = recipe.stages["1.2"]
     objective, runner = start(recipe, spec, world)
     losses, norms = [], []
@@ -37,11 +57,18 @@ def train(engine: dict[str, Any], accumulate: int, world: Any, text_only: bool =
             runner.close()
             objective, runner = start(recipe, spec, world)
             runner.load(resume_at[1])
-        mine = global_batch(step)[world.rank::world.size]
+        mine = global_batch(step)[world.rank :: world.size]
         if text_only:
-            mine = [sample for sample in global_batch(step) if sample.picture is None] if world.rank else mine
+            mine = (
+                [sample for sample in global_batch(step) if sample.picture is None]
+                if world.rank
+                else mine
+            )
         share = len(mine) // accumulate
-        parts = [objective.collate(mine[i * share:(i + 1) * share], seed=step) for i in range(accumulate)]
+        parts = [
+            objective.collate(mine[i * share : (i + 1) * share], seed=step)
+            for i in range(accumulate)
+        ]
         total = sum_over_ranks([sum(objective.weight(part) for part in parts)])[0]
         seen = sum_over_ranks([float("image" in part.modalities) for part in parts])
         loss = 0.0
@@ -53,7 +80,10 @@ def train(engine: dict[str, Any], accumulate: int, world: Any, text_only: bool =
         losses.append(sum_over_ranks([loss])[0] / total)
     state = runner.gather()
     runner.close()
-    weights = {name: float(sum(v.double().abs().sum() for v in part.values())) for name, part in (state or {}).items()}
+    weights = {
+        name: float(sum(v.double().abs().sum() for v in part.values()))
+        for name, part in (state or {}).items()
+    }
     return {"losses": losses, "norms": norms, "weights": weights}
 
 
@@ -74,7 +104,9 @@ def main() -> int:
     with process_group(world, timeout=300, always=True):
         for name, case in cases.items():
             resume = case.pop("resume", None)
-            results[name] = train(world=world, resume_at=(resume, out.parent / name) if resume else None, **case)
+            results[name] = train(
+                world=world, resume_at=(resume, out.parent / name) if resume else None, **case
+            )
     if world.rank == 0:
         out.write_text(json.dumps(results))
     return 0

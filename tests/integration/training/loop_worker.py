@@ -1,6 +1,8 @@
-"""One rank of a toy stage: the real loop, journal, checkpoints and watchdog around the toy objective.
+"""One rank of a toy stage: the real loop, journal, checkpoints and watchdog around the toy
+objective.
 
-    python -m tests.integration.training.loop_worker ROOT '{"engine": ..., "stage": {"steps": ...}, "fault": ...}'
+python -m tests.integration.training.loop_worker ROOT '{"engine": ..., "stage": {"steps": ...},
+"fault": ...}'
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import LossOutput
 from vita_train.training.observability.run_log import RunLog
 from vita_train.training.outcome import write_outcome
-from vita_train.training.parallel.distributed import peer_errors, process_group, world_from_environment
+from vita_train.training.parallel.distributed import (
+    peer_errors,
+    process_group,
+    world_from_environment,
+)
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
 from vita_train.training.trainer import Counters, Loop
@@ -39,7 +45,8 @@ root = Path(sys.argv[1])
 
 
 class Faulty(ToyObjective):
-    """Dropout noise makes the loss depend on the random state; a fault happens at a chosen step of a chosen rank."""
+    """Dropout noise makes the loss depend on the random state; a fault happens at a chosen step of
+    a chosen rank."""
 
     phases = tuple(case.get("phases", ("main",)))
 
@@ -53,7 +60,11 @@ class Faulty(ToyObjective):
         noise = torch.rand(()) if self.training else torch.zeros(())
         if not self.training and self.done >= case.get("dev_poisoned_from", 10**9):
             return replace(output, metrics={"loss": (float("nan"), output.count)})
-        if self.training and phase == case.get("poisoned_phase", "main") and self.done in case.get("poisoned", ()):
+        if (
+            self.training
+            and phase == case.get("poisoned_phase", "main")
+            and self.done in case.get("poisoned", ())
+        ):
             noise = noise * float("nan")
         return LossOutput(output.loss_sum * (1 + 0.01 * noise), output.count, output.metrics)
 
@@ -70,7 +81,9 @@ class Faulty(ToyObjective):
         if fault["kind"] == "ruin":  # the first tensor whose name has this in it
             tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
             with torch.no_grad():
-                next(tensor for name, tensor in tensors.items() if fault["tensor"] in name).view(-1)[0] = float("inf")
+                next(tensor for name, tensor in tensors.items() if fault["tensor"] in name).view(
+                    -1
+                )[0] = float("inf")
         if fault["kind"] == "term":
             os.kill(os.getpid(), signal.SIGTERM)
         if fault["kind"] == "stall":
@@ -80,26 +93,46 @@ class Faulty(ToyObjective):
 def main() -> int:
     """Train; return the exit code that the command line would have."""
     world = world_from_environment()
-    recipe = toy_recipe(engine=case.get("engine", {}), save_every=2,
-                        batch={"global_batch_size": 8, "grad_accum": case.get("accumulate", 1)},
-                        **{"eval": {"batches": 1}, **(case.get("stage") or {"steps": 8})})
+    recipe = toy_recipe(
+        engine=case.get("engine", {}),
+        save_every=2,
+        batch={"global_batch_size": 8, "grad_accum": case.get("accumulate", 1)},
+        **{"eval": {"batches": 1}, **(case.get("stage") or {"steps": 8})},
+    )
     spec = recipe.stages["1.2"]
     logs = root / "run" / "1.2" / "logs"
     store = open_store(str(root))
-    watchdog = Watchdog(case.get("timeout", 60.0), lambda error: write_outcome(logs, world.rank, error))
+    watchdog = Watchdog(
+        case.get("timeout", 60.0), lambda error: write_outcome(logs, world.rank, error)
+    )
     try:
         with process_group(world, timeout=300, always=True), peer_errors():
             objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
             apply_trainable(objective, spec.trainable)
-            engine = build_engine(objective, EngineContext(spec, world, getattr(torch, spec.engine.dtype or "float32")))
-            checkpoints = Checkpoints(store, "run/1.2", world, "digest", keep_last=4, extend=spec.extend)
+            engine = build_engine(
+                objective,
+                EngineContext(spec, world, getattr(torch, spec.engine.dtype or "float32")),
+            )
+            checkpoints = Checkpoints(
+                store, "run/1.2", world, "digest", keep_last=4, extend=spec.extend
+            )
             counters = Counters(**(checkpoints.restore(engine) or {}))
             checkpoints.begin()
             plan = StepPlan(spec, spec.most_steps or 0)
             run_log = RunLog(root / "run" / "1.2" if world.rank == 0 else None, plan.end)
             run_log.rewind(counters.step)
-            Loop(objective, engine, spec, world, 0, plan, objective.order(), run_log, checkpoints,
-                 watchdog).run(counters)
+            Loop(
+                objective,
+                engine,
+                spec,
+                world,
+                0,
+                plan,
+                objective.order(),
+                run_log,
+                checkpoints,
+                watchdog,
+            ).run(counters)
             engine.close()
     except VitaError as error:
         write_outcome(logs, world.rank, error)

@@ -9,18 +9,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-            "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "127.0.0.1:0",
+    "--local-addr",
+    "127.0.0.1",
+]
 
 
 def start(module: str, *arguments: str, ranks: int = 2) -> subprocess.Popen[str]:
     """Start a worker module on one process or on two ranks."""
     launcher = TORCHRUN if ranks == 2 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu",
-                   "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([sys.executable, *launcher, "-m", f"tests.integration.training.{module}", *arguments],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-                            cwd=Path(__file__).parents[3])
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", f"tests.integration.training.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[3],
+    )
 
 
 def run(module: str, *arguments: str, ranks: int = 2, timeout: float = 600) -> tuple[int, str]:
@@ -48,10 +68,15 @@ def losses(root: Path) -> dict[int, float]:
 
 def batches(root: Path) -> list[dict[str, Any]]:
     """Return the recorded global batches."""
-    return [json.loads(line) for line in (root / "run" / "1.2" / "samples.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (root / "run" / "1.2" / "samples.jsonl").read_text().splitlines()
+    ]
 
 
 def outcome(root: Path, rank: int) -> dict[str, Any]:
     """Return the error file of a rank."""
-    found: dict[str, Any] = json.loads((root / "run" / "1.2" / "logs" / f"rank-{rank}.error.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (root / "run" / "1.2" / "logs" / f"rank-{rank}.error.json").read_text()
+    )
     return found

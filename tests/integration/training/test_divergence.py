@@ -19,14 +19,26 @@ def committed(root: Path) -> list[str]:
 
 
 def events(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "run" / "1.2" / "events.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (root / "run" / "1.2" / "events.jsonl").read_text().splitlines()
+    ]
 
 
-@pytest.mark.parametrize("engine", [
-    {}, {"kind": "fsdp2"}, *({"kind": "deepspeed", "zero": zero} for zero in range(4)),
-    {"kind": "torch", "dtype": "bfloat16"}, {"kind": "fsdp2", "dtype": "bfloat16"},
-], ids=lambda engine: "-".join(map(str, engine.values())) or "torch")
-def test_a_step_whose_gradients_are_not_finite_is_left_out(tmp_path: Path, engine: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {},
+        {"kind": "fsdp2"},
+        *({"kind": "deepspeed", "zero": zero} for zero in range(4)),
+        {"kind": "torch", "dtype": "bfloat16"},
+        {"kind": "fsdp2", "dtype": "bfloat16"},
+    ],
+    ids=lambda engine: "-".join(map(str, engine.values())) or "torch",
+)
+def test_a_step_whose_gradients_are_not_finite_is_left_out(
+    tmp_path: Path, engine: dict[str, Any]
+) -> None:
     code, output = ranks.train(tmp_path, {"engine": engine, "poisoned": [3]}, ranks=1)
     assert code == 0, output[-4000:]
     assert "step 4: the gradients of" in output
@@ -38,7 +50,9 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out(tmp_path: Path, engin
     assert committed(tmp_path)[-1] == "step-00000008.json"
 
 
-def test_several_in_a_row_end_the_stage_and_name_modules_samples_and_the_good_checkpoint(tmp_path: Path) -> None:
+def test_several_in_a_row_end_the_stage_and_name_modules_samples_and_the_good_checkpoint(
+    tmp_path: Path,
+) -> None:
     code, output = ranks.train(tmp_path, {"stage": {"steps": 20}, "poisoned": list(range(3, 20))})
     assert code == EXIT_FAILED, output[-4000:]
     told = ranks.outcome(tmp_path, 0)
@@ -52,19 +66,33 @@ def test_several_in_a_row_end_the_stage_and_name_modules_samples_and_the_good_ch
 @pytest.mark.parametrize("tensor", ["llm.embed.weight", "vision.2.running_mean"])
 def test_ruined_weights_and_buffers_are_not_saved(tmp_path: Path, tensor: str) -> None:
     trainable = {"llm": 1e-2, "projector": 5e-3, "vision": 1e-3}
-    code, output = ranks.train(tmp_path, {"stage": {"steps": 8, "trainable": trainable, "eval": {"interval": 0}},
-                                          "fault": {"kind": "ruin", "step": 3, "tensor": tensor}}, ranks=1)
+    code, output = ranks.train(
+        tmp_path,
+        {
+            "stage": {"steps": 8, "trainable": trainable, "eval": {"interval": 0}},
+            "fault": {"kind": "ruin", "step": 3, "tensor": tensor},
+        },
+        ranks=1,
+    )
     assert code == EXIT_FAILED, output[-4000:]
     told = ranks.outcome(tmp_path, 0)
-    assert f"after step 4 the weights of {tensor.partition('.')[0]} are not finite, nothing was saved" in told["what"]
+    assert (
+        f"after step 4 the weights of {tensor.partition('.')[0]} are not finite, nothing was saved"
+        in told["what"]
+    )
     assert "checkpoint after step 2 is good" in told["remedy"]
     assert committed(tmp_path) == ["step-00000002.json"]
 
 
 @pytest.mark.parametrize("phase", ["discriminators", "main"])
-def test_a_step_counts_as_left_out_whichever_of_its_phases_is_not_finite(tmp_path: Path, phase: str) -> None:
-    code, output = ranks.train(tmp_path, {"phases": ["discriminators", "main"], "poisoned": [3],
-                                          "poisoned_phase": phase}, ranks=1)
+def test_a_step_counts_as_left_out_whichever_of_its_phases_is_not_finite(
+    tmp_path: Path, phase: str
+) -> None:
+    code, output = ranks.train(
+        tmp_path,
+        {"phases": ["discriminators", "main"], "poisoned": [3], "poisoned_phase": phase},
+        ranks=1,
+    )
     assert code == 0, output[-4000:]
     module = {"discriminators": "projector", "main": "llm"}[phase]
     assert f"step 4: the gradients of {module} are not finite" in output

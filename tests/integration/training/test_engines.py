@@ -19,12 +19,15 @@ ENGINES: dict[str, dict[str, Any]] = {
     **{f"zero{stage}": {"kind": "deepspeed", "zero": stage} for stage in range(4)},
 }
 #: What trains beside a frozen rest.
-TRAINABLE = {"all": {"llm": 1e-3, "vision": 1e-3, "projector": 1e-3, "audio_adapter": 1e-3},
-             "projector": {"projector": 1e-3}}
+TRAINABLE = {
+    "all": {"llm": 1e-3, "vision": 1e-3, "projector": 1e-3, "audio_adapter": 1e-3},
+    "projector": {"projector": 1e-3},
+}
 
 
-def run_cases(tmp: Path, name: str, cases: dict[str, Any], *, worker: str = "engines_worker",
-              count: int = 2) -> dict[str, Any]:
+def run_cases(
+    tmp: Path, name: str, cases: dict[str, Any], *, worker: str = "engines_worker", count: int = 2
+) -> dict[str, Any]:
     cases_file, out = tmp / f"{name}.json", tmp / f"{name}-out.json"
     cases_file.write_text(json.dumps(cases))
     code, output = ranks.run(worker, str(cases_file), str(out), ranks=count)
@@ -37,22 +40,38 @@ def run_cases(tmp: Path, name: str, cases: dict[str, Any], *, worker: str = "eng
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tmp = tmp_path_factory.mktemp("engines")
     cases = {name: {"engine": engine, "accumulate": 1} for name, engine in ENGINES.items()}
-    cases |= {"ddp accumulate 2": {"engine": {"kind": "torch"}, "accumulate": 2},
-              "ddp resumed": {"engine": {"kind": "torch"}, "accumulate": 1, "resume": 3},
-              "fsdp2 accumulate 2": {"engine": {"kind": "fsdp2"}, "accumulate": 2},
-              "fsdp2 resumed": {"engine": {"kind": "fsdp2"}, "accumulate": 1, "resume": 3},
-              "zero1 accumulate 2": {"engine": {"kind": "deepspeed", "zero": 1}, "accumulate": 2},
-              "zero2 resumed": {"engine": {"kind": "deepspeed", "zero": 2}, "accumulate": 1, "resume": 3},
-              "zero3 accumulate 4": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 4},
-              "zero3 resumed": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 1, "resume": 3}}
-    alone = {"one": {"engine": {"kind": "torch"}, "accumulate": 1},
-             "one accumulate 4": {"engine": {"kind": "torch"}, "accumulate": 4}}
+    cases |= {
+        "ddp accumulate 2": {"engine": {"kind": "torch"}, "accumulate": 2},
+        "ddp resumed": {"engine": {"kind": "torch"}, "accumulate": 1, "resume": 3},
+        "fsdp2 accumulate 2": {"engine": {"kind": "fsdp2"}, "accumulate": 2},
+        "fsdp2 resumed": {"engine": {"kind": "fsdp2"}, "accumulate": 1, "resume": 3},
+        "zero1 accumulate 2": {"engine": {"kind": "deepspeed", "zero": 1}, "accumulate": 2},
+        "zero2 resumed": {"engine": {"kind": "deepspeed", "zero": 2}, "accumulate": 1, "resume": 3},
+        "zero3 accumulate 4": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 4},
+        "zero3 resumed": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 1, "resume": 3},
+    }
+    alone = {
+        "one": {"engine": {"kind": "torch"}, "accumulate": 1},
+        "one accumulate 4": {"engine": {"kind": "torch"}, "accumulate": 4},
+    }
     return run_cases(tmp, "two", cases) | run_cases(tmp, "one", alone, count=1)
 
 
-@pytest.mark.parametrize("name", [
-    *ENGINES, "ddp accumulate 2", "ddp resumed", "fsdp2 accumulate 2", "fsdp2 resumed", "zero1 accumulate 2",
-    "zero2 resumed", "zero3 accumulate 4", "zero3 resumed", "one accumulate 4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *ENGINES,
+        "ddp accumulate 2",
+        "ddp resumed",
+        "fsdp2 accumulate 2",
+        "fsdp2 resumed",
+        "zero1 accumulate 2",
+        "zero2 resumed",
+        "zero3 accumulate 4",
+        "zero3 resumed",
+        "one accumulate 4",
+    ],
+)
 def test_same_training_as_one_process(trained: dict[str, Any], name: str) -> None:
     reference, other = trained["one"], trained[name]
     assert other["losses"] == pytest.approx(reference["losses"], rel=1e-5)
@@ -75,16 +94,26 @@ def test_training_lowers_the_loss(trained: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def omni(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The real model on two ranks, of which one has neither image nor clip, and on one process with both rows."""
+    """The real model on two ranks, of which one has neither image nor clip, and on one process with
+    both rows."""
     tmp = tmp_path_factory.mktemp("omni")
     plain, bfloat16 = {"kind": "torch"}, {"dtype": "bfloat16"}
-    two: dict[str, Any] = {f"{name} {kind}": {"engine": ENGINES[name], "trainable": trainable}
-                           for kind, trainable in TRAINABLE.items() for name in ("ddp", "fsdp2", "zero3")}
-    two |= {f"{name} bfloat16": {"engine": ENGINES[name] | bfloat16, "trainable": TRAINABLE["all"]}
-            for name in ("ddp", "fsdp2", "zero2", "zero3")}
-    one = {f"one {kind}": {"engine": plain, "trainable": trainable} for kind, trainable in TRAINABLE.items()}
-    return (run_cases(tmp, "two", two, worker="omni_worker")
-            | run_cases(tmp, "one", one, worker="omni_worker", count=1))
+    two: dict[str, Any] = {
+        f"{name} {kind}": {"engine": ENGINES[name], "trainable": trainable}
+        for kind, trainable in TRAINABLE.items()
+        for name in ("ddp", "fsdp2", "zero3")
+    }
+    two |= {
+        f"{name} bfloat16": {"engine": ENGINES[name] | bfloat16, "trainable": TRAINABLE["all"]}
+        for name in ("ddp", "fsdp2", "zero2", "zero3")
+    }
+    one = {
+        f"one {kind}": {"engine": plain, "trainable": trainable}
+        for kind, trainable in TRAINABLE.items()
+    }
+    return run_cases(tmp, "two", two, worker="omni_worker") | run_cases(
+        tmp, "one", one, worker="omni_worker", count=1
+    )
 
 
 @pytest.mark.parametrize("kind", [*TRAINABLE])
@@ -103,14 +132,31 @@ def test_bfloat16_stays_near_float32(omni: dict[str, Any], engine: str) -> None:
 
 
 def test_experts_and_a_state_head_train_alike_under_every_engine(tmp_path: Path) -> None:
-    """The load-balancing loss reaches routers past the blocks' outputs; one rank alone has a clip to label."""
-    case = {"trainable": {"llm": 1e-3, "audio_adapter": 1e-3, "state_head": 1e-3},
-            "llm": {"family": "mixtral-8x7b", "moe": {"num_local_experts": 4, "router_aux_loss_coef": 1.0}}}
-    two = run_cases(tmp_path, "two", {name: {**case, "engine": ENGINES[name]} for name in ("ddp", "fsdp2", "zero3")},
-                    worker="omni_worker")
-    one = run_cases(tmp_path, "one", {"one": {**case, "engine": {"kind": "torch"}},
-                                      "half": {**case, "engine": {"kind": "torch", "dtype": "bfloat16"}}},
-                    worker="omni_worker", count=1)
+    """The load-balancing loss reaches routers past the blocks' outputs; one rank alone has a clip
+    to label."""
+    case = {
+        "trainable": {"llm": 1e-3, "audio_adapter": 1e-3, "state_head": 1e-3},
+        "llm": {
+            "family": "mixtral-8x7b",
+            "moe": {"num_local_experts": 4, "router_aux_loss_coef": 1.0},
+        },
+    }
+    two = run_cases(
+        tmp_path,
+        "two",
+        {name: {**case, "engine": ENGINES[name]} for name in ("ddp", "fsdp2", "zero3")},
+        worker="omni_worker",
+    )
+    one = run_cases(
+        tmp_path,
+        "one",
+        {
+            "one": {**case, "engine": {"kind": "torch"}},
+            "half": {**case, "engine": {"kind": "torch", "dtype": "bfloat16"}},
+        },
+        worker="omni_worker",
+        count=1,
+    )
     for result in two.values():
         assert result["losses"] == pytest.approx(one["one"]["losses"], rel=1e-5)
         assert result["weights"] == pytest.approx(one["one"]["weights"], rel=1e-5)

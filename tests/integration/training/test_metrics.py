@@ -32,8 +32,16 @@ PEAK_TFLOPS = 0.01
 
 
 def _recipe(root: Path, *changes: str) -> Recipe:
-    return load_recipe("smoke", [f"storage.root={root}", "data.source.world.scale=0.005",
-                                 "data.source.world.test_size=2", "launch.nproc=2", *changes])
+    return load_recipe(
+        "smoke",
+        [
+            f"storage.root={root}",
+            "data.source.world.scale=0.005",
+            "data.source.world.test_size=2",
+            "launch.nproc=2",
+            *changes,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +107,9 @@ def _near(value: float, wanted: list[float]) -> bool:
     return any(value == pytest.approx(one, rel=1e-6) for one in wanted)
 
 
-def test_scrapes_of_both_ranks_agree_with_the_journal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scrapes_of_both_ranks_agree_with_the_journal(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = _two_free_ports()
     monkeypatch.setenv(metrics.PORT, str(port))
     monkeypatch.setenv(metrics.PEAK, str(PEAK_TFLOPS))
@@ -121,8 +131,12 @@ def test_scrapes_of_both_ranks_agree_with_the_journal(root: Path, monkeypatch: p
     assert _scrape(port) is None
 
 
-def _compare(found: dict[str, tuple[dict[str, str], float]], rank: int, events: dict[int, dict[str, Any]],
-             manifest: Manifest) -> None:
+def _compare(
+    found: dict[str, tuple[dict[str, str], float]],
+    rank: int,
+    events: dict[int, dict[str, Any]],
+    manifest: Manifest,
+) -> None:
     """Compare one scrape with the journal; the step is told a moment before the rest of it."""
     values = {name: value for name, (_, value) in found.items()}
     step = int(values[metrics.STEP])
@@ -143,8 +157,9 @@ def _compare(found: dict[str, tuple[dict[str, str], float]], rank: int, events: 
         assert _near(values[metrics.MEMORY], [row["memory_gib"] * 2**30 for row in rows])
 
 
-def test_a_port_in_use_is_told_in_one_line_and_training_ends_well(root: Path, monkeypatch: pytest.MonkeyPatch
-                                                                 ) -> None:
+def test_a_port_in_use_is_told_in_one_line_and_training_ends_well(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("0.0.0.0", 0)) as other:
         port = int(other.getsockname()[1])
         monkeypatch.setenv(metrics.PORT, str(port - 1))  # rank 1 finds its port taken

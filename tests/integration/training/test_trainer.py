@@ -37,7 +37,9 @@ def test_killed_run_goes_on_with_the_same_samples_and_losses(whole: Path, tmp_pa
     assert ranks.batches(tmp_path) == ranks.batches(whole)
 
 
-def test_one_rank_goes_on_from_two_with_the_same_global_batches(whole: Path, tmp_path: Path) -> None:
+def test_one_rank_goes_on_from_two_with_the_same_global_batches(
+    whole: Path, tmp_path: Path
+) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for key in ("step-00000006", "step-00000008"):  # as if the run had ended after step 4
         (tmp_path / "run" / "1.2" / "committed" / f"{key}.json").unlink()
@@ -49,23 +51,38 @@ def test_one_rank_goes_on_from_two_with_the_same_global_batches(whole: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [{"kind": "fsdp2"}, {"kind": "deepspeed", "zero": 0},
-                                    {"kind": "deepspeed", "zero": 2}, {"kind": "deepspeed", "zero": 3}],
-                         ids=lambda engine: f"{engine['kind']}{engine.get('zero', '')}")
-def test_sharded_engines_resume_exactly_and_on_other_ranks(engine: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"kind": "fsdp2"},
+        {"kind": "deepspeed", "zero": 0},
+        {"kind": "deepspeed", "zero": 2},
+        {"kind": "deepspeed", "zero": 3},
+    ],
+    ids=lambda engine: f"{engine['kind']}{engine.get('zero', '')}",
+)
+def test_sharded_engines_resume_exactly_and_on_other_ranks(
+    engine: dict[str, Any], tmp_path: Path
+) -> None:
     code, output = ranks.train(tmp_path / "whole", {"engine": engine, "stage": {"steps": 6}})
     assert code == 0, output[-4000:]
-    code, _ = ranks.train(tmp_path / "killed", {"engine": engine, "stage": {"steps": 6},
-                                                "fault": {"kind": "kill", "step": 3, "rank": 0}})
+    code, _ = ranks.train(
+        tmp_path / "killed",
+        {"engine": engine, "stage": {"steps": 6}, "fault": {"kind": "kill", "step": 3, "rank": 0}},
+    )
     assert code != 0
     shutil.copytree(tmp_path / "killed", tmp_path / "other")
     code, output = ranks.train(tmp_path / "killed", {"engine": engine, "stage": {"steps": 6}})
     assert code == 0, output[-4000:]
     assert ranks.losses(tmp_path / "killed") == ranks.losses(tmp_path / "whole")
-    code, output = ranks.train(tmp_path / "other", {"engine": engine, "stage": {"steps": 6}, "accumulate": 2}, ranks=1)
+    code, output = ranks.train(
+        tmp_path / "other", {"engine": engine, "stage": {"steps": 6}, "accumulate": 2}, ranks=1
+    )
     assert code == 0, output[-4000:]
     assert ranks.batches(tmp_path / "other") == ranks.batches(tmp_path / "whole")
-    assert ranks.losses(tmp_path / "other") == pytest.approx(ranks.losses(tmp_path / "whole"), rel=1e-3)
+    assert ranks.losses(tmp_path / "other") == pytest.approx(
+        ranks.losses(tmp_path / "whole"), rel=1e-3
+    )
 
 
 def test_sigterm_saves_after_the_step_and_exits_143(tmp_path: Path) -> None:
@@ -77,7 +94,9 @@ def test_sigterm_saves_after_the_step_and_exits_143(tmp_path: Path) -> None:
 
 
 def test_stuck_rank_makes_every_rank_print_its_stack(tmp_path: Path) -> None:
-    code, output = ranks.train(tmp_path, {"timeout": 8.0, "fault": {"kind": "stall", "step": 2, "rank": 1}})
+    code, output = ranks.train(
+        tmp_path, {"timeout": 8.0, "fault": {"kind": "stall", "step": 2, "rank": 1}}
+    )
     assert code != 0
     assert output.count("took longer than 8 s; samples of this rank") == 2, output
     assert "after_step" in output  # where rank 1 stood

@@ -1,4 +1,5 @@
-"""Stages that train until a measure is met, that miss a gate, are extended, or accepted: whole stages of a run."""
+"""Stages that train until a measure is met, that miss a gate, are extended, or accepted: whole
+stages of a run."""
 
 from __future__ import annotations
 
@@ -21,14 +22,26 @@ from vita_train.training.stage import run_stage
 
 RUN = "r"
 pytestmark = pytest.mark.timeout(1200)
-TOY_UNTIL = {"max_steps": 14, "until": {"dev.loss": {"max": 8.5}}, "check_interval": 2, "optim": {"decay": 4}}
+TOY_UNTIL = {
+    "max_steps": 14,
+    "until": {"dev.loss": {"max": 8.5}},
+    "check_interval": 2,
+    "optim": {"decay": 4},
+}
 
 
 def recipe_of(root: Path, **stage: Any) -> Recipe:
     """A run of one stage that learns a few answers by heart."""
-    spec = {"objective": "next_token", "data": {"textqa": 1.0}, "trainable": {"llm": 2e-2},
-            "batch": {"global_batch_size": 4, "seq_len": 128}, "checkpoint_interval": 5, "optim": {"warmup": 2},
-            "eval": {"batches": 1, "max_samples": 8}, **stage}
+    spec = {
+        "objective": "next_token",
+        "data": {"textqa": 1.0},
+        "trainable": {"llm": 2e-2},
+        "batch": {"global_batch_size": 4, "seq_len": 128},
+        "checkpoint_interval": 5,
+        "optim": {"warmup": 2},
+        "eval": {"batches": 1, "max_samples": 8},
+        **stage,
+    }
     return small_recipe(storage=StorageSpec(root=str(root)).model_dump(), stages={"0.llm": spec})
 
 
@@ -38,7 +51,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     recipe = recipe_of(root, steps=1)
     small_corpus(root / RUN / "prepare", recipe, records=8)
-    Run(recipe, RUN).commit("prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d"))
+    Run(recipe, RUN).commit(
+        "prepare", Manifest(kind="prepared", run=RUN, stage="prepare", digest="d")
+    )
     return root
 
 
@@ -49,7 +64,10 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 
 def events(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / RUN / "0.llm" / "events.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (root / RUN / "0.llm" / "events.jsonl").read_text().splitlines()
+    ]
 
 
 def trained_steps(root: Path) -> list[int]:
@@ -63,13 +81,23 @@ def manifest_of(recipe: Recipe) -> Manifest:
 
 
 def test_a_stage_trains_until_its_dataset_is_learnt(root: Path) -> None:
-    recipe = recipe_of(root, until={"textqa.dev.accuracy": {"min": 0.4}}, max_steps=400, check_interval=5,
-                       optim={"warmup": 2, "decay": 6}, gates={"textqa.test.accuracy": {"min": 0.4}})
+    recipe = recipe_of(
+        root,
+        until={"textqa.dev.accuracy": {"min": 0.4}},
+        max_steps=400,
+        check_interval=5,
+        optim={"warmup": 2, "decay": 6},
+        gates={"textqa.test.accuracy": {"min": 0.4}},
+    )
     check_recipe(recipe)
     run_stage(Run(recipe, RUN), "0.llm")
     lineage = manifest_of(recipe).lineage
     met = lineage["samples"]["until_met"]["stage"]
-    taken = {row["step"]: row["textqa.dev.accuracy"] for row in events(root) if "textqa.dev.accuracy" in row}
+    taken = {
+        row["step"]: row["textqa.dev.accuracy"]
+        for row in events(root)
+        if "textqa.dev.accuracy" in row
+    }
     assert list(taken) == list(range(5, met + 1, 5))
     assert taken[met] >= 0.4 > max(value for step, value in taken.items() if step < met)
     assert trained_steps(root)[-1] == lineage["samples"]["steps"] == met + 6
@@ -79,7 +107,8 @@ def test_a_stage_trains_until_its_dataset_is_learnt(root: Path) -> None:
 
 
 def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new(
-        root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(COMMAND, "vita-train run mine.yaml --run r")
     gates = {"textqa.test.accuracy": {"min": 0.25}}
     recipe = recipe_of(root, steps=6, gates=gates)
@@ -91,7 +120,7 @@ def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new
     first = events(root)
     longer = extended(recipe, ["0.llm=90"], [])
     run_stage(Run(longer, RUN), "0.llm")
-    assert events(root)[:len(first)] == first
+    assert events(root)[: len(first)] == first
     assert trained_steps(root) == list(range(1, 97))
     manifest = manifest_of(longer)
     assert manifest.metrics["textqa.test.accuracy"] >= 0.25
@@ -101,7 +130,8 @@ def test_a_missed_gate_names_the_way_on_and_an_extension_trains_only_what_is_new
     shutil.copytree(root / RUN / "prepare", root.parent / "fresh" / RUN / "prepare")
     run_stage(Run(extended(fresh, ["0.llm=90"], []), RUN), "0.llm")
     assert [file.sha256 for file in manifest_of(fresh).modules["llm"].files] == [
-        file.sha256 for file in manifest.modules["llm"].files]
+        file.sha256 for file in manifest.modules["llm"].files
+    ]
 
 
 def test_an_accepted_stage_is_not_trained_again_and_is_marked(root: Path) -> None:
@@ -113,7 +143,9 @@ def test_an_accepted_stage_is_not_trained_again_and_is_marked(root: Path) -> Non
     accepted = extended(recipe, [], ["0.llm"])
     run_stage(Run(accepted, RUN), "0.llm")
     assert events(root) == first
-    assert manifest_of(accepted).lineage["accepted"] == [str(missed.value.what).removeprefix("exit gate not met: ")]
+    assert manifest_of(accepted).lineage["accepted"] == [
+        str(missed.value.what).removeprefix("exit gate not met: ")
+    ]
 
 
 def test_a_checkpoint_of_another_extension_is_left_aside(root: Path) -> None:
@@ -139,7 +171,11 @@ def test_a_measure_that_cannot_be_taken_is_refused_before_the_first_step(root: P
 
 
 def test_no_process_can_measure_weights_that_are_spread_out(root: Path) -> None:
-    spread = {"until": {"textqa.dev.accuracy": {"min": 0.5}}, "max_steps": 10, "engine": {"kind": "fsdp2"}}
+    spread = {
+        "until": {"textqa.dev.accuracy": {"min": 0.5}},
+        "max_steps": 10,
+        "engine": {"kind": "fsdp2"},
+    }
     with pytest.raises(RecipeError, match="spread over all"):
         check_recipe(recipe_of(root, **spread))
     check_recipe(recipe_of(root, **{**spread, "until": {"dev.loss": {"max": 1.0}}}))
@@ -152,7 +188,9 @@ def test_two_ranks_find_the_same_end_and_a_killed_run_too(tmp_path: Path) -> Non
     assert max(whole) < 14
     root = tmp_path / "killed"
     # Killed within the decay: that it has begun is known from the checkpoint alone.
-    code, _ = ranks.train(root, {"stage": TOY_UNTIL, "fault": {"kind": "kill", "step": max(whole) - 2, "rank": 1}})
+    code, _ = ranks.train(
+        root, {"stage": TOY_UNTIL, "fault": {"kind": "kill", "step": max(whole) - 2, "rank": 1}}
+    )
     assert code != 0
     code, output = ranks.train(root, {"stage": TOY_UNTIL})
     assert code == 0, output[-4000:]

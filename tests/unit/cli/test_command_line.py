@@ -1,4 +1,5 @@
-"""What every command has in common: quick help, one message for an error, exit codes that mean something."""
+"""What every command has in common: quick help, one message for an error, exit codes that mean
+something."""
 
 from __future__ import annotations
 
@@ -24,32 +25,59 @@ def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "tiny"],
-                                       ["recipe", "check", "finetune_qwen"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["recipe", "--help"],
+        ["recipe", "check", "tiny"],
+        ["recipe", "check", "finetune_qwen"],
+    ],
+)
 def test_answers_without_heavy_imports(arguments: list[str]) -> None:
     code = (
-        "import sys; from vita_train.cli.main import main; sys.argv = ['vita-train', *sys.argv[1:]]\n"
+        "import sys; from vita_train.cli.main import main; sys.argv = ['vita-train', "
+        "*sys.argv[1:]]\n"
         f"try: main()\nfinally: print([name for name in {HEAVY!r} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_command_is_described_and_stands_in_its_group() -> None:
     root = typer.main.get_command(build_app())
-    groups = {name: command.commands for name, command in root.commands.items() if hasattr(command, "commands")}
+    groups = {
+        name: command.commands
+        for name, command in root.commands.items()
+        if hasattr(command, "commands")
+    }
     shown = {name for name, command in root.commands.items() if not command.hidden}
-    assert shown - set(groups) == {"run", "train", "submit", "chat", "preflight", "plan", "report", "launch"}
+    assert shown - set(groups) == {
+        "run",
+        "train",
+        "submit",
+        "chat",
+        "preflight",
+        "plan",
+        "report",
+        "launch",
+    }
     assert {"import", "export", "merge-lora", "evaluate"} == set(groups["model"])
     assert {"upload", "check", "janitor"} == set(groups["cluster"])
     assert set(groups) == {"recipe", "data", "model", "cluster"}
-    for command in [*root.commands.values(), *(one for group in groups.values() for one in group.values())]:
+    for command in [
+        *root.commands.values(),
+        *(one for group in groups.values() for one in group.values()),
+    ]:
         assert command.help
 
 
-def test_mistakes_in_a_recipe_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_in_a_recipe_are_one_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nstagez: {}\nstages: {}\ndata: {source: {world: {kind: synth}}}\n")
     assert run("recipe", "check", str(path), monkeypatch=monkeypatch) == EXIT_REFUSED
@@ -69,24 +97,32 @@ def failing(error: Exception) -> object:
     return lambda: app
 
 
-def test_each_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(main_module, "build_app", failing(StorageError("is away", where="s3://b/k", remedy="wait")))
+def test_each_error_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        main_module, "build_app", failing(StorageError("is away", where="s3://b/k", remedy="wait"))
+    )
     assert run(monkeypatch=monkeypatch) == EXIT_RETRYABLE
     assert capsys.readouterr().err == "error: s3://b/k: is away (wait)\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EADDRINUSE])
-def test_faults_of_the_machine_have_a_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                                             number: int) -> None:
-    monkeypatch.setattr(main_module, "build_app", failing(OSError(number, "Some reason", "/some/file")))
+def test_faults_of_the_machine_have_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    monkeypatch.setattr(
+        main_module, "build_app", failing(OSError(number, "Some reason", "/some/file"))
+    )
     assert run(monkeypatch=monkeypatch) == EXIT_REFUSED
     shown = capsys.readouterr().err
     assert shown.startswith("error: /some/file: some reason (")
     assert shown.count("\n") == 1
 
 
-def test_unexpected_errors_leave_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                                       tmp_path: Path) -> None:
+def test_unexpected_errors_leave_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path))
     monkeypatch.setattr(main_module, "build_app", failing(ZeroDivisionError("division by zero")))
     assert run(monkeypatch=monkeypatch) == EXIT_FAILED
@@ -98,14 +134,31 @@ def test_unexpected_errors_leave_a_log(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Traceback" in log.read_text()
 
 
-def test_recipe_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("recipe", "list", monkeypatch=monkeypatch) == 0
     listed = capsys.readouterr().out
-    assert all(f"\n{name}  " in f"\n{listed}" for name in ("vita-1.5-7b".ljust(29), "finetune_qwen".ljust(29)))
+    assert all(
+        f"\n{name}  " in f"\n{listed}"
+        for name in ("vita-1.5-7b".ljust(29), "finetune_qwen".ljust(29))
+    )
     assert run("recipe", "show", "tiny", "--set", "seed=5", monkeypatch=monkeypatch) == 0
     assert "\nseed: 5\n" in capsys.readouterr().out
-    assert run("recipe", "diff", "tiny", "tiny", "--set", "stages.2.1b.steps=7", "--set", "stages.3.2=null",
-               monkeypatch=monkeypatch) == 0
+    assert (
+        run(
+            "recipe",
+            "diff",
+            "tiny",
+            "tiny",
+            "--set",
+            "stages.2.1b.steps=7",
+            "--set",
+            "stages.3.2=null",
+            monkeypatch=monkeypatch,
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "-> 7" in next(line for line in lines if line.startswith("stages.2.1b.steps: "))
     assert all(line.startswith("stages.3.2.") for line in lines if "2.1b" not in line)
@@ -115,8 +168,9 @@ def test_recipe_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().out.startswith("{")
 
 
-def test_the_end_of_a_file_is_no_request_to_abort(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_a_file_is_no_request_to_abort(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ended(*_: object, **__: object) -> None:
         raise EOFError("End of file")
 

@@ -23,8 +23,12 @@ def run(*words: str | Path) -> str:
 def test_check_prepare_and_statistics(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
-    assert "ok, 18 of 18 records" in run("check", tmp_path / "recipe.yaml", registry, "--workers", "1")
-    assert "18 of 18" in run("prepare", tmp_path / "recipe.yaml", registry, tmp_path / "corpus", "--workers", "1")
+    assert "ok, 18 of 18 records" in run(
+        "check", tmp_path / "recipe.yaml", registry, "--workers", "1"
+    )
+    assert "18 of 18" in run(
+        "prepare", tmp_path / "recipe.yaml", registry, tmp_path / "corpus", "--workers", "1"
+    )
     figures = run("stats", tmp_path / "corpus")
     assert "look/train" in figures
     assert "records by tokens" in figures
@@ -43,8 +47,18 @@ def test_bad_data_ends_in_one_line(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 2)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
     (tmp_path / "pics" / "p0.jpg").write_bytes(b"no image")
-    command = [sys.executable, "-c", "from vita_train.cli.main import main; main()", "data", "prepare",
-               str(tmp_path / "recipe.yaml"), str(registry), str(tmp_path / "corpus"), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        "from vita_train.cli.main import main; main()",
+        "data",
+        "prepare",
+        str(tmp_path / "recipe.yaml"),
+        str(registry),
+        str(tmp_path / "corpus"),
+        "--workers",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_REFUSED
     assert "unreadable image" in done.stderr

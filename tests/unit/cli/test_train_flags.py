@@ -24,24 +24,41 @@ def train(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_a_dry_run_prints_the_recipe_and_does_nothing_else(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert train(monkeypatch, *WORDS, "--dry-run", "--save", "mine.yaml", "--set", "seed=3") == 0
     shown = capsys.readouterr()
     recipe = public_run(WORDS, settings=["seed=3"]).recipe
-    assert load_recipe(shown.out) == load_recipe("mine.yaml") == load_recipe(str(tmp_path / "mine.yaml")) == recipe
+    assert (
+        load_recipe(shown.out)
+        == load_recipe("mine.yaml")
+        == load_recipe(str(tmp_path / "mine.yaml"))
+        == recipe
+    )
     assert "note: --lazy_preprocess is ignored by the public code" in shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--learnin_rate", "1"], "unknown flag --learnin_rate, did you mean --learning_rate?"),
-    (["--tune_mm_mlp_adapter", "--tune_audio_mlp_adapter"], "--tune_mm_mlp_adapter True contradicts"),
-    (["--save", "none/mine.yaml"], "the recipe cannot be written: No such file or directory"),
-    (["--set", "sead=3"], "unknown key 'sead'"),
-])
-def test_mistakes_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-                               words: list[str], message: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learnin_rate", "1"], "unknown flag --learnin_rate, did you mean --learning_rate?"),
+        (
+            ["--tune_mm_mlp_adapter", "--tune_audio_mlp_adapter"],
+            "--tune_mm_mlp_adapter True contradicts",
+        ),
+        (["--save", "none/mine.yaml"], "the recipe cannot be written: No such file or directory"),
+        (["--set", "sead=3"], "unknown key 'sead'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert train(monkeypatch, *WORDS, "--dry-run", *words) == EXIT_REFUSED
     shown = capsys.readouterr()
@@ -51,14 +68,23 @@ def test_mistakes_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert shown.out == ""
 
 
-def test_contradictions_as_the_public_code_takes_them(monkeypatch: pytest.MonkeyPatch,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*WORDS, "--tune_mm_mlp_adapter", "--tune_audio_mlp_adapter", "--dry-run", "--like-public"]
+def test_contradictions_as_the_public_code_takes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *WORDS,
+        "--tune_mm_mlp_adapter",
+        "--tune_audio_mlp_adapter",
+        "--dry-run",
+        "--like-public",
+    ]
     assert train(monkeypatch, *words) == 0
     recipe = load_recipe(capsys.readouterr().out)
     assert recipe.stages["2.1b"].trainable == {"vision": 2e-6, "audio_adapter": 2e-5}
 
 
-def test_the_flags_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flags_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(monkeypatch, "--flags") == 0
     assert "| `tune_mm_mlp_adapter` | `False` |" in capsys.readouterr().out

@@ -29,5 +29,10 @@ def corpus(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """A tokenizer trained on a few sentences."""
-    texts = ["the red circle is left of the blue square\n", "what colour is it? it is green.", "user\n", "assistant\n"]
+    texts = [
+        "the red circle is left of the blue square\n",
+        "what colour is it? it is green.",
+        "user\n",
+        "assistant\n",
+    ]
     return train_tokenizer(texts * 20, 420, tmp_path_factory.mktemp("tokenizer"))

@@ -25,7 +25,11 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "own_data"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The example's media and records, without what was written by hand about them."""
-    return Path(shutil.copytree(EXAMPLE, tmp_path / "My Photos", ignore=shutil.ignore_patterns("*.yaml", "*.md")))
+    return Path(
+        shutil.copytree(
+            EXAMPLE, tmp_path / "My Photos", ignore=shutil.ignore_patterns("*.yaml", "*.md")
+        )
+    )
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -38,7 +42,11 @@ def test_the_example_is_found_as_it_was_written_by_hand(folder: Path) -> None:
     by_hand = load_registry(EXAMPLE / "registry.yaml")
     assert found.registry.tasks == {**by_hand.tasks, "talk": "instruct"}  # of one round each
     assert {name: set(dataset.splits) for name, dataset in found.registry.datasets.items()} == {
-        "captions": {"train"}, "questions": {"train", "test"}, "announcements": {"train"}, "talk": {"train"}}
+        "captions": {"train"},
+        "questions": {"train", "test"},
+        "announcements": {"train"},
+        "talk": {"train"},
+    }
     for name, dataset in found.registry.datasets.items():
         for split, source in dataset.splits.items():
             expected = by_hand.datasets[name].splits[split]
@@ -65,7 +73,7 @@ def test_texts_beside_media_become_records(tmp_path: Path) -> None:
     found = look_at(tmp_path, tmp_path)
     assert found.registry.tasks == {"captions": "caption", "transcripts": "asr"}
     assert found.written["captions.json"][0]["conversations"][1]["value"] == "About cat.jpg"
-    note, = found.notes
+    (note,) = found.notes
     assert "coffee.jpg" in note
     registry, recipe, *_ = write_project(found, "mine", tmp_path)
     assert check(registry, load_recipe(str(recipe)), workers=1).ledger.used == 2
@@ -76,10 +84,14 @@ def test_roots_are_found_by_where_the_named_files_lie(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         shutil.copy(EXAMPLE / "images" / "cat.jpg", tmp_path / place / "cat.jpg")
     conversation = turns("<image>\nwhat?", "a cat")
-    write(tmp_path / "train" / "pets.json", [
-        {"id": 1, "set": "album", "image": "2024/cat.jpg", "conversations": conversation},
-        {"id": 2, "set": "album", "image": "2024/dog.jpg", "conversations": conversation},
-        {"id": 3, "conversations": "none"}])
+    write(
+        tmp_path / "train" / "pets.json",
+        [
+            {"id": 1, "set": "album", "image": "2024/cat.jpg", "conversations": conversation},
+            {"id": 2, "set": "album", "image": "2024/dog.jpg", "conversations": conversation},
+            {"id": 3, "conversations": "none"},
+        ],
+    )
     found = look_at(tmp_path, tmp_path)
     split = found.registry.datasets["pets"].splits["train"]
     assert (split.records, split.roots) == ("train/pets.json", {"album": "a/photos"})

@@ -20,9 +20,13 @@ def distance(left: list[str], right: list[str]) -> int:
     return row[-1]
 
 
-@pytest.mark.parametrize(("truth", "text"), [("a b c", "a c"), ("a b", "a x b y"), ("a", ""), ("a b c d", "d c b a")])
+@pytest.mark.parametrize(
+    ("truth", "text"), [("a b c", "a c"), ("a b", "a x b y"), ("a", ""), ("a b c d", "d c b a")]
+)
 def test_word_error_is_edit_distance_over_true_words(truth: str, text: str) -> None:
-    assert word_error_rate([truth], [text]) == pytest.approx(distance(truth.split(), text.split()) / len(truth.split()))
+    assert word_error_rate([truth], [text]) == pytest.approx(
+        distance(truth.split(), text.split()) / len(truth.split())
+    )
 
 
 def test_case_and_punctuation_do_not_count() -> None:
@@ -38,5 +42,8 @@ def test_recognition_does_not_depend_on_the_batch(world: Any) -> None:
     index = world.corpus.index("asr", "test")
     clips = [index.sample(place).load_fbank() for place in range(len(index))]
     together = recognise(world.modules, world.corpus.ctc_vocab, clips, device=torch.device("cpu"))
-    alone = [recognise(world.modules, world.corpus.ctc_vocab, [clip], device=torch.device("cpu"))[0] for clip in clips]
+    alone = [
+        recognise(world.modules, world.corpus.ctc_vocab, [clip], device=torch.device("cpu"))[0]
+        for clip in clips
+    ]
     assert together == alone

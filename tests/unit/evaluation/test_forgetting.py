@@ -26,7 +26,9 @@ def test_largest_fall_is_taken_from_the_best_earlier_stage() -> None:
 
 
 def test_error_rates_fall_by_rising() -> None:
-    fall = forgetting_table({"2.1a": {"asr.test.wer": 0.03}, "2.2": {"asr.test.wer": 0.10}}).largest_fall()
+    fall = forgetting_table(
+        {"2.1a": {"asr.test.wer": 0.03}, "2.2": {"asr.test.wer": 0.10}}
+    ).largest_fall()
     assert fall is not None
     assert fall.points == pytest.approx(7.0)
 
@@ -39,7 +41,10 @@ def test_a_stage_that_could_not_change_a_measure_carries_it() -> None:
 
 
 def test_dev_measures_of_different_stages_are_not_compared() -> None:
-    assert forgetting_table({"1.1": {"dev.accuracy": 0.9}, "2.1a": {"dev.accuracy": 0.1}}).measured == {}
+    assert (
+        forgetting_table({"1.1": {"dev.accuracy": 0.9}, "2.1a": {"dev.accuracy": 0.1}}).measured
+        == {}
+    )
 
 
 def test_losses_are_not_in_points_and_stay_out() -> None:
@@ -48,6 +53,8 @@ def test_losses_are_not_in_points_and_stay_out() -> None:
 
 
 def test_a_measure_that_became_nan_is_the_largest_fall() -> None:
-    fall = forgetting_table({"1": {"a.accuracy": 0.9}, "2": {"a.accuracy": math.nan}}).largest_fall()
+    fall = forgetting_table(
+        {"1": {"a.accuracy": 0.9}, "2": {"a.accuracy": math.nan}}
+    ).largest_fall()
     assert fall is not None
     assert fall.points == 100.0

@@ -14,7 +14,13 @@ from vita_train.recipe.stage import StageSpec
 def stage(**gates: dict[str, float]) -> StageSpec:
     named = {name.replace("__", "."): bounds for name, bounds in gates.items()}
     return StageSpec.model_validate(
-        {"objective": "next_token", "data": {"vqa": 1}, "trainable": {"llm": 1e-3}, "steps": 1, "gates": named}
+        {
+            "objective": "next_token",
+            "data": {"vqa": 1},
+            "trainable": {"llm": 1e-3},
+            "steps": 1,
+            "gates": named,
+        }
     )
 
 

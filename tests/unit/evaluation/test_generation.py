@@ -8,25 +8,44 @@ from typing import Any
 import pytest
 
 from vita_train.data.constants import STATE_MARKS
-from vita_train.evaluation.generation import content_words, prompt_of, recall_of_content, without_mark
+from vita_train.evaluation.generation import (
+    content_words,
+    prompt_of,
+    recall_of_content,
+    without_mark,
+)
 from vita_train.evaluation.measures import EvalContext, written
 from vita_train.recipe.special_ids import IMAGE_ID
 
 
 def test_attributes_count_places_and_grammar_do_not() -> None:
     assert content_words("A big red circle on the left and a small red star at the top.") == {
-        "big": 1, "red": 2, "circle": 1, "small": 1, "star": 1}
+        "big": 1,
+        "red": 2,
+        "circle": 1,
+        "small": 1,
+        "star": 1,
+    }
 
 
-@pytest.mark.parametrize(("text", "share"), [
-    ("a big red circle on the left.", 1.0), ("a big red circle at the top.", 1.0), ("a small red circle.", 2 / 3),
-    ("red red red.", 1 / 3), ("", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("a big red circle on the left.", 1.0),
+        ("a big red circle at the top.", 1.0),
+        ("a small red circle.", 2 / 3),
+        ("red red red.", 1 / 3),
+        ("", 0.0),
+    ],
+)
 def test_recall(text: str, share: float) -> None:
     assert recall_of_content(["a big red circle on the left."], [text]) == pytest.approx(share)
 
 
 def test_a_thing_named_twice_must_be_named_twice() -> None:
-    assert recall_of_content(["a red circle and a red star"], ["a red circle and a star"]) == pytest.approx(3 / 4)
+    assert recall_of_content(
+        ["a red circle and a red star"], ["a red circle and a star"]
+    ) == pytest.approx(3 / 4)
     assert math.isnan(recall_of_content(["on the left"], [""]))
 
 
@@ -41,7 +60,7 @@ def test_prompts_end_where_the_reply_begins(world: Any) -> None:
     sample = world.corpus.index("caption", "test").sample(0)
     prompt = prompt_of(sample)
     expanded, labels = sample.expanded()
-    assert prompt.input_ids.tolist() == expanded[:(labels >= 0).argmax()].tolist()
+    assert prompt.input_ids.tolist() == expanded[: (labels >= 0).argmax()].tolist()
     assert int((prompt.input_ids == IMAGE_ID).sum()) == world.recipe.model.tokens_per_tile
     assert prompt.tiles is not None
     assert len(prompt.tiles) == 1

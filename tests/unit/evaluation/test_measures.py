@@ -24,7 +24,9 @@ def test_every_measure_of_the_catalogue_is_taken(world: Any, everything: dict[st
     assert not any(math.isnan(value) for value in everything.values())
 
 
-def test_measures_are_repeatable_and_leave_modes_alone(world: Any, everything: dict[str, float]) -> None:
+def test_measures_are_repeatable_and_leave_modes_alone(
+    world: Any, everything: dict[str, float]
+) -> None:
     world.modules.train()
     world.modules["vision"].eval()
     before = {name: module.training for name, module in world.modules.named_modules()}
@@ -36,13 +38,16 @@ def test_measures_are_repeatable_and_leave_modes_alone(world: Any, everything: d
 
 
 def test_only_what_is_asked_for_is_returned(world: Any) -> None:
-    assert set(measure(world.recipe, world.corpus, world.modules, ["textqa.test.accuracy"], max_samples=4)) == {
-        "textqa.test.accuracy"}
+    assert set(
+        measure(world.recipe, world.corpus, world.modules, ["textqa.test.accuracy"], max_samples=4)
+    ) == {"textqa.test.accuracy"}
 
 
 def test_a_measure_that_cannot_be_taken_is_absent(world: Any) -> None:
     text = nn.ModuleDict({"llm": world.modules["llm"]})
-    found = measure(world.recipe, world.corpus, text, ["caption.test.loss", "textqa.test.loss"], max_samples=4)
+    found = measure(
+        world.recipe, world.corpus, text, ["caption.test.loss", "textqa.test.loss"], max_samples=4
+    )
     assert set(found) == {"textqa.test.loss"}
 
 

@@ -33,8 +33,11 @@ def run(world: Any, tmp_path: Path) -> Any:
         for name, paths in save_modules(trained, tmp_path / "saved" / stage).items():
             files = tuple(store.upload(path, f"r/{stage}/final/a/{path.name}") for path in paths)
             known[name] = ModuleRef(stage=stage, files=files)
-        write_final(store, f"r/{stage}", Manifest(kind="model", run="r", stage=stage, digest=stage,
-                                                  modules=dict(known)))
+        write_final(
+            store,
+            f"r/{stage}",
+            Manifest(kind="model", run="r", stage=stage, digest=stage, modules=dict(known)),
+        )
     corpus = Run(recipe, "r").corpus_dir
     corpus.parent.mkdir(parents=True)
     corpus.symlink_to(world.corpus.path)
@@ -46,14 +49,20 @@ def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_pa
     found = evaluate_run(Run(run, "r"), max_samples=12)
     assert found == measure(world.recipe, world.corpus, world.modules, max_samples=12)
     listed = json.loads((tmp_path / "r" / "evaluate" / "samples.json").read_text())["samples"]
-    assert {"textqa", "caption", "speech_qa", "negative", "asr", "tts"} == {entry["dataset"] for entry in listed}
+    assert {"textqa", "caption", "speech_qa", "negative", "asr", "tts"} == {
+        entry["dataset"] for entry in listed
+    }
     for entry in listed:
         for item in entry["media"]:
             assert (tmp_path / "r" / "evaluate" / item["path"]).stat().st_size > 0
     page = render_report(tmp_path / "r").read_text()
-    assert page.count("<audio") == sum(item["kind"] == "audio" for entry in listed for item in entry["media"])
-    assert page.count("<figure") == sum(bool(entry["media"]) and all(item["kind"] == "image" for item in entry["media"])
-                                        for entry in listed)
+    assert page.count("<audio") == sum(
+        item["kind"] == "audio" for entry in listed for item in entry["media"]
+    )
+    assert page.count("<figure") == sum(
+        bool(entry["media"]) and all(item["kind"] == "image" for item in entry["media"])
+        for entry in listed
+    )
 
 
 def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Reading a true reply in one pass says exactly what generating would: whether the model's own reply is that one."""
+"""Reading a true reply in one pass says exactly what generating would: whether the model's own
+reply is that one."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def half_taught(world: Any) -> tuple[Omni, EvalContext, list[Sample]]:
     for _ in range(60):
         for _, batch in batches:
             hidden, labels = omni(batch)[:, :-1], batch.labels[:, 1:]
-            loss = F.cross_entropy(F.linear(hidden[labels >= 0], omni.head_weight), labels[labels >= 0])
+            loss = F.cross_entropy(
+                F.linear(hidden[labels >= 0], omni.head_weight), labels[labels >= 0]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -54,17 +57,26 @@ def generated(omni: Omni, bench: EvalContext, sample: Sample) -> list[int]:
     return [*made, end] if len(made) < 12 else made
 
 
-def test_exact_in_one_pass_is_exact_when_generated(half_taught: tuple[Omni, EvalContext, list[Sample]]) -> None:
+def test_exact_in_one_pass_is_exact_when_generated(
+    half_taught: tuple[Omni, EvalContext, list[Sample]],
+) -> None:
     omni, context, samples = half_taught
     scored = score_replies(omni, samples, marks=state_marks(context), device=CPU)
     read = [replies[0].exact for replies in scored]
-    spoken = [generated(omni, context, sample) == sample.ids[sample.spans[-1][0] + 1:].tolist() for sample in samples]
+    spoken = [
+        generated(omni, context, sample) == sample.ids[sample.spans[-1][0] + 1 :].tolist()
+        for sample in samples
+    ]
     assert read == spoken
     assert 0 < sum(read) < len(read), "both outcomes occur, or the comparison shows nothing"
 
 
-@pytest.mark.parametrize(("dataset", "split"), [("caption", "test"), ("speech_qa", "test"), ("textqa", "test")])
-def test_the_models_own_reply_is_exact_and_one_other_token_is_not(world: Any, dataset: str, split: str) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "split"), [("caption", "test"), ("speech_qa", "test"), ("textqa", "test")]
+)
+def test_the_models_own_reply_is_exact_and_one_other_token_is_not(
+    world: Any, dataset: str, split: str
+) -> None:
     context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
     sample = world.corpus.index(dataset, split).sample(3)
     own = generated(context.omni, context, sample)[:5]
@@ -78,14 +90,19 @@ def test_the_models_own_reply_is_exact_and_one_other_token_is_not(world: Any, da
 
     changed = [*own[:2], (own[2] + 1) % 300 + 10, *own[3:]]
     marks = state_marks(context)
-    scored = score_replies(context.omni, [with_reply(own), with_reply(changed)], marks=marks, device=CPU)
+    scored = score_replies(
+        context.omni, [with_reply(own), with_reply(changed)], marks=marks, device=CPU
+    )
     assert [replies[0].exact for replies in scored] == [True, False]
 
 
 def test_a_conversation_has_a_reply_for_each_round_and_company_changes_nothing(world: Any) -> None:
     context = EvalContext(world.recipe, world.corpus, world.modules, CPU)
-    samples = [world.corpus.index(name, "test").sample(place)
-               for name in ("textqa", "caption", "speech_qa", "negative") for place in range(5)]
+    samples = [
+        world.corpus.index(name, "test").sample(place)
+        for name in ("textqa", "caption", "speech_qa", "negative")
+        for place in range(5)
+    ]
     marks = state_marks(context)
     together = score_replies(context.omni, samples, marks=marks, device=CPU)
     for sample, replies in zip(samples, together, strict=True):
@@ -93,7 +110,9 @@ def test_a_conversation_has_a_reply_for_each_round_and_company_changes_nothing(w
         assert [reply.tokens for reply in replies] == [end - start for start, end in sample.spans]
         [alone] = score_replies(context.omni, [sample], marks=marks, device=CPU)
         assert [reply.exact for reply in replies] == [reply.exact for reply in alone]
-        assert [reply.loss_sum for reply in replies] == pytest.approx([reply.loss_sum for reply in alone], rel=1e-4)
+        assert [reply.loss_sum for reply in replies] == pytest.approx(
+            [reply.loss_sum for reply in alone], rel=1e-4
+        )
     assert len(together[0]) == 2
 
 
@@ -104,7 +123,9 @@ def test_losses_agree_with_the_training_loss(world: Any) -> None:
     for sample, (loss, tokens) in zip(samples, losses.tolist(), strict=True):
         [(_, batch)] = reply_batches([sample])
         logits = F.linear(context.omni(batch), context.omni.head_weight)[0, :-1]
-        wanted = F.cross_entropy(logits.detach(), batch.labels[0, 1:], ignore_index=-100, reduction="sum")
+        wanted = F.cross_entropy(
+            logits.detach(), batch.labels[0, 1:], ignore_index=-100, reduction="sum"
+        )
         assert loss == pytest.approx(float(wanted), rel=1e-5)
         assert tokens == sample.supervised
 

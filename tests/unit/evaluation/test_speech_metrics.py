@@ -27,5 +27,7 @@ def test_codebook_use() -> None:
     assert even.used == 4
     assert even.perplexity == pytest.approx(4.0)
     # shares 3/4 and 1/4: exp(0.5623)
-    assert codebook_use([torch.tensor([5, 5, 5, 6])], 10).perplexity == pytest.approx(1.7548, abs=1e-4)
+    assert codebook_use([torch.tensor([5, 5, 5, 6])], 10).perplexity == pytest.approx(
+        1.7548, abs=1e-4
+    )
     assert codebook_use([], 10).used == 0

@@ -1,4 +1,5 @@
-"""A stage takes its own measures and the earlier ones it can have changed, and nothing it cannot take."""
+"""A stage takes its own measures and the earlier ones it can have changed, and nothing it cannot
+take."""
 
 from __future__ import annotations
 
@@ -31,10 +32,19 @@ def test_earlier_measures_are_taken_again_only_where_they_can_have_changed(world
 
 def test_paired_slices_and_marks_are_measured(world: Any) -> None:
     names = set(measures_for(world.recipe, world.corpus, "2.2"))
-    assert {"speech_qa.test.accuracy", "speech_qa.test_typed.accuracy", "negative.test.state_mark"} <= names
+    assert {
+        "speech_qa.test.accuracy",
+        "speech_qa.test_typed.accuracy",
+        "negative.test.state_mark",
+    } <= names
     assert {name for name in names if name.endswith("state_mark")} == {
-        "speech_qa.test.state_mark", "speech_qa.test_typed.state_mark", "negative.test.state_mark"}
-    plain = world.recipe.model_copy(update={"data": world.recipe.data.model_copy(update={"state_mode": "none"})})
+        "speech_qa.test.state_mark",
+        "speech_qa.test_typed.state_mark",
+        "negative.test.state_mark",
+    }
+    plain = world.recipe.model_copy(
+        update={"data": world.recipe.data.model_copy(update={"state_mode": "none"})}
+    )
     assert not any("state_mark" in name for name in measures_for(plain, world.corpus, "2.2"))
 
 
@@ -46,7 +56,8 @@ def test_nothing_is_measured_through_a_part_that_nobody_trained(world: Any) -> N
     """1.1 trains the projector, but the vision tower has neither a source nor an earlier stage."""
     assert measures_for(world.recipe, world.corpus, "1.1") == []
     model = world.recipe.model.model_copy(
-        update={"vision": world.recipe.model.vision.model_copy(update={"source": "somewhere"})})
+        update={"vision": world.recipe.model.vision.model_copy(update={"source": "somewhere"})}
+    )
     pretrained = small_recipe().model_copy(update={"model": model})
     assert datasets(measures_for(pretrained, world.corpus, "1.1")) == {"caption"}
 
@@ -55,4 +66,7 @@ def test_names_are_unique_and_modules_decide(world: Any) -> None:
     names = [name for task in all_tasks(world.recipe, world.corpus, MODULES) for name in task.names]
     assert len(names) == len(set(names))
     text_only = all_tasks(world.recipe, world.corpus, ["llm"])
-    assert {task.dataset + "." + task.slice for task in text_only} == {"textqa.test", "speech_qa.test_typed"}
+    assert {task.dataset + "." + task.slice for task in text_only} == {
+        "textqa.test",
+        "speech_qa.test_typed",
+    }

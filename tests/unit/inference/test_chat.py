@@ -1,4 +1,5 @@
-"""Chat puts to the model exactly what training did, remembers, speaks, and turns bad input into one line."""
+"""Chat puts to the model exactly what training did, remembers, speaks, and turns bad input into one
+line."""
 
 from __future__ import annotations
 
@@ -54,14 +55,19 @@ def same_prompt(chat: Chat, sample: Sample, text: str, **media: Any) -> None:
     prompt = chat.prompt(chat.with_turn(text, asked["images"], asked["audios"], asked["video"]))
     trained = prompt_of(sample)
     assert prompt.input_ids.tolist() == trained.input_ids.tolist()
-    for mine, theirs in ((prompt.tiles, trained.tiles), *zip(prompt.clips, trained.clips, strict=True)):
+    for mine, theirs in (
+        (prompt.tiles, trained.tiles),
+        *zip(prompt.clips, trained.clips, strict=True),
+    ):
         assert (mine is None) == (theirs is None)
         if mine is not None and theirs is not None:
             assert torch.equal(mine, theirs)
 
 
 def test_prompts_and_media_are_those_of_training(place: Place, chat: Chat) -> None:
-    same_prompt(chat, place.corpus.index("speech_qa", "test_typed").sample(3), "which colour is number 3?")
+    same_prompt(
+        chat, place.corpus.index("speech_qa", "test_typed").sample(3), "which colour is number 3?"
+    )
     picture = place.corpus.index("caption", "test").sample(2)
     same_prompt(chat, picture, "describe it.", images=picture.images)
     spoken = place.corpus.index("speech_qa", "test").sample(5)
@@ -81,11 +87,16 @@ def test_a_typed_placeholder_is_text(chat: Chat) -> None:
 
 
 def test_replies_stream_and_are_remembered(place: Place, chat: Chat) -> None:
-    pieces = list(chat.ask("describe it.", images=[place.media / "pictures" / "0.png"], max_new_tokens=8))
+    pieces = list(
+        chat.ask("describe it.", images=[place.media / "pictures" / "0.png"], max_new_tokens=8)
+    )
     assert len(pieces) > 1, "text comes in pieces"
     assert chat.conversation.turns == ["<image>\ndescribe it.", "".join(pieces) or " "]
-    again = "".join(open_chat(str(place.export)).ask(
-        "describe it.", images=[place.media / "pictures" / "0.png"], max_new_tokens=8))
+    again = "".join(
+        open_chat(str(place.export)).ask(
+            "describe it.", images=[place.media / "pictures" / "0.png"], max_new_tokens=8
+        )
+    )
     assert again == "".join(pieces)
     list(chat.ask("and?", max_new_tokens=2))
     assert len(chat.conversation.turns) == 4
@@ -138,23 +149,38 @@ def test_an_interrupted_reply_is_what_was_said_by_then(chat: Chat) -> None:
 
 def broken_jpeg() -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(out, "JPEG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        out, "JPEG"
+    )
     return out.getvalue()[:400]
 
 
 BAD: list[tuple[str, bytes | None]] = [
-    ("image", None), ("image", b""), ("image", b"not an image"), ("image", broken_jpeg()),
-    ("audio", None), ("audio", b""), ("audio", b"RIFF\x00\x00\x00\x00WAVE"), ("audio", b"\x00" * 100),
-    ("video", None), ("video", b"nothing"),
+    ("image", None),
+    ("image", b""),
+    ("image", b"not an image"),
+    ("image", broken_jpeg()),
+    ("audio", None),
+    ("audio", b""),
+    ("audio", b"RIFF\x00\x00\x00\x00WAVE"),
+    ("audio", b"\x00" * 100),
+    ("video", None),
+    ("video", b"nothing"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "data"), BAD)
-def test_a_file_that_cannot_be_used_is_one_line(chat: Chat, tmp_path: Path, kind: str, data: bytes | None) -> None:
+def test_a_file_that_cannot_be_used_is_one_line(
+    chat: Chat, tmp_path: Path, kind: str, data: bytes | None
+) -> None:
     path = tmp_path / "file"
     if data is not None:
         path.write_bytes(data)
-    media: dict[str, Any] = {"image": {"images": [path]}, "audio": {"audios": [path]}, "video": {"video": path}}[kind]
+    media: dict[str, Any] = {
+        "image": {"images": [path]},
+        "audio": {"audios": [path]},
+        "video": {"video": path},
+    }[kind]
     with pytest.raises(UserError) as error:
         list(chat.ask("what is it?", **media))
     assert "\n" not in str(error.value)
@@ -194,18 +220,44 @@ def app() -> typer.Typer:
 
 def test_one_question_from_the_command_line(place: Place, tmp_path: Path) -> None:
     wav = tmp_path / "reply.wav"
-    result = CliRunner().invoke(app(), ["--checkpoint", str(place.export), "--text", "say red", "--max-tokens", "6",
-                                        "--image", str(place.media / "pictures" / "1.png"), "--speak", str(wav)])
+    result = CliRunner().invoke(
+        app(),
+        [
+            "--checkpoint",
+            str(place.export),
+            "--text",
+            "say red",
+            "--max-tokens",
+            "6",
+            "--image",
+            str(place.media / "pictures" / "1.png"),
+            "--speak",
+            str(wav),
+        ],
+    )
     assert result.exception is None or isinstance(result.exception, UserError)
     assert result.stdout.strip()
     assert wav.exists() or "nothing that can be spoken" in str(result.exception)
 
 
 def test_a_session_takes_commands_and_survives_mistakes(place: Place, tmp_path: Path) -> None:
-    lines = ["/image nowhere.png", "what is it?", f"/audio {place.media / 'sounds' / '1.wav'}", "", "/nonsense",
-             "/image", "/reset", "/help", "/quit", "never read"]
-    result = CliRunner().invoke(app(), ["--checkpoint", str(place.export), "--max-tokens", "4"],
-                                input="\n".join(lines) + "\n")
+    lines = [
+        "/image nowhere.png",
+        "what is it?",
+        f"/audio {place.media / 'sounds' / '1.wav'}",
+        "",
+        "/nonsense",
+        "/image",
+        "/reset",
+        "/help",
+        "/quit",
+        "never read",
+    ]
+    result = CliRunner().invoke(
+        app(),
+        ["--checkpoint", str(place.export), "--max-tokens", "4"],
+        input="\n".join(lines) + "\n",
+    )
     assert result.exit_code == 0
     assert result.stderr.count("error: ") == 3
     assert "nowhere.png does not exist" in result.stderr
@@ -213,8 +265,23 @@ def test_a_session_takes_commands_and_survives_mistakes(place: Place, tmp_path: 
 
 
 def test_bad_input_ends_the_command_with_two(place: Place) -> None:
-    done = subprocess.run([sys.executable, "-m", "vita_train.cli.main", "chat", "--checkpoint", str(place.export),
-                           "--text", "hi", "--image", "nowhere.png"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "vita_train.cli.main",
+            "chat",
+            "--checkpoint",
+            str(place.export),
+            "--text",
+            "hi",
+            "--image",
+            "nowhere.png",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == EXIT_REFUSED
     assert done.stderr.startswith("error: ")
     assert "nowhere.png does not exist" in done.stderr

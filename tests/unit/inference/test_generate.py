@@ -18,7 +18,11 @@ from vita_train.models.omni import Omni
 def tokenizer() -> PreTrainedTokenizerFast:
     """Bytes 0..95 of the byte-level alphabet and one special token: the small model's 97 rows."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:96]
-    bpe = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)} | {"<end>": 96}, merges=[]))
+    bpe = Tokenizer(
+        models.BPE(
+            vocab={letter: k for k, letter in enumerate(alphabet)} | {"<end>": 96}, merges=[]
+        )
+    )
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>")
@@ -36,9 +40,16 @@ def lively(omni: Omni) -> Omni:
 
 
 def prompts() -> list[Prompt]:
-    docs = [document(1, 12, tiles=2), document(2, 9), document(3, 15, frames=60), document(4, 10, tiles=1, frames=33)]
-    return [Prompt(doc.input_ids[0], doc.tiles, () if doc.fbank is None else (doc.fbank[0],), f"p{k}")
-            for k, doc in enumerate(docs)]
+    docs = [
+        document(1, 12, tiles=2),
+        document(2, 9),
+        document(3, 15, frames=60),
+        document(4, 10, tiles=1, frames=33),
+    ]
+    return [
+        Prompt(doc.input_ids[0], doc.tiles, () if doc.fbank is None else (doc.fbank[0],), f"p{k}")
+        for k, doc in enumerate(docs)
+    ]
 
 
 def replies(omni: Omni, chosen: list[Prompt], stop_ids: tuple[int, ...] = ()) -> list[list[int]]:
@@ -51,7 +62,10 @@ def replies(omni: Omni, chosen: list[Prompt], stop_ids: tuple[int, ...] = ()) ->
 
 def test_models_and_data_agree_on_placeholder_ids() -> None:
     assert (inputs.IMAGE_ID, inputs.AUDIO_ID, inputs.IGNORE_INDEX) == (
-        constants.IMAGE_ID, constants.AUDIO_ID, constants.IGNORE_INDEX)
+        constants.IMAGE_ID,
+        constants.AUDIO_ID,
+        constants.IGNORE_INDEX,
+    )
 
 
 def test_a_batch_of_mixed_modalities_answers_as_each_alone(lively: Omni) -> None:
@@ -61,8 +75,11 @@ def test_a_batch_of_mixed_modalities_answers_as_each_alone(lively: Omni) -> None
 
 
 def test_the_cache_gives_what_reading_all_again_gives(lively: Omni) -> None:
-    for doc, prompt in zip([document(1, 12, tiles=2), document(3, 15, frames=60)], [prompts()[0], prompts()[2]],
-                           strict=True):
+    for doc, prompt in zip(
+        [document(1, 12, tiles=2), document(3, 15, frames=60)],
+        [prompts()[0], prompts()[2]],
+        strict=True,
+    ):
         (cached,) = replies(lively, [prompt])
         for token in cached:
             logits = lively(doc)[0, -1] @ lively.head_weight.T
@@ -80,7 +97,9 @@ def test_replies_end_before_a_stop_token(lively: Omni) -> None:
         assert [token for token in cut if token >= 0] == expected
 
 
-def test_streamed_text_equals_the_batched_answer(lively: Omni, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_streamed_text_equals_the_batched_answer(
+    lively: Omni, tokenizer: PreTrainedTokenizerFast
+) -> None:
     answers = answer(lively, tokenizer, prompts(), stop_ids={96}, max_new_tokens=12, batch_size=3)
     for prompt, expected in zip(prompts(), answers, strict=True):
         parts = list(generate(lively, tokenizer, prompt, stop_ids={96}, max_new_tokens=12))
@@ -92,7 +111,9 @@ def test_characters_of_several_tokens_are_never_cut() -> None:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    bpe.train_from_iterator(
+        [], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
     ids = tokenizer("a☞é好!")["input_ids"]
     assert len(ids) > 5
@@ -123,9 +144,13 @@ def test_modes_are_given_back(lively: Omni) -> None:
 
 def test_a_prompt_that_fills_the_context_is_refused(lively: Omni) -> None:
     with pytest.raises(DataError, match="long: the prompt takes 256 positions, the model has 256"):
-        list(generate_ids(lively, [Prompt(torch.zeros(256, dtype=torch.long), name="long")], stop_ids=(),
-                          max_new_tokens=3))
+        list(
+            generate_ids(
+                lively,
+                [Prompt(torch.zeros(256, dtype=torch.long), name="long")],
+                stop_ids=(),
+                max_new_tokens=3,
+            )
+        )
     nearly = Prompt(torch.zeros(254, dtype=torch.long))
     assert len(list(generate_ids(lively, [nearly], stop_ids=(), max_new_tokens=9))) == 2
-
-

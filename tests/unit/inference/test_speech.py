@@ -9,13 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from vita_train.inference.speech import Speaker, clauses, completed_clauses, spoken_text, stream_decode
+from vita_train.inference.speech import (
+    Speaker,
+    clauses,
+    completed_clauses,
+    spoken_text,
+    stream_decode,
+)
 from vita_train.models.codec import Codec, build_codec
 from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.recipe.model import CodecSpec, LlmSpec, ModelSpec, SpeechDecoderSpec
 
-CODEC = CodecSpec(kind="spectral", sample_rate=8000, hop_length=160, channels=32, num_blocks=2, codebook_size=32,
-                  code_dim=16, quantizer="ema", num_global_tokens=2, global_dim=8)
+CODEC = CodecSpec(
+    kind="spectral",
+    sample_rate=8000,
+    hop_length=160,
+    channels=32,
+    num_blocks=2,
+    codebook_size=32,
+    code_dim=16,
+    quantizer="ema",
+    num_global_tokens=2,
+    global_dim=8,
+)
 VOICE = torch.tensor([3, 4])
 
 
@@ -41,7 +57,9 @@ def test_streamed_equals_offline(codec: Codec, number: int) -> None:
 def test_short_context_differs_only_near_the_seams(codec: Codec) -> None:
     pieces = list(stream_decode(codec, codes(70), VOICE, chunk=30, first_chunk=30, context=3))
     whole = codec.decode(torch.tensor([codes(70)]), VOICE[None])[0].numpy()
-    differs = np.abs(np.concatenate(pieces) - whole).reshape(70, 160).max(1) > 1e-4 * np.abs(whole).max()
+    differs = (
+        np.abs(np.concatenate(pieces) - whole).reshape(70, 160).max(1) > 1e-4 * np.abs(whole).max()
+    )
     assert differs.any()
     assert set(np.flatnonzero(differs)) <= {*range(22, 38), *range(52, 68)}
 
@@ -65,7 +83,10 @@ def test_sound_starts_before_all_codes_are_made(codec: Codec) -> None:
 
 
 def test_clauses_are_cut_at_stops_and_never_short() -> None:
-    assert clauses("Yes, there are TWO red stars. I see them!") == ["yes, there are two red stars.", "i see them!"]
+    assert clauses("Yes, there are TWO red stars. I see them!") == [
+        "yes, there are two red stars.",
+        "i see them!",
+    ]
     assert clauses("☞ It is blue. Ok") == ["it is blue. ok"]
     assert clauses("no") == ["no"]
     assert clauses(" ... ") == []
@@ -74,9 +95,19 @@ def test_clauses_are_cut_at_stops_and_never_short() -> None:
 
 
 def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
-    spec = ModelSpec(llm=LlmSpec(hidden_size=32, num_heads=4), codec=CODEC,
-                     speech_decoder=SpeechDecoderSpec(width=32, nar_layers=1, ar_layers=1, num_heads=4,
-                                                      intermediate_size=64, max_positions=64, max_codes=12))
+    spec = ModelSpec(
+        llm=LlmSpec(hidden_size=32, num_heads=4),
+        codec=CODEC,
+        speech_decoder=SpeechDecoderSpec(
+            width=32,
+            nar_layers=1,
+            ar_layers=1,
+            num_heads=4,
+            intermediate_size=64,
+            max_positions=64,
+            max_codes=12,
+        ),
+    )
     torch.manual_seed(0)
     decoder = SpeechDecoder(spec).eval()
     decoder.voice.copy_(VOICE)
@@ -86,18 +117,23 @@ def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
         asked.append(text)
         return [ord(letter) % 50 for letter in text]
 
-    speaker = Speaker(encode=encode, embedding=nn.Embedding(50, 32), decoder=decoder, codec=codec, top_k=1)
+    speaker = Speaker(
+        encode=encode, embedding=nn.Embedding(50, 32), decoder=decoder, codec=codec, top_k=1
+    )
     pieces = list(speaker.speak("One red star. Two blue hearts!"))
     assert asked == [" one red star", " two blue hearts"]
     assert pieces
     assert all(piece.dtype == np.float32 and len(piece) % 160 == 0 for piece in pieces)
-    # The same while the text is still being written: the first clause is heard before the second is complete.
+    # The same while the text is still being written: the first clause is heard before the second is
+    # complete.
     events = list(speaker.speak_along(iter(["One red", " star. Two", " blue", " hearts!"])))
     heard = [index for index, event in enumerate(events) if not isinstance(event, str)]
     written = [index for index, event in enumerate(events) if isinstance(event, str)]
     assert heard[0] < written[-1]
     assert [events[index] for index in written] == ["One red", " star. Two", " blue", " hearts!"]
-    np.testing.assert_array_equal(np.concatenate([events[index] for index in heard]), np.concatenate(pieces))
+    np.testing.assert_array_equal(
+        np.concatenate([events[index] for index in heard]), np.concatenate(pieces)
+    )
 
 
 @given(st.lists(st.text(alphabet="ab Σσ.,!?。1'☞", max_size=9), max_size=12))
@@ -109,4 +145,10 @@ def test_clauses_of_a_text_that_is_being_written_are_those_of_the_whole(pieces: 
 
 def test_a_clause_is_given_out_as_soon_as_it_cannot_change() -> None:
     given_out = list(completed_clauses(["yes, there ", "are stars.", " and", " two hearts"]))
-    assert [complete for _, complete in given_out] == [[], [], [], ["yes, there are stars."], ["and two hearts"]]
+    assert [complete for _, complete in given_out] == [
+        [],
+        [],
+        [],
+        ["yes, there are stars."],
+        ["and two hearts"],
+    ]

@@ -1,4 +1,5 @@
-"""A rank that behaves as the stage's name says, in place of a training stage: LOGS RECIPE STAGE RUN."""
+"""A rank that behaves as the stage's name says, in place of a training stage: LOGS RECIPE STAGE
+RUN."""
 
 from __future__ import annotations
 
@@ -20,7 +21,12 @@ def main() -> None:
             (Path(sys.argv[4]) / f"started-{rank}").write_text(str(os.getpid()))
             time.sleep(120)
         if behaviour == "refuse" and rank == 3:
-            report = {"code": 2, "what": "no images", "where": "recipe.yaml:7", "remedy": "name another"}
+            report = {
+                "code": 2,
+                "what": "no images",
+                "where": "recipe.yaml:7",
+                "remedy": "name another",
+            }
             (logs / f"rank-{rank}.error.json").write_text(json.dumps(report))
             print("x" * 9000 + "\nabout to refuse", file=out)
             sys.exit(2)

@@ -1,4 +1,5 @@
-"""A stage's process that behaves as its first argument says: what torchrun starts in the launcher's tests."""
+"""A stage's process that behaves as its first argument says: what torchrun starts in the launcher's
+tests."""
 
 from __future__ import annotations
 
@@ -43,7 +44,10 @@ def main() -> None:
         case "nothing":
             return
     if rank == 0:
-        seen = {"world": float(os.environ["WORLD_SIZE"]), "threads": float(os.environ["OMP_NUM_THREADS"])}
+        seen = {
+            "world": float(os.environ["WORLD_SIZE"]),
+            "threads": float(os.environ["OMP_NUM_THREADS"]),
+        }
         manifest = Manifest(kind="model", run=run, stage=stage, digest="d", metrics=seen)
         write_final(open_store(root), f"{run}/{stage}", manifest)
 

@@ -1,4 +1,5 @@
-"""The local launcher: what it returns, what it retries, what it says, and that it leaves no process behind."""
+"""The local launcher: what it returns, what it retries, what it says, and that it leaves no process
+behind."""
 
 from __future__ import annotations
 
@@ -26,17 +27,30 @@ STAGE = "1.1"
 
 
 def _recipe(root: Path, nproc: int = 1, restarts: int = 1) -> Recipe:
-    return Recipe.model_validate({
-        "name": "fake", "storage": {"root": str(root)}, "launch": {"nproc": nproc, "restarts": restarts},
-        "data": NO_SOURCE,
-        "stages": {STAGE: {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
-    })
+    return Recipe.model_validate(
+        {
+            "name": "fake",
+            "storage": {"root": str(root)},
+            "launch": {"nproc": nproc, "restarts": restarts},
+            "data": NO_SOURCE,
+            "stages": {
+                STAGE: {
+                    "objective": "next_token",
+                    "data": {"a": 1.0},
+                    "trainable": {"llm": 1e-3},
+                    "steps": 1,
+                }
+            },
+        }
+    )
 
 
 def launch(recipe: Recipe, behaviour: str) -> Manifest:
     """Run the fake stage on this machine as a stage's job is run."""
     root = Path(recipe.storage.root)
-    return finish(LocalBackend(entry=_entry(behaviour, root)), stage_job(Run(recipe, "r"), STAGE, "0" * 64))
+    return finish(
+        LocalBackend(entry=_entry(behaviour, root)), stage_job(Run(recipe, "r"), STAGE, "0" * 64)
+    )
 
 
 def _entry(behaviour: str, root: Path) -> list[str]:
@@ -89,14 +103,20 @@ def test_done_without_a_commit_is_no_success(tmp_path: Path) -> None:
 def test_no_process_outlives_the_launcher(tmp_path: Path, number: int) -> None:
     if number == signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux tells a child that its parent was killed")
-    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "from pathlib import Path\nimport test_local as t\n"
-            "from vita_train.errors import VitaError\nroot = Path(sys.argv[1])\n"
-            "try: t.launch(t._recipe(root, nproc=2), 'sleep')\n"
-            "except VitaError as error: sys.exit(error.exit_code)\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nimport test_local as t\n"
+        "from vita_train.errors import VitaError\nroot = Path(sys.argv[1])\n"
+        "try: t.launch(t._recipe(root, nproc=2), 'sleep')\n"
+        "except VitaError as error: sys.exit(error.exit_code)\n"
+    )
     launcher = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    pids = [_eventually(lambda path=tmp_path / "r" / STAGE / f"pid-{rank}": path.exists() and path.read_text())
-            for rank in range(2)]
+    pids = [
+        _eventually(
+            lambda path=tmp_path / "r" / STAGE / f"pid-{rank}": path.exists() and path.read_text()
+        )
+        for rank in range(2)
+    ]
     launcher.send_signal(number)
     assert launcher.wait(timeout=60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     for pid in pids:

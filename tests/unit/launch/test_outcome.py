@@ -13,13 +13,24 @@ from vita_train.launch.outcome import explain, forget_outcomes, report_line
 
 
 def _report(logs: Path, rank: int, code: int, what: str) -> None:
-    (logs / f"rank-{rank}.error.json").write_text(json.dumps({"code": code, "what": what, "where": "", "remedy": ""}))
+    (logs / f"rank-{rank}.error.json").write_text(
+        json.dumps({"code": code, "what": what, "where": "", "remedy": ""})
+    )
 
 
-@pytest.mark.parametrize(("codes", "expected"), [
-    ((138, 2), 2), ((138, 1), 1), ((143, 138), 138), ((1, 2), 2), ((143, 143), 143),
-])
-def test_the_cause_wins_over_its_consequences(tmp_path: Path, codes: tuple[int, int], expected: int) -> None:
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ((138, 2), 2),
+        ((138, 1), 1),
+        ((143, 138), 138),
+        ((1, 2), 2),
+        ((143, 143), 143),
+    ],
+)
+def test_the_cause_wins_over_its_consequences(
+    tmp_path: Path, codes: tuple[int, int], expected: int
+) -> None:
     for rank, code in enumerate(codes):
         _report(tmp_path, rank, code, f"code {code}")
     error = explain(tmp_path, "")
@@ -52,13 +63,20 @@ def test_an_error_that_no_file_could_take_comes_through_the_job_s_output(tmp_pat
     said = report_line(UserError("no space left on the disk", where="/x", remedy="free some"))
     error = explain(tmp_path, f"W1129 torchrun\n{said}\nexitcode : 2 (pid: 7)\n")
     assert (type(error), error.what, error.where, error.remedy) == (
-        UserError, "no space left on the disk", "/x", "free some")
+        UserError,
+        "no space left on the disk",
+        "/x",
+        "free some",
+    )
 
 
-@pytest.mark.parametrize(("blocks", "inodes", "words"), [
-    (0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")])
+@pytest.mark.parametrize(
+    ("blocks", "inodes", "words"),
+    [(0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")],
+)
 def test_a_full_disk_is_looked_for_before_a_job_is_said_to_have_failed(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, inodes: int, words: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, inodes: int, words: str
+) -> None:
     found = SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_favail=inodes, f_files=1000)
     monkeypatch.setattr("vita_train.storage.disk_errors.os.statvfs", lambda path: found)
     assert words in explain(tmp_path, "no word of it").what

@@ -1,4 +1,5 @@
-"""The end of a job's process: its exit code is what its work came to, whatever the interpreter still holds."""
+"""The end of a job's process: its exit code is what its work came to, whatever the interpreter
+still holds."""
 
 from __future__ import annotations
 
@@ -23,13 +24,21 @@ def main():
     {end}
 
 run_rank(main)
-"""
+"""  # noqa: E501
 
 
-@pytest.mark.parametrize(("end", "code", "words"), [
-    ("return 0", 0, ""), ("return 75", 75, ""), ("raise RuntimeError('a fault of ours')", 1, "a fault of ours")])
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("return 0", 0, ""),
+        ("return 75", 75, ""),
+        ("raise RuntimeError('a fault of ours')", 1, "a fault of ours"),
+    ],
+)
 def test_the_work_decides_the_exit_code(end: str, code: int, words: str) -> None:
-    done = subprocess.run([sys.executable, "-c", RANK.replace("{end}", end)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RANK.replace("{end}", end)], capture_output=True, text=True
+    )
     assert done.returncode == code
     assert done.stdout == "half a line, handlers ran\n"
     assert words in done.stderr

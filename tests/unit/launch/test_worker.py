@@ -1,4 +1,5 @@
-"""The entry of a training pod, as two pods of two ranks each: real torchrun processes with a controller's variables."""
+"""The entry of a training pod, as two pods of two ranks each: real torchrun processes with a
+controller's variables."""
 
 from __future__ import annotations
 
@@ -29,26 +30,55 @@ sys.exit(node.main())
 
 def _recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(dump_recipe(Recipe.model_validate({
-        "name": "fake",
-        "data": NO_SOURCE,
-        "stages": {"1.1": {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
-    })))
+    path.write_text(
+        dump_recipe(
+            Recipe.model_validate(
+                {
+                    "name": "fake",
+                    "data": NO_SOURCE,
+                    "stages": {
+                        "1.1": {
+                            "objective": "next_token",
+                            "data": {"a": 1.0},
+                            "trainable": {"llm": 1e-3},
+                            "steps": 1,
+                        }
+                    },
+                }
+            )
+        )
+    )
     return path
 
 
-def _pods(folder: Path, behaviour: str, nodes: int = 2, nproc: int = 2) -> list[subprocess.Popen[str]]:
+def _pods(
+    folder: Path, behaviour: str, nodes: int = 2, nproc: int = 2
+) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     recipe = _recipe(folder)
     pods = []
     for node in range(nodes):
-        env = {**os.environ, "PET_NNODES": str(nodes), "PET_NPROC_PER_NODE": str(nproc), "PET_NODE_RANK": str(node),
-               "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port, "VITA_TRAIN_GRACE": "30",
-               "VITA_TRAIN_TERMINATION_LOG": str(folder / f"words-{node}")}
-        pods.append(subprocess.Popen([sys.executable, "-c", ENTRY, str(recipe), behaviour, str(folder)], env=env,
-                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        env = {
+            **os.environ,
+            "PET_NNODES": str(nodes),
+            "PET_NPROC_PER_NODE": str(nproc),
+            "PET_NODE_RANK": str(node),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": port,
+            "VITA_TRAIN_GRACE": "30",
+            "VITA_TRAIN_TERMINATION_LOG": str(folder / f"words-{node}"),
+        }
+        pods.append(
+            subprocess.Popen(
+                [sys.executable, "-c", ENTRY, str(recipe), behaviour, str(folder)],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     return pods
 
 
@@ -56,7 +86,9 @@ def test_pods_form_one_job_and_print_what_their_ranks_say(tmp_path: Path) -> Non
     pods = _pods(tmp_path, "commit")
     outs = [pod.communicate(timeout=120)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [EXIT_DONE, EXIT_DONE]
-    assert {"rank 0 of 4", "half a line", "[rank-1] rank 1 of 4", "[rank-1] half a line"} <= set(outs[0].splitlines())
+    assert {"rank 0 of 4", "half a line", "[rank-1] rank 1 of 4", "[rank-1] half a line"} <= set(
+        outs[0].splitlines()
+    )
     assert {"[rank-2] rank 2 of 4", "[rank-3] rank 3 of 4"} <= set(outs[1].splitlines())
 
 
@@ -70,7 +102,11 @@ def test_a_refusal_is_the_pods_exit_code_and_its_last_words(tmp_path: Path) -> N
     text = (tmp_path / "words-1").read_bytes()
     assert len(text) <= 4096
     words = json.loads(text)
-    assert (words["code"], words["what"], words["where"]) == (EXIT_REFUSED, "no images", "recipe.yaml:7")
+    assert (words["code"], words["what"], words["where"]) == (
+        EXIT_REFUSED,
+        "no images",
+        "recipe.yaml:7",
+    )
     assert words["tails"]["rank-3"].endswith("about to refuse")
 
 
@@ -93,8 +129,13 @@ def test_a_pod_that_is_asked_to_stop_stops_its_ranks_and_says_so(tmp_path: Path)
 
 def test_a_recipe_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     env = {**os.environ, "VITA_TRAIN_TERMINATION_LOG": str(tmp_path / "words")}
-    done = subprocess.run([sys.executable, "-m", "vita_train.launch.worker", str(tmp_path / "none.yaml"), "1.1", "r"],
-                          env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vita_train.launch.worker", str(tmp_path / "none.yaml"), "1.1", "r"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != EXIT_DONE
     assert done.stderr.startswith("error: ")
     assert "none.yaml" in done.stderr

@@ -8,8 +8,13 @@ from vita_train.errors import RecipeError
 from vita_train.models.build import build_modules
 from vita_train.recipe.model import ModelSpec
 
-PUBLISHED = {"llm": 7_615_616_512, "vision": 304_012_288, "projector": 27_532_288, "audio_encoder": 357_950_464,
-             "audio_adapter": 17_835_520}
+PUBLISHED = {
+    "llm": 7_615_616_512,
+    "vision": 304_012_288,
+    "projector": 27_532_288,
+    "audio_encoder": 357_950_464,
+    "audio_adapter": 17_835_520,
+}
 
 
 def test_the_real_model_has_the_published_parameter_counts() -> None:
@@ -27,7 +32,9 @@ def test_building_another_module_changes_no_weights(small_spec: ModelSpec) -> No
     other_seed = build_modules(small_spec, ["audio_adapter"], seed=6)
     for name, weight in alone["audio_adapter"].state_dict().items():
         assert torch.equal(weight, together["audio_adapter"].state_dict()[name])
-    assert not torch.equal(alone["audio_adapter"].conv.weight, other_seed["audio_adapter"].conv.weight)
+    assert not torch.equal(
+        alone["audio_adapter"].conv.weight, other_seed["audio_adapter"].conv.weight
+    )
 
 
 def test_building_leaves_the_callers_random_state_alone(small_spec: ModelSpec) -> None:
@@ -46,7 +53,9 @@ def test_parameters_take_the_type_and_buffers_keep_theirs(small_spec: ModelSpec)
 
 
 @pytest.mark.parametrize(("names", "units"), [(["llm", "tower"], 0), (["ctc_head"], 0)])
-def test_what_cannot_be_built_is_refused(small_spec: ModelSpec, names: list[str], ctc_vocab_size: int) -> None:
+def test_what_cannot_be_built_is_refused(
+    small_spec: ModelSpec, names: list[str], ctc_vocab_size: int
+) -> None:
     with pytest.raises(RecipeError):
         build_modules(small_spec, names, ctc_vocab_size=ctc_vocab_size)
 
@@ -60,7 +69,8 @@ def test_modules_of_sound_are_built_without_transformers() -> None:
         "from vita_train.recipe.load import load_recipe\n"
         "spec = load_recipe('smoke').model\n"
         "for empty in (False, True):\n"
-        "    build_modules(spec, ['audio_encoder', 'ctc_head', 'codec', 'discriminators'], units=4, empty=empty)\n"
+        "    build_modules(spec, ['audio_encoder', 'ctc_head', 'codec', 'discriminators'], "
+        "units=4, empty=empty)\n"
         "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,5 @@
-"""Adapters: where they sit, what trains, that they start as nothing, and that they merge into what they were."""
+"""Adapters: where they sit, what trains, that they start as nothing, and that they merge into what
+they were."""
 
 from __future__ import annotations
 
@@ -70,18 +71,34 @@ def trained_adapter(spec: ModelSpec, **settings: Any) -> tuple[nn.Module, Adapte
     made, base = config(llm, **settings), weights_digest(llm)
     add_adapters(llm, made.peft())
     disturb(llm)
-    return llm, Adapter(made, {to_peft(name): llm.get_parameter(name).detach() for name in adapter_names(llm)}, base)
+    return llm, Adapter(
+        made, {to_peft(name): llm.get_parameter(name).detach() for name in adapter_names(llm)}, base
+    )
 
 
-@pytest.mark.parametrize(("module", "roles", "expected"), [
-    ("llm", ("attention",), ATTENTION),
-    ("llm", ("mlp",), MLP),
-    ("vision", ("attention", "mlp"), ["attention.k_proj", "attention.projection_layer", "attention.q_proj",
-                                      "attention.v_proj", "mlp.fc1", "mlp.fc2"]),
-    ("audio_encoder", ("mlp",), ["feed_forward.w_1", "feed_forward.w_2"]),
-])
-def test_roles_name_layers_of_the_blocks_alone(modules: nn.ModuleDict, module: str, roles: tuple[str, ...],
-                                               expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("module", "roles", "expected"),
+    [
+        ("llm", ("attention",), ATTENTION),
+        ("llm", ("mlp",), MLP),
+        (
+            "vision",
+            ("attention", "mlp"),
+            [
+                "attention.k_proj",
+                "attention.projection_layer",
+                "attention.q_proj",
+                "attention.v_proj",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+        ),
+        ("audio_encoder", ("mlp",), ["feed_forward.w_1", "feed_forward.w_2"]),
+    ],
+)
+def test_roles_name_layers_of_the_blocks_alone(
+    modules: nn.ModuleDict, module: str, roles: tuple[str, ...], expected: list[str]
+) -> None:
     assert target_layers(modules[module], roles) == expected
     add_adapters(modules[module], config(modules[module], roles=roles, modules=(module,)).peft())
     adapted = {name.partition(".lora_")[0] for name in adapter_names(modules[module])}
@@ -90,7 +107,9 @@ def test_roles_name_layers_of_the_blocks_alone(modules: nn.ModuleDict, module: s
 
 
 def test_a_module_without_a_role_is_refused(modules: nn.ModuleDict) -> None:
-    with pytest.raises(RecipeError, match=r"lora\.roles: the model has no linear layers of role 'attention'"):
+    with pytest.raises(
+        RecipeError, match=r"lora\.roles: the model has no linear layers of role 'attention'"
+    ):
         target_layers(modules["projector"], ["attention"])
 
 
@@ -98,13 +117,19 @@ def test_a_module_without_a_role_is_refused(modules: nn.ModuleDict) -> None:
 def test_adapters_start_as_nothing_and_alone_train(small_spec: ModelSpec, kind: Any) -> None:
     llm = language_model(small_spec)
     if kind:
-        quantize_blocks(llm, QuantizeSpec(kind=kind), device=torch.device("cpu"), dtype=torch.float32)
+        quantize_blocks(
+            llm, QuantizeSpec(kind=kind), device=torch.device("cpu"), dtype=torch.float32
+        )
     before = logits(llm)
     add_adapters(llm, config(llm).peft())
     assert torch.equal(logits(llm), before)
     release_adapters(llm)
-    wanted = {f"model.layers.{block}.{layer}.lora_{side}.default.weight"
-              for block in range(2) for layer in ATTENTION + MLP for side in "AB"}
+    wanted = {
+        f"model.layers.{block}.{layer}.lora_{side}.default.weight"
+        for block in range(2)
+        for layer in ATTENTION + MLP
+        for side in "AB"
+    }
     assert {name for name, parameter in llm.named_parameters() if parameter.requires_grad} == wanted
 
 
@@ -132,8 +157,9 @@ def test_merged_says_what_the_adapter_said(small_spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("bias", ["none", "all"])
-def test_plain_peft_loads_the_saved_adapter_onto_the_plain_model(small_spec: ModelSpec, tmp_path: Path,
-                                                                 bias: str) -> None:
+def test_plain_peft_loads_the_saved_adapter_onto_the_plain_model(
+    small_spec: ModelSpec, tmp_path: Path, bias: str
+) -> None:
     from peft import PeftModel
 
     llm, adapter = trained_adapter(small_spec, bias=bias)
@@ -176,19 +202,23 @@ def test_the_digest_of_weights_does_not_depend_on_their_type(small_spec: ModelSp
     assert weights_digest(half) != digest
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"use_dora": True}, "uses use_dora"),
-    ({"rank_pattern": {"q_proj": 2}}, "uses rank_pattern"),
-    ({"peft_type": "IA3"}, "is no LoRA adapter: peft_type"),
-    ({"r": "4"}, "is no LoRA adapter: r"),
-    ({"r": 10**12}, "matrices are of rank 4, its configuration says 1000000000000"),
-    ({"init_lora_weights": "pissa"}, "uses init_lora_weights"),
-    ({"bias": "all"}, "does not fit the model: .*bias is missing"),
-    ({"target_modules": ["self_attn.q_proj"]}, "belongs to no layer"),
-    ({"target_modules": ["elsewhere"]}, "fits no layer"),
-])
-def test_foreign_adapters_are_refused_in_one_line(small_spec: ModelSpec, tmp_path: Path, change: dict[str, Any],
-                                                  words: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"use_dora": True}, "uses use_dora"),
+        ({"rank_pattern": {"q_proj": 2}}, "uses rank_pattern"),
+        ({"peft_type": "IA3"}, "is no LoRA adapter: peft_type"),
+        ({"r": "4"}, "is no LoRA adapter: r"),
+        ({"r": 10**12}, "matrices are of rank 4, its configuration says 1000000000000"),
+        ({"init_lora_weights": "pissa"}, "uses init_lora_weights"),
+        ({"bias": "all"}, "does not fit the model: .*bias is missing"),
+        ({"target_modules": ["self_attn.q_proj"]}, "belongs to no layer"),
+        ({"target_modules": ["elsewhere"]}, "fits no layer"),
+    ],
+)
+def test_foreign_adapters_are_refused_in_one_line(
+    small_spec: ModelSpec, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     _, adapter = trained_adapter(small_spec)
     files = save_adapter(adapter, tmp_path)
     files[0].write_text(json.dumps(json.loads(files[0].read_text()) | change))
@@ -208,24 +238,42 @@ def test_numbers_that_are_not_finite_are_not_merged(small_spec: ModelSpec, tmp_p
         merge_adapters(other)
 
 
-@pytest.mark.parametrize(("kind", "double", "bits"), [("nf4", True, 4.13), ("nf4", False, 4.5), ("fp4", True, 4.13),
-                                                      ("int8", True, 8.5)])
-def test_only_the_matrices_of_the_blocks_are_quantised(small_spec: ModelSpec, kind: Any, double: bool,
-                                                       bits: float) -> None:
-    wide = small_spec.model_copy(update={"llm": small_spec.llm.model_copy(update={"hidden_size": 64})})
+@pytest.mark.parametrize(
+    ("kind", "double", "bits"),
+    [("nf4", True, 4.13), ("nf4", False, 4.5), ("fp4", True, 4.13), ("int8", True, 8.5)],
+)
+def test_only_the_matrices_of_the_blocks_are_quantised(
+    small_spec: ModelSpec, kind: Any, double: bool, bits: float
+) -> None:
+    wide = small_spec.model_copy(
+        update={"llm": small_spec.llm.model_copy(update={"hidden_size": 64})}
+    )
     llm, spec = language_model(wide), QuantizeSpec(kind=kind, double=double)
     sizes = {name: parameter.numel() for name, parameter in llm.named_parameters()}
-    layers = {name: layer for name, layer in llm.named_modules() if isinstance(layer, nn.Linear) and "layers" in name}
+    layers = {
+        name: layer
+        for name, layer in llm.named_modules()
+        if isinstance(layer, nn.Linear) and "layers" in name
+    }
     expected = {name: quantized_bytes(layer, spec) for name, layer in layers.items()}
     quantize_blocks(llm, spec, device=torch.device("cpu"), dtype=torch.float32)
-    held = {name: parameter for name, parameter in llm.named_parameters() if not parameter.is_floating_point()}
+    held = {
+        name: parameter
+        for name, parameter in llm.named_parameters()
+        if not parameter.is_floating_point()
+    }
     assert set(held) == {f"{name}.weight" for name in layers}
     assert {name: elements(parameter) for name, parameter in llm.named_parameters()} == sizes
     total = sum(expected.values())
     assert 8 * total / sum(sizes[name] for name in held) == pytest.approx(bits, rel=0.1)
-    stored = sum(tensor.numel() * tensor.element_size() for name, tensor in llm.state_dict().items()
-                 if any(name.startswith(f"{layer}.") for layer in layers) and not name.endswith((".bias", "quant_map"))
-                 and "quant_state" not in name and "weight_format" not in name)
+    stored = sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in llm.state_dict().items()
+        if any(name.startswith(f"{layer}.") for layer in layers)
+        and not name.endswith((".bias", "quant_map"))
+        and "quant_state" not in name
+        and "weight_format" not in name
+    )
     assert stored == pytest.approx(total, rel=0.02)
 
 
@@ -242,10 +290,19 @@ def test_probe_sees_adapters_of_every_module(modules: nn.ModuleDict) -> None:
         before = probe_logits(modules)
 
 
-def test_without_bitsandbytes_one_line_says_so(small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_one_line_says_so(
+    small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(RecipeError) as caught:
-        quantize_blocks(language_model(small_spec), QuantizeSpec(kind="nf4"), device=torch.device("cpu"),
-                        dtype=torch.float32, where="stages.1.2.quantize")
-    assert str(caught.value) == ("stages.1.2.quantize: bitsandbytes is not installed "
-                                 "(pip install 'vita-train[quant]', or take quantize out)")
+        quantize_blocks(
+            language_model(small_spec),
+            QuantizeSpec(kind="nf4"),
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            where="stages.1.2.quantize",
+        )
+    assert str(caught.value) == (
+        "stages.1.2.quantize: bitsandbytes is not installed "
+        "(pip install 'vita-train[quant]', or take quantize out)"
+    )

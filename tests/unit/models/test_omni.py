@@ -15,7 +15,12 @@ OMNI = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 
 
 def documents() -> list:
-    return [document(1, 12, tiles=2), document(2, 9), document(3, 15, frames=60), document(4, 10, tiles=1, frames=33)]
+    return [
+        document(1, 12, tiles=2),
+        document(2, 9),
+        document(3, 15, frames=60),
+        document(4, 10, tiles=1, frames=33),
+    ]
 
 
 def test_packed_documents_never_see_each_other(omni: Omni) -> None:
@@ -37,7 +42,11 @@ def test_loss_and_gradients_do_not_depend_on_packing_or_padding(omni: Omni) -> N
             loss = chunked_cross_entropy(omni(batch), omni.head_weight, batch.labels)
             loss.loss_sum.backward()
             total, count = total + loss.loss_sum.item(), count + loss.supervised
-        return total, count, {name: p.grad.clone() for name, p in omni.named_parameters() if p.grad is not None}
+        return (
+            total,
+            count,
+            {name: p.grad.clone() for name, p in omni.named_parameters() if p.grad is not None},
+        )
 
     separate = gradients(docs)
     for rows in ([docs], [docs[:3], docs[3:]]):
@@ -53,19 +62,27 @@ def test_features_stand_at_their_placeholders_in_reading_order(omni: Omni) -> No
     embeds = omni.embed(batch)
     ids = batch.input_ids
     assert torch.equal(embeds[ids == IMAGE_ID], omni.image_features(batch.tiles))
-    assert torch.equal(embeds[ids == AUDIO_ID], omni.audio_features(batch.fbank, batch.fbank_lengths))
+    assert torch.equal(
+        embeds[ids == AUDIO_ID], omni.audio_features(batch.fbank, batch.fbank_lengths)
+    )
     assert torch.equal(embeds[ids >= 0], omni.llm.get_input_embeddings()(ids[ids >= 0]))
 
 
 @pytest.mark.parametrize(("kind", "tiles"), [("image", 3), ("image", 0), ("audio", 0)])
-def test_a_wrong_number_of_features_names_both_numbers_and_the_samples(omni: Omni, kind: str, tiles: int) -> None:
+def test_a_wrong_number_of_features_names_both_numbers_and_the_samples(
+    omni: Omni, kind: str, tiles: int
+) -> None:
     batch = document(4, 10, tiles=2, frames=33)
     if kind == "image":
         batch.tiles = torch.zeros(tiles, 3, 32, 32) if tiles else None
     else:
         batch.fbank = None
         batch.modalities = frozenset({"image"})
-    expected = f"8 image positions in the text but {4 * tiles}" if kind == "image" else "4 audio positions .* but 0"
+    expected = (
+        f"8 image positions in the text but {4 * tiles}"
+        if kind == "image"
+        else "4 audio positions .* but 0"
+    )
     with pytest.raises(DataError, match=f"sample-4: {expected}"):
         omni(batch)
 
@@ -73,7 +90,9 @@ def test_a_wrong_number_of_features_names_both_numbers_and_the_samples(omni: Omn
 def test_a_rank_without_media_uses_every_module_that_others_use(omni: Omni) -> None:
     calls = {"forward": 0, "backward": 0}
     for name in ("vision", "projector", "audio_encoder", "audio_adapter"):
-        getattr(omni, name).register_forward_hook(lambda *_: calls.update(forward=calls["forward"] + 1))
+        getattr(omni, name).register_forward_hook(
+            lambda *_: calls.update(forward=calls["forward"] + 1)
+        )
     text = document(2, 9)
     plain = omni(text)
     assert calls["forward"] == 0
@@ -92,7 +111,11 @@ def test_gradients_flow_through_a_frozen_language_model_only_to_what_trains(omni
     omni.audio_adapter.requires_grad_(True)
     batch = pack([documents()])
     omni(batch).square().sum().backward()
-    assert all(p.grad is None for name, p in omni.named_parameters() if not name.startswith("audio_adapter"))
+    assert all(
+        p.grad is None
+        for name, p in omni.named_parameters()
+        if not name.startswith("audio_adapter")
+    )
     assert all(p.grad.abs().sum() > 0 for p in omni.audio_adapter.parameters())
 
 
@@ -128,8 +151,9 @@ def test_document_starts_mark_every_document_and_padding() -> None:
     assert document_starts(ids).tolist() == [0, 2, 5, 6, 10, 12]
 
 
-def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpec,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_in_one_long_row_give_what_the_mask_gives(
+    small_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
     batch = pack([documents()[:2], documents()[2:]])
     real, found = batch.document_ids > 0, []
@@ -138,7 +162,11 @@ def test_documents_in_one_long_row_give_what_the_mask_gives(small_spec: ModelSpe
         omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), OMNI, seed=3)).eval()
         hidden = omni(batch)[real]
         hidden.square().sum().backward()
-        found.append((hidden.detach(), {name: weight.grad for name, weight in omni.llm.named_parameters()}))
+        found.append(
+            (hidden.detach(), {name: weight.grad for name, weight in omni.llm.named_parameters()})
+        )
         if attention == "auto":
-            torch.testing.assert_close(by_kernel(omni, batch).hidden[real], hidden, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                by_kernel(omni, batch).hidden[real], hidden, atol=1e-5, rtol=1e-5
+            )
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,5 @@
-"""Whatever command works on a run finds the extensions and accepted gates that were given to it before."""
+"""Whatever command works on a run finds the extensions and accepted gates that were given to it
+before."""
 
 from __future__ import annotations
 

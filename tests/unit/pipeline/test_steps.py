@@ -45,11 +45,21 @@ class Work:
         self.times += 1
         if self.error is not None:
             raise self.error
-        return Manifest(kind="data", run="r", stage="data_fetch", digest=digest, metrics={"n": float(self.times)})
+        return Manifest(
+            kind="data",
+            run="r",
+            stage="data_fetch",
+            digest=digest,
+            metrics={"n": float(self.times)},
+        )
 
 
-def _do(recipe: Recipe, work: Work, inputs: Mapping[str, Any] | None = None, selection: Selection = steps.ALL
-        ) -> Manifest | None:
+def _do(
+    recipe: Recipe,
+    work: Work,
+    inputs: Mapping[str, Any] | None = None,
+    selection: Selection = steps.ALL,
+) -> Manifest | None:
     return run_step(Run(recipe, "r"), "data_fetch", selection, lambda: inputs or {}, work)
 
 
@@ -57,7 +67,9 @@ def _progress(recipe: Recipe) -> dict[str, Any]:
     return json.loads(open_store(recipe.storage.root).read("r/data_fetch/progress.json"))
 
 
-def test_why_a_step_failed_is_told_even_when_the_store_cannot_be_written(recipe: Recipe, tmp_path: Path) -> None:
+def test_why_a_step_failed_is_told_even_when_the_store_cannot_be_written(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     def work(digest: str) -> Manifest:
         shutil.rmtree(tmp_path / "r")
         (tmp_path / "r").write_text("a file where the run's folder was")
@@ -91,7 +103,12 @@ def test_failure_leaves_no_commit_and_a_reason(recipe: Recipe) -> None:
     assert read_final(open_store(recipe.storage.root), "r/data_fetch") is None
     progress = _progress(recipe)
     assert progress["state"] == "failed"
-    assert progress["error"] == {"code": 2, "what": "no images", "where": "here", "remedy": "add some"}
+    assert progress["error"] == {
+        "code": 2,
+        "what": "no images",
+        "where": "here",
+        "remedy": "add some",
+    }
 
 
 def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe: Recipe) -> None:
@@ -124,13 +141,16 @@ def _finish(recipe: Recipe, step: str, digest: str, **content: str) -> None:
     write_final(open_store(recipe.storage.root), f"r/{step}", manifest)
 
 
-def test_stage_is_launched_again_only_when_what_it_reads_changes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-                                                                 ) -> None:
+def test_stage_is_launched_again_only_when_what_it_reads_changes(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launched = []
 
     def launch(run: Run, stage: str, digest: str, task: object) -> Manifest:
         launched.append(stage)
-        manifest = Manifest(kind="model", run=run.name, stage=stage, digest="weights", lineage={STEP_DIGEST: digest})
+        manifest = Manifest(
+            kind="model", run=run.name, stage=stage, digest="weights", lineage={STEP_DIGEST: digest}
+        )
         run.commit(stage, manifest)
         return manifest
 
@@ -161,8 +181,14 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
     records = tmp_path / "records.json"
     records.write_text("[]")
     registry = tmp_path / "registry.json"
-    registry.write_text(json.dumps({"format": "vita-train/registry/v1",
-                                    "datasets": {"c": {"task": "caption", "train": {"records": "records.json"}}}}))
+    registry.write_text(
+        json.dumps(
+            {
+                "format": "vita-train/registry/v1",
+                "datasets": {"c": {"task": "caption", "train": {"records": "records.json"}}},
+            }
+        )
+    )
     own = RecordsSource(registry=str(registry))
     data = load_recipe("smoke").data.model_copy(update={"source": {"own": own}})
     recipe = load_recipe("smoke").model_copy(update={"data": data})
@@ -172,7 +198,9 @@ def test_edited_records_are_noticed(tmp_path: Path) -> None:
 
 
 def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
-    shipped = (Path(steps.__file__).parents[1] / "data" / "templates" / "qwen2p5_instruct.yaml").read_text()
+    shipped = (
+        Path(steps.__file__).parents[1] / "data" / "templates" / "qwen2p5_instruct.yaml"
+    ).read_text()
     template = tmp_path / "mine.yaml"
     template.write_text(shipped)
     recipe = load_recipe("smoke", [f"data.template={template}"])
@@ -182,23 +210,39 @@ def test_an_edited_template_is_noticed(tmp_path: Path) -> None:
     assert template_text(recipe) != before
 
 
-def test_results_of_a_remote_run_are_stored_there(tmp_path: Path, s3_server: S3Server, s3_credentials: None) -> None:
-    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(Bucket="results")
+def test_results_of_a_remote_run_are_stored_there(
+    tmp_path: Path, s3_server: S3Server, s3_credentials: None
+) -> None:
+    boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1").create_bucket(
+        Bucket="results"
+    )
     made = tmp_path / "model.safetensors"
     made.write_bytes(b"weights")
     here = load_recipe("smoke", [f"storage.root={tmp_path}"])
-    there = load_recipe("smoke", ["storage.root=s3://results/runs", f"storage.endpoint={s3_server.endpoint}"])
-    assert steps._stored(Run(here, "r"), made, "export", "model", "model.safetensors").uri == str(made)
+    there = load_recipe(
+        "smoke", ["storage.root=s3://results/runs", f"storage.endpoint={s3_server.endpoint}"]
+    )
+    assert steps._stored(Run(here, "r"), made, "export", "model", "model.safetensors").uri == str(
+        made
+    )
     reference = steps._stored(Run(there, "r"), made, "export", "model", "model.safetensors")
     assert reference.uri == "s3://results/runs/r/export/model/model.safetensors"
-    assert open_store("s3://results/runs", endpoint=s3_server.endpoint).read(
-        "r/export/model/model.safetensors") == b"weights"
+    assert (
+        open_store("s3://results/runs", endpoint=s3_server.endpoint).read(
+            "r/export/model/model.safetensors"
+        )
+        == b"weights"
+    )
 
 
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
     text = (Path(steps.__file__).parents[1] / "recipe" / "presets" / "smoke.yaml").read_text()
     run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
-    assert (run.recipe.seed, run.name, selection.steps(run.recipe)) == (7, "smoke", ["data_fetch", "prepare"])
+    assert (run.recipe.seed, run.name, selection.steps(run.recipe)) == (
+        7,
+        "smoke",
+        ["data_fetch", "prepare"],
+    )
     assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == run.recipe
     again, _ = steps.open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
     assert again == run
@@ -222,6 +266,9 @@ def test_publish_hands_on_the_manifest_and_its_measures(tmp_path: Path) -> None:
 
 
 def test_no_torch_before_there_is_work() -> None:
-    code = ("import sys, vita_train.pipeline.steps, vita_train.pipeline.local.run, vita_train.preflight.run; "
-            "sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys, vita_train.pipeline.steps, vita_train.pipeline.local.run, "
+        "vita_train.preflight.run; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -23,8 +23,10 @@ def test_the_real_recipe_is_planned_without_weights(real: Plan) -> None:
     assert list(stages) == ["1.1", "1.2", "1.3", "2.1a", "2.1b", "2.2", "3.1", "3.2"]
     assert stages["1.1"].trained == {"projector": 27_532_288}
     # The recogniser's head is there to measure with: the encoder trains once more.
-    omni = sum(real.modules[name] for name in (
-        "llm", "vision", "projector", "audio_encoder", "ctc_head", "audio_adapter"))
+    omni = sum(
+        real.modules[name]
+        for name in ("llm", "vision", "projector", "audio_encoder", "ctc_head", "audio_adapter")
+    )
     assert sum(stages["2.2"].modules.values()) == omni == pytest.approx(8.324e9, rel=1e-4)
 
 
@@ -45,14 +47,24 @@ def test_media_take_the_published_positions() -> None:
     assert positions["image, one tile"] == 256
     assert positions["image, at most (13 tiles)"] == 3328
     assert positions["video, 16 frames"] == 4096
-    assert [audio_positions(recipe.model, s) for s in (1, 2, 5, 10, 30, 60)] == [12, 24, 62, 124, 374, 749]
+    assert [audio_positions(recipe.model, s) for s in (1, 2, 5, 10, 30, 60)] == [
+        12,
+        24,
+        62,
+        124,
+        374,
+        749,
+    ]
 
 
 def test_tiled_and_pooled_videos_are_planned_with_the_most_they_take() -> None:
     tiled = media_positions(load_recipe("vita-1.5-7b", ["data.video.tile_frames=true"]))
     assert tiled["video, 4 frames (at most 16 tiles)"] == tiled["video, 16 frames"] == 4096
     pooled = media_positions(load_recipe("vita-1.5-7b", ["data.video.slowfast=true"]))
-    assert (pooled["video, 4 frames"], pooled["video, 16 frames"]) == (144 + 3 * 49, 4 * 144 + 12 * 49)
+    assert (pooled["video, 4 frames"], pooled["video, 16 frames"]) == (
+        144 + 3 * 49,
+        4 * 144 + 12 * 49,
+    )
 
 
 def test_audio_positions_agree_with_the_modules() -> None:
@@ -62,12 +74,19 @@ def test_audio_positions_agree_with_the_modules() -> None:
 
     for seconds in (0.09, 0.5, 1.37, 3.54, 12.0):
         frames = torch.tensor(int(seconds * 100) - 2)
-        assert audio_positions(ModelSpec(), seconds) == int(adapter_length(encoder_length(frames), 2))
+        assert audio_positions(ModelSpec(), seconds) == int(
+            adapter_length(encoder_length(frames), 2)
+        )
 
 
 def test_tied_embeddings_count_once(small_spec: ModelSpec) -> None:
-    tied = small_spec.model_copy(update={"llm": small_spec.llm.model_copy(update={"tie_embeddings": True})})
-    assert count_parameters(small_spec, ["llm"])["llm"] - count_parameters(tied, ["llm"])["llm"] == 97 * 32
+    tied = small_spec.model_copy(
+        update={"llm": small_spec.llm.model_copy(update={"tie_embeddings": True})}
+    )
+    assert (
+        count_parameters(small_spec, ["llm"])["llm"] - count_parameters(tied, ["llm"])["llm"]
+        == 97 * 32
+    )
 
 
 @pytest.mark.parametrize("name", ["h100", "h100-", "h100-0", ""])
@@ -88,9 +107,19 @@ def test_the_command_prints_every_stage() -> None:
 
 def _adapted(**stage: object) -> Plan:
     recipe = load_recipe("vita-1.5-7b")
-    spec = recipe.stages["1.2"].model_dump() | {"trainable": {"llm": 1e-4}, "lora": {"rank": 64},
-                                                "engine": {"kind": "torch"}, "after": []} | stage
-    return plan_recipe(recipe.model_copy(update={"stages": {"1.2": StageSpec.model_validate(spec)}}))
+    spec = (
+        recipe.stages["1.2"].model_dump()
+        | {
+            "trainable": {"llm": 1e-4},
+            "lora": {"rank": 64},
+            "engine": {"kind": "torch"},
+            "after": [],
+        }
+        | stage
+    )
+    return plan_recipe(
+        recipe.model_copy(update={"stages": {"1.2": StageSpec.model_validate(spec)}})
+    )
 
 
 def test_adapters_of_the_published_model_have_the_published_size() -> None:
@@ -110,32 +139,47 @@ def test_quantised_matrices_take_their_bits(kind: str, gigabytes: float) -> None
     (full,), (stage,) = _adapted().stages, _adapted(quantize={"kind": kind}).stages
     assert stage.quantized == 28 * 233_046_016  # matrices of a block
     assert stage.quantized_bytes / 1e9 == pytest.approx(gigabytes, rel=0.02)
-    assert full.state_bytes(0, 1) - stage.state_bytes(0, 1) == 2 * stage.quantized - stage.quantized_bytes
+    assert (
+        full.state_bytes(0, 1) - stage.state_bytes(0, 1)
+        == 2 * stage.quantized - stage.quantized_bytes
+    )
 
 
 def test_a_billion_tokens_take_what_their_flops_take(real: Plan) -> None:
     stages = {stage.stage: stage for stage in real.stages}
     everything, aligned = stages["1.3"], stages["1.1"]
     assert flops_per_token(everything) == 6 * sum(everything.modules.values())
-    # The projector trains before a frozen language model that its gradient passes through; the tower only looks.
-    assert flops_per_token(aligned) == (6 * aligned.modules["projector"] + 4 * aligned.modules["llm"]
-                                        + 2 * aligned.modules["vision"])
+    # The projector trains before a frozen language model that its gradient passes through; the
+    # tower only looks.
+    assert flops_per_token(aligned) == (
+        6 * aligned.modules["projector"]
+        + 4 * aligned.modules["llm"]
+        + 2 * aligned.modules["vision"]
+    )
     # 47.7 GFLOP a token on 8 H100 at 40 %: 3.16 PFLOP/s.
     assert hours_per_billion(everything, 989e12, 8, 0.4) == pytest.approx(4.19, abs=0.01)
 
 
 def test_the_language_model_of_adapters_passes_gradients_on() -> None:
-    plan = plan_recipe(load_recipe("vita-1.5-7b", ["stages.1.3.lora={rank: 8, modules: [llm]}"]), ranks=8)
+    plan = plan_recipe(
+        load_recipe("vita-1.5-7b", ["stages.1.3.lora={rank: 8, modules: [llm]}"]), ranks=8
+    )
     (stage,) = (stage for stage in plan.stages if stage.stage == "1.3")
     adapters = stage.trained["llm"]
-    assert flops_per_token(stage) == (6 * (adapters + stage.modules["vision"] + stage.modules["projector"])
-                                      + 4 * (stage.modules["llm"] - adapters))
+    assert flops_per_token(stage) == (
+        6 * (adapters + stage.modules["vision"] + stage.modules["projector"])
+        + 4 * (stage.modules["llm"] - adapters)
+    )
 
 
 def test_hours_and_cost_are_shown_for_a_gpu_that_is_known() -> None:
     app = typer.Typer()
     command.register(app)
-    shown = CliRunner().invoke(app, ["vita-1.5-7b", "--gpu", "h100-80", "--ranks", "8", "--price", "2.5"]).output
+    shown = (
+        CliRunner()
+        .invoke(app, ["vita-1.5-7b", "--gpu", "h100-80", "--ranks", "8", "--price", "2.5"])
+        .output
+    )
     assert "8 x h100-80" in shown
     assert "4.2" in shown
     assert "84" in shown, "4.19 h x 8 x 2.5"

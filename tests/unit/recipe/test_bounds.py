@@ -140,7 +140,9 @@ def test_what_cannot_be_right_is_refused_with_its_place(key: str, value: str) ->
 def test_the_line_is_that_of_the_file() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(GOOD.replace("2e-3", "-2e-3"), "m.yaml")
-    assert str(caught.value).startswith("m.yaml:6: stages.0.llm.trainable.llm: input should be greater than 0")
+    assert str(caught.value).startswith(
+        "m.yaml:6: stages.0.llm.trainable.llm: input should be greater than 0"
+    )
 
 
 def test_values_that_are_not_finite_are_refused_wherever_a_recipe_is_made() -> None:

@@ -15,8 +15,16 @@ def test_a_recipe_does_not_differ_from_itself(name: str) -> None:
 
 
 def test_the_changes_and_nothing_else() -> None:
-    changed = load_recipe("tiny", ["stages.2.1b.steps=7", "seed=9", "weights.llm=w", "data.image.no_tile_sets=[a]",
-                                   "launch.settings.kubernetes.pod.env.A=b"])
+    changed = load_recipe(
+        "tiny",
+        [
+            "stages.2.1b.steps=7",
+            "seed=9",
+            "weights.llm=w",
+            "data.image.no_tile_sets=[a]",
+            "launch.settings.kubernetes.pod.env.A=b",
+        ],
+    )
     first = load_recipe("tiny")
     assert differences(first, changed) == [
         Difference("data.image.no_tile_sets", "[]", '["a"]'),
@@ -26,22 +34,32 @@ def test_the_changes_and_nothing_else() -> None:
         Difference("weights.llm", ABSENT, '"w"'),
     ]
     back = differences(changed, first)
-    assert [(change.setting, change.second, change.first) for change in back] == differences(first, changed)
+    assert [(change.setting, change.second, change.first) for change in back] == differences(
+        first, changed
+    )
     assert str(back[2]) == f"seed: 9 -> {first.seed}"
 
 
 def test_a_stage_that_only_one_has() -> None:
     changes = differences(load_recipe("tiny"), load_recipe("tiny", ["stages.3.2=null"]))
     assert changes
-    assert all(change.setting.startswith("stages.3.2.") and change.second == ABSENT for change in changes)
+    assert all(
+        change.setting.startswith("stages.3.2.") and change.second == ABSENT for change in changes
+    )
 
 
 def test_a_script_beside_our_stage() -> None:
-    changes = differences(load_recipe("finetune_qwen"), load_recipe("vita-1.5-7b"), stage="finetune_qwen")
+    changes = differences(
+        load_recipe("finetune_qwen"), load_recipe("vita-1.5-7b"), stage="finetune_qwen"
+    )
     told = {change.setting: (change.first, change.second) for change in changes}
-    assert not [name for name in told if name.startswith("stages.") and not name.startswith("stages.1.2.")]
+    assert not [
+        name for name in told if name.startswith("stages.") and not name.startswith("stages.1.2.")
+    ]
     assert told["stages.1.2.data.caption"] == (ABSENT, "1.0")
     assert told["storage.keep_last"] == ("1", "2")
     assert "stages.1.2.trainable.vision" not in told
-    with pytest.raises(RecipeError, match=r"llava-s2-pretrain_video: the recipe has no stage '1.1'"):
+    with pytest.raises(
+        RecipeError, match=r"llava-s2-pretrain_video: the recipe has no stage '1.1'"
+    ):
         differences(load_recipe("finetune_qwen"), load_recipe("vita-1.5-7b"), stage="1.1")

@@ -24,7 +24,9 @@ def test_extensions_add_up_and_aliases_are_understood() -> None:
     assert [stage for stage, spec in recipe.stages.items() if spec.accept] == ["1.2"]
 
 
-@pytest.mark.parametrize("text", ["0.llm", "0.llm=", "=5", "0.llm=0", "0.llm=-3", "0.llm=1.5", "0.llm=many"])
+@pytest.mark.parametrize(
+    "text", ["0.llm", "0.llm=", "=5", "0.llm=0", "0.llm=-3", "0.llm=1.5", "0.llm=many"]
+)
 def test_what_is_not_an_extension(text: str) -> None:
     with pytest.raises(UserError):
         extended(smoke(), [text], [])

@@ -1,4 +1,5 @@
-"""Recipes, registries and records with something changed by chance: they are taken, or refused by an error of ours."""
+"""Recipes, registries and records with something changed by chance: they are taken, or refused by
+an error of ours."""
 
 from __future__ import annotations
 
@@ -20,22 +21,86 @@ from vita_train.recipe.yaml_tree import parse_yaml
 
 #: What may stand anywhere instead of what belongs there.
 STRANGE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, 10**17, -10**17, 0.0, -0.5, 0.5, 1.5, 1e30, -1e30, 1e-30, "", "a",
-    "nan", "inf", "1e999", "../..", "\u0000", "\ud800", "é" * 300, [], [0], [None, {}], {}, {"kind": "none"}, {"a": {}},
-    "s3://k:s@b/x", "internvit", "siglip", "waveform", [1, 2, 3], [[[]]],
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    10**9,
+    10**17,
+    -(10**17),
+    0.0,
+    -0.5,
+    0.5,
+    1.5,
+    1e30,
+    -1e30,
+    1e-30,
+    "",
+    "a",
+    "nan",
+    "inf",
+    "1e999",
+    "../..",
+    "\u0000",
+    "\ud800",
+    "é" * 300,
+    [],
+    [0],
+    [None, {}],
+    {},
+    {"kind": "none"},
+    {"a": {}},
+    "s3://k:s@b/x",
+    "internvit",
+    "siglip",
+    "waveform",
+    [1, 2, 3],
+    [[[]]],
 )
-REGISTRY = {"format": "vita-train/registry/v1", "datasets": {
-    "one": {"task": "qa", "train": {"records": "r.json", "roots": {"audio": "a", "p": "."}},
-            "dev": {"records": "r.json", "roots": {}}}}}
-RECORDS = [{"id": 3, "set": "p", "image": "x.png", "inserted_id": None, "end_tag": True,
-            "conversations": [{"from": "human", "value": "<image>what?"}, {"from": "gpt", "value": "that"}]},
-           {"audio": ["a.wav"], "inserted_id": 1,
-            "conversations": [{"from": "human", "value": "<audio>"}, {"from": "gpt", "value": "no"}]}]
+REGISTRY = {
+    "format": "vita-train/registry/v1",
+    "datasets": {
+        "one": {
+            "task": "qa",
+            "train": {"records": "r.json", "roots": {"audio": "a", "p": "."}},
+            "dev": {"records": "r.json", "roots": {}},
+        }
+    },
+}
+RECORDS = [
+    {
+        "id": 3,
+        "set": "p",
+        "image": "x.png",
+        "inserted_id": None,
+        "end_tag": True,
+        "conversations": [
+            {"from": "human", "value": "<image>what?"},
+            {"from": "gpt", "value": "that"},
+        ],
+    },
+    {
+        "audio": ["a.wav"],
+        "inserted_id": 1,
+        "conversations": [{"from": "human", "value": "<audio>"}, {"from": "gpt", "value": "no"}],
+    },
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of everything within a value but itself."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [where for key, inner in items for where in ((*path, key), *places(inner, (*path, key)))]
 
 
@@ -74,19 +139,23 @@ def torn(text: str, rng: random.Random) -> bytes:
     """The bytes of a text, now and then cut off or with some of them changed."""
     data = bytearray(text.encode("utf-8", "surrogatepass"))
     if data and rng.random() < 0.2:
-        del data[rng.randrange(len(data)):]
+        del data[rng.randrange(len(data)) :]
     for _ in range(rng.choice([0, 0, 0, 1, 3])):
         if data:
             data[rng.randrange(len(data))] = rng.randrange(256)
     return bytes(data)
 
 
-RECIPES = [parse_yaml(dump_recipe(load_recipe(name)), name).value for name in ("smoke", "vita-1.5-7b")]
+RECIPES = [
+    parse_yaml(dump_recipe(load_recipe(name)), name).value for name in ("smoke", "vita-1.5-7b")
+]
 
 
 def try_recipe(rng: random.Random, folder: Path) -> None:
     path = folder / "recipe.yaml"
-    path.write_bytes(torn(json.dumps(changed(rng.choice(RECIPES), rng), ensure_ascii=rng.random() < 0.9), rng))
+    path.write_bytes(
+        torn(json.dumps(changed(rng.choice(RECIPES), rng), ensure_ascii=rng.random() < 0.9), rng)
+    )
     recipe = load_recipe(str(path))
     check_recipe(recipe)
     assert parse_recipe(dump_recipe(recipe), "again") == recipe
@@ -109,8 +178,14 @@ def try_records(rng: random.Random, folder: Path) -> None:
 
 
 def try_all(rounds: int, seed: int, folder: Path) -> None:
-    """Go on until one of them ends in an error that is not ours, and say by which seed to find it again."""
-    kinds: tuple[Callable[[random.Random, Path], None], ...] = (try_recipe, try_recipe, try_registry, try_records)
+    """Go on until one of them ends in an error that is not ours, and say by which seed to find it
+    again."""
+    kinds: tuple[Callable[[random.Random, Path], None], ...] = (
+        try_recipe,
+        try_recipe,
+        try_registry,
+        try_records,
+    )
     for number in range(rounds):
         rng = random.Random(f"{seed}/{number}")
         attempt = kinds[number % len(kinds)]
@@ -119,7 +194,9 @@ def try_all(rounds: int, seed: int, folder: Path) -> None:
         except VitaError:
             pass
         except Exception as error:
-            raise AssertionError(f"{attempt.__name__} of {seed}/{number}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{attempt.__name__} of {seed}/{number}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def test_three_hundred_changed_inputs(tmp_path: Path) -> None:

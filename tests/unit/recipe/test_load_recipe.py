@@ -37,38 +37,66 @@ def test_a_file_becomes_a_recipe(tmp_path: Path) -> None:
 
 def test_a_recipe_that_travelled_sets_no_more_of_the_pod_than_its_author() -> None:
     recipe = load_recipe(GOOD + "launch: {settings: {kubernetes: {pod: {cpu: '4'}}}}\n")
-    assert load_recipe(dump_recipe(recipe)).launch.settings.kubernetes.pod.model_fields_set == {"cpu"}
+    assert load_recipe(dump_recipe(recipe)).launch.settings.kubernetes.pod.model_fields_set == {
+        "cpu"
+    }
 
 
 def graph_of(**after: str) -> str:
-    """A recipe of stages that train the projector one after the other, but for what they say themselves."""
-    lines = [f"  {name}: {{objective: next_token, data: {{caption: 1}}, trainable: {{projector: 1e-3}}, steps: 1"
-             f"{text}}}" for name, text in after.items()]
+    """A recipe of stages that train the projector one after the other, but for what they say
+    themselves."""
+    lines = [
+        f"  {name}: {{objective: next_token, data: {{caption: 1}}, trainable: {{projector: 1e-3}}, "
+        f"steps: 1"
+        f"{text}}}"
+        for name, text in after.items()
+    ]
     return "\n".join(["name: m", "stages:", *lines, DATA])
 
 
 def test_a_stage_starts_after_the_one_written_before_it_unless_it_says() -> None:
     recipe = load_recipe(graph_of(first="", second="", third=", after: [second]"))
     assert {name: spec.after for name, spec in recipe.stages.items()} == {
-        "first": [], "second": ["first"], "third": ["second"]}
+        "first": [],
+        "second": ["first"],
+        "third": ["second"],
+    }
     assert recipe.stages["third"].title == "third"
 
 
 def test_stages_run_in_the_order_of_the_graph_and_else_as_they_are_written() -> None:
-    recipe = load_recipe(graph_of(last=", after: [middle]", first=", after: []", middle=", after: [first]"))
+    recipe = load_recipe(
+        graph_of(last=", after: [middle]", first=", after: []", middle=", after: [first]")
+    )
     assert list(recipe.stages) == ["first", "middle", "last"]
 
 
-@pytest.mark.parametrize(("after", "line", "words"), [
-    ({"one": "", "two": ", after: [won]"}, 4, ["stage two starts after 'won'", "its stages are one, two"]),
-    ({"one": ", after: [two]", "two": ""}, 3, ["stage one starts in the end after itself", "one -> two -> one"]),
-    ({"one": ", after: [one]"}, 3, ["one -> one"]),
-    ({"one": "", "two": ", after: []"}, 4, ["stage two trains projector, and so does one", "the finished model"]),
-    ({"one": "", "Two": ""}, 4, ["stage Two has a name that cannot be used"]),
-    ({"one": "", "prepare": ""}, 4, ["means something else in a run"]),
-])
-def test_a_graph_that_cannot_be_run_is_refused_with_its_line(after: dict[str, str], line: int, words: list[str]
-                                                            ) -> None:
+@pytest.mark.parametrize(
+    ("after", "line", "words"),
+    [
+        (
+            {"one": "", "two": ", after: [won]"},
+            4,
+            ["stage two starts after 'won'", "its stages are one, two"],
+        ),
+        (
+            {"one": ", after: [two]", "two": ""},
+            3,
+            ["stage one starts in the end after itself", "one -> two -> one"],
+        ),
+        ({"one": ", after: [one]"}, 3, ["one -> one"]),
+        (
+            {"one": "", "two": ", after: []"},
+            4,
+            ["stage two trains projector, and so does one", "the finished model"],
+        ),
+        ({"one": "", "Two": ""}, 4, ["stage Two has a name that cannot be used"]),
+        ({"one": "", "prepare": ""}, 4, ["means something else in a run"]),
+    ],
+)
+def test_a_graph_that_cannot_be_run_is_refused_with_its_line(
+    after: dict[str, str], line: int, words: list[str]
+) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(graph_of(**after), "m.yaml")
     assert caught.value.where == f"m.yaml:{line}"
@@ -77,15 +105,24 @@ def test_a_graph_that_cannot_be_run_is_refused_with_its_line(after: dict[str, st
 
 
 def test_names_of_stages_are_text_wherever_they_stand() -> None:
-    later = "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: [1.10]}\n"
-    recipe = load_recipe(GOOD.replace("1.1:", "1.10:").replace(DATA, later + DATA), ["stages.1.20.after=[1.10]"])
+    later = (
+        "  1.20: {objective: next_token, data: {a: 1}, trainable: {llm: 1}, steps: 1, after: "
+        "[1.10]}\n"
+    )
+    recipe = load_recipe(
+        GOOD.replace("1.1:", "1.10:").replace(DATA, later + DATA), ["stages.1.20.after=[1.10]"]
+    )
     assert recipe.stages["1.20"].after == ["1.10"]
 
 
 @pytest.mark.parametrize(
     ("change", "line", "words"),
     [
-        (("steps: 5", "stepz: 5"), 8, ["unknown key 'stepz' in stages.1.1", "did you mean 'steps'"]),
+        (
+            ("steps: 5", "stepz: 5"),
+            8,
+            ["unknown key 'stepz' in stages.1.1", "did you mean 'steps'"],
+        ),
         (("name: mine", "nmae: mine"), 1, ["unknown key 'nmae'", "did you mean 'name'"]),
         (("steps: 5", "steps: five"), 8, ["stages.1.1.steps", "valid integer", '"five"']),
         (("steps: 5", "steps: '5'"), 8, ["stages.1.1.steps", "valid integer"]),
@@ -96,21 +133,35 @@ def test_names_of_stages_are_text_wherever_they_stand() -> None:
         (("2e-3", "[1]"), 7, ["stages.1.1.trainable.projector", "valid number"]),
         (("projector:", "projecter:"), 3, ["unknown modules ['projecter']"]),
         (("    steps: 5\n", ""), 3, ["stages.1.1", "exactly one of steps and epochs"]),
-        (("    steps: 5\n", "    steps: 5\n    curriculum: [{steps: 5, data: {recall: 1}}]\n"), 3,
-         ["stages.1.1", "takes 5 steps"]),
-        (("    steps: 5\n", "    epochs: 2\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"), 3,
-         ["stages.1.1", "give the stage steps"]),
-        (("next_token\n", "ctc\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"), 3,
-         ["needs an objective that packs rows"]),
-        (("    steps: 5\n", "    steps: 5\n    steps: 6\n"), 9, ["'steps' is given twice", "line 8"]),
+        (
+            ("    steps: 5\n", "    steps: 5\n    curriculum: [{steps: 5, data: {recall: 1}}]\n"),
+            3,
+            ["stages.1.1", "takes 5 steps"],
+        ),
+        (
+            ("    steps: 5\n", "    epochs: 2\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"),
+            3,
+            ["stages.1.1", "give the stage steps"],
+        ),
+        (
+            ("next_token\n", "ctc\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"),
+            3,
+            ["needs an objective that packs rows"],
+        ),
+        (
+            ("    steps: 5\n", "    steps: 5\n    steps: 6\n"),
+            9,
+            ["'steps' is given twice", "line 8"],
+        ),
         (("2e-3", "!!python/name:os.system"), 7, ["tags"]),
         (("{caption: 1}", "{caption: 1"), 6, ["is not YAML"]),
         (("2e-3", "1e999"), 7, ["too large"]),
         (("stages:", "? [a]\n: 1\nstages:"), 2, ["a key must be a word"]),
     ],
 )
-def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str], line: int,
-                                          words: list[str]) -> None:
+def test_a_mistake_is_named_with_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, words: list[str]
+) -> None:
     path = tmp_path / "mine.yaml"
     assert change[0] in GOOD
     path.write_text(GOOD.replace(*change))
@@ -126,7 +177,11 @@ def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, "mine.yaml")
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert [line.partition(" ")[0] for line in lines] == ["mine.yaml:8:", "mine.yaml:11:", "mine.yaml:12:"]
+    assert [line.partition(" ")[0] for line in lines] == [
+        "mine.yaml:8:",
+        "mine.yaml:11:",
+        "mine.yaml:12:",
+    ]
     for line, key in zip(lines, ("steps", "nproc", "model"), strict=True):
         assert f"did you mean '{key}'" in line
 
@@ -135,11 +190,15 @@ def test_keys_of_a_chosen_source_are_its_own() -> None:
     def with_source(text: str) -> str:
         return GOOD.replace(DATA, f"data:\n  source:\n    own: {text}\n")
 
-    with pytest.raises(RecipeError, match=r"unknown key 'registri' in data\.source\.own .*'registry'"):
+    with pytest.raises(
+        RecipeError, match=r"unknown key 'registri' in data\.source\.own .*'registry'"
+    ):
         parse_recipe(with_source("{kind: records, registri: x, registry: y}"), "m")
     with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.registry is missing"):
         parse_recipe(with_source("{kind: records}"), "m")
-    with pytest.raises(RecipeError, match=r"m:11: data\.source\.own\.kind must be one of synth, stamps, records"):
+    with pytest.raises(
+        RecipeError, match=r"m:11: data\.source\.own\.kind must be one of synth, stamps, records"
+    ):
         parse_recipe(with_source("{kind: recrods}"), "m")
 
 
@@ -148,13 +207,29 @@ def test_a_recipe_says_where_its_data_come_from() -> None:
         parse_recipe(GOOD.replace(DATA, ""), "m")
     with pytest.raises(RecipeError, match=r"m:9: data: source is missing"):
         parse_recipe(GOOD.replace(DATA, "data: {state_mode: none}\n"), "m")
-    with pytest.raises(RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"):
+    with pytest.raises(
+        RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"
+    ):
         parse_recipe(GOOD.replace(DATA, "data:\n  source: {kind: synth}\n"), "m")
-    assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {"own", "more"}
+    assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {
+        "own",
+        "more",
+    }
 
 
-@pytest.mark.parametrize("text", ["", "\n", "- 1\n- 2\n", "just words\n", "\x00\n", "a: &a [*a]\n", "{}\n",
-                                  'name: "\\ud800"\nstages: {}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "- 1\n- 2\n",
+        "just words\n",
+        "\x00\n",
+        "a: &a [*a]\n",
+        "{}\n",
+        'name: "\\ud800"\nstages: {}\n',
+    ],
+)
 def test_what_is_no_recipe_at_all(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(text, "m")
@@ -179,21 +254,51 @@ def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "binary.yaml"))
 
 
-@pytest.mark.parametrize("value", [
-    1e-05, 2e-3, 1.0, -7, 0, True, None, "", "no", "on", "1.1", "1e-3", "null", "true", "~", "a: b", "- x", "#", "é",
-    "two\nlines", " padded ", "2001-01-01", "0x10", [1, [2, {}]], {"1.1": {"a.b": []}},
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        1e-05,
+        2e-3,
+        1.0,
+        -7,
+        0,
+        True,
+        None,
+        "",
+        "no",
+        "on",
+        "1.1",
+        "1e-3",
+        "null",
+        "true",
+        "~",
+        "a: b",
+        "- x",
+        "#",
+        "é",
+        "two\nlines",
+        " padded ",
+        "2001-01-01",
+        "0x10",
+        [1, [2, {}]],
+        {"1.1": {"a.b": []}},
+    ],
+)
 def test_yaml_reads_back_what_it_wrote(value: object) -> None:
     back = parse_yaml(dump_yaml({"key": value}), "x").value["key"]
     assert back == value
     assert type(back) is type(value)
 
 
-def test_a_registry_is_looked_for_beside_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_is_looked_for_beside_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.yaml").write_text(GOOD)
     monkeypatch.chdir(tmp_path)
     source = load_recipe("mine/mine.yaml").data.source["own"]
     assert source.registry == str(tmp_path / "mine" / "r.json")
-    source = load_recipe("mine/mine.yaml", ["data.source.own.registry=other.json"]).data.source["own"]
+    source = load_recipe("mine/mine.yaml", ["data.source.own.registry=other.json"]).data.source[
+        "own"
+    ]
     assert source.registry == "other.json", "what is typed is relative to where it is typed"

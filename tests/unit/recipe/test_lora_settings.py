@@ -1,4 +1,5 @@
-"""Settings of adapters and quantised weights: contradictions are told with their place, and other recipes stay."""
+"""Settings of adapters and quantised weights: contradictions are told with their place, and other
+recipes stay."""
 
 from __future__ import annotations
 
@@ -37,28 +38,65 @@ def test_settings_are_read_and_read_back() -> None:
     spec = recipe.stages["1.2"]
     assert spec.lora is not None
     assert spec.quantize is not None
-    assert (spec.lora.rank, spec.lora.alpha, spec.lora.roles, spec.adapted) == (8, 16, ("attention",), ("llm",))
+    assert (spec.lora.rank, spec.lora.alpha, spec.lora.roles, spec.adapted) == (
+        8,
+        16,
+        ("attention",),
+        ("llm",),
+    )
     assert (spec.quantize.bits, spec.quantize.double) == (4, True)
     assert load_recipe(dump_recipe(recipe)) == recipe
 
 
-@pytest.mark.parametrize(("change", "line", "words"), [
-    (("[attention]", "[router]"), 11, ["stages.1.2.lora.roles", "llm has no layers of role 'router'", "attention"]),
-    (("[attention]", "[atention]"), 11, ["stages.1.2.lora.roles", "did you mean 'attention'"]),
-    (("[attention]", "[]"), 11, ["stages.1.2.lora.roles", "names no role"]),
-    (("rank: 8", "modules: [projector]"), 10, ["stages.1.2.lora.modules", "projector cannot have adapters"]),
-    (("rank: 8", "modules: [vision]"), 9, ["stages.1.2.lora", "names vision, which trainable does not"]),
-    (("rank: 8", "bias: lora_only"), 10, ["stages.1.2.lora.bias", "lora_only"]),
-    (("rank: 8", "bias: all"), 12, ["stages.1.2.quantize", "set lora.bias to none"]),
-    (("rank: 8", "rnk: 8"), 10, ["unknown key 'rnk' in stages.1.2.lora", "did you mean 'rank'"]),
-    (("zero: 2", "zero: 3"), 12, ["stages.1.2.quantize", "ZeRO-3 cuts every matrix", "engine.zero 2"]),
-    (("{kind: deepspeed, zero: 2}", "{kind: fsdp2}"), 12, ["stages.1.2.quantize", "fsdp2 cuts every matrix"]),
-    ((LORA, ""), 9, ["stages.1.2.quantize", "quantised weights cannot be trained", "lora"]),
-    (("kind: nf4", "kind: int4"), 12, ["stages.1.2.quantize.kind", "int4"]),
-    (("kind: deepspeed, zero: 2}", "kind: torch}\n    optim: {kind: muon}"), 10, ["stages.1.2.lora", "use adamw"]),
-])
-def test_a_contradiction_is_named_with_its_line(tmp_path: Path, change: tuple[str, str], line: int,
-                                                words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        (
+            ("[attention]", "[router]"),
+            11,
+            ["stages.1.2.lora.roles", "llm has no layers of role 'router'", "attention"],
+        ),
+        (("[attention]", "[atention]"), 11, ["stages.1.2.lora.roles", "did you mean 'attention'"]),
+        (("[attention]", "[]"), 11, ["stages.1.2.lora.roles", "names no role"]),
+        (
+            ("rank: 8", "modules: [projector]"),
+            10,
+            ["stages.1.2.lora.modules", "projector cannot have adapters"],
+        ),
+        (
+            ("rank: 8", "modules: [vision]"),
+            9,
+            ["stages.1.2.lora", "names vision, which trainable does not"],
+        ),
+        (("rank: 8", "bias: lora_only"), 10, ["stages.1.2.lora.bias", "lora_only"]),
+        (("rank: 8", "bias: all"), 12, ["stages.1.2.quantize", "set lora.bias to none"]),
+        (
+            ("rank: 8", "rnk: 8"),
+            10,
+            ["unknown key 'rnk' in stages.1.2.lora", "did you mean 'rank'"],
+        ),
+        (
+            ("zero: 2", "zero: 3"),
+            12,
+            ["stages.1.2.quantize", "ZeRO-3 cuts every matrix", "engine.zero 2"],
+        ),
+        (
+            ("{kind: deepspeed, zero: 2}", "{kind: fsdp2}"),
+            12,
+            ["stages.1.2.quantize", "fsdp2 cuts every matrix"],
+        ),
+        ((LORA, ""), 9, ["stages.1.2.quantize", "quantised weights cannot be trained", "lora"]),
+        (("kind: nf4", "kind: int4"), 12, ["stages.1.2.quantize.kind", "int4"]),
+        (
+            ("kind: deepspeed, zero: 2}", "kind: torch}\n    optim: {kind: muon}"),
+            10,
+            ["stages.1.2.lora", "use adamw"],
+        ),
+    ],
+)
+def test_a_contradiction_is_named_with_its_line(
+    tmp_path: Path, change: tuple[str, str], line: int, words: list[str]
+) -> None:
     path = tmp_path / "mine.yaml"
     assert change[0] in GOOD
     path.write_text(GOOD.replace(*change))
@@ -71,9 +109,16 @@ def test_a_contradiction_is_named_with_its_line(tmp_path: Path, change: tuple[st
 
 def test_other_objectives_have_neither() -> None:
     text = GOOD.replace("next_token", "caption_words").replace("llm: 1e-4, projector", "vision")
-    with pytest.raises(RecipeError, match="adapters need an objective that reads tokens, not caption_words"):
-        parse_recipe(text.replace("rank: 8", "modules: [vision]").replace("    quantize: {kind: nf4}\n", ""), "m")
-    with pytest.raises(RecipeError, match=r"stages\.1\.2\.quantize: needs an objective that reads tokens"):
+    with pytest.raises(
+        RecipeError, match="adapters need an objective that reads tokens, not caption_words"
+    ):
+        parse_recipe(
+            text.replace("rank: 8", "modules: [vision]").replace("    quantize: {kind: nf4}\n", ""),
+            "m",
+        )
+    with pytest.raises(
+        RecipeError, match=r"stages\.1\.2\.quantize: needs an objective that reads tokens"
+    ):
         parse_recipe(text.replace(LORA, ""), "m")
 
 
@@ -84,7 +129,9 @@ def test_a_frozen_language_model_may_be_quantised_without_adapters() -> None:
 
 def test_adapters_need_weights_to_stand_on() -> None:
     recipe = load_recipe(GOOD.replace("llm: {source: there}, ", ""))
-    with pytest.raises(RecipeError, match=r"stages\.1\.2 adapts llm frozen, but no stage before it trains llm"):
+    with pytest.raises(
+        RecipeError, match=r"stages\.1\.2 adapts llm frozen, but no stage before it trains llm"
+    ):
         check_recipe(recipe)
 
 

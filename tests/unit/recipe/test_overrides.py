@@ -8,10 +8,17 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.load import load_recipe
 
 
-@pytest.mark.parametrize("path", [
-    "stages.2.1b.steps", 'stages."2.1b".steps', "stages.'2.1b'.steps", "stages.pretrain_audio_mlp_qwen.steps",
-    "stages.pretrain_audio_mlp_qwen.sh.steps", " stages . 2.1b . steps ",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "stages.2.1b.steps",
+        'stages."2.1b".steps',
+        "stages.'2.1b'.steps",
+        "stages.pretrain_audio_mlp_qwen.steps",
+        "stages.pretrain_audio_mlp_qwen.sh.steps",
+        " stages . 2.1b . steps ",
+    ],
+)
 def test_stage_ids_with_dots(path: str) -> None:
     recipe = load_recipe("tiny", [f"{path}=7"])
     assert recipe.stages["2.1b"].steps == 7
@@ -19,11 +26,20 @@ def test_stage_ids_with_dots(path: str) -> None:
 
 
 def test_values_are_yaml() -> None:
-    recipe = load_recipe("tiny", [
-        "seed=3", "name=other", "storage.root=s3://bucket/a=b", "stages.1.1.trainable.vision=1e-4",
-        "stages.1.1.trainable={projector: 1e-3}", "data.image.no_tile_sets=[a, b]", "tracking.tensorboard=false",
-        "stages.3.1.options.mel=no", "stages.1.1.optim.betas=[0.5, 0.9]",
-    ])
+    recipe = load_recipe(
+        "tiny",
+        [
+            "seed=3",
+            "name=other",
+            "storage.root=s3://bucket/a=b",
+            "stages.1.1.trainable.vision=1e-4",
+            "stages.1.1.trainable={projector: 1e-3}",
+            "data.image.no_tile_sets=[a, b]",
+            "tracking.tensorboard=false",
+            "stages.3.1.options.mel=no",
+            "stages.1.1.optim.betas=[0.5, 0.9]",
+        ],
+    )
     assert (recipe.seed, recipe.name, recipe.storage.root) == (3, "other", "s3://bucket/a=b")
     assert recipe.stages["1.1"].trainable == {"projector": 0.001}
     assert recipe.data.image.no_tile_sets == ("a", "b")
@@ -33,8 +49,13 @@ def test_values_are_yaml() -> None:
 
 
 def test_measures_have_dots_too() -> None:
-    recipe = load_recipe("tiny", ["stages.1.3.gates.vqa.test_seen.accuracy.min=0.5",
-                                  "stages.1.3.gates.vqa.test_unseen.accuracy={min: 0.25}"])
+    recipe = load_recipe(
+        "tiny",
+        [
+            "stages.1.3.gates.vqa.test_seen.accuracy.min=0.5",
+            "stages.1.3.gates.vqa.test_unseen.accuracy={min: 0.25}",
+        ],
+    )
     gates = recipe.stages["1.3"].gates
     assert gates["vqa.test_seen.accuracy"].min == 0.5
     assert gates["vqa.test_unseen.accuracy"].min == 0.25
@@ -42,8 +63,15 @@ def test_measures_have_dots_too() -> None:
 
 def test_null_removes_an_entry() -> None:
     base = load_recipe("tiny")
-    recipe = load_recipe("tiny", ["stages.3.2=null", "stages.1.2.data.caption=null", "stages.1.1.steps=null",
-                                  "stages.1.1.epochs=2"])
+    recipe = load_recipe(
+        "tiny",
+        [
+            "stages.3.2=null",
+            "stages.1.2.data.caption=null",
+            "stages.1.1.steps=null",
+            "stages.1.1.epochs=2",
+        ],
+    )
     assert set(base.stages) - set(recipe.stages) == {"3.2"}
     assert set(base.stages["1.2"].data) - set(recipe.stages["1.2"].data) == {"caption"}
     assert (recipe.stages["1.1"].steps, recipe.stages["1.1"].epochs) == (None, 2)
@@ -53,17 +81,20 @@ def test_the_last_setting_counts() -> None:
     assert load_recipe("tiny", ["seed=1", "seed=2"]).seed == 2
 
 
-@pytest.mark.parametrize(("setting", "words"), [
-    ("stages.1.1.stps=5", ["unknown key 'stps' in stages.1.1", "'steps'"]),
-    ("stages.9.9.steps=5", ["stages.9.9.objective is missing"]),
-    ("launch.nproc=two", ["launch.nproc", "valid integer", '"two"']),
-    ("model.llm.hidden=3", ["'hidden_size'"]),
-    ("model.llm.hidden_size.x=3", ["not a mapping"]),
-    ("seed", ["a.b=c"]),
-    ("=1", ["a.b=c"]),
-    ("seed=[1", ["not YAML"]),
-    ('stages."1.1.steps=1', ["cannot read the path"]),
-])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("stages.1.1.stps=5", ["unknown key 'stps' in stages.1.1", "'steps'"]),
+        ("stages.9.9.steps=5", ["stages.9.9.objective is missing"]),
+        ("launch.nproc=two", ["launch.nproc", "valid integer", '"two"']),
+        ("model.llm.hidden=3", ["'hidden_size'"]),
+        ("model.llm.hidden_size.x=3", ["not a mapping"]),
+        ("seed", ["a.b=c"]),
+        ("=1", ["a.b=c"]),
+        ("seed=[1", ["not YAML"]),
+        ('stages."1.1.steps=1', ["cannot read the path"]),
+    ],
+)
 def test_a_wrong_setting_is_quoted(setting: str, words: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("tiny", [setting])

@@ -16,8 +16,20 @@ from vita_train.recipe.presets import describe_presets, preset_names
 from vita_train.recipe.selection import stage_graph
 
 STAGES = ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.1b", "2.2", "3.1", "3.2")
-DATASETS = {"recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa",
-            "negative", "tts"}
+DATASETS = {
+    "recall",
+    "caption",
+    "textqa",
+    "instruct",
+    "dialogue",
+    "vqa",
+    "multi_image",
+    "video",
+    "asr",
+    "speech_qa",
+    "negative",
+    "tts",
+}
 
 
 def test_what_is_shipped() -> None:
@@ -47,7 +59,12 @@ def test_smoke_has_every_stage_and_no_gates() -> None:
 
 def test_the_shipped_ladder_is_a_graph() -> None:
     graph = stage_graph(load_recipe("tiny"))
-    assert {stage for stage, after in graph.items() if not after} == {"0.llm", "0.vision", "2.1a", "3.1"}
+    assert {stage for stage, after in graph.items() if not after} == {
+        "0.llm",
+        "0.vision",
+        "2.1a",
+        "3.1",
+    }
     assert graph["2.1b"] == ("1.3", "2.1a")
     assert graph["2.2"] == ("2.1b",)
     assert graph["3.2"] == ("2.2", "3.1")
@@ -69,28 +86,47 @@ def test_real_recipe_has_vita_s_shapes() -> None:
         assert batch.global_batch_size == recipe.launch.ranks * batch.grad_accum
     trained = {name: set(spec.trainable) for name, spec in recipe.stages.items()}
     assert trained == {
-        "1.1": {"projector"}, "1.2": {"llm", "projector", "vision"}, "1.3": {"llm", "projector", "vision"},
-        "2.1a": {"audio_encoder", "ctc_head"}, "2.1b": {"audio_adapter"},
+        "1.1": {"projector"},
+        "1.2": {"llm", "projector", "vision"},
+        "1.3": {"llm", "projector", "vision"},
+        "2.1a": {"audio_encoder", "ctc_head"},
+        "2.1b": {"audio_adapter"},
         "2.2": {"llm", "projector", "vision", "audio_encoder", "audio_adapter"},
-        "3.1": {"codec", "discriminators"}, "3.2": {"speech_decoder"},
+        "3.1": {"codec", "discriminators"},
+        "3.2": {"speech_decoder"},
     }
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (["stages={}"], "stages is empty"),
-    (["stages.0.llm=null", "stages.1.1.after=[0.vision]"], "stages.1.1 reads llm frozen"),
-    (["stages.2.1b.after=[1.3]"], "stages.2.1b reads audio_encoder frozen"),
-    (["stages.3.2.after=[2.2]"], "stages.3.2 reads codec frozen"),
-    (["stages.2.1b.trainable={audio_prompt: 1.0e-3}"], "stages.2.1b trains audio_prompt, but .*prompt_tokens is 0"),
-    (["model.audio_adapter.prompt_tokens=25"], "stages.2.1b reads audio_prompt frozen"),
-    (["launch.nproc=17"], "stages.1.1.batch.global_batch_size 16 is below 17 ranks x batch.grad_accum 1"),
-    (["launch.nproc=4", "stages.1.1.batch.grad_accum=8"], "global_batch_size 16 is below 4 ranks x batch.grad_accum 8"),
-    (["stages.1.1.batch.seq_len=5000"], "stages.1.1.batch.seq_len 5000 is above model.llm.max_positions 1024"),
-    (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
-    (["model.codec.kind=waveform"], "hop_length is 400"),
-    (["model.speech_decoder.num_heads=3"], "width 160 is not an even multiple of num_heads 3"),
-    (["data.image.min_tiles=3"], "min_tiles 3 is above max_tiles 1"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["stages={}"], "stages is empty"),
+        (["stages.0.llm=null", "stages.1.1.after=[0.vision]"], "stages.1.1 reads llm frozen"),
+        (["stages.2.1b.after=[1.3]"], "stages.2.1b reads audio_encoder frozen"),
+        (["stages.3.2.after=[2.2]"], "stages.3.2 reads codec frozen"),
+        (
+            ["stages.2.1b.trainable={audio_prompt: 1.0e-3}"],
+            "stages.2.1b trains audio_prompt, but .*prompt_tokens is 0",
+        ),
+        (["model.audio_adapter.prompt_tokens=25"], "stages.2.1b reads audio_prompt frozen"),
+        (
+            ["launch.nproc=17"],
+            "stages.1.1.batch.global_batch_size 16 is below 17 ranks x batch.grad_accum 1",
+        ),
+        (
+            ["launch.nproc=4", "stages.1.1.batch.grad_accum=8"],
+            "global_batch_size 16 is below 4 ranks x batch.grad_accum 8",
+        ),
+        (
+            ["stages.1.1.batch.seq_len=5000"],
+            "stages.1.1.batch.seq_len 5000 is above model.llm.max_positions 1024",
+        ),
+        (["tokenizer.vocab_size=4096"], "tokenizer.vocab_size 4096 is above"),
+        (["model.codec.kind=waveform"], "hop_length is 400"),
+        (["model.speech_decoder.num_heads=3"], "width 160 is not an even multiple of num_heads 3"),
+        (["data.image.min_tiles=3"], "min_tiles 3 is above max_tiles 1"),
+    ],
+)
 def test_contradictions_are_found(settings: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         check_recipe(load_recipe("tiny", settings))

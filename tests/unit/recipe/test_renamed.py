@@ -74,8 +74,13 @@ stages:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "vita_train.cli.main", "recipe", "upgrade", *arguments],
-                          capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"})
+    return subprocess.run(
+        [sys.executable, "-m", "vita_train.cli.main", "recipe", "upgrade", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200"},
+    )
 
 
 def test_keys_are_renamed_and_all_else_stays_to_the_letter() -> None:
@@ -97,9 +102,21 @@ def test_line_ends_and_the_mark_of_utf8_stay(tmp_path: Path) -> None:
 def test_a_rewritten_file_loads() -> None:
     recipe = load_recipe(TODAY)
     first = recipe.stages["1.1"]
-    assert (first.batch.global_batch_size, first.batch.seq_len, first.batch.grad_accum) == (8, 512, 2)
-    assert (first.optim.min_lr_ratio, first.optim.max_grad_norm, first.checkpoint_interval) == (0.1, 0.5, 2)
-    assert (first.eval.interval, first.eval.max_samples, recipe.model.ctc_head.vocab) == (3, 4, "word")
+    assert (first.batch.global_batch_size, first.batch.seq_len, first.batch.grad_accum) == (
+        8,
+        512,
+        2,
+    )
+    assert (first.optim.min_lr_ratio, first.optim.max_grad_norm, first.checkpoint_interval) == (
+        0.1,
+        0.5,
+        2,
+    )
+    assert (first.eval.interval, first.eval.max_samples, recipe.model.ctc_head.vocab) == (
+        3,
+        4,
+        "word",
+    )
 
 
 @pytest.mark.parametrize("former", RENAMED_KEYS, ids=".".join)
@@ -121,12 +138,21 @@ def test_a_former_key_in_a_file_is_refused_with_its_line(tmp_path: Path) -> None
     assert caught.value.where == f"{path}:18"
 
 
-@pytest.mark.parametrize(("text", "line", "words"), [
-    (TODAY.replace("steps: 5\n    \"", "save_every: 1\n    \""), 11, "save_every is the former name of checkpoint_"),
-    ("stages: {a: [\n", 2, "is not YAML"),
-    ("stages: &a {one: *a}\n", 1, "nested too deeply"),
-])
-def test_what_is_no_recipe_is_refused_and_left_alone(text: str, line: int, words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (
+            TODAY.replace('steps: 5\n    "', 'save_every: 1\n    "'),
+            11,
+            "save_every is the former name of checkpoint_",
+        ),
+        ("stages: {a: [\n", 2, "is not YAML"),
+        ("stages: &a {one: *a}\n", 1, "nested too deeply"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_and_left_alone(
+    text: str, line: int, words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=words) as caught:
@@ -146,6 +172,10 @@ def test_the_command_rewrites_what_a_link_points_to_and_keeps_its_mode(tmp_path:
     assert f"{link}:14: stages.1.1.batch.rows -> global_batch_size\n" in checked.stdout
     done = command(str(link))
     assert (done.returncode, done.stdout) == (0, checked.stdout)
-    assert (path.read_text(), path.stat().st_mode & 0o777, link.is_symlink()) == (TODAY, 0o640, True)
+    assert (path.read_text(), path.stat().st_mode & 0o777, link.is_symlink()) == (
+        TODAY,
+        0o640,
+        True,
+    )
     again = command("--check", str(link))
     assert (again.returncode, again.stdout) == (0, "nothing to rename\n")

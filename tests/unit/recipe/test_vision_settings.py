@@ -18,26 +18,46 @@ from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
 
 
-@pytest.mark.parametrize(("vision", "tile", "tokens", "width"), [
-    ({}, 448, 256, 4096),
-    ({"kind": "siglip"}, 384, 729, 1152),
-    ({"kind": "siglip", "scales": [384, 768, 1152]}, 1152, 729, 3456),
-    ({"kind": "clip"}, 336, 576, 1024),
-    ({"kind": "clip", "image_size": 224}, 224, 256, 1024),
-    ({"kind": "eva_clip"}, 336, 576, 1024),
-])
-def test_towers_give_what_vita_s_table_says(vision: dict[str, Any], tile: int, tokens: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("vision", "tile", "tokens", "width"),
+    [
+        ({}, 448, 256, 4096),
+        ({"kind": "siglip"}, 384, 729, 1152),
+        ({"kind": "siglip", "scales": [384, 768, 1152]}, 1152, 729, 3456),
+        ({"kind": "clip"}, 336, 576, 1024),
+        ({"kind": "clip", "image_size": 224}, 224, 256, 1024),
+        ({"kind": "eva_clip"}, 336, 576, 1024),
+    ],
+)
+def test_towers_give_what_vita_s_table_says(
+    vision: dict[str, Any], tile: int, tokens: int, width: int
+) -> None:
     model = ModelSpec.model_validate({"vision": vision})
-    assert (model.vision.tile_size, model.vision.num_tokens, model.vision.feature_size) == (tile, tokens, width)
+    assert (model.vision.tile_size, model.vision.num_tokens, model.vision.feature_size) == (
+        tile,
+        tokens,
+        width,
+    )
     assert model.tokens_per_tile == tokens
 
 
-@pytest.mark.parametrize(("projector", "positions"), [
-    ("linear", 576), ("mlp1x_gelu", 576), ("mlp12x_gelu", 576), ("spp_v1", 144), ("spp_v3", 144), ("ldp", 144),
-    ("vanilla", 144), ("minigpt", 144),
-])
+@pytest.mark.parametrize(
+    ("projector", "positions"),
+    [
+        ("linear", 576),
+        ("mlp1x_gelu", 576),
+        ("mlp12x_gelu", 576),
+        ("spp_v1", 144),
+        ("spp_v3", 144),
+        ("ldp", 144),
+        ("vanilla", 144),
+        ("minigpt", 144),
+    ],
+)
 def test_positions_are_what_the_projector_leaves(projector: str, positions: int) -> None:
-    recipe = load_recipe("vita-1.5-7b", ["model.vision.kind=clip", f"model.projector.kind={projector}"])
+    recipe = load_recipe(
+        "vita-1.5-7b", ["model.vision.kind=clip", f"model.projector.kind={projector}"]
+    )
     assert recipe.model.tokens_per_tile == positions
     assert image_cost("336x336", recipe).endswith(f"1 tiles, {positions} positions")
     assert video_cost(4, recipe) == f"4 frames, {4 * positions} positions"
@@ -46,24 +66,44 @@ def test_positions_are_what_the_projector_leaves(projector: str, positions: int)
 
 @pytest.mark.parametrize(("projector", "positions"), [("spp_v2", 169), ("ldp", 196)])
 def test_an_odd_grid_is_halved_each_way(projector: str, positions: int) -> None:
-    spec = ModelSpec.model_validate({"vision": {"kind": "siglip"}, "projector": {"kind": projector}})
+    spec = ModelSpec.model_validate(
+        {"vision": {"kind": "siglip"}, "projector": {"kind": projector}}
+    )
     assert spec.tokens_per_tile == positions
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (["model.vision.kind=siglop"], "model.vision.kind must be one of internvit, clip, eva_clip, siglip"),
-    (["model.vision={kind: clip, shuffle: 2}"], "unknown key 'shuffle' in model.vision"),
-    (["model.vision={kind: siglip, scales: [384, 500]}"], "do not rise in multiples of image_size 384"),
-    (["model.vision={kind: siglip, scales: [768, 1152]}"], "scales begin with 768, not with image_size 384"),
-    (["model.vision={kind: clip, feature_layer: -25}"], "feature_layer -25 leaves no block"),
-    (["model.vision={kind: clip, image_size: 340}"], "340 is not a multiple of patch_size 14"),
-    (["model.vision={kind: eva_clip, num_heads: 512}"], "not a multiple of 4 x num_heads"),
-    (["model.vision.image_size=450"], "not a multiple of patch_size x shuffle"),
-    (["model.vision.num_heads=7"], "1024 is not a multiple of num_heads 7"),
-    (["model.projector.kind=mlp0x_gelu"], "there is no projector 'mlp0x_gelu'; there are mlpNx_gelu"),
-    (["model.projector.kind=identity"], "features of width 4096 on, llm.hidden_size is 3584"),
-    (["model.vision={kind: siglip}", "model.projector.kind=vanilla"], "merges four tokens to one, the tower gives 27"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["model.vision.kind=siglop"],
+            "model.vision.kind must be one of internvit, clip, eva_clip, siglip",
+        ),
+        (["model.vision={kind: clip, shuffle: 2}"], "unknown key 'shuffle' in model.vision"),
+        (
+            ["model.vision={kind: siglip, scales: [384, 500]}"],
+            "do not rise in multiples of image_size 384",
+        ),
+        (
+            ["model.vision={kind: siglip, scales: [768, 1152]}"],
+            "scales begin with 768, not with image_size 384",
+        ),
+        (["model.vision={kind: clip, feature_layer: -25}"], "feature_layer -25 leaves no block"),
+        (["model.vision={kind: clip, image_size: 340}"], "340 is not a multiple of patch_size 14"),
+        (["model.vision={kind: eva_clip, num_heads: 512}"], "not a multiple of 4 x num_heads"),
+        (["model.vision.image_size=450"], "not a multiple of patch_size x shuffle"),
+        (["model.vision.num_heads=7"], "1024 is not a multiple of num_heads 7"),
+        (
+            ["model.projector.kind=mlp0x_gelu"],
+            "there is no projector 'mlp0x_gelu'; there are mlpNx_gelu",
+        ),
+        (["model.projector.kind=identity"], "features of width 4096 on, llm.hidden_size is 3584"),
+        (
+            ["model.vision={kind: siglip}", "model.projector.kind=vanilla"],
+            "merges four tokens to one, the tower gives 27",
+        ),
+    ],
+)
 def test_contradictions_say_what_they_are(settings: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         load_recipe("vita-1.5-7b", settings)
@@ -82,22 +122,45 @@ def test_other_towers_read_back() -> None:
 def test_the_schema_knows_each_kind_s_settings() -> None:
     schema = recipe_json_schema()
     base = {"name": "x", "data": NO_SOURCE, "stages": {}}
-    for vision in ({}, {"image_size": 64}, {"kind": "internvit", "shuffle": 1}, {"kind": "siglip", "scales": [384]},
-                   {"kind": "eva_clip", "rope_grid": 16}):
+    for vision in (
+        {},
+        {"image_size": 64},
+        {"kind": "internvit", "shuffle": 1},
+        {"kind": "siglip", "scales": [384]},
+        {"kind": "eva_clip", "rope_grid": 16},
+    ):
         jsonschema.validate({**base, "model": {"vision": vision}}, schema)
-    for model in ({"vision": {"scales": [384]}}, {"vision": {"kind": "clip", "shuffle": 2}},
-                  {"projector": {"kind": "mlp0x_gelu"}}, {"projector": {"kind": "vlpatch"}}):
+    for model in (
+        {"vision": {"scales": [384]}},
+        {"vision": {"kind": "clip", "shuffle": 2}},
+        {"projector": {"kind": "mlp0x_gelu"}},
+        {"projector": {"kind": "vlpatch"}},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**base, "model": model}, schema)
     jsonschema.validate({**base, "model": {"projector": {"kind": "mlp3x_gelu"}}}, schema)
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (["model.vision.image_size=128", "stages.1.1.batch.seq_len=48"], "seq_len 48 is below the 64 positions of"),
-    (["model.projector.kind=identity", "model.llm.hidden_size=512", "model.llm.num_heads=4", "model.llm.num_kv_heads=4",
-      "model.speech_decoder.width=128", "model.speech_decoder.num_heads=4"],
-     "stages.1.1.trainable names projector, which has no weights"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["model.vision.image_size=128", "stages.1.1.batch.seq_len=48"],
+            "seq_len 48 is below the 64 positions of",
+        ),
+        (
+            [
+                "model.projector.kind=identity",
+                "model.llm.hidden_size=512",
+                "model.llm.num_heads=4",
+                "model.llm.num_kv_heads=4",
+                "model.speech_decoder.width=128",
+                "model.speech_decoder.num_heads=4",
+            ],
+            "stages.1.1.trainable names projector, which has no weights",
+        ),
+    ],
+)
 def test_a_recipe_is_checked_against_its_tower(settings: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         check_recipe(load_recipe("tiny", settings))
@@ -105,8 +168,13 @@ def test_a_recipe_is_checked_against_its_tower(settings: list[str], words: str) 
 
 def test_what_is_given_needs_no_training() -> None:
     assert ModelSpec().pretrained == frozenset()
-    model = ModelSpec.model_validate({
-        "vision": {"source": "there"}, "llm": {"source": "there", "hidden_size": 4096, "num_heads": 32},
-        "projector": {"kind": "identity"}, "speech_decoder": {"width": 1024}})
+    model = ModelSpec.model_validate(
+        {
+            "vision": {"source": "there"},
+            "llm": {"source": "there", "hidden_size": 4096, "num_heads": 32},
+            "projector": {"kind": "identity"},
+            "speech_decoder": {"width": 1024},
+        }
+    )
     assert model.pretrained == {"llm", "vision", "projector"}
     assert model.weightless == {"projector"}

@@ -8,7 +8,15 @@ import re
 import numpy as np
 import pytest
 
-from vita_train.report.charts import Curve, line_chart, nice_ticks, rate_strip, smooth, thin, waveform
+from vita_train.report.charts import (
+    Curve,
+    line_chart,
+    nice_ticks,
+    rate_strip,
+    smooth,
+    thin,
+    waveform,
+)
 
 
 def test_thinning_keeps_mean_and_order_and_drops_what_is_not_a_number() -> None:
@@ -24,8 +32,9 @@ def test_the_running_mean_of_a_constant_is_the_constant_from_the_first_step() ->
     assert smooth([2.0, 2.0, 2.0], 10) == pytest.approx([2.0, 2.0, 2.0])
 
 
-@pytest.mark.parametrize(("low", "high", "ticks"), [(0, 1, [0, 0.5, 1.0]), (0, 10, [0, 5, 10]),
-                                                    (3, 3, [3])])
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"), [(0, 1, [0, 0.5, 1.0]), (0, 10, [0, 5, 10]), (3, 3, [3])]
+)
 def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert nice_ticks(low, high) == pytest.approx(ticks)
 

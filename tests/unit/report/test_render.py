@@ -1,4 +1,5 @@
-"""The page shows whole, partial and failed runs, needs nothing but itself, and trusts no text it shows."""
+"""The page shows whole, partial and failed runs, needs nothing but itself, and trusts no text it
+shows."""
 
 from __future__ import annotations
 
@@ -53,7 +54,17 @@ def page_of(run: Path) -> tuple[str, Page]:
 def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     text, page = page_of(fabricate_run(tmp_path))
     assert {attributes.get("id") for attributes in page.of("h2")} == {
-        "ladder", "curves", "kept", "look", "listen", "read", "pace", "data", "lineage", "recipe"}
+        "ladder",
+        "curves",
+        "kept",
+        "look",
+        "listen",
+        "read",
+        "pace",
+        "data",
+        "lineage",
+        "recipe",
+    }
     assert "All 10 stages are done" in page.text
     assert len(page.of("audio")) == 6
     assert len([a for a in page.of("img")]) == 4
@@ -68,10 +79,16 @@ def test_datasets_of_any_name_have_headlines_by_their_task(tmp_path: Path) -> No
     store = open_store(str(run))
     manifest = read_final(store, "evaluate")
     assert manifest is not None
-    measured = {"shop.test.accuracy": 0.75, "hotline.test_noisy.wer": 0.125, "hotline.test_noisy.loss": 1.0,
-                "other.test.accuracy": 0.5}
+    measured = {
+        "shop.test.accuracy": 0.75,
+        "hotline.test_noisy.wer": 0.125,
+        "hotline.test_noisy.loss": 1.0,
+        "other.test.accuracy": 0.5,
+    }
     write_final(store, "evaluate", manifest.model_copy(update={"metrics": measured}))
-    (run / "prepare" / "corpus" / "meta.json").write_text('{"tasks": {"shop": "qa", "hotline": "asr"}}')
+    (run / "prepare" / "corpus" / "meta.json").write_text(
+        '{"tasks": {"shop": "qa", "hotline": "asr"}}'
+    )
     _, page = page_of(run)
     assert "shop: answered right" in page.text
     assert "hotline, noisy: word error" in page.text
@@ -81,13 +98,22 @@ def test_datasets_of_any_name_have_headlines_by_their_task(tmp_path: Path) -> No
 def test_what_decided_the_length_of_a_stage_and_that_it_was_let_pass(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path)
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["stages"]["0.llm"] |= {"until": {"textqa.dev.accuracy": {"min": 0.9}}, "max_steps": 900, "steps": None,
-                                  "extend": [30], "gates": {"textqa.test.accuracy": {"min": 0.999}}, "accept": True}
+    recipe["stages"]["0.llm"] |= {
+        "until": {"textqa.dev.accuracy": {"min": 0.9}},
+        "max_steps": 900,
+        "steps": None,
+        "extend": [30],
+        "gates": {"textqa.test.accuracy": {"min": 0.999}},
+        "accept": True,
+    }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     store = open_store(str(run))
     manifest = read_final(store, "0.llm")
     assert manifest is not None
-    lineage = {"samples": {"until_met": {"stage": 640}}, "accepted": ["textqa.test.accuracy is 0.9"]}
+    lineage = {
+        "samples": {"until_met": {"stage": 640}},
+        "accepted": ["textqa.test.accuracy is 0.9"],
+    }
     write_final(store, "0.llm", manifest.model_copy(update={"lineage": manifest.lineage | lineage}))
     _, page = page_of(run)
     assert "stage 0.llm was accepted although textqa.test.accuracy is 0.9" in page.text
@@ -129,7 +155,9 @@ def test_a_failed_run_says_what_failed_and_why(tmp_path: Path) -> None:
 
 def test_a_step_around_the_ladder_that_failed_is_told(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path, until="0.llm")
-    (run / "prepare" / "progress.json").write_text('{"state": "failed", "reason": "caption/train: 9 of 9 rejected"}')
+    (run / "prepare" / "progress.json").write_text(
+        '{"state": "failed", "reason": "caption/train: 9 of 9 rejected"}'
+    )
     _, page = page_of(run)
     assert "The preparation of the data failed: caption/train: 9 of 9 rejected" in page.text
 
@@ -144,8 +172,17 @@ def test_a_partial_run_and_a_bare_one_render(tmp_path: Path) -> None:
     assert "Some of the run could not be read" in page.text
 
 
-@pytest.mark.parametrize("damaged", ["1.2/final.json", "prepare/corpus/ledger.json", "evaluate/samples.json",
-                                     "1.1/progress.json", "2.2/events.jsonl", "evaluate/media/picture-0.png"])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "1.2/final.json",
+        "prepare/corpus/ledger.json",
+        "evaluate/samples.json",
+        "1.1/progress.json",
+        "2.2/events.jsonl",
+        "evaluate/media/picture-0.png",
+    ],
+)
 def test_a_damaged_file_costs_its_part_only(tmp_path: Path, damaged: str) -> None:
     run = fabricate_run(tmp_path)
     (run / damaged).write_bytes(b'{"half": ')

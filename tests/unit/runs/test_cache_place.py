@@ -12,7 +12,9 @@ from vita_train.runs.run import Run
 from vita_train.storage.host_cache import cache_dir
 
 
-def test_a_home_folder_in_the_variable_means_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_folder_in_the_variable_means_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("VITA_TRAIN_CACHE", "~/mine")
     monkeypatch.chdir(tmp_path)

@@ -9,8 +9,14 @@ from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import Manifest
 from vita_train.storage.base import FileRef, Store
 
-MANIFEST = Manifest(kind="prepared", run="r", stage="prepare", digest="d",
-                    files={"ledger": FileRef(uri="s3://b/k", sha256="0" * 64, bytes=3)}, lineage={"rows": 7})
+MANIFEST = Manifest(
+    kind="prepared",
+    run="r",
+    stage="prepare",
+    digest="d",
+    files={"ledger": FileRef(uri="s3://b/k", sha256="0" * 64, bytes=3)},
+    lineage={"rows": 7},
+)
 
 
 def test_roundtrip(store: Store) -> None:
@@ -20,7 +26,9 @@ def test_roundtrip(store: Store) -> None:
     assert store.list() == ["run/prepare/final.json"]
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"kind": "model"}', b'{"kind": "nonsense", "run": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"kind": "model"}', b'{"kind": "nonsense", "run": 1}', b"\xff\xfe"]
+)
 def test_damaged_manifest_is_named(store: Store, text: bytes) -> None:
     store.write("run/prepare/final.json", text)
     with pytest.raises(CheckpointError) as caught:

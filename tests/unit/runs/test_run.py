@@ -25,7 +25,9 @@ def test_it_is_named_after_its_recipe_unless_told_otherwise(tmp_path: Path) -> N
         run_at(tmp_path, "../up")
 
 
-def test_folders_are_local_whatever_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_local_whatever_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     here, there = run_at(tmp_path, "r"), run_at("s3://bucket/runs", "r")
     assert (here.is_local, there.is_local) == (True, False)
@@ -39,7 +41,10 @@ def test_a_commit_is_read_back(tmp_path: Path) -> None:
     manifest = Manifest(kind="prepared", run="r", stage="prepare", digest="d")
     run.commit("prepare", manifest)
     assert run.final("prepare") == manifest
-    assert run.own_store().read("prepare/final.json") == Path(tmp_path / "r/prepare/final.json").read_bytes()
+    assert (
+        run.own_store().read("prepare/final.json")
+        == Path(tmp_path / "r/prepare/final.json").read_bytes()
+    )
 
 
 def test_a_run_is_found_where_it_was_moved_to(tmp_path: Path) -> None:

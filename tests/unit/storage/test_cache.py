@@ -64,7 +64,9 @@ def test_damaged_s3_file_never_enters_the_cache(s3_store: S3Store, tmp_path: Pat
     with pytest.raises(DamagedError) as caught:
         fetch_file(ref, endpoint=s3_store._server)
     assert ref.uri in str(caught.value)
-    assert [path for path in cache_dir().rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert [
+        path for path in cache_dir().rglob("*") if path.is_file() and path.suffix != ".lock"
+    ] == []
 
 
 def test_truncated_cache_file_is_fetched_again(s3_store: S3Store, tmp_path: Path) -> None:
@@ -77,8 +79,10 @@ def test_truncated_cache_file_is_fetched_again(s3_store: S3Store, tmp_path: Path
 def test_many_processes_share_one_download(s3_store: S3Store, tmp_path: Path) -> None:
     ref = stored(s3_store, tmp_path, b"x" * 300_000)
     code = (
-        "import sys; from vita_train.storage.base import FileRef; from vita_train.storage.cache import fetch_file\n"
-        "ref = FileRef.model_validate_json(sys.argv[1]); print(len(fetch_file(ref, endpoint=sys.argv[2]).read_bytes()))"
+        "import sys; from vita_train.storage.base import FileRef; from vita_train.storage.cache "
+        "import fetch_file\n"
+        "ref = FileRef.model_validate_json(sys.argv[1]); print(len(fetch_file(ref, "
+        "endpoint=sys.argv[2]).read_bytes()))"
     )
     command = [sys.executable, "-c", code, ref.model_dump_json(), s3_store._server]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
@@ -89,7 +93,8 @@ def test_many_processes_share_one_download(s3_store: S3Store, tmp_path: Path) ->
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_a_cached_file_that_was_changed_is_fetched_again_and_that_is_told(
-        s3_store: S3Store, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    s3_store: S3Store, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ref = stored(s3_store, tmp_path)
     path = fetch_file(ref, endpoint=s3_store._server)
     assert fetch_file(ref, endpoint=s3_store._server) == path

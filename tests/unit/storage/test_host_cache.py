@@ -30,9 +30,13 @@ def large(tmp_path: Path) -> Path:
 
 def elsewhere(path: Path) -> str:
     """Return what another process says."""
-    script = "import sys, pathlib, vita_train.storage.host_cache as n; print(n.known_digest(pathlib.Path(sys.argv[1])))"
-    return subprocess.run([sys.executable, "-c", script, str(path)], text=True, capture_output=True,
-                          check=True).stdout.strip()
+    script = (
+        "import sys, pathlib, vita_train.storage.host_cache as n; "
+        "print(n.known_digest(pathlib.Path(sys.argv[1])))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, str(path)], text=True, capture_output=True, check=True
+    ).stdout.strip()
 
 
 def test_a_large_file_is_read_by_one_process_only(large: Path) -> None:

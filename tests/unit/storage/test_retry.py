@@ -48,7 +48,9 @@ def test_no_patience_is_one_try() -> None:
     assert work.calls == 1
 
 
-@pytest.mark.parametrize("error", [UserError("x"), MissingKeyError("x"), DamagedError("x"), ValueError("x")])
+@pytest.mark.parametrize(
+    "error", [UserError("x"), MissingKeyError("x"), DamagedError("x"), ValueError("x")]
+)
 def test_what_time_does_not_mend_is_raised_at_once(error: Exception) -> None:
     work = Work(error)
     with pytest.raises(type(error)):

@@ -26,7 +26,9 @@ def test_vanished_bucket(s3_server: S3Server, s3_credentials: None, verb: str) -
 
 
 @pytest.mark.parametrize("verb", ["read", "exists", "write", "list"])
-def test_wrong_secret(s3_store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_wrong_secret(
+    s3_store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     if s3_server.kind == "moto":
         pytest.skip("moto does not check signatures")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
@@ -39,8 +41,12 @@ def test_wrong_secret(s3_store: S3Store, s3_server: S3Server, monkeypatch: pytes
     assert "not-the-secret" not in str(caught.value)
 
 
-def test_no_credentials(s3_server: S3Server, s3_credentials: None, monkeypatch: pytest.MonkeyPatch,
-                        tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_credentials(
+    s3_server: S3Server,
+    s3_credentials: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
@@ -65,8 +71,12 @@ def test_malformed_endpoint(s3_credentials: None, endpoint: str) -> None:
     assert "storage.endpoint" in caught.value.remedy
 
 
-def test_a_store_that_works_says_nothing(s3_server: S3Server, s3_credentials: None, monkeypatch: pytest.MonkeyPatch,
-                                         caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_works_says_nothing(
+    s3_server: S3Server,
+    s3_credentials: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
     with caplog.at_level(logging.INFO):
         assert not S3Store("bucket", "x", attempts=1, retry_timeout=0).uri.endswith("/")
@@ -103,7 +113,9 @@ def broken_server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("verb", ["read", "exists", "list"])
-def test_failing_server_is_worth_a_retry(broken_server: str, s3_credentials: None, verb: str) -> None:
+def test_failing_server_is_worth_a_retry(
+    broken_server: str, s3_credentials: None, verb: str
+) -> None:
     store = S3Store("bucket", "x", endpoint=broken_server, attempts=1, retry_timeout=0)
     with pytest.raises(StorageError) as caught:
         getattr(store, verb)("key")

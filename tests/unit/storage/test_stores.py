@@ -31,11 +31,14 @@ def test_bytes_come_back(store: Store) -> None:
 
 
 def test_a_trial_leaves_nothing_and_finds_a_store_that_lets_a_second_writer_win(
-        store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     try_store(store, "run/logs")
     assert store.list() == []
     write = type(store).write
-    monkeypatch.setattr(type(store), "write", lambda self, key, data, *, if_absent=False: write(self, key, data))
+    monkeypatch.setattr(
+        type(store), "write", lambda self, key, data, *, if_absent=False: write(self, key, data)
+    )
     with pytest.raises(UserError, match="two launchers could both commit"):
         try_store(store)
     assert store.list() == []
@@ -66,7 +69,10 @@ def test_upload_and_download_carry_the_hash(store: Store, tmp_path: Path) -> Non
     source.write_bytes(data)
     ref = store.upload(source, "w/weights.bin")
     assert (ref.uri, ref.bytes, ref.sha256) == (
-        store.uri_of("w/weights.bin"), len(data), hashlib.sha256(data).hexdigest())
+        store.uri_of("w/weights.bin"),
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+    )
     assert source.exists()
     target = tmp_path / "new" / "copy.bin"
     store.download("w/weights.bin", target, sha256=ref.sha256)
@@ -123,8 +129,12 @@ def test_of_racing_writers_one_wins(store: Store) -> None:
         winners: list[int] = []
         barrier = threading.Barrier(6)
 
-        def write(writer: int, key: str = f"marker-{round_number}", barrier: threading.Barrier = barrier,
-                  winners: list[int] = winners) -> None:
+        def write(
+            writer: int,
+            key: str = f"marker-{round_number}",
+            barrier: threading.Barrier = barrier,
+            winners: list[int] = winners,
+        ) -> None:
             barrier.wait()
             try:
                 store.write(key, f"writer {writer}".encode(), if_absent=True)
@@ -155,7 +165,9 @@ def test_probe_leaves_nothing_in_the_bucket(s3_store: S3Store) -> None:
     assert listed.get("Contents", []) == []
 
 
-def test_large_file_goes_in_parts(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_file_goes_in_parts(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vita_train.storage.s3.PART_BYTES", 5 * MIB)
     source = tmp_path / "large.bin"
     source.write_bytes(hashlib.shake_256(b"seed").digest(12 * MIB + 17))
@@ -177,8 +189,9 @@ def test_sweep_ends_unfinished_uploads(s3_store: S3Store) -> None:
     assert s3_store.read("a/whole.bin") == b"whole"
 
 
-def test_sweep_leaves_uploads_that_are_young(s3_store: S3Store, s3_server: S3Server,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_leaves_uploads_that_are_young(
+    s3_store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if s3_server.kind == "moto":
         pytest.skip("moto gives every upload the same date")
     begin = partial(s3_store._client.create_multipart_upload, Bucket=s3_store.bucket)
@@ -199,8 +212,13 @@ def test_sweep_leaves_uploads_that_are_young(s3_store: S3Store, s3_server: S3Ser
         swept = s3_store.sweep("run", older_than=timedelta(days=1), dry_run=dry_run)
         assert swept == ("run/1.1/old.bin",)
     left = s3_store._client.list_multipart_uploads(Bucket=s3_store.bucket)["Uploads"]
-    assert {upload["Key"] for upload in left} == {"some/prefix/other-run/old.bin", "some/prefix/run/1.1/young.bin"}
-    assert s3_store.sweep() == ("other-run/old.bin", "run/1.1/young.bin"), "of the whole store, whatever their age"
+    assert {upload["Key"] for upload in left} == {
+        "some/prefix/other-run/old.bin",
+        "some/prefix/run/1.1/young.bin",
+    }
+    assert s3_store.sweep() == ("other-run/old.bin", "run/1.1/young.bin"), (
+        "of the whole store, whatever their age"
+    )
 
 
 def test_sweep_takes_an_upload_that_another_sweep_has_ended(s3_store: S3Store) -> None:
@@ -224,8 +242,13 @@ def test_sweep_leaves_files_that_are_young(tmp_path: Path) -> None:
     os.utime(tmp_path / "run" / "1.1" / "final.json", (0, 0))
     rehearsed = store.sweep(older_than=timedelta(days=1), dry_run=True)
     swept = store.sweep("run", older_than=timedelta(days=1))
-    assert rehearsed == swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [young.name, "final.json"]
+    assert (
+        rehearsed == swept == tuple(path.relative_to(tmp_path).as_posix() for path in (old, staged))
+    )
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        young.name,
+        "final.json",
+    ]
 
 
 def test_sweep_removes_unfinished_files(tmp_path: Path) -> None:
@@ -235,7 +258,9 @@ def test_sweep_removes_unfinished_files(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     store.sweep("a")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["a", "x", "whole.bin", "b", ".vita-tmp-3"])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
+        ["a", "x", "whole.bin", "b", ".vita-tmp-3"]
+    )
 
 
 def test_open_store_reads_uris(tmp_path: Path, s3_store: S3Store) -> None:

@@ -31,7 +31,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def published(folder: Path, store: Store) -> Manifest:
@@ -39,8 +43,13 @@ def published(folder: Path, store: Store) -> Manifest:
     return Manifest(kind="data", run="r", stage="data_fetch", digest="d", files=shards)
 
 
-def test_another_machine_gets_every_byte(folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_gets_every_byte(
+    folder: Path,
+    tmp_path: Path,
+    s3_store: Store,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tar_shards, "_SHARD_BYTES", 2500)
     manifest = published(folder, s3_store)
     assert len(manifest.files) == 4
@@ -49,7 +58,9 @@ def test_another_machine_gets_every_byte(folder: Path, tmp_path: Path, s3_store:
     assert sorted(path.name for path in there.parent.iterdir()) == ["raw", "raw.digest", "raw.lock"]
 
 
-def test_what_is_here_is_not_fetched_again(folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server) -> None:
+def test_what_is_here_is_not_fetched_again(
+    folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server
+) -> None:
     manifest = published(folder, s3_store)
     s3_store.delete(s3_store.list("r/"))
     assert fetch_tree(manifest.files, folder, endpoint=s3_server.endpoint) == folder
@@ -57,18 +68,20 @@ def test_what_is_here_is_not_fetched_again(folder: Path, tmp_path: Path, s3_stor
 
 
 def test_the_same_folder_gives_the_same_shards_and_a_changed_one_leaves_none_behind(
-        folder: Path, s3_store: Store) -> None:
+    folder: Path, s3_store: Store
+) -> None:
     first = published(folder, s3_store)
     (folder / "registry.json").touch()
     assert published(folder, s3_store).files == first.files
-    (folder / "registry.json").write_text("{\"a\": 1}")
+    (folder / "registry.json").write_text('{"a": 1}')
     changed = published(folder, s3_store)
     assert changed.files != first.files
     assert len(s3_store.list("r/data_fetch/shards/")) == len(changed.files) == 1
 
 
 def test_data_made_anew_of_the_same_inputs_replace_older_ones(
-        folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server) -> None:
+    folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server
+) -> None:
     there = tmp_path / "there" / "raw"
     fetch_tree(published(folder, s3_store).files, there, endpoint=s3_server.endpoint)
     (folder / "pictures" / "1.jpg").unlink()
@@ -84,20 +97,29 @@ def _repack(shard: Path, change: Callable[[tarfile.TarInfo], None]) -> FileRef:
     return LocalStore(shard.parent / "store").upload(shard, "bad.tar")
 
 
-@pytest.mark.parametrize(("change", "error"), [
-    (lambda entry: setattr(entry, "name", "../out.txt"), UserError),
-    (lambda entry: setattr(entry, "type", tarfile.SYMTYPE), DamagedError)])
-def test_a_shard_writes_nowhere_else(change: Callable[[tarfile.TarInfo], None], error: type[Exception],
-                                     tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda entry: setattr(entry, "name", "../out.txt"), UserError),
+        (lambda entry: setattr(entry, "type", tarfile.SYMTYPE), DamagedError),
+    ],
+)
+def test_a_shard_writes_nowhere_else(
+    change: Callable[[tarfile.TarInfo], None], error: type[Exception], tmp_path: Path
+) -> None:
     ref = _repack(tmp_path / "shard.tar", change)
-    manifest = Manifest(kind="data", run="r", stage="data_fetch", digest="d", files={"shard-00000": ref})
+    manifest = Manifest(
+        kind="data", run="r", stage="data_fetch", digest="d", files={"shard-00000": ref}
+    )
     with pytest.raises(error):
         fetch_tree(manifest.files, tmp_path / "there" / "raw")
     assert not (tmp_path / "there" / "raw").exists()
     assert not (tmp_path / "there" / "out.txt").exists()
 
 
-def test_a_damaged_shard_is_refused(folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server) -> None:
+def test_a_damaged_shard_is_refused(
+    folder: Path, tmp_path: Path, s3_store: Store, s3_server: S3Server
+) -> None:
     manifest = published(folder, s3_store)
     s3_store.write(s3_store.list("r/")[0], b"other bytes")
     with pytest.raises(DamagedError):
@@ -118,7 +140,9 @@ def test_processes_that_ask_at_once_all_get_the_whole_folder(folder: Path, tmp_p
     assert contents(there) == contents(folder)
 
 
-def test_whoever_asks_at_once_one_fetches(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_asks_at_once_one_fetches(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = published(folder, LocalStore(tmp_path / "store"))
     fetched: list[Path] = []
     fetch = tar_shards._fetch
@@ -129,6 +153,8 @@ def test_whoever_asks_at_once_one_fetches(folder: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(tar_shards, "_fetch", counted)
     there = tmp_path / "there" / "raw"
-    with ThreadPoolExecutor(4) as pool:  # the lock holds between open files, so threads stand in for processes
+    with ThreadPoolExecutor(
+        4
+    ) as pool:  # the lock holds between open files, so threads stand in for processes
         list(pool.map(lambda _: fetch_tree(manifest.files, there), range(4)))
     assert fetched == [there]

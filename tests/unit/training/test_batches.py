@@ -19,17 +19,31 @@ def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[li
     steps: list[list[str]] = [[] for _ in range(start, 4)]
     for rank in range(size):
         world = World(rank, size, rank, torch.device("cpu"))
-        batches = micro_batches(objective, ToyOrder(), start=start, stop=4, grad_accum=accumulate, world=world, seed=0,
-                                workers=workers)
+        batches = micro_batches(
+            objective,
+            ToyOrder(),
+            start=start,
+            stop=4,
+            grad_accum=accumulate,
+            world=world,
+            seed=0,
+            workers=workers,
+        )
         for step, parts in enumerate(batches):
             assert len(parts) == accumulate
             steps[step] += [name for part in parts for name in part.sample_ids]
     return [sorted(step) for step in steps]
 
 
-@pytest.mark.parametrize(("size", "accumulate", "workers"), [(1, 4, 0), (2, 1, 0), (2, 2, 2), (3, 2, 0), (8, 1, 0)])
+@pytest.mark.parametrize(
+    ("size", "accumulate", "workers"), [(1, 4, 0), (2, 1, 0), (2, 2, 2), (3, 2, 0), (8, 1, 0)]
+)
 def test_same_global_batches(size: int, accumulate: int, workers: int) -> None:
-    assert ids(size, accumulate, workers) == ids(1, 1) == [sorted(ToyOrder().ids(step)) for step in range(4)]
+    assert (
+        ids(size, accumulate, workers)
+        == ids(1, 1)
+        == [sorted(ToyOrder().ids(step)) for step in range(4)]
+    )
 
 
 def test_starting_later_gives_the_later_batches() -> None:
@@ -53,8 +67,16 @@ class BrokenOrder(ToyOrder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
     objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    batches = micro_batches(objective, BrokenOrder(), start=0, stop=4, grad_accum=1,
-                            world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers)
+    batches = micro_batches(
+        objective,
+        BrokenOrder(),
+        start=0,
+        stop=4,
+        grad_accum=1,
+        world=World(0, 1, 0, torch.device("cpu")),
+        seed=0,
+        workers=workers,
+    )
     next(batches)
     with pytest.raises(DataError) as told:
         next(batches)

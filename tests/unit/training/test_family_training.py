@@ -1,4 +1,5 @@
-"""A tiny model of every family learns, goes on from its checkpoint, and ends its replies by itself."""
+"""A tiny model of every family learns, goes on from its checkpoint, and ends its replies by
+itself."""
 
 from __future__ import annotations
 
@@ -54,9 +55,20 @@ class Trained:
 
 def objective_of(recipe: Recipe, corpus: Corpus) -> NextTokenObjective:
     spec = recipe.stages["2.2"]
-    context = StageContext(recipe=recipe, stage="2.2", spec=spec, corpus=corpus, device=WORLD.device,
-                           dtype=torch.float32, rank=0, world=1, seed=0)
-    objective = NextTokenObjective(context, build_modules(recipe.model, NextTokenObjective.modules_used(spec, corpus)))
+    context = StageContext(
+        recipe=recipe,
+        stage="2.2",
+        spec=spec,
+        corpus=corpus,
+        device=WORLD.device,
+        dtype=torch.float32,
+        rank=0,
+        world=1,
+        seed=0,
+    )
+    objective = NextTokenObjective(
+        context, build_modules(recipe.model, NextTokenObjective.modules_used(spec, corpus))
+    )
     apply_trainable(objective, spec.trainable)
     return objective
 
@@ -72,8 +84,18 @@ def train(recipe: Recipe, corpus: Corpus, root: Path) -> Trained:
     run_log = RunLog(stage, STEPS)
     run_log.rewind(counters.step)
     with contextlib.closing(Watchdog(600, lambda _: None)) as watchdog:
-        Loop(objective, engine, spec, WORLD, 0, StepPlan(spec, STEPS), objective.order(), run_log, checkpoints,
-             watchdog).run(counters)
+        Loop(
+            objective,
+            engine,
+            spec,
+            WORLD,
+            0,
+            StepPlan(spec, STEPS),
+            objective.order(),
+            run_log,
+            checkpoints,
+            watchdog,
+        ).run(counters)
     run_log.close()
     events = [json.loads(line) for line in (stage / "events.jsonl").read_text().splitlines()]
     return Trained(recipe, corpus, nn.ModuleDict(objective.model_modules()).eval(), events)
@@ -86,7 +108,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry: Path, cache: Path) -> None:
+def test_a_tiny_model_learns_resumes_and_ends_its_replies(
+    family: str, registry: Path, cache: Path
+) -> None:
     recipe = family_recipe(family)
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
@@ -99,7 +123,9 @@ def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry:
     resumed = train(recipe, corpus, cache / "store")
     assert [event["loss"] for event in resumed.events] == losses
     state = whole.modules.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.modules.state_dict().items())
+    assert all(
+        torch.equal(tensor, state[name]) for name, tensor in resumed.modules.state_dict().items()
+    )
     # Replies to what was learnt end by themselves, long before they would be cut.
     index = corpus.index("talk", "test")
     samples = [index.sample(place) for place in range(len(index))]
@@ -107,7 +133,9 @@ def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry:
     assert replies[0] == "red."
     assert set(replies) <= {sample.text for sample in samples}
     assert {"balance_loss", "state_loss"} & set(whole.events[0]) == {
-        "mixtral-8x7b": {"balance_loss"}, "qwen2p5_fo_instruct": {"state_loss"}}.get(family, set())
+        "mixtral-8x7b": {"balance_loss"},
+        "qwen2p5_fo_instruct": {"state_loss"},
+    }.get(family, set())
     if family == "qwen2p5_fo_instruct":
         assert whole.events[-1]["state_loss"] < whole.events[0]["state_loss"] / 2
         metrics = measure(recipe, corpus, resumed.modules, ["talk.test.state_mark"])
@@ -119,7 +147,10 @@ def test_a_tiny_model_learns_resumes_and_ends_its_replies(family: str, registry:
 def one_batch(objective: NextTokenObjective, *, clips: bool = True) -> Any:
     """The first global batch, or its rows without audio."""
     order = objective.order()
-    rows = [[sample for sample in order.load(row) if clips or not sample.audios] for row in order.rows(0)]
+    rows = [
+        [sample for sample in order.load(row) if clips or not sample.audios]
+        for row in order.rows(0)
+    ]
     return objective.collate([row for row in rows if row], seed=0)
 
 
@@ -138,10 +169,14 @@ def test_the_balance_loss_counts_only_while_experts_train(registry: Path, cache:
     # A frozen language model has no routers to balance.
     apply_trainable(objective, {"audio_adapter": 1e-3, "audio_encoder": 1e-3})
     assert objective(batch).loss_sum.item() == measured.loss_sum.item()
-    assert objective.flops_per_token() < 6 * sum(parameter.numel() for parameter in objective.parameters())
+    assert objective.flops_per_token() < 6 * sum(
+        parameter.numel() for parameter in objective.parameters()
+    )
 
 
-def test_the_state_head_learns_from_clips_and_from_nothing_else(registry: Path, cache: Path) -> None:
+def test_the_state_head_learns_from_clips_and_from_nothing_else(
+    registry: Path, cache: Path
+) -> None:
     recipe = family_recipe("qwen2p5_fo_instruct")
     prepare(recipe, registry, cache / "corpus")
     corpus = Corpus.open(cache / "corpus")
@@ -176,9 +211,17 @@ def test_digits_open_replies_of_a_tokenizer_without_glyphs(registry: Path, cache
     index = corpus.index("talk", "test")
     samples = [index.sample(place) for place in range(len(index))]
     assert [corpus.tokenizer.decode(sample.ids[slice(*sample.spans[0])]) for sample in samples] == [
-        f"<{digit}>{sample.text}<|eot_id|>" for digit, sample in zip((3, 3, 1, 1, 2, 2), samples, strict=True)]
-    context = EvalContext(recipe, corpus, build_modules(recipe.model, NextTokenObjective.modules_used(
-        recipe.stages["2.2"], corpus)).eval(), WORLD.device)
+        f"<{digit}>{sample.text}<|eot_id|>"
+        for digit, sample in zip((3, 3, 1, 1, 2, 2), samples, strict=True)
+    ]
+    context = EvalContext(
+        recipe,
+        corpus,
+        build_modules(
+            recipe.model, NextTokenObjective.modules_used(recipe.stages["2.2"], corpus)
+        ).eval(),
+        WORLD.device,
+    )
     scored = score_replies(context.omni, samples, marks=state_marks(context), device=WORLD.device)
     assert [reply.mark for replies in scored for reply in replies] == [False] * 6
     assert "talk.test.state_mark" in measures_for(recipe, corpus, "2.2")

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.toy import ToyBatch, ToyObjective, global_batch, toy_context, toy_modules, toy_recipe
+from tests.helpers.toy import (
+    ToyBatch,
+    ToyObjective,
+    global_batch,
+    toy_context,
+    toy_modules,
+    toy_recipe,
+)
 from vita_train.errors import RecipeError, VitaError
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
@@ -84,7 +91,11 @@ def test_frozen_weights_do_not_move() -> None:
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     engine, _ = step_once(objective)
     engine.step("main", 1.0)
-    moved = {name for name, tensor in objective.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name
+        for name, tensor in objective.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
     assert moved == {"projector.weight", "projector.bias"}
 
 
@@ -112,11 +123,19 @@ def test_groups_carry_each_modules_rate_and_spare_vectors_from_decay() -> None:
     apply_trainable(objective, rates)
     groups = param_groups(objective, rates, 0.1)
     assert {(group["module"], group["lr"], group["weight_decay"]) for group in groups} == {
-        ("llm", 1e-3, 0.1), ("llm", 1e-3, 0.0), ("projector", 5e-3, 0.1), ("projector", 5e-3, 0.0)}
+        ("llm", 1e-3, 0.1),
+        ("llm", 1e-3, 0.0),
+        ("projector", 5e-3, 0.1),
+        ("projector", 5e-3, 0.0),
+    }
     for group in groups:
-        assert all((parameter.ndim >= 2) == (group["weight_decay"] > 0) for parameter in group["params"])
+        assert all(
+            (parameter.ndim >= 2) == (group["weight_decay"] > 0) for parameter in group["params"]
+        )
     grouped = sum(parameter.numel() for group in groups for parameter in group["params"])
-    assert grouped == sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    assert grouped == sum(
+        parameter.numel() for parameter in objective.parameters() if parameter.requires_grad
+    )
 
 
 def test_empty_group_is_an_error() -> None:
@@ -149,15 +168,20 @@ def test_a_phase_moves_its_own_parameters_only() -> None:
         before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
         engine.forward_backward(batch, phase, 1 / objective.weight(batch), last=True)
         engine.step(phase, 1.0)
-        moved = {name.split(".")[0] for name, tensor in objective.state_dict().items()
-                 if not torch.equal(tensor, before[name])}
+        moved = {
+            name.split(".")[0]
+            for name, tensor in objective.state_dict().items()
+            if not torch.equal(tensor, before[name])
+        }
         assert moved == {moving}
     assert_trainable(objective, names)
 
 
 def test_other_engines_refuse_phases() -> None:
     rates = {"llm": 1e-2, "projector": 1e-2}
-    objective = Duel(toy_context(toy_recipe(trainable=rates, engine={"kind": "fsdp2"}), "1.2"), toy_modules())
+    objective = Duel(
+        toy_context(toy_recipe(trainable=rates, engine={"kind": "fsdp2"}), "1.2"), toy_modules()
+    )
     apply_trainable(objective, rates)
     with pytest.raises(RecipeError, match="alternates between discriminators and main"):
         build_engine(objective, EngineContext(objective.context.spec, ALONE, torch.float32))

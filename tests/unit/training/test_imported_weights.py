@@ -1,4 +1,5 @@
-"""Stages that start from imported weights: found, part of the digest, replaced by training, checked beforehand."""
+"""Stages that start from imported weights: found, part of the digest, replaced by training, checked
+beforehand."""
 
 from __future__ import annotations
 
@@ -30,9 +31,16 @@ def write_listing(place: Path, weights: bytes, module: str = "llm", terms: str =
     name = f"{module}.safetensors"
     (place / name).write_bytes(weights)
     files = {name: {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}}
-    (place / "import.json").write_text(json.dumps({
-        "format": IMPORT_FORMAT, "terms": terms, "modules": {module: {"files": [name], "parameters": 1}},
-        "files": files}))
+    (place / "import.json").write_text(
+        json.dumps(
+            {
+                "format": IMPORT_FORMAT,
+                "terms": terms,
+                "modules": {module: {"files": [name], "parameters": 1}},
+                "files": files,
+            }
+        )
+    )
 
 
 def recipe_with(tmp_path: Path, source: Path | None) -> Recipe:
@@ -47,7 +55,11 @@ def digest(recipe: Recipe, stage: str = "1.1") -> str:
     for earlier, module in trained.items():
         file = FileRef(uri=f"/nowhere/{module}", sha256=module, bytes=1)
         refs = {module: ModuleRef(stage=earlier, files=(file,))} if earlier in recipe.stages else {}
-        write_final(store, f"r/{earlier}", Manifest(kind="model", run="r", stage=earlier, digest=earlier, modules=refs))
+        write_final(
+            store,
+            f"r/{earlier}",
+            Manifest(kind="model", run="r", stage=earlier, digest=earlier, modules=refs),
+        )
     return stage_digest(recipe, stage, find_inputs(Run(recipe, "r"), stage, NEEDED), NEEDED)
 
 
@@ -60,11 +72,14 @@ def test_a_stage_depends_on_what_was_imported_and_not_on_where_it_lies(tmp_path:
     write_listing(tmp_path / "a", b"one")
     write_listing(tmp_path / "b", b"one")
     write_listing(tmp_path / "c", b"two")
-    first, moved, other = (digest(without_bootstrap(recipe_with(tmp_path, tmp_path / name))) for name in "abc")
+    first, moved, other = (
+        digest(without_bootstrap(recipe_with(tmp_path, tmp_path / name))) for name in "abc"
+    )
     assert first == moved
     assert first != other
     assert pretrained_digests(recipe_with(tmp_path, tmp_path / "a")) == {
-        "weights": {"llm": [hashlib.sha256(b"one").hexdigest()]}}
+        "weights": {"llm": [hashlib.sha256(b"one").hexdigest()]}
+    }
 
 
 def test_a_stage_that_trains_the_module_replaces_the_import(tmp_path: Path) -> None:
@@ -91,23 +106,35 @@ def test_an_imported_module_may_be_read_frozen(tmp_path: Path) -> None:
         check_recipe(without_bootstrap(recipe_with(tmp_path, None)))
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (["weights.lmm=/x"], "unknown modules .*lmm.*; modules are llm"),
-    (["weights.llm=/x", "model.llm.source=/y"], "model.llm.source and weights.llm both say"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["weights.lmm=/x"], "unknown modules .*lmm.*; modules are llm"),
+        (["weights.llm=/x", "model.llm.source=/y"], "model.llm.source and weights.llm both say"),
+    ],
+)
 def test_sources_that_contradict_are_refused(settings: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         load_recipe("smoke", settings)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda place: (place / "llm.safetensors").unlink() or (place / "import.json").unlink(), "holds no weights of llm"),
-    (lambda place: (place / "import.json").write_text("{"), "is damaged"),
-    (lambda place: (place / "import.json").write_text("{}"), "is of another version"),
-    (lambda place: write_listing(place, b"one", "vision"), "holds no weights of llm .it holds vision"),
-    (lambda place: rewrite(place, "llm.safetensors", "../llm.safetensors"), "not a key"),
-    (lambda place: rewrite(place, '"sha256"', '"md5"'), "its list of files is damaged"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda place: (place / "llm.safetensors").unlink() or (place / "import.json").unlink(),
+            "holds no weights of llm",
+        ),
+        (lambda place: (place / "import.json").write_text("{"), "is damaged"),
+        (lambda place: (place / "import.json").write_text("{}"), "is of another version"),
+        (
+            lambda place: write_listing(place, b"one", "vision"),
+            "holds no weights of llm .it holds vision",
+        ),
+        (lambda place: rewrite(place, "llm.safetensors", "../llm.safetensors"), "not a key"),
+        (lambda place: rewrite(place, '"sha256"', '"md5"'), "its list of files is damaged"),
+    ],
+)
 def test_a_place_that_is_no_import_is_one_line(tmp_path: Path, change, words: str) -> None:
     write_listing(tmp_path / "a", b"one")
     change(tmp_path / "a")
@@ -135,7 +162,9 @@ def test_preflight_looks_at_every_file(tmp_path: Path) -> None:
 
 def test_preflight_compares_shapes_before_anything_is_trained(tmp_path: Path) -> None:
     write_listing(tmp_path / "a", safetensors("other.weight"))
-    checks = {check.name: check for check in check_all(Run(recipe_with(tmp_path, tmp_path / "a"), "r"))}
+    checks = {
+        check.name: check for check in check_all(Run(recipe_with(tmp_path, tmp_path / "a"), "r"))
+    }
     assert checks["initial weights"].ok
     assert not checks["model"].ok
     assert "llm: other.weight 1 is not part of the model" in checks["model"].detail
@@ -152,9 +181,13 @@ def test_terms_go_with_the_weights(tmp_path: Path) -> None:
     assert terms_of(recipe_with(tmp_path, None)) == ""
 
 
-def test_a_frozen_module_that_nothing_made_is_refused_when_the_data_turn_out_to_need_it(tmp_path: Path) -> None:
+def test_a_frozen_module_that_nothing_made_is_refused_when_the_data_turn_out_to_need_it(
+    tmp_path: Path,
+) -> None:
     recipe = load_recipe("smoke", [f"storage.root={tmp_path}"])
     store = open_store(str(tmp_path))
     write_final(store, "r/prepare", Manifest(kind="prepared", run="r", stage="prepare", digest="d"))
-    with pytest.raises(RecipeError, match=r"stage 2\.1a reads vision frozen, but no stage before it trains it"):
+    with pytest.raises(
+        RecipeError, match=r"stage 2\.1a reads vision frozen, but no stage before it trains it"
+    ):
         find_inputs(Run(recipe, "r"), "2.1a", ("audio_encoder", "ctc_head", "vision"))

@@ -24,7 +24,10 @@ from vita_train.weights.pretrained import pretrained_modules
 from vita_train.weights.save import save_modules
 
 #: Stage 2.1b alone: the recogniser's encoder must come from somewhere.
-ALONE = [f"stages.{stage}=null" for stage in ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.2", "3.1", "3.2")]
+ALONE = [
+    f"stages.{stage}=null"
+    for stage in ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.2", "3.1", "3.2")
+]
 ALONE += ["stages.2.1b.after=[]"]
 
 
@@ -40,13 +43,20 @@ def test_a_file_a_folder_and_a_stage_give_the_same_files(tmp_path: Path) -> None
     assert pretrained_modules(naming({"projector": str(tmp_path / "run" / "1.1")})) == wanted
     elsewhere = tmp_path / "other" / "1.1"
     modules = {"projector": ModuleRef(stage="1.1", files=(file,))}
-    write_final(open_store(str(tmp_path / "other")), "1.1",
-                Manifest(kind="model", run="other", stage="1.1", digest="d", modules=modules))
+    write_final(
+        open_store(str(tmp_path / "other")),
+        "1.1",
+        Manifest(kind="model", run="other", stage="1.1", digest="d", modules=modules),
+    )
     assert pretrained_modules(naming({"projector": f"{elsewhere}/"})) == wanted
-    with pytest.raises(CheckpointError, match=r"weights.llm: .*holds no weights of llm \(it holds projector\)"):
+    with pytest.raises(
+        CheckpointError, match=r"weights.llm: .*holds no weights of llm \(it holds projector\)"
+    ):
         pretrained_modules(naming({"llm": str(elsewhere)}))
     (tmp_path / "mm_projector.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"holds no weights of projector.*vita-train model import"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no weights of projector.*vita-train model import"
+    ):
         pretrained_modules(naming({"projector": str(tmp_path / "mm_projector.bin")}))
     with pytest.raises(CheckpointError, match="holds no weights of vision"):
         pretrained_modules(naming({"vision": str(tmp_path)}))
@@ -64,7 +74,9 @@ def test_a_stage_starts_from_them(tmp_path: Path) -> None:
     loaded = load_inputs(recipe, inputs, ("projector",), ctc_vocab_size=0)
     for name, value in fresh.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    digests = {stage_digest(recipe, "1.1", given, ["projector"]) for given in (inputs, Inputs({}, {}))}
+    digests = {
+        stage_digest(recipe, "1.1", given, ["projector"]) for given in (inputs, Inputs({}, {}))
+    }
     assert len(digests) == 2
 
 
@@ -72,8 +84,16 @@ STAGES = ("1.1", "1.2")
 
 
 def test_what_a_stage_trained_counts_more() -> None:
-    given, trained = (Manifest(kind="model", run="r", stage=stage, digest="d", modules={
-        "projector": ModuleRef(stage=origin, files=())}) for stage, origin in (("1.1", PRETRAINED), ("1.2", "1.2")))
+    given, trained = (
+        Manifest(
+            kind="model",
+            run="r",
+            stage=stage,
+            digest="d",
+            modules={"projector": ModuleRef(stage=origin, files=())},
+        )
+        for stage, origin in (("1.1", PRETRAINED), ("1.2", "1.2"))
+    )
     assert newest_modules([given, trained], STAGES)["projector"].stage == "1.2"
     assert newest_modules([given], STAGES)["projector"].stage == PRETRAINED
 

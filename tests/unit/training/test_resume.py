@@ -1,4 +1,5 @@
-"""Checkpoints of a stage: what is done about those that cannot be used, and a grace too short to save one."""
+"""Checkpoints of a stage: what is done about those that cannot be used, and a grace too short to
+save one."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoints_in(store: Store, digest: str = "digest", keep_last: int = 2) -> Checkpoints:
-    return Checkpoints(store, "run/1.1", World(0, 1, 0, torch.device("cpu")), digest, keep_last=keep_last)
+    return Checkpoints(
+        store, "run/1.1", World(0, 1, 0, torch.device("cpu")), digest, keep_last=keep_last
+    )
 
 
 def two_saved(store: Store) -> None:
@@ -65,9 +68,17 @@ def spoil(root: Path, pattern: str) -> None:
         path.write_bytes(path.read_bytes() + b" x")
 
 
-@pytest.mark.parametrize("pattern", [
-    "run/1.1/committed/*.json", "run/1.1/attempt-*/step-*/manifest.json", "run/1.1/attempt-*/step-*/state.pt"])
-def test_a_stage_whose_checkpoints_are_all_damaged_is_not_begun_anew_unasked(tmp_path: Path, pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "run/1.1/committed/*.json",
+        "run/1.1/attempt-*/step-*/manifest.json",
+        "run/1.1/attempt-*/step-*/state.pt",
+    ],
+)
+def test_a_stage_whose_checkpoints_are_all_damaged_is_not_begun_anew_unasked(
+    tmp_path: Path, pattern: str
+) -> None:
     store = LocalStore(tmp_path / "store")
     two_saved(store)
     spoil(store.root, pattern)
@@ -87,7 +98,9 @@ def test_damaged_checkpoints_of_another_stage_are_no_hindrance(tmp_path: Path) -
     assert checkpoints_in(store, "other settings").restore(ENGINE) is None
 
 
-def test_one_that_is_passed_over_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_is_passed_over_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = LocalStore(tmp_path / "store")
     two_saved(store)
     spoil(store.root, "run/1.1/attempt-*/step-00000002/manifest.json")
@@ -100,7 +113,9 @@ def test_one_that_is_passed_over_is_told(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("end", ["committed/step-00000002.json", "step-00000002/manifest.json"])
-@pytest.mark.parametrize("answer", [b"", b"<html><body>503</body></html>", b"{}", b"[]", b"\x00" * 40])
+@pytest.mark.parametrize(
+    "answer", [b"", b"<html><body>503</body></html>", b"{}", b"[]", b"\x00" * 40]
+)
 def test_what_is_read_wrong_once_is_read_again(tmp_path: Path, end: str, answer: bytes) -> None:
     store = Flaky(tmp_path / "store")
     two_saved(store)
@@ -130,9 +145,13 @@ def test_older_checkpoints_stay_until_the_new_one_can_be_read_back(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("grace", "warnings"), [("0.001", 1), ("3600", 0), ("", 0)])
-def test_a_grace_too_short_for_a_save_is_told_once(grace: str, warnings: int, tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grace_too_short_for_a_save_is_told_once(
+    grace: str,
+    warnings: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     if grace:
         monkeypatch.setenv(GRACE, grace)
     checkpoints = checkpoints_in(LocalStore(tmp_path / "store"))

@@ -16,21 +16,30 @@ MISSED = {"a.dev.accuracy": 0.85}
 
 
 def plan(**settings: Any) -> StepPlan:
-    spec = StageSpec.model_validate({"objective": "next_token", "data": {"a": 1}, "trainable": {"llm": 1e-3},
-                                     **settings})
+    spec = StageSpec.model_validate(
+        {"objective": "next_token", "data": {"a": 1}, "trainable": {"llm": 1e-3}, **settings}
+    )
     return StepPlan(spec, spec.most_steps or 0)
 
 
 def until(**settings: Any) -> StepPlan:
-    return plan(**{"until": {"a.dev.accuracy": {"min": 0.9}}, "max_steps": 100, "check_interval": 10,
-                   "optim": {"warmup": 5, "decay": 20}, **settings})
+    return plan(
+        **{
+            "until": {"a.dev.accuracy": {"min": 0.9}},
+            "max_steps": 100,
+            "check_interval": 10,
+            "optim": {"warmup": 5, "decay": 20},
+            **settings,
+        }
+    )
 
 
 def test_a_stage_of_fixed_length_follows_its_schedule() -> None:
     stage = plan(steps=40, optim={"warmup": 4})
     assert stage.end == 40
     assert [stage.rate_factor(step) for step in range(40)] == [
-        rate_factor(step, 40, stage.spec.optim) for step in range(40)]
+        rate_factor(step, 40, stage.spec.optim) for step in range(40)
+    ]
     assert not any(stage.is_due(step) for step in range(41))
 
 
@@ -74,8 +83,10 @@ def test_what_was_met_is_all_a_resumed_stage_needs() -> None:
 
 
 def test_phases_end_early_and_the_stage_is_checked_from_there() -> None:
-    phases = [{"max_steps": 40, "data": {"b": 1}, "until": {"b.dev.accuracy": {"min": 0.9}}},
-              {"steps": 7, "data": {"c": 1}}]
+    phases = [
+        {"max_steps": 40, "data": {"b": 1}, "until": {"b.dev.accuracy": {"min": 0.9}}},
+        {"steps": 7, "data": {"c": 1}},
+    ]
     stage = until(curriculum=phases)
     assert stage.phase_ends == [40, 47]
     assert [step for step in range(1, 60) if stage.is_due(step)] == [10, 20, 30, 57]
@@ -107,18 +118,27 @@ def _factors_without_extension() -> list[float]:
     return [stage.rate_factor(step) for step in range(60)]
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({}, "steps"),
-    ({"steps": 5, "epochs": 1}, "exactly one"),
-    ({"max_steps": 5}, "belongs to until"),
-    ({"until": {"a.dev.loss": {"max": 1}}}, "max_steps"),
-    ({"until": {"a.dev.loss": {"max": 1}}, "max_steps": 5, "steps": 5}, "both say"),
-    ({"steps": 5, "extend": [0]}, "greater than or equal to 1"),
-    ({"steps": 5, "curriculum": [{"data": {"a": 1}}]}, "steps"),
-    ({"steps": 5, "curriculum": [{"data": {"a": 1}, "max_steps": 2}]}, "belongs to until"),
-    ({"max_steps": 5, "until": {"a.dev.loss": {"max": 1}}, "curriculum": [{"data": {"a": 1}, "steps": 5}]},
-     "more than that"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "steps"),
+        ({"steps": 5, "epochs": 1}, "exactly one"),
+        ({"max_steps": 5}, "belongs to until"),
+        ({"until": {"a.dev.loss": {"max": 1}}}, "max_steps"),
+        ({"until": {"a.dev.loss": {"max": 1}}, "max_steps": 5, "steps": 5}, "both say"),
+        ({"steps": 5, "extend": [0]}, "greater than or equal to 1"),
+        ({"steps": 5, "curriculum": [{"data": {"a": 1}}]}, "steps"),
+        ({"steps": 5, "curriculum": [{"data": {"a": 1}, "max_steps": 2}]}, "belongs to until"),
+        (
+            {
+                "max_steps": 5,
+                "until": {"a.dev.loss": {"max": 1}},
+                "curriculum": [{"data": {"a": 1}, "steps": 5}],
+            },
+            "more than that",
+        ),
+    ],
+)
 def test_lengths_that_are_not_said_or_said_twice(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         plan(**settings)

@@ -27,11 +27,17 @@ def specs(small: ModelSpec) -> dict[str, ModelSpec]:
     found = {name: model_of(TOWERS["internvit"], name) for name in PROJECTORS}
     found |= {name: model_of(tower) for name, tower in TOWERS.items()}
     for family in FAMILIES:
-        moe = {"moe": {"num_local_experts": 4, "num_experts_per_tok": 2}} if family == "mixtral-8x7b" else {}
+        moe = (
+            {"moe": {"num_local_experts": 4, "num_experts_per_tok": 2}}
+            if family == "mixtral-8x7b"
+            else {}
+        )
         found[family] = changed(small, "llm", family=family, **moe)
     found["tied"] = changed(small, "llm", tie_embeddings=True)
     found["prompt"] = changed(small, "audio_adapter", prompt_tokens=3)
-    return {name: changed(spec, "speech_decoder", width=16, num_heads=2) for name, spec in found.items()}
+    return {
+        name: changed(spec, "speech_decoder", width=16, num_heads=2) for name, spec in found.items()
+    }
 
 
 def changed(small: ModelSpec, part: str, **fields: Any) -> ModelSpec:
@@ -40,7 +46,9 @@ def changed(small: ModelSpec, part: str, **fields: Any) -> ModelSpec:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_empty_model_that_was_loaded_is_the_model(small_spec: ModelSpec, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_an_empty_model_that_was_loaded_is_the_model(
+    small_spec: ModelSpec, tmp_path: Path, dtype: torch.dtype
+) -> None:
     for label, spec in specs(small_spec).items():
         names = VARIED | (set(MODULES) - {"state_head"} if label == "prompt" else set())
         drawn = build_modules(spec, names, ctc_vocab_size=UNITS, seed=5, dtype=dtype)
@@ -49,14 +57,23 @@ def test_an_empty_model_that_was_loaded_is_the_model(small_spec: ModelSpec, tmp_
             empty = build_modules(spec, names, ctc_vocab_size=UNITS, dtype=dtype, empty=True)
             load_modules(empty, files, mapped=mapped)
             for kind in ("named_parameters", "named_buffers"):
-                want, have = (dict(getattr(modules, kind)(remove_duplicate=False)) for modules in (drawn, empty))
+                want, have = (
+                    dict(getattr(modules, kind)(remove_duplicate=False))
+                    for modules in (drawn, empty)
+                )
                 assert list(want) == list(have)
-                assert [name for name in want if want[name].dtype != have[name].dtype
-                        or not torch.equal(want[name], have[name])] == [], (label, mapped)
+                assert [
+                    name
+                    for name in want
+                    if want[name].dtype != have[name].dtype
+                    or not torch.equal(want[name], have[name])
+                ] == [], (label, mapped)
             assert first_names(empty) == first_names(drawn)
 
 
-def test_mapped_weights_take_no_memory_and_their_files_are_safe(small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_mapped_weights_take_no_memory_and_their_files_are_safe(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
     spec = changed(small_spec, "llm", vocab_size=400_000)
     drawn = build_modules(spec, ["llm"])
     files = save_modules(drawn, tmp_path)
@@ -73,16 +90,26 @@ def test_mapped_weights_take_no_memory_and_their_files_are_safe(small_spec: Mode
 
 
 @pytest.mark.parametrize("shift", [0, 8])
-def test_mapped_weights_lie_as_torch_lays_its_own(small_spec: ModelSpec, tmp_path: Path, shift: int) -> None:
-    """Or else sums are rounded in another order, and the same weights score differently in the last digits."""
+def test_mapped_weights_lie_as_torch_lays_its_own(
+    small_spec: ModelSpec, tmp_path: Path, shift: int
+) -> None:
+    """Or else sums are rounded in another order, and the same weights score differently in the last
+    digits."""
     files = save_modules(build_modules(small_spec, ["llm", "vision"]), tmp_path)
     for (path,) in files.values():
         data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
-        path.write_bytes((length + shift).to_bytes(8, "little") + data[8:8 + length] + b" " * shift + data[8 + length:])
+        path.write_bytes(
+            (length + shift).to_bytes(8, "little")
+            + data[8 : 8 + length]
+            + b" " * shift
+            + data[8 + length :]
+        )
     modules = build_modules(small_spec, files, empty=True)
     load_modules(modules, files, mapped=True)
-    assert {name for name, parameter in modules.named_parameters() if parameter.data_ptr() % 64} == set()
+    assert {
+        name for name, parameter in modules.named_parameters() if parameter.data_ptr() % 64
+    } == set()
 
 
 def own_memory() -> int:

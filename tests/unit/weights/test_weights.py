@@ -36,11 +36,18 @@ def build(spec: ModelSpec, seed: int, names: tuple[str, ...] = NAMES) -> nn.Modu
 
 
 def test_the_same_tensors_make_the_same_bytes(tmp_path: Path) -> None:
-    code = ("import sys, torch; from pathlib import Path; from vita_train.weights.save import save_modules;"
-            "save_modules({'m': {'b': torch.ones(3), 'a': torch.zeros(2, dtype=torch.int64)}}, Path(sys.argv[1]))")
+    code = (
+        "import sys, torch; from pathlib import Path; from vita_train.weights.save import "
+        "save_modules;"
+        "save_modules({'m': {'b': torch.ones(3), 'a': torch.zeros(2, dtype=torch.int64)}}, "
+        "Path(sys.argv[1]))"
+    )
     for seed in ("1", "2", "3"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], check=True,
-                       env={**os.environ, "PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / seed)],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
     assert len({(tmp_path / seed / "m.safetensors").read_bytes() for seed in ("1", "2", "3")}) == 1
 
 
@@ -52,7 +59,9 @@ def test_loading_gives_back_what_was_saved(small_spec: ModelSpec, tmp_path: Path
     assert difference(saved, other) == ""
     assert list(ledger.modules) == list(NAMES)
     assert ledger.modules["ctc_head"].parameters == 7 * 16 + 7
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.safetensors" for name in NAMES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{name}.safetensors" for name in NAMES
+    )
 
 
 def test_large_modules_are_split_and_joined(small_spec: ModelSpec, tmp_path: Path) -> None:
@@ -81,7 +90,9 @@ def test_tied_weights_are_stored_once_and_load_tied(small_spec: ModelSpec, tmp_p
         load_modules(build(small_spec, 3, ("llm",)), paths)
 
 
-def test_a_gathered_state_dict_with_both_names_of_a_pair_loads(small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_gathered_state_dict_with_both_names_of_a_pair_loads(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
     saved, other = build(tied(small_spec), 1, ("llm",)), build(tied(small_spec), 2, ("llm",))
     copies = {name: tensor.clone() for name, tensor in saved["llm"].state_dict().items()}
     assert "lm_head.weight" in copies
@@ -89,7 +100,9 @@ def test_a_gathered_state_dict_with_both_names_of_a_pair_loads(small_spec: Model
     assert difference(saved, other) == ""
 
 
-def test_every_difference_is_told_and_nothing_is_loaded(small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_every_difference_is_told_and_nothing_is_loaded(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
     paths = save_modules(build(small_spec, 1), tmp_path)
     changed = load_file(paths["projector"][0])
     changed["4.weight"] = changed.pop("2.bias")
@@ -101,10 +114,13 @@ def test_every_difference_is_told_and_nothing_is_loaded(small_spec: ModelSpec, t
     del paths["ctc_head"]
     with pytest.raises(CheckpointError) as caught:
         load_modules(target, paths)
-    for line in ("ctc_head: there are no weights", "projector: 4.weight 32 is not part of the model",
-                 "projector: 0.weight is 32x5 in the file and 32x64 in the model",
-                 "projector: 0.bias is I64 in the file and torch.float32 in the model",
-                 "projector: 2.bias 32 is missing"):
+    for line in (
+        "ctc_head: there are no weights",
+        "projector: 4.weight 32 is not part of the model",
+        "projector: 0.weight is 32x5 in the file and 32x64 in the model",
+        "projector: 0.bias is I64 in the file and torch.float32 in the model",
+        "projector: 2.bias 32 is missing",
+    ):
         assert line in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
@@ -113,7 +129,9 @@ def test_floats_take_the_type_of_the_model(small_spec: ModelSpec, tmp_path: Path
     paths = save_modules(build(small_spec, 1, ("projector",)), tmp_path)
     half = build_modules(small_spec, ["projector"], dtype=torch.bfloat16)
     load_modules(half, paths)
-    assert torch.equal(half["projector"][0].weight, load_file(paths["projector"][0])["0.weight"].bfloat16())
+    assert torch.equal(
+        half["projector"][0].weight, load_file(paths["projector"][0])["0.weight"].bfloat16()
+    )
 
 
 def truncated(data: bytes) -> bytes:
@@ -125,7 +143,9 @@ def claiming_a_terabyte(data: bytes) -> bytes:
 
 
 def claiming_a_huge_tensor(data: bytes) -> bytes:
-    header = json.dumps({"0.weight": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}).encode()
+    header = json.dumps(
+        {"0.weight": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header + b"\0" * 64
 
 
@@ -148,14 +168,30 @@ def deeply_nested(data: bytes) -> bytes:
 
 
 def with_negative_places(data: bytes) -> bytes:
-    header = json.dumps({"0.weight": {"dtype": "F32", "shape": [-4], "data_offsets": [16, 0]}}).encode()
+    header = json.dumps(
+        {"0.weight": {"dtype": "F32", "shape": [-4], "data_offsets": [16, 0]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header
 
 
-@pytest.mark.parametrize("damage", [truncated, claiming_a_terabyte, claiming_a_huge_tensor, overlapping,
-                                    of_another_kind, with_a_list_for_a_header, deeply_nested, with_negative_places,
-                                    lambda data: b"", lambda data: data + b"\0"])
-def test_hostile_files_are_refused_in_one_line(small_spec: ModelSpec, tmp_path: Path, damage) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated,
+        claiming_a_terabyte,
+        claiming_a_huge_tensor,
+        overlapping,
+        of_another_kind,
+        with_a_list_for_a_header,
+        deeply_nested,
+        with_negative_places,
+        lambda data: b"",
+        lambda data: data + b"\0",
+    ],
+)
+def test_hostile_files_are_refused_in_one_line(
+    small_spec: ModelSpec, tmp_path: Path, damage
+) -> None:
     modules = build(small_spec, 1, ("projector",))
     (path,) = save_modules(modules, tmp_path)["projector"]
     path.write_bytes(damage(path.read_bytes()))
@@ -182,14 +218,17 @@ def reference(path: Path) -> FileRef:
 
 def test_weights_load_from_a_manifest(small_spec: ModelSpec, tmp_path: Path) -> None:
     saved, other = build(small_spec, 1), build(small_spec, 2)
-    refs = {name: ModuleRef(stage="1.1", files=tuple(map(reference, paths)))
-            for name, paths in save_modules(saved, tmp_path).items()}
+    refs = {
+        name: ModuleRef(stage="1.1", files=tuple(map(reference, paths)))
+        for name, paths in save_modules(saved, tmp_path).items()
+    }
     load_modules(other, Manifest(kind="model", run="r", stage="1.1", digest="0", modules=refs))
     assert difference(saved, other) == ""
 
 
-def test_an_export_loads_back_to_the_same_model(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
-                                                tmp_path: Path) -> None:
+def test_an_export_loads_back_to_the_same_model(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     modules = build(small_spec, 1)
     summary = export_model(modules, recipe, corpus, tmp_path / "model")
     shutil.rmtree(corpus)
@@ -214,19 +253,36 @@ def with_corpus(recipe: Recipe, corpus: Path) -> Run:
     return run
 
 
-def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
-                                                            tmp_path: Path) -> None:
+def test_a_finished_run_is_exported_with_its_newest_weights(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     later = recipe.stages["1.1"].model_copy(update={"after": ["1.1"]})
     recipe = recipe.model_copy(update={"stages": recipe.stages | {"1.2": later}})
     store = open_store(recipe.storage.root)
-    recipe = recipe.model_copy(update={"stages": recipe.stages | {"2.1b": later.model_copy(update={"after": ["1.2"]})}})
-    newest = {"1.1": build(small_spec, 1, ("llm", "projector")), "1.2": build(small_spec, 2, ("projector",))}
+    recipe = recipe.model_copy(
+        update={"stages": recipe.stages | {"2.1b": later.model_copy(update={"after": ["1.2"]})}}
+    )
+    newest = {
+        "1.1": build(small_spec, 1, ("llm", "projector")),
+        "1.2": build(small_spec, 2, ("projector",)),
+    }
     for stage, modules in newest.items():
         paths = save_modules(modules, tmp_path / stage)
-        refs = {name: ModuleRef(stage=stage, files=tuple(map(reference, paths[name]))) for name in modules}
-        write_final(store, f"demo/{stage}", Manifest(kind="model", run="demo", stage=stage, digest=stage, modules=refs))
+        refs = {
+            name: ModuleRef(stage=stage, files=tuple(map(reference, paths[name])))
+            for name in modules
+        }
+        write_final(
+            store,
+            f"demo/{stage}",
+            Manifest(kind="model", run="demo", stage=stage, digest=stage, modules=refs),
+        )
         if stage == "1.1":  # a later stage that read the older projector
-            write_final(store, "demo/2.1b", Manifest(kind="model", run="demo", stage="2.1b", digest="b", modules=refs))
+            write_final(
+                store,
+                "demo/2.1b",
+                Manifest(kind="model", run="demo", stage="2.1b", digest="b", modules=refs),
+            )
     files = export_run(with_corpus(recipe, corpus), tmp_path / "model")
     assert tmp_path / "model" / "projector.safetensors" in files
     exported = load_exported(tmp_path / "model").modules
@@ -235,24 +291,35 @@ def test_a_finished_run_is_exported_with_its_newest_weights(small_spec: ModelSpe
     assert torch.equal(exported["llm"].lm_head.weight, newest["1.1"]["llm"].lm_head.weight)
 
 
-def test_a_projector_without_weights_is_exported_too(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
-                                                     tmp_path: Path) -> None:
-    spec = small_spec.model_copy(update={"projector": ProjectorSpec(kind="identity"), "vision": InternVitSpec(
-        **{**small_spec.vision.model_dump(), "hidden_size": 8})})
+def test_a_projector_without_weights_is_exported_too(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    spec = small_spec.model_copy(
+        update={
+            "projector": ProjectorSpec(kind="identity"),
+            "vision": InternVitSpec(**{**small_spec.vision.model_dump(), "hidden_size": 8}),
+        }
+    )
     recipe = recipe.model_copy(update={"model": spec})
     modules = build(spec, 1, ("llm", "vision"))
-    refs = {name: ModuleRef(stage="1.1", files=tuple(map(reference, paths)))
-            for name, paths in save_modules(modules, tmp_path / "weights").items()}
-    write_final(open_store(recipe.storage.root), "demo/1.1",
-                Manifest(kind="model", run="demo", stage="1.1", digest="d", modules=refs))
+    refs = {
+        name: ModuleRef(stage="1.1", files=tuple(map(reference, paths)))
+        for name, paths in save_modules(modules, tmp_path / "weights").items()
+    }
+    write_final(
+        open_store(recipe.storage.root),
+        "demo/1.1",
+        Manifest(kind="model", run="demo", stage="1.1", digest="d", modules=refs),
+    )
     export_run(with_corpus(recipe, corpus), tmp_path / "model")
     exported = load_exported(tmp_path / "model").modules
     assert list(exported) == ["llm", "vision", "projector"]
     assert difference(modules, nn.ModuleDict({name: exported[name] for name in modules})) == ""
 
 
-def test_exporting_again_replaces_an_export_and_nothing_else(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
-                                                             tmp_path: Path) -> None:
+def test_exporting_again_replaces_an_export_and_nothing_else(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "model"
     export_model(build(small_spec, 1), recipe, corpus, out)
     newer = build(small_spec, 2)
@@ -266,8 +333,9 @@ def test_exporting_again_replaces_an_export_and_nothing_else(small_spec: ModelSp
     assert os.listdir(precious) == ["thesis.txt"]
 
 
-def test_an_export_that_was_changed_is_refused(small_spec: ModelSpec, recipe: Recipe, corpus: Path,
-                                               tmp_path: Path) -> None:
+def test_an_export_that_was_changed_is_refused(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "model"
     export_model(build(small_spec, 1), recipe, corpus, out)
     weights = out / "projector.safetensors"
@@ -289,21 +357,32 @@ def test_an_export_that_was_changed_is_refused(small_spec: ModelSpec, recipe: Re
 def test_the_original_internvit_names_are_understood(small_spec: ModelSpec, tmp_path: Path) -> None:
     tower = build(small_spec, 1, ("vision",))["vision"]
     ours = tower.model.state_dict()
-    original = {"embeddings.class_embedding": ours["embeddings.cls_token"],
-                "embeddings.position_embedding": ours["embeddings.position_embeddings"]}
+    original = {
+        "embeddings.class_embedding": ours["embeddings.cls_token"],
+        "embeddings.position_embedding": ours["embeddings.position_embeddings"],
+    }
     for part in ("weight", "bias"):
-        original[f"embeddings.patch_embedding.{part}"] = ours[f"embeddings.patch_embeddings.projection.{part}"]
+        original[f"embeddings.patch_embedding.{part}"] = ours[
+            f"embeddings.patch_embeddings.projection.{part}"
+        ]
         for k in range(2):
             new, old = f"encoder.layer.{k}.", f"encoder.layers.{k}."
             original[f"{old}attn.qkv.{part}"] = torch.cat(
-                [ours[f"{new}attention.{letter}_proj.{part}"] for letter in "qkv"])
+                [ours[f"{new}attention.{letter}_proj.{part}"] for letter in "qkv"]
+            )
             original[f"{old}attn.proj.{part}"] = ours[f"{new}attention.projection_layer.{part}"]
             original[f"{old}norm1.{part}"] = ours[f"{new}layernorm_before.{part}"]
             original[f"{old}norm2.{part}"] = ours[f"{new}layernorm_after.{part}"]
             original[f"{old}mlp.fc1.{part}"] = ours[f"{new}mlp.fc1.{part}"]
             original[f"{old}mlp.fc2.{part}"] = ours[f"{new}mlp.fc2.{part}"]
-            original[f"{old}ls1"], original[f"{old}ls2"] = ours[f"{new}lambda_1"], ours[f"{new}lambda_2"]
-    named = {f"model.vision_tower.vision_tower.{name}": tensor.clone() for name, tensor in original.items()}
+            original[f"{old}ls1"], original[f"{old}ls2"] = (
+                ours[f"{new}lambda_1"],
+                ours[f"{new}lambda_2"],
+            )
+    named = {
+        f"model.vision_tower.vision_tower.{name}": tensor.clone()
+        for name, tensor in original.items()
+    }
     save_file(named | {"model.mm_projector.0.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
     tiles = torch.randn(1, 3, 32, 32)
     assert torch.equal(load_vision(small_spec.vision, str(tmp_path)).eval()(tiles), tower(tiles))
@@ -311,12 +390,17 @@ def test_the_original_internvit_names_are_understood(small_spec: ModelSpec, tmp_
         load_vision(small_spec.vision.model_copy(update={"hidden_size": 32}), str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["projector", "audio_encoder", "ctc_head", "codec", "speech_decoder"])
+@pytest.mark.parametrize(
+    "name", ["projector", "audio_encoder", "ctc_head", "codec", "speech_decoder"]
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_by_name(small_spec: ModelSpec, tmp_path: Path, name: str,
-                                                        value: float) -> None:
+def test_values_that_are_not_finite_are_refused_by_name(
+    small_spec: ModelSpec, tmp_path: Path, name: str, value: float
+) -> None:
     saved = build(small_spec, 1, (name,))
-    tensor = next(key for key, tensor in saved[name].state_dict().items() if tensor.is_floating_point())
+    tensor = next(
+        key for key, tensor in saved[name].state_dict().items() if tensor.is_floating_point()
+    )
     saved[name].state_dict()[tensor].view(-1)[0] = value
     with pytest.raises(CheckpointError) as caught:
         load_modules(build(small_spec, 2, (name,)), save_modules(saved, tmp_path))
@@ -324,9 +408,13 @@ def test_values_that_are_not_finite_are_refused_by_name(small_spec: ModelSpec, t
     assert f"{name}.safetensors" in caught.value.where
 
 
-def test_a_tower_with_values_that_are_not_finite_is_refused(small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_tower_with_values_that_are_not_finite_is_refused(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
     tower = build(small_spec, 1, ("vision",))["vision"]
-    stored = {f"vision_tower.{key}": tensor.clone() for key, tensor in tower.model.state_dict().items()}
+    stored = {
+        f"vision_tower.{key}": tensor.clone() for key, tensor in tower.model.state_dict().items()
+    }
     name = sorted(stored)[0]
     stored[name].view(-1)[0] = float("nan")
     save_file(stored, tmp_path / "model.safetensors")

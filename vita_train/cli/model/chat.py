@@ -29,15 +29,27 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    checkpoint: Annotated[str, typer.Option(help="An exported model, or a run's directory or URI.")],
-    text: Annotated[str, typer.Option(help="The question; without it and --audio a session begins.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="An exported model, or a run's directory or URI.")
+    ],
+    text: Annotated[
+        str, typer.Option(help="The question; without it and --audio a session begins.")
+    ] = "",
     image: Annotated[list[Path] | None, typer.Option(help="Image, may be repeated.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="Recording; alone it is a spoken question.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Recording; alone it is a spoken question.")
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="Video.")] = None,
-    speak: Annotated[Path | None, typer.Option(help="Speak the reply into this WAV file while it is made.")] = None,
+    speak: Annotated[
+        Path | None, typer.Option(help="Speak the reply into this WAV file while it is made.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the most likely token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw from the fewest tokens that reach it.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 always takes the most likely token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Draw from the fewest tokens that reach it.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Talk to a trained model. Text streams out as it is made."""
@@ -51,9 +63,17 @@ def chat(
         Session(model, list(image or []), video, speak, max_tokens).run()
 
 
-def say(model: Chat, text: str, images: list[Path], audios: list[Path], video: Path | None, max_tokens: int,
-        speak: Path | None = None) -> str:
-    """Print a reply as it is made, with ``speak`` write its sound as it is made too, and return the reply.
+def say(
+    model: Chat,
+    text: str,
+    images: list[Path],
+    audios: list[Path],
+    video: Path | None,
+    max_tokens: int,
+    speak: Path | None = None,
+) -> str:
+    """Print a reply as it is made, with ``speak`` write its sound as it is made too, and return the
+    reply.
 
     Ctrl-C interrupts it: what was said by then stays in the conversation.
     """
@@ -79,16 +99,27 @@ def say(model: Chat, text: str, images: list[Path], audios: list[Path], video: P
     if model.ignored:
         print("(the model took this as not meant for it)", file=sys.stderr)
     if file:
-        print(f"spoken: {speak}, {file.seconds:.1f} s; it began after {heard:.1f} s, the text was complete after "
-              f"{written:.1f} s", file=sys.stderr)
+        print(
+            f"spoken: {speak}, {file.seconds:.1f} s; it began after {heard:.1f} s, the text was "
+            f"complete after "
+            f"{written:.1f} s",
+            file=sys.stderr,
+        )
     return reply
 
 
 class Session:
-    """Lines from the keyboard to turns of a conversation. A mistake costs a line, not the session."""
+    """Lines from the keyboard to turns of a conversation. A mistake costs a line, not the
+    session."""
 
-    def __init__(self, model: Chat, images: list[Path], video: Path | None, speak: Path | None,
-                 max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Chat,
+        images: list[Path],
+        video: Path | None,
+        speak: Path | None,
+        max_tokens: int,
+    ) -> None:
         self.model = model
         self.images, self.video, self.speak, self.max_tokens = images, video, speak, max_tokens
         self.audios: list[Path] = []
@@ -137,11 +168,17 @@ class Session:
             case "/help":
                 print(HELP)
             case _ if command.startswith("/"):
-                raise UserError(f"unknown command {command!r}", code="VT-USE-003", remedy="/help lists the commands")
+                raise UserError(
+                    f"unknown command {command!r}",
+                    code="VT-USE-003",
+                    remedy="/help lists the commands",
+                )
             case _ if line or self.audios:
                 self.answer(line)
 
     def answer(self, text: str) -> None:
         """Put a turn to the model with what was attached to it."""
-        self.reply = say(self.model, text, self.images, self.audios, self.video, self.max_tokens, self.speak)
+        self.reply = say(
+            self.model, text, self.images, self.audios, self.video, self.max_tokens, self.speak
+        )
         self.images, self.audios, self.video = [], [], None

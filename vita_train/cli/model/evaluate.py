@@ -13,8 +13,12 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
-    limit: Annotated[int | None, typer.Option(min=1, help="Most samples of a slice.", show_default=False)] = None,
+    run: Annotated[
+        str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)
+    ],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most samples of a slice.", show_default=False)
+    ] = None,
 ) -> None:
     """Print every held-out measure of a run's newest weights, and keep samples for its report."""
     from vita_train.evaluation.run import evaluate_run

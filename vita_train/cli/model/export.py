@@ -1,4 +1,5 @@
-"""``vita-train model export``: the newest weights of a run as one directory, in our layout or in someone else's."""
+"""``vita-train model export``: the newest weights of a run as one directory, in our layout or in
+someone else's."""
 
 from __future__ import annotations
 
@@ -14,16 +15,26 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
-    to: Annotated[str, typer.Option(help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (images "
-                                         "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
-                                         "with this package), adapter (only the last adapters that were trained, for "
-                                         "PEFT), or one of a plugin.")] = "own",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (images "
+            "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
+            "with this package), adapter (only the last adapters that were trained, for "
+            "PEFT), or one of a plugin."
+        ),
+    ] = "own",
 ) -> None:
-    """Write the newest weights of a run with all that is needed to use them, and check that they load back."""
+    """Write the newest weights of a run with all that is needed to use them, and check that they
+    load back."""
     from vita_train.runs.run import Run
     from vita_train.weights.formats.exporting import export_run_as
 
     files = export_run_as(Run.open(run), out, to)
-    typer.echo(f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+    typer.echo(
+        f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
+    )

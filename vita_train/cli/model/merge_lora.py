@@ -14,16 +14,27 @@ def register(app: typer.Typer) -> None:
 
 
 def merge_lora(
-    run: Annotated[str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="Run directory or URI, <storage.root>/<run>.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Directory to make.", show_default=False)],
-    stage: Annotated[str, typer.Option(help="Stage id or alias; the last one that trained adapters when not given.",
-                                       show_default=False)] = "",
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="Stage id or alias; the last one that trained adapters when not given.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
-    """Merge a stage's adapters into the weights they were trained on, and tell how much the logits change."""
+    """Merge a stage's adapters into the weights they were trained on, and tell how much the logits
+    change."""
     from vita_train.runs.run import Run
     from vita_train.weights.merge import merge_stage
 
     opened = Run.open(run)
     merged = merge_stage(opened, out, stage=stage)
-    typer.echo(f"{out}: stage {merged.stage} merged; logits up to {merged.largest_logit:.3g} change by "
-               f"{merged.difference:.3g} at most, {merged.rounded:.3g} stored as {opened.recipe.model.dtype}")
+    typer.echo(
+        f"{out}: stage {merged.stage} merged; logits up to {merged.largest_logit:.3g} change by "
+        f"{merged.difference:.3g} at most, {merged.rounded:.3g} stored as "
+        f"{opened.recipe.model.dtype}"
+    )

@@ -19,18 +19,36 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.",
-                                          show_default=False)],
-    gpu: Annotated[str, typer.Option(help="GPU to check against, its memory in GB at the end: h100-80.",
-                                     show_default=False)] = "",
-    ranks: Annotated[int, typer.Option(min=0, help="Processes; 0 takes the recipe's own number.")] = 0,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak that training reaches.")] = 0.4,
-    price: Annotated[float, typer.Option(min=0, help="Of one GPU for an hour, in any currency.",
-                                         show_default=False)] = 0.0,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
-                                                       help="Change a setting of the recipe.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a shipped recipe, or path of a YAML file.", show_default=False
+        ),
+    ],
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help="GPU to check against, its memory in GB at the end: h100-80.", show_default=False
+        ),
+    ] = "",
+    ranks: Annotated[
+        int, typer.Option(min=0, help="Processes; 0 takes the recipe's own number.")
+    ] = 0,
+    mfu: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak that training reaches."),
+    ] = 0.4,
+    price: Annotated[
+        float,
+        typer.Option(min=0, help="Of one GPU for an hour, in any currency.", show_default=False),
+    ] = 0.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
+    ] = None,
 ) -> None:
-    """Show parameters, memory by sharding, hours on a GPU and the tokens of media, without running anything."""
+    """Show parameters, memory by sharding, hours on a GPU and the tokens of media, without running
+    anything."""
     from rich.console import Console
 
     from vita_train.gpus import bfloat16_flops
@@ -46,18 +64,32 @@ def plan(
         _show_hours(planned, gpu, peak, ranks, mfu, price, console)
 
 
-def _show_hours(plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price: float, console: Console) -> None:
+def _show_hours(
+    plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price: float, console: Console
+) -> None:
     from vita_train.planning.throughput import flops_per_token, hours_per_billion
 
-    hours = _table("stage", "what", "GFLOP a token", "tokens/s", "hours", *(["cost"] if price else []))
+    hours = _table(
+        "stage", "what", "GFLOP a token", "tokens/s", "hours", *(["cost"] if price else [])
+    )
     for stage in plan.stages:
         if stage.seq_len:
             taken = hours_per_billion(stage, peak, ranks, mfu)
             cost = [f"{taken * ranks * price:,.0f}"] if price else []
-            hours.add_row(stage.stage, stage.title, f"{flops_per_token(stage) / 1e9:,.1f}",
-                          f"{1e9 / taken / 3600:,.0f}", f"{taken:,.1f}", *cost)
-    console.print(f"\n[bold]a billion tokens[/bold] on {ranks} x {gpu} at {mfu:.0%} of {peak / 1e12:,.0f} TFLOP/s "
-                  "(an estimate: attention and recomputed activations come on top)", hours)
+            hours.add_row(
+                stage.stage,
+                stage.title,
+                f"{flops_per_token(stage) / 1e9:,.1f}",
+                f"{1e9 / taken / 3600:,.0f}",
+                f"{taken:,.1f}",
+                *cost,
+            )
+    console.print(
+        f"\n[bold]a billion tokens[/bold] on {ranks} x {gpu} at {mfu:.0%} of {peak / 1e12:,.0f} "
+        f"TFLOP/s "
+        "(an estimate: attention and recomputed activations come on top)",
+        hours,
+    )
 
 
 def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
@@ -69,15 +101,28 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     modules.add_row("together", f"{sum(plan.modules.values()):,}", style="bold")
     console.print(f"[bold]{plan.name}[/bold]", modules)
     if "ctc_head" in plan.modules:
-        console.print(f"ctc_head is counted with {CTC_VOCAB_SIZE:,} units; transcripts decide the real number.\n")
+        console.print(
+            f"ctc_head is counted with {CTC_VOCAB_SIZE:,} units; transcripts decide the real "
+            f"number.\n"
+        )
 
-    stages = _table("stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch")
+    stages = _table(
+        "stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch"
+    )
     for stage in plan.stages:
-        stages.add_row(stage.stage, stage.title, _count(sum(stage.modules.values())),
-                       _count(sum(stage.trained.values())),
-                       *(_gigabytes(stage, zero, ranks, memory) for zero in range(4)), _batch(stage))
-    console.print(f"[bold]stages on {ranks} process{'' if ranks == 1 else 'es'}[/bold], GB each for weights, "
-                  "gradients and optimizer by ZeRO stage, before activations", stages)
+        stages.add_row(
+            stage.stage,
+            stage.title,
+            _count(sum(stage.modules.values())),
+            _count(sum(stage.trained.values())),
+            *(_gigabytes(stage, zero, ranks, memory) for zero in range(4)),
+            _batch(stage),
+        )
+    console.print(
+        f"[bold]stages on {ranks} process{'' if ranks == 1 else 'es'}[/bold], GB each for weights, "
+        "gradients and optimizer by ZeRO stage, before activations",
+        stages,
+    )
     red = f" Red does not fit {memory / 1e9:.0f} GB." if memory else ""
     console.print(f"Marked with * is the sharding that the recipe chooses.{red}\n")
 
@@ -94,7 +139,11 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in headings:
         text = heading in ("stage", "what", "module", "media")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=heading not in ("what", headings[-1]))
+        table.add_column(
+            heading,
+            justify="left" if text else "right",
+            no_wrap=heading not in ("what", headings[-1]),
+        )
     return table
 
 

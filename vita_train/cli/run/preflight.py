@@ -13,7 +13,8 @@ def register(app: typer.Typer) -> None:
 
 
 def preflight(recipe: Recipe, run: RunName = "", settings: Set = None) -> None:
-    """Check that a run can succeed before it starts: recipe, storage, data, model, memory, ports."""
+    """Check that a run can succeed before it starts: recipe, storage, data, model, memory,
+    ports."""
     from rich.console import Console
 
     from vita_train.console import show_checks

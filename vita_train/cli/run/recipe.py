@@ -10,8 +10,14 @@ import typer
 if TYPE_CHECKING:
     from vita_train.recipe.stage import CurriculumPhase, StageSpec
 
-Name = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
+]
 
 group = typer.Typer(help="List, show, check and compare recipes.", no_args_is_help=True)
 
@@ -51,11 +57,16 @@ def check(recipe: Name, settings: Set = None) -> None:
     check_recipe(resolved)
     for stage, spec in resolved.stages.items():
         length = f"{spec.epochs:g} epochs" if spec.most_steps is None else _steps(spec)
-        typer.echo(f"{stage:<9} {spec.title:<27} {length} of {spec.batch.global_batch_size}, {spec.objective}")
+        typer.echo(
+            f"{stage:<9} {spec.title:<27} {length} of {spec.batch.global_batch_size}, "
+            f"{spec.objective}"
+        )
         typer.echo(f"{'':<9} after {', '.join(spec.after or ['the data'])}")
         typer.echo(f"{'':<9} trains {_pairs(spec.trainable)}")
         if spec.lora:
-            typer.echo(f"{'':<9} adapters of rank {spec.lora.rank} in {', '.join(spec.lora.modules)}")
+            typer.echo(
+                f"{'':<9} adapters of rank {spec.lora.rank} in {', '.join(spec.lora.modules)}"
+            )
         if spec.quantize:
             typer.echo(f"{'':<9} over weights in {spec.quantize.kind}")
         for phase in spec.curriculum:
@@ -76,10 +87,15 @@ def diff(
     first: Name,
     second: Name,
     settings: Set = None,
-    stage: Annotated[str, typer.Option(help="Compare this stage alone, and all that no stage owns.",
-                                       show_default=False)] = "",
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="Compare this stage alone, and all that no stage owns.", show_default=False
+        ),
+    ] = "",
 ) -> None:
-    """Print the settings in which two recipes differ, with both values. --set applies to the second."""
+    """Print the settings in which two recipes differ, with both values. --set applies to the
+    second."""
     from vita_train.recipe.diff import differences
     from vita_train.recipe.load import load_recipe
 
@@ -99,10 +115,15 @@ def schema() -> None:
 
 @group.command()
 def upgrade(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe files, rewritten in place.",
-                                                show_default=False)],
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 2 if a file has former keys.")
-                     ] = False,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Recipe files, rewritten in place.", show_default=False
+        ),
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 2 if a file has former keys.")
+    ] = False,
 ) -> None:
     """Rewrite recipe files to today's names of keys; comments and layout stay as they are."""
     from vita_train.errors import RecipeError
@@ -115,9 +136,14 @@ def upgrade(
         for rename in renames:
             typer.echo(f"{file}:{rename.line}: {rename.old} -> {rename.new}")
     if check and outdated:
-        raise RecipeError(f"{outdated} of {len(files)} files have former keys" if len(files) > 1 else
-                          "has former keys", code="VT-RECIPE-001", where=str(files[0]) if len(files) == 1 else "",
-                          remedy="run the same command without --check")
+        raise RecipeError(
+            f"{outdated} of {len(files)} files have former keys"
+            if len(files) > 1
+            else "has former keys",
+            code="VT-RECIPE-001",
+            where=str(files[0]) if len(files) == 1 else "",
+            remedy="run the same command without --check",
+        )
     if not outdated:
         typer.echo("nothing to rename")
 

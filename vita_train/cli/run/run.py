@@ -13,18 +13,46 @@ from vita_train.errors import COMMAND
 if TYPE_CHECKING:
     from vita_train.runs import run as runs
 
-Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False)]
-RunName = Annotated[str, typer.Option("--run", help="Name of the run; the recipe's when not given.",
-                                      show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")]
-Only = Annotated[str, typer.Option(help="Do this step alone (several with commas).", show_default=False)]
-Since = Annotated[str, typer.Option("--from", help="Do this step and all that wait for it.", show_default=False)]
-Until = Annotated[str, typer.Option(help="Do this step and all that it waits for.", show_default=False)]
-Extend = Annotated[list[str] | None, typer.Option("--extend", metavar="STAGE=STEPS", help="Train a stage longer, from "
-                                                  "its last checkpoint; the run remembers it.")]
-Accept = Annotated[list[str] | None, typer.Option("--accept", metavar="STAGE", help="Go on although this stage missed "
-                                                  "a gate; the run and its report remember it.")]
-Force = Annotated[bool, typer.Option("--force", help="Do the chosen steps again even if committed.")]
+Recipe = Annotated[
+    str,
+    typer.Argument(help="Name of a shipped recipe, or path of a YAML file.", show_default=False),
+]
+RunName = Annotated[
+    str,
+    typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
+]
+Only = Annotated[
+    str, typer.Option(help="Do this step alone (several with commas).", show_default=False)
+]
+Since = Annotated[
+    str, typer.Option("--from", help="Do this step and all that wait for it.", show_default=False)
+]
+Until = Annotated[
+    str, typer.Option(help="Do this step and all that it waits for.", show_default=False)
+]
+Extend = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extend",
+        metavar="STAGE=STEPS",
+        help="Train a stage longer, from its last checkpoint; the run remembers it.",
+    ),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="STAGE",
+        help="Go on although this stage missed a gate; the run and its report remember it.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Do the chosen steps again even if committed.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +72,8 @@ def run(
     extend: Extend = None,
     accept: Accept = None,
 ) -> None:
-    """Run the whole pipeline on this machine, or a part of it. What is committed already is not done again."""
+    """Run the whole pipeline on this machine, or a part of it. What is committed already is not
+    done again."""
     from rich.console import Console
 
     from vita_train.console import show_checks
@@ -67,7 +96,8 @@ def run(
 
 
 def _command(recipe: str, run: str, settings: list[str]) -> str:
-    """Return the command that runs the whole pipeline of this run, to be pasted with further options."""
+    """Return the command that runs the whole pipeline of this run, to be pasted with further
+    options."""
     from vita_train.pipeline.local.ending import program
 
     words = [program(), "run", recipe, *(["--run", run] if run else [])]
@@ -79,19 +109,41 @@ def launch(
     stage: Annotated[str, typer.Option(help="Name of the stage, or an alias.")],
     run: RunName = "",
     settings: Set = None,
-    backend: Annotated[str, typer.Option(help="Job backend: local, kubernetes, trainjob, pytorchjob or a plugin's; as "
-                                              "the recipe says when not given.", show_default=False)] = "",
-    nnodes: Annotated[int, typer.Option(min=1, help="Machines, when each is started by hand with this command.")] = 1,
-    node_rank: Annotated[int | None, typer.Option(help="Number of this machine, from 0; INDEX when not given.",
-                                                  show_default=False)] = None,
-    master_addr: Annotated[str, typer.Option(help="Address of machine 0; MASTER_ADDR when not given.",
-                                             show_default=False)] = "",
-    master_port: Annotated[int | None, typer.Option(help="Port on it; MASTER_PORT, or 29500, when not given.",
-                                                    show_default=False)] = None,
-    network: Annotated[str, typer.Option(help="Preset of network variables: public, those of the public launch "
-                                              "scripts.", show_default=False)] = "",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Job backend: local, kubernetes, trainjob, pytorchjob or a plugin's; as "
+            "the recipe says when not given.",
+            show_default=False,
+        ),
+    ] = "",
+    nnodes: Annotated[
+        int, typer.Option(min=1, help="Machines, when each is started by hand with this command.")
+    ] = 1,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of this machine, from 0; INDEX when not given.", show_default=False
+        ),
+    ] = None,
+    master_addr: Annotated[
+        str,
+        typer.Option(help="Address of machine 0; MASTER_ADDR when not given.", show_default=False),
+    ] = "",
+    master_port: Annotated[
+        int | None,
+        typer.Option(help="Port on it; MASTER_PORT, or 29500, when not given.", show_default=False),
+    ] = None,
+    network: Annotated[
+        str,
+        typer.Option(
+            help="Preset of network variables: public, those of the public launch scripts.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
-    """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part of it."""
+    """Run one stage as a job and print the manifest it committed. With --nnodes, one machine's part
+    of it."""
     from vita_train.launch.backend import stage_job
     from vita_train.launch.local import LocalBackend
     from vita_train.launch.nodes import nodes_by_hand
@@ -109,7 +161,10 @@ def launch(
         machine, job = LocalBackend(nodes, network), stage_job(opened, step, digest="")
         if nodes.rank > 0:
             complete(machine, job)
-            typer.echo(f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the stage")
+            typer.echo(
+                f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the "
+                f"stage"
+            )
         else:
             typer.echo(finish(machine, job).model_dump_json(indent=1))
         return

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from vita_train.pipeline.server import PipelineServer
     from vita_train.recipe import schema
 
-Endpoint = Annotated[str, typer.Option(envvar="KFP_ENDPOINT", help="URL of the server.", show_default=False)]
-Namespace = Annotated[str, typer.Option(help="Namespace on a multi-user installation.", show_default=False)]
+Endpoint = Annotated[
+    str, typer.Option(envvar="KFP_ENDPOINT", help="URL of the server.", show_default=False)
+]
+Namespace = Annotated[
+    str, typer.Option(help="Namespace on a multi-user installation.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,20 +35,34 @@ def submit(
     since: Since = "",
     until: Until = "",
     force: Force = False,
-    storage: Annotated[str, typer.Option(help="s3:// URI under which runs lie; the recipe's when not given.",
-                                         show_default=False)] = "",
-    pipeline: Annotated[str, typer.Option(help="Name of a pipeline on the server, to be taken as it is; when not "
-                                               "given, the one with the recipe's stages, compiled and uploaded where "
-                                               "the server lacks it.", show_default=False)] = "",
+    storage: Annotated[
+        str,
+        typer.Option(
+            help="s3:// URI under which runs lie; the recipe's when not given.", show_default=False
+        ),
+    ] = "",
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            help="Name of a pipeline on the server, to be taken as it is; when not "
+            "given, the one with the recipe's stages, compiled and uploaded where "
+            "the server lacks it.",
+            show_default=False,
+        ),
+    ] = "",
     experiment: Annotated[str, typer.Option(help="What the run is listed under.")] = "vita-train",
-    service_account: Annotated[str, typer.Option(help="Account of the steps; the server's default when not given.",
-                                                 show_default=False)] = "",
+    service_account: Annotated[
+        str,
+        typer.Option(
+            help="Account of the steps; the server's default when not given.", show_default=False
+        ),
+    ] = "",
     namespace: Namespace = "",
 ) -> None:
     """Start a run on a server. The recipe is checked here first, and travels with the run.
 
-    A recipe with stages of its own gets a pipeline of its own, with the images and names that the pipelines on the
-    server were compiled with; VITA_TRAIN_TRAINER_IMAGE and its like go first.
+    A recipe with stages of its own gets a pipeline of its own, with the images and names that the
+    pipelines on the server were compiled with; VITA_TRAIN_TRAINER_IMAGE and its like go first.
     """
     from vita_train.pipeline.compiled import serving_pipeline
     from vita_train.pipeline.server import PipelineServer
@@ -63,10 +81,22 @@ def submit(
     if not pipeline:
         _provide(server, resolved)
     shipped = recipe in preset_names()
-    watch = server.submit(pipeline or serving_pipeline(resolved), {
-        "recipe": recipe if shipped else dump_recipe(resolved), "run": name, "storage_root": storage,
-        "overrides": settings or [] if shipped else [], "only": only, "from_step": since, "until_step": until,
-        "force": force}, name=name, experiment=experiment, service_account=service_account)
+    watch = server.submit(
+        pipeline or serving_pipeline(resolved),
+        {
+            "recipe": recipe if shipped else dump_recipe(resolved),
+            "run": name,
+            "storage_root": storage,
+            "overrides": settings or [] if shipped else [],
+            "only": only,
+            "from_step": since,
+            "until_step": until,
+            "force": force,
+        },
+        name=name,
+        experiment=experiment,
+        service_account=service_account,
+    )
     typer.echo(watch)
 
 
@@ -77,8 +107,12 @@ def _provide(server: PipelineServer, recipe: schema.Recipe) -> None:
     from vita_train.pipeline.compiled import LADDER_PIPELINE, compile_pipeline, serving_pipeline
 
     name = serving_pipeline(recipe)
-    if name == LADDER_PIPELINE and server.has(name):  # a platform engineer's, compiled for this cluster
+    if name == LADDER_PIPELINE and server.has(
+        name
+    ):  # a platform engineer's, compiled for this cluster
         return
     with tempfile.TemporaryDirectory() as scratch:
-        version = server.upload(compile_pipeline(recipe, Path(scratch), server.settings(LADDER_PIPELINE)))
+        version = server.upload(
+            compile_pipeline(recipe, Path(scratch), server.settings(LADDER_PIPELINE))
+        )
     typer.echo(f"pipeline {name}: version {version}", err=True)

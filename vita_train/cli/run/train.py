@@ -10,25 +10,44 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+    app.command(
+        "train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    )(train)
 
 
 def train(
     context: typer.Context,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the recipe to a file.",
-                                              show_default=False)] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the recipe to a file.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="End after the recipe.")] = False,
-    stage: Annotated[str, typer.Option(help="Stage id or alias; inferred from the flags when not given.",
-                                       show_default=False)] = "",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
-                                                       help="Change a setting of the recipe.")] = None,
-    like_public: Annotated[bool, typer.Option("--like-public", help="Where flags contradict each other and the "
-                                              "public code goes on all the same, do so too.")] = False,
-    flags: Annotated[bool, typer.Option("--flags", help="Print every flag as a page of Markdown and end.")] = False,
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="Stage id or alias; inferred from the flags when not given.", show_default=False
+        ),
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
+    ] = None,
+    like_public: Annotated[
+        bool,
+        typer.Option(
+            "--like-public",
+            help="Where flags contradict each other and the "
+            "public code goes on all the same, do so too.",
+        ),
+    ] = False,
+    flags: Annotated[
+        bool, typer.Option("--flags", help="Print every flag as a page of Markdown and end.")
+    ] = False,
 ) -> None:
     """Train one stage as the public trainer's flags say: --FLAG VALUE ..., see --flags.
 
-    The recipe that they come to is printed; then its data are prepared, and the stage runs as with launch.
+    The recipe that they come to is printed; then its data are prepared, and the stage runs as with
+    launch.
     """
     from vita_train.cli.run.run import run_stage_of
     from vita_train.compat.vita.build import public_run
@@ -69,5 +88,9 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"the recipe cannot be written: {error.strerror}", code="VT-USE-004", where=f"--save {path}",
-                        remedy="give a file in a folder that exists") from error
+        raise UserError(
+            f"the recipe cannot be written: {error.strerror}",
+            code="VT-USE-004",
+            where=f"--save {path}",
+            remedy="give a file in a folder that exists",
+        ) from error

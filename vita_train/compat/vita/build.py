@@ -53,24 +53,33 @@ class PublicRun(NamedTuple):
     """Notes for the reader."""
 
 
-def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str] = (),
-               like_public: bool = False) -> PublicRun:
+def public_run(
+    words: Sequence[str],
+    *,
+    stage: str = "",
+    settings: Sequence[str] = (),
+    like_public: bool = False,
+) -> PublicRun:
     """Return the recipe of one stage that a command line of the public trainer describes.
 
     Args:
         words: the command line, without the program.
         stage: stage id or alias; empty tells it from what trains.
         settings: settings of the recipe, ``a.b=c``, laid over it.
-        like_public: where flags contradict each other and the public code goes on all the same, so does the recipe.
+        like_public: where flags contradict each other and the public code goes on all the same, so
+            does the recipe.
 
     Raises:
-        UserError: a flag is unknown or missing, flags contradict each other, or no recipe can say what they ask for.
+        UserError: a flag is unknown or missing, flags contradict each other, or no recipe can say
+            what they ask for.
         RecipeError: the settings do not fit.
     """
     arguments = parse_arguments(words)
     for name, what in _NEEDED.items():
         if name not in arguments.given:
-            raise UserError(f"--{name} is missing", code="VT-USE-005", where="train", remedy=f"it names {what}")
+            raise UserError(
+                f"--{name} is missing", code="VT-USE-005", where="train", remedy=f"it names {what}"
+            )
     zero = read_zero(arguments["deepspeed"]) if arguments["deepspeed"] else None
     parts = trainable_parts(arguments, like_public=like_public)
     refuse_conflicts(Given(arguments, zero, tower_kind(arguments), parts), like_public=like_public)
@@ -81,9 +90,14 @@ def public_run(words: Sequence[str], *, stage: str = "", settings: Sequence[str]
     fill_in_family(tree.value)
     recipe = validated(Recipe, tree)
     if recipe.stages[stage].batch.seq_len > recipe.model.llm.max_positions:
-        raise UserError(f"{arguments.shown('model_max_length')} is more than the {recipe.model.llm.max_positions} "
-                        "positions of the model", code="VT-USE-006", where="train",
-                        remedy="give less; --like-public does as the public code")
+        raise UserError(
+            f"{arguments.shown('model_max_length')} is more than the "
+            f"{recipe.model.llm.max_positions} "
+            "positions of the model",
+            code="VT-USE-006",
+            where="train",
+            remedy="give less; --like-public does as the public code",
+        )
     return PublicRun(recipe, stage, arguments.notes)
 
 
@@ -91,21 +105,31 @@ def _named(name: str) -> str:
     try:
         return stage_name(name, PUBLIC_STAGES)
     except RecipeError:
-        raise UserError(f"--stage {name} is none that the public trainer runs", code="VT-USE-007", where="train",
-                        remedy=f"its stages are {', '.join(PUBLIC_STAGES)}") from None
+        raise UserError(
+            f"--stage {name} is none that the public trainer runs",
+            code="VT-USE-007",
+            where="train",
+            remedy=f"its stages are {', '.join(PUBLIC_STAGES)}",
+        ) from None
 
 
 def stage_of(arguments: Arguments, parts: Sequence[str]) -> str:
-    """Tell the stage from what trains; 1.2 differs from 1.3 by the projector file it starts from."""
+    """Tell the stage from what trains; 1.2 differs from 1.3 by the projector file it starts
+    from."""
     if "llm" not in parts:
-        return "2.1b" if {"audio_adapter", "audio_encoder", "audio_prompt", "state_head"} & {*parts} else "1.1"
+        return (
+            "2.1b"
+            if {"audio_adapter", "audio_encoder", "audio_prompt", "state_head"} & {*parts}
+            else "1.1"
+        )
     if {"audio_adapter", "audio_encoder"} & {*parts}:
         return "2.2"
     return "1.2" if arguments["pretrain_mm_mlp_adapter"] else "1.3"
 
 
-def _recipe(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None,
-            like_public: bool) -> dict[str, Any]:
+def _recipe(
+    arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None, like_public: bool
+) -> dict[str, Any]:
     root, name = _place(arguments)
     dtype = "bfloat16" if arguments["bf16"] else "float32"
     return {
@@ -117,10 +141,17 @@ def _recipe(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero |
         "data": _data(arguments, like_public),
         "weights": _weights(arguments, stage, parts),
         "stages": {stage: _stage(arguments, stage, parts, zero, dtype)},
-        "launch": {"nodes": arguments["nnodes"], "nproc": arguments["nproc_per_node"],
-                   "workers": arguments["dataloader_num_workers"], **_given(arguments, step_timeout="ddp_timeout"),
-                   **({"settings": {"kubernetes": {"pod": {"env": {"NCCL_DEBUG": "INFO"}}}}}
-                      if arguments["debug_mode"] else {})},
+        "launch": {
+            "nodes": arguments["nnodes"],
+            "nproc": arguments["nproc_per_node"],
+            "workers": arguments["dataloader_num_workers"],
+            **_given(arguments, step_timeout="ddp_timeout"),
+            **(
+                {"settings": {"kubernetes": {"pod": {"env": {"NCCL_DEBUG": "INFO"}}}}}
+                if arguments["debug_mode"]
+                else {}
+            ),
+        },
         "tracking": _tracking(arguments, name),
     }
 
@@ -136,47 +167,73 @@ def _place(arguments: Arguments) -> tuple[str, str]:
     root, slash, last = output.rpartition("/")
     name = re.sub(r"[^a-z0-9._-]", "-", last.lower()).lstrip("._-")
     if not name or root.endswith(":/"):
-        raise UserError(f"--output_dir {arguments['output_dir']} names no run", code="VT-USE-008", where="train",
-                        remedy="give a folder below the root of all runs, such as runs/mine")
+        raise UserError(
+            f"--output_dir {arguments['output_dir']} names no run",
+            code="VT-USE-008",
+            where="train",
+            remedy="give a folder below the root of all runs, such as runs/mine",
+        )
     if name != last:
-        arguments.note(f"the run is called {name}: of --output_dir only small letters, digits, '.', '_' and '-' can "
-                       "stand in the name of a run")
+        arguments.note(
+            f"the run is called {name}: of --output_dir only small letters, digits, '.', '_' and "
+            f"'-' can "
+            "stand in the name of a run"
+        )
     return (root or "/") if slash else ".", name
 
 
 def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
     if arguments["data_ratio"] <= 0:
-        raise UserError(f"{arguments.shown('data_ratio')} leaves no data", code="VT-USE-009", where="train",
-                        remedy="give a share above 0, or more than 1 to repeat records")
+        raise UserError(
+            f"{arguments.shown('data_ratio')} leaves no data",
+            code="VT-USE-009",
+            where="train",
+            remedy="give a share above 0, or more than 1 to repeat records",
+        )
     if arguments["data_ratio"] > 1:
         arguments.note(f"{arguments.shown('data_ratio')} repeats records")
     aspect = arguments["image_aspect_ratio"]
     single = "pad" if aspect == "pad" else "crop" if like_public else "squash"
     if aspect not in (None, "pad") and not like_public:
-        arguments.note(f"{arguments.shown('image_aspect_ratio')} cuts off the sides of images that are not tiled in "
-                       "the public code; here they are scaled to a square (data.image.single_tile squash)")
+        arguments.note(
+            f"{arguments.shown('image_aspect_ratio')} cuts off the sides of images that are not "
+            f"tiled in "
+            "the public code; here they are scaled to a square (data.image.single_tile squash)"
+        )
     return {
         "source": {"records": {"kind": "records", "registry": arguments["registry"]}},
         "template": template_of(arguments),
         "state_mode": state_mode_of(arguments),
-        "image": {"min_tiles": arguments["min_dynamic_patch"], "max_tiles": arguments["max_dynamic_patch"],
-                  "thumbnail": arguments["use_thumbnail"], "single_tile": single},
-        "video": {**_given(arguments, fps="fps"), "min_frames": arguments["min_video_frames"],
-                  "max_frames": arguments["max_video_frames"], "tile_frames": arguments["tile_video"],
-                  "slowfast": arguments["slowfast"]},
+        "image": {
+            "min_tiles": arguments["min_dynamic_patch"],
+            "max_tiles": arguments["max_dynamic_patch"],
+            "thumbnail": arguments["use_thumbnail"],
+            "single_tile": single,
+        },
+        "video": {
+            **_given(arguments, fps="fps"),
+            "min_frames": arguments["min_video_frames"],
+            "max_frames": arguments["max_video_frames"],
+            "tile_frames": arguments["tile_video"],
+            "slowfast": arguments["slowfast"],
+        },
         "audio": {"max_seconds": arguments["max_audio_seconds"]},
         "max_reject_share": arguments["max_reject_share"],
     }
 
 
 def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str, str]:
-    """Return where the modules of the stage start from, other than those that come with a source of their own.
+    """Return where the modules of the stage start from, other than those that come with a source of
+    their own.
 
     A module that an earlier stage made is looked for in the checkpoint where no flag names it.
     """
     checkpoint = arguments["model_name_or_path"]
-    flags = {"projector": "pretrain_mm_mlp_adapter", "audio_encoder": "audio_encoder",
-             "audio_adapter": "pretrain_audio_mlp_adapter"}
+    flags = {
+        "projector": "pretrain_mm_mlp_adapter",
+        "audio_encoder": "audio_encoder",
+        "audio_adapter": "pretrain_audio_mlp_adapter",
+    }
     made = {"projector"} if stage in ("1.2", "1.3", "2.2") else set()
     if stage == "2.2" or (stage == "2.1b" and "audio_adapter" not in parts):
         made.add("audio_adapter")
@@ -188,25 +245,42 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
         if name in _MODULES[stage] or (name == "projector" and "vision" in parts):
             found[name] = source
         else:
-            arguments.note(f"{arguments.shown(flag)} is not read: stage {stage} has no {name.replace('_', ' ')}")
+            arguments.note(
+                f"{arguments.shown(flag)} is not read: stage {stage} has no "
+                f"{name.replace('_', ' ')}"
+            )
     return found
 
 
-def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None, dtype: str) -> dict[str, Any]:
+def _stage(
+    arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | None, dtype: str
+) -> dict[str, Any]:
     ranks = arguments["nnodes"] * arguments["nproc_per_node"]
     grad_accum = arguments["gradient_accumulation_steps"]
     rows = arguments["per_device_train_batch_size"] * grad_accum * ranks
-    arguments.note(f"stage {stage}, {PUBLIC_STAGES[stage]}: a global batch is {rows} rows, each of which holds as many "
-                   f"samples as fit into {arguments['model_max_length']} positions")
+    arguments.note(
+        f"stage {stage}, {PUBLIC_STAGES[stage]}: a global batch is {rows} rows, each of which "
+        f"holds as many "
+        f"samples as fit into {arguments['model_max_length']} positions"
+    )
     steps: dict[str, Any] = {"epochs": arguments["num_train_epochs"]}
     if arguments["max_steps"] > 0:
         steps = {"steps": arguments["max_steps"]}
         if "num_train_epochs" in arguments.given:
-            arguments.note(f"{arguments.shown('max_steps')} counts, not {arguments.shown('num_train_epochs')}")
+            arguments.note(
+                f"{arguments.shown('max_steps')} counts, not {arguments.shown('num_train_epochs')}"
+            )
     if arguments["save_steps"] < 1 or arguments["save_steps"] % 1:
-        raise UserError(f"not yet supported: {arguments.shown('save_steps')} (a share of all steps)", code="VT-USE-010", where="train",
-                        remedy="give a whole number of steps")
-    engine: dict[str, Any] = {"checkpoint_activations": arguments["gradient_checkpointing"], "dtype": dtype}
+        raise UserError(
+            f"not yet supported: {arguments.shown('save_steps')} (a share of all steps)",
+            code="VT-USE-010",
+            where="train",
+            remedy="give a whole number of steps",
+        )
+    engine: dict[str, Any] = {
+        "checkpoint_activations": arguments["gradient_checkpointing"],
+        "dtype": dtype,
+    }
     if zero is not None:
         engine |= {"kind": "deepspeed", "zero": zero.stage, "offload": zero.offload}
     return {
@@ -217,7 +291,11 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
         "trainable": rates(parts, arguments),
         **adapted(arguments, parts),
         **steps,
-        "batch": {"global_batch_size": rows, "grad_accum": grad_accum, "seq_len": arguments["model_max_length"]},
+        "batch": {
+            "global_batch_size": rows,
+            "grad_accum": grad_accum,
+            "seq_len": arguments["model_max_length"],
+        },
         "optim": _optim(arguments, zero),
         "engine": engine,
         "eval": {"interval": _every(arguments)},
@@ -228,12 +306,18 @@ def _stage(arguments: Arguments, stage: str, parts: Sequence[str], zero: Zero | 
 def _optim(arguments: Arguments, zero: Zero | None) -> dict[str, Any]:
     schedule, warmup = arguments["lr_scheduler_type"], arguments["warmup_ratio"]
     if not 0 <= warmup < 1:
-        raise UserError(f"{arguments.shown('warmup_ratio')} is no share of the steps", code="VT-USE-011", where="train",
-                        remedy="give a number from 0 to below 1, or --warmup_steps")
+        raise UserError(
+            f"{arguments.shown('warmup_ratio')} is no share of the steps",
+            code="VT-USE-011",
+            where="train",
+            remedy="give a number from 0 to below 1, or --warmup_steps",
+        )
     if arguments["warmup_steps"] > 0:
         warmup = arguments["warmup_steps"]
         if "warmup_ratio" in arguments.given:
-            arguments.note(f"{arguments.shown('warmup_steps')} counts, not {arguments.shown('warmup_ratio')}")
+            arguments.note(
+                f"{arguments.shown('warmup_steps')} counts, not {arguments.shown('warmup_ratio')}"
+            )
     if zero is not None and zero.scheduler:
         schedule = zero.scheduler
     elif schedule == "constant" and warmup:
@@ -260,10 +344,16 @@ def _tracking(arguments: Arguments, name: str) -> dict[str, Any]:
     if arguments["debug_mode"]:
         return {"tensorboard": False}
     wanted = str(arguments["report_to"] or "tensorboard").split(",")
-    unknown = [tracker for tracker in wanted if tracker not in ("none", "all", "tensorboard", "wandb")]
+    unknown = [
+        tracker for tracker in wanted if tracker not in ("none", "all", "tensorboard", "wandb")
+    ]
     if unknown:
-        raise UserError(f"not yet supported: --report_to {','.join(unknown)} (another tracker)", code="VT-USE-012", where="train",
-                        remedy="take tensorboard, wandb or none")
+        raise UserError(
+            f"not yet supported: --report_to {','.join(unknown)} (another tracker)",
+            code="VT-USE-012",
+            where="train",
+            remedy="take tensorboard, wandb or none",
+        )
     project = arguments["wandb_project"]
     if project is None and {"wandb", "all"} & {*wanted}:
         project = name

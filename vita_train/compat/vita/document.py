@@ -21,7 +21,7 @@ Flags are read as `HfArgumentParser` reads them, with these differences: a short
 that contradict each other. Where the public code goes on in spite of a contradiction, `--like-public` does the same.
 
 This page is made from the code by `vita-train train --flags`; a test keeps it in step.
-"""
+"""  # noqa: E501
 _CHAIN = """\
 ## Going on from a stage of ours
 
@@ -33,7 +33,7 @@ vita-train train --pretrain_mm_mlp_adapter runs/s1/1.1 --output_dir runs/s2 ...
 vita-train train --model_name_or_path Qwen/Qwen2.5-7B-Instruct --set weights.llm=runs/s2/1.2 \\
   --set weights.vision=runs/s2/1.2 --pretrain_mm_mlp_adapter runs/s2/1.2 --output_dir runs/s3 ...
 ```
-"""
+"""  # noqa: E501
 _TRAINS = """\
 ## Which modules train
 
@@ -52,30 +52,70 @@ Each line may undo an earlier one, as in the public code.
 
 A flag that another one undoes is refused with both names, unless `--like-public` is given. Every module that trains
 has the rate `learning_rate`, but for the vision tower where `mm_projector_lr` is given.
-"""
+"""  # noqa: E501
 
 
 def document() -> str:
     """Return the page."""
     parts = [_OPENING]
     for group, title in GROUPS.items():
-        parts.append(f"## {title}\n\n" + _table(("Flag", "Default", "Here"), (
-            (f"`{flag.name}`", _default(flag), _here(flag)) for flag in FLAGS.values() if flag.group == group)))
-    parts.append("## Old names\n\n" + _table(("Flag", "Is read as"), (
-        (f"`{old}`", f"`{new}`") for old, new in RENAMED.items())))
+        parts.append(
+            f"## {title}\n\n"
+            + _table(
+                ("Flag", "Default", "Here"),
+                (
+                    (f"`{flag.name}`", _default(flag), _here(flag))
+                    for flag in FLAGS.values()
+                    if flag.group == group
+                ),
+            )
+        )
+    parts.append(
+        "## Old names\n\n"
+        + _table(("Flag", "Is read as"), ((f"`{old}`", f"`{new}`") for old, new in RENAMED.items()))
+    )
     parts += [_TRAINS, _CHAIN]
-    parts.append("## Contradictions\n\n" + _table(("Flags", "Why", "With `--like-public`"), (
-        (f"`{conflict.first}`, `{conflict.second}`", conflict.why, "goes on" if conflict.is_public else "refused")
-        for conflict in CONFLICTS)))
-    parts.append("## Not yet supported\n\n" + _table(("Flag", "Supported", "All else is"), (
-        (f"`{entry.flag}`", ", ".join(f"`{value}`" for value in entry.supported if value is not None), entry.what)
-        for entry in PENDING)))
-    parts.append("## The public scripts\n\n"
-                 "Each is a recipe by its name: `vita-train recipe show finetune_qwen`. "
-                 + "".join(f"`{alias}` stands for `{name}`. " for alias, name in ALIASES.items())
-                 + "Paths in them are placeholders.\n\n"
-                 + _table(("Script", "Here"), ((f"`{name}.sh`", text.removeprefix("Public script. "))
-                                               for name, text in describe_scripts().items())))
+    parts.append(
+        "## Contradictions\n\n"
+        + _table(
+            ("Flags", "Why", "With `--like-public`"),
+            (
+                (
+                    f"`{conflict.first}`, `{conflict.second}`",
+                    conflict.why,
+                    "goes on" if conflict.is_public else "refused",
+                )
+                for conflict in CONFLICTS
+            ),
+        )
+    )
+    parts.append(
+        "## Not yet supported\n\n"
+        + _table(
+            ("Flag", "Supported", "All else is"),
+            (
+                (
+                    f"`{entry.flag}`",
+                    ", ".join(f"`{value}`" for value in entry.supported if value is not None),
+                    entry.what,
+                )
+                for entry in PENDING
+            ),
+        )
+    )
+    parts.append(
+        "## The public scripts\n\n"
+        "Each is a recipe by its name: `vita-train recipe show finetune_qwen`. "
+        + "".join(f"`{alias}` stands for `{name}`. " for alias, name in ALIASES.items())
+        + "Paths in them are placeholders.\n\n"
+        + _table(
+            ("Script", "Here"),
+            (
+                (f"`{name}.sh`", text.removeprefix("Public script. "))
+                for name, text in describe_scripts().items()
+            ),
+        )
+    )
     return "\n".join(parts)
 
 

@@ -19,12 +19,16 @@ _SCALES = (1, 2, 3)
 def family_of(arguments: Arguments) -> Family:
     """Return the family of language models.
 
-    Freeze-Omni's differs from Qwen2.5 by its state head alone, which the public code makes only where it is tuned.
+    Freeze-Omni's differs from Qwen2.5 by its state head alone, which the public code makes only
+    where it is tuned.
     """
     named = model_type(arguments)
     if named == "qwen2p5_fo_instruct" and not arguments["audio_state_predictor_tuning"]:
-        arguments.note("--model_type qwen2p5_fo_instruct without --audio_state_predictor_tuning is qwen2p5_instruct, "
-                       "in the public code as well")
+        arguments.note(
+            "--model_type qwen2p5_fo_instruct without --audio_state_predictor_tuning is "
+            "qwen2p5_instruct, "
+            "in the public code as well"
+        )
         return "qwen2p5_instruct"
     return next(family for family in FAMILIES if family == named)
 
@@ -49,31 +53,55 @@ def positions_of(arguments: Arguments) -> int:
 
 def model_of(arguments: Arguments, dtype: str, like_public: bool) -> dict[str, Any]:
     """Return the ``model`` section of the recipe."""
-    llm: dict[str, Any] = {"source": arguments["model_name_or_path"], "family": family_of(arguments)}
+    llm: dict[str, Any] = {
+        "source": arguments["model_name_or_path"],
+        "family": family_of(arguments),
+    }
     if arguments["model_max_length"] > positions_of(arguments) and like_public:
         llm["max_positions"] = arguments["model_max_length"]
-        arguments.note(f"{arguments.shown('model_max_length')} is more than the model was trained for "
-                       f"({positions_of(arguments)} positions); taken as the public code does")
+        arguments.note(
+            f"{arguments.shown('model_max_length')} is more than the model was trained for "
+            f"({positions_of(arguments)} positions); taken as the public code does"
+        )
     kind = tower_kind(arguments)
-    vision: dict[str, Any] = {"kind": "eva_clip" if kind == "eva" else kind, "source": arguments["vision_tower"]}
+    vision: dict[str, Any] = {
+        "kind": "eva_clip" if kind == "eva" else kind,
+        "source": arguments["vision_tower"],
+    }
     if arguments["use_s2"]:
         vision["scales"] = [SiglipSpec().image_size * scale for scale in _SCALES]
     projector = re.sub(r"^spp.*(v[123])$", r"spp_\1", str(arguments["mm_projector_type"]))
-    adapter = {"prompt_tokens": arguments["audio_prompt_num"]} if arguments["audio_prompt_finetune"] else {}
-    return {"dtype": dtype, "llm": llm, "vision": vision, "projector": {"kind": projector},
-            **({"audio_adapter": adapter} if adapter else {})}
+    adapter = (
+        {"prompt_tokens": arguments["audio_prompt_num"]}
+        if arguments["audio_prompt_finetune"]
+        else {}
+    )
+    return {
+        "dtype": dtype,
+        "llm": llm,
+        "vision": vision,
+        "projector": {"kind": projector},
+        **({"audio_adapter": adapter} if adapter else {}),
+    }
 
 
 def adapted(arguments: Arguments, parts: Sequence[str]) -> dict[str, Any]:
     """Return a stage's ``lora`` and ``quantize``, where the command line asks for them.
 
-    In the public code LoRA also takes in the speech encoder; it was meant for the language model alone.
+    In the public code LoRA also takes in the speech encoder; it was meant for the language model
+    alone.
     """
     found: dict[str, Any] = {}
     if arguments["lora_enable"] and "llm" in parts:
-        found["lora"] = {"rank": arguments["lora_r"], "alpha": arguments["lora_alpha"],
-                         "dropout": arguments["lora_dropout"], "bias": arguments["lora_bias"]}
+        found["lora"] = {
+            "rank": arguments["lora_r"],
+            "alpha": arguments["lora_alpha"],
+            "dropout": arguments["lora_dropout"],
+            "bias": arguments["lora_bias"],
+        }
     if arguments["bits"] != 16:
-        found["quantize"] = {"kind": arguments["quant_type"] if arguments["bits"] == 4 else "int8",
-                             "double": arguments["double_quant"]}
+        found["quantize"] = {
+            "kind": arguments["quant_type"] if arguments["bits"] == 4 else "int8",
+            "double": arguments["double_quant"],
+        }
     return found

@@ -1,7 +1,9 @@
 """A command line as the public HfArgumentParser reads it.
 
-``--flag value``, ``--flag=value`` and ``--flag-with-dashes``; booleans as ``--flag``, ``--flag True`` or, where they
-are true by default, ``--no_flag``; the last of several counts. Unlike there, a shortened name is refused.
+``--flag value``, ``--flag=value`` and ``--flag-with-dashes``; booleans as ``--flag``, ``--flag
+True`` or, where they
+are true by default, ``--no_flag``; the last of several counts. Unlike there, a shortened name is
+refused.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from vita_train.errors import UserError
 
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 #: Flags that do nothing by themselves, and the flag that makes use of them.
-_USED_BY = {"audio_prompt_num": "audio_prompt_finetune",
-            **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_bias"), "lora_enable")}
+_USED_BY = {
+    "audio_prompt_num": "audio_prompt_finetune",
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_bias"), "lora_enable"),
+}
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -49,13 +53,18 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
     """Read a command line.
 
     Raises:
-        UserError: a flag is unknown (the nearest known one is named), a value is missing or of another kind, or a
-            flag is given under its old and its new name with two values.
+        UserError: a flag is unknown (the nearest known one is named), a value is missing or of
+            another kind, or a flag is given under its old and its new name with two values.
     """
     found, left = _parser().parse_known_args(list(words))
     if left:
-        raise UserError("; ".join(_unknown(word) for word in left if word.startswith("--")) or
-                        f"{left[0]!r} belongs to no flag", code="VT-USE-015", where="train", remedy="vita-train train --flags lists them")
+        raise UserError(
+            "; ".join(_unknown(word) for word in left if word.startswith("--"))
+            or f"{left[0]!r} belongs to no flag",
+            code="VT-USE-015",
+            where="train",
+            remedy="vita-train train --flags lists them",
+        )
     given: dict[str, Value] = {name: value for name, value in vars(found).items() if name in FLAGS}
     arguments = Arguments(given)
     for old in [name for name in vars(found) if name in RENAMED]:
@@ -86,13 +95,17 @@ def _parser() -> _Parser:
 def _add(parser: argparse.ArgumentParser, name: str, flag: Flag) -> None:
     names = [f"--{name}", f"--{name.replace('_', '-')}"][: 2 if "_" in name else 1]
     if flag.kind is not bool:
-        parser.add_argument(*names, dest=name, type=lambda text: _value(text, flag), metavar="VALUE")
+        parser.add_argument(
+            *names, dest=name, type=lambda text: _value(text, flag), metavar="VALUE"
+        )
         return
     # A boolean that is neither true nor false by default needs its value.
     bare: dict[str, Any] = {} if flag.default is None else {"nargs": "?", "const": True}
     parser.add_argument(*names, dest=name, type=_truth, metavar="VALUE", **bare)
     if flag.default is True:
-        parser.add_argument(f"--no_{name}", f"--no-{name.replace('_', '-')}", dest=name, action="store_false")
+        parser.add_argument(
+            f"--no_{name}", f"--no-{name.replace('_', '-')}", dest=name, action="store_false"
+        )
 
 
 def _value(text: str, flag: Flag) -> Value:
@@ -118,14 +131,21 @@ def _unknown(word: str) -> str:
 def _no_choice(flag: Flag, value: Value) -> UserError:
     near = get_close_matches(str(value), flag.choices, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(flag.choices)}"
-    return UserError(f"--{flag.name} {value} is not known", code="VT-USE-017", where="train", remedy=hint)
+    return UserError(
+        f"--{flag.name} {value} is not known", code="VT-USE-017", where="train", remedy=hint
+    )
 
 
 def _rename(arguments: Arguments, old: str, value: Value) -> None:
     new = RENAMED[old]
     if new in arguments.given and arguments.given[new] != value:
-        raise UserError(f"--{old} {value} contradicts {arguments.shown(new)}: they are one flag under two names", code="VT-USE-018",
-                        where="train", remedy="give one of them")
+        raise UserError(
+            f"--{old} {value} contradicts {arguments.shown(new)}: they are one flag under two "
+            f"names",
+            code="VT-USE-018",
+            where="train",
+            remedy="give one of them",
+        )
     arguments.given[new] = value
     arguments.note(f"--{old} is read as --{new}")
 

@@ -1,4 +1,5 @@
-"""What the public flags can ask for and a recipe cannot say yet. An entry is widened or removed once it can."""
+"""What the public flags can ask for and a recipe cannot say yet. An entry is widened or removed
+once it can."""
 
 from __future__ import annotations
 
@@ -19,13 +20,20 @@ class Pending(NamedTuple):
 
 
 PENDING: tuple[Pending, ...] = (
-    Pending("version", (None, "qwen2p5_instruct", "nemo", "mixtral_two"),
-            "another template; without --version, --set data.template=FILE takes a file"),
+    Pending(
+        "version",
+        (None, "qwen2p5_instruct", "nemo", "mixtral_two"),
+        "another template; without --version, --set data.template=FILE takes a file",
+    ),
     Pending("lora_bias", ("none", "all"), "the biases of adapted layers alone"),
     Pending("image_folder", (None,), "one root for all images; edit the roots in the registry"),
     Pending("fp16", (False,), "computing in float16; take --bf16"),
     Pending("optim", ("adamw_torch", "adamw_torch_fused", "adamw_hf"), "another optimizer"),
-    Pending("lr_scheduler_type", ("cosine", "linear", "constant", "constant_with_warmup"), "another schedule"),
+    Pending(
+        "lr_scheduler_type",
+        ("cosine", "linear", "constant", "constant_with_warmup"),
+        "another schedule",
+    ),
     Pending("eval_strategy", ("no", "steps"), "measuring once an epoch; take steps"),
     Pending("save_strategy", ("steps",), "another time to save; take steps"),
 )
@@ -41,9 +49,14 @@ def refuse_missing(arguments: Arguments, parts: tuple[str, ...]) -> None:
     Raises:
         UserError: naming each flag with what it asks for.
     """
-    found = [f"{arguments.shown(entry.flag)} ({entry.what})" for entry in PENDING
-             if arguments[entry.flag] not in entry.supported]
+    found = [
+        f"{arguments.shown(entry.flag)} ({entry.what})"
+        for entry in PENDING
+        if arguments[entry.flag] not in entry.supported
+    ]
     if ("llm" in parts) != ("lm_head" in parts):
-        found.append(f"{arguments.shown('freeze_backbone')} (a head that trains while the llm is frozen)")
+        found.append(
+            f"{arguments.shown('freeze_backbone')} (a head that trains while the llm is frozen)"
+        )
     if found:
         raise UserError(f"not yet supported: {', '.join(found)}", code="VT-USE-019", where="train")

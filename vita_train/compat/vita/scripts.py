@@ -1,7 +1,7 @@
 """The settings of the 17 public launch scripts, as the flags they pass.
 
-What stands for the authors' own folders are names that a user replaces: ``runs/...`` for what an earlier script
-wrote, hub names for what is published there.
+What stands for the authors' own folders are names that a user replaces: ``runs/...`` for what an
+earlier script wrote, hub names for what is published there.
 """
 
 from __future__ import annotations
@@ -15,32 +15,53 @@ _COMMON = """
 --evaluation_strategy no --save_strategy steps --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine
 --logging_steps 1 --tf32 True --bf16 True --gradient_checkpointing True --freeze_audio_encoder True
 --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --model_max_length 6200 --save_steps 500
---save_total_limit 1 --dataloader_num_workers 4"""
+--save_total_limit 1 --dataloader_num_workers 4"""  # noqa: E501
 _INTERNVIT = "--vision_tower OpenGVLab/InternViT-300M-448px"
 _SIGLIP = "--vision_tower google/siglip-so400m-patch14-384"
-_MIXTRAL_TYPE = ("--model_type mixtral-8x7b --version mixtral_two "
-                 "--audio_encoder audio-encoder-2wh_zh_en_audioset_Mixtral-8x7B_New-base-tunning")
+_MIXTRAL_TYPE = (
+    "--model_type mixtral-8x7b --version mixtral_two "
+    "--audio_encoder audio-encoder-2wh_zh_en_audioset_Mixtral-8x7B_New-base-tunning"
+)
 _MIXTRAL = f"--model_name_or_path mistralai/Mixtral-8x7B-Instruct-v0.1 {_MIXTRAL_TYPE} {_INTERNVIT}"
-_QWEN_TYPE = ("--model_type qwen2p5_instruct --version qwen2p5_instruct "
-              "--audio_encoder audio-encoder_Mixtral-8x7B_New_dim3584")
+_QWEN_TYPE = (
+    "--model_type qwen2p5_instruct --version qwen2p5_instruct "
+    "--audio_encoder audio-encoder_Mixtral-8x7B_New_dim3584"
+)
 _QWEN = f"--model_name_or_path Qwen/Qwen2.5-7B-Instruct {_QWEN_TYPE}"
-_NEG = ("--model_name_or_path runs/llava-s3-finetune_task --version qwen2p5_instruct "
-        f"--audio_encoder audio-encoder-Qwen2-7B-1107-weight-base-11wh-tunning {_INTERNVIT} "
-        "--dataset_use Pretrain_video --output_dir runs/llava-s3-finetune_task_neg")
-_FO = (f"{_NEG} --model_type qwen2p5_fo_instruct --freeze_audio_encoder_adapter True --audio_prompt_finetune True "
-       "--audio_prompt_num 25 --audio_state_predictor_tuning False --learning_rate 1e-4")
+_NEG = (
+    "--model_name_or_path runs/llava-s3-finetune_task --version qwen2p5_instruct "
+    f"--audio_encoder audio-encoder-Qwen2-7B-1107-weight-base-11wh-tunning {_INTERNVIT} "
+    "--dataset_use Pretrain_video --output_dir runs/llava-s3-finetune_task_neg"
+)
+_FO = (
+    f"{_NEG} --model_type qwen2p5_fo_instruct --freeze_audio_encoder_adapter True "
+    f"--audio_prompt_finetune True "
+    "--audio_prompt_num 25 --audio_state_predictor_tuning False --learning_rate 1e-4"
+)
 
-_S1 = ("--tune_mm_mlp_adapter True --freeze_audio_encoder_adapter True --learning_rate 5e-4 "
-       "--output_dir runs/llava-s1-pretrain_mlp_video")
-_S2 = ("--pretrain_mm_mlp_adapter runs/llava-s1-pretrain_mlp_video/1.1 "
-       "--freeze_audio_encoder_adapter True --learning_rate 2e-5 --output_dir runs/llava-s2-pretrain_video")
-_S2_QWEN = f"{_S2} --unfreeze_vision_tower True --mm_projector_lr 2e-6 --dataset_use Pretrain_video0"
-_S3 = ("--freeze_audio_encoder_adapter True --learning_rate 2e-5 --model_name_or_path runs/llava-s2-pretrain_video "
-       "--output_dir runs/llava-s3-finetune_task")
+_S1 = (
+    "--tune_mm_mlp_adapter True --freeze_audio_encoder_adapter True --learning_rate 5e-4 "
+    "--output_dir runs/llava-s1-pretrain_mlp_video"
+)
+_S2 = (
+    "--pretrain_mm_mlp_adapter runs/llava-s1-pretrain_mlp_video/1.1 "
+    "--freeze_audio_encoder_adapter True --learning_rate 2e-5 --output_dir "
+    "runs/llava-s2-pretrain_video"
+)
+_S2_QWEN = (
+    f"{_S2} --unfreeze_vision_tower True --mm_projector_lr 2e-6 --dataset_use Pretrain_video0"
+)
+_S3 = (
+    "--freeze_audio_encoder_adapter True --learning_rate 2e-5 --model_name_or_path "
+    "runs/llava-s2-pretrain_video "
+    "--output_dir runs/llava-s3-finetune_task"
+)
 _S3_QWEN = f"{_QWEN_TYPE} {_INTERNVIT} {_S3} --dataset_use Pretrain_video0"
-_AUDIO = (f"{_QWEN} {_INTERNVIT} --tune_mm_mlp_adapter False --tune_audio_mlp_adapter True "
-          "--freeze_audio_encoder_adapter False --learning_rate 5e-4 --dataset_use Pretrain_audio "
-          "--output_dir runs/llava-s1-pretrain_audio_mlp")
+_AUDIO = (
+    f"{_QWEN} {_INTERNVIT} --tune_mm_mlp_adapter False --tune_audio_mlp_adapter True "
+    "--freeze_audio_encoder_adapter False --learning_rate 5e-4 --dataset_use Pretrain_audio "
+    "--output_dir runs/llava-s1-pretrain_audio_mlp"
+)
 _NEG_QWEN = f"{_NEG} --model_type qwen2p5_instruct --freeze_audio_encoder_adapter False"
 
 _ON_8 = "--nproc_per_node 8"
@@ -50,19 +71,24 @@ _ON_4X8 = "--nnodes 4 --nproc_per_node 8"
 SCRIPTS: dict[str, str] = {
     "pretrain_mlp": f"{_MIXTRAL} {_S1} --dataset_use Pretrain_video {_ON_8}",
     "pretrain_mlp_nodes": f"{_MIXTRAL} {_S1} --dataset_use Pretrain_video {_ON_4X8}",
-    "pretrain_mlp_qwen": f"{_QWEN} {_SIGLIP} {_S1} --dataset_use Pretrain_video0 --dataloader_num_workers 0",
+    "pretrain_mlp_qwen": f"{_QWEN} {_SIGLIP} {_S1} --dataset_use Pretrain_video0 "
+    f"--dataloader_num_workers 0",
     "pretrain_mlp_qwen_nodes": f"{_QWEN} {_SIGLIP} {_S1} --dataset_use Pretrain_video0 {_ON_4X8}",
     "finetune": f"{_MIXTRAL} {_S2} --dataset_use Pretrain_video --gradient_accumulation_steps 1 "
-                "--model_max_length 9100 --dataloader_num_workers 0",
-    "finetune_nodes": f"{_MIXTRAL} {_S2} --dataset_use Pretrain_video --model_max_length 4500 --save_total_limit 2 "
-                      "--ddp_timeout 25200 --nnodes 5 --nproc_per_node 8",
+    "--model_max_length 9100 --dataloader_num_workers 0",
+    "finetune_nodes": f"{_MIXTRAL} {_S2} --dataset_use Pretrain_video --model_max_length 4500 "
+    f"--save_total_limit 2 "
+    "--ddp_timeout 25200 --nnodes 5 --nproc_per_node 8",
     "finetune_qwen": f"{_QWEN} {_INTERNVIT} {_S2_QWEN} {_ON_8}",
     "finetune_qwen_nodes": f"{_QWEN} {_INTERNVIT} {_S2_QWEN} {_ON_4X8}",
-    "finetuneTask_nodes": f"{_MIXTRAL_TYPE} {_INTERNVIT} {_S3} --dataset_use Pretrain_video --model_max_length 9100 "
-                          "--per_device_train_batch_size 6 --save_total_limit 2 --ddp_timeout 25200 --nnodes 3 "
-                          "--nproc_per_node 8",
-    "finetuneTask_qwen": f"{_S3_QWEN} --per_device_train_batch_size 1 --model_max_length 33300 {_ON_8}",
-    "finetuneTask_qwen_nodes": f"{_S3_QWEN} --model_name_or_path runs/llava-s3-finetune_task_ovsi --nnodes 2 {_ON_8}",
+    "finetuneTask_nodes": f"{_MIXTRAL_TYPE} {_INTERNVIT} {_S3} --dataset_use Pretrain_video "
+    f"--model_max_length 9100 "
+    "--per_device_train_batch_size 6 --save_total_limit 2 --ddp_timeout 25200 --nnodes 3 "
+    "--nproc_per_node 8",
+    "finetuneTask_qwen": f"{_S3_QWEN} --per_device_train_batch_size 1 --model_max_length 33300 "
+    f"{_ON_8}",
+    "finetuneTask_qwen_nodes": f"{_S3_QWEN} --model_name_or_path runs/llava-s3-finetune_task_ovsi "
+    f"--nnodes 2 {_ON_8}",
     "pretrain_audio_mlp_qwen": f"{_AUDIO} --save_steps 200 {_ON_8}",
     "pretrain_audio_mlp_qwen_nodes": f"{_AUDIO} {_ON_4X8}",
     "finetuneTaskNeg_qwen": f"{_NEG_QWEN} --learning_rate 2e-5",
@@ -88,7 +114,8 @@ def script_words(name: str) -> list[str]:
 
 
 def script_run(name: str) -> PublicRun:
-    """Return what a script asks for. Where its flags contradict each other, it is read as the public code does.
+    """Return what a script asks for. Where its flags contradict each other, it is read as the
+    public code does.
 
     Raises:
         UserError: no recipe can say yet what it asks for.
@@ -96,7 +123,9 @@ def script_run(name: str) -> PublicRun:
     try:
         return public_run(script_words(name), like_public=True)
     except UserError as error:
-        raise UserError(error.what, code=error.code, where=f"{name}.sh", remedy=error.remedy) from None
+        raise UserError(
+            error.what, code=error.code, where=f"{name}.sh", remedy=error.remedy
+        ) from None
 
 
 def describe_scripts() -> dict[str, str]:
@@ -110,4 +139,7 @@ def _described(name: str) -> str:
     except UserError as error:
         return f"Public script. {error.what[0].upper()}{error.what[1:]}."
     trained, ranks = run.recipe.stages[run.stage].trainable, run.recipe.launch.ranks
-    return f"Public script. Stage {run.stage}: trains {', '.join(trained)} on {ranks} GPU{'s'[:ranks - 1]}."
+    return (
+        f"Public script. Stage {run.stage}: trains {', '.join(trained)} on {ranks} "
+        f"GPU{'s'[: ranks - 1]}."
+    )

@@ -1,4 +1,5 @@
-"""Which modules train, by the rules of the public code: line after line, each of which may undo an earlier one."""
+"""Which modules train, by the rules of the public code: line after line, each of which may undo an
+earlier one."""
 
 from __future__ import annotations
 
@@ -9,9 +10,18 @@ from vita_train.compat.vita.parse import Arguments
 from vita_train.errors import UserError
 from vita_train.recipe.modules import MODULES
 
-#: What the public code trains or freezes as one. The language model's head is a part of its own there.
-PARTS: tuple[str, ...] = ("llm", "lm_head", "vision", "projector", "audio_encoder", "audio_adapter", "audio_prompt",
-                          "state_head")
+#: What the public code trains or freezes as one. The language model's head is a part of its own
+#: there.
+PARTS: tuple[str, ...] = (
+    "llm",
+    "lm_head",
+    "vision",
+    "projector",
+    "audio_encoder",
+    "audio_adapter",
+    "audio_prompt",
+    "state_head",
+)
 
 #: The flags that ask for a part alone: everything else is frozen first.
 ALONE: dict[str, str] = {
@@ -60,16 +70,25 @@ def resolve(arguments: Arguments) -> Resolved:
         for part in parts:
             state[part], decided[part] = trains, flag
 
-    # 0: the tower is frozen when it is loaded; the speech side follows its own flags when it is built.
+    # 0: the tower is frozen when it is loaded; the speech side follows its own flags when it is
+    # built.
     put("freeze_audio_encoder", ["audio_encoder"], not arguments["freeze_audio_encoder"])
-    put("freeze_audio_encoder_adapter", ["audio_adapter"], not arguments["freeze_audio_encoder_adapter"])
+    put(
+        "freeze_audio_encoder_adapter",
+        ["audio_adapter"],
+        not arguments["freeze_audio_encoder_adapter"],
+    )
     if arguments["freeze_backbone"]:  # 1: the head stays, and the projector is made later
         put("freeze_backbone", ["llm"], False)
     for flag in ("tune_mm_mlp_adapter", "tune_audio_mlp_adapter"):  # 2 and 3
         if arguments[flag]:
             put(flag, PARTS, False)
             put(flag, [ALONE[flag]], True)
-    asked = [flag for flag in ("audio_prompt_finetune", "audio_state_predictor_tuning") if arguments[flag]]  # 4
+    asked = [
+        flag
+        for flag in ("audio_prompt_finetune", "audio_state_predictor_tuning")
+        if arguments[flag]
+    ]  # 4
     if asked:
         put(asked[0], PARTS, False)
         for flag in asked:
@@ -86,7 +105,8 @@ def trainable_parts(arguments: Arguments, *, like_public: bool = False) -> tuple
 
     Args:
         arguments: the command line.
-        like_public: where flags undo each other, take what the public code makes of them; else that is refused.
+        like_public: where flags undo each other, take what the public code makes of them; else that
+            is refused.
 
     Raises:
         UserError: a flag that was given is undone by another, or nothing is left to train.
@@ -97,18 +117,36 @@ def trainable_parts(arguments: Arguments, *, like_public: bool = False) -> tuple
         if flag not in arguments.given or arguments[flag] != value or (part in parts) == trains:
             continue
         other, verb = resolved.decided[part], "trains" if part in parts else "freezes"
-        what = f"{arguments.shown(flag)} contradicts {arguments.shown(other)}: the public code {verb} the {part}"
+        what = (
+            f"{arguments.shown(flag)} contradicts {arguments.shown(other)}: the public code {verb} "
+            f"the {part}"
+        )
         if not like_public:
-            raise UserError(what, code="VT-USE-020", where="train", remedy="drop one of them, or add --like-public to do the same")
+            raise UserError(
+                what,
+                code="VT-USE-020",
+                where="train",
+                remedy="drop one of them, or add --like-public to do the same",
+            )
         arguments.note(f"{what}, and so does this run")
     if arguments["freeze_backbone"] and "lm_head" in parts and not like_public:
         parts = tuple(part for part in parts if part != "lm_head")
-        arguments.note("--freeze_backbone leaves lm_head training in the public code; here the whole llm is frozen")
+        arguments.note(
+            "--freeze_backbone leaves lm_head training in the public code; here the whole llm is "
+            "frozen"
+        )
     if not parts:
-        raise UserError("nothing is left to train", code="VT-USE-021", where="train", remedy="drop one of the flags that freeze")
+        raise UserError(
+            "nothing is left to train",
+            code="VT-USE-021",
+            where="train",
+            remedy="drop one of the flags that freeze",
+        )
     for flag, part in ALONE.items():
         if arguments.given.get(flag) is False and part in parts:
-            arguments.note(f"--{flag} False freezes nothing, in the public code as well: the {part} trains")
+            arguments.note(
+                f"--{flag} False freezes nothing, in the public code as well: the {part} trains"
+            )
     return parts
 
 
@@ -117,7 +155,9 @@ def rates(parts: Iterable[str], arguments: Arguments) -> dict[str, float]:
 
     The public code's ``mm_projector_lr`` is the rate of the vision tower, whatever its name says.
     """
-    found = {"llm" if part == "lm_head" else part: float(arguments["learning_rate"]) for part in parts}
+    found = {
+        "llm" if part == "lm_head" else part: float(arguments["learning_rate"]) for part in parts
+    }
     if "vision" in found and arguments["mm_projector_lr"] is not None:
         found["vision"] = float(arguments["mm_projector_lr"])
     return {name: found[name] for name in (*MODULES, *PARTS) if name in found}

@@ -17,11 +17,16 @@ class Zero(NamedTuple):
     stage: int
     offload: Offload
     scheduler: str
-    """The ``--lr_scheduler_type`` that a scheduler in the file amounts to; empty if there is none."""
+    """The ``--lr_scheduler_type`` that a scheduler in the file amounts to; empty if there is
+    none."""
 
 
 #: DeepSpeed's schedulers by the library's names.
-_SCHEDULERS = {"WarmupDecayLR": "linear", "WarmupCosineLR": "cosine", "WarmupLR": "constant_with_warmup"}
+_SCHEDULERS = {
+    "WarmupDecayLR": "linear",
+    "WarmupCosineLR": "cosine",
+    "WarmupLR": "constant_with_warmup",
+}
 
 #: The public code's own files, known by name where they are not at hand.
 SHIPPED: dict[str, Zero] = {
@@ -46,23 +51,43 @@ def read_zero(name: str) -> Zero:
     except FileNotFoundError:
         if path.name in SHIPPED:
             return SHIPPED[path.name]
-        raise UserError("there is no such file", code="VT-USE-022", where=where,
-                        remedy=f"give a DeepSpeed file, or one of {', '.join(SHIPPED)}") from None
+        raise UserError(
+            "there is no such file",
+            code="VT-USE-022",
+            where=where,
+            remedy=f"give a DeepSpeed file, or one of {', '.join(SHIPPED)}",
+        ) from None
     except (OSError, ValueError) as error:
-        raise UserError("is not a JSON file that can be read", code="VT-USE-023", where=where) from error
+        raise UserError(
+            "is not a JSON file that can be read", code="VT-USE-023", where=where
+        ) from error
     zero = _mapping(config, "zero_optimization", where)
     stage = zero.get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"zero_optimization.stage is {stage!r}", code="VT-USE-024", where=where, remedy="it is 0, 1, 2 or 3")
+        raise UserError(
+            f"zero_optimization.stage is {stage!r}",
+            code="VT-USE-024",
+            where=where,
+            remedy="it is 0, 1, 2 or 3",
+        )
     parameters = _is_offloaded(zero, "offload_param", where)
     optimizer = _is_offloaded(zero, "offload_optimizer", where)
     if parameters and not optimizer:
-        raise UserError("parameters are offloaded without the optimizer's state", code="VT-USE-025", where=where,
-                        remedy="offload both, or the optimizer alone")
+        raise UserError(
+            "parameters are offloaded without the optimizer's state",
+            code="VT-USE-025",
+            where=where,
+            remedy="offload both, or the optimizer alone",
+        )
     offload: Offload = "all" if parameters else "optimizer" if optimizer else "none"
     scheduler = _mapping(config, "scheduler", where).get("type")
     if scheduler is not None and scheduler not in _SCHEDULERS:
-        raise UserError(f"not yet supported: scheduler {scheduler}", code="VT-USE-026", where=where, remedy="remove it from the file")
+        raise UserError(
+            f"not yet supported: scheduler {scheduler}",
+            code="VT-USE-026",
+            where=where,
+            remedy="remove it from the file",
+        )
     return Zero(stage, offload, _SCHEDULERS[scheduler] if scheduler else "")
 
 

@@ -32,7 +32,9 @@ class CheckReport:
         return not self.faults
 
 
-def check(registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Say = say) -> CheckReport:
+def check(
+    registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Say = say
+) -> CheckReport:
     """Read every record, decode its media and measure its length, as :func:`prepare` does.
 
     Raises:
@@ -60,5 +62,7 @@ def check(registry_path: Path, recipe: Recipe, *, workers: int = 1, progress: Sa
                 report.ledger.splits.append(counted)
                 fault = counting.fault(recipe.data.max_reject_share)
                 report.faults += [fault] if fault else []
-                progress(f"check: {dataset}/{split} {counted.used} rows, {counted.rejected} rejected")
+                progress(
+                    f"check: {dataset}/{split} {counted.used} rows, {counted.rejected} rejected"
+                )
     return report

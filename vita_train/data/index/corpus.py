@@ -1,4 +1,5 @@
-"""A prepared corpus, opened without reading it: columns are memory-mapped and rows fetched one by one."""
+"""A prepared corpus, opened without reading it: columns are memory-mapped and rows fetched one by
+one."""
 
 from __future__ import annotations
 
@@ -34,8 +35,12 @@ class Index:
         self.path = path
         meta = _read_json(path / "meta.json")
         if meta.get("format") != INDEX_FORMAT:
-            raise DataError(f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}", code="VT-DATA-002", where=str(path),
-                            remedy=REMEDY)
+            raise DataError(
+                f"index has format {meta.get('format')!r}, expected {INDEX_FORMAT!r}",
+                code="VT-DATA-002",
+                where=str(path),
+                remedy=REMEDY,
+            )
         self.dataset: str = meta["dataset"]
         self.split: str = meta["split"]
         self.digest: str = meta["digest"]
@@ -44,22 +49,38 @@ class Index:
         self._bins: int = meta["feature_bins"]
         self._feature_frames: int = meta["feature_frames"]
         self.settings = MediaSettings.model_validate(meta["settings"])
-        self._unread: dict[str, str] = meta.get("sha256", {})  # of the tables that have not been held against it yet
+        self._unread: dict[str, str] = meta.get(
+            "sha256", {}
+        )  # of the tables that have not been held against it yet
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path / "index.arrow")))
             self.lengths = self._map("lengths.bin", "<i4", (self._rows, len(LENGTHS)), soon=True)
-            self._features = (self._map("features.bin", "<f2", (self._feature_frames, self._bins))
-                              if self._bins else None)
+            self._features = (
+                self._map("features.bin", "<f2", (self._feature_frames, self._bins))
+                if self._bins
+                else None
+            )
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"index cannot be opened: {error}", code="VT-DATA-003", where=str(path), remedy=REMEDY) from error
+            raise DataError(
+                f"index cannot be opened: {error}",
+                code="VT-DATA-003",
+                where=str(path),
+                remedy=REMEDY,
+            ) from error
         self._batch: tuple[int, Any] = (-1, None)
 
-    def _map(self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False) -> np.ndarray:
+    def _map(
+        self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False
+    ) -> np.ndarray:
         """Map a table. ``soon``: begin to read it now, since planning will touch it all over."""
         if 0 in shape:
             return np.zeros(shape, kind)
         with (self.path / name).open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), shape[0] * shape[1] * np.dtype(kind).itemsize, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(
+                stream.fileno(),
+                shape[0] * shape[1] * np.dtype(kind).itemsize,
+                access=mmap.ACCESS_READ,
+            )
         if soon:
             mapped.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(mapped, dtype=kind).reshape(shape)
@@ -86,7 +107,8 @@ class Index:
         return self.lengths[:, 2]
 
     def _check_tables(self) -> None:
-        """Hold the tables against the digests they were written with, once, when the first row is read.
+        """Hold the tables against the digests they were written with, once, when the first row is
+        read.
 
         Raises:
             DataError: a table is not what was written, or gone.
@@ -97,26 +119,41 @@ class Index:
             try:
                 found = known_digest(path)
             except (OSError, VitaError) as error:
-                raise DataError(f"prepared data cannot be read: {error}", code="VT-DATA-004", where=str(path), remedy=REMEDY) from error
+                raise DataError(
+                    f"prepared data cannot be read: {error}",
+                    code="VT-DATA-004",
+                    where=str(path),
+                    remedy=REMEDY,
+                ) from error
             if found != sha256:
-                raise DataError("does not hold the bytes that were prepared (sha256 differs)", code="VT-DATA-005", where=str(path),
-                                remedy=REMEDY)
+                raise DataError(
+                    "does not hold the bytes that were prepared (sha256 differs)",
+                    code="VT-DATA-005",
+                    where=str(path),
+                    remedy=REMEDY,
+                )
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column (statistics, small splits)."""
         self._check_tables()
-        return [value for number in range(self._reader.num_record_batches)
-                for value in self._reader.get_batch(number).column(name).to_pylist()]
+        return [
+            value
+            for number in range(self._reader.num_record_batches)
+            for value in self._reader.get_batch(number).column(name).to_pylist()
+        ]
 
     def sample(self, index: int) -> Sample:
-        """Fetch a row. Touches the pages of that row only, but for the first, before which the tables are checked.
+        """Fetch a row. Touches the pages of that row only, but for the first, before which the
+        tables are checked.
 
         Raises:
             DataError: a table is not what was prepared.
         """
         self._check_tables()
         if not 0 <= index < self._rows:
-            raise IndexError(f"{self.dataset}/{self.split} has {self._rows} rows, asked for {index}")
+            raise IndexError(
+                f"{self.dataset}/{self.split} has {self._rows} rows, asked for {index}"
+            )
         number, row = divmod(index, ROWS_PER_BATCH)
         if self._batch[0] != number:
             self._batch = (number, self._reader.get_batch(number))
@@ -127,22 +164,40 @@ class Index:
 
         tokens, tiles, frames = (int(value) for value in self.lengths[index])
         spans = get("spans")
-        images, videos = ([MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos"))
-        states = get("states") if "states" in batch.schema.names else []  # corpora of before have no such column
+        images, videos = (
+            [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos")
+        )
+        states = (
+            get("states") if "states" in batch.schema.names else []
+        )  # corpora of before have no such column
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
-            dataset=self.dataset, split=self.split, index=index, record_id=get("id"),
-            ids=np.asarray(get("ids"), dtype=np.int32), spans=list(zip(spans[::2], spans[1::2], strict=True)),
-            runs=np.asarray(get("runs"), dtype=np.int32), turns=get("turns"), inserted=get("inserted"),
-            images=[ref.path(self.roots) for ref in images], image_tiles=get("image_tiles"),
+            dataset=self.dataset,
+            split=self.split,
+            index=index,
+            record_id=get("id"),
+            ids=np.asarray(get("ids"), dtype=np.int32),
+            spans=list(zip(spans[::2], spans[1::2], strict=True)),
+            runs=np.asarray(get("runs"), dtype=np.int32),
+            turns=get("turns"),
+            inserted=get("inserted"),
+            images=[ref.path(self.roots) for ref in images],
+            image_tiles=get("image_tiles"),
             image_tiled=[ref.root not in never for ref in images],
-            videos=[ref.path(self.roots) for ref in videos], video_frame_indices=get("video_frame_indices"),
+            videos=[ref.path(self.roots) for ref in videos],
+            video_frame_indices=get("video_frame_indices"),
             video_tiled=[ref.root not in never for ref in videos],
-            audios=self._paths(get("audios")), audio_frames=audio_frames,
-            tokens=tokens, tiles=tiles, frames=frames, supervised=get("supervised"), seconds=get("seconds"),
+            audios=self._paths(get("audios")),
+            audio_frames=audio_frames,
+            tokens=tokens,
+            tiles=tiles,
+            frames=frames,
+            supervised=get("supervised"),
+            seconds=get("seconds"),
             states=list(zip(states[::2], states[1::2], strict=True)),
-            settings=self.settings, features=self._stored(get("feature_offset"), audio_frames),
+            settings=self.settings,
+            features=self._stored(get("feature_offset"), audio_frames),
         )
 
     def _paths(self, refs: Sequence[str]) -> list[Path]:
@@ -156,7 +211,8 @@ class Index:
 
 
 class Corpus:
-    """Everything that preparation made: tokenizer, recogniser units and the index of every split."""
+    """Everything that preparation made: tokenizer, recogniser units and the index of every
+    split."""
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
@@ -177,8 +233,12 @@ class Corpus:
         path = Path(path)
         meta = _read_json(path / "meta.json")
         if "tasks" not in meta:
-            raise DataError("prepared data do not say what their tasks are", code="VT-DATA-006", where=str(path / "meta.json"),
-                            remedy=REMEDY)
+            raise DataError(
+                "prepared data do not say what their tasks are",
+                code="VT-DATA-006",
+                where=str(path / "meta.json"),
+                remedy=REMEDY,
+            )
         return cls(path, meta)
 
     @cached_property
@@ -199,8 +259,17 @@ class Corpus:
         """
         if split not in self.datasets.get(dataset, []):
             splits = self.datasets.get(dataset)
-            known = f"{dataset} has {', '.join(splits)}" if splits else f"datasets are {', '.join(self.datasets)}"
-            raise DataError(f"no split {dataset}/{split}", code="VT-DATA-007", where=str(self.path), remedy=known)
+            known = (
+                f"{dataset} has {', '.join(splits)}"
+                if splits
+                else f"datasets are {', '.join(self.datasets)}"
+            )
+            raise DataError(
+                f"no split {dataset}/{split}",
+                code="VT-DATA-007",
+                where=str(self.path),
+                remedy=known,
+            )
         key = (dataset, split)
         if key not in self._open:
             self._open[key] = Index(self.path / dataset / split)
@@ -215,4 +284,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         fault = "not an object"
     except (OSError, ValueError) as error:
         fault = str(error)
-    raise DataError(f"prepared data cannot be read: {fault}", code="VT-DATA-008", where=str(path), remedy=REMEDY)
+    raise DataError(
+        f"prepared data cannot be read: {fault}", code="VT-DATA-008", where=str(path), remedy=REMEDY
+    )

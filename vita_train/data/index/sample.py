@@ -1,4 +1,5 @@
-"""One row of a prepared corpus: its token ids and labels at hand, its media loaded when asked for."""
+"""One row of a prepared corpus: its token ids and labels at hand, its media loaded when asked
+for."""
 
 from __future__ import annotations
 
@@ -110,11 +111,13 @@ class Sample:
 
     @property
     def prompt_ids(self) -> np.ndarray:
-        """Compact ids up to and with the open header of the last reply; the state mark is not in it."""
-        return self.ids[:self.spans[-1][0]]
+        """Compact ids up to and with the open header of the last reply; the state mark is not in
+        it."""
+        return self.ids[: self.spans[-1][0]]
 
     def expanded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and labels with a media id at every position that media fill: (tokens,), (tokens,)."""
+        """Return ids and labels with a media id at every position that media fill: (tokens,),
+        (tokens,)."""
         return expand(self.ids, self.runs), expand_labels(self.ids, self.labels, self.runs)
 
     def expanded_states(self) -> np.ndarray:
@@ -126,7 +129,8 @@ class Sample:
         return positions_of(expand(self.ids, self.runs), self.settings.data.shared_position_stride)
 
     def tile_tokens(self) -> list[int] | None:
-        """Return the tokens of each tile, in the order of the placeholders; None where none is pooled."""
+        """Return the tokens of each tile, in the order of the placeholders; None where none is
+        pooled."""
         video, per_tile = self.settings.data.video, self.settings.tokens_per_tile
         if not video.slowfast:
             return None
@@ -137,7 +141,8 @@ class Sample:
         """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.
 
         Raises:
-            DataError: a file cannot be decoded any more, or has changed since the data was prepared.
+            DataError: a file cannot be decoded any more, or has changed since the data was
+                prepared.
         """
         from vita_train.data.media import MediaError
         from vita_train.data.media.image import cut_tiles, open_image
@@ -145,12 +150,18 @@ class Sample:
 
         data, side = self.settings.data, self.settings.vision.tile_size
         try:
-            parts = [cut_tiles(open_image(path), data.image, side, tiled=tiled)
-                     for path, tiled in zip(self.images, self.image_tiled, strict=True)]
-            parts += [load_frames(path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed)
-                      for path, tiled in zip(self.videos, self.video_tiled, strict=True)]
+            parts = [
+                cut_tiles(open_image(path), data.image, side, tiled=tiled)
+                for path, tiled in zip(self.images, self.image_tiled, strict=True)
+            ]
+            parts += [
+                load_frames(path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed)
+                for path, tiled in zip(self.videos, self.video_tiled, strict=True)
+            ]
         except MediaError as error:
-            raise DataError(error.detail, code="VT-DATA-009", where=self.name, remedy=REMEDY) from error
+            raise DataError(
+                error.detail, code="VT-DATA-009", where=self.name, remedy=REMEDY
+            ) from error
         pixels = np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
         self._unchanged(len(pixels), self.tiles, "tiles")
         return pixels
@@ -172,16 +183,23 @@ class Sample:
 
         spec = self.settings.data.audio
         try:
-            return load_wave(self.audios[clip], rate or spec.sample_rate, max_seconds=spec.max_seconds,
-                             channel=spec.channel)
+            return load_wave(
+                self.audios[clip],
+                rate or spec.sample_rate,
+                max_seconds=spec.max_seconds,
+                channel=spec.channel,
+            )
         except MediaError as error:
-            raise DataError(error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY) from error
+            raise DataError(
+                error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY
+            ) from error
 
     def load_fbank(self, clip: int = 0) -> Tensor:
         """Return the filterbank features of a clip, (frames, mel bins) float32.
 
         Raises:
-            DataError: the file cannot be decoded any more, or has another length than when the data was prepared.
+            DataError: the file cannot be decoded any more, or has another length than when the data
+                was prepared.
         """
         import torch
 
@@ -196,5 +214,9 @@ class Sample:
 
     def _unchanged(self, found: int, prepared: int, what: str) -> None:
         if found != prepared:
-            raise DataError(f"has {found} {what} but had {prepared} when the data was prepared", code="VT-DATA-011", where=self.name,
-                            remedy=REMEDY)
+            raise DataError(
+                f"has {found} {what} but had {prepared} when the data was prepared",
+                code="VT-DATA-011",
+                where=self.name,
+                remedy=REMEDY,
+            )

@@ -1,4 +1,5 @@
-"""What a prepared corpus holds: counts and histograms, read from the lengths alone where possible."""
+"""What a prepared corpus holds: counts and histograms, read from the lengths alone where
+possible."""
 
 from __future__ import annotations
 
@@ -41,17 +42,27 @@ def split_stats(index: Index) -> SplitStats:
     tokens = index.tokens
     seconds = np.asarray(index.column("seconds"), dtype=np.float64)
     return SplitStats(
-        dataset=index.dataset, split=index.split, records=len(index), tokens=int(tokens.sum()),
-        tiles=int(index.tiles.sum()), hours=float(seconds.sum() / 3600), supervised=sum(index.column("supervised")),
-        longest=int(tokens.max(initial=0)), negatives=sum(turn >= 0 for turn in index.column("inserted")),
-        token_counts=_histogram(tokens, TOKEN_EDGES), second_counts=_histogram(seconds[seconds > 0], SECOND_EDGES),
+        dataset=index.dataset,
+        split=index.split,
+        records=len(index),
+        tokens=int(tokens.sum()),
+        tiles=int(index.tiles.sum()),
+        hours=float(seconds.sum() / 3600),
+        supervised=sum(index.column("supervised")),
+        longest=int(tokens.max(initial=0)),
+        negatives=sum(turn >= 0 for turn in index.column("inserted")),
+        token_counts=_histogram(tokens, TOKEN_EDGES),
+        second_counts=_histogram(seconds[seconds > 0], SECOND_EDGES),
     )
 
 
 def corpus_stats(corpus: Corpus) -> list[SplitStats]:
     """Return the figures of every split, sorted by name."""
-    return [split_stats(corpus.index(dataset, split)) for dataset, splits in sorted(corpus.datasets.items())
-            for split in splits]
+    return [
+        split_stats(corpus.index(dataset, split))
+        for dataset, splits in sorted(corpus.datasets.items())
+        for split in splits
+    ]
 
 
 def _histogram(values: np.ndarray, edges: tuple[int, ...]) -> tuple[int, ...]:

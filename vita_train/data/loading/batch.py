@@ -15,9 +15,11 @@ class Batch:
     """B rows of L tokens, N tiles of side S, A clips of at most T filterbank frames."""
 
     input_ids: Tensor
-    """(B, L) long; IMAGE_ID and AUDIO_ID at every position that media fill, the pad id in padding."""
+    """(B, L) long; IMAGE_ID and AUDIO_ID at every position that media fill, the pad id in
+    padding."""
     labels: Tensor
-    """(B, L) long; IGNORE_INDEX where not supervised. Aligned with ``input_ids``: the loss shifts."""
+    """(B, L) long; IGNORE_INDEX where not supervised. Aligned with ``input_ids``: the loss
+    shifts."""
     position_ids: Tensor
     """(B, L) long; restart at each document."""
     document_ids: Tensor
@@ -31,11 +33,13 @@ class Batch:
     sample_ids: list[str]
     """In reading order."""
     modalities: frozenset[str] = frozenset()
-    """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of other ranks."""
+    """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of
+    other ranks."""
     tile_tokens: Tensor | None = None
     """(N,) long: tokens each tile is pooled to; None where none is."""
     states: Tensor | None = None
-    """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no clip has one."""
+    """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no
+    clip has one."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on ``device``."""
@@ -47,5 +51,7 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **changed)

@@ -20,7 +20,8 @@ LENGTH_MULTIPLE = 32
 def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int) -> Batch:
     """Lay each row's samples one behind the other, load their media, and pad.
 
-    Rows are as long as the longest needs, rounded up to ``LENGTH_MULTIPLE`` but at most ``seq_len``.
+    Rows are as long as the longest needs, rounded up to ``LENGTH_MULTIPLE`` but at most
+    ``seq_len``.
 
     Raises:
         DataError: a media file cannot be read any more, or has changed since the data was prepared.
@@ -44,22 +45,40 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int)
     samples = [sample for row in rows for sample in row]
     tiles, fbank, lengths = load_media(samples)
     kinds = [name for name, value in (("image", tiles), ("audio", fbank)) if value is not None]
-    return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions),
-                 torch.from_numpy(documents), tiles, fbank, lengths, [sample.id for sample in samples],
-                 frozenset(kinds), _tile_tokens(samples),
-                 torch.from_numpy(states) if any(sample.states for sample in samples) else None)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(labels),
+        torch.from_numpy(positions),
+        torch.from_numpy(documents),
+        tiles,
+        fbank,
+        lengths,
+        [sample.id for sample in samples],
+        frozenset(kinds),
+        _tile_tokens(samples),
+        torch.from_numpy(states) if any(sample.states for sample in samples) else None,
+    )
 
 
 def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the media of samples in reading order: tiles (N, 3, S, S) uint8, fbank (A, T, bins), lengths (A,)."""
+    """Return the media of samples in reading order: tiles (N, 3, S, S) uint8, fbank (A, T, bins),
+    lengths (A,)."""
     pixels = [sample.load_pixels() for sample in samples if sample.tiles]
     clips = [sample.load_fbank(clip) for sample in samples for clip in range(len(sample.audios))]
-    tiles = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2).contiguous() if pixels else None
+    tiles = (
+        torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2).contiguous()
+        if pixels
+        else None
+    )
     if not clips:
         return tiles, None, None
     return tiles, pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])
 
 
 def _tile_tokens(samples: Sequence[Sample]) -> Tensor | None:
-    counts = [tokens for sample in samples if sample.tiles and (tokens := sample.tile_tokens()) is not None]
+    counts = [
+        tokens
+        for sample in samples
+        if sample.tiles and (tokens := sample.tile_tokens()) is not None
+    ]
     return torch.tensor([count for tokens in counts for count in tokens]) if counts else None

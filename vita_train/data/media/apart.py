@@ -58,8 +58,12 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def measure(self, file: MediaFile) -> Measured:
@@ -112,7 +116,8 @@ class Decoder:
                 self.close()
                 if is_last:
                     raise VitaError(
-                        "the process that decodes media ended, or could not be started", code="VT-FAIL-001",
+                        "the process that decodes media ended, or could not be started",
+                        code="VT-FAIL-001",
                         where=str(file.path),
                         remedy="see above for its own message, and to the machine's memory",
                     ) from None
@@ -124,8 +129,11 @@ class Decoder:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            )
         self._running = process, Connection(ours.detach())
         return self._running
 

@@ -84,7 +84,8 @@ def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: Adapter
 def fbank(wave: np.ndarray | Tensor, rate: int = 16000, bins: int = 80) -> Tensor:
     """Return Kaldi filterbank features (frames, bins), dither 0, of a wave in [-1, 1].
 
-    As Kaldi's compute-fbank: samples x 32768, mean of each window taken out, pre-emphasis 0.97, Povey window,
+    As Kaldi's compute-fbank: samples x 32768, mean of each window taken out, pre-emphasis 0.97,
+    Povey window,
     power spectrum, triangles on the mel scale from 20 Hz to half the rate, natural logarithm.
     """
     import torch
@@ -112,7 +113,8 @@ def _window(length: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _mel_weights(bins: int, size: int, rate: int) -> Tensor:
-    """Triangles on the mel scale: (size // 2 + 1, bins); the bin at half the rate is left out, as in Kaldi."""
+    """Triangles on the mel scale: (size // 2 + 1, bins); the bin at half the rate is left out, as
+    in Kaldi."""
     import torch
 
     def mel(hertz: Tensor) -> Tensor:

@@ -18,15 +18,20 @@ from vita_train.recipe.tower import TowerSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: An image longer than this is made smaller before it is padded to a square, which could be huge otherwise.
+#: An image longer than this is made smaller before it is padded to a square, which could be huge
+#: otherwise.
 _PADDED_WHOLE = 4096
 
 
 @lru_cache(maxsize=8)
 def grids(least: int, most: int) -> list[tuple[int, int]]:
     """Return every (columns, rows) of ``least`` to ``most`` tiles, by area, then by columns."""
-    found = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most + 1)
-             if least <= columns * rows <= most]
+    found = [
+        (columns, rows)
+        for columns in range(1, most + 1)
+        for rows in range(1, most + 1)
+        if least <= columns * rows <= most
+    ]
     return sorted(found, key=lambda grid: (grid[0] * grid[1], grid[0]))
 
 
@@ -57,7 +62,8 @@ def count_tiles(width: int, height: int, spec: ImageSpec, side: int, *, tiled: b
 def open_image(path: Path) -> Image.Image:
     """Decode an image as people see it: upright, in sRGB, transparent parts white; as RGB.
 
-    Of an animation the first frame that is shown is taken, of a document the first page that is no thumbnail.
+    Of an animation the first frame that is shown is taken, of a document the first page that is no
+    thumbnail.
 
     Raises:
         MediaError: missing, not an image, truncated, or too large to decode safely.
@@ -67,7 +73,9 @@ def open_image(path: Path) -> Image.Image:
         first_page(image)
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise MediaError("too large", f"{path} has {width} x {height} pixels, the most is {MAX_PIXELS}")
+            raise MediaError(
+                "too large", f"{path} has {width} x {height} pixels, the most is {MAX_PIXELS}"
+            )
         image.load()
         return as_shown(image)
 
@@ -75,7 +83,8 @@ def open_image(path: Path) -> Image.Image:
 def cut_tiles(image: Image.Image, spec: ImageSpec, side: int, *, tiled: bool = True) -> np.ndarray:
     """Cut an image into (N, side, side, 3) uint8 tiles, row by row, the whole image last.
 
-    An image of one tile becomes a square as ``spec.single_tile`` says; several tiles stretch it to their grid.
+    An image of one tile becomes a square as ``spec.single_tile`` says; several tiles stretch it to
+    their grid.
     """
     grid = choose_grid(*image.size, spec.min_tiles, spec.max_tiles, side) if tiled else (1, 1)
     return cut_grid(image, grid, spec, side)
@@ -112,7 +121,8 @@ def to_square(image: Image.Image, side: int, how: str) -> Image.Image:
 
 
 def normalise(tiles: np.ndarray, vision: TowerSpec) -> Tensor:
-    """Turn (N, S, S, 3) uint8 into (N, 3, S, S) float32, mean and deviation of the tower taken out."""
+    """Turn (N, S, S, 3) uint8 into (N, 3, S, S) float32, mean and deviation of the tower taken
+    out."""
     import torch
 
     pixels = torch.from_numpy(np.array(tiles)).permute(0, 3, 1, 2).float().div_(255)

@@ -68,7 +68,11 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             return Measured(
                 count_video_tiles(video, len(indices), data, side, tiled=file.tiled), tuple(indices)
             )
-        wave = load_wave(file.path, data.audio.sample_rate, max_seconds=data.audio.max_seconds,
-                         channel=data.audio.channel)
+        wave = load_wave(
+            file.path,
+            data.audio.sample_rate,
+            max_seconds=data.audio.max_seconds,
+            channel=data.audio.channel,
+        )
         check_length(file.path, wave, data.audio, settings.adapter)
         return Measured(samples=len(wave), wave=wave if settings.with_waves else None)

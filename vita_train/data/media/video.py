@@ -65,7 +65,8 @@ def frame_indices(total: int, native: float, spec: VideoSpec) -> list[int]:
     indices = list(range(0, total, stride))
     if len(indices) > spec.max_frames:
         return [
-            indices[index] for index in np.linspace(0, len(indices) - 1, spec.max_frames).astype(int)
+            indices[index]
+            for index in np.linspace(0, len(indices) - 1, spec.max_frames).astype(int)
         ]
     if len(indices) < spec.min_frames:
         return [int(index) for index in np.linspace(0, total - 1, spec.min_frames)]
@@ -122,8 +123,9 @@ def probe_video(path: Path) -> VideoInfo:
         return VideoInfo(len(times), rate, width, height, uneven)
 
 
-def load_frames(path: Path, indices: list[int], data: DataSpec, side: int, *, tiled: bool = True,
-                seed: int = 0) -> np.ndarray:
+def load_frames(
+    path: Path, indices: list[int], data: DataSpec, side: int, *, tiled: bool = True, seed: int = 0
+) -> np.ndarray:
     """Return the frames at ``indices`` as (N, side, side, 3) uint8, tiled ones as their tiles.
 
     Args:
@@ -267,8 +269,12 @@ class _Video:
             )
 
 
-_SIDEWAYS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.TRANSPOSE,
-             Image.Transpose.TRANSVERSE)
+_SIDEWAYS = (
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+)
 
 
 @contextmanager

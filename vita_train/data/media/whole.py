@@ -2,7 +2,8 @@
 
 What each format tells:
 
-==============================  ========================================================================
+==============================
+========================================================================
 WAV, RF64, AIFF, W64, AU, CAF   the length of the samples in bytes
 AVI, WebM and Matroska, ASF     the length of the whole, unless it was written to a pipe
 MP4 and its kind                the length of each part
@@ -12,7 +13,8 @@ MP3                             the bytes that a Xing, Info or VBRI header state
 FLAC                            the number of samples (compared when it is decoded)
 AAC (ADTS), MPEG-PS, AMR, MP3   nothing: a cut file looks like a shorter one, and is taken for it
 without such a header
-==============================  ========================================================================
+==============================
+========================================================================
 """
 
 from __future__ import annotations
@@ -202,7 +204,7 @@ def _ogg(stream: BinaryIO, size: int) -> str:
     if place < 0 or len(tail) < place + 27:
         return "ends inside a page"
     flags, segments = tail[place + 5], tail[place + 26]
-    table = tail[place + 27:place + 27 + segments]
+    table = tail[place + 27 : place + 27 + segments]
     if len(table) < segments or len(tail) < place + 27 + segments + sum(table):
         return "ends inside a page"
     return "" if flags & 4 else "ends before its last page"
@@ -226,11 +228,11 @@ def _mp3(stream: BinaryIO, size: int) -> str:
         found = re.search(rb"Xing|Info", frame[:64])
         if not found:
             return ""
-        flags = struct.unpack(">I", frame[found.end():found.end() + 4])[0]
+        flags = struct.unpack(">I", frame[found.end() : found.end() + 4])[0]
         if not flags & 2:
             return ""
         at = found.end() + 4 + (4 if flags & 1 else 0)
-        stated = struct.unpack(">I", frame[at:at + 4])[0]
+        stated = struct.unpack(">I", frame[at : at + 4])[0]
     # Writers count their own header in or not, and tags follow: a little less is no cut.
     return "" if stated <= (size - place) * 1.01 + 1024 else _missing(place + stated, size)
 
@@ -268,13 +270,14 @@ def _transport(stream: BinaryIO, size: int) -> str:
     """MPEG-TS: packets of one size."""
     head = stream.read(204 * 4 + 4)
     for length, shift in ((188, 0), (192, 4), (204, 0)):
-        if all(head[shift + length * k:shift + length * k + 1] == b"G" for k in range(4)):
+        if all(head[shift + length * k : shift + length * k + 1] == b"G" for k in range(4)):
             return "ends inside a packet" if size % length else ""
     return ""
 
 
 _CHECKS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], str]], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), check) for pattern, check in (
+    (re.compile(pattern, re.DOTALL), check)
+    for pattern, check in (
         (rb"(RIFF|RF64|BW64)....(WAVE|AVI )", _riff),
         (rb"FORM....AIF[FC]", _aiff),
         (rb"riff\x2e\x91\xcf\x11", _w64),
@@ -288,4 +291,5 @@ _CHECKS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], str]], ...] = 
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
         (rb"GIF8[79]a", _gif),
         (rb"G|....G", _transport),
-    ))
+    )
+)

@@ -19,20 +19,39 @@ BLANK = "<blank>"
 UNKNOWN = "<unk>"
 #: Scripts that are written without spaces between words. Each character, with its marks, counts as
 #: a word there; where the words end is a question of opinion.
-_UNSPACED = "".join(rf"\p{{scx={script}}}" for script in (
-    "Han", "Hira", "Kana", "Bopo", "Yiii", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Java", "Tale",
-    "Talu", "Lana"))
+_UNSPACED = "".join(
+    rf"\p{{scx={script}}}"
+    for script in (
+        "Han",
+        "Hira",
+        "Kana",
+        "Bopo",
+        "Yiii",
+        "Thai",
+        "Laoo",
+        "Khmr",
+        "Mymr",
+        "Tibt",
+        "Java",
+        "Tale",
+        "Talu",
+        "Lana",
+    )
+)
 _UNSPACED_LETTER = rf"[[{_UNSPACED}]&&[\p{{L}}]]"
 #: Marks that are drawn enclosing others, variation selectors, and format characters are no part of
 #: how a word is spelled; the joiners are (Persian, Malayalam), and U+200B parts words.
 _INVISIBLE = regex.compile(
-    r"[[\p{Cf}\p{Me}\ufe00-\ufe0f\U000e0100-\U000e01ef]--[\u200b-\u200d]]", regex.V1)
+    r"[[\p{Cf}\p{Me}\ufe00-\ufe0f\U000e0100-\U000e01ef]--[\u200b-\u200d]]", regex.V1
+)
 _DROPPED = regex.compile(r"[^\p{L}\p{M}\p{N}'\u200c\u200d]+")
 _LOOSE = regex.compile(
     r"(?<![\p{L}\p{M}])[\u200c\u200d]+|\u200c+(?![\p{L}\p{M}])|(?<!\p{M})\u200d+(?![\p{L}\p{M}])"
-    r"|(?<![\p{L}\p{M}\p{N}\u200c\u200d])\p{M}+")
+    r"|(?<![\p{L}\p{M}\p{N}\u200c\u200d])\p{M}+"
+)
 _NEEDLESS_SPACE = regex.compile(
-    rf" (?={_UNSPACED_LETTER})|(?<={_UNSPACED_LETTER}\p{{M}}*) ", regex.V1)
+    rf" (?={_UNSPACED_LETTER})|(?<={_UNSPACED_LETTER}\p{{M}}*) ", regex.V1
+)
 _WORD = regex.compile(rf"{_UNSPACED_LETTER}\p{{M}}*|(?:(?!{_UNSPACED_LETTER})[^ ])+", regex.V1)
 #: The apostrophe of typesetting, of Ukrainian, and of full width.
 _APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'''")
@@ -116,8 +135,12 @@ class CtcVocab:
             value = json.loads(path.read_text(encoding="utf-8"))
             return cls(value["kind"], tuple(value["units"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"unit inventory cannot be read: {error}", code="VT-DATA-012", where=str(path),
-                            remedy="prepare the data again") from error
+            raise DataError(
+                f"unit inventory cannot be read: {error}",
+                code="VT-DATA-012",
+                where=str(path),
+                remedy="prepare the data again",
+            ) from error
 
 
 def pieces(text: str, kind: Literal["char", "word"]) -> Sequence[str]:

@@ -1,4 +1,5 @@
-"""How examples lie on disk: an Arrow file of columns, a table of lengths, and features beside them."""
+"""How examples lie on disk: an Arrow file of columns, a table of lengths, and features beside
+them."""
 
 from __future__ import annotations
 
@@ -15,16 +16,31 @@ from vita_train.storage.digest import sha256_file
 
 INDEX_FORMAT = "vita-train/index/v1"
 ROWS_PER_BATCH = 8192
-"""Rows of an Arrow record batch; every batch but the last is full, so that a row's place is a division."""
+"""Rows of an Arrow record batch; every batch but the last is full, so that a row's place is a
+division."""
 
 _INTS = pa.list_(pa.int32())
 _TEXTS = pa.list_(pa.string())
-SCHEMA = pa.schema([
-    ("id", pa.string()), ("ids", _INTS), ("spans", _INTS), ("runs", _INTS), ("supervised", pa.int32()),
-    ("images", _TEXTS), ("image_tiles", _INTS), ("videos", _TEXTS), ("video_frame_indices", _INTS),
-    ("audios", _TEXTS), ("audio_frames", _INTS), ("feature_offset", pa.int64()), ("seconds", pa.float32()),
-    ("turns", _TEXTS), ("inserted", pa.int32()), ("states", _INTS),
-])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("ids", _INTS),
+        ("spans", _INTS),
+        ("runs", _INTS),
+        ("supervised", pa.int32()),
+        ("images", _TEXTS),
+        ("image_tiles", _INTS),
+        ("videos", _TEXTS),
+        ("video_frame_indices", _INTS),
+        ("audios", _TEXTS),
+        ("audio_frames", _INTS),
+        ("feature_offset", pa.int64()),
+        ("seconds", pa.float32()),
+        ("turns", _TEXTS),
+        ("inserted", pa.int32()),
+        ("states", _INTS),
+    ]
+)
 TABLES = ("index.arrow", "lengths.bin", "features.bin")
 """Files of a split beside ``meta.json``, which holds their sha256."""
 LENGTHS = ("tokens", "tiles", "frames")
@@ -32,7 +48,8 @@ LENGTHS = ("tokens", "tiles", "frames")
 
 
 class IndexWriter:
-    """Writes one split: ``index.arrow``, ``lengths.bin``, ``meta.json`` and, if asked, ``features.bin``.
+    """Writes one split: ``index.arrow``, ``lengths.bin``, ``meta.json`` and, if asked,
+    ``features.bin``.
 
     A context manager; leaving it normally completes the files.
 
@@ -77,8 +94,12 @@ class IndexWriter:
         if len(self._pending) == ROWS_PER_BATCH:
             self._flush()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self._flush()
         self._arrow.close()
@@ -87,24 +108,58 @@ class IndexWriter:
             self._features.close()
         if kind is None:
             tables = [path for name in TABLES if (path := self._out / name).exists()]
-            meta = {"format": INDEX_FORMAT, "rows": self._rows, "digest": self.digest,
-                    "sha256": {path.name: sha256_file(path) for path in tables},
-                    "feature_bins": self._bins, "feature_frames": self._frames, **self._meta}
-            (self._out / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            meta = {
+                "format": INDEX_FORMAT,
+                "rows": self._rows,
+                "digest": self.digest,
+                "sha256": {path.name: sha256_file(path) for path in tables},
+                "feature_bins": self._bins,
+                "feature_frames": self._frames,
+                **self._meta,
+            }
+            (self._out / "meta.json").write_text(
+                json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+            )
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        columns = [pa.array(self._offsets if name == "feature_offset" else [getattr(e, name) for e in self._pending],
-                            type=SCHEMA.field(name).type) for name in SCHEMA.names]
+        columns = [
+            pa.array(
+                self._offsets
+                if name == "feature_offset"
+                else [getattr(e, name) for e in self._pending],
+                type=SCHEMA.field(name).type,
+            )
+            for name in SCHEMA.names
+        ]
         batch = pa.record_batch(columns, schema=SCHEMA)
         self._arrow.write_batch(batch)
-        lengths = np.array([[getattr(e, name) for name in LENGTHS] for e in self._pending], dtype="<i4")
+        lengths = np.array(
+            [[getattr(e, name) for name in LENGTHS] for e in self._pending], dtype="<i4"
+        )
         self._lengths.write(lengths.tobytes())
         self._digest.update(lengths.tobytes())
-        self._digest.update(repr([(e.id, e.ids, e.spans, e.images, e.videos, e.video_frame_indices, e.audios, e.turns)
-                                  for e in self._pending]).encode())
-        if any(e.states for e in self._pending):  # rows without keep the digest they had before there were any
+        self._digest.update(
+            repr(
+                [
+                    (
+                        e.id,
+                        e.ids,
+                        e.spans,
+                        e.images,
+                        e.videos,
+                        e.video_frame_indices,
+                        e.audios,
+                        e.turns,
+                    )
+                    for e in self._pending
+                ]
+            ).encode()
+        )
+        if any(
+            e.states for e in self._pending
+        ):  # rows without keep the digest they had before there were any
             self._digest.update(repr([e.states for e in self._pending]).encode())
         self._rows += len(self._pending)
         self._pending.clear()

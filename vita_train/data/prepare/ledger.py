@@ -43,8 +43,10 @@ class SplitLedger(Strict):
     @model_validator(mode="after")
     def _balanced(self) -> SplitLedger:
         if self.records != self.used + self.rejected or self.rejected != sum(self.reasons.values()):
-            raise ValueError(f"{self.dataset}/{self.split}: {self.records} rows read, {self.used} used and "
-                             f"{self.rejected} rejected do not add up")
+            raise ValueError(
+                f"{self.dataset}/{self.split}: {self.records} rows read, {self.used} used and "
+                f"{self.rejected} rejected do not add up"
+            )
         return self
 
 
@@ -73,7 +75,9 @@ class PrepareLedger(Strict):
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: Path) -> PrepareLedger:
@@ -85,8 +89,12 @@ class PrepareLedger(Strict):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"ledger cannot be read: {error}", code="VT-DATA-013", where=str(path),
-                            remedy="prepare the data again") from error
+            raise DataError(
+                f"ledger cannot be read: {error}",
+                code="VT-DATA-013",
+                where=str(path),
+                remedy="prepare the data again",
+            ) from error
 
 
 class Counting:
@@ -107,17 +115,29 @@ class Counting:
             if len(self.first) < 3:
                 self.first.append(result)
             return
-        self.sums.update(used=1, tokens=result.tokens, supervised=result.supervised, tiles=result.tiles,
-                         frames=result.frames)
+        self.sums.update(
+            used=1,
+            tokens=result.tokens,
+            supervised=result.supervised,
+            tiles=result.tiles,
+            frames=result.frames,
+        )
         self.seconds += result.seconds
 
     def close(self) -> SplitLedger:
         """Return the counts."""
         rejected = sum(self.reasons.values())
         return SplitLedger(
-            dataset=self.dataset, split=self.split, records=self.sums["used"] + rejected, used=self.sums["used"],
-            rejected=rejected, reasons=dict(sorted(self.reasons.items())), tokens=self.sums["tokens"],
-            supervised=self.sums["supervised"], tiles=self.sums["tiles"], frames=self.sums["frames"],
+            dataset=self.dataset,
+            split=self.split,
+            records=self.sums["used"] + rejected,
+            used=self.sums["used"],
+            rejected=rejected,
+            reasons=dict(sorted(self.reasons.items())),
+            tokens=self.sums["tokens"],
+            supervised=self.sums["supervised"],
+            tiles=self.sums["tiles"],
+            frames=self.sums["frames"],
             seconds=round(self.seconds, 3),
         )
 
@@ -129,13 +149,22 @@ class Counting:
             return f"{name} holds no records"
         if rejected / total <= max_share and self.sums["used"]:
             return ""
-        first = "; ".join(f"row {reject.row} ({printable(reject.id)}): {reject.reason}: {printable(reject.detail)}"
-                          for reject in self.first)
+        first = "; ".join(
+            f"row {reject.row} ({printable(reject.id)}): {reject.reason}: "
+            f"{printable(reject.detail)}"
+            for reject in self.first
+        )
         return f"{name}: {rejected} of {total} records rejected. First: {first}"
 
 
 def reject_line(dataset: str, split: str, reject: Reject) -> str:
     """Return a line of ``rejects.jsonl``."""
-    value = {"dataset": dataset, "split": split, "row": reject.row, "id": reject.id, "reason": reject.reason,
-             "detail": reject.detail}
+    value = {
+        "dataset": dataset,
+        "split": split,
+        "row": reject.row,
+        "id": reject.id,
+        "reason": reject.reason,
+        "detail": reject.detail,
+    }
     return printable(json.dumps(value, ensure_ascii=False), sys.maxsize) + "\n"

@@ -37,22 +37,33 @@ class ParallelEncoder:
 
     def __enter__(self) -> ParallelEncoder:
         if self._workers > 1:
-            # A fresh interpreter each: forking one that has threads of torch and the tokenizer can hang.
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=_start,
-                                             initargs=(self._recipe, self._tokenizer_dir))
+            # A fresh interpreter each: forking one that has threads of torch and the tokenizer can
+            # hang.
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=get_context("spawn"),
+                initializer=_start,
+                initargs=(self._recipe, self._tokenizer_dir),
+            )
         else:
             self._tokenizer = load_tokenizer(self._tokenizer_dir)
             self._decoder = Decoder(measure_settings(self._recipe))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         else:
             self._decoder.close()
 
-    def file(self, dataset: str, path: Path, roots: Mapping[str, Path]) -> Iterator[Example | Reject]:
+    def file(
+        self, dataset: str, path: Path, roots: Mapping[str, Path]
+    ) -> Iterator[Example | Reject]:
         """Examine every row of a record file; results come in the file's order.
 
         Raises:
@@ -87,7 +98,9 @@ def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
     _worker[:] = [(recipe, load_tokenizer(tokenizer_dir), decoder)]
 
 
-def _encode(dataset: str, roots: dict[str, Path], rows: list[Row | Reject]) -> list[Example | Reject]:
+def _encode(
+    dataset: str, roots: dict[str, Path], rows: list[Row | Reject]
+) -> list[Example | Reject]:
     recipe, tokenizer, decoder = _worker[0]
     encoder = RowEncoder(recipe, tokenizer, dataset, roots, decoder)
     return [encoder.encode(row) if isinstance(row, Row) else row for row in rows]

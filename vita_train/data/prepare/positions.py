@@ -8,11 +8,13 @@ from vita_train.recipe.special_ids import IMAGE_ID
 
 
 def positions_of(ids: np.ndarray, stride: int = 1) -> np.ndarray:
-    """Return the position of each id of a document: (tokens,) expanded ids -> (tokens,) int64, from 0.
+    """Return the position of each id of a document: (tokens,) expanded ids -> (tokens,) int64, from
+    0.
 
-    With a stride k above 1, k visual tokens that follow each other share a position, and so do those left over at the
-    end of a stretch (VITA-1.5, ``shared_v_pid_stride``: each advances the position by 1/k, r left over by 1/r, and the
-    sum is rounded up). Every other token has its own.
+    With a stride k above 1, k visual tokens that follow each other share a position, and so do
+    those left over at the
+    end of a stretch (VITA-1.5, ``shared_v_pid_stride``: each advances the position by 1/k, r left
+    over by 1/r, and the sum is rounded up). Every other token has its own.
     """
     visual = ids == IMAGE_ID
     if stride == 1 or not visual.any():

@@ -1,7 +1,7 @@
 """Conversations to token ids and labels, by construction: nothing is searched for afterwards.
 
-Media stay compact: one IMAGE_ID or AUDIO_ID stands for a whole image, video or clip, and ``runs`` tells how many
-tokens it fills. :func:`expand` writes them out.
+Media stay compact: one IMAGE_ID or AUDIO_ID stands for a whole image, video or clip, and ``runs``
+tells how many tokens it fills. :func:`expand` writes them out.
 """
 
 from __future__ import annotations
@@ -59,12 +59,18 @@ class EncodedSample:
         return sum(end - start for start, end in self.spans)
 
 
-def encode(record: Record, template: Template, tokenizer: Tokenizer, media: MediaCounts, *,
-           state_mode: StateMode = "glyph") -> EncodedSample:
+def encode(
+    record: Record,
+    template: Template,
+    tokenizer: Tokenizer,
+    media: MediaCounts,
+    *,
+    state_mode: StateMode = "glyph",
+) -> EncodedSample:
     """Write a record as ids; supervised are, of each reply, state mark, answer and end token.
 
-    With ``end_tag`` false the end token of the last reply is left out, and everything after it. In the mode ``head``
-    no mark is written; each clip gets a class instead.
+    With ``end_tag`` false the end token of the last reply is left out, and everything after it. In
+    the mode ``head`` no mark is written; each clip gets a class instead.
 
     Raises:
         RecipeError: the tokenizer lacks a control token of the template or a state mark.
@@ -83,13 +89,21 @@ def encode(record: Record, template: Template, tokenizer: Tokenizer, media: Medi
     return writer.sample
 
 
-def encode_prompt(turns: Sequence[str], template: Template, tokenizer: Tokenizer, media: MediaCounts, *,
-                  state_mode: StateMode = "glyph") -> EncodedSample:
+def encode_prompt(
+    turns: Sequence[str],
+    template: Template,
+    tokenizer: Tokenizer,
+    media: MediaCounts,
+    *,
+    state_mode: StateMode = "glyph",
+) -> EncodedSample:
     """Write a conversation up to the open header of the next reply, for generation.
 
     Args:
-        turns: texts of human, gpt, human, ... turns; the last is human. Replies carry no state mark: as in training,
-            the mark of a past reply follows from the turn before it (a past negative turn is written as spoken).
+        turns: texts of human, gpt, human, ... turns; the last is human. Replies carry no state
+            mark: as in training,
+            the mark of a past reply follows from the turn before it (a past negative turn is
+            written as spoken).
 
     Raises:
         ValueError: the number of turns is even.
@@ -101,7 +115,9 @@ def encode_prompt(turns: Sequence[str], template: Template, tokenizer: Tokenizer
     for index in range(0, len(turns), 2):
         clips = writer.human(turns[index])
         if index + 1 < len(turns):
-            writer.reply(turns[index + 1], state_of(bool(clips), negative=False), ended=True, more=True)
+            writer.reply(
+                turns[index + 1], state_of(bool(clips), negative=False), ended=True, more=True
+            )
     writer.pieces(template.layout.gpt.before)
     writer.sample.spans.clear()
     return writer.sample
@@ -125,8 +141,11 @@ def expand_labels(ids: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.n
     return np.repeat(labels, _lengths(ids, runs))
 
 
-def expand_states(ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.ndarray) -> np.ndarray:
-    """Return classes aligned with ``expand(ids, runs)``: each at the last position of its clip, IGNORE_INDEX elsewhere.
+def expand_states(
+    ids: np.ndarray, states: Sequence[tuple[int, int]], runs: np.ndarray
+) -> np.ndarray:
+    """Return classes aligned with ``expand(ids, runs)``: each at the last position of its clip,
+    IGNORE_INDEX elsewhere.
 
     Args:
         states: places in ``ids`` and their classes.
@@ -147,7 +166,12 @@ def _lengths(ids: np.ndarray, runs: np.ndarray) -> np.ndarray:
 
 def control_texts(template: Template) -> list[str]:
     """Return the ordinary texts of a template's layout, which a trained tokenizer should know."""
-    return [piece.text for part in template.layout.parts for piece in (*part.before, *part.after) if piece.text]
+    return [
+        piece.text
+        for part in template.layout.parts
+        for piece in (*part.before, *part.after)
+        if piece.text
+    ]
 
 
 def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
@@ -159,14 +183,18 @@ def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
 class _Writer:
     """Appends pieces to a sample; media are taken in order as placeholders come."""
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, media: MediaCounts, state_mode: StateMode) -> None:
+    def __init__(
+        self, template: Template, tokenizer: Tokenizer, media: MediaCounts, state_mode: StateMode
+    ) -> None:
         self.template = template
         self.tokenizer = tokenizer
         self.sample = EncodedSample()
         self.marks = mark_ids(tokenizer, state_mode)
         self.first_human = template.layout.first_human or template.layout.human
         self.left: dict[str, Iterator[int]] = {
-            "image": iter(media.images), "video": iter(media.videos), "audio": iter(media.audios),
+            "image": iter(media.images),
+            "video": iter(media.videos),
+            "audio": iter(media.audios),
         }
 
     def text(self, text: str) -> None:
@@ -229,9 +257,10 @@ class _Writer:
 def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, int]]:
     """Set the newlines around media: an image or video is followed by one, an audio clip by none.
 
-    The newline that a record writes next to an image, and the one after an audio clip, are its formatting and dropped.
-    Images that all stand at the very end of a turn come first; anywhere else they stay where they are.
-    ``parts`` alternates text and media and begins and ends with text.
+    The newline that a record writes next to an image, and the one after an audio clip, are its
+    formatting and dropped.
+    Images that all stand at the very end of a turn come first; anywhere else they stay where they
+    are. ``parts`` alternates text and media and begins and ends with text.
     """
     trimmed = list(parts)
     for index, part in enumerate(parts):
@@ -239,7 +268,9 @@ def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, in
             before, after = trimmed[index - 1], trimmed[index + 1]
             trimmed[index + 1] = after.removeprefix("\n") if isinstance(after, str) else after
             if _is_visual(part):
-                trimmed[index - 1] = before.removesuffix("\n") if isinstance(before, str) else before
+                trimmed[index - 1] = (
+                    before.removesuffix("\n") if isinstance(before, str) else before
+                )
     kept = [part for part in trimmed if part]
     first = len(kept)
     while first and _is_visual(kept[first - 1]):

@@ -1,4 +1,5 @@
-"""One row made ready: media decoded once, prompt and labels written, lengths checked against the stages."""
+"""One row made ready: media decoded once, prompt and labels written, lengths checked against the
+stages."""
 
 from __future__ import annotations
 
@@ -69,11 +70,14 @@ class Example:
 
 
 def limits_of(recipe: Recipe, dataset: str) -> Limits:
-    """Return what a sample may take: the smallest rows of the stages that pack this dataset, and the context.
+    """Return what a sample may take: the smallest rows of the stages that pack this dataset, and
+    the context.
 
     A dataset that no stage packs is held to the largest rows of any stage.
     """
-    packing = {name: spec for name, spec in recipe.stages.items() if OBJECTIVES[spec.objective].packs}
+    packing = {
+        name: spec for name, spec in recipe.stages.items() if OBJECTIVES[spec.objective].packs
+    }
     using = {name: spec for name, spec in packing.items() if dataset in spec.datasets}
     context = recipe.model.llm.max_positions
     most = 2**31 - 1
@@ -83,8 +87,12 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
     stage, spec = choose((using or packing).items(), key=lambda item: item[1].batch.seq_len)
     chosen = (using or packing).values()
     tokens = min(spec.batch.seq_len, context)
-    return Limits(tokens, choose(s.batch.max_tiles for s in chosen), choose(s.batch.max_audio_frames for s in chosen),
-                  "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch")
+    return Limits(
+        tokens,
+        choose(s.batch.max_tiles for s in chosen),
+        choose(s.batch.max_audio_frames for s in chosen),
+        "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch",
+    )
 
 
 class RowEncoder:
@@ -98,8 +106,14 @@ class RowEncoder:
         decoder: decodes media in a process of its own; without one they are decoded in this one.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dataset: str, roots: Mapping[str, Path],
-                 decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        dataset: str,
+        roots: Mapping[str, Path],
+        decoder: Decoder | None = None,
+    ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.template = load_template(recipe.data.template)
@@ -107,8 +121,10 @@ class RowEncoder:
         self.roots = roots
         self.decoder = decoder
         self._real_roots = {key: os.path.realpath(root) for key, root in roots.items()}
-        self.recognised = any(OBJECTIVES[spec.objective].transcribes and dataset in spec.data
-                              for spec in recipe.stages.values())
+        self.recognised = any(
+            OBJECTIVES[spec.objective].transcribes and dataset in spec.data
+            for spec in recipe.stages.values()
+        )
 
     def encode(self, row: Row) -> Example | Reject:
         """Decode the media of a row and write its ids, or say why it cannot be used."""
@@ -118,7 +134,9 @@ class RowEncoder:
             return Reject(row.row, error.reason, error.detail, row.id)
         except VitaError:
             raise
-        except Exception as error:  # whatever it is, it is this row's, and the others are not to suffer from it
+        except (
+            Exception
+        ) as error:  # whatever it is, it is this row's, and the others are not to suffer from it
             return Reject(row.row, "cannot be examined", f"{type(error).__name__}: {error}", row.id)
 
     def _example(self, row: Row) -> Example | Reject:
@@ -134,7 +152,9 @@ class RowEncoder:
             videos=tuple(sum(video_tokens(video.tiles, per_tile, data.video)) for video in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
-        encoded = encode(row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode)
+        encoded = encode(
+            row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode
+        )
         example = Example(
             row=row.row,
             id=row.id,
@@ -162,24 +182,37 @@ class RowEncoder:
             return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
             bins = model.audio_encoder.num_mel_bins
-            example.features = [self._features(clip, ref, bins) for clip, ref in zip(audios, row.audios, strict=True)]
+            example.features = [
+                self._features(clip, ref, bins)
+                for clip, ref in zip(audios, row.audios, strict=True)
+            ]
         return example
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
-        for name, taken, most in (("positions", example.tokens, limits.tokens), ("tiles", example.tiles, limits.tiles),
-                                  ("audio frames", example.frames, limits.frames)):
+        for name, taken, most in (
+            ("positions", example.tokens, limits.tokens),
+            ("tiles", example.tiles, limits.tiles),
+            ("audio frames", example.frames, limits.frames),
+        ):
             if taken > most:
                 return f"takes {taken} {name}, {limits.stage} allows {most}"
         return ""
 
     def _too_wordy(self, example: Example) -> str:
-        """CTC cannot align more units than the encoder gives frames; such a row would train nothing, unnoticed."""
+        """CTC cannot align more units than the encoder gives frames; such a row would train
+        nothing, unnoticed."""
         kind = self.recipe.model.ctc_head.vocab
-        needed, given = ctc_frames_needed(example.turns[-1], kind), encoder_frames(example.audio_frames[0])
+        needed, given = (
+            ctc_frames_needed(example.turns[-1], kind),
+            encoder_frames(example.audio_frames[0]),
+        )
         if needed <= given:
             return ""
-        return f"the transcript needs {needed} encoder frames by {kind}, {example.audios[0]} gives {given}"
+        return (
+            f"the transcript needs {needed} encoder frames by {kind}, {example.audios[0]} gives "
+            f"{given}"
+        )
 
     def _measure(self, kind: Kind, ref: MediaRef) -> Measured:
         """Decode a file below its root.
@@ -192,19 +225,31 @@ class RowEncoder:
         if os.path.commonpath((real, root)) != root:
             raise MediaError("path outside its root", f"{path} is a link to {real}, outside {root}")
         file = MediaFile(kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets)
-        return self.decoder.measure(file) if self.decoder else measure(file, measure_settings(self.recipe))
+        return (
+            self.decoder.measure(file)
+            if self.decoder
+            else measure(file, measure_settings(self.recipe))
+        )
 
     def _features(self, clip: Measured, ref: MediaRef, bins: int) -> np.ndarray:
         from vita_train.data.media.audio import fbank
 
         assert clip.wave is not None
-        features = fbank(clip.wave, self.recipe.data.audio.sample_rate, bins).numpy().astype(np.float16)
+        features = (
+            fbank(clip.wave, self.recipe.data.audio.sample_rate, bins).numpy().astype(np.float16)
+        )
         if not np.isfinite(features).all():
-            raise MediaError("unreadable audio", f"{ref.path(self.roots)}: its features are not finite")
+            raise MediaError(
+                "unreadable audio", f"{ref.path(self.roots)}: its features are not finite"
+            )
         return features
 
 
 def measure_settings(recipe: Recipe) -> MeasureSettings:
     """Return what the measures of media files depend on."""
-    return MeasureSettings(recipe.data, recipe.model.vision.tile_size, recipe.model.audio_adapter,
-                           with_waves=recipe.data.audio.store_features)
+    return MeasureSettings(
+        recipe.data,
+        recipe.model.vision.tile_size,
+        recipe.model.audio_adapter,
+        with_waves=recipe.data.audio.store_features,
+    )

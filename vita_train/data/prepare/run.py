@@ -27,12 +27,20 @@ Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
 
 
-def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1, force: bool = False,
-            progress: Say = say) -> PrepareLedger:
+def prepare(
+    recipe: Recipe,
+    registry_path: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Say = say,
+) -> PrepareLedger:
     """Check every record and its media, and write the corpus to ``out``.
 
     Written are ``tokenizer/``, ``ctc_vocab.json``, ``<dataset>/<split>/`` (see `index_writer`),
-    ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all; if it is there
+    ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all;
+    if it is there
     already with the same digest, nothing is done. The result does not depend on ``workers``.
 
     Args:
@@ -40,12 +48,13 @@ def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1,
         registry_path: the registry of its records.
         out: directory to make.
         workers: processes beside each other.
-        force: prepare again also where the digest says nothing has changed: it does not know the media's bytes.
+        force: prepare again also where the digest says nothing has changed: it does not know the
+            media's bytes.
         progress: takes each line of progress.
 
     Raises:
-        DataError: a file cannot be read, or too many records of a split are rejected; their list is then kept
-            beside ``out`` as ``<out>.rejects.jsonl``.
+        DataError: a file cannot be read, or too many records of a split are rejected; their list is
+            then kept beside ``out`` as ``<out>.rejects.jsonl``.
         RecipeError: the tokenizer does not fit the recipe.
     """
     registry_path, out = registry_path.resolve(), out.resolve()
@@ -66,7 +75,9 @@ def prepare(recipe: Recipe, registry_path: Path, out: Path, *, workers: int = 1,
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     out.with_name(f"{out.name}.rejects.jsonl").unlink(missing_ok=True)
-    progress(f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected")
+    progress(
+        f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected"
+    )
     return ledger
 
 
@@ -79,46 +90,82 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
     for stage, spec in recipe.stages.items():
         for name in spec.datasets:
             if name not in registry.datasets or TRAIN not in registry.datasets[name].splits:
-                known = ", ".join(sorted(name for name, entry in registry.datasets.items() if TRAIN in entry.splits))
-                raise DataError(f"stage {stage} trains on {name!r}, which has no train split", code="VT-DATA-014", where=str(path),
-                                remedy=f"datasets with one: {known or 'none'}")
+                known = ", ".join(
+                    sorted(
+                        name for name, entry in registry.datasets.items() if TRAIN in entry.splits
+                    )
+                )
+                raise DataError(
+                    f"stage {stage} trains on {name!r}, which has no train split",
+                    code="VT-DATA-014",
+                    where=str(path),
+                    remedy=f"datasets with one: {known or 'none'}",
+                )
 
 
 def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
-    """Digest of everything the corpus is made of: settings, registry and record files (not the media's bytes)."""
-    files = {f"{name}/{split}": _file_digest(resolve(path, source.records))
-             for name, entry in registry.datasets.items() for split, source in entry.splits.items()}
-    return digest_of({
-        "format": INDEX_FORMAT, "registry": registry.model_dump(mode="json"), "files": files,
-        "template": load_template(recipe.data.template).model_dump(mode="json"),
-        "settings": corpus_settings(recipe),
-    })
+    """Digest of everything the corpus is made of: settings, registry and record files (not the
+    media's bytes)."""
+    files = {
+        f"{name}/{split}": _file_digest(resolve(path, source.records))
+        for name, entry in registry.datasets.items()
+        for split, source in entry.splits.items()
+    }
+    return digest_of(
+        {
+            "format": INDEX_FORMAT,
+            "registry": registry.model_dump(mode="json"),
+            "files": files,
+            "template": load_template(recipe.data.template).model_dump(mode="json"),
+            "settings": corpus_settings(recipe),
+        }
+    )
 
 
 def splits_of(registry: Registry) -> list[tuple[str, str, SplitSource]]:
     """Return dataset, split and source of everything registered, sorted."""
-    return [(name, split, entry.splits[split]) for name, entry in sorted(registry.datasets.items())
-            for split in sorted(entry.splits)]
+    return [
+        (name, split, entry.splits[split])
+        for name, entry in sorted(registry.datasets.items())
+        for split in sorted(entry.splits)
+    ]
 
 
-def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: Path, digest: str, workers: int,
-           progress: Say) -> PrepareLedger:
+def _write(
+    recipe: Recipe,
+    registry: Registry,
+    path: Path,
+    partial: Path,
+    out: Path,
+    digest: str,
+    workers: int,
+    progress: Say,
+) -> PrepareLedger:
     tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
     ctc_vocab = make_ctc_vocab(recipe, registry, path)
     ctc_vocab.save(partial / "ctc_vocab.json")
-    progress(f"prepare: tokenizer of {len(tokenizer)} entries, {len(ctc_vocab)} recogniser units ({ctc_vocab.kind})")
+    progress(
+        f"prepare: tokenizer of {len(tokenizer)} entries, {len(ctc_vocab)} recogniser units "
+        f"({ctc_vocab.kind})"
+    )
     ledgers: list[SplitLedger] = []
     faults: list[str] = []
-    with ((partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
-          ParallelEncoder(recipe, partial / "tokenizer", workers) as encoder):
+    with (
+        (partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
+        ParallelEncoder(recipe, partial / "tokenizer", workers) as encoder,
+    ):
         for dataset, split, source in splits_of(registry):
             counting = Counting(dataset, split)
             meta: dict[str, object] = {
-                "dataset": dataset, "split": split, "settings": media_settings(recipe).model_dump(mode="json"),
+                "dataset": dataset,
+                "split": split,
+                "settings": media_settings(recipe).model_dump(mode="json"),
                 "roots": _portable_roots(source, path, out / dataset / split),
             }
             roots = {key: resolve(path, root) for key, root in source.roots.items()}
-            bins = recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
+            bins = (
+                recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
+            )
             results = encoder.file(dataset, resolve(path, source.records), roots)
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
                 for number, result in enumerate(results, 1):
@@ -131,33 +178,56 @@ def _write(recipe: Recipe, registry: Registry, path: Path, partial: Path, out: P
                         progress(f"prepare: {dataset}/{split} {number} rows")
             ledgers.append(counting.close().model_copy(update={"digest": writer.digest}))
             faults += [fault] if (fault := counting.fault(recipe.data.max_reject_share)) else []
-            progress(f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} rejected")
+            progress(
+                f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} "
+                f"rejected"
+            )
     if faults:
         kept = out.with_name(f"{out.name}.rejects.jsonl")
         os.replace(partial / "rejects.jsonl", kept)
-        raise DataError("; ".join(faults[:3]), code="VT-DATA-015", where=str(path),
-                        remedy=f"all are listed in {kept}; correct the records, or allow a share with "
-                               "data.max_reject_share")
+        raise DataError(
+            "; ".join(faults[:3]),
+            code="VT-DATA-015",
+            where=str(path),
+            remedy=f"all are listed in {kept}; correct the records, or allow a share with "
+            "data.max_reject_share",
+        )
     ledger = PrepareLedger(digest=digest, splits=ledgers)
     ledger.save(partial / "ledger.json")
     datasets = {name: sorted(entry.splits) for name, entry in sorted(registry.datasets.items())}
-    meta_text = json.dumps({"format": "vita-train/corpus/v1", "digest": digest, "datasets": datasets,
-                            "tasks": registry.tasks}, indent=1)
+    meta_text = json.dumps(
+        {
+            "format": "vita-train/corpus/v1",
+            "digest": digest,
+            "datasets": datasets,
+            "tasks": registry.tasks,
+        },
+        indent=1,
+    )
     (partial / "meta.json").write_text(meta_text + "\n", encoding="utf-8")
     return ledger
 
 
 def media_settings(recipe: Recipe) -> MediaSettings:
-    """Return the settings that samples are loaded with; where they once came from is none of them."""
+    """Return the settings that samples are loaded with; where they once came from is none of
+    them."""
     model, data = recipe.model, recipe.data.model_copy(update={"source": {}})
-    return MediaSettings(data=data, vision=model.vision, projector=model.projector, adapter=model.audio_adapter,
-                         mel_bins=model.audio_encoder.num_mel_bins)
+    return MediaSettings(
+        data=data,
+        vision=model.vision,
+        projector=model.projector,
+        adapter=model.audio_adapter,
+        mel_bins=model.audio_encoder.num_mel_bins,
+    )
 
 
 def _portable_roots(source: SplitSource, registry: Path, at: Path) -> dict[str, str]:
-    """Roots as the index keeps them: relative ones stay relative, so that a run's directory can be moved."""
-    return {key: root if Path(root).is_absolute() else os.path.relpath(resolve(registry, root), at)
-            for key, root in sorted(source.roots.items())}
+    """Roots as the index keeps them: relative ones stay relative, so that a run's directory can be
+    moved."""
+    return {
+        key: root if Path(root).is_absolute() else os.path.relpath(resolve(registry, root), at)
+        for key, root in sorted(source.roots.items())
+    }
 
 
 def _is_done(out: Path, digest: str) -> bool:
@@ -172,5 +242,9 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"record file cannot be read: {error.strerror}", code="VT-DATA-016", where=str(path),
-                        remedy="check the path in the registry") from error
+        raise DataError(
+            f"record file cannot be read: {error.strerror}",
+            code="VT-DATA-016",
+            where=str(path),
+            remedy="check the path in the registry",
+        ) from error

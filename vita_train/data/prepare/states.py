@@ -23,7 +23,8 @@ class State(Enum):
 
 _GLYPHS = {State.AUDIO: MARK_AUDIO, State.NEGATIVE: MARK_NEGATIVE, State.TEXT: MARK_TEXT}
 
-#: Class of the state head for each clip; upstream writes them as labels -101 and -102. A third class is never labelled.
+#: Class of the state head for each clip; upstream writes them as labels -101 and -102. A third
+#: class is never labelled.
 STATE_CLASSES = {State.AUDIO: 0, State.NEGATIVE: 1}
 
 
@@ -47,7 +48,8 @@ def mark_text(state: State, mode: StateMode) -> str:
 
 
 def mark_ids(tokenizer: Tokenizer, mode: StateMode) -> dict[State, tuple[int, ...]]:
-    """Return the tokens of each mark: one for a glyph, those of the text for a digit; empty in the other modes.
+    """Return the tokens of each mark: one for a glyph, those of the text for a digit; empty in the
+    other modes.
 
     Raises:
         RecipeError: the tokenizer has a glyph not as one token.
@@ -59,9 +61,11 @@ def mark_ids(tokenizer: Tokenizer, mode: StateMode) -> dict[State, tuple[int, ..
     return {}
 
 
-def take_mark(ids: Iterator[int], marks: Mapping[tuple[int, ...], State], tell: Callable[[State], object]
-              ) -> Iterator[int]:
-    """Pass the ids of a reply on as they come, but keep back the state mark it opens with and tell its state."""
+def take_mark(
+    ids: Iterator[int], marks: Mapping[tuple[int, ...], State], tell: Callable[[State], object]
+) -> Iterator[int]:
+    """Pass the ids of a reply on as they come, but keep back the state mark it opens with and tell
+    its state."""
     held: list[int] = []
     for token in ids:
         held.append(token)
@@ -69,7 +73,7 @@ def take_mark(ids: Iterator[int], marks: Mapping[tuple[int, ...], State], tell: 
             tell(marks[tuple(held)])
             held.clear()
             break
-        if not any(mark[:len(held)] == tuple(held) for mark in marks):
+        if not any(mark[: len(held)] == tuple(held) for mark in marks):
             break
     yield from held
     yield from ids

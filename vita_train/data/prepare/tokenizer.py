@@ -1,4 +1,5 @@
-"""The tokenizer: loaded from a pretrained model, or a byte-level BPE trained on the run's own text."""
+"""The tokenizer: loaded from a pretrained model, or a byte-level BPE trained on the run's own
+text."""
 
 from __future__ import annotations
 
@@ -21,42 +22,68 @@ SPECIAL_TOKENS = (END_OF_TEXT, *CONTROLS, *STATE_MARKS)
 _PIECE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 #: How Qwen2 cuts text into words before merging (tokenizer.json of the public models).
-_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-          r"|\s+(?!\S)|\s+")
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, out: Path, *, controls: Sequence[str] = CONTROLS,
-                    end: str = CONTROLS[-1]) -> Tokenizer:
-    """Train a byte-level BPE with the control tokens of a template and the state marks, and save it.
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    out: Path,
+    *,
+    controls: Sequence[str] = CONTROLS,
+    end: str = CONTROLS[-1],
+) -> Tokenizer:
+    """Train a byte-level BPE with the control tokens of a template and the state marks, and save
+    it.
 
     Args:
         texts: training text; the same texts in the same order give the same file.
-        vocab_size: entries, special tokens and the 256 bytes included; fewer where the text has no more merges.
+        vocab_size: entries, special tokens and the 256 bytes included; fewer where the text has no
+            more merges.
         out: directory that ``AutoTokenizer.from_pretrained`` loads afterwards.
         controls: special tokens beside padding and state marks.
         end: the one that ends a reply.
     """
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerFast
 
     backend = Backend(models.BPE())
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False)
-                        for token in dict.fromkeys((END_OF_TEXT, *controls, *STATE_MARKS))],
+        special_tokens=[
+            AddedToken(token, special=True, normalized=False)
+            for token in dict.fromkeys((END_OF_TEXT, *controls, *STATE_MARKS))
+        ],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer=trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=end, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
+        tokenizer_object=backend,
+        eos_token=end,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(str(out))
     return tokenizer
@@ -74,18 +101,28 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"tokenizer cannot be loaded: {first}", code="VT-DATA-017", where=str(source),
-                        remedy="give a directory or hub name that holds tokenizer.json") from error
+        raise DataError(
+            f"tokenizer cannot be loaded: {first}",
+            code="VT-DATA-017",
+            where=str(source),
+            remedy="give a directory or hub name that holds tokenizer.json",
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise DataError("tokenizer has no fast version", code="VT-DATA-018", where=str(source), remedy="use one with tokenizer.json")
+        raise DataError(
+            "tokenizer has no fast version",
+            code="VT-DATA-018",
+            where=str(source),
+            remedy="use one with tokenizer.json",
+        )
     return tokenizer
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode text as ordinary text: what looks like a special token becomes the tokens of its characters.
+    """Encode text as ordinary text: what looks like a special token becomes the tokens of its
+    characters.
 
-    Tokenizers made of pieces put a space before whatever they are given. A conversation is written in stretches, so
-    that space would stand in the middle of it; it is left out here.
+    Tokenizers made of pieces put a space before whatever they are given. A conversation is written
+    in stretches, so that space would stand in the middle of it; it is left out here.
 
     Raises:
         RecipeError: the tokenizer's space cannot be told from the text.
@@ -94,17 +131,23 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
         return []
     guard = _guard(tokenizer)
     ids = _encoded(tokenizer, f"\n{text}" if guard else text)
-    if tuple(ids[:len(guard)]) != guard:
-        raise RecipeError("the tokenizer joins the beginning of a text with a newline before it", code="VT-RECIPE-002", where="tokenizer",
-                          remedy="use a tokenizer that keeps newlines apart, or one over bytes")
-    return ids[len(guard):]
+    if tuple(ids[: len(guard)]) != guard:
+        raise RecipeError(
+            "the tokenizer joins the beginning of a text with a newline before it",
+            code="VT-RECIPE-002",
+            where="tokenizer",
+            remedy="use a tokenizer that keeps newlines apart, or one over bytes",
+        )
+    return ids[len(guard) :]
 
 
 @lru_cache(maxsize=8)
 def _guard(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return what a newline becomes if the tokenizer puts a space before every text; nothing if it does not.
+    """Return what a newline becomes if the tokenizer puts a space before every text; nothing if it
+    does not.
 
-    In a vocabulary of pieces a newline is a byte that merges with nothing, so what follows it is encoded as it stands.
+    In a vocabulary of pieces a newline is a byte that merges with nothing, so what follows it is
+    encoded as it stands.
     """
     first = tokenizer.convert_ids_to_tokens(_encoded(tokenizer, "a"))[0]
     return tuple(_encoded(tokenizer, "\n")) if first.startswith(_PIECE_SPACE) else ()
@@ -124,11 +167,17 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     if found is not None and found != tokenizer.unk_token_id:
         return int(found)
-    ids = tokenizer(token, add_special_tokens=False).input_ids  # byte-level vocabularies spell marks in byte symbols
+    ids = tokenizer(
+        token, add_special_tokens=False
+    ).input_ids  # byte-level vocabularies spell marks in byte symbols
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
         return int(ids[0])
-    raise RecipeError(f"the tokenizer has no single token for {token!r}", code="VT-RECIPE-003", where="tokenizer",
-                      remedy="choose a template that fits the tokenizer; for a state mark, data.state_mode digit")
+    raise RecipeError(
+        f"the tokenizer has no single token for {token!r}",
+        code="VT-RECIPE-003",
+        where="tokenizer",
+        remedy="choose a template that fits the tokenizer; for a state mark, data.state_mode digit",
+    )
 
 
 def check_untypable(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
@@ -138,11 +187,19 @@ def check_untypable(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
         RecipeError: one can, so that a user's text could end a turn or open one.
     """
     for token in tokens:
-        if control_id(tokenizer, token) in plain_ids(tokenizer, f"a {token} b") + plain_ids(tokenizer, token):
-            raise RecipeError(f"the text {token!r} becomes the control token of that name", code="VT-RECIPE-004", where="tokenizer",
-                              remedy="use a tokenizer that holds it as a special token")
+        if control_id(tokenizer, token) in plain_ids(tokenizer, f"a {token} b") + plain_ids(
+            tokenizer, token
+        ):
+            raise RecipeError(
+                f"the text {token!r} becomes the control token of that name",
+                code="VT-RECIPE-004",
+                where="tokenizer",
+                remedy="use a tokenizer that holds it as a special token",
+            )
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
     """Return the id that fills padding; padded positions are never attended or supervised."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+    return int(
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )

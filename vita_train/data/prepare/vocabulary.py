@@ -8,7 +8,12 @@ from pathlib import Path
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.prompt import control_texts
 from vita_train.data.prepare.states import mark_ids
-from vita_train.data.prepare.tokenizer import Tokenizer, check_untypable, load_tokenizer, train_tokenizer
+from vita_train.data.prepare.tokenizer import (
+    Tokenizer,
+    check_untypable,
+    load_tokenizer,
+    train_tokenizer,
+)
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.records import literal
 from vita_train.data.sources.registry import Registry, resolve
@@ -25,34 +30,52 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
 
     Raises:
         DataError: it cannot be loaded, or a record file cannot be read.
-        RecipeError: it does not fit the model's vocabulary, lacks a control token or state mark, or makes a control
-            token of typed text.
+        RecipeError: it does not fit the model's vocabulary, lacks a control token or state mark, or
+            makes a control token of typed text.
     """
     template = load_template(recipe.data.template)
     if recipe.tokenizer.source is None:
-        tokenizer = train_tokenizer(_texts(recipe, registry, path), recipe.tokenizer.vocab_size, out,
-                                    controls=template.control_tokens, end=template.layout.gpt.end)
+        tokenizer = train_tokenizer(
+            _texts(recipe, registry, path),
+            recipe.tokenizer.vocab_size,
+            out,
+            controls=template.control_tokens,
+            end=template.layout.gpt.end,
+        )
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.source)
         tokenizer.save_pretrained(str(out))
     if len(tokenizer) > recipe.model.llm.vocab_size:
-        raise RecipeError(f"tokenizer has {len(tokenizer)} entries, the model's table has "
-                          f"{recipe.model.llm.vocab_size} rows", code="VT-RECIPE-005", where="model.llm.vocab_size",
-                          remedy=f"set it to at least {len(tokenizer)}")
+        raise RecipeError(
+            f"tokenizer has {len(tokenizer)} entries, the model's table has "
+            f"{recipe.model.llm.vocab_size} rows",
+            code="VT-RECIPE-005",
+            where="model.llm.vocab_size",
+            remedy=f"set it to at least {len(tokenizer)}",
+        )
     check_untypable(tokenizer, template.control_tokens)
     mark_ids(tokenizer, recipe.data.state_mode)
     return tokenizer
 
 
 def make_ctc_vocab(recipe: Recipe, registry: Registry, path: Path) -> CtcVocab:
-    """Collect the units of the training transcripts: last answers of the datasets that a recogniser trains on.
+    """Collect the units of the training transcripts: last answers of the datasets that a recogniser
+    trains on.
 
-    Without such a stage, of the datasets whose task is asr; without those, none but blank and unknown.
+    Without such a stage, of the datasets whose task is asr; without those, none but blank and
+    unknown.
     """
-    named = ({name for spec in recipe.stages.values() if OBJECTIVES[spec.objective].transcribes for name in spec.data}
-             or {name for name, task in registry.tasks.items() if task == "asr"})
-    texts = (row.record.conversations[-1].value for name in sorted(named & set(registry.datasets))
-             for row in train_rows(registry, path, [name]))
+    named = {
+        name
+        for spec in recipe.stages.values()
+        if OBJECTIVES[spec.objective].transcribes
+        for name in spec.data
+    } or {name for name, task in registry.tasks.items() if task == "asr"}
+    texts = (
+        row.record.conversations[-1].value
+        for name in sorted(named & set(registry.datasets))
+        for row in train_rows(registry, path, [name])
+    )
     return CtcVocab.from_texts(texts, recipe.model.ctc_head.vocab)
 
 
@@ -63,16 +86,26 @@ def train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row
         if source is None:
             continue
         roots = {key: resolve(path, root) for key, root in source.roots.items()}
-        yield from (row for row in read_records(resolve(path, source.records), roots) if isinstance(row, Row))
+        yield from (
+            row
+            for row in read_records(resolve(path, source.records), roots)
+            if isinstance(row, Row)
+        )
 
 
 def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
-    """Text to train a tokenizer on: system and layout texts as often as they occur, and every turn."""
+    """Text to train a tokenizer on: system and layout texts as often as they occur, and every
+    turn."""
     template = load_template(recipe.data.template)
     layout = control_texts(template)
     for row in train_rows(registry, path, sorted(registry.datasets)):
         yield from layout
-        yield (template.system.video if row.videos else
-               template.system.image if row.images else template.system.language)
+        yield (
+            template.system.video
+            if row.videos
+            else template.system.image
+            if row.images
+            else template.system.language
+        )
         for index, turn in enumerate(row.record.conversations):
             yield literal(turn.value) if index % 2 == 0 else turn.value

@@ -13,8 +13,9 @@ from vita_train.data.sampling.pack import Budgets
 from vita_train.recipe.stage import StageSpec
 
 
-def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN
-                 ) -> PackedOrder | CurriculumOrder | None:
+def packed_order(
+    corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN
+) -> PackedOrder | CurriculumOrder | None:
     """Return the order of packed rows of a stage; none if no dataset of the stage has the split.
 
     In other splits than train every dataset is taken with weight 1, and there is no curriculum.
@@ -33,17 +34,37 @@ def packed_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
     order = PackedOrder(indexes, weights, batch.global_batch_size, budgets, seed)
     if not phases:
         return order
-    return CurriculumOrder([(phase.most_steps, PackedOrder(indexes, phase.data, batch.global_batch_size, budgets,
-                                                       key_of(seed, "lesson", number)))
-                            for number, phase in enumerate(phases)], order)
+    return CurriculumOrder(
+        [
+            (
+                phase.most_steps,
+                PackedOrder(
+                    indexes,
+                    phase.data,
+                    batch.global_batch_size,
+                    budgets,
+                    key_of(seed, "lesson", number),
+                ),
+            )
+            for number, phase in enumerate(phases)
+        ],
+        order,
+    )
 
 
-def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN,
-                 bucket: Literal["none", "tokens", "frames"] = "none") -> SampleOrder | None:
+def sample_order(
+    corpus: Corpus,
+    spec: StageSpec,
+    *,
+    seed: int,
+    split: str = TRAIN,
+    bucket: Literal["none", "tokens", "frames"] = "none",
+) -> SampleOrder | None:
     """Return the order of single samples of a stage; none if no dataset of the stage has the split.
 
     Args:
-        bucket: length by which samples of neighbouring batches are sorted, so that little is padded.
+        bucket: length by which samples of neighbouring batches are sorted, so that little is
+            padded.
 
     Raises:
         DataError: a dataset has no train split.
@@ -64,5 +85,8 @@ def sample_order(corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRA
 def _weights(corpus: Corpus, spec: StageSpec, split: str) -> dict[str, float]:
     if split == TRAIN:
         return dict(spec.data)
-    return {name: 1.0 for name in spec.data
-            if split in corpus.datasets.get(name, []) and len(corpus.index(name, split))}
+    return {
+        name: 1.0
+        for name in spec.data
+        if split in corpus.datasets.get(name, []) and len(corpus.index(name, split))
+    }

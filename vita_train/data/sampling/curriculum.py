@@ -13,8 +13,10 @@ from vita_train.storage.digest import digest_of
 class CurriculumOrder:
     """Global batches of each phase for its number of steps, then of the last order without end.
 
-    As with a single order, which samples a batch holds follows from the data, the seed, the step and the ends of the
-    phases alone. A phase that trains until something is reached ends earlier than its most steps: ``set_ends``.
+    As with a single order, which samples a batch holds follows from the data, the seed, the step
+    and the ends of the
+    phases alone. A phase that trains until something is reached ends earlier than its most steps:
+    ``set_ends``.
 
     Args:
         phases: most steps and order, in turn. Every order knows the indexes of all.
@@ -23,7 +25,9 @@ class CurriculumOrder:
 
     def __init__(self, phases: Sequence[tuple[int, PackedOrder]], last: PackedOrder) -> None:
         self._orders = [*(order for _, order in phases), last]
-        self._ends = [sum(steps for steps, _ in phases[:number + 1]) for number in range(len(phases))]
+        self._ends = [
+            sum(steps for steps, _ in phases[: number + 1]) for number in range(len(phases))
+        ]
         self.digest = digest_of([*([steps, order.digest] for steps, order in phases), last.digest])
         """The same digest and the same ends mean the same batches."""
 
@@ -33,7 +37,8 @@ class CurriculumOrder:
         return list(self._ends)
 
     def set_ends(self, ends: Sequence[int]) -> None:
-        """Say at which step each phase ends. Steps before an end that is taken forward keep their batches."""
+        """Say at which step each phase ends. Steps before an end that is taken forward keep their
+        batches."""
         self._ends = list(ends)
 
     def rows(self, step: int) -> list[list[Ref]]:
@@ -56,7 +61,8 @@ class CurriculumOrder:
         return {"digest": self.digest, "phase": number, "order": self._orders[number].state(own)}
 
     def seek(self, state: Mapping[str, Any]) -> None:
-        """Take over what another process knew; a state of other data or settings is of no use and ignored."""
+        """Take over what another process knew; a state of other data or settings is of no use and
+        ignored."""
         if state.get("digest") == self.digest:
             self._orders[int(state["phase"])].seek(state["order"])
 

@@ -1,4 +1,5 @@
-"""Several datasets with weights as one endless, shuffled stream, any stretch of which can be computed alone."""
+"""Several datasets with weights as one endless, shuffled stream, any stretch of which can be
+computed alone."""
 
 from __future__ import annotations
 
@@ -35,12 +36,15 @@ class Refs:
 
 
 class Mix:
-    """Weighted datasets. A weight of 1 takes each record once an epoch, 0.2 a fifth of them, 2 each twice.
+    """Weighted datasets. A weight of 1 takes each record once an epoch, 0.2 a fifth of them, 2 each
+    twice.
 
-    Each dataset is gone through in shuffled order again and again; an epoch takes the next ``weight x size`` records
-    of each and shuffles them together. So with weight 0.2 five epochs take every record once. Orders come from a
-    keyed permutation of the integers, not from a list, so that memory and the cost of a window do not depend on
-    the sizes.
+    Each dataset is gone through in shuffled order again and again; an epoch takes the next ``weight
+    x size`` records
+    of each and shuffles them together. So with weight 0.2 five epochs take every record once.
+    Orders come from a
+    keyed permutation of the integers, not from a list, so that memory and the cost of a window do
+    not depend on the sizes.
 
     Args:
         sizes: rows of each dataset.
@@ -56,10 +60,19 @@ class Mix:
         self.seed = seed
         for name in self.names:
             if not weights[name] > 0 or not math.isfinite(weights[name]):
-                raise RecipeError(f"dataset {name!r} has weight {weights[name]}", code="VT-RECIPE-006", where="data",
-                                  remedy="give a weight above 0, or leave the dataset out")
+                raise RecipeError(
+                    f"dataset {name!r} has weight {weights[name]}",
+                    code="VT-RECIPE-006",
+                    where="data",
+                    remedy="give a weight above 0, or leave the dataset out",
+                )
             if sizes[name] < 1:
-                raise RecipeError(f"dataset {name!r} is empty", code="VT-RECIPE-007", where="data", remedy="leave it out")
+                raise RecipeError(
+                    f"dataset {name!r} is empty",
+                    code="VT-RECIPE-007",
+                    where="data",
+                    remedy="leave it out",
+                )
         self._sizes = [sizes[name] for name in self.names]
         self._shares = [Fraction(str(weights[name])) * sizes[name] for name in self.names]
 
@@ -110,8 +123,10 @@ def key_of(*parts: object) -> int:
 def permute(values: np.ndarray, size: int, key: int) -> np.ndarray:
     """Apply a keyed pseudo-random permutation of 0..size-1 to values in that range.
 
-    A balanced Feistel network on the smallest even number of bits that holds ``size``; results outside the range are
-    permuted again until they fall inside (cycle walking; Black and Rogaway 2002), at most four times on average.
+    A balanced Feistel network on the smallest even number of bits that holds ``size``; results
+    outside the range are
+    permuted again until they fall inside (cycle walking; Black and Rogaway 2002), at most four
+    times on average.
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     result = np.asarray(values, dtype=np.uint64)

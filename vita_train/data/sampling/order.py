@@ -1,8 +1,10 @@
-"""Which samples each global batch holds: a pure function of the data's digest, the seed and the step.
+"""Which samples each global batch holds: a pure function of the data's digest, the seed and the
+step.
 
-Neither the number of ranks nor that of workers matters. Planning goes by windows of the endless stream of a
-:class:`~vita_train.data.sampling.mix.Mix`, so that memory stays constant and a step deep inside is reached as
-fast as the first.
+Neither the number of ranks nor that of workers matters. Planning goes by windows of the endless
+stream of a
+:class:`~vita_train.data.sampling.mix.Mix`, so that memory stays constant and a step deep inside is
+reached as fast as the first.
 """
 
 from __future__ import annotations
@@ -50,19 +52,33 @@ class _Order:
         extra: further settings that determine the order.
     """
 
-    def __init__(self, indexes: Mapping[str, Index], weights: Mapping[str, float], rows: int, seed: int,
-                 extra: list[Any]) -> None:
+    def __init__(
+        self,
+        indexes: Mapping[str, Index],
+        weights: Mapping[str, float],
+        rows: int,
+        seed: int,
+        extra: list[Any],
+    ) -> None:
         self.indexes = dict(indexes)
         self.batch_rows = rows
         self.seed = seed
         self.mix = Mix({name: len(index) for name, index in indexes.items()}, weights, seed)
-        self.digest = digest_of({"indexes": {name: index.digest for name, index in indexes.items()},
-                                 "weights": {name: float(weight) for name, weight in weights.items()},
-                                 "rows": rows, "seed": seed, "kind": type(self).__name__, "extra": extra})
+        self.digest = digest_of(
+            {
+                "indexes": {name: index.digest for name, index in indexes.items()},
+                "weights": {name: float(weight) for name, weight in weights.items()},
+                "rows": rows,
+                "seed": seed,
+                "kind": type(self).__name__,
+                "extra": extra,
+            }
+        )
         """The same digest means the same batches."""
 
     def sample(self, ref: Ref) -> Sample:
-        """Fetch a sample; its ``seed`` depends on the order's seed, the sample and the visit alone."""
+        """Fetch a sample; its ``seed`` depends on the order's seed, the sample and the visit
+        alone."""
         sample = self.indexes[ref.dataset].sample(ref.row)
         sample.seed = key_of(self.seed, ref) >> 1
         return sample
@@ -75,8 +91,12 @@ class _Order:
         return lengths
 
     def _refs(self, refs: Refs) -> list[Ref]:
-        return [Ref(self.mix.names[dataset], index, visit) for dataset, index, visit in
-                zip(refs.dataset.tolist(), refs.index.tolist(), refs.visit.tolist(), strict=True)]
+        return [
+            Ref(self.mix.names[dataset], index, visit)
+            for dataset, index, visit in zip(
+                refs.dataset.tolist(), refs.index.tolist(), refs.visit.tolist(), strict=True
+            )
+        ]
 
     def _id(self, ref: Ref) -> str:
         return f"{ref.dataset}/{self.indexes[ref.dataset].split}/{ref.row}"
@@ -85,22 +105,34 @@ class _Order:
 class PackedOrder(_Order):
     """Global batches of packed rows.
 
-    Epochs follow one another without a break: a batch may end one and begin the next. A step is found from the
-    nearest window whose first row is known; ``state`` and ``seek`` carry that knowledge over a restart, without which
-    the windows before are packed again.
+    Epochs follow one another without a break: a batch may end one and begin the next. A step is
+    found from the
+    nearest window whose first row is known; ``state`` and ``seek`` carry that knowledge over a
+    restart, without which the windows before are packed again.
     """
 
-    def __init__(self, indexes: Mapping[str, Index], weights: Mapping[str, float], rows: int, budgets: Budgets,
-                 seed: int, *, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        indexes: Mapping[str, Index],
+        weights: Mapping[str, float],
+        rows: int,
+        budgets: Budgets,
+        seed: int,
+        *,
+        window: int = WINDOW,
+    ) -> None:
         super().__init__(indexes, weights, rows, seed, [list(budgets), window])
         self.budgets = budgets
         self._window = window
-        self._starts: list[tuple[int, int, int]] = [(0, 0, 0)]  # first row, epoch, window within the epoch
+        self._starts: list[tuple[int, int, int]] = [
+            (0, 0, 0)
+        ]  # first row, epoch, window within the epoch
         self._packed: OrderedDict[tuple[int, int], list[list[Ref]]] = OrderedDict()
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches of the first epoch; estimated from its first million samples where there are more."""
+        """Global batches of the first epoch; estimated from its first million samples where there
+        are more."""
         windows = self._windows(0)
         measured = min(windows, _MEASURED_WINDOWS)
         rows = sum(len(self._pack(0, number)) for number in range(measured))
@@ -109,15 +141,19 @@ class PackedOrder(_Order):
     def rows(self, step: int) -> list[list[Ref]]:
         """Return the rows of a global batch."""
         first = step * self.batch_rows
-        start, epoch, window = self._starts[bisect.bisect_right(self._starts, (first, math.inf, math.inf)) - 1]
+        start, epoch, window = self._starts[
+            bisect.bisect_right(self._starts, (first, math.inf, math.inf)) - 1
+        ]
         found: list[list[Ref]] = []
         while True:
             packed = self._pack(epoch, window)
-            found += packed[max(0, first - start):first + self.batch_rows - start]
+            found += packed[max(0, first - start) : first + self.batch_rows - start]
             if len(found) == self.batch_rows:
                 return found
             start += len(packed)
-            epoch, window = (epoch, window + 1) if window + 1 < self._windows(epoch) else (epoch + 1, 0)
+            epoch, window = (
+                (epoch, window + 1) if window + 1 < self._windows(epoch) else (epoch + 1, 0)
+            )
             self._know((start, epoch, window))
 
     def load(self, row: list[Ref]) -> list[Sample]:
@@ -139,7 +175,8 @@ class PackedOrder(_Order):
         return {"digest": self.digest, "window": list(self._starts[index])}
 
     def seek(self, state: Mapping[str, Any]) -> None:
-        """Take over what another process knew; a state of other data or settings is of no use and ignored."""
+        """Take over what another process knew; a state of other data or settings is of no use and
+        ignored."""
         if state.get("digest") == self.digest:
             start, epoch, window = state["window"]
             self._know((int(start), int(epoch), int(window)))
@@ -158,12 +195,19 @@ class PackedOrder(_Order):
             size, parts = self.mix.epoch_size(epoch), self._windows(epoch)
             refs = self.mix.window(epoch, size * window // parts, size * (window + 1) // parts)
             try:
-                indices = pack(self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window))
+                indices = pack(
+                    self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window)
+                )
             except TooLargeError as error:
                 ref = self._refs(refs)[error.index]
-                raise DataError(f"needs {self.indexes[ref.dataset].lengths[ref.row].tolist()} positions, tiles and "
-                                f"audio frames, a row holds {list(self.budgets)}", code="VT-DATA-019", where=self._id(ref),
-                                remedy="raise seq_len, max_tiles or max_audio_frames of this stage's batch") from None
+                raise DataError(
+                    f"needs {self.indexes[ref.dataset].lengths[ref.row].tolist()} positions, tiles "
+                    f"and "
+                    f"audio frames, a row holds {list(self.budgets)}",
+                    code="VT-DATA-019",
+                    where=self._id(ref),
+                    remedy="raise seq_len, max_tiles or max_audio_frames of this stage's batch",
+                ) from None
             everything = self._refs(refs)
             self._packed[key] = [[everything[index] for index in row.tolist()] for row in indices]
             while len(self._packed) > _KEPT_WINDOWS:
@@ -175,15 +219,24 @@ class PackedOrder(_Order):
 class SampleOrder(_Order):
     """Global batches that count samples; each row is one sample.
 
-    With ``bucket`` the samples of ``BUCKET_BATCHES`` batches are sorted by length before they are cut into batches,
-    and the batches shuffled, so that little is padded.
+    With ``bucket`` the samples of ``BUCKET_BATCHES`` batches are sorted by length before they are
+    cut into batches, and the batches shuffled, so that little is padded.
     """
 
-    def __init__(self, indexes: Mapping[str, Index], weights: Mapping[str, float], rows: int, seed: int, *,
-                 bucket: Literal["none", "tokens", "frames"] = "none") -> None:
+    def __init__(
+        self,
+        indexes: Mapping[str, Index],
+        weights: Mapping[str, float],
+        rows: int,
+        seed: int,
+        *,
+        bucket: Literal["none", "tokens", "frames"] = "none",
+    ) -> None:
         super().__init__(indexes, weights, rows, seed, [bucket, BUCKET_BATCHES])
         self.bucket = bucket
-        self._batches = 1 if bucket == "none" else max(1, min(BUCKET_BATCHES, self.mix.epoch_size(0) // rows))
+        self._batches = (
+            1 if bucket == "none" else max(1, min(BUCKET_BATCHES, self.mix.epoch_size(0) // rows))
+        )
         self._blocks: OrderedDict[int, list[list[Ref]]] = OrderedDict()
 
     @property
@@ -219,7 +272,9 @@ class SampleOrder(_Order):
             column = 0 if self.bucket == "tokens" else 2
             refs = refs.take(np.lexsort((self._lengths(refs)[:, column], epochs)))
         found = self._refs(refs)
-        batches = [found[start:start + self.batch_rows] for start in range(0, size, self.batch_rows)]
+        batches = [
+            found[start : start + self.batch_rows] for start in range(0, size, self.batch_rows)
+        ]
         mixed = np.random.default_rng(key_of(self.seed, "blocks", number)).permutation(len(batches))
         return [batches[index] for index in mixed]
 
@@ -234,5 +289,9 @@ class SampleOrder(_Order):
             parts.append(self.mix.window(epoch, start - begin, upto - begin))
             epochs.append(np.full(upto - start, epoch))
             start, epoch = upto, epoch + 1
-        return Refs(*(np.concatenate([getattr(part, name) for part in parts])
-                      for name in ("dataset", "index", "visit"))), np.concatenate(epochs)
+        return Refs(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("dataset", "index", "visit")
+            )
+        ), np.concatenate(epochs)

@@ -26,8 +26,10 @@ class TooLargeError(ValueError):
 def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     """Fill rows by best fit, largest first: samples with media, then text into what is left.
 
-    Each round knows one number a sample: for samples with media the largest share of any budget it takes, for text
-    its positions. So the row it fits best is found by one shift, without a search over three numbers.
+    Each round knows one number a sample: for samples with media the largest share of any budget it
+    takes, for text
+    its positions. So the row it fits best is found by one shift, without a search over three
+    numbers.
 
     Args:
         lengths: (n, 3) tokens, tiles and frames of each sample.
@@ -35,7 +37,8 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
         seed: of the order of rows.
 
     Returns:
-        Places in ``lengths`` of each row's samples, rows in shuffled order; every sample stands in exactly one row.
+        Places in ``lengths`` of each row's samples, rows in shuffled order; every sample stands in
+        exactly one row.
 
     Raises:
         TooLargeError: a sample is larger than a row.
@@ -48,7 +51,8 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     media = (table[:, 1:] > 0).any(axis=1)
     rows: list[list[int]] = []
     left: list[list[int]] = []
-    # Shares are counted in positions: rounded up for what is needed, down for what is left, so that budgets hold.
+    # Shares are counted in positions: rounded up for what is needed, down for what is left, so that
+    # budgets hold.
     needed = (-(-table * limits[0] // limits)).max(axis=1)
     _best_fit(np.flatnonzero(media), needed, table, budgets, rows, left, shares=True)
     _best_fit(np.flatnonzero(~media), table[:, 0], table, budgets, rows, left, shares=False)
@@ -56,23 +60,36 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     return [np.array(rows[row], dtype=np.int64) for row in mixed]
 
 
-def _best_fit(indices: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets: Budgets, rows: list[list[int]],
-              left: list[list[int]], *, shares: bool) -> None:
-    """Put the samples at ``indices`` into rows, opening new ones where none has room; changes ``rows`` and ``left``."""
+def _best_fit(
+    indices: np.ndarray,
+    sizes: np.ndarray,
+    table: np.ndarray,
+    budgets: Budgets,
+    rows: list[list[int]],
+    left: list[list[int]],
+    *,
+    shares: bool,
+) -> None:
+    """Put the samples at ``indices`` into rows, opening new ones where none has room; changes
+    ``rows`` and ``left``."""
     tokens, tiles, frames = budgets
     by_room: list[list[int]] = [[] for _ in range(tokens + 1)]
     occupied = 0  # bit r is set where by_room[r] is not empty
 
     def room_of(row: int) -> int:
         has = left[row]
-        return min(has[0], has[1] * tokens // tiles, has[2] * tokens // frames) if shares else has[0]
+        return (
+            min(has[0], has[1] * tokens // tiles, has[2] * tokens // frames) if shares else has[0]
+        )
 
     for row in range(len(rows)):
         by_room[room_of(row)].append(row)
     for room, there in enumerate(by_room):
         occupied |= (1 << room) if there else 0
     order = indices[np.argsort(-sizes[indices], kind="stable")]
-    for index, size, taken in zip(order.tolist(), sizes[order].tolist(), table[order].tolist(), strict=True):
+    for index, size, taken in zip(
+        order.tolist(), sizes[order].tolist(), table[order].tolist(), strict=True
+    ):
         fitting = occupied >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1
@@ -92,4 +109,8 @@ def _best_fit(indices: np.ndarray, sizes: np.ndarray, table: np.ndarray, budgets
 
 def fill(rows: list[np.ndarray], lengths: np.ndarray, budgets: Budgets) -> float:
     """Return the share of the rows' tokens that samples take."""
-    return float(sum(lengths[row, 0].sum() for row in rows) / (len(rows) * budgets.tokens)) if rows else 0.0
+    return (
+        float(sum(lengths[row, 0].sum() for row in rows) / (len(rows) * budgets.tokens))
+        if rows
+        else 0.0
+    )

@@ -1,4 +1,5 @@
-"""A Debian package as a folder of files: fetched with apt-get, or a .deb at hand; nothing in it is executed."""
+"""A Debian package as a folder of files: fetched with apt-get, or a .deb at hand; nothing in it is
+executed."""
 
 from __future__ import annotations
 
@@ -22,32 +23,52 @@ def unpack_package(name: str, given: Path | None, into: Path) -> Path:
         into: an empty folder to download and unpack to.
 
     Raises:
-        UserError: there is no apt-get or dpkg-deb, the download failed, or the file is not a package.
+        UserError: there is no apt-get or dpkg-deb, the download failed, or the file is not a
+            package.
     """
     if given is not None and given.is_dir():
         return given
     if given is not None and not given.is_file():
-        raise UserError("package file does not exist", code="VT-USE-032", where=str(given), remedy="correct the source's package")
+        raise UserError(
+            "package file does not exist",
+            code="VT-USE-032",
+            where=str(given),
+            remedy="correct the source's package",
+        )
     archive = given or _download(name, into)
-    _run(["dpkg-deb", "-x", str(archive.resolve()), str(into / "files")], into, f"{archive.name} cannot be unpacked",
-         "unpack it elsewhere and name the folder in the source's package")
+    _run(
+        ["dpkg-deb", "-x", str(archive.resolve()), str(into / "files")],
+        into,
+        f"{archive.name} cannot be unpacked",
+        "unpack it elsewhere and name the folder in the source's package",
+    )
     return into / "files"
 
 
 def _download(name: str, into: Path) -> Path:
     say(f"fetching the Debian package {name}")
-    _run(["apt-get", "download", name], into, f"the Debian package {name} cannot be fetched",
-         "run apt-get update, or fetch the .deb elsewhere and name it in the source's package")
+    _run(
+        ["apt-get", "download", name],
+        into,
+        f"the Debian package {name} cannot be fetched",
+        "run apt-get update, or fetch the .deb elsewhere and name it in the source's package",
+    )
     return next(iter(sorted(into.glob(f"{name}_*.deb"))))
 
 
 def _run(command: list[str], folder: Path, what: str, remedy: str) -> None:
     if shutil.which(command[0]) is None:
-        raise UserError(f"{what}: this machine has no {command[0]}", code="VT-USE-033", remedy=remedy)
+        raise UserError(
+            f"{what}: this machine has no {command[0]}", code="VT-USE-033", remedy=remedy
+        )
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{what}: no end after {_TIMEOUT} seconds", code="VT-USE-034", remedy=remedy) from error
+        raise UserError(
+            f"{what}: no end after {_TIMEOUT} seconds", code="VT-USE-034", remedy=remedy
+        ) from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{what}: {reason}", code="VT-USE-035", remedy=remedy)

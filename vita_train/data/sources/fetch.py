@@ -1,4 +1,5 @@
-"""Where records come from: the embedded world, real media of a Debian package, or the user's own files."""
+"""Where records come from: the embedded world, real media of a Debian package, or the user's own
+files."""
 
 from __future__ import annotations
 
@@ -20,14 +21,18 @@ REGISTRY = "registry.json"
 _UNFINISHED = "UNFINISHED"
 
 
-def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: int | None = None) -> Registry:
-    """Bring the data of several sources to ``out``, each into a folder of its name, under one registry.
+def fetch_all(
+    sources: Mapping[str, Source], out: Path, *, seed: int, workers: int | None = None
+) -> Registry:
+    """Bring the data of several sources to ``out``, each into a folder of its name, under one
+    registry.
 
     Args:
         sources: what to fetch, by name.
         out: folder of its own; it must be empty, new, or hold an earlier fetch.
         seed: of everything drawn by chance.
-        workers: processes beside each other; none takes one per core. The result does not depend on it.
+        workers: processes beside each other; none takes one per core. The result does not depend on
+            it.
 
     Returns:
         The registry as written, ``out/registry.json``.
@@ -36,6 +41,7 @@ def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: i
         UserError: something needed is missing, or ``out`` cannot be used.
         DataError: the data were turned down, or two sources have a dataset of the same name.
     """
+
     def build(source_workers: int) -> Registry:
         datasets: dict[str, Dataset] = {}
         owners: dict[str, str] = {}
@@ -43,9 +49,12 @@ def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: i
             (out / name).mkdir()
             for dataset, entry in _build(source, out / name, seed, source_workers).datasets.items():
                 if dataset in owners:
-                    raise DataError(f"both {owners[dataset]} and {name} have a dataset {dataset!r}", code="VT-DATA-020",
-                                    where="data.source",
-                                    remedy="give one of the two another name in its registry")
+                    raise DataError(
+                        f"both {owners[dataset]} and {name} have a dataset {dataset!r}",
+                        code="VT-DATA-020",
+                        where="data.source",
+                        remedy="give one of the two another name in its registry",
+                    )
                 owners[dataset] = name
                 datasets[dataset] = _below(entry, name)
         return Registry(datasets=datasets)
@@ -56,8 +65,8 @@ def fetch_all(sources: Mapping[str, Source], out: Path, *, seed: int, workers: i
 def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -> Registry:
     """Bring the data of one source to ``out`` and write ``out/registry.json`` last.
 
-    Arguments and errors as of `fetch_all`. Of ``records`` the registry's paths are those of the user's files, made
-    absolute.
+    Arguments and errors as of `fetch_all`. Of ``records`` the registry's paths are those of the
+    user's files, made absolute.
     """
     return _written(lambda source_workers: _build(source, out, seed, source_workers), out, workers)
 
@@ -74,35 +83,55 @@ def _written(build: Callable[[int], Registry], out: Path, workers: int | None) -
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
         (out / _UNFINISHED).unlink()
     except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror or error}", code="VT-USE-036", where=str(error.filename or out),
-                        remedy="make room, or choose another folder") from error
+        raise UserError(
+            f"cannot be written: {error.strerror or error}",
+            code="VT-USE-036",
+            where=str(error.filename or out),
+            remedy="make room, or choose another folder",
+        ) from error
     return registry
 
 
 def _build(source: Source, out: Path, seed: int, workers: int) -> Registry:
-    """Write everything but the registry. The sources are imported here, so that one does not need the other's parts."""
+    """Write everything but the registry. The sources are imported here, so that one does not need
+    the other's parts."""
     registry: Registry = named(SOURCES[source.kind].build)(source, out, seed=seed, workers=workers)
     return registry
 
 
 def _below(dataset: Dataset, folder: str) -> Dataset:
     """Return a dataset whose relative paths begin one folder further up."""
+
     def moved(path: str) -> str:
         return path if Path(path).is_absolute() else f"{folder}/{path}"
 
-    return dataset.model_copy(update={"splits": {
-        name: split.model_copy(update={"records": moved(split.records),
-                                       "roots": {key: moved(root) for key, root in split.roots.items()}})
-        for name, split in dataset.splits.items()}})
+    return dataset.model_copy(
+        update={
+            "splits": {
+                name: split.model_copy(
+                    update={
+                        "records": moved(split.records),
+                        "roots": {key: moved(root) for key, root in split.roots.items()},
+                    }
+                )
+                for name, split in dataset.splits.items()
+            }
+        }
+    )
 
 
 def _open_folder(out: Path) -> None:
-    """Make ``out`` an empty folder marked as unfinished, without deleting anything that is not ours."""
+    """Make ``out`` an empty folder marked as unfinished, without deleting anything that is not
+    ours."""
     if out.exists():
         names = set(os.listdir(out))
         if names and not names & {REGISTRY, _UNFINISHED}:
-            raise UserError("folder is not empty and holds no earlier fetch", code="VT-USE-037", where=str(out),
-                            remedy="choose another folder")
+            raise UserError(
+                "folder is not empty and holds no earlier fetch",
+                code="VT-USE-037",
+                where=str(out),
+                remedy="choose another folder",
+            )
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
     for entry in sorted(out.iterdir()):
@@ -123,22 +152,39 @@ def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) 
     path = Path(source.registry)
     registry = load_registry(path)
     datasets = {
-        name: dataset.model_copy(update={"splits": {
-            split: source.model_copy(update={"records": str(resolve(path, source.records)),
-                                             "roots": {key: str(resolve(path, root))
-                                                       for key, root in source.roots.items()}})
-            for split, source in dataset.splits.items()
-        }})
+        name: dataset.model_copy(
+            update={
+                "splits": {
+                    split: source.model_copy(
+                        update={
+                            "records": str(resolve(path, source.records)),
+                            "roots": {
+                                key: str(resolve(path, root)) for key, root in source.roots.items()
+                            },
+                        }
+                    )
+                    for split, source in dataset.splits.items()
+                }
+            }
+        )
         for name, dataset in registry.datasets.items()
     }
     for dataset, entry in datasets.items():
         for name, split in entry.splits.items():
             key = f"{path}: datasets.{dataset}.{name}"
             if not Path(split.records).is_file():
-                raise DataError(f"record file {split.records} does not exist", code="VT-DATA-021", where=f"{key}.records",
-                                remedy="correct the path; relative ones start at the registry's folder")
+                raise DataError(
+                    f"record file {split.records} does not exist",
+                    code="VT-DATA-021",
+                    where=f"{key}.records",
+                    remedy="correct the path; relative ones start at the registry's folder",
+                )
             for root, folder in split.roots.items():
                 if not Path(folder).is_dir():
-                    raise DataError(f"media folder {folder} does not exist", code="VT-DATA-022", where=f"{key}.roots.{root}",
-                                    remedy="correct the path; relative ones start at the registry's folder")
+                    raise DataError(
+                        f"media folder {folder} does not exist",
+                        code="VT-DATA-022",
+                        where=f"{key}.roots.{root}",
+                        remedy="correct the path; relative ones start at the registry's folder",
+                    )
     return Registry(datasets=datasets)

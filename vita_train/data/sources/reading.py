@@ -21,7 +21,8 @@ _CHUNK = 1 << 20
 _SAMPLE = 1 << 16
 #: Digits of a number that Python reads by default.
 _MAX_DIGITS = 4300
-#: A fault nearer to the end of what was read than this may come from the cut: the longest token but strings.
+#: A fault nearer to the end of what was read than this may come from the cut: the longest token but
+#: strings.
 _NEAR = 32
 #: Bytes that are not UTF-8, as they are read.
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
@@ -85,19 +86,22 @@ class RowError(ValueError):
 
 
 def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject]:
-    """Yield every row of a JSON array or JSON Lines file, in order, as :class:`Row` or :class:`Reject`.
+    """Yield every row of a JSON array or JSON Lines file, in order, as :class:`Row` or
+    :class:`Reject`.
 
     Args:
-        path: the record file, in UTF-8, UTF-16 or UTF-32; an array is read piece by piece, never as a whole.
+        path: the record file, in UTF-8, UTF-16 or UTF-32; an array is read piece by piece, never as
+            a whole.
         roots: set key to media directory; the key ``audio`` serves audio files.
 
     Raises:
-        DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after the fault
-            cannot be found, so the file as a whole is refused).
+        DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after
+            the fault cannot be found, so the file as a whole is refused).
     """
     try:
         encoding = _encoding_of(path)
-        # Bytes that are not UTF-8 cost their rows only; in the wider encodings nothing behind one can be read.
+        # Bytes that are not UTF-8 cost their rows only; in the wider encodings nothing behind one
+        # can be read.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         with path.open(encoding=encoding, errors=errors) as stream:
             first = _first_character(stream)
@@ -105,11 +109,19 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
             for row, value in enumerate(values):
                 yield _named(value_to_row(row, value, roots), path)
     except UnicodeDecodeError as error:
-        raise DataError(f"record file is not valid {error.encoding}: {error.reason}", code="VT-DATA-023", where=str(path),
-                        remedy="write it again in UTF-8") from error
+        raise DataError(
+            f"record file is not valid {error.encoding}: {error.reason}",
+            code="VT-DATA-023",
+            where=str(path),
+            remedy="write it again in UTF-8",
+        ) from error
     except OSError as error:
-        raise DataError(f"record file cannot be read: {error.strerror}", code="VT-DATA-024", where=str(path),
-                        remedy="check the path in the registry") from error
+        raise DataError(
+            f"record file cannot be read: {error.strerror}",
+            code="VT-DATA-024",
+            where=str(path),
+            remedy="check the path in the registry",
+        ) from error
 
 
 def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Reject:
@@ -125,9 +137,13 @@ def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Rejec
         record = Record.model_validate(value)
         sets = record.image_sets
         return Row(
-            row=row, id=name, record=record,
-            images=tuple(_locate(kind, key, file, roots) for kind, key, file in
-                         zip(["image"] * len(sets), sets, record.images, strict=True)),
+            row=row,
+            id=name,
+            record=record,
+            images=tuple(
+                _locate(kind, key, file, roots)
+                for kind, key, file in zip(["image"] * len(sets), sets, record.images, strict=True)
+            ),
             videos=tuple(_locate("video", _one_set(record), file, roots) for file in record.videos),
             audios=tuple(_locate("audio", "audio", file, roots) for file in record.audios),
         )
@@ -144,7 +160,9 @@ def row_id(row: int, value: Mapping[str, Any]) -> str:
     found = value.get("id")
     if found is None or found == "":
         return f"row-{row}"
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, sort_keys=True)
+    return (
+        found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, sort_keys=True)
+    )
 
 
 def _one_set(record: Record) -> str | None:
@@ -155,8 +173,10 @@ def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) ->
     if key is None:
         with_image = [root for root in roots if root != "audio"]
         if len(with_image) != 1:
-            known = ', '.join(with_image) or 'none'
-            raise RowError("no set", f"{kind} {name!r} needs a set that names its root; roots are: {known}")
+            known = ", ".join(with_image) or "none"
+            raise RowError(
+                "no set", f"{kind} {name!r} needs a set that names its root; roots are: {known}"
+            )
         key = with_image[0]
     if key not in roots:
         known = ", ".join(sorted(roots)) or "none"
@@ -173,7 +193,9 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     place = ".".join(str(part) for part in first["loc"])
     kind = first["type"]
     if kind == "extra_forbidden":
-        return ("duplicate key" if place.endswith(_TWICE) else "unknown key"), f"unknown key {place!r}"
+        return (
+            "duplicate key" if place.endswith(_TWICE) else "unknown key"
+        ), f"unknown key {place!r}"
     if kind == "missing":
         return "missing key", f"missing key {place!r}"
     if kind == "literal_error" and place.endswith("from"):
@@ -186,9 +208,13 @@ def _explain(error: ValidationError) -> tuple[str, str]:
 
 def _category(message: str) -> str:
     for words, category in (
-        ("alternate", "roles do not alternate"), ("without an answer", "unanswered question"),
-        ("in human turns but", "placeholder count"), ("inserted_id", "inserted_id"), ("is empty", "empty turn"),
-        ("image and video", "image and video"), ("end_tag", "end_tag"),
+        ("alternate", "roles do not alternate"),
+        ("without an answer", "unanswered question"),
+        ("in human turns but", "placeholder count"),
+        ("inserted_id", "inserted_id"),
+        ("is empty", "empty turn"),
+        ("image and video", "image and video"),
+        ("end_tag", "end_tag"),
     ):
         if words in message:
             return category
@@ -200,8 +226,10 @@ def _check_characters(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise RowError("not UTF-8", f"text holds a character that is not valid Unicode: "
-                                    f"{error.object[error.start]!r}") from None
+        raise RowError(
+            "not UTF-8",
+            f"text holds a character that is not valid Unicode: {error.object[error.start]!r}",
+        ) from None
 
 
 def _encoding_of(path: Path) -> str:
@@ -239,7 +267,8 @@ _TWICE = " (twice)"
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; a key that occurs twice leaves a second, unknown key behind, which gets the row rejected."""
+    """Build an object; a key that occurs twice leaves a second, unknown key behind, which gets the
+    row rejected."""
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
@@ -325,8 +354,9 @@ class _Buffer:
         self.place = 0
 
     def more(self) -> bool:
-        """Let go what lies before the place, and read as much as is left, or a chunk; false at the end."""
-        left = self.text[self.place:]
+        """Let go what lies before the place, and read as much as is left, or a chunk; false at the
+        end."""
+        left = self.text[self.place :]
         read = self._stream.read(max(_CHUNK, len(left)))
         self.text, self.place = left + read, 0
         return bool(read)
@@ -347,7 +377,8 @@ def _element(buffer: _Buffer, path: Path, row: int) -> Any:
     while True:
         try:
             value, end = _decode_at(buffer.text, buffer.place)
-            # A number at the end of the buffer may go on in the next chunk; anything else is complete.
+            # A number at the end of the buffer may go on in the next chunk; anything else is
+            # complete.
             if end < len(buffer.text):
                 buffer.place = end
                 return value
@@ -366,5 +397,9 @@ def _element(buffer: _Buffer, path: Path, row: int) -> Any:
 
 def _broken(path: Path, row: int, fault: str) -> DataError:
     seeming = _seeming_encoding(path)
-    return DataError(f"not a valid JSON array at row {row}: {fault}{seeming}", code="VT-DATA-025", where=str(path),
-                     remedy="write the file again, or use JSON Lines, where one bad line does not hide the rest")
+    return DataError(
+        f"not a valid JSON array at row {row}: {fault}{seeming}",
+        code="VT-DATA-025",
+        where=str(path),
+        remedy="write the file again, or use JSON Lines, where one bad line does not hide the rest",
+    )

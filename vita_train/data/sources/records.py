@@ -57,7 +57,11 @@ class Record(Strict):
     def image_sets(self) -> list[str | None]:
         """Root key of each image."""
         if isinstance(self.set, list):
-            return list(self.set) if len(self.set) == len(self.images) else [self.set[0]] * len(self.images)
+            return (
+                list(self.set)
+                if len(self.set) == len(self.images)
+                else [self.set[0]] * len(self.images)
+            )
         return [self.set] * len(self.images)
 
     @model_validator(mode="after")
@@ -90,8 +94,11 @@ def _check_turns(turns: list[Turn]) -> None:
     for place, turn in enumerate(turns):
         expected = "human" if place % 2 == 0 else "gpt"
         if turn.role != expected:
-            raise ValueError(f"turn {place} is from {turn.role!r}, expected {expected!r}: human and gpt alternate, "
-                             "human first")
+            raise ValueError(
+                f"turn {place} is from {turn.role!r}, expected {expected!r}: human and gpt "
+                f"alternate, "
+                "human first"
+            )
         if not turn.value.strip():
             raise ValueError(f"turn {place} is empty")
     if len(turns) % 2:
@@ -113,8 +120,10 @@ def _check_media(record: Record) -> None:
             counts[kind] += 1
     for kind, names in files.items():
         if counts[kind] != len(names):
-            raise ValueError(f"{counts[kind]} <{kind}> in human turns but {len(names)} {kind} files; "
-                             f"write \\<{kind}> where the text itself means it")
+            raise ValueError(
+                f"{counts[kind]} <{kind}> in human turns but {len(names)} {kind} files; "
+                f"write \\<{kind}> where the text itself means it"
+            )
     if isinstance(record.set, list):
         if not record.set:
             raise ValueError("set is an empty list")
@@ -130,7 +139,9 @@ def _check_inserted(record: Record) -> None:
     if place is None:
         return
     if place >= len(record.conversations) or place % 2 == 0:
-        raise ValueError(f"inserted_id {place} is not the index of a gpt turn (turns 0 to "
-                         f"{len(record.conversations) - 1})")
+        raise ValueError(
+            f"inserted_id {place} is not the index of a gpt turn (turns 0 to "
+            f"{len(record.conversations) - 1})"
+        )
     if "audio" not in split_placeholders(record.conversations[place - 1].value)[1::2]:
         raise ValueError(f"inserted_id {place} answers a turn without <audio>")

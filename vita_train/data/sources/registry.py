@@ -44,7 +44,9 @@ class Dataset(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or (isinstance(value.get("splits"), dict) and set(value) <= {"task", "splits"}):
+        if not isinstance(value, dict) or (
+            isinstance(value.get("splits"), dict) and set(value) <= {"task", "splits"}
+        ):
             return value
         splits = {name: split for name, split in value.items() if name != "task"}
         return {**({"task": value["task"]} if "task" in value else {}), "splits": splits}
@@ -58,7 +60,10 @@ class Dataset(Strict):
 
     @model_serializer
     def _beside(self) -> dict[str, Any]:
-        return {"task": self.task, **{name: split.model_dump() for name, split in self.splits.items()}}
+        return {
+            "task": self.task,
+            **{name: split.model_dump() for name, split in self.splits.items()},
+        }
 
 
 class Registry(Strict):
@@ -73,10 +78,14 @@ class Registry(Strict):
         names = [*datasets, *(split for dataset in datasets.values() for split in dataset.splits)]
         bad = [name for name in names if not name or not name.replace("-", "_").isidentifier()]
         if bad:
-            raise ValueError(f"names of datasets and splits must be words of letters, digits, _ and -: {bad}")
+            raise ValueError(
+                f"names of datasets and splits must be words of letters, digits, _ and -: {bad}"
+            )
         long = [f"{name[:20]}... ({len(name)})" for name in names if len(name.encode()) > MAX_NAME]
         if long:
-            raise ValueError(f"names of datasets and splits become folders, of at most {MAX_NAME} bytes: {long}")
+            raise ValueError(
+                f"names of datasets and splits become folders, of at most {MAX_NAME} bytes: {long}"
+            )
         return datasets
 
     @property
@@ -86,7 +95,9 @@ class Registry(Strict):
 
     def save(self, path: Path) -> None:
         """Write the registry as JSON."""
-        path.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 def _kinds() -> str:
@@ -102,22 +113,43 @@ def load_registry(path: Path) -> Registry:
     try:
         return Registry.model_validate(_parsed(path.read_text(encoding="utf-8"), path))
     except OSError as error:
-        raise DataError(f"registry cannot be read: {error.strerror}", code="VT-DATA-026", where=str(path),
-                        remedy="give the path of a registry file") from error
+        raise DataError(
+            f"registry cannot be read: {error.strerror}",
+            code="VT-DATA-026",
+            where=str(path),
+            remedy="give the path of a registry file",
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing" and place.endswith(".task"):
-            raise DataError(f"{place} is missing: the kind of task says how the dataset is measured", code="VT-DATA-027", where=str(path),
-                            remedy=f"add it beside the splits; {_kinds()}") from error
-        raise DataError(f"registry is not valid: {place}: {first['msg']}", code="VT-DATA-028", where=str(path),
-                        remedy='a registry is {"format": "vita-train/registry/v1", "datasets": '
-                               '{name: {"task": kind, split: {"records": path, "roots": {set: dir}}}}}') from error
+            raise DataError(
+                f"{place} is missing: the kind of task says how the dataset is measured",
+                code="VT-DATA-027",
+                where=str(path),
+                remedy=f"add it beside the splits; {_kinds()}",
+            ) from error
+        raise DataError(
+            f"registry is not valid: {place}: {first['msg']}",
+            code="VT-DATA-028",
+            where=str(path),
+            remedy='a registry is {"format": "vita-train/registry/v1", "datasets": '
+            '{name: {"task": kind, split: {"records": path, "roots": {set: dir}}}}}',
+        ) from error
     except RecipeError as error:
-        raise DataError(error.what, code=error.code, where=error.where, remedy=error.remedy or "correct the file") from error
+        raise DataError(
+            error.what,
+            code=error.code,
+            where=error.where,
+            remedy=error.remedy or "correct the file",
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"registry is not valid JSON or YAML: {error}", code="VT-DATA-029", where=str(path),
-                        remedy="correct the file") from error
+        raise DataError(
+            f"registry is not valid JSON or YAML: {error}",
+            code="VT-DATA-029",
+            where=str(path),
+            remedy="correct the file",
+        ) from error
 
 
 def _parsed(text: str, path: Path) -> Any:
@@ -130,7 +162,12 @@ def _parsed(text: str, path: Path) -> Any:
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             parse_yaml(text, str(path))  # JSON is YAML, and this knows the lines
-            raise RecipeError(f"{twice!r} is given twice", code="VT-RECIPE-008", where=str(path), remedy="remove one of them")
+            raise RecipeError(
+                f"{twice!r} is given twice",
+                code="VT-RECIPE-008",
+                where=str(path),
+                remedy="remove one of them",
+            )
         return dict(items)
 
     return json.loads(text, object_pairs_hook=pairs)

@@ -1,12 +1,16 @@
-"""Real media: images, captions and recorded descriptions of the Debian package tuxpaint-stamps-default.
+"""Real media: images, captions and recorded descriptions of the Debian package
+tuxpaint-stamps-default.
 
-Beside an image ``goat.png`` lie ``goat.txt`` (first line English, then ``fr.utf8=...`` lines) and recordings
-``goat_desc_fr.ogg`` (without a language: English). An image, its caption and its recordings become records of
-``caption``, ``asr`` and ``instruct``. Whatever is not used is listed with its reason in ``ledger.json``.
+Beside an image ``goat.png`` lie ``goat.txt`` (first line English, then ``fr.utf8=...`` lines) and
+recordings
+``goat_desc_fr.ogg`` (without a language: English). An image, its caption and its recordings become
+records of ``caption``, ``asr`` and ``instruct``. Whatever is not used is listed with its reason in
+``ledger.json``.
 
-Images are split by their bytes, 80 : 8 : 12. A caption that several images share ("A flower.") may stand in
-training and test, as it would for any collection of images. A recording follows its image, except that words
-spoken or written in training are never a test: such recordings all go to training.
+Images are split by their bytes, 80 : 8 : 12. A caption that several images share ("A flower.") may
+stand in
+training and test, as it would for any collection of images. A recording follows its image, except
+that words spoken or written in training are never a test: such recordings all go to training.
 """
 
 from __future__ import annotations
@@ -86,9 +90,15 @@ class StampsReport:
         reasons = Counter(f"{entry['kind']}: {entry['reason']}" for entry in self.skipped)
         found = Counter(self.used)
         found.update(entry["kind"] for entry in self.skipped)
-        body = {"found": found, "used": self.used, "reasons": reasons,
-                "skipped": sorted(self.skipped, key=lambda entry: entry["file"])}
-        path.write_text(json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        body = {
+            "found": found,
+            "used": self.used,
+            "reasons": reasons,
+            "skipped": sorted(self.skipped, key=lambda entry: entry["file"]),
+        }
+        path.write_text(
+            json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def build_stamps(source: StampsSource, out: Path, *, seed: int, workers: int) -> Registry:
@@ -106,18 +116,29 @@ def build_stamps(source: StampsSource, out: Path, *, seed: int, workers: int) ->
         if licence.is_file():
             shutil.copyfile(licence, out / "COPYRIGHT")
         report = StampsReport()
-        names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*")
-                       if path.is_file() and not path.is_symlink())
+        names = sorted(
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        )
         stamps = _read_stamps(root, names, seed)
         with_image = _convert_images(root, names, stamps, source.language, out / _MEDIA, report)
-        recordings = _keep_apart(_find_recordings(root, names, stamps, source, report), with_image, source.language)
+        recordings = _keep_apart(
+            _find_recordings(root, names, stamps, source, report), with_image, source.language
+        )
         spoken = _convert_recordings(recordings, out / _MEDIA, report, workers)
     if not with_image:
-        raise DataError(f"no picture with a caption in language {source.language!r}", code="VT-DATA-030",
-                        where=source.package or PACKAGE,
-                        remedy="name the package tuxpaint-stamps-default, or another language")
+        raise DataError(
+            f"no picture with a caption in language {source.language!r}",
+            code="VT-DATA-030",
+            where=source.package or PACKAGE,
+            remedy="name the package tuxpaint-stamps-default, or another language",
+        )
     report.write(out / LEDGER)
-    say(f"stamps: {len(with_image)} images, {len(spoken)} recordings, {len(report.skipped)} files not used ({LEDGER})")
+    say(
+        f"stamps: {len(with_image)} images, {len(spoken)} recordings, {len(report.skipped)} files "
+        f"not used ({LEDGER})"
+    )
     return _write_datasets(with_image, spoken, source.language, out)
 
 
@@ -135,7 +156,9 @@ def read_captions(text: str) -> dict[str, str]:
 def normalise_transcript(text: str) -> str:
     """Lower case, letters, digits and apostrophes only, single spaces; any script."""
     plain = unicodedata.normalize("NFC", text).lower().replace("’", "'")
-    kept = "".join(mark if mark == "'" or unicodedata.category(mark)[0] in "LMN" else " " for mark in plain)
+    kept = "".join(
+        mark if mark == "'" or unicodedata.category(mark)[0] in "LMN" else " " for mark in plain
+    )
     return " ".join(word.strip("'") for word in kept.split() if word.strip("'"))
 
 
@@ -143,7 +166,9 @@ def _read_stamps(root: Path, names: list[str], seed: int) -> dict[str, Stamp]:
     """Every stamp that has a text file, with an image or without."""
     stamps = {}
     for stem in [name.removesuffix(".txt") for name in names if name.endswith(".txt")]:
-        captions = read_captions((root / f"{stem}.txt").read_text(encoding="utf-8", errors="replace"))
+        captions = read_captions(
+            (root / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
+        )
         image = root / f"{stem}.png"
         # By bytes, so that the same image under two names is on one side.
         key = hashlib.sha256(image.read_bytes() if image.is_file() else stem.encode()).hexdigest()
@@ -151,15 +176,25 @@ def _read_stamps(root: Path, names: list[str], seed: int) -> dict[str, Stamp]:
     return stamps
 
 
-def _convert_images(root: Path, names: list[str], stamps: dict[str, Stamp], language: str, media: Path,
-                      report: StampsReport) -> list[Stamp]:
+def _convert_images(
+    root: Path,
+    names: list[str],
+    stamps: dict[str, Stamp],
+    language: str,
+    media: Path,
+    report: StampsReport,
+) -> list[Stamp]:
     """Write the images; returns the stamps of those in use."""
     used = []
     for name in [name for name in names if name.lower().endswith((".png", ".svg"))]:
         stem = name[:-4]
         stamp = stamps.get(stem)
         if name.lower().endswith(".svg"):
-            report.skip("picture", name, "SVG, drawn as PNG" if f"{stem}.png" in names else "SVG without a PNG")
+            report.skip(
+                "picture",
+                name,
+                "SVG, drawn as PNG" if f"{stem}.png" in names else "SVG without a PNG",
+            )
         elif stamp is None:
             report.skip("picture", name, "no caption")
         elif language not in stamp.captions:
@@ -189,8 +224,13 @@ def _to_jpeg(path: Path) -> bytes:
     return out.getvalue()
 
 
-def _find_recordings(root: Path, names: list[str], stamps: dict[str, Stamp], source: StampsSource,
-                     report: StampsReport) -> list[Recording]:
+def _find_recordings(
+    root: Path,
+    names: list[str],
+    stamps: dict[str, Stamp],
+    source: StampsSource,
+    report: StampsReport,
+) -> list[Recording]:
     found = []
     for name in [name for name in names if name.endswith((".ogg", ".wav"))]:
         match = _RECORDING.fullmatch(name.rpartition(".")[0])
@@ -205,19 +245,25 @@ def _find_recordings(root: Path, names: list[str], stamps: dict[str, Stamp], sou
         elif not (text := normalise_transcript(stamp.captions.get(language, ""))):
             report.skip("sound", name, "no caption in its language")
         else:
-            found.append(Recording(root / name, name.rpartition(".")[0], language, text, stamp.split))
+            found.append(
+                Recording(root / name, name.rpartition(".")[0], language, text, stamp.split)
+            )
     return found
 
 
 def _keep_apart(found: list[Recording], stamps: Iterable[Stamp], language: str) -> list[Recording]:
-    """Move recordings whose words training speaks or writes to training, and those that dev and test share to dev."""
+    """Move recordings whose words training speaks or writes to training, and those that dev and
+    test share to dev."""
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for recording in found:
         splits[recording.text].add(recording.split)
     for stamp in stamps:
         splits[normalise_transcript(stamp.captions[language])].add(stamp.split)
     first = {text: min(its, key=_SPLITS.index) for text, its in splits.items()}
-    return [Recording(each.file, each.name, each.language, each.text, first[each.text]) for each in found]
+    return [
+        Recording(each.file, each.name, each.language, each.text, first[each.text])
+        for each in found
+    ]
 
 
 def _convert_recordings(
@@ -225,8 +271,12 @@ def _convert_recordings(
 ) -> list[Recording]:
     used = []
     with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda recording: _to_wav(recording.file, media / f"{recording.name}.wav"), recordings)
-        for recording, reason in zip(recordings, progress(done, len(recordings), "converting recordings"), strict=True):
+        done = pool.map(
+            lambda recording: _to_wav(recording.file, media / f"{recording.name}.wav"), recordings
+        )
+        for recording, reason in zip(
+            recordings, progress(done, len(recordings), "converting recordings"), strict=True
+        ):
             if reason:
                 report.skip("sound", f"{recording.name}{recording.file.suffix}", reason)
             else:
@@ -245,8 +295,13 @@ def _to_wav(source: Path, target: Path) -> str:
     if not np.abs(wave).max(initial=0.0) > 1e-3:
         return "silent"
     data = BytesIO()
-    soundfile.write(data, np.round(wave.clip(-1, 1) * 32767).astype(np.int16), _SAMPLE_RATE, subtype="PCM_16",
-                    format="WAV")
+    soundfile.write(
+        data,
+        np.round(wave.clip(-1, 1) * 32767).astype(np.int16),
+        _SAMPLE_RATE,
+        subtype="PCM_16",
+        format="WAV",
+    )
     _write(target, data.getvalue())
     return ""
 
@@ -256,8 +311,12 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _write_datasets(stamps: list[Stamp], recordings: list[Recording], language: str, out: Path) -> Registry:
-    rows: defaultdict[str, defaultdict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+def _write_datasets(
+    stamps: list[Stamp], recordings: list[Recording], language: str, out: Path
+) -> Registry:
+    rows: defaultdict[str, defaultdict[str, list[dict[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
 
     def add(dataset: str, split: str, name: str, human: str, answer: str, **media: Any) -> None:
         turns = [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
@@ -265,13 +324,33 @@ def _write_datasets(stamps: list[Stamp], recordings: list[Recording], language: 
 
     for stamp in stamps:
         caption = stamp.captions[language]
-        add("caption", stamp.split, stamp.name, f"<image>\n{_DESCRIBE}", caption, set="pictures",
-            image=f"{stamp.name}.jpg")
+        add(
+            "caption",
+            stamp.split,
+            stamp.name,
+            f"<image>\n{_DESCRIBE}",
+            caption,
+            set="pictures",
+            image=f"{stamp.name}.jpg",
+        )
         add("instruct", stamp.split, f"describe-{stamp.name}", f"{caption}\n{_DESCRIBE}", caption)
         add("instruct", stamp.split, f"repeat-{stamp.name}", f"{_REPEAT} {caption}", caption)
     for each in recordings:
-        add("asr", each.split, each.name, f"<audio>\n{_TRANSCRIBE}", each.text, audio=[f"{each.name}.wav"])
-        add("instruct", each.split, f"transcribe-{each.name}", f"{each.text}\n{_TRANSCRIBE}", each.text)
+        add(
+            "asr",
+            each.split,
+            each.name,
+            f"<audio>\n{_TRANSCRIBE}",
+            each.text,
+            audio=[f"{each.name}.wav"],
+        )
+        add(
+            "instruct",
+            each.split,
+            f"transcribe-{each.name}",
+            f"{each.text}\n{_TRANSCRIBE}",
+            each.text,
+        )
     roots = {"caption": {"pictures": _MEDIA}, "asr": {"audio": _MEDIA}, "instruct": {}}
     datasets: dict[str, dict[str, SplitSource]] = defaultdict(dict)
     for dataset, splits in rows.items():
@@ -280,7 +359,9 @@ def _write_datasets(stamps: list[Stamp], recordings: list[Recording], language: 
             write_records(out / path, records)
             datasets[dataset][split] = SplitSource(records=path, roots=roots[dataset])
     # Each is called after its task.
-    return Registry(datasets={name: Dataset(task=name, splits=splits) for name, splits in datasets.items()})
+    return Registry(
+        datasets={name: Dataset(task=name, splits=splits) for name, splits in datasets.items()}
+    )
 
 
 def _split_of(seed: int, digest: str) -> str:

@@ -48,7 +48,8 @@ class Layout(Strict):
     human: Around
     gpt: Reply
     first_human: Around | None = None
-    """Pieces around the first human turn, where they differ: the system text may stand inside that turn."""
+    """Pieces around the first human turn, where they differ: the system text may stand inside that
+    turn."""
 
     @property
     def parts(self) -> tuple[Around, ...]:
@@ -75,7 +76,9 @@ class Template(Strict):
     def control_tokens(self) -> tuple[str, ...]:
         """Every control token the layout uses, in order of first use."""
         pieces = [piece for part in self.layout.parts for piece in (*part.before, *part.after)]
-        return tuple(dict.fromkeys([*(piece.token for piece in pieces if piece.token), *self.stop_tokens]))
+        return tuple(
+            dict.fromkeys([*(piece.token for piece in pieces if piece.token), *self.stop_tokens])
+        )
 
     @property
     def stop_tokens(self) -> tuple[str, ...]:
@@ -101,11 +104,20 @@ def load_template(name: str) -> Template:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"no template {name!r}", code="VT-RECIPE-009", where="data.template",
-                              remedy=f"use {', '.join(template_names())} or the path of a template file") from error
+            raise RecipeError(
+                f"no template {name!r}",
+                code="VT-RECIPE-009",
+                where="data.template",
+                remedy=f"use {', '.join(template_names())} or the path of a template file",
+            ) from error
     try:
         return Template.model_validate(parse_yaml(text, name).value)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecipeError(f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}", code="VT-RECIPE-010",
-                          where=name, remedy="compare it with the shipped qwen2p5_instruct") from error
+        raise RecipeError(
+            f"template is not valid: {'.'.join(str(part) for part in first['loc'])}: "
+            f"{first['msg']}",
+            code="VT-RECIPE-010",
+            where=name,
+            remedy="compare it with the shipped qwen2p5_instruct",
+        ) from error

@@ -1,6 +1,8 @@
-"""The few calls of the Kubernetes API that the launcher makes, over the official client with plain objects.
+"""The few calls of the Kubernetes API that the launcher makes, over the official client with plain
+objects.
 
-Every call outlasts an API server that stutters: too many requests, server errors and cut connections are tried again
+Every call outlasts an API server that stutters: too many requests, server errors and cut
+connections are tried again
 with growing pauses until ``outage`` seconds have passed since the first one.
 """
 
@@ -71,8 +73,12 @@ class Cluster:
                 return cls(client.ApiClient(settings), outage=outage)
             return cls(config.new_client_from_config(), outage=outage)
         except config.ConfigException as error:
-            raise UserError(f"no cluster can be reached: {error}", code="VT-USE-051", where="launch.backend",
-                            remedy="run it in a pod, or set KUBECONFIG") from error
+            raise UserError(
+                f"no cluster can be reached: {error}",
+                code="VT-USE-051",
+                where="launch.backend",
+                remedy="run it in a pod, or set KUBECONFIG",
+            ) from error
 
     def served(self) -> set[str]:
         """Return ``group/version`` of every API group version the cluster serves."""
@@ -80,15 +86,30 @@ class Cluster:
         return {version["groupVersion"] for group in groups for version in group["versions"]}
 
     def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
-        """Ask whether this account may do something; ``resource`` may have a part, as in ``pods/log``."""
+        """Ask whether this account may do something; ``resource`` may have a part, as in
+        ``pods/log``."""
         name, _, part = resource.partition("/")
-        wanted = {"verb": verb, "group": group, "resource": name, "subresource": part, "namespace": namespace}
-        answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body={
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": wanted}})
+        wanted = {
+            "verb": verb,
+            "group": group,
+            "resource": name,
+            "subresource": part,
+            "namespace": namespace,
+        }
+        answer = self._json(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body={
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": wanted},
+            },
+        )
         return bool(answer["status"]["allowed"])
 
-    def create(self, resource: Resource, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
+    def create(
+        self, resource: Resource, manifest: Mapping[str, Any], *, dry_run: bool = False
+    ) -> Object:
         """Create a job; unknown fields are errors, not dropped.
 
         Args:
@@ -102,7 +123,9 @@ class Cluster:
         """
         path = _path(resource, manifest["metadata"]["namespace"])
         dry_run_query = {"dryRun": "All"} if dry_run else {}
-        return self._json("POST", path, query={"fieldValidation": "Strict", **dry_run_query}, body=manifest)
+        return self._json(
+            "POST", path, query={"fieldValidation": "Strict", **dry_run_query}, body=manifest
+        )
 
     def read(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object, or None if there is none."""
@@ -112,9 +135,14 @@ class Cluster:
             return None
 
     def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete this very object, its pods first. One that is gone, or replaced by another, is left at that."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground",
-                "preconditions": {"uid": uid}}
+        """Delete this very object, its pods first. One that is gone, or replaced by another, is
+        left at that."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Foreground",
+            "preconditions": {"uid": uid},
+        }
         try:
             self._json("DELETE", _path(resource, namespace, name), body=body)
         except (_MissingError, ConflictError):
@@ -131,22 +159,32 @@ class Cluster:
         found = self._json("GET", _path(resource, namespace), query=query)
         return list(found["items"]), str(found["metadata"]["resourceVersion"])
 
-    def watch(self, resource: Resource, namespace: str, version: str, **query: str) -> Iterator[tuple[str, Object]]:
-        """Yield ``(type, object)`` changes since a version, until the server closes the stream. Not tried again.
+    def watch(
+        self, resource: Resource, namespace: str, version: str, **query: str
+    ) -> Iterator[tuple[str, Object]]:
+        """Yield ``(type, object)`` changes since a version, until the server closes the stream. Not
+        tried again.
 
         Raises:
             GoneError: the version is too old.
             ApiException, urllib3.exceptions.HTTPError: the stream broke.
         """
-        wanted = {**query, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true",
-                  "timeoutSeconds": str(_WATCH_SECONDS)}
+        wanted = {
+            **query,
+            "watch": "1",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
         with self._open("GET", _path(resource, namespace), wanted, silence=_SILENCE) as answer:
             for line in _lines(answer):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     if event["object"].get("code") == 410:
                         raise GoneError
-                    raise ApiException(status=event["object"].get("code"), reason=event["object"].get("message"))
+                    raise ApiException(
+                        status=event["object"].get("code"), reason=event["object"].get("message")
+                    )
                 yield event["type"], event["object"]
 
     def log(self, namespace: str, pod: str, container: str, **query: str) -> Iterator[str]:
@@ -154,14 +192,17 @@ class Cluster:
 
         Args:
             namespace, pod, container: whose.
-            query: ``follow``, ``previous``, ``timestamps``, ``sinceTime``, ``tailLines`` as the API takes them.
+            query: ``follow``, ``previous``, ``timestamps``, ``sinceTime``, ``tailLines`` as the API
+                takes them.
         """
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         with self._open("GET", path, {"container": container, **query}, silence=_SILENCE) as answer:
             for line in _lines(answer):
                 yield line.decode(errors="replace")
 
-    def _json(self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None) -> Object:
+    def _json(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> Object:
         def call() -> Object:
             with self._open(method, path, query or {}, body=body) as answer:
                 found = json.loads(answer.read())
@@ -170,12 +211,26 @@ class Cluster:
 
         return self._retrying(call, f"{method} {path}")
 
-    def _open(self, method: str, path: str, query: Mapping[str, str], *, body: Any = None,
-              silence: float = _CALL) -> urllib3.HTTPResponse:
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: Any = None,
+        silence: float = _CALL,
+    ) -> urllib3.HTTPResponse:
         answer = self._api.call_api(
-            path, method, query_params=list(query.items()), body=body, auth_settings=["BearerToken"],
+            path,
+            method,
+            query_params=list(query.items()),
+            body=body,
+            auth_settings=["BearerToken"],
             header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
-            _preload_content=False, _return_http_data_only=True, _request_timeout=(_CALL, silence))
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=(_CALL, silence),
+        )
         assert isinstance(answer, urllib3.HTTPResponse)
         return answer
 
@@ -192,11 +247,19 @@ class Cluster:
                 if not _is_passing(error) or (error.status == 401 and not self._answered):
                     raise _api_error(error, what) from error
                 last = f"{error.status} {error.reason}"
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: an answer cut short
+            except (
+                urllib3.exceptions.HTTPError,
+                OSError,
+                ValueError,
+            ) as error:  # ValueError: an answer cut short
                 last = f"{type(error).__name__}: {error}"
             if time.monotonic() - since > outage:
-                raise PeerLostError(f"the Kubernetes API has not answered for {outage:.0f} s: {last}", code="VT-PEER-001", where=what,
-                                    remedy="the job goes on; run the same step again and it is taken up")
+                raise PeerLostError(
+                    f"the Kubernetes API has not answered for {outage:.0f} s: {last}",
+                    code="VT-PEER-001",
+                    where=what,
+                    remedy="the job goes on; run the same step again and it is taken up",
+                )
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -209,7 +272,11 @@ def own_namespace() -> str:
     """Return the namespace this process runs in; ``default`` outside of a cluster."""
     if named := os.environ.get(POD_NAMESPACE):
         return named
-    return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() if _NAMESPACE_FILE.exists() else "default"
+    return (
+        _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+        if _NAMESPACE_FILE.exists()
+        else "default"
+    )
 
 
 def _is_passing(error: ApiException) -> bool:
@@ -224,12 +291,20 @@ def _api_error(error: ApiException, what: str) -> Exception:
         return _MissingError(message)
     if error.status == 409:
         return ConflictError(message)
-    remedies = {401: "the service account's token or the kubeconfig is not accepted",
-                403: "the chart's Role allows what the launcher needs: install or upgrade it, and use its service "
-                     "account",
-                400: "correct the setting that the message names",
-                422: "correct the setting that the message names"}
-    return UserError(f"the Kubernetes API refuses: {message}", code="VT-USE-052", where=what, remedy=remedies.get(error.status or 0, ""))
+    remedies = {
+        401: "the service account's token or the kubeconfig is not accepted",
+        403: "the chart's Role allows what the launcher needs: install or upgrade it, and use its "
+        "service "
+        "account",
+        400: "correct the setting that the message names",
+        422: "correct the setting that the message names",
+    }
+    return UserError(
+        f"the Kubernetes API refuses: {message}",
+        code="VT-USE-052",
+        where=what,
+        remedy=remedies.get(error.status or 0, ""),
+    )
 
 
 def _message(error: ApiException) -> str:

@@ -1,4 +1,5 @@
-"""The job backends of Kubernetes: a PyTorchJob, a TrainJob, or whichever of the two the cluster serves."""
+"""The job backends of Kubernetes: a PyTorchJob, a TrainJob, or whichever of the two the cluster
+serves."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ class KubernetesSettings(Strict):
     """Laid over the platform's pod settings."""
 
 
-for _name, _class in (("kubernetes", "KubernetesBackend"), ("trainjob", "TrainJobBackend"),
-                      ("pytorchjob", "PyTorchJobBackend")):
-    register_job_backend(JobBackendSpec(_name, f"vita_train.launch.kubernetes.launcher:{_class}",
-                                        settings=KubernetesSettings, settings_key="kubernetes"))
+for _name, _class in (
+    ("kubernetes", "KubernetesBackend"),
+    ("trainjob", "TrainJobBackend"),
+    ("pytorchjob", "PyTorchJobBackend"),
+):
+    register_job_backend(
+        JobBackendSpec(
+            _name,
+            f"vita_train.launch.kubernetes.launcher:{_class}",
+            settings=KubernetesSettings,
+            settings_key="kubernetes",
+        )
+    )

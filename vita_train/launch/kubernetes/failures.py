@@ -1,7 +1,8 @@
-"""Why a job failed or does not start, from what Kubernetes knows: conditions, container ends, events.
+"""Why a job failed or does not start, from what Kubernetes knows: conditions, container ends,
+events.
 
-Pure functions over objects as the API returns them, because pods and their logs vanish within seconds of a failure:
-whoever watches keeps the objects, and this reads them.
+Pure functions over objects as the API returns them, because pods and their logs vanish within
+seconds of a failure: whoever watches keeps the objects, and this reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from vita_train.errors import EXIT_REFUSED, EXIT_RETRYABLE, EXIT_STOPPED, PeerLostError, UserError, VitaError
+from vita_train.errors import (
+    EXIT_REFUSED,
+    EXIT_RETRYABLE,
+    EXIT_STOPPED,
+    PeerLostError,
+    UserError,
+    VitaError,
+)
 from vita_train.launch.kubernetes.state import JobState, seconds
 
 Object = Mapping[str, Any]
@@ -48,27 +56,49 @@ class Reason(StrEnum):
 
 
 _ORDER = tuple(Reason)
-_IMAGE_WAITS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
-                          "ImageInspectError", "RegistryUnavailable"})
-_CONFIG_WAITS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_IMAGE_WAITS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
+_CONFIG_WAITS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
 #: What Job and PyTorchJob say of pods and services that the API server does not let them make.
 _POD_REFUSALS = ("FailedCreate", "FailedCreatePod")
 _REFUSALS = (*_POD_REFUSALS, "FailedCreateService")
-_WARNINGS = (*_REFUSALS, "FailedScheduling", "TrainJobResourcesCreationFailed", "FailedMount", "FailedAttachVolume")
+_WARNINGS = (
+    *_REFUSALS,
+    "FailedScheduling",
+    "TrainJobResourcesCreationFailed",
+    "FailedMount",
+    "FailedAttachVolume",
+)
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _NCCL = re.compile(r"\bNCCL\b|ncclInternalError|ncclSystemError|ProcessGroupNCCL")
 _SIGKILL = 137
 #: Seconds a node may be late to say that a pod has ended.
 _SILENCE = 30.0
-_INIT_CONTAINER = ("start the training operator with --pytorch-init-container-template-file and a container that has a "
-                   "securityContext (docs/cluster.md), or use TrainJobs")
+_INIT_CONTAINER = (
+    "start the training operator with --pytorch-init-container-template-file and a container that "
+    "has a "
+    "securityContext (docs/cluster.md), or use TrainJobs"
+)
 _REMEDIES = {
-    Reason.OOM: "lower batch.global_batch_size or batch.seq_len and raise batch.grad_accum, or ask for more "
-                "with pod.memory",
+    Reason.OOM: "lower batch.global_batch_size or batch.seq_len and raise batch.grad_accum, or ask "
+    "for more "
+    "with pod.memory",
     Reason.CRASH: "the traceback is in the pod's log",
     Reason.NCCL: "check NCCL_SOCKET_IFNAME and the RDMA settings in pod.env and pod.devices",
-    Reason.IMAGE: "check the image's name and digest, pod.image_pull_secrets, and that its architecture is the node's",
-    Reason.UNSCHEDULABLE: "free nodes, raise the quota, or lower launch.nodes, launch.nproc, pod.cpu, pod.memory",
+    Reason.IMAGE: "check the image's name and digest, pod.image_pull_secrets, and that its "
+    "architecture is the node's",
+    Reason.UNSCHEDULABLE: "free nodes, raise the quota, or lower launch.nodes, launch.nproc, "
+    "pod.cpu, pod.memory",
 }
 
 
@@ -91,8 +121,15 @@ class Failure:
         """Return the failure as the error a command ends with."""
         lines = [f"{name}\n{tail}" for name, tail in self.tails.items() if tail]
         what = "\n".join([f"{self.reason}: {self.what}", *lines])
-        kind = {Reason.USER_ERROR: UserError}.get(self.reason, PeerLostError if self.reason.retryable else VitaError)
-        return kind(what, code=self.code, where=self.where, remedy=self.remedy or _REMEDIES.get(self.reason, ""))
+        kind = {Reason.USER_ERROR: UserError}.get(
+            self.reason, PeerLostError if self.reason.retryable else VitaError
+        )
+        return kind(
+            what,
+            code=self.code,
+            where=self.where,
+            remedy=self.remedy or _REMEDIES.get(self.reason, ""),
+        )
 
 
 def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = ()) -> Failure:
@@ -100,28 +137,40 @@ def explain(state: JobState, pods: Sequence[Object], events: Iterable[Object] = 
 
     Args:
         state: what its controller says.
-        pods: its pods, as last seen, in the order of their node ranks; those that are gone by now included.
+        pods: its pods, as last seen, in the order of their node ranks; those that are gone by now
+            included.
         events: events about the job and its pods.
     """
     found = [failure for pod in pods for failure in pod_failures(pod)]
     if state.reason == "DeadlineExceeded" or "longer than specified deadline" in state.message:
         found.append(Failure(Reason.DEADLINE, f"the job's own deadline passed: {state.message}"))
     if found:
-        # A controller stops the pods that are left when one has failed: being asked to stop explains nothing then.
+        # A controller stops the pods that are left when one has failed: being asked to stop
+        # explains nothing then.
         first = min(found, key=lambda failure: (failure.is_echo, _ORDER.index(failure.reason)))
-        return Failure(first.reason, first.what, first.where, first.remedy,
-                       {name: tail for failure in found for name, tail in failure.tails.items()}, first.code)
+        return Failure(
+            first.reason,
+            first.what,
+            first.where,
+            first.remedy,
+            {name: tail for failure in found for name, tail in failure.tails.items()},
+            first.code,
+        )
     if warning := _warning(events):
         return warning
     said = ": ".join(part for part in (state.reason, state.message) if part)
     return Failure(Reason.INFRA, said or "the job failed, and nothing says why")
 
 
-def blocked(pods: Sequence[Object], events: Iterable[Object] = (), *, nodes: int = 0) -> Failure | None:
+def blocked(
+    pods: Sequence[Object], events: Iterable[Object] = (), *, nodes: int = 0
+) -> Failure | None:
     """Return why a job does not start, or None if nothing speaks against it.
 
-    An image that cannot be pulled is final. Missing room is not: nodes may come, so the caller waits for its clock.
-    What ended a container before the one that runs now is history, and so are refusals of pods once all are there.
+    An image that cannot be pulled is final. Missing room is not: nodes may come, so the caller
+    waits for its clock.
+    What ended a container before the one that runs now is history, and so are refusals of pods once
+    all are there.
 
     Args:
         pods: that are there now.
@@ -133,32 +182,49 @@ def blocked(pods: Sequence[Object], events: Iterable[Object] = (), *, nodes: int
             return failure
     for pod in pods:
         for condition in _conditions(pod):
-            if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-                return Failure(Reason.UNSCHEDULABLE, str(condition.get("message") or "no node has room"), _name(pod))
+            if (
+                condition.get("type") == "PodScheduled"
+                and condition.get("reason") == "Unschedulable"
+            ):
+                return Failure(
+                    Reason.UNSCHEDULABLE,
+                    str(condition.get("message") or "no node has room"),
+                    _name(pod),
+                )
     past = _POD_REFUSALS if 0 < nodes <= len(pods) else ()
     return _warning(event for event in events if event.get("reason") not in past)
 
 
 def lost(pods: Sequence[Object], now: float) -> Failure | None:
-    """Return the failure of a job with a pod that should have ended by now, which only its node can say; else None.
+    """Return the failure of a job with a pod that should have ended by now, which only its node can
+    say; else None.
 
     Args:
         pods: that are there now.
         now: seconds since 1970.
     """
     for pod in pods:
-        stamp = pod["metadata"].get("deletionTimestamp")  # when it has to be gone, its grace included
+        stamp = pod["metadata"].get(
+            "deletionTimestamp"
+        )  # when it has to be gone, its grace included
         if stamp and now - seconds(stamp) > _SILENCE:
             node = (pod.get("spec") or {}).get("nodeName")
-            return Failure(Reason.INFRA, f"node {node} does not answer, and its pod cannot be ended", _name(pod),
-                           "see to the node; once its Node object is gone, so are the job and the pod")
+            return Failure(
+                Reason.INFRA,
+                f"node {node} does not answer, and its pod cannot be ended",
+                _name(pod),
+                "see to the node; once its Node object is gone, so are the job and the pod",
+            )
     return None
 
 
 def pod_failures(pod: Object) -> list[Failure]:
     """Return every failure one pod shows; none for a pod that waits, runs or succeeded."""
     name, status = _name(pod), pod.get("status") or {}
-    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    statuses = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
     failures = [failure for one in statuses if (failure := _container_failure(name, one))]
     for condition in _conditions(pod):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
@@ -175,7 +241,9 @@ def pod_failures(pod: Object) -> list[Failure]:
 def _runs(pod: Object) -> bool:
     """Say whether all of a pod's containers run."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return bool(statuses) and all((one.get("state") or {}).get("running") is not None for one in statuses)
+    return bool(statuses) and all(
+        (one.get("state") or {}).get("running") is not None for one in statuses
+    )
 
 
 def _container_failure(pod: str, status: Object) -> Failure | None:
@@ -185,16 +253,25 @@ def _container_failure(pod: str, status: Object) -> Failure | None:
         return Failure(Reason.IMAGE, message or reason, pod)
     if reason in _CONFIG_WAITS:
         missing = Reason.USER_ERROR if "not found" in message else Reason.IMAGE
-        return Failure(missing, message or reason, pod, remedy="create what it names, or correct the pod settings"
-                       if missing == Reason.USER_ERROR else "")
-    ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated")
+        return Failure(
+            missing,
+            message or reason,
+            pod,
+            remedy="create what it names, or correct the pod settings"
+            if missing == Reason.USER_ERROR
+            else "",
+        )
+    ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get(
+        "terminated"
+    )
     if not ended or not ended.get("exitCode"):
         return None
     return _ended(pod, ended)
 
 
 def _ended(pod: str, ended: Object) -> Failure:
-    """Read a container's end: Kubernetes' reason, the exit code, and the last words our entry left."""
+    """Read a container's end: Kubernetes' reason, the exit code, and the last words our entry
+    left."""
     code, text = int(ended["exitCode"]), str(ended.get("message") or "")
     words = _last_words(text)
     what = str(words.get("what") or f"ended with code {code}")
@@ -205,19 +282,33 @@ def _ended(pod: str, ended: Object) -> Failure:
         tails = {pod: "\n".join(f"  | {line}" for line in text.rstrip().splitlines())}
     everything = "\n".join([what, text])
     if ended.get("reason") == "OOMKilled":
-        return Failure(Reason.OOM, f"the pod used more memory than it may ({what})", where, tails=tails)
+        return Failure(
+            Reason.OOM, f"the pod used more memory than it may ({what})", where, tails=tails
+        )
     if code == EXIT_REFUSED and words:
         return Failure(Reason.USER_ERROR, what, where, str(words.get("remedy") or ""), tails, said)
     if _GPU_MEMORY.search(everything):
         return Failure(Reason.OOM, "a GPU has no memory left", where, tails=tails)
     if code == _SIGKILL:
-        return Failure(Reason.INFRA, "the container was killed (137) and Kubernetes does not say why", where,
-                       "usually memory or a node that went away", tails)
+        return Failure(
+            Reason.INFRA,
+            "the container was killed (137) and Kubernetes does not say why",
+            where,
+            "usually memory or a node that went away",
+            tails,
+        )
     if _NCCL.search(everything):
         return Failure(Reason.NCCL, what, where, tails=tails)
     if code in (EXIT_RETRYABLE, EXIT_STOPPED):
-        return Failure(Reason.PREEMPTED if code == EXIT_STOPPED else Reason.INFRA, what, where,
-                       str(words.get("remedy") or ""), tails, said, is_echo=code == EXIT_STOPPED)
+        return Failure(
+            Reason.PREEMPTED if code == EXIT_STOPPED else Reason.INFRA,
+            what,
+            where,
+            str(words.get("remedy") or ""),
+            tails,
+            said,
+            is_echo=code == EXIT_STOPPED,
+        )
     return Failure(Reason.CRASH, what, where, str(words.get("remedy") or ""), tails, said)
 
 
@@ -235,7 +326,9 @@ def _warning(events: Iterable[Object]) -> Failure | None:
     telling = [event for event in events if event.get("reason") in _WARNINGS]
     if not telling:
         return None
-    event = max(telling, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+    event = max(
+        telling, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or "")
+    )
     about = str((event.get("involvedObject") or {}).get("name") or "")
     reason, message = event["reason"], str(event.get("message") or "")
     if reason in ("FailedMount", "FailedAttachVolume"):
@@ -245,7 +338,9 @@ def _warning(events: Iterable[Object]) -> Failure | None:
     elif reason in _REFUSALS and re.search(r"forbidden|invalid", message):
         kind = Reason.USER_ERROR
     else:
-        kind = Reason.INFRA  # also "failed calling webhook", while Trainer waits for its certificates
+        kind = (
+            Reason.INFRA
+        )  # also "failed calling webhook", while Trainer waits for its certificates
     remedy = _INIT_CONTAINER if "init-pytorch" in message and "PodSecurity" in message else ""
     return Failure(kind, f"{reason}: {message}", about, remedy)
 

@@ -1,7 +1,9 @@
 """Orphaned jobs: the launcher deletes its own, this finds those it could not.
 
-A run that is terminated while its launcher is killed outright, or a namespace of jobs apart from that of the Workflows,
-leaves a job that keeps its GPUs. A job that is over and was never deleted keeps its pods and their logs.
+A run that is terminated while its launcher is killed outright, or a namespace of jobs apart from
+that of the Workflows,
+leaves a job that keeps its GPUs. A job that is over and was never deleted keeps its pods and their
+logs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class JobRetention:
     """How long things are left alone.
 
     Attributes:
-        workflow: seconds after a Workflow's end until a job of it is deleted; a run that is retried goes on meanwhile.
+        workflow: seconds after a Workflow's end until a job of it is deleted; a run that is retried
+            goes on meanwhile.
         over: seconds after a job's own end until it is deleted, with its pods and their logs.
     """
 
@@ -75,7 +78,14 @@ def collect_garbage(
     return number
 
 
-def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, retention: JobRetention, now: float) -> str:
+def _why(
+    cluster: Cluster,
+    backend: JobKind,
+    job: Object,
+    workflows: str,
+    retention: JobRetention,
+    now: float,
+) -> str:
     """Say why nobody waits for a job; empty if somebody may."""
     if backend.state(job).phase.over and now - _ended(job) > retention.over:
         return "it ended and nobody deleted it"
@@ -87,7 +97,10 @@ def _why(cluster: Cluster, backend: JobKind, job: Object, workflows: str, retent
         # It may have been deleted this moment; a job younger than that waits for the next time.
         old = now - seconds(job["metadata"]["creationTimestamp"]) > retention.workflow
         return f"its Workflow {name} is gone" if old else ""
-    if is_going_on(workflow) or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= retention.workflow:
+    if (
+        is_going_on(workflow)
+        or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= retention.workflow
+    ):
         return ""
     return f"its Workflow {name} is over"
 

@@ -21,9 +21,11 @@ RUN_LABEL, STAGE_LABEL = f"{DOMAIN}/run", f"{DOMAIN}/stage"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "vita-train"}
 #: Labels by which a stage's jobs are found again.
 OURS = (RUN_LABEL, STAGE_LABEL, *MANAGED_BY)
-#: Annotation that says what a job was made from: another launcher adopts a job only if it is the same.
+#: Annotation that says what a job was made from: another launcher adopts a job only if it is the
+#: same.
 SPEC_HASH = f"{DOMAIN}/spec-hash"
-#: Annotation on a job: how often it was started again before, so that the budget outlives a launcher.
+#: Annotation on a job: how often it was started again before, so that the budget outlives a
+#: launcher.
 RESTARTS = f"{DOMAIN}/restarts"
 #: Annotation on a job: the Workflow whose end the janitor waits for.
 WORKFLOW = f"{DOMAIN}/workflow"
@@ -56,13 +58,22 @@ class TrainingJob:
     def labels(self) -> dict[str, str]:
         """Labels of the job and of its pods."""
         queue = self.platform.queue
-        kueue = {"kueue.x-k8s.io/queue-name": queue.name, "kueue.x-k8s.io/priority-class": queue.priority}
-        return {**self.pod.labels, **MANAGED_BY, RUN_LABEL: label_value(self.run), STAGE_LABEL: self.stage,
-                **{name: value for name, value in kueue.items() if value}}
+        kueue = {
+            "kueue.x-k8s.io/queue-name": queue.name,
+            "kueue.x-k8s.io/priority-class": queue.priority,
+        }
+        return {
+            **self.pod.labels,
+            **MANAGED_BY,
+            RUN_LABEL: label_value(self.run),
+            STAGE_LABEL: self.stage,
+            **{name: value for name, value in kueue.items() if value},
+        }
 
     @property
     def metrics_ports(self) -> dict[str, int]:
-        """Name and number of the port of each of a pod's ranks for Prometheus; none where they export nothing."""
+        """Name and number of the port of each of a pod's ranks for Prometheus; none where they
+        export nothing."""
         first = self.pod.metrics_port
         return {f"metrics-{rank}": first + rank for rank in range(self.nproc)} if first else {}
 
@@ -70,7 +81,8 @@ class TrainingJob:
     def pod_annotations(self) -> dict[str, str]:
         """Annotations of the pods; ``vita-train.dev/metrics-<i>`` is the port of local rank i.
 
-        A PodMonitor goes by these: a TrainJob cannot declare its pods' ports, and their number is the job's.
+        A PodMonitor goes by these: a TrainJob cannot declare its pods' ports, and their number is
+        the job's.
         """
         ports = {f"{DOMAIN}/{name}": str(port) for name, port in self.metrics_ports.items()}
         return {**self.pod.annotations, **ports}
@@ -78,22 +90,40 @@ class TrainingJob:
     @property
     def spec_hash(self) -> str:
         """Digest of what the job computes with; neither its owner nor its clocks count."""
-        return digest_of({
-            "image": self.image, "command": list(self.command), "nodes": self.nodes, "nproc": self.nproc,
-            "env": dict(self.env), "pod": self.pod.model_dump(mode="json"),
-            "restart_policy": self.platform.restart_policy, "runtime": self.platform.runtime,
-        })[:32]
+        return digest_of(
+            {
+                "image": self.image,
+                "command": list(self.command),
+                "nodes": self.nodes,
+                "nproc": self.nproc,
+                "env": dict(self.env),
+                "pod": self.pod.model_dump(mode="json"),
+                "restart_policy": self.platform.restart_policy,
+                "runtime": self.platform.runtime,
+            }
+        )[:32]
 
     def metadata(self) -> Object:
         """Return the job's own metadata."""
         workflow = {WORKFLOW: self.workflow} if self.workflow else {}
-        return {"name": self.name, "namespace": self.namespace, "labels": self.labels,
-                "annotations": {**self.pod.annotations, SPEC_HASH: self.spec_hash, **workflow},
-                **({"ownerReferences": [self.owner]} if self.owner else {})}
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "labels": self.labels,
+            "annotations": {**self.pod.annotations, SPEC_HASH: self.spec_hash, **workflow},
+            **({"ownerReferences": [self.owner]} if self.owner else {}),
+        }
 
 
-def training_job(job: StageJob, *, platform: Platform, namespace: str, task: PodSettings | None = None,
-                 owner: Object | None = None, workflow: str = "") -> TrainingJob:
+def training_job(
+    job: StageJob,
+    *,
+    platform: Platform,
+    namespace: str,
+    task: PodSettings | None = None,
+    owner: Object | None = None,
+    workflow: str = "",
+) -> TrainingJob:
     """Describe the Kubernetes job that trains a stage.
 
     Args:
@@ -108,19 +138,43 @@ def training_job(job: StageJob, *, platform: Platform, namespace: str, task: Pod
         RecipeError: the platform names no image.
     """
     if not platform.image:
-        raise RecipeError("no image is set for training pods", code="VT-RECIPE-011", where="platform.image",
-                          remedy="set images.trainer in the chart's values, by digest")
+        raise RecipeError(
+            "no image is set for training pods",
+            code="VT-RECIPE-011",
+            where="platform.image",
+            remedy="set images.trainer in the chart's values, by digest",
+        )
     pod = merge_pod_settings(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
-    env = {"HOME": SCRATCH, "VITA_TRAIN_CACHE": CACHE, GRACE: str(pod.grace), **job.environment, **metrics, **pod.env}
+    env = {
+        "HOME": SCRATCH,
+        "VITA_TRAIN_CACHE": CACHE,
+        GRACE: str(pod.grace),
+        **job.environment,
+        **metrics,
+        **pod.env,
+    }
     run = job.run.name
-    return TrainingJob(name=job_name(run, job.stage, job.digest), namespace=namespace, run=run, stage=job.stage,
-                       image=platform.image, command=job.command, nodes=job.resources.nodes,
-                       nproc=job.resources.nproc, pod=pod, platform=platform, env=env, owner=owner, workflow=workflow)
+    return TrainingJob(
+        name=job_name(run, job.stage, job.digest),
+        namespace=namespace,
+        run=run,
+        stage=job.stage,
+        image=platform.image,
+        command=job.command,
+        nodes=job.resources.nodes,
+        nproc=job.resources.nproc,
+        pod=pod,
+        platform=platform,
+        env=env,
+        owner=owner,
+        workflow=workflow,
+    )
 
 
 def job_name(run: str, stage: str, digest: str) -> str:
-    """Return the job's name, a function of what it does: a launcher that starts again finds the job it left.
+    """Return the job's name, a function of what it does: a launcher that starts again finds the job
+    it left.
 
     At most 40 characters, because JobSet makes longer names of it.
     """

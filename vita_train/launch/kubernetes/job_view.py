@@ -1,4 +1,5 @@
-"""What the launcher has seen of a job: the newest object of each pod, gone ones included, and what they left behind."""
+"""What the launcher has seen of a job: the newest object of each pod, gone ones included, and what
+they left behind."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from vita_train.launch.kubernetes.kind import JobKind
 class JobView:
     """A job and its pods, kept up to date from a watch.
 
-    Pods are kept under their uid after they are gone, because a controller removes failed pods within seconds and they
-    hold the reason. ``on_failed`` is called once for each pod that fails, while its log may still be there.
+    Pods are kept under their uid after they are gone, because a controller removes failed pods
+    within seconds and they
+    hold the reason. ``on_failed`` is called once for each pod that fails, while its log may still
+    be there.
     """
 
     backend: JobKind
@@ -43,8 +46,13 @@ class JobView:
     @property
     def by_node(self) -> list[Object]:
         """All pods ever seen, by node rank, oldest first."""
-        return sorted(self.pods.values(), key=lambda pod: (
-            self.backend.node_rank(pod), str(pod["metadata"].get("creationTimestamp", ""))))
+        return sorted(
+            self.pods.values(),
+            key=lambda pod: (
+                self.backend.node_rank(pod),
+                str(pod["metadata"].get("creationTimestamp", "")),
+            ),
+        )
 
     @property
     def present(self) -> list[Object]:
@@ -54,7 +62,10 @@ class JobView:
     @property
     def started(self) -> int:
         """Pods that run, or have."""
-        return sum((pod.get("status") or {}).get("phase") in ("Running", "Succeeded") for pod in self.present)
+        return sum(
+            (pod.get("status") or {}).get("phase") in ("Running", "Succeeded")
+            for pod in self.present
+        )
 
     @property
     def first(self) -> Object | None:
@@ -63,7 +74,8 @@ class JobView:
 
     @property
     def restarts(self) -> int:
-        """Times any node's container or pod was started again, the most of all nodes, preempted pods not counted."""
+        """Times any node's container or pod was started again, the most of all nodes, preempted
+        pods not counted."""
         counts: dict[int, int] = {}
         for pod in self.by_node:
             if any(failure.reason == Reason.PREEMPTED for failure in pod_failures(pod)):

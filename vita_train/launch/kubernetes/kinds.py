@@ -33,8 +33,12 @@ def choose(wanted: str, served: Collection[str]) -> JobKind:
         if known[name].resource.api_version in served:
             return known[name]
     missing = " nor ".join(known[name].resource.api_version for name in names)
-    raise UserError(f"this cluster serves no {missing}", code="VT-USE-053", where="platform.backend",
-                    remedy="install Kubeflow Trainer (or the Training Operator), or choose another backend")
+    raise UserError(
+        f"this cluster serves no {missing}",
+        code="VT-USE-053",
+        where="platform.backend",
+        remedy="install Kubeflow Trainer (or the Training Operator), or choose another backend",
+    )
 
 
 def _known() -> dict[str, JobKind]:

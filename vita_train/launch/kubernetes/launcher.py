@@ -11,7 +11,14 @@ from vita_train.errors import StoppedError, UserError, VitaError
 from vita_train.launch.backend import Outcome, StageJob
 from vita_train.launch.kubernetes.api import Cluster, ConflictError, own_namespace
 from vita_train.launch.kubernetes.failures import Failure, Reason
-from vita_train.launch.kubernetes.job import OURS, RESTARTS, SPEC_HASH, Object, TrainingJob, training_job
+from vita_train.launch.kubernetes.job import (
+    OURS,
+    RESTARTS,
+    SPEC_HASH,
+    Object,
+    TrainingJob,
+    training_job,
+)
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.monitor import JobMonitor, Say
@@ -38,7 +45,9 @@ class KubernetesBackend:
 
     kind = "auto"
 
-    def __init__(self, platform: Platform | None = None, cluster: Cluster | None = None, out: Say = say) -> None:
+    def __init__(
+        self, platform: Platform | None = None, cluster: Cluster | None = None, out: Say = say
+    ) -> None:
         self._given, self._cluster, self._out = platform, cluster, out
 
     @property
@@ -46,16 +55,19 @@ class KubernetesBackend:
         return self._given or needed_platform("training jobs go to Kubernetes", "launch.backend")
 
     def check(self, run: Run) -> str:
-        """Say which image the pods get. That the cluster takes jobs is for ``vita-train cluster check`` to try.
+        """Say which image the pods get. That the cluster takes jobs is for ``vita-train cluster
+        check`` to try.
 
         Raises:
             UserError: nothing says what the cluster is like.
         """
-        return f"Kubernetes, pods of {self._platform.image or 'an image that the chart does not name'}"
+        return (
+            f"Kubernetes, pods of {self._platform.image or 'an image that the chart does not name'}"
+        )
 
     def run(self, job: StageJob) -> Outcome:
-        """Create or take up the job and follow it to its end. Restarts are counted on the job itself, so that they
-        outlive a launcher.
+        """Create or take up the job and follow it to its end. Restarts are counted on the job
+        itself, so that they outlive a launcher.
 
         Raises:
             UserError: a setting is refused, or nothing says what the cluster is like.
@@ -68,15 +80,28 @@ class KubernetesBackend:
         namespace = platform.namespace or own_namespace()
         workflow = own_workflow(cluster, own_namespace())
         owned = workflow is not None and workflow.namespace == namespace
-        described = training_job(job, platform=platform, namespace=namespace, task=task,
-                                 workflow=workflow.name if workflow else "",
-                                 owner=workflow.owner() if owned and workflow else None)
-        launcher = Launcher(cluster, kind, described, workflow, restarts=job.run.recipe.launch.restarts, out=self._out)
+        described = training_job(
+            job,
+            platform=platform,
+            namespace=namespace,
+            task=task,
+            workflow=workflow.name if workflow else "",
+            owner=workflow.owner() if owned and workflow else None,
+        )
+        launcher = Launcher(
+            cluster,
+            kind,
+            described,
+            workflow,
+            restarts=job.run.recipe.launch.restarts,
+            out=self._out,
+        )
         try:
             launcher.run()
         except VitaError as failure:
             return Outcome(failure, is_final=True)
-        launcher.delete()  # or the next launcher would take up a job that is over, whether it committed or not
+        # Or the next launcher would take up a job that is over, whether it committed or not
+        launcher.delete()
         return Outcome(logs="the lines above")
 
 
@@ -104,8 +129,16 @@ class Launcher:
         out: takes each line of progress.
     """
 
-    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, workflow: Workflow | None, *,
-                 restarts: int, out: Say) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        backend: JobKind,
+        job: TrainingJob,
+        workflow: Workflow | None,
+        *,
+        restarts: int,
+        out: Say,
+    ) -> None:
         self._cluster, self._backend, self._job, self._workflow = cluster, backend, job, workflow
         self._restarts, self._out = restarts, out
         self._timeouts = JobTimeouts(job.platform.times)
@@ -124,14 +157,19 @@ class Launcher:
         with on_stop(self._stops.append):
             self._create_or_adopt()
             while failure := self._monitor():
-                if failure.reason == Reason.PREEMPTED and preemptions < self._job.platform.preemptions:
+                if (
+                    failure.reason == Reason.PREEMPTED
+                    and preemptions < self._job.platform.preemptions
+                ):
                     preemptions += 1
                 elif failure.reason.retryable and self._used < self._restarts:
                     self._used += 1
                 else:
                     self.delete()
                     raise failure.error()
-                self._out(f"job {self._job.name}: {failure.reason}: {failure.what}; starting it again")
+                self._out(
+                    f"job {self._job.name}: {failure.reason}: {failure.what}; starting it again"
+                )
                 self.delete(wait=True)
                 self._create_or_adopt()
 
@@ -158,26 +196,44 @@ class Launcher:
             manifest = self._backend.manifest(self._job)
             manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
             try:
-                self._uid = str(self._cluster.create(self._backend.resource, manifest)["metadata"]["uid"])
-                self._out(f"job {self._job.name}: created in {self._job.namespace}, {self._job.nodes} nodes of "
-                          f"{self._job.nproc} ranks")
+                self._uid = str(
+                    self._cluster.create(self._backend.resource, manifest)["metadata"]["uid"]
+                )
+                self._out(
+                    f"job {self._job.name}: created in {self._job.namespace}, {self._job.nodes} "
+                    f"nodes of "
+                    f"{self._job.nproc} ranks"
+                )
                 return
             except ConflictError:  # on its way out, or another launcher was faster
-                found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
+                found = self._cluster.read(
+                    self._backend.resource, self._job.namespace, self._job.name
+                )
             since = seconds(found["metadata"].get("deletionTimestamp")) if found else 0.0
             if since and time.time() - since > self._job.pod.grace + _DELETE_WAIT:
                 turn += 1
-                self._out(f"job {self._job.name}: it does not go away, because a node with a pod of it does not "
-                          "answer; leaving it")
+                self._out(
+                    f"job {self._job.name}: it does not go away, because a node with a pod of it "
+                    f"does not "
+                    "answer; leaving it"
+                )
             else:
                 time.sleep(_TURN)
 
     def _at_work(self) -> Object | None:
         """Return the job of this name, or of one taken in its place, that is not on its way out."""
-        selector = ",".join(f"{name}={value}" for name, value in self._job.labels.items() if name in OURS)
-        found, _ = self._cluster.objects(self._backend.resource, self._job.namespace, labelSelector=selector)
-        ours = [job for job in found if not job["metadata"].get("deletionTimestamp")
-                and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))]
+        selector = ",".join(
+            f"{name}={value}" for name, value in self._job.labels.items() if name in OURS
+        )
+        found, _ = self._cluster.objects(
+            self._backend.resource, self._job.namespace, labelSelector=selector
+        )
+        ours = [
+            job
+            for job in found
+            if not job["metadata"].get("deletionTimestamp")
+            and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))
+        ]
         return min(ours, key=lambda job: str(job["metadata"]["name"]), default=None)
 
     def _hold(self, found: Object) -> None:
@@ -190,31 +246,48 @@ class Launcher:
         self._hold(found)
         metadata = found["metadata"]
         state = self._backend.state(found)
-        if (metadata.get("annotations") or {}).get(SPEC_HASH) == self._job.spec_hash and state.phase != Phase.FAILED:
+        if (metadata.get("annotations") or {}).get(
+            SPEC_HASH
+        ) == self._job.spec_hash and state.phase != Phase.FAILED:
             self._used = max(self._used, int(metadata["annotations"].get(RESTARTS, 0)))
             self._out(f"job {self._job.name}: taken up, it is {state.phase}")
             return True
         if not state.phase.over:
-            raise UserError(f"job {self._job.name} runs already, with other settings", code="VT-USE-054", where="launch",
-                            remedy="wait for it, delete it, or launch with the settings it has")
+            raise UserError(
+                f"job {self._job.name} runs already, with other settings",
+                code="VT-USE-054",
+                where="launch",
+                remedy="wait for it, delete it, or launch with the settings it has",
+            )
         self._out(f"job {self._job.name}: an older one of this name {state.phase}; replacing it")
         self.delete(wait=True)
         return False
 
     def _monitor(self) -> Failure | None:
         """Watch the job until it is over; None if it succeeded, else why it did not."""
-        monitor = JobMonitor(self._cluster, self._backend, self._job, self._timeouts, self._check_stop, self._out)
+        monitor = JobMonitor(
+            self._cluster, self._backend, self._job, self._timeouts, self._check_stop, self._out
+        )
         return monitor.until_over(self._restarts - self._used)
 
     def _check_stop(self) -> None:
-        """End if the launcher was asked to: with the job if that was a cancel, without if only the launcher must go."""
+        """End if the launcher was asked to: with the job if that was a cancel, without if only the
+        launcher must go."""
         if not self._stops:
             return
         if not is_cancelled(self._cluster, self._workflow):
-            raise StoppedError("only the launcher was stopped; the job goes on", code="VT-STOP-001", where=self._job.name,
-                               remedy="the next launcher of the same step takes it up")
+            raise StoppedError(
+                "only the launcher was stopped; the job goes on",
+                code="VT-STOP-001",
+                where=self._job.name,
+                remedy="the next launcher of the same step takes it up",
+            )
         if found := self._at_work():
             self._hold(found)
             self.delete()
-        raise StoppedError("cancelled; the job is deleted", code="VT-STOP-002", where=self._job.name,
-                           remedy="run the same step again to resume from its last checkpoint")
+        raise StoppedError(
+            "cancelled; the job is deleted",
+            code="VT-STOP-002",
+            where=self._job.name,
+            remedy="run the same step again to resume from its last checkpoint",
+        )

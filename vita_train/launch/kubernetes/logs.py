@@ -1,4 +1,5 @@
-"""Following a pod's log as if it were our own output: across cut connections and restarts of the container."""
+"""Following a pod's log as if it were our own output: across cut connections and restarts of the
+container."""
 
 from __future__ import annotations
 
@@ -22,17 +23,30 @@ _NEVER = (400, 403, 404)
 class LogFollower:
     """A thread that writes one pod's log, line by line, each line once.
 
-    Lines carry the kubelet's time in front, to the nanosecond: what was written up to the last one seen is skipped
-    when a connection comes back. A container that was restarted is read to its end before the next one.
+    Lines carry the kubelet's time in front, to the nanosecond: what was written up to the last one
+    seen is skipped
+    when a connection comes back. A container that was restarted is read to its end before the next
+    one.
 
     Args:
         cluster, namespace, pod, container: whose log.
         write: takes each line, without its time.
     """
 
-    def __init__(self, cluster: Cluster, namespace: str, pod: str, container: str, write: Callable[[str], None]
-                 ) -> None:
-        self._cluster, self._namespace, self._pod, self._container = cluster, namespace, pod, container
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        pod: str,
+        container: str,
+        write: Callable[[str], None],
+    ) -> None:
+        self._cluster, self._namespace, self._pod, self._container = (
+            cluster,
+            namespace,
+            pod,
+            container,
+        )
         self._write = write
         self._last = ""
         self._restarts = 0
@@ -51,7 +65,9 @@ class LogFollower:
         """Read what is left of a container that has ended, and stop."""
         self._over.set()
         self._thread.join(timeout)
-        if self._thread.is_alive():  # it waits on a connection that broke and does not know it: ask anew
+        if (
+            self._thread.is_alive()
+        ):  # it waits on a connection that broke and does not know it: ask anew
             self._read_rest()
 
     def _run(self) -> None:
@@ -77,8 +93,9 @@ class LogFollower:
         """Write what is new; say whether that was all, which it is too where no log can be had."""
         since = {"sinceTime": self._last[:19] + "Z"} if self._last else {}
         try:
-            for line in self._cluster.log(self._namespace, self._pod, self._container, timestamps="true",
-                                          **since, **query):
+            for line in self._cluster.log(
+                self._namespace, self._pod, self._container, timestamps="true", **since, **query
+            ):
                 stamp, _, text = line.partition(" ")
                 with self._writing:
                     if stamp > self._last:
@@ -88,8 +105,12 @@ class LogFollower:
             # Else it has not started, is gone, or the connection was cut: the next turn tells.
             if isinstance(error, ApiException) and error.status == 403 and not self._is_refused:
                 self._is_refused = True
-                self._write(f"warning: the log of pod {self._pod} may not be read, the job goes on without it; the "
-                            "chart's Role allows it (pods/log): install or upgrade it, and use its service account")
+                self._write(
+                    f"warning: the log of pod {self._pod} may not be read, the job goes on without "
+                    f"it; the "
+                    "chart's Role allows it (pods/log): install or upgrade it, and use its service "
+                    "account"
+                )
             return isinstance(error, ApiException) and error.status in _NEVER
         return True
 
@@ -106,9 +127,15 @@ def last_lines(cluster: Cluster, namespace: str, pod: str, container: str, lines
 class FirstLog:
     """Follows the log of whichever pod holds rank 0 now."""
 
-    def __init__(self, cluster: Cluster, namespace: str, container: str, out: Callable[[str], None]
-                 ) -> None:
-        self._cluster, self._namespace, self._container, self._out = cluster, namespace, container, out
+    def __init__(
+        self, cluster: Cluster, namespace: str, container: str, out: Callable[[str], None]
+    ) -> None:
+        self._cluster, self._namespace, self._container, self._out = (
+            cluster,
+            namespace,
+            container,
+            out,
+        )
         self._uid = ""
         self._log: LogFollower | None = None
 
@@ -120,15 +147,21 @@ class FirstLog:
             self._log.finish()
 
     def see(self, pod: Object | None) -> bool:
-        """Follow this pod from now on, if it is another than before and has begun; say whether it has."""
+        """Follow this pod from now on, if it is another than before and has begun; say whether it
+        has."""
         if pod is None or (pod.get("status") or {}).get("phase") in (None, "Pending"):
             return False
         if pod["metadata"]["uid"] != self._uid:
             if self._log:
                 self._log.finish()
             self._uid = str(pod["metadata"]["uid"])
-            self._log = LogFollower(self._cluster, self._namespace, str(pod["metadata"]["name"]), self._container,
-                                    self._out)
+            self._log = LogFollower(
+                self._cluster,
+                self._namespace,
+                str(pod["metadata"]["name"]),
+                self._container,
+                self._out,
+            )
         if self._log:
             self._log.restarted(restart_count(pod))
         return True

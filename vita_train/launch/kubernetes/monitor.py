@@ -38,8 +38,15 @@ class JobMonitor:
         out: takes each line of progress, and of rank 0's log.
     """
 
-    def __init__(self, cluster: Cluster, backend: JobKind, job: TrainingJob, timeouts: JobTimeouts,
-                 check: Callable[[], None], out: Say) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        backend: JobKind,
+        job: TrainingJob,
+        timeouts: JobTimeouts,
+        check: Callable[[], None],
+        out: Say,
+    ) -> None:
         self._cluster, self._backend, self._job = cluster, backend, job
         self._timeouts, self._check, self._out = timeouts, check, out
         self._changes: Queue[tuple[str, str, Any]] = Queue()
@@ -53,13 +60,25 @@ class JobMonitor:
             restarts_left: times its pods may be started again.
 
         Raises:
-            VitaError: what ``check`` raises; or the job was deleted by somebody else, or the API stays away.
+            VitaError: what ``check`` raises; or the job was deleted by somebody else, or the API
+                stays away.
         """
         name, namespace = self._job.name, self._job.namespace
         watchers = [
-            Watcher(self._cluster, self._backend.resource, namespace, self._changes,
-                    fieldSelector=f"metadata.name={name}"),
-            Watcher(self._cluster, PODS, namespace, self._changes, labelSelector=self._backend.selector(name)),
+            Watcher(
+                self._cluster,
+                self._backend.resource,
+                namespace,
+                self._changes,
+                fieldSelector=f"metadata.name={name}",
+            ),
+            Watcher(
+                self._cluster,
+                PODS,
+                namespace,
+                self._changes,
+                labelSelector=self._backend.selector(name),
+            ),
         ]
         with FirstLog(self._cluster, namespace, self._backend.container, self._out) as log:
             try:
@@ -74,8 +93,12 @@ class JobMonitor:
             self._check()
             self._take()
             if view.is_deleted:
-                raise StoppedError(f"job {self._job.name} was deleted by somebody else", code="VT-STOP-003", where=self._job.namespace,
-                                   remedy="run the same step again to resume from its last checkpoint")
+                raise StoppedError(
+                    f"job {self._job.name} was deleted by somebody else",
+                    code="VT-STOP-003",
+                    where=self._job.namespace,
+                    remedy="run the same step again to resume from its last checkpoint",
+                )
             if view.job is None:
                 continue
             state, now = self._backend.state(view.job), time.monotonic()
@@ -90,11 +113,14 @@ class JobMonitor:
                 return failure
             if view.restarts > restarts_left:
                 return _for_good(self._explained(state), restarts_left)
-            # A job counts as running with its first pod, though others may be refused or find no room.
+            # A job counts as running with its first pod, though others may be refused or find no
+            # room.
             is_running = state.phase == Phase.RUNNING and view.started >= self._job.nodes
             if now - looked >= _EVENTS_EVERY:
                 looked = now
-                blocker = blocked(view.present, () if is_running else self._events(), nodes=self._job.nodes)
+                blocker = blocked(
+                    view.present, () if is_running else self._events(), nodes=self._job.nodes
+                )
             if failure := self._timeouts.over(is_running, blocker, now=now):
                 return failure
             line = f"job {self._job.name}: {state.phase}" + (f", {blocker.what}" if blocker else "")
@@ -103,9 +129,11 @@ class JobMonitor:
                 last_line = line
 
     def _look(self) -> None:
-        """Ask for the pods as they are: what is heard of them may be behind the job, as it is when the API was away."""
-        found, _ = self._cluster.objects(PODS, self._job.namespace,
-                                         labelSelector=self._backend.selector(self._job.name))
+        """Ask for the pods as they are: what is heard of them may be behind the job, as it is when
+        the API was away."""
+        found, _ = self._cluster.objects(
+            PODS, self._job.namespace, labelSelector=self._backend.selector(self._job.name)
+        )
         self._view.take("Pod", "SYNC", found)
 
     def _take(self) -> None:
@@ -132,12 +160,18 @@ class JobMonitor:
         """Return the events about the job and its pods."""
         ours = {self._job.name, *(str(pod["metadata"]["name"]) for pod in self._view.by_node)}
         found, _ = self._cluster.objects(EVENTS, self._job.namespace)
-        return [event for event in found if belongs(str((event.get("involvedObject") or {}).get("name") or ""), ours)]
+        return [
+            event
+            for event in found
+            if belongs(str((event.get("involvedObject") or {}).get("name") or ""), ours)
+        ]
 
     def _keep_tail(self, pod: Object) -> None:
         """Keep a failed pod's last lines while they are there."""
         name = str(pod["metadata"]["name"])
-        self._tails[name] = last_lines(self._cluster, self._job.namespace, name, self._backend.container)
+        self._tails[name] = last_lines(
+            self._cluster, self._job.namespace, name, self._backend.container
+        )
 
 
 def belongs(name: str, ours: Collection[str]) -> bool:
@@ -145,8 +179,10 @@ def belongs(name: str, ours: Collection[str]) -> bool:
 
     The job of another attempt is neither: its name is ours with a number behind it.
     """
-    return any(name == own or (name.startswith(f"{own}-") and not re.match(r"-\d+(-|$)", name[len(own):]))
-               for own in ours)
+    return any(
+        name == own or (name.startswith(f"{own}-") and not re.match(r"-\d+(-|$)", name[len(own) :]))
+        for own in ours
+    )
 
 
 def _for_good(failure: Failure, restarts: int) -> Failure:

@@ -1,6 +1,8 @@
-"""PyTorchJob of the Training Operator (``kubeflow.org/v1``): one Master, the rest Workers, one pod a node.
+"""PyTorchJob of the Training Operator (``kubeflow.org/v1``): one Master, the rest Workers, one pod
+a node.
 
-Source: training-operator v1.8 and v1.9. Always with a Master, because without one no address and no rank is injected.
+Source: training-operator v1.8 and v1.9. Always with a Master, because without one no address and no
+rank is injected.
 """
 
 from __future__ import annotations
@@ -14,8 +16,13 @@ from vita_train.launch.kubernetes.pods import pod_template
 from vita_train.launch.kubernetes.state import JobState, Phase, condition, said
 
 _PREFIX = "training.kubeflow.org"
-_PHASES = (("Succeeded", Phase.SUCCEEDED), ("Failed", Phase.FAILED), ("Suspended", Phase.SUSPENDED),
-           ("Restarting", Phase.RESTARTING), ("Running", Phase.RUNNING))
+_PHASES = (
+    ("Succeeded", Phase.SUCCEEDED),
+    ("Failed", Phase.FAILED),
+    ("Suspended", Phase.SUSPENDED),
+    ("Restarting", Phase.RESTARTING),
+    ("Running", Phase.RUNNING),
+)
 
 
 class PyTorchJobs:
@@ -29,15 +36,25 @@ class PyTorchJobs:
         template = pod_template(job, self.container)
 
         def replica(number: int) -> Object:
-            return {"replicas": number, "restartPolicy": job.platform.restart_policy, "template": template}
+            return {
+                "replicas": number,
+                "restartPolicy": job.platform.restart_policy,
+                "template": template,
+            }
 
         workers = {"Worker": replica(job.nodes - 1)} if job.nodes > 1 else {}
         return {
-            "apiVersion": self.resource.api_version, "kind": self.resource.kind, "metadata": job.metadata(),
+            "apiVersion": self.resource.api_version,
+            "kind": self.resource.kind,
+            "metadata": job.metadata(),
             "spec": {
                 "nprocPerNode": str(job.nproc),
-                # After a failure the surviving pods must not keep their GPUs; finished ones keep their logs.
-                "runPolicy": {"cleanPodPolicy": "Running", "suspend": bool(job.platform.queue.name)},
+                # After a failure the surviving pods must not keep their GPUs; finished ones keep
+                # their logs.
+                "runPolicy": {
+                    "cleanPodPolicy": "Running",
+                    "suspend": bool(job.platform.queue.name),
+                },
                 "pytorchReplicaSpecs": {"Master": replica(1), **workers},
             },
         }
@@ -47,7 +64,9 @@ class PyTorchJobs:
         for kind, phase in _PHASES:
             if entry := condition(job, kind):
                 return said(phase, entry)
-        return JobState(Phase.SUSPENDED if job["spec"].get("runPolicy", {}).get("suspend") else Phase.PENDING)
+        return JobState(
+            Phase.SUSPENDED if job["spec"].get("runPolicy", {}).get("suspend") else Phase.PENDING
+        )
 
     def selector(self, name: str) -> str:
         """Return the label selector of the job's pods."""

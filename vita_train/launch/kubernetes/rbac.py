@@ -1,4 +1,5 @@
-"""What the launcher and the janitor do with the Kubernetes API, and so what the chart's Role must allow; no more."""
+"""What the launcher and the janitor do with the Kubernetes API, and so what the chart's Role must
+allow; no more."""
 
 from __future__ import annotations
 
@@ -8,5 +9,8 @@ from collections.abc import Mapping
 JOB_VERBS = frozenset({"create", "get", "list", "watch", "delete"})
 #: On everything else: (group, resource) to verbs.
 NEEDED: Mapping[tuple[str, str], frozenset[str]] = {
-    ("", "pods"): frozenset({"get", "list", "watch"}), ("", "pods/log"): frozenset({"get"}),
-    ("", "events"): frozenset({"list"}), ("argoproj.io", "workflows"): frozenset({"get"})}
+    ("", "pods"): frozenset({"get", "list", "watch"}),
+    ("", "pods/log"): frozenset({"get"}),
+    ("", "events"): frozenset({"list"}),
+    ("argoproj.io", "workflows"): frozenset({"get"}),
+}

@@ -35,7 +35,8 @@ class JobState:
 
 
 def condition(job: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    """Return a job's condition of a type if it is true. Their order says nothing: changed ones move to the end."""
+    """Return a job's condition of a type if it is true. Their order says nothing: changed ones move
+    to the end."""
     for entry in (job.get("status") or {}).get("conditions") or ():
         if entry.get("type") == kind and entry.get("status") == "True":
             return dict(entry)
@@ -44,7 +45,9 @@ def condition(job: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
 
 def said(phase: Phase, entry: Mapping[str, Any] | None) -> JobState:
     """Return a state with what a condition says about it."""
-    return JobState(phase, str((entry or {}).get("reason") or ""), str((entry or {}).get("message") or ""))
+    return JobState(
+        phase, str((entry or {}).get("reason") or ""), str((entry or {}).get("message") or "")
+    )
 
 
 def seconds(stamp: str | None) -> float:

@@ -40,9 +40,15 @@ class JobTimeouts:
             return blocker
         if self._waited >= self._times.queue:
             why = f": {blocker.what}" if blocker else ""
-            return Failure(blocker.reason if blocker else Reason.DEADLINE,
-                           f"it has waited {self._waited:.0f} s to run{why}", remedy="raise times.queue, or make room")
+            return Failure(
+                blocker.reason if blocker else Reason.DEADLINE,
+                f"it has waited {self._waited:.0f} s to run{why}",
+                remedy="raise times.queue, or make room",
+            )
         if self._ran >= self._times.run:
-            return Failure(Reason.DEADLINE, f"it has run for {self._ran:.0f} s", remedy="raise times.run; the next "
-                           "launch goes on from the last checkpoint")
+            return Failure(
+                Reason.DEADLINE,
+                f"it has run for {self._ran:.0f} s",
+                remedy="raise times.run; the next launch goes on from the last checkpoint",
+            )
         return None

@@ -1,7 +1,8 @@
-"""TrainJob of Kubeflow Trainer v2 (``trainer.kubeflow.org/v1alpha1``) over the chart's own torchrun runtime.
+"""TrainJob of Kubeflow Trainer v2 (``trainer.kubeflow.org/v1alpha1``) over the chart's own torchrun
+runtime.
 
-Source: Trainer v2.3.0, JobSet v0.12.0. The runtime states what no job may change (restart rules, security, image pull
-policy, priority class); the job states the rest.
+Source: Trainer v2.3.0, JobSet v0.12.0. The runtime states what no job may change (restart rules,
+security, image pull policy, priority class); the job states the rest.
 """
 
 from __future__ import annotations
@@ -39,33 +40,68 @@ class TrainJobs:
             RecipeError: ``pod.priority_class`` is set, which a TrainJob cannot.
         """
         if job.pod.priority_class:
-            raise RecipeError("a TrainJob cannot set the priority class of its pods", code="VT-RECIPE-015", where="pod.priority_class",
-                              remedy="set it in the chart's values, from which the runtime is made, "
-                                     "or use queue.priority")
+            raise RecipeError(
+                "a TrainJob cannot set the priority class of its pods",
+                code="VT-RECIPE-015",
+                where="pod.priority_class",
+                remedy="set it in the chart's values, from which the runtime is made, "
+                "or use queue.priority",
+            )
         pod = {
             "metadata": {"labels": job.labels, "annotations": job.pod_annotations},
-            "spec": {**placement(job), "securityContext": pod_security(job), "volumes": volumes(job), "containers": [
-                # No env here: Trainer refuses it in patches of this container.
-                {"name": self.container, "securityContext": container_security(job),
-                 "volumeMounts": volume_mounts(job)}]},
-        }
-        template = {"spec": {"replicatedJobs": [{"name": self.container, "template": {"spec": {"template": pod}}}]}}
-        return {
-            "apiVersion": self.resource.api_version, "kind": self.resource.kind, "metadata": job.metadata(),
             "spec": {
-                "runtimeRef": {"apiGroup": self.resource.group, "kind": "TrainingRuntime",
-                               "name": job.platform.runtime},
+                **placement(job),
+                "securityContext": pod_security(job),
+                "volumes": volumes(job),
+                "containers": [
+                    # No env here: Trainer refuses it in patches of this container.
+                    {
+                        "name": self.container,
+                        "securityContext": container_security(job),
+                        "volumeMounts": volume_mounts(job),
+                    }
+                ],
+            },
+        }
+        template = {
+            "spec": {
+                "replicatedJobs": [
+                    {"name": self.container, "template": {"spec": {"template": pod}}}
+                ]
+            }
+        }
+        return {
+            "apiVersion": self.resource.api_version,
+            "kind": self.resource.kind,
+            "metadata": job.metadata(),
+            "spec": {
+                "runtimeRef": {
+                    "apiGroup": self.resource.group,
+                    "kind": "TrainingRuntime",
+                    "name": job.platform.runtime,
+                },
                 "suspend": bool(job.platform.queue.name),
-                "trainer": {"image": job.image, "command": list(job.command), "env": environment(job),
-                            "numNodes": job.nodes, "numProcPerNode": job.nproc, "resourcesPerNode": resources(job)},
-                "runtimePatches": [{"manager": f"{DOMAIN}/launcher",
-                                    "trainingRuntimeSpec": {"template": template}}],
+                "trainer": {
+                    "image": job.image,
+                    "command": list(job.command),
+                    "env": environment(job),
+                    "numNodes": job.nodes,
+                    "numProcPerNode": job.nproc,
+                    "resourcesPerNode": resources(job),
+                },
+                "runtimePatches": [
+                    {"manager": f"{DOMAIN}/launcher", "trainingRuntimeSpec": {"template": template}}
+                ],
             },
         }
 
     def state(self, job: Mapping[str, Any]) -> JobState:
         """Read the conditions; there is none for running, which the child jobs' counts tell."""
-        for kind, phase in (("Complete", Phase.SUCCEEDED), ("Failed", Phase.FAILED), ("Suspended", Phase.SUSPENDED)):
+        for kind, phase in (
+            ("Complete", Phase.SUCCEEDED),
+            ("Failed", Phase.FAILED),
+            ("Suspended", Phase.SUSPENDED),
+        ):
             if entry := condition(job, kind):
                 return said(phase, entry)
         counts = (job.get("status") or {}).get("jobsStatus") or ()
@@ -80,4 +116,7 @@ class TrainJobs:
     def node_rank(self, pod: Mapping[str, Any]) -> int:
         """The completion index of the pod."""
         metadata = pod["metadata"]
-        return int((metadata.get("annotations") or {}).get(_INDEX) or (metadata.get("labels") or {}).get(_INDEX, 0))
+        return int(
+            (metadata.get("annotations") or {}).get(_INDEX)
+            or (metadata.get("labels") or {}).get(_INDEX, 0)
+        )

@@ -1,4 +1,5 @@
-"""Watching objects without missing a change: list, watch from there, and list again whenever the watch breaks."""
+"""Watching objects without missing a change: list, watch from there, and list again whenever the
+watch breaks."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 class Watcher:
     """A thread that hands every change of some objects to a queue.
 
-    What is handed over: ``(kind, "SYNC", [objects])`` after each listing, ``(kind, "ADDED|MODIFIED|DELETED", object)``
-    for changes, and ``(kind, "FAILED", error)`` once, as the last, when the API stayed away too long or refuses.
+    What is handed over: ``(kind, "SYNC", [objects])`` after each listing, ``(kind,
+    "ADDED|MODIFIED|DELETED", object)``
+    for changes, and ``(kind, "FAILED", error)`` once, as the last, when the API stayed away too
+    long or refuses.
 
     Args:
         cluster: where to watch.
@@ -29,8 +32,14 @@ class Watcher:
         query: ``labelSelector``, ``fieldSelector``.
     """
 
-    def __init__(self, cluster: Cluster, resource: Resource, namespace: str,
-                 changes: Queue[tuple[str, str, Any]], **query: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        resource: Resource,
+        namespace: str,
+        changes: Queue[tuple[str, str, Any]],
+        **query: str,
+    ) -> None:
         self._cluster, self._resource, self._namespace = cluster, resource, namespace
         self._changes, self._query = changes, query
         self._stopped = threading.Event()
@@ -44,7 +53,9 @@ class Watcher:
         pause = _FIRST_PAUSE
         while not self._stopped.is_set():
             try:
-                listed, version = self._cluster.objects(self._resource, self._namespace, **self._query)
+                listed, version = self._cluster.objects(
+                    self._resource, self._namespace, **self._query
+                )
             except VitaError as error:
                 self._hand("FAILED", error)
                 return
@@ -55,14 +66,17 @@ class Watcher:
             except GoneError:
                 pause = _FIRST_PAUSE
             except (*BROKEN, ValueError):
-                pass  # listing again tells whether it is over, and waits for the API as long as allowed
+                # Listing again tells whether it is over, and waits for the API as long as allowed
+                pass
             self._stopped.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _stream(self, version: str) -> bool:
         """Hand over changes until the stream ends; says whether there were any."""
         any_came = False
-        for kind, thing in self._cluster.watch(self._resource, self._namespace, version, **self._query):
+        for kind, thing in self._cluster.watch(
+            self._resource, self._namespace, version, **self._query
+        ):
             if self._stopped.is_set():
                 return any_came
             any_came = True

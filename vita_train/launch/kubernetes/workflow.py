@@ -1,4 +1,5 @@
-"""The Argo Workflow a launcher belongs to when KFP runs it: the owner of its job, and the one who knows of a cancel."""
+"""The Argo Workflow a launcher belongs to when KFP runs it: the owner of its job, and the one who
+knows of a cancel."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ class Workflow:
 
     def owner(self) -> Object:
         """Return the reference that makes a job go when the Workflow is deleted."""
-        return {"apiVersion": WORKFLOWS.api_version, "kind": WORKFLOWS.kind, "name": self.name, "uid": self.uid}
+        return {
+            "apiVersion": WORKFLOWS.api_version,
+            "kind": WORKFLOWS.kind,
+            "name": self.name,
+            "uid": self.uid,
+        }
 
 
 def own_workflow(cluster: Cluster, namespace: str) -> Workflow | None:
@@ -44,8 +50,8 @@ def own_workflow(cluster: Cluster, namespace: str) -> Workflow | None:
 def is_cancelled(cluster: Cluster, workflow: Workflow | None) -> bool:
     """Say whether a launcher that is asked to stop was cancelled, rather than evicted alone.
 
-    KFP terminates a run by setting the Workflow's ``activeDeadlineSeconds`` to 0 (pipelines #7361); Argo itself by
-    ``shutdown``. Without a Workflow it was a person at a shell.
+    KFP terminates a run by setting the Workflow's ``activeDeadlineSeconds`` to 0 (pipelines #7361);
+    Argo itself by ``shutdown``. Without a Workflow it was a person at a shell.
     """
     if workflow is None:
         return True
@@ -53,7 +59,11 @@ def is_cancelled(cluster: Cluster, workflow: Workflow | None) -> bool:
     if found is None or found["metadata"].get("deletionTimestamp"):
         return True
     spec = found.get("spec") or {}
-    return spec.get("shutdown") in _STOPS or spec.get("activeDeadlineSeconds") == 0 or not is_going_on(found)
+    return (
+        spec.get("shutdown") in _STOPS
+        or spec.get("activeDeadlineSeconds") == 0
+        or not is_going_on(found)
+    )
 
 
 def is_going_on(workflow: Object) -> bool:

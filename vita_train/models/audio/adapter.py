@@ -1,4 +1,5 @@
-"""Audio adapters: encoder frames to the language model's width; and the learned rows in front of them."""
+"""Audio adapters: encoder frames to the language model's width; and the learned rows in front of
+them."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from vita_train.recipe.model import ModelSpec
 
 #: Added to variances by the adapters' norms (VITA-1.5).
 _EPS = 1e-3
-#: Share of a batch in the running statistics. VITA's modules say 0.99, which torch takes for the share of the newest
+#: Share of a batch in the running statistics. VITA's modules say 0.99, which torch takes for the
+#: share of the newest
 #: batch; as the share of the old, which was meant, it is this.
 _MOMENTUM = 0.01
 
 
 class AudioAdapter(nn.Module):
-    """What all adapters have in common: padding is hidden from them, and lengths shrink by a fixed stride."""
+    """What all adapters have in common: padding is hidden from them, and lengths shrink by a fixed
+    stride."""
 
     stride = 1
 
@@ -39,7 +42,8 @@ class AudioAdapter(nn.Module):
         return self.adapt(frames, counts), counts
 
     def adapt(self, frames: Tensor, counts: Tensor) -> Tensor:
-        """Return (A, ceil(T / stride), llm width) for frames (A, T, width) that are zero in the padding.
+        """Return (A, ceil(T / stride), llm width) for frames (A, T, width) that are zero in the
+        padding.
 
         ``counts`` (A,) says how many of the results are real.
         """
@@ -47,21 +51,31 @@ class AudioAdapter(nn.Module):
 
 
 class SubsamplingAdapter(AudioAdapter):
-    """Strided convolution padded on the right, normalisation, activation, projection: VITA-1.5's."""
+    """Strided convolution padded on the right, normalisation, activation, projection:
+    VITA-1.5's."""
 
     def __init__(self, spec: SubsamplingAdapterSpec, width: int, out: int) -> None:
         super().__init__()
         self.kernel, self.stride = spec.kernel, spec.stride
         self.conv = nn.Conv1d(width, spec.hidden_size, spec.kernel, spec.stride)
-        self.norm = (FrameBatchNorm(spec.hidden_size) if spec.norm == "batch" else
-                     nn.LayerNorm(spec.hidden_size, eps=_EPS))
-        self.activation: Callable[[Tensor], Tensor] = F.gelu if spec.activation == "gelu" else F.relu
+        self.norm = (
+            FrameBatchNorm(spec.hidden_size)
+            if spec.norm == "batch"
+            else nn.LayerNorm(spec.hidden_size, eps=_EPS)
+        )
+        self.activation: Callable[[Tensor], Tensor] = (
+            F.gelu if spec.activation == "gelu" else F.relu
+        )
         self.project = nn.Linear(spec.hidden_size, out)
 
     def adapt(self, frames: Tensor, counts: Tensor) -> Tensor:
         """See AudioAdapter."""
         hidden = self.conv(F.pad(frames.transpose(1, 2), (0, self.kernel - 1))).transpose(1, 2)
-        normed = self.norm(hidden, counts) if isinstance(self.norm, FrameBatchNorm) else self.norm(hidden)
+        normed = (
+            self.norm(hidden, counts)
+            if isinstance(self.norm, FrameBatchNorm)
+            else self.norm(hidden)
+        )
         return self.project(self.activation(normed))
 
 
@@ -78,7 +92,8 @@ class CnnAdapter(AudioAdapter):
         self.project = nn.Linear(4 * width, out)
 
     def adapt(self, frames: Tensor, counts: Tensor) -> Tensor:
-        """See AudioAdapter. Convolutions look back only, so real frames never see what padding became."""
+        """See AudioAdapter. Convolutions look back only, so real frames never see what padding
+        became."""
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
             hidden = conv(F.pad(frames.transpose(1, 2), (self.kernel - 1, 0))).transpose(1, 2)
             frames = F.relu(norm(hidden, counts))
@@ -98,22 +113,34 @@ class LinearAdapter(AudioAdapter):
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015) over the real frames of all clips of a micro-batch.
+    """Batch normalisation (Ioffe and Szegedy 2015) over the real frames of all clips of a
+    micro-batch.
 
-    A micro-batch of one frame has no variance: it takes the running statistics and leaves them alone. So does the
-    placeholder clip that passes through where a batch has no audio. With several ranks the statistics are rank 0's.
+    A micro-batch of one frame has no variance: it takes the running statistics and leaves them
+    alone. So does the
+    placeholder clip that passes through where a batch has no audio. With several ranks the
+    statistics are rank 0's.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=_EPS, momentum=_MOMENTUM)
 
     def forward(self, frames: Tensor, counts: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalise frames (A, T, width), of which ``counts`` (A,) are real; computed in float32."""
+        """Normalise frames (A, T, width), of which ``counts`` (A,) are real; computed in
+        float32."""
         real = _real(frames.shape[1], counts)
         chosen = frames[real].float()
         learning = self.training and len(chosen) > 1
-        normed = F.batch_norm(chosen, self.running_mean, self.running_var, self.weight.float(), self.bias.float(),
-                              learning, cast(float, self.momentum), self.eps)
+        normed = F.batch_norm(
+            chosen,
+            self.running_mean,
+            self.running_var,
+            self.weight.float(),
+            self.bias.float(),
+            learning,
+            cast(float, self.momentum),
+            self.eps,
+        )
         return torch.zeros_like(frames).masked_scatter(real[..., None], normed.to(frames.dtype))
 
 
@@ -125,7 +152,8 @@ class AudioPrompt(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, width).normal_(std=0.02))
 
     def forward(self, hidden: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (A, rows + T, width) and the real lengths, rows + counts, for hidden (A, T, width), counts (A,)."""
+        """Return (A, rows + T, width) and the real lengths, rows + counts, for hidden (A, T,
+        width), counts (A,)."""
         rows = self.weight.to(hidden.dtype).expand(len(hidden), -1, -1)
         return torch.cat((rows, hidden), dim=1), counts + self.weight.shape[0]
 
@@ -141,7 +169,8 @@ def build_audio_adapter(spec: ModelSpec) -> AudioAdapter:
 
 
 def adapter_length(frames: Tensor, stride: int) -> Tensor:
-    """Return the positions that encoder frames (A,) become, without the audio prompt: ceil(frames / stride)."""
+    """Return the positions that encoder frames (A,) become, without the audio prompt: ceil(frames /
+    stride)."""
     return torch.div(frames + stride - 1, stride, rounding_mode="floor")
 
 

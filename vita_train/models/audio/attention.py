@@ -1,4 +1,5 @@
-"""Self-attention with a learned position term (Dai et al. 2019, eq. 5), and the masks of the speech encoder."""
+"""Self-attention with a learned position term (Dai et al. 2019, eq. 5), and the masks of the speech
+encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-#: Score of a masked place before the softmax: the lowest float16. Its weight is set to zero afterwards.
+#: Score of a masked place before the softmax: the lowest float16. Its weight is set to zero
+#: afterwards.
 MASKED_SCORE = -65504.0
 
 
@@ -24,7 +26,10 @@ class KeyValueCache:
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values behind those that are held, and return all."""
         if self._keys is not None and self._values is not None:
-            keys, values = torch.cat((self._keys, keys), dim=2), torch.cat((self._values, values), dim=2)
+            keys, values = (
+                torch.cat((self._keys, keys), dim=2),
+                torch.cat((self._values, values), dim=2),
+            )
         self._keys, self._values = keys, values
         return keys, values
 
@@ -38,8 +43,8 @@ class KeyValueCache:
 class RelativeAttention(nn.Module):
     """Multi-head attention whose scores are ((q + u) k' + (q + v) p') / sqrt(d).
 
-    Without ``shift`` the position term depends on the key's absolute index, as in VITA-1.5; with it, on the distance
-    between query and key, as in Transformer-XL.
+    Without ``shift`` the position term depends on the key's absolute index, as in VITA-1.5; with
+    it, on the distance between query and key, as in Transformer-XL.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float, shift: bool) -> None:
@@ -56,15 +61,19 @@ class RelativeAttention(nn.Module):
         nn.init.xavier_uniform_(self.pos_bias_v)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, frames: Tensor, positions: Tensor, mask: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             frames: (A, T, width).
-            positions: (P, width) position vectors. P is K, the number of keys: T, with a cache those in it as well.
+            positions: (P, width) position vectors. P is K, the number of keys: T, with a cache
+                those in it as well.
                 With ``shift`` it is T + K - 1, from distance K - 1 down to -(T - 1).
             mask: (A, T or 1, K) bool, True where a query may look.
-            cache: keys and values of earlier frames, which stand before these; these are put behind them.
+            cache: keys and values of earlier frames, which stand before these; these are put behind
+                them.
 
         Returns:
             (A, T, width).
@@ -93,27 +102,31 @@ def shift_by_query(scores: Tensor) -> Tensor:
     """Turn scores by distance into scores by key.
 
     Args:
-        scores: (A, H, T, T + K - 1) of T queries, the last of K keys; last axis from distance K - 1 (key far before the
-            query) to -(T - 1).
+        scores: (A, H, T, T + K - 1) of T queries, the last of K keys; last axis from distance K - 1
+            (key far before the query) to -(T - 1).
 
     Returns:
-        (A, H, T, K) with entry [i, j] taken at the distance of query from key, K - T + i - j (Dai et al. 2019,
-        appendix B).
+        (A, H, T, K) with entry [i, j] taken at the distance of query from key, K - T + i - j (Dai
+        et al. 2019, appendix B).
     """
     *batch, time, distances = scores.shape
     padded = torch.nn.functional.pad(scores, (1, 0)).reshape(*batch, distances + 1, time)
-    return padded[..., 1:, :].reshape(*batch, time, distances)[..., :distances + 1 - time]
+    return padded[..., 1:, :].reshape(*batch, time, distances)[..., : distances + 1 - time]
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Return interleaved sines and cosines (P, width) of positions (P,) (Vaswani et al. 2017, section 3.5)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width))
+    """Return interleaved sines and cosines (P, width) of positions (P,) (Vaswani et al. 2017,
+    section 3.5)."""
+    rates = torch.exp(
+        torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width)
+    )
     angles = positions.float()[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
 def chunk_mask(time: int, chunk: int, left_chunks: int, device: torch.device) -> Tensor:
-    """Return (T, T) bool: a frame sees its own chunk and ``left_chunks`` before it (all if negative)."""
+    """Return (T, T) bool: a frame sees its own chunk and ``left_chunks`` before it (all if
+    negative)."""
     index = torch.arange(time, device=device) // chunk
     behind = index[:, None] - index[None, :]
     mask = behind >= 0
@@ -121,9 +134,11 @@ def chunk_mask(time: int, chunk: int, left_chunks: int, device: torch.device) ->
 
 
 def random_chunk_mask(time: int, device: torch.device) -> Tensor | None:
-    """Draw a chunk mask for one training forward from torch's CPU generator; None means full attention.
+    """Draw a chunk mask for one training forward from torch's CPU generator; None means full
+    attention.
 
-    A length in 1..T-1 is drawn; above half of T attention is full, otherwise chunks have 1 to 25 frames and a random
+    A length in 1..T-1 is drawn; above half of T attention is full, otherwise chunks have 1 to 25
+    frames and a random
     number of chunks to the left is seen. One or two frames leave nothing to draw.
     """
     if time < 3:

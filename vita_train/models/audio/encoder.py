@@ -1,4 +1,5 @@
-"""The speech encoder of VITA-1.5 ("whale"): CMVN, convolutional subsampling, pre-norm transformer."""
+"""The speech encoder of VITA-1.5 ("whale"): CMVN, convolutional subsampling, pre-norm
+transformer."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_train.models.audio.attention import KeyValueCache, RelativeAttention, chunk_mask, random_chunk_mask, sinusoids
+from vita_train.models.audio.attention import (
+    KeyValueCache,
+    RelativeAttention,
+    chunk_mask,
+    random_chunk_mask,
+    sinusoids,
+)
 from vita_train.recipe.audio import AudioEncoderSpec
 
 
@@ -28,12 +35,14 @@ class Cmvn(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2 over time and frequency: (A, T, bins) to (A, ((T-1)//2-1)//2, width)."""
+    """Two 3x3 convolutions of stride 2 over time and frequency: (A, T, bins) to (A,
+    ((T-1)//2-1)//2, width)."""
 
     def __init__(self, bins: int, channels: int, width: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(1, channels, 3, 2), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2),
-                                  nn.ReLU())
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, channels, 3, 2), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2), nn.ReLU()
+        )
         self.out = nn.Linear(channels * (((bins - 1) // 2 - 1) // 2), width)
 
     def forward(self, fbank: Tensor) -> Tensor:
@@ -42,7 +51,8 @@ class Subsampling(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise, depthwise and pointwise convolution (Gulati et al. 2020, figure 2), with LayerNorm."""
+    """Gated pointwise, depthwise and pointwise convolution (Gulati et al. 2020, figure 2), with
+    LayerNorm."""
 
     def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
@@ -64,19 +74,33 @@ class EncoderBlock(nn.Module):
     def __init__(self, spec: AudioEncoderSpec) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(spec.width)
-        attention_dropout = spec.dropout if spec.attention_dropout is None else spec.attention_dropout
-        self.self_attn = RelativeAttention(spec.width, spec.num_heads, attention_dropout, spec.relative_shift)
+        attention_dropout = (
+            spec.dropout if spec.attention_dropout is None else spec.attention_dropout
+        )
+        self.self_attn = RelativeAttention(
+            spec.width, spec.num_heads, attention_dropout, spec.relative_shift
+        )
         self.conv = None
         if spec.conv_kernel:
             self.norm_conv = nn.LayerNorm(spec.width)
             self.conv = ConvolutionModule(spec.width, spec.conv_kernel, spec.dropout)
         self.norm2 = nn.LayerNorm(spec.width)
-        self.feed_forward = nn.ModuleDict({"w_1": nn.Linear(spec.width, spec.intermediate_size),
-                                           "w_2": nn.Linear(spec.intermediate_size, spec.width)})
+        self.feed_forward = nn.ModuleDict(
+            {
+                "w_1": nn.Linear(spec.width, spec.intermediate_size),
+                "w_2": nn.Linear(spec.intermediate_size, spec.width),
+            }
+        )
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, frames: Tensor, positions: Tensor, mask: Tensor, padding: Tensor,
-                cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        frames: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        padding: Tensor,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Args as in RelativeAttention; ``padding`` (A, T) is True beyond a clip's end."""
         frames = frames + self.dropout(self.self_attn(self.norm1(frames), positions, mask, cache))
         if self.conv is not None:
@@ -88,10 +112,12 @@ class EncoderBlock(nn.Module):
 class AudioEncoder(nn.Module):
     """Filterbank frames to speech frames, 25 a second.
 
-    Outputs depend on real frames only, bit for bit. In eval mode they are deterministic: attention is full, or in fixed
+    Outputs depend on real frames only, bit for bit. In eval mode they are deterministic: attention
+    is full, or in fixed
     chunks where the settings name a size. Random chunk masks are drawn while training only.
 
-    A clip of more than ``max_positions`` frames after subsampling is cut there into windows of as many, which do not
+    A clip of more than ``max_positions`` frames after subsampling is cut there into windows of as
+    many, which do not
     see each other and whose positions start at 0; lengths stay what they would be without.
     """
 
@@ -99,9 +125,15 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.global_cmvn = Cmvn(spec.num_mel_bins)
-        self.subsampling = Subsampling(spec.num_mel_bins, spec.conv_channels or spec.width, spec.width)
-        self.embed = nn.Sequential(nn.Linear(spec.width, spec.width), nn.LayerNorm(spec.width),
-                                   nn.Dropout(spec.dropout), nn.ReLU())
+        self.subsampling = Subsampling(
+            spec.num_mel_bins, spec.conv_channels or spec.width, spec.width
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(spec.width, spec.width),
+            nn.LayerNorm(spec.width),
+            nn.Dropout(spec.dropout),
+            nn.ReLU(),
+        )
         self.dropout = nn.Dropout(spec.dropout)
         self.encoders = nn.ModuleList(EncoderBlock(spec) for _ in range(spec.num_layers))
         self.after_norm = nn.LayerNorm(spec.width)
@@ -113,7 +145,8 @@ class AudioEncoder(nn.Module):
 
     @torch.no_grad()
     def set_cmvn(self, mean: Tensor, istd: Tensor) -> None:
-        """Set the statistics of the training features: mean and inverse standard deviation, each (bins,)."""
+        """Set the statistics of the training features: mean and inverse standard deviation, each
+        (bins,)."""
         self.global_cmvn.mean.copy_(mean)
         self.global_cmvn.istd.copy_(istd)
 
@@ -121,7 +154,8 @@ class AudioEncoder(nn.Module):
         """Encode clips.
 
         Args:
-            fbank: (A, T, bins) log-mel features, padded; whatever stands in the padding has no effect.
+            fbank: (A, T, bins) log-mel features, padded; whatever stands in the padding has no
+                effect.
             lengths: (A,) real frames, at least 7 each.
 
         Returns:
@@ -137,13 +171,15 @@ class AudioEncoder(nn.Module):
         return encoded.reshape(len(fbank), -1, self.spec.width)[:, :time], lengths_out
 
     def subsample(self, fbank: Tensor, silent: Tensor) -> Tensor:
-        """Return the blocks' input (A, ((T-1)//2-1)//2, width) for features (A, T, bins), ``silent`` (A, T) hidden."""
+        """Return the blocks' input (A, ((T-1)//2-1)//2, width) for features (A, T, bins),
+        ``silent`` (A, T) hidden."""
         features = self.global_cmvn(fbank).masked_fill(silent[..., None], 0)
         frames = self.embed(self.subsampling(features.to(self.subsampling.out.weight.dtype)))
         return self.dropout(frames * math.sqrt(self.spec.width))
 
     def positions(self, queries: int, first: int, last: int, like: Tensor) -> Tensor:
-        """Return position vectors (P, width) of keys ``first`` to ``last`` - 1 for as many of the newest as queries.
+        """Return position vectors (P, width) of keys ``first`` to ``last`` - 1 for as many of the
+        newest as queries.
 
         With relative shift they are those of the distances between them (see RelativeAttention).
         """
@@ -154,7 +190,8 @@ class AudioEncoder(nn.Module):
         return self.dropout(sinusoids(index, self.spec.width).to(like.dtype))
 
     def _encode(self, frames: Tensor, padding: Tensor) -> Tensor:
-        """Return (W, T, width) for windows (W, T, width), ``padding`` (W, T) True beyond a clip's end."""
+        """Return (W, T, width) for windows (W, T, width), ``padding`` (W, T) True beyond a clip's
+        end."""
         time = frames.shape[1]
         positions = self.positions(time, 0, time, frames)
         mask = ~padding[:, None]
@@ -169,11 +206,16 @@ class AudioEncoder(nn.Module):
         """Return what a frame may see of a window (T, T), or None where that is all of it."""
         if self.training and self.spec.dynamic_chunks:
             return random_chunk_mask(time, device)
-        return chunk_mask(time, self.spec.chunk_size, self.spec.left_chunks, device) if self.spec.chunk_size else None
+        return (
+            chunk_mask(time, self.spec.chunk_size, self.spec.left_chunks, device)
+            if self.spec.chunk_size
+            else None
+        )
 
 
 def _windows(values: Tensor, window: int, filler: float | bool) -> Tensor:
-    """Cut (A, T, ...) into windows (A * ceil(T / window), window, ...), the last of a clip filled up."""
+    """Cut (A, T, ...) into windows (A * ceil(T / window), window, ...), the last of a clip filled
+    up."""
     missing = -values.shape[1] % window
     if missing:
         rest = values.new_full((values.shape[0], missing, *values.shape[2:]), filler)
@@ -182,6 +224,7 @@ def _windows(values: Tensor, window: int, filler: float | bool) -> Tensor:
 
 
 def encoder_length(frames: Tensor) -> Tensor:
-    """Return the encoder frames that filterbank frames become: ((T - 1) // 2 - 1) // 2, never below 0."""
+    """Return the encoder frames that filterbank frames become: ((T - 1) // 2 - 1) // 2, never below
+    0."""
     half = torch.div(frames - 1, 2, rounding_mode="floor")
     return torch.div(half - 1, 2, rounding_mode="floor").clamp(min=0)

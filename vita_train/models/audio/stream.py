@@ -10,15 +10,19 @@ from vita_train.models.audio.attention import KeyValueCache
 from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.recipe.audio import encoder_frames
 
-#: Feature frames that become one encoder frame, and those beyond them that its convolutions look at.
+#: Feature frames that become one encoder frame, and those beyond them that its convolutions look
+#: at.
 _STEP, _AHEAD = 4, 3
 
 
 class AudioStream:
-    """One clip, fed in pieces. Together the pieces give what ``AudioEncoder.forward`` gives for the whole.
+    """One clip, fed in pieces. Together the pieces give what ``AudioEncoder.forward`` gives for the
+    whole.
 
-    A chunk is encoded as soon as its frames have been heard: ``chunk_size`` frames of 40 ms, and 30 ms more that the
-    convolutions look ahead. What later chunks may see of it is kept as keys and values, in each block.
+    A chunk is encoded as soon as its frames have been heard: ``chunk_size`` frames of 40 ms, and 30
+    ms more that the
+    convolutions look ahead. What later chunks may see of it is kept as keys and values, in each
+    block.
 
     Args:
         encoder: in eval mode, with ``chunk_size`` in its settings and without ``conv_kernel``.
@@ -30,13 +34,19 @@ class AudioStream:
     def __init__(self, encoder: AudioEncoder) -> None:
         spec = encoder.spec
         if not spec.chunk_size:
-            raise RecipeError("every frame of this speech encoder sees the whole clip", code="VT-RECIPE-016",
-                              where="model.audio_encoder.chunk_size",
-                              remedy="set the size of a chunk to encode a clip while it is heard")
+            raise RecipeError(
+                "every frame of this speech encoder sees the whole clip",
+                code="VT-RECIPE-016",
+                where="model.audio_encoder.chunk_size",
+                remedy="set the size of a chunk to encode a clip while it is heard",
+            )
         if spec.conv_kernel:
-            raise RecipeError("the convolution in this speech encoder's blocks looks beyond the chunk", code="VT-RECIPE-017",
-                              where="model.audio_encoder.conv_kernel",
-                              remedy="set it to 0 and train the encoder again, or encode whole clips")
+            raise RecipeError(
+                "the convolution in this speech encoder's blocks looks beyond the chunk",
+                code="VT-RECIPE-017",
+                where="model.audio_encoder.conv_kernel",
+                remedy="set it to 0 and train the encoder again, or encode whole clips",
+            )
         self.encoder = encoder
         self._heard = torch.zeros(0, spec.num_mel_bins, device=encoder.global_cmvn.mean.device)
         self._caches = [KeyValueCache() for _ in encoder.blocks]
@@ -45,25 +55,35 @@ class AudioStream:
 
     @torch.no_grad()
     def push(self, fbank: Tensor) -> Tensor:
-        """Take the next feature frames (T, bins), any number; return the encoder frames (N, width) of whole chunks."""
+        """Take the next feature frames (T, bins), any number; return the encoder frames (N, width)
+        of whole chunks."""
         self._heard = torch.cat((self._heard, fbank.to(self._heard)))
         return self._drain(last=False)
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Return the encoder frames (N, width) of the rest; the stream then stands at the beginning of a new clip."""
+        """Return the encoder frames (N, width) of the rest; the stream then stands at the beginning
+        of a new clip."""
         encoded = self._drain(last=True)
         self._heard = self._heard[:0]
         self._begin_window()
         return encoded
 
     def _drain(self, *, last: bool) -> Tensor:
-        done = [torch.zeros(0, self.encoder.spec.width, device=self._heard.device,
-                            dtype=self.encoder.after_norm.weight.dtype)]
-        while (present := encoder_frames(len(self._heard))) and (last or present >= self._next_chunk):
+        done = [
+            torch.zeros(
+                0,
+                self.encoder.spec.width,
+                device=self._heard.device,
+                dtype=self.encoder.after_norm.weight.dtype,
+            )
+        ]
+        while (present := encoder_frames(len(self._heard))) and (
+            last or present >= self._next_chunk
+        ):
             size = min(present, self._next_chunk)
-            done.append(self._encode(self._heard[:_STEP * size + _AHEAD]))
-            self._heard = self._heard[_STEP * size:]
+            done.append(self._encode(self._heard[: _STEP * size + _AHEAD]))
+            self._heard = self._heard[_STEP * size :]
         return torch.cat(done)
 
     @property
@@ -74,7 +94,9 @@ class AudioStream:
     def _encode(self, fbank: Tensor) -> Tensor:
         """Return the frames (N, width) of one chunk of features."""
         encoder, spec = self.encoder, self.encoder.spec
-        frames = encoder.subsample(fbank[None], torch.zeros(1, len(fbank), dtype=torch.bool, device=fbank.device))
+        frames = encoder.subsample(
+            fbank[None], torch.zeros(1, len(fbank), dtype=torch.bool, device=fbank.device)
+        )
         time, held = frames.shape[1], len(self._caches[0])
         self._position += time
         positions = encoder.positions(time, self._position - held - time, self._position, frames)

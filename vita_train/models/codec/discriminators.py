@@ -1,7 +1,9 @@
 """Discriminators of the codec: by period, by scale, and on complex spectrograms.
 
-Sources: HiFi-GAN (Kong et al. 2020) for the first two, EnCodec (Défossez et al. 2022) for the third. Channels are the
-published ones for a codec 512 wide and in proportion for others; all use weight norm, also the first scale.
+Sources: HiFi-GAN (Kong et al. 2020) for the first two, EnCodec (Défossez et al. 2022) for the
+third. Channels are the
+published ones for a codec 512 wide and in proportion for others; all use weight norm, also the
+first scale.
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ class PeriodDiscriminator(nn.Module):
         convs: list[nn.Module] = [
             nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in pairwise(sizes)
         ]
-        convs += [nn.Conv2d(sizes[-1], sizes[-1], (5, 1), 1, (2, 0)), nn.Conv2d(sizes[-1], 1, (3, 1), 1, (1, 0))]
+        convs += [
+            nn.Conv2d(sizes[-1], sizes[-1], (5, 1), 1, (2, 0)),
+            nn.Conv2d(sizes[-1], 1, (3, 1), 1, (1, 0)),
+        ]
         self.stack = _Stack(convs)
 
     def forward(self, wave: Tensor) -> Judgement:
@@ -66,16 +71,18 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         self.scale = scale
         w = width  # 32 in HiFi-GAN
-        self.stack = _Stack([
-            nn.Conv1d(1, 4 * w, 15, 1, 7),
-            nn.Conv1d(4 * w, 4 * w, 41, 2, 20, groups=4),
-            nn.Conv1d(4 * w, 8 * w, 41, 2, 20, groups=w // 2),
-            nn.Conv1d(8 * w, 16 * w, 41, 4, 20, groups=w // 2),
-            nn.Conv1d(16 * w, 32 * w, 41, 4, 20, groups=w // 2),
-            nn.Conv1d(32 * w, 32 * w, 41, 1, 20, groups=w // 2),
-            nn.Conv1d(32 * w, 32 * w, 5, 1, 2),
-            nn.Conv1d(32 * w, 1, 3, 1, 1),
-        ])
+        self.stack = _Stack(
+            [
+                nn.Conv1d(1, 4 * w, 15, 1, 7),
+                nn.Conv1d(4 * w, 4 * w, 41, 2, 20, groups=4),
+                nn.Conv1d(4 * w, 8 * w, 41, 2, 20, groups=w // 2),
+                nn.Conv1d(8 * w, 16 * w, 41, 4, 20, groups=w // 2),
+                nn.Conv1d(16 * w, 32 * w, 41, 4, 20, groups=w // 2),
+                nn.Conv1d(32 * w, 32 * w, 41, 1, 20, groups=w // 2),
+                nn.Conv1d(32 * w, 32 * w, 5, 1, 2),
+                nn.Conv1d(32 * w, 1, 3, 1, 1),
+            ]
+        )
 
     def forward(self, wave: Tensor) -> Judgement:
         """Judge ``wave`` (B, S)."""
@@ -92,15 +99,23 @@ class StftDiscriminator(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         convs: list[nn.Module] = [nn.Conv2d(2, width, (3, 9), padding=(1, 4))]
-        convs += [nn.Conv2d(width, width, (3, 9), (1, 2), (d, 4), dilation=(d, 1)) for d in (1, 2, 4)]
+        convs += [
+            nn.Conv2d(width, width, (3, 9), (1, 2), (d, 4), dilation=(d, 1)) for d in (1, 2, 4)
+        ]
         convs += [nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)]
         self.stack = _Stack(convs)
 
     def forward(self, wave: Tensor) -> Judgement:
         """Judge ``wave`` (B, S)."""
         window = torch.hann_window(self.n_fft, device=wave.device)
-        spectrum = torch.stft(wave.float(), self.n_fft, self.n_fft // 4, window=window, normalized=True,
-                              return_complex=True)
+        spectrum = torch.stft(
+            wave.float(),
+            self.n_fft,
+            self.n_fft // 4,
+            window=window,
+            normalized=True,
+            return_complex=True,
+        )
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         return self.stack(parts.to(wave.dtype))
 
@@ -110,12 +125,16 @@ class Discriminators(nn.Module):
 
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
-        width = max(32 * spec.channels // 512 // 2 * 2, 4)  # even, so that grouped convolutions divide
-        self.judges = nn.ModuleList([
-            *(PeriodDiscriminator(period, width) for period in PERIODS),
-            *(ScaleDiscriminator(scale, width) for scale in range(NUM_SCALES)),
-            *(StftDiscriminator(n_fft, width) for n_fft in STFT_SIZES),
-        ])
+        width = max(
+            32 * spec.channels // 512 // 2 * 2, 4
+        )  # even, so that grouped convolutions divide
+        self.judges = nn.ModuleList(
+            [
+                *(PeriodDiscriminator(period, width) for period in PERIODS),
+                *(ScaleDiscriminator(scale, width) for scale in range(NUM_SCALES)),
+                *(StftDiscriminator(n_fft, width) for n_fft in STFT_SIZES),
+            ]
+        )
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """Return each discriminator's scores (B, n) and activations for ``wave`` (B, S)."""

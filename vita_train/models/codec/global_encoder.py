@@ -1,6 +1,8 @@
-"""Global tokens: what stays the same over an utterance (the voice), as a few codes beside the codes in time.
+"""Global tokens: what stays the same over an utterance (the voice), as a few codes beside the codes
+in time.
 
-Source: TiCodec (Ren et al. 2023): three convolutions, mean over time, a projection, group vector quantisation.
+Source: TiCodec (Ren et al. 2023): three convolutions, mean over time, a projection, group vector
+quantisation.
 """
 
 from __future__ import annotations
@@ -42,11 +44,14 @@ class GlobalEncoder(nn.Module):
         sizes = [channels, channels, width, channels]
         self.convs = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in pairwise(sizes))
         self.project = nn.Linear(channels, spec.global_dim)
-        self.norm = nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
+        self.norm = (
+            nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
+        )
         self.activation = nn.LeakyReLU(0.1)
         group = spec.global_dim // spec.num_global_tokens
         self.quantizers = nn.ModuleList(
-            build_quantizer(spec.quantizer, spec.codebook_size, group) for _ in range(spec.num_global_tokens)
+            build_quantizer(spec.quantizer, spec.codebook_size, group)
+            for _ in range(spec.num_global_tokens)
         )
 
     def forward(self, features: Tensor) -> GlobalOutput:

@@ -1,4 +1,5 @@
-"""Losses of the codec, with the weights of VITA-1.5's codec (45, 1, 1 mel; 10 quantiser; 5 global consistency)."""
+"""Losses of the codec, with the weights of VITA-1.5's codec (45, 1, 1 mel; 10 quantiser; 5 global
+consistency)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ FEATURE_WEIGHT = 2.0
 
 
 def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
-    """Least squares (Mao et al. 2017): sum over discriminators of mean (1 - D(x))^2 + mean D(G(x))^2."""
-    terms = [(1 - r).square().mean() + m.square().mean() for (r, _), (m, _) in zip(real, made, strict=True)]
+    """Least squares (Mao et al. 2017): sum over discriminators of mean (1 - D(x))^2 + mean
+    D(G(x))^2."""
+    terms = [
+        (1 - r).square().mean() + m.square().mean()
+        for (r, _), (m, _) in zip(real, made, strict=True)
+    ]
     return torch.stack(terms).sum()
 
 
@@ -29,7 +34,8 @@ def adversarial_loss(made: list[Judgement]) -> Tensor:
 
 
 def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
-    """Twice the sum over discriminators and layers of mean |real - made| (HiFi-GAN); real is detached."""
+    """Twice the sum over discriminators and layers of mean |real - made| (HiFi-GAN); real is
+    detached."""
     terms = [
         F.l1_loss(m, r.detach())
         for (_, of_real), (_, of_made) in zip(real, made, strict=True)
@@ -38,8 +44,11 @@ def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tenso
     return FEATURE_WEIGHT * torch.stack(terms).sum()
 
 
-def mel_loss(wave: Tensor, made: Tensor, sample_rate: int, weights: Mapping[int, float] = MEL_WEIGHTS) -> Tensor:
-    """Weighted sum over resolutions (transform size to weight) of the L1 distance of log-mel spectrograms (B, S)."""
+def mel_loss(
+    wave: Tensor, made: Tensor, sample_rate: int, weights: Mapping[int, float] = MEL_WEIGHTS
+) -> Tensor:
+    """Weighted sum over resolutions (transform size to weight) of the L1 distance of log-mel
+    spectrograms (B, S)."""
     terms = []
     for n_fft, weight in weights.items():
         settings = loss_resolution(sample_rate, n_fft)
@@ -48,5 +57,6 @@ def mel_loss(wave: Tensor, made: Tensor, sample_rate: int, weights: Mapping[int,
 
 
 def consistency_loss(first: Tensor, second: Tensor) -> Tensor:
-    """1 - cosine of the global vectors (B, D) of two crops of the same utterances; the second is detached."""
+    """1 - cosine of the global vectors (B, D) of two crops of the same utterances; the second is
+    detached."""
     return (1 - F.cosine_similarity(first, second.detach(), dim=1)).mean()

@@ -1,6 +1,7 @@
 """Log-mel spectrograms of waveforms, as the codec sees and scores them.
 
-Framing and compression follow HiFi-GAN (Kong et al. 2020): reflect padding so that a wave of ``T * hop`` samples gives
+Framing and compression follow HiFi-GAN (Kong et al. 2020): reflect padding so that a wave of ``T *
+hop`` samples gives
 exactly T frames, magnitudes, Slaney-normalised triangles, natural logarithm with a floor of 1e-5.
 """
 
@@ -32,7 +33,8 @@ class MelSettings:
 
 
 def loss_resolution(sample_rate: int, n_fft: int) -> MelSettings:
-    """Return the settings a reconstruction is scored with: hop 240 at 1024 and in proportion, at most 80 filters.
+    """Return the settings a reconstruction is scored with: hop 240 at 1024 and in proportion, at
+    most 80 filters.
 
     Short transforms get fewer filters, because 80 triangles over 129 bins leave many empty.
     """
@@ -41,12 +43,18 @@ def loss_resolution(sample_rate: int, n_fft: int) -> MelSettings:
 
 @lru_cache(maxsize=32)
 def _filters(settings: MelSettings, device: torch.device) -> Tensor:
-    """Return the filter bank, (num_mels, n_fft // 2 + 1). Not a buffer, so that weights never hold constants."""
+    """Return the filter bank, (num_mels, n_fft // 2 + 1). Not a buffer, so that weights never hold
+    constants."""
     from transformers.audio_utils import mel_filter_bank
 
     bank = mel_filter_bank(
-        num_frequency_bins=settings.n_fft // 2 + 1, num_mel_filters=settings.num_mels, min_frequency=0.0,
-        max_frequency=settings.sample_rate / 2, sampling_rate=settings.sample_rate, norm="slaney", mel_scale="slaney",
+        num_frequency_bins=settings.n_fft // 2 + 1,
+        num_mel_filters=settings.num_mels,
+        min_frequency=0.0,
+        max_frequency=settings.sample_rate / 2,
+        sampling_rate=settings.sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
     )
     return torch.tensor(bank.T, dtype=torch.float32, device=device)
 
@@ -61,7 +69,9 @@ def log_mel(wave: Tensor, settings: MelSettings) -> Tensor:
         margin = settings.n_fft - settings.hop
         padded = F.pad(wave[:, None], (margin // 2, margin - margin // 2), mode="reflect")[:, 0]
         window = torch.hann_window(settings.n_fft, device=wave.device)
-        spectrum = torch.stft(padded, settings.n_fft, settings.hop, window=window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            padded, settings.n_fft, settings.hop, window=window, center=False, return_complex=True
+        )
         # The small term keeps the gradient of the root finite in digital silence.
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
         return (_filters(settings, wave.device) @ magnitude).clamp(min=FLOOR).log()

@@ -32,7 +32,8 @@ class CodecOutput:
 
 
 class Codec(nn.Module):
-    """Encoder, quantiser, global tokens, decoder. Waves are mono, float, at ``spec.sample_rate``."""
+    """Encoder, quantiser, global tokens, decoder. Waves are mono, float, at
+    ``spec.sample_rate``."""
 
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
@@ -62,7 +63,8 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Return codes (B, ceil(S / hop)) and global tokens (B, num_global_tokens) of ``wave`` (B, S), both long."""
+        """Return codes (B, ceil(S / hop)) and global tokens (B, num_global_tokens) of ``wave`` (B,
+        S), both long."""
         vectors, voice = self.encoder(self._whole_codes(wave))
         return self.quantizer(vectors).codes, self.global_encoder(voice).tokens
 
@@ -72,14 +74,16 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, global_tokens: Tensor) -> Tensor:
-        """Return the wave (B, T * hop) of ``codes`` (B, T) and ``global_tokens`` (B, num_global_tokens)."""
+        """Return the wave (B, T * hop) of ``codes`` (B, T) and ``global_tokens`` (B,
+        num_global_tokens)."""
         dtype = next(self.decoder.parameters()).dtype  # codebooks that are buffers stay float32
         vectors, voice = self.quantizer.lookup(codes), self.global_encoder.lookup(global_tokens)
         return self.decoder(vectors.to(dtype), voice.to(dtype))
 
     @torch.no_grad()
     def start(self, wave: Tensor) -> None:
-        """Put the codes of moving-average codebooks on vectors of ``wave`` (B, S); call once before training."""
+        """Put the codes of moving-average codebooks on vectors of ``wave`` (B, S); call once before
+        training."""
         vectors, voice = self.encoder(self._whole_codes(wave))
         if isinstance(self.quantizer, EmaQuantizer):
             self.quantizer.start(vectors)

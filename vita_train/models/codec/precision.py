@@ -9,6 +9,7 @@ from torch import Tensor
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Return a context without autocast on the tensor's device; logarithms and distances need all their bits."""
+    """Return a context without autocast on the tensor's device; logarithms and distances need all
+    their bits."""
     # the meta device has no autocast to switch off
     return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

@@ -1,6 +1,7 @@
 """Vector quantisers: one codebook, straight-through gradients.
 
-Two ways to move the codebook (van den Oord et al. 2017): by its own loss (``learned``, as TiCodec does), or as a moving
+Two ways to move the codebook (van den Oord et al. 2017): by its own loss (``learned``, as TiCodec
+does), or as a moving
 average of the vectors that choose a code, with restart of codes nobody chooses (``ema``).
 """
 
@@ -31,7 +32,8 @@ class Quantized(NamedTuple):
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index of the nearest row of ``codebook`` (K, D) for each of ``vectors`` (..., D), long."""
+    """Return the index of the nearest row of ``codebook`` (K, D) for each of ``vectors`` (..., D),
+    long."""
     flat = vectors.reshape(-1, vectors.shape[-1]).float()
     book = codebook.float()
     with full_precision(flat):
@@ -54,17 +56,20 @@ class LearnedQuantizer(nn.Module):
         """Quantise ``vectors`` (B, T, D)."""
         codes = nearest(vectors, self.codebook)
         chosen = self.lookup(codes)
-        loss = CODEBOOK_WEIGHT * F.mse_loss(chosen, vectors.detach()) + COMMITMENT_WEIGHT * F.mse_loss(
-            vectors, chosen.detach()
-        )
+        loss = CODEBOOK_WEIGHT * F.mse_loss(
+            chosen, vectors.detach()
+        ) + COMMITMENT_WEIGHT * F.mse_loss(vectors, chosen.detach())
         return Quantized(vectors + (chosen - vectors).detach(), codes, loss)
 
 
 class EmaQuantizer(nn.Module):
-    """Codebook as a moving average: n <- d n + (1-d) count, s <- d s + (1-d) sum of choosers, code = s / n.
+    """Codebook as a moving average: n <- d n + (1-d) count, s <- d s + (1-d) sum of choosers, code
+    = s / n.
 
-    Forward passes that train gather counts and sums; :meth:`after_step` adds those of all ranks, moves the codebook
-    once, and puts every code whose usage fell below a fifth of the even share on a recent vector. Which vector is a
+    Forward passes that train gather counts and sums; :meth:`after_step` adds those of all ranks,
+    moves the codebook
+    once, and puts every code whose usage fell below a fifth of the even share on a recent vector.
+    Which vector is a
     function of the number of updates alone, so a resumed run restarts the same codes.
     """
 
@@ -73,7 +78,9 @@ class EmaQuantizer(nn.Module):
     sums: Tensor
     updates: Tensor
 
-    def __init__(self, size: int, dim: int, *, decay: float = 0.97, dead_share: float = 0.2) -> None:
+    def __init__(
+        self, size: int, dim: int, *, decay: float = 0.97, dead_share: float = 0.2
+    ) -> None:
         super().__init__()
         self.decay = decay
         self.dead_share = dead_share
@@ -98,7 +105,8 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """Put every code on one of ``vectors`` (..., D), each counting as its even share of them."""
+        """Put every code on one of ``vectors`` (..., D), each counting as its even share of
+        them."""
         share = vectors.numel() / vectors.shape[-1] / len(self.codebook)
         self.codebook.copy_(self._draw(_rows(vectors)))
         self.usage.fill_(share)
@@ -117,7 +125,9 @@ class EmaQuantizer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
-        if not bool(torch.isfinite(sums).all()):  # of a step that was left out; the sums are those of all ranks
+        if not bool(
+            torch.isfinite(sums).all()
+        ):  # of a step that was left out; the sums are those of all ranks
             return
         usage = self.decay * self.usage + (1 - self.decay) * counts
         sums = self.decay * self.sums + (1 - self.decay) * sums
@@ -129,7 +139,8 @@ class EmaQuantizer(nn.Module):
         self.updates += 1
 
     def _draw(self, vectors: Tensor) -> Tensor:
-        """Draw a vector for each code from rank 0's ``vectors`` (N, D), with a little noise; the same on every rank."""
+        """Draw a vector for each code from rank 0's ``vectors`` (N, D), with a little noise; the
+        same on every rank."""
         generator = torch.Generator().manual_seed(int(self.updates))
         rows = torch.randint(len(vectors), (len(self.codebook),), generator=generator)
         noise = torch.randn(self.codebook.shape, generator=generator)

@@ -1,7 +1,8 @@
-"""The spectral codec's networks: log-mel in, inverse short-time Fourier transform out (after Vocos, Siuzdak 2023).
+"""The spectral codec's networks: log-mel in, inverse short-time Fourier transform out (after Vocos,
+Siuzdak 2023).
 
-All convolutions run at frame rates, none at the sample rate, so it trains on a processor in minutes. Frames are four
-to a code.
+All convolutions run at frame rates, none at the sample rate, so it trains on a processor in
+minutes. Frames are four to a code.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ def frame_hop(spec: CodecSpec) -> int:
         RecipeError: the hop is not a multiple of four frames.
     """
     if spec.hop_length % FRAMES_PER_CODE:
-        raise RecipeError(f"hop_length {spec.hop_length} is not a multiple of {FRAMES_PER_CODE}", code="VT-RECIPE-020",
-                          where="model.codec.hop_length", remedy="the spectral codec has four frames to a code")
+        raise RecipeError(
+            f"hop_length {spec.hop_length} is not a multiple of {FRAMES_PER_CODE}",
+            code="VT-RECIPE-020",
+            where="model.codec.hop_length",
+            remedy="the spectral codec has four frames to a code",
+        )
     return spec.hop_length // FRAMES_PER_CODE
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over 7 frames, then a position-wise network of three times the width, residual.
+    """Depthwise convolution over 7 frames, then a position-wise network of three times the width,
+    residual.
 
     (B, C, T) -> (B, C, T). Source: ConvNeXt (Liu et al. 2022) in one dimension.
     """
@@ -61,8 +67,13 @@ class SpectralEncoder(nn.Module):
         self.mel = MelSettings(spec.sample_rate, 1 << (4 * hop - 1).bit_length(), hop, NUM_MELS)
         self.global_channels = spec.channels
         self.inlet = nn.Conv1d(NUM_MELS, spec.channels, 5, padding=2)
-        self.down = nn.Conv1d(spec.channels, spec.channels, 2 * FRAMES_PER_CODE, FRAMES_PER_CODE,
-                              padding=FRAMES_PER_CODE // 2)
+        self.down = nn.Conv1d(
+            spec.channels,
+            spec.channels,
+            2 * FRAMES_PER_CODE,
+            FRAMES_PER_CODE,
+            padding=FRAMES_PER_CODE // 2,
+        )
         self.blocks = nn.Sequential(*(ConvNeXtBlock(spec.channels) for _ in range(spec.num_blocks)))
         self.norm = nn.LayerNorm(spec.channels)
         self.outlet = nn.Linear(spec.channels, spec.code_dim)
@@ -87,9 +98,16 @@ class SpectralDecoder(nn.Module):
         self.inlet = nn.Conv1d(spec.code_dim, spec.channels, 7, padding=3)
         self.voice = nn.Linear(spec.global_dim, spec.channels)
         self.coarse = nn.Sequential(*(ConvNeXtBlock(spec.channels) for _ in range(coarse)))
-        self.up = nn.ConvTranspose1d(spec.channels, spec.channels, 2 * FRAMES_PER_CODE, FRAMES_PER_CODE,
-                                     padding=FRAMES_PER_CODE // 2)
-        self.fine = nn.Sequential(*(ConvNeXtBlock(spec.channels) for _ in range(spec.num_blocks - coarse)))
+        self.up = nn.ConvTranspose1d(
+            spec.channels,
+            spec.channels,
+            2 * FRAMES_PER_CODE,
+            FRAMES_PER_CODE,
+            padding=FRAMES_PER_CODE // 2,
+        )
+        self.fine = nn.Sequential(
+            *(ConvNeXtBlock(spec.channels) for _ in range(spec.num_blocks - coarse))
+        )
         self.norm = nn.LayerNorm(spec.channels)
         self.head = nn.Linear(spec.channels, self.n_fft + 2)
 
@@ -103,7 +121,8 @@ class SpectralDecoder(nn.Module):
 
 
 def overlap_add(frames: Tensor, hop: int) -> Tensor:
-    """Window ``frames`` (B, F, N) and add them ``hop`` apart; return (B, F * hop), divided by the window's overlap.
+    """Window ``frames`` (B, F, N) and add them ``hop`` apart; return (B, F * hop), divided by the
+    window's overlap.
 
     The margins of half a window before the first and after the last hop are cut off.
     """

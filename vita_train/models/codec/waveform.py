@@ -1,4 +1,5 @@
-"""The waveform codec's networks: strided convolutions in, a HiFi-GAN-like generator out (TiCodec, Ren et al. 2023)."""
+"""The waveform codec's networks: strided convolutions in, a HiFi-GAN-like generator out (TiCodec,
+Ren et al. 2023)."""
 
 from __future__ import annotations
 
@@ -25,11 +26,14 @@ def _transposed(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Modul
     """Weight-normed transposed convolution; T frames become T * stride."""
     padding = (kernel - stride + 1) // 2
     odd = (kernel - stride) % 2
-    return weight_norm(nn.ConvTranspose1d(inputs, outputs, kernel, stride, padding, output_padding=odd))
+    return weight_norm(
+        nn.ConvTranspose1d(inputs, outputs, kernel, stride, padding, output_padding=odd)
+    )
 
 
 class ResidualBlock(nn.Module):
-    """Three pairs of convolutions, the first of each pair dilated (HiFi-GAN's type 1). (B, C, T) -> (B, C, T)."""
+    """Three pairs of convolutions, the first of each pair dilated (HiFi-GAN's type 1). (B, C, T) ->
+    (B, C, T)."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
@@ -44,7 +48,8 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """The mean of three residual blocks of different kernels; with ``norm``, GroupNorm on the running sum."""
+    """The mean of three residual blocks of different kernels; with ``norm``, GroupNorm on the
+    running sum."""
 
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
@@ -65,7 +70,8 @@ class ResidualStage(nn.Module):
 class WaveformEncoder(nn.Module):
     """Wave (B, S) to vectors (B, T, code_dim) and the features that the voice is read from.
 
-    Widths double from ``channels / 2**stages`` to ``channels``; the voice taps the output after half of the stages.
+    Widths double from ``channels / 2**stages`` to ``channels``; the voice taps the output after
+    half of the stages.
     """
 
     def __init__(self, spec: CodecSpec) -> None:
@@ -104,14 +110,19 @@ class WaveformDecoder(nn.Module):
         widths = [spec.channels >> i for i in range(len(spec.upsample_rates) + 1)]
         if spec.global_dim not in widths[1:]:
             raise RecipeError(
-                f"no generator stage is {spec.global_dim} channels wide, so the voice could not be added", code="VT-RECIPE-021",
-                where="model.codec.global_dim", remedy=f"choose one of {', '.join(map(str, widths[1:]))}",
+                f"no generator stage is {spec.global_dim} channels wide, so the voice could not be "
+                f"added",
+                code="VT-RECIPE-021",
+                where="model.codec.global_dim",
+                remedy=f"choose one of {', '.join(map(str, widths[1:]))}",
             )
         self.global_stage = widths[1:].index(spec.global_dim)
         self.inlet = _conv(spec.code_dim, spec.channels, 7)
         self.up = nn.ModuleList(
             _transposed(widths[i], widths[i + 1], kernel, rate)
-            for i, (rate, kernel) in enumerate(zip(spec.upsample_rates, spec.upsample_kernels, strict=True))
+            for i, (rate, kernel) in enumerate(
+                zip(spec.upsample_rates, spec.upsample_kernels, strict=True)
+            )
         )
         self.stages = nn.ModuleList(ResidualStage(width, norm=False) for width in widths[1:])
         self.outlet = _conv(widths[-1], 1, 7)

@@ -1,6 +1,7 @@
 """The language model: one of several families, all through transformers' own classes.
 
-transformers is imported where a model is built: it takes seconds, and stages of speech alone need none of it.
+transformers is imported where a model is built: it takes seconds, and stages of speech alone need
+none of it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,27 @@ from vita_train.models.loading import check_loaded
 from vita_train.recipe.family import Family
 from vita_train.recipe.model import LlmSpec
 
-#: Settings that a source must share with the recipe: its shape, and what its weights were trained to be computed with.
-_SHARED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-           "intermediate_size", "tie_word_embeddings", "head_dim", "rope_parameters", "rms_norm_eps", "hidden_act",
-           "num_local_experts", "num_experts_per_tok")
+#: Settings that a source must share with the recipe: its shape, and what its weights were trained
+#: to be computed with.
+_SHARED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+    "head_dim",
+    "rope_parameters",
+    "rms_norm_eps",
+    "hidden_act",
+    "num_local_experts",
+    "num_experts_per_tok",
+)
 
 
-#: Equal tokens then begin some 1.5 logits above others in the demo's model; at 1 the start is soon forgotten.
+#: Equal tokens then begin some 1.5 logits above others in the demo's model; at 1 the start is soon
+#: forgotten.
 _MIMETIC_GAIN = 2.0
 
 
@@ -60,11 +75,13 @@ class Decoded(NamedTuple):
     hidden: Tensor
     """(B, L, D) last hidden states, final norm applied."""
     routers: tuple[Tensor, ...] = ()
-    """(B * L, experts) router logits of each block; empty without experts, or where nobody asked."""
+    """(B * L, experts) router logits of each block; empty without experts, or where nobody
+    asked."""
 
 
 def llm_config(spec: LlmSpec) -> Any:
-    """Return transformers' configuration for a specification. The vocabulary is never resized afterwards.
+    """Return transformers' configuration for a specification. The vocabulary is never resized
+    afterwards.
 
     No family has a sliding window: a document's attention reaches back to its beginning.
     """
@@ -104,10 +121,12 @@ def build_llm(spec: LlmSpec) -> Any:
 
 @torch.no_grad()
 def _mimic(attention: Any) -> None:
-    """Make keys equal to queries, and both larger: the product of the two then resembles the identity, as it does in
+    """Make keys equal to queries, and both larger: the product of the two then resembles the
+    identity, as it does in
     trained models (Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023).
 
-    Values and outputs stay as they are: starting those as the paper does made no difference to the demo.
+    Values and outputs stay as they are: starting those as the paper does made no difference to the
+    demo.
     """
     query, key = attention.q_proj.weight, attention.k_proj.weight
     query.mul_(_MIMETIC_GAIN)
@@ -117,50 +136,93 @@ def _mimic(attention: Any) -> None:
 
 
 def load_llm(spec: LlmSpec, source: str) -> Any:
-    """Return the language model of a directory or hub name (safetensors only), checked against the specification.
+    """Return the language model of a directory or hub name (safetensors only), checked against the
+    specification.
 
     Raises:
-        CheckpointError: nothing readable is there, it is of another family, or its shape is not the one the recipe
-            states.
+        CheckpointError: nothing readable is there, it is of another family, or its shape is not the
+            one the recipe states.
     """
     architecture = ARCHITECTURES[spec.family]
     found, wanted = _configuration(architecture, source), llm_config(spec)
-    wrong = [f"{name} is {getattr(found, name, None)} there and {getattr(wanted, name, None)} in the recipe"
-             for name in _SHARED if _setting(found, name) != _setting(wanted, name)]
+    wrong = [
+        f"{name} is {getattr(found, name, None)} there and {getattr(wanted, name, None)} in the "
+        f"recipe"
+        for name in _SHARED
+        if _setting(found, name) != _setting(wanted, name)
+    ]
     if wrong:
-        raise CheckpointError("; ".join(wrong), code="VT-WEIGHTS-001", where=source, remedy="set model.llm to the shape of the source")
+        raise CheckpointError(
+            "; ".join(wrong),
+            code="VT-WEIGHTS-001",
+            where=source,
+            remedy="set model.llm to the shape of the source",
+        )
     window = getattr(found, "sliding_window", None)
     if window is not None and window < spec.max_positions:
-        raise CheckpointError(f"attention there looks back {window} positions only, which is not done here", code="VT-WEIGHTS-002",
-                              where=source, remedy=f"set model.llm.max_positions to at most {window}, where it is the "
-                                                   "same, or take a source without a sliding window")
-    # Another library's checkpoint may hold the model as a part; its names then begin with the part's.
+        raise CheckpointError(
+            f"attention there looks back {window} positions only, which is not done here",
+            code="VT-WEIGHTS-002",
+            where=source,
+            remedy=f"set model.llm.max_positions to at most {window}, where it is the "
+            "same, or take a source without a sliding window",
+        )
+    # Another library's checkpoint may hold the model as a part; its names then begin with the
+    # part's.
     mapping = {f"^{re.escape(spec.prefix)}": ""} if spec.prefix else None
     try:
         model, found = architecture.of_transformers("modeling", "ForCausalLM").from_pretrained(
-            source, config=wanted, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, key_mapping=mapping)
+            source,
+            config=wanted,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            key_mapping=mapping,
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"weights cannot be read: {error}".splitlines()[0], code="VT-WEIGHTS-003", where=source) from error
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if wanted.tie_word_embeddings else set()
-    check_loaded(model, missing=set(found["missing_keys"]) - tied, unexpected=found["unexpected_keys"],
-                 mismatched=[str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]],
-                 where=source, setting="model.llm", ignore=spec.ignore)
+        raise CheckpointError(
+            f"weights cannot be read: {error}".splitlines()[0], code="VT-WEIGHTS-003", where=source
+        ) from error
+    tied = (
+        set(getattr(model, "all_tied_weights_keys", None) or ())
+        if wanted.tie_word_embeddings
+        else set()
+    )
+    check_loaded(
+        model,
+        missing=set(found["missing_keys"]) - tied,
+        unexpected=found["unexpected_keys"],
+        mismatched=[
+            str(key[0] if isinstance(key, tuple) else key) for key in found["mismatched_keys"]
+        ],
+        where=source,
+        setting="model.llm",
+        ignore=spec.ignore,
+    )
     return model
 
 
 def _configuration(architecture: Architecture, source: str) -> Any:
     # transformers takes its own defaults where a directory holds no configuration.
-    nothing = CheckpointError(f"no {architecture.name} configuration can be read", code="VT-WEIGHTS-004", where=source,
-                              remedy="give a directory with config.json and *.safetensors")
+    nothing = CheckpointError(
+        f"no {architecture.name} configuration can be read",
+        code="VT-WEIGHTS-004",
+        where=source,
+        remedy="give a directory with config.json and *.safetensors",
+    )
     config = architecture.of_transformers("configuration", "Config")
     try:
         values, _ = config.get_config_dict(source)
         kind = values.get("model_type")
         if kind is not None and kind != architecture.model_type:
-            raise CheckpointError(f"config.json says model_type {kind}, the recipe's family is a "
-                                  f"{architecture.model_type}", code="VT-WEIGHTS-005", where=source,
-                                  remedy="set model.llm.family to the family of the source")
+            raise CheckpointError(
+                f"config.json says model_type {kind}, the recipe's family is a "
+                f"{architecture.model_type}",
+                code="VT-WEIGHTS-005",
+                where=source,
+                remedy="set model.llm.family to the family of the source",
+            )
         if kind is None:
             raise nothing
         return config.from_dict(values)
@@ -174,12 +236,24 @@ def _setting(config: Any, name: str) -> Any:
     if name == "head_dim":
         return value or config.hidden_size // config.num_attention_heads
     if name == "rope_parameters":
-        return {key: float(part) if isinstance(part, int) else part for key, part in value.items() if part is not None}
+        return {
+            key: float(part) if isinstance(part, int) else part
+            for key, part in value.items()
+            if part is not None
+        }
     return value
 
 
-def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, cache: Any = None, *,
-           routers: bool = False, **packing: Any) -> Decoded:
+def decode(
+    llm: Any,
+    embeds: Tensor,
+    position_ids: Tensor,
+    mask: Tensor | None,
+    cache: Any = None,
+    *,
+    routers: bool = False,
+    **packing: Any,
+) -> Decoded:
     """Return the last hidden states, and the routers' logits if asked for.
 
     Args:
@@ -187,17 +261,20 @@ def decode(llm: Any, embeds: Tensor, position_ids: Tensor, mask: Tensor | None, 
         embeds: (B, L, D) input embeddings.
         position_ids: (B, L) rotary positions.
         mask: (B, 1, L, keys) bool, True where a query may look; None is plain causal attention.
-        cache: transformers' cache to read and extend; none keeps nothing. Without an explicit mask a cache makes
-            packed documents see each other, so both are always passed by hand.
+        cache: transformers' cache to read and extend; none keeps nothing. Without an explicit mask
+            a cache makes packed documents see each other, so both are always passed by hand.
         routers: of a model with experts, return the logits they are chosen by.
-        packing: the documents of a packed row, for attention without a mask: see ``packed_attention``.
+        packing: the documents of a packed row, for attention without a mask: see
+            ``packed_attention``.
     """
     if routers and has_experts(llm):
         packing["output_router_logits"] = True
     output = llm.model(
         inputs_embeds=embeds,
         # Qwen2 chooses a mask by the kind of each layer; the other families have one kind.
-        attention_mask={"full_attention": mask} if llm.config.model_type == QWEN2.model_type else mask,
+        attention_mask={"full_attention": mask}
+        if llm.config.model_type == QWEN2.model_type
+        else mask,
         position_ids=position_ids,
         past_key_values=cache,
         use_cache=cache is not None,
@@ -212,7 +289,8 @@ def has_experts(module: Any) -> bool:
 
 
 def read_share(module: nn.Module, name: str) -> float:
-    """Return the share of positions that read a parameter: all of them, but for those of experts."""
+    """Return the share of positions that read a parameter: all of them, but for those of
+    experts."""
     if ".experts." not in name or not has_experts(module):
         return 1.0
     config: Any = module.config
@@ -224,9 +302,10 @@ def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
 
     Where all experts are used alike it is the number of experts that a position is read by.
 
-    Switch Transformer (Fedus et al. 2021), equations 4 to 6, over the positions of all blocks together, as
-    transformers has it for Mixtral: the number of experts x the sum over experts of (share of choices) x (mean
-    probability).
+    Switch Transformer (Fedus et al. 2021), equations 4 to 6, over the positions of all blocks
+    together, as
+    transformers has it for Mixtral: the number of experts x the sum over experts of (share of
+    choices) x (mean probability).
 
     Args:
         llm: the model with experts.
@@ -236,6 +315,8 @@ def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     config, gates = llm.config, cast(Any, routers)  # declared there as a tuple of one
-    loss = load_balancing_loss_func(gates, config.num_local_experts, config.num_experts_per_tok, real)
+    loss = load_balancing_loss_func(
+        gates, config.num_local_experts, config.num_experts_per_tok, real
+    )
     assert isinstance(loss, Tensor)
     return loss

@@ -23,17 +23,21 @@ class TokenLoss(NamedTuple):
     """Scalar long: positions whose most likely token is the label."""
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int = 2048) -> TokenLoss:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int = 2048
+) -> TokenLoss:
     """Return the summed cross-entropy of next tokens over supervised positions.
 
-    Only supervised positions are projected to the vocabulary, ``chunk`` at a time, and each chunk's logits are
-    computed again in backward instead of being kept. The label of a document's first position must be -100, so that
-    no document is predicted from the one before it.
+    Only supervised positions are projected to the vocabulary, ``chunk`` at a time, and each chunk's
+    logits are
+    computed again in backward instead of being kept. The label of a document's first position must
+    be -100, so that no document is predicted from the one before it.
 
     Args:
         hidden: (B, L, D) last hidden states.
         weight: (V, D) output matrix.
-        labels: (B, L), aligned with the input; position i is predicted from i - 1. -100 is not supervised.
+        labels: (B, L), aligned with the input; position i is predicted from i - 1. -100 is not
+            supervised.
         chunk: most positions whose logits exist at a time.
     """
     targets = labels[:, 1:]
@@ -46,8 +50,14 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk:
     sums, hits = [], []
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
-        loss, correct = checkpoint(_chunk_loss, states[part], weight, targets[part], use_reentrant=False,
-                                   preserve_rng_state=False)
+        loss, correct = checkpoint(
+            _chunk_loss,
+            states[part],
+            weight,
+            targets[part],
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
         sums.append(loss)
         hits.append(correct)
     return TokenLoss(torch.stack(sums).sum(), len(targets), torch.stack(hits).sum())

@@ -1,18 +1,27 @@
-"""The speech decoder: reply text to codec tokens, first non-autoregressive over the text, then autoregressive.
+"""The speech decoder: reply text to codec tokens, first non-autoregressive over the text, then
+autoregressive.
 
-It reads the language model's *input embeddings* of the reply, never its hidden states; each text token becomes
-``hidden_size / width`` positions. Layout of a row, every position with its own mask and rotary index::
+It reads the language model's *input embeddings* of the reply, never its hidden states; each text
+token becomes
+``hidden_size / width`` positions. Layout of a row, every position with its own mask and rotary
+index::
 
     separator  NAR(text)  start  y1 ... yT          targets from ``start`` on: y1 ... yT end
 
-The text block sees all of itself; speech sees the whole text block and earlier speech. Speech positions count on from
-the real end of the text, so that nothing depends on padding. Source: VITA-1.5 (Fu et al. 2025), Freeze-Omni (Wang et
-al. 2024). Different from the public code: mean loss per token, independent depths, dropout before the parts are
+The text block sees all of itself; speech sees the whole text block and earlier speech. Speech
+positions count on from
+the real end of the text, so that nothing depends on padding. Source: VITA-1.5 (Fu et al. 2025),
+Freeze-Omni (Wang et
+al. 2024). Different from the public code: mean loss per token, independent depths, dropout before
+the parts are
 joined, positions per sample, special ids never generated, no second target after the end.
 
-``alignment: durations`` is for small data and not part of VITA-1.5. A head guesses how many codes each text position
-lasts, learned from nothing but the length of whole utterances; text and speech are then counted from the same origin,
-text in guessed codes, so that what is being spoken stays at a constant rotary distance from the speech.
+``alignment: durations`` is for small data and not part of VITA-1.5. A head guesses how many codes
+each text position
+lasts, learned from nothing but the length of whole utterances; text and speech are then counted
+from the same origin,
+text in guessed codes, so that what is being spoken stays at a constant rotary distance from the
+speech.
 """
 
 from __future__ import annotations
@@ -48,7 +57,8 @@ class TokenLoss:
     correct: Tensor
     """Positions whose most likely id is the target."""
     duration_error: Tensor
-    """Codes by which the guessed lengths of the utterances are wrong, part of ``loss_sum``; 0 without alignment."""
+    """Codes by which the guessed lengths of the utterances are wrong, part of ``loss_sum``; 0
+    without alignment."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ class _Text:
 
 
 def _mask(text: _Text, number: int) -> Tensor:
-    """Return who sees whom, (B, 1, M + number, M + number): all see the real text, speech also earlier speech."""
+    """Return who sees whom, (B, 1, M + number, M + number): all see the real text, speech also
+    earlier speech."""
     block = text.hidden.shape[1]
     place = torch.arange(block + number, device=text.hidden.device)
     real_text = place < text.lengths[:, None, None]
@@ -91,19 +102,28 @@ class SpeechDecoder(nn.Module):
         self.separator, self.start, self.end, self.padding = range(size, size + NUM_SPECIAL)
         self.num_codes = size
         config = LlamaConfig(
-            hidden_size=width, intermediate_size=self.spec.intermediate_size, num_attention_heads=self.spec.num_heads,
-            num_key_value_heads=self.spec.num_heads, attention_dropout=self.spec.dropout,
-            max_position_embeddings=self.spec.max_positions, vocab_size=size + NUM_SPECIAL,
+            hidden_size=width,
+            intermediate_size=self.spec.intermediate_size,
+            num_attention_heads=self.spec.num_heads,
+            num_key_value_heads=self.spec.num_heads,
+            attention_dropout=self.spec.dropout,
+            max_position_embeddings=self.spec.max_positions,
+            vocab_size=size + NUM_SPECIAL,
             num_hidden_layers=self.spec.nar_layers + self.spec.ar_layers,
         )
         config._attn_implementation = "sdpa"
         self.dropout = nn.Dropout(self.spec.dropout)
-        # Embeddings of language models are small (about 0.02); unnormalised, what the first layers add would drown
+        # Embeddings of language models are small (about 0.02); unnormalised, what the first layers
+        # add would drown
         # which token it is, and the decoder would learn to babble before it learns to listen.
         self.text_norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.embedding = nn.Embedding(size + NUM_SPECIAL, width)
-        self.nar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.nar_layers))
-        self.ar_layers = nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers))
+        self.nar_layers = nn.ModuleList(
+            LlamaDecoderLayer(config, i) for i in range(self.spec.nar_layers)
+        )
+        self.ar_layers = nn.ModuleList(
+            LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers)
+        )
         self.norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.head = nn.Linear(width, size + NUM_SPECIAL, bias=False)
         self.duration = None
@@ -113,13 +133,21 @@ class SpeechDecoder(nn.Module):
         self.register_buffer("voice", torch.zeros(spec.codec.num_global_tokens, dtype=torch.long))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Linear) else EMBEDDING_STD)
+                nn.init.normal_(
+                    module.weight, std=0.02 if isinstance(module, nn.Linear) else EMBEDDING_STD
+                )
         if self.duration is not None:
             nn.init.constant_(length.bias, FIRST_DURATION)
 
     def forward(
-        self, text_embeds: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor, *,
-        code_noise: float = 0.0, label_smoothing: float = 0.0,
+        self,
+        text_embeds: Tensor,
+        text_lengths: Tensor,
+        codes: Tensor,
+        code_lengths: Tensor,
+        *,
+        code_noise: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> TokenLoss:
         """Return the loss of ``codes`` given the text.
 
@@ -128,7 +156,8 @@ class SpeechDecoder(nn.Module):
             text_lengths: (B,) text tokens of each row.
             codes: (B, T) long; what stands beyond a row's length is ignored.
             code_lengths: (B,).
-            code_noise: share of the codes it sees that are replaced by random ones, so that it must listen to the text.
+            code_noise: share of the codes it sees that are replaced by random ones, so that it must
+                listen to the text.
             label_smoothing: share of the target spread evenly over all ids.
 
         Raises:
@@ -154,8 +183,13 @@ class SpeechDecoder(nn.Module):
         targets = torch.where(step == code_lengths[:, None], self.end, targets)
         supervised = step <= code_lengths[:, None]
         logits = self.head(self.norm(hidden[:, block:])).float()
-        loss = F.cross_entropy(logits.transpose(1, 2), targets.masked_fill(~supervised, IGNORE), ignore_index=IGNORE,
-                               reduction="sum", label_smoothing=label_smoothing)
+        loss = F.cross_entropy(
+            logits.transpose(1, 2),
+            targets.masked_fill(~supervised, IGNORE),
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
         correct = ((logits.argmax(2) == targets) & supervised).sum()
         error = loss.new_zeros(())
         if text.total is not None:
@@ -163,10 +197,18 @@ class SpeechDecoder(nn.Module):
         return TokenLoss(loss + error, supervised.sum(), correct, error.detach())
 
     def generate(
-        self, text_embeds: Tensor, *, top_k: int = 2, temperature: float = 1.0, repetition_penalty: float = 1.0,
-        max_codes: int | None = None, generator: torch.Generator | None = None, use_cache: bool = True,
+        self,
+        text_embeds: Tensor,
+        *,
+        top_k: int = 2,
+        temperature: float = 1.0,
+        repetition_penalty: float = 1.0,
+        max_codes: int | None = None,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
     ) -> Iterator[int]:
-        """Yield codes for one text (1, n, llm.hidden_size) as they are made, until the end or ``max_codes``.
+        """Yield codes for one text (1, n, llm.hidden_size) as they are made, until the end or
+        ``max_codes``.
 
         Args:
             top_k: ids drawn from; 1 is greedy.
@@ -174,22 +216,49 @@ class SpeechDecoder(nn.Module):
             repetition_penalty: above 1 makes recent codes less likely (Keskar et al. 2019).
             max_codes: at most this many; none takes the recipe's ``max_codes``.
             generator: source of randomness; none takes torch's.
-            use_cache: keep keys and values; without, everything is computed anew at each code (for checking).
+            use_cache: keep keys and values; without, everything is computed anew at each code (for
+                checking).
         """
         lengths = torch.tensor([text_embeds.shape[1]], device=text_embeds.device)
-        for step in self._steps(text_embeds, lengths, top_k, temperature, repetition_penalty, max_codes, generator,
-                                use_cache):
+        for step in self._steps(
+            text_embeds,
+            lengths,
+            top_k,
+            temperature,
+            repetition_penalty,
+            max_codes,
+            generator,
+            use_cache,
+        ):
             if int(step) == self.end:
                 return
             yield int(step)
 
     def generate_batch(
-        self, text_embeds: Tensor, text_lengths: Tensor, *, top_k: int = 1, temperature: float = 1.0,
-        repetition_penalty: float = 1.0, max_codes: int | None = None, generator: torch.Generator | None = None,
+        self,
+        text_embeds: Tensor,
+        text_lengths: Tensor,
+        *,
+        top_k: int = 1,
+        temperature: float = 1.0,
+        repetition_penalty: float = 1.0,
+        max_codes: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """Return the codes (T_b,) of each of several texts (B, n, llm.hidden_size); see :meth:`generate`."""
-        steps = list(self._steps(text_embeds, text_lengths, top_k, temperature, repetition_penalty, max_codes,
-                                 generator, True))
+        """Return the codes (T_b,) of each of several texts (B, n, llm.hidden_size); see
+        :meth:`generate`."""
+        steps = list(
+            self._steps(
+                text_embeds,
+                text_lengths,
+                top_k,
+                temperature,
+                repetition_penalty,
+                max_codes,
+                generator,
+                True,
+            )
+        )
         if not steps:
             return [text_lengths.new_zeros(0) for _ in text_lengths]
         rows = torch.stack(steps, dim=1)
@@ -198,8 +267,15 @@ class SpeechDecoder(nn.Module):
 
     @torch.no_grad()
     def _steps(
-        self, text_embeds: Tensor, text_lengths: Tensor, top_k: int, temperature: float, repetition_penalty: float,
-        max_codes: int | None, generator: torch.Generator | None, use_cache: bool,
+        self,
+        text_embeds: Tensor,
+        text_lengths: Tensor,
+        top_k: int,
+        temperature: float,
+        repetition_penalty: float,
+        max_codes: int | None,
+        generator: torch.Generator | None,
+        use_cache: bool,
     ) -> Iterator[Tensor]:
         """Yield ids (B,), ``end`` for rows that are done, until all are."""
         text = self._encode_text(text_embeds, text_lengths)
@@ -213,8 +289,13 @@ class SpeechDecoder(nn.Module):
         done = torch.zeros_like(text_lengths, dtype=torch.bool)
         for step in range(limit):
             if cache is not None:
-                hidden = self._run(self.ar_layers, self.embedding(made[:, -1:]), (text.origin + step)[:, None],
-                                   _mask(text, step + 1)[:, :, -1:], cache)
+                hidden = self._run(
+                    self.ar_layers,
+                    self.embedding(made[:, -1:]),
+                    (text.origin + step)[:, None],
+                    _mask(text, step + 1)[:, :, -1:],
+                    cache,
+                )
             else:
                 hidden = self._uncached(text, made)
             logits = self.head(self.norm(hidden[:, -1])).float()
@@ -236,42 +317,58 @@ class SpeechDecoder(nn.Module):
         return self._run(self.ar_layers, hidden, positions, _mask(text, made.shape[1]))
 
     def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
-        """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in front."""
+        """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in
+        front."""
         hidden = embeds.to(self.text_norm.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.
-        valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
+        valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(
+            -1, -1, hidden.shape[1], -1
+        )
         token = self.text_norm(hidden)
         hidden = self._run(self.nar_layers, self.dropout(token), index[:, :-1], valid)
         separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
         joined = torch.cat([separator, hidden], dim=1)
         if self.duration is None:
             return _Text(joined, lengths + 1, index, lengths + 1, None)
-        # From the token alone: with context, any split of the right sum would do and words would lose their places.
+        # From the token alone: with context, any split of the right sum would do and words would
+        # lose their places.
         durations = F.softplus(self.duration(token)[:, :, 0].float())
         durations = durations * (index[:, :-1] < lengths[:, None])
         begins = F.pad((durations.cumsum(1) - durations).detach(), (1, 0))
         return _Text(joined, lengths + 1, begins, torch.zeros_like(lengths), durations.sum(1))
 
     def _run(
-        self, layers: nn.ModuleList, hidden: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache | None = None
+        self,
+        layers: nn.ModuleList,
+        hidden: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: DynamicCache | None = None,
     ) -> Tensor:
-        """Apply ``layers`` to ``hidden`` (B, L, width) with positions (B, L) and mask (B, 1, L, keys), True = sees."""
+        """Apply ``layers`` to ``hidden`` (B, L, width) with positions (B, L) and mask (B, 1, L,
+        keys), True = sees."""
         rotary = rotary_embedding(positions, self.spec.width // self.spec.num_heads, hidden.dtype)
         for layer in layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)
+            hidden = layer(
+                hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache
+            )
         return hidden
 
     def _check_positions(self, needed: int) -> None:
         if needed > self.spec.max_positions:
-            raise DataError(f"text and speech take {needed} positions, the speech decoder has "
-                            f"{self.spec.max_positions}", code="VT-DATA-034",
-                            remedy="shorten the utterance or raise model.speech_decoder.max_positions")
+            raise DataError(
+                f"text and speech take {needed} positions, the speech decoder has "
+                f"{self.spec.max_positions}",
+                code="VT-DATA-034",
+                remedy="shorten the utterance or raise model.speech_decoder.max_positions",
+            )
 
 
 def rotary_embedding(positions: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (B, L, dim) of rotary positions (B, L), as Llama's layers take them."""
+    """Return cosines and sines (B, L, dim) of rotary positions (B, L), as Llama's layers take
+    them."""
     rates = ROPE_THETA ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
     angles = positions[..., None].float() * rates
     angles = torch.cat([angles, angles], dim=-1)

@@ -1,4 +1,5 @@
-"""Vision towers: one interface, pixels in, tokens out; which one is the recipe's ``model.vision.kind``."""
+"""Vision towers: one interface, pixels in, tokens out; which one is the recipe's
+``model.vision.kind``."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ def build_vision(spec: TowerSpec) -> VisionTower:
 
 
 def load_vision(spec: TowerSpec, source: str) -> VisionTower:
-    """Return the tower with the weights of a directory, file or hub name, in its released tensor names.
+    """Return the tower with the weights of a directory, file or hub name, in its released tensor
+    names.
 
     Raises:
-        CheckpointError: nothing readable is there, or its tensors are not those of the specification.
+        CheckpointError: nothing readable is there, or its tensors are not those of the
+            specification.
     """
     from vita_train.weights.vision_release import read_tower
 

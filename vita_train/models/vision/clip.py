@@ -10,7 +10,8 @@ from vita_train.recipe.towers.clip import ClipSpec
 
 
 class ClipTower(VisionTower):
-    """CLIP (Radford et al. 2021): the output of block ``feature_layer``, class token dropped, no final norm."""
+    """CLIP (Radford et al. 2021): the output of block ``feature_layer``, class token dropped, no
+    final norm."""
 
     spec: ClipSpec
 
@@ -31,8 +32,12 @@ class ClipTower(VisionTower):
         config._attn_implementation = "sdpa"
         self.model = CLIPVisionModel(config)
         self.model.post_layernorm = nn.Identity()  # of the pooled output, which is not used
-        for block, rate in zip(self.blocks, depth_rates(spec.drop_path, spec.num_blocks), strict=True):
-            drop_outputs((block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate)
+        for block, rate in zip(
+            self.blocks, depth_rates(spec.drop_path, spec.num_blocks), strict=True
+        ):
+            drop_outputs(
+                (block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate
+            )
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -1,7 +1,9 @@
 """EVA-02-CLIP's image encoder, which transformers does not have.
 
-Sources: Fang et al. 2023 (EVA-02: rotary positions in two dimensions beside learned ones, SwiGLU, a norm inside
-attention and perceptron), Sun et al. 2023 (EVA-CLIP), and the tensor names and shapes of the released L/14.
+Sources: Fang et al. 2023 (EVA-02: rotary positions in two dimensions beside learned ones, SwiGLU, a
+norm inside
+attention and perceptron), Sun et al. 2023 (EVA-CLIP), and the tensor names and shapes of the
+released L/14.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class EvaVisionModel(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + spec.num_tokens, width))
         self.patch_embed = EvaPatches(spec)
-        self.blocks = nn.ModuleList(EvaBlock(spec, rate) for rate in depth_rates(spec.drop_path, spec.num_blocks))
+        self.blocks = nn.ModuleList(
+            EvaBlock(spec, rate) for rate in depth_rates(spec.drop_path, spec.num_blocks)
+        )
         angles = rotary_angles(spec.grid_size, spec.rope_grid, width // spec.num_heads)
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
@@ -58,9 +62,12 @@ class EvaVisionModel(nn.Module):
         nn.init.normal_(self.pos_embed, std=0.02)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the hidden states (N, 1 + tokens, width) of normalised tiles (N, 3, S, S), class token first."""
+        """Return the hidden states (N, 1 + tokens, width) of normalised tiles (N, 3, S, S), class
+        token first."""
         patches = self.patch_embed(pixels)
-        hidden = torch.cat((self.cls_token.expand(len(patches), -1, -1), patches), 1) + self.pos_embed
+        hidden = (
+            torch.cat((self.cls_token.expand(len(patches), -1, -1), patches), 1) + self.pos_embed
+        )
         for block in self.blocks:
             hidden = block(hidden, self.rope_cos, self.rope_sin)
         return hidden
@@ -96,7 +103,8 @@ class EvaBlock(nn.Module):
 
 
 class EvaAttention(nn.Module):
-    """Attention with rotary positions of the patches, and a norm before the last projection; keys have no bias."""
+    """Attention with rotary positions of the patches, and a norm before the last projection; keys
+    have no bias."""
 
     def __init__(self, spec: EvaClipSpec) -> None:
         super().__init__()
@@ -109,10 +117,15 @@ class EvaAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return what attention adds to hidden states (N, L, D); ``cos`` and ``sin`` are (L - 1, head width)."""
-        query, key, value = (part(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-                             for part in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = F.scaled_dot_product_attention(_turned(query, cos, sin), _turned(key, cos, sin), value)
+        """Return what attention adds to hidden states (N, L, D); ``cos`` and ``sin`` are (L - 1,
+        head width)."""
+        query, key, value = (
+            part(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(
+            _turned(query, cos, sin), _turned(key, cos, sin), value
+        )
         return self.proj(self.inner_attn_ln(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -132,9 +145,11 @@ class EvaMlp(nn.Module):
 
 
 def rotary_angles(grid: int, trained_grid: int, head_width: int) -> Tensor:
-    """Return the angle of every channel at every patch: (grid * grid, head_width), patches row by row.
+    """Return the angle of every channel at every patch: (grid * grid, head_width), patches row by
+    row.
 
-    The first half of a head's channels turns with the row, the second with the column; neighbours turn together. A
+    The first half of a head's channels turns with the row, the second with the column; neighbours
+    turn together. A
     grid of another size than the trained one is laid over it, so that its positions are fractions.
     """
     half = head_width // 2
@@ -147,7 +162,8 @@ def rotary_angles(grid: int, trained_grid: int, head_width: int) -> Tensor:
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring channels of heads (N, H, L, C) by their patch's angles; the class token stays."""
+    """Turn neighbouring channels of heads (N, H, L, C) by their patch's angles; the class token
+    stays."""
     patches = heads[:, :, 1:]
     across = torch.stack((-patches[..., 1::2], patches[..., ::2]), -1).flatten(-2)
     turned = (patches * cos + across * sin).to(heads.dtype)

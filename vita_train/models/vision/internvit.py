@@ -12,7 +12,8 @@ from vita_train.recipe.towers.internvit import InternVitSpec
 class InternVitTower(VisionTower):
     """InternViT-300M (Chen et al. 2023), the tower of VITA-1.5.
 
-    The last layer's features, class token dropped, times ``feature_scale`` (0.5 in VITA-1.5: part of the function
+    The last layer's features, class token dropped, times ``feature_scale`` (0.5 in VITA-1.5: part
+    of the function
     its weights were trained with), folded ``shuffle`` x ``shuffle`` patches to a token.
     """
 
@@ -37,11 +38,15 @@ class InternVitTower(VisionTower):
         config._attn_implementation = "sdpa"
         self.model = InternVLVisionModel(config)
         embeddings = self.model.embeddings
-        # transformers starts both at zero, which leaves all patches alike at the first steps of a bootstrap model.
+        # transformers starts both at zero, which leaves all patches alike at the first steps of a
+        # bootstrap model.
         nn.init.normal_(embeddings.position_embeddings, std=0.02)
         nn.init.normal_(embeddings.cls_token, std=0.02)
-        # The residual branches end in these two modules; neither has parameters, so no tensor name changes.
-        for layer, rate in zip(self.blocks, depth_rates(spec.drop_path, spec.num_layers), strict=True):
+        # The residual branches end in these two modules; neither has parameters, so no tensor name
+        # changes.
+        for layer, rate in zip(
+            self.blocks, depth_rates(spec.drop_path, spec.num_layers), strict=True
+        ):
             layer.get_submodule("attention").projection_dropout = StochasticDepth(rate)
             layer.dropout = StochasticDepth(rate)
 
@@ -51,7 +56,8 @@ class InternVitTower(VisionTower):
         return self.model.encoder.layer
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the shuffled features of normalised tiles (N, 3, S, S): (N, num_tokens, feature_size)."""
+        """Return the shuffled features of normalised tiles (N, 3, S, S): (N, num_tokens,
+        feature_size)."""
         features = self.model(pixel_values=pixels).last_hidden_state[:, 1:]
         side = self.spec.image_size // self.spec.patch_size
         grid = features.unflatten(1, (side, side)) * self.spec.feature_scale
@@ -65,8 +71,11 @@ def pixel_shuffle(grid: Tensor, side: int) -> Tensor:
         grid: (N, H, W, C).
 
     Returns:
-        (N, H / side, W / side, side * side * C), channels ordered (dy, dx, c): InternVL's second ordering.
+        (N, H / side, W / side, side * side * C), channels ordered (dy, dx, c): InternVL's second
+        ordering.
     """
     count, height, width, channels = grid.shape
     split = grid.reshape(count, height // side, side, width // side, side, channels)
-    return split.permute(0, 1, 3, 2, 4, 5).reshape(count, height // side, width // side, side * side * channels)
+    return split.permute(0, 1, 3, 2, 4, 5).reshape(
+        count, height // side, width // side, side * side * channels
+    )

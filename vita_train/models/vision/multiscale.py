@@ -1,4 +1,5 @@
-"""S2: one tile at several sizes through one tower, the features joined (Shi et al. 2024, section 3.1)."""
+"""S2: one tile at several sizes through one tower, the features joined (Shi et al. 2024, section
+3.1)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def squares(tiles: Tensor, scales: Sequence[int]) -> Tensor:
         scales: sides in pixels, multiples of the first.
 
     Returns:
-        (squares, 3, scales[0], scales[0]): scale by scale, in each row by row over the tile, in each place all tiles.
+        (squares, 3, scales[0], scales[0]): scale by scale, in each row by row over the tile, in
+        each place all tiles.
     """
     side = scales[0]
     cut = []
@@ -31,7 +33,8 @@ def squares(tiles: Tensor, scales: Sequence[int]) -> Tensor:
 
 
 def joined_scales(features: Tensor, scales: Sequence[int]) -> Tensor:
-    """Put the features of ``squares`` back in place, average each scale to the first one's grid, join the channels.
+    """Put the features of ``squares`` back in place, average each scale to the first one's grid,
+    join the channels.
 
     Args:
         features: (squares, tokens, C), tokens a square row by row.
@@ -44,7 +47,9 @@ def joined_scales(features: Tensor, scales: Sequence[int]) -> Tensor:
     counts = [scale // scales[0] for scale in scales]
     tiles = len(features) // sum(count**2 for count in counts)
     joined = []
-    for part, count in zip(features.split([tiles * count**2 for count in counts]), counts, strict=True):
+    for part, count in zip(
+        features.split([tiles * count**2 for count in counts]), counts, strict=True
+    ):
         placed = part.unflatten(1, (grid, grid)).unflatten(0, (count, count, tiles))
         whole = placed.permute(2, 5, 0, 3, 1, 4).reshape(tiles, -1, count * grid, count * grid)
         joined.append(F.interpolate(whole.float(), size=grid, mode="area").to(features.dtype))

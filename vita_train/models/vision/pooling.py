@@ -12,7 +12,8 @@ from vita_train.errors import DataError
 
 
 def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
-    """Pool the features of each tile bilinearly to a grid of as many tokens as it keeps (VITA-1.5, slow-fast).
+    """Pool the features of each tile bilinearly to a grid of as many tokens as it keeps (VITA-1.5,
+    slow-fast).
 
     Args:
         features: (N, P, D), P a square: the tower's grid, row by row.
@@ -25,8 +26,12 @@ def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
         DataError: there are not as many tiles as numbers of tokens.
     """
     if len(features) != len(tokens):
-        raise DataError(f"{len(tokens)} tiles are to be pooled but there are {len(features)}", code="VT-DATA-035", where="batch",
-                        remedy="prepare the data again with the model settings of this recipe")
+        raise DataError(
+            f"{len(tokens)} tiles are to be pooled but there are {len(features)}",
+            code="VT-DATA-035",
+            where="batch",
+            remedy="prepare the data again with the model settings of this recipe",
+        )
     side = isqrt(features.shape[1])
     owner = torch.arange(len(tokens), device=features.device).repeat_interleave(tokens)
     parts, places = [], []
@@ -41,9 +46,15 @@ def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
 
 
 def bilinear(side: int, small: int, device: torch.device) -> Tensor:
-    """Return the matrix (small², side²) of torch's bilinear interpolation from one square grid to a smaller one.
+    """Return the matrix (small², side²) of torch's bilinear interpolation from one square grid to a
+    smaller one.
 
-    As a product with this matrix pooling has the same gradient every time; torch's own has not, on GPUs.
+    As a product with this matrix pooling has the same gradient every time; torch's own has not, on
+    GPUs.
     """
     points = torch.eye(side**2, device=device).view(side**2, 1, side, side)
-    return F.interpolate(points, size=(small, small), mode="bilinear", align_corners=False).flatten(1).T
+    return (
+        F.interpolate(points, size=(small, small), mode="bilinear", align_corners=False)
+        .flatten(1)
+        .T
+    )

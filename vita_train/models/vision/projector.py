@@ -13,11 +13,12 @@ def build_projector(spec: ModelSpec) -> nn.Module:
     """Return the projector of ``spec.projector.kind``.
 
     Each takes (N, num_tokens, feature_size), tokens a square row by row, and gives
-    (N, spec.tokens_per_tile, llm.hidden_size). Kinds and structures are those that VITA-1.5's code has
-    (`vita_train.recipe.projectors`).
+    (N, spec.tokens_per_tile, llm.hidden_size). Kinds and structures are those that VITA-1.5's code
+    has (`vita_train.recipe.projectors`).
     """
-    projector: nn.Module = named(spec.projector.declared.implementation)(spec.vision.feature_size, spec.llm.hidden_size,
-                                                                         spec.projector.kind)
+    projector: nn.Module = named(spec.projector.declared.implementation)(
+        spec.vision.feature_size, spec.llm.hidden_size, spec.projector.kind
+    )
     return projector
 
 
@@ -52,7 +53,8 @@ def build_ldp(features: int, width: int, kind: str) -> nn.Module:
 
 
 def perceptron(features: int, width: int, depth: int) -> nn.Sequential:
-    """Return ``depth`` linear layers with GELU between: parameters ``0.*``, ``2.*``, ... (Liu et al. 2023)."""
+    """Return ``depth`` linear layers with GELU between: parameters ``0.*``, ``2.*``, ... (Liu et
+    al. 2023)."""
     layers: list[nn.Module] = [nn.Linear(features, width)]
     for _ in range(depth - 1):
         layers += [nn.GELU(), nn.Linear(width, width)]
@@ -60,7 +62,8 @@ def perceptron(features: int, width: int, depth: int) -> nn.Sequential:
 
 
 class Merge(nn.Module):
-    """Four tokens in a row to one by a linear layer: minigpt (Chen et al. 2023, MiniGPT-v2) and vanilla.
+    """Four tokens in a row to one by a linear layer: minigpt (Chen et al. 2023, MiniGPT-v2) and
+    vanilla.
 
     The channels of the four stand one token after the other, or interleaved: (c, token).
     """
@@ -77,9 +80,11 @@ class Merge(nn.Module):
 
 
 class Spp(nn.Module):
-    """Linear layers around averages of 2 x 2 tokens, without activations; an odd last row and column are left out.
+    """Linear layers around averages of 2 x 2 tokens, without activations; an odd last row and
+    column are left out.
 
-    v1: linear_1, average, linear_2. v2: linear_1, linear_2, average. v3: linear_0, average, linear_1, linear_2.
+    v1: linear_1, average, linear_2. v2: linear_1, linear_2, average. v3: linear_0, average,
+        linear_1, linear_2.
     """
 
     def __init__(self, features: int, width: int, version: int) -> None:
@@ -98,7 +103,8 @@ class Spp(nn.Module):
 
 
 class Ldp(nn.Module):
-    """Lightweight downsample projector (Chu et al. 2023, MobileVLM): perceptron, then two depthwise blocks.
+    """Lightweight downsample projector (Chu et al. 2023, MobileVLM): perceptron, then two depthwise
+    blocks.
 
     The second halves the grid.
     """
@@ -106,7 +112,9 @@ class Ldp(nn.Module):
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.mlp = perceptron(features, width, 2)
-        self.blocks = nn.Sequential(InvertedResidual(width, stride=1), InvertedResidual(width, stride=2))
+        self.blocks = nn.Sequential(
+            InvertedResidual(width, stride=1), InvertedResidual(width, stride=2)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, ceil(side / 2) ** 2, width) of features (N, side * side, C)."""
@@ -114,16 +122,19 @@ class Ldp(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV3's block (Howard et al. 2019, section 5) without expansion, with layer norms over channels.
+    """MobileNetV3's block (Howard et al. 2019, section 5) without expansion, with layer norms over
+    channels.
 
-    Depthwise 3 x 3 convolution, norm, hard swish; squeeze and excitation; pointwise convolution, norm. What came in is
-    added where the grid keeps its size.
+    Depthwise 3 x 3 convolution, norm, hard swish; squeeze and excitation; pointwise convolution,
+    norm. What came in is added where the grid keeps its size.
     """
 
     def __init__(self, channels: int, *, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.depthwise = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False)
+        self.depthwise = nn.Conv2d(
+            channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False
+        )
         self.norm1 = ChannelNorm(channels)
         self.excite = SqueezeExcitation(channels)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
@@ -137,7 +148,8 @@ class InvertedResidual(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales channels by what their averages over the grid say (Hu et al. 2018), through a hard sigmoid."""
+    """Scales channels by what their averages over the grid say (Hu et al. 2018), through a hard
+    sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -160,7 +172,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def rounded_to_eight(channels: int) -> int:
-    """Return the multiple of eight that MobileNet takes for a number of channels: near it, never below nine tenths."""
+    """Return the multiple of eight that MobileNet takes for a number of channels: near it, never
+    below nine tenths."""
     near = max(8, (channels + 4) // 8 * 8)
     return near if near >= 0.9 * channels else near + 8
 
@@ -177,5 +190,6 @@ def tokens(maps: Tensor) -> Tensor:
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Return the averages of squares of 2 x 2 tokens: (N, side * side, C) to (N, (side // 2) ** 2, C)."""
+    """Return the averages of squares of 2 x 2 tokens: (N, side * side, C) to (N, (side // 2) ** 2,
+    C)."""
     return tokens(F.avg_pool2d(grid(features), 2))

@@ -11,7 +11,8 @@ from vita_train.recipe.towers.siglip import SiglipSpec
 
 
 class SiglipTower(VisionTower):
-    """SigLIP (Zhai et al. 2023): the output of block ``feature_layer``, no final norm; there is no class token.
+    """SigLIP (Zhai et al. 2023): the output of block ``feature_layer``, no final norm; there is no
+    class token.
 
     With ``scales`` a tile is seen at several sizes (S2, Shi et al. 2024).
     """
@@ -34,9 +35,15 @@ class SiglipTower(VisionTower):
         )
         config._attn_implementation = "sdpa"
         self.model = SiglipVisionModel(config)
-        self.model.post_layernorm = nn.Identity()  # follows the last block, which is not where features are taken
-        for block, rate in zip(self.blocks, depth_rates(spec.drop_path, spec.num_blocks), strict=True):
-            drop_outputs((block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate)
+        self.model.post_layernorm = (
+            nn.Identity()
+        )  # follows the last block, which is not where features are taken
+        for block, rate in zip(
+            self.blocks, depth_rates(spec.drop_path, spec.num_blocks), strict=True
+        ):
+            drop_outputs(
+                (block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate
+            )
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -22,7 +22,8 @@ class StochasticDepth(nn.Module):
 
 
 def drop_samples(branch: Tensor, rate: float) -> Tensor:
-    """Return a branch (N, ...) with each sample zero by chance ``rate``, the others raised to keep the mean."""
+    """Return a branch (N, ...) with each sample zero by chance ``rate``, the others raised to keep
+    the mean."""
     if rate == 0:
         return branch
     shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
@@ -36,7 +37,8 @@ def depth_rates(last: float, blocks: int) -> list[float]:
 
 
 def drop_outputs(ends: Iterable[nn.Module], rate: float) -> None:
-    """Make the outputs of modules that end residual branches subject to stochastic depth; no tensor name changes."""
+    """Make the outputs of modules that end residual branches subject to stochastic depth; no tensor
+    name changes."""
     if rate:
         for end in ends:
             end.register_forward_hook(partial(_dropped, rate))

@@ -13,8 +13,10 @@ from vita_train.recipe.tower import TowerSpec
 class VisionTower(nn.Module):
     """Tiles to features for the projector.
 
-    ``spec`` says what goes in and comes out: ``tile_size``, ``num_tokens`` (a square of ``grid_size``, row by row) and
-    ``feature_size``. A subclass has ``model``, the network that pretrained weights fit, and ``encode``.
+    ``spec`` says what goes in and comes out: ``tile_size``, ``num_tokens`` (a square of
+    ``grid_size``, row by row) and
+    ``feature_size``. A subclass has ``model``, the network that pretrained weights fit, and
+    ``encode``.
     """
 
     model: Any
@@ -36,8 +38,8 @@ class VisionTower(nn.Module):
         """Encode tiles.
 
         Args:
-            tiles: (N, 3, S, S) of side ``spec.tile_size``; uint8 pixels are normalised here, floats are taken as
-                normalised.
+            tiles: (N, 3, S, S) of side ``spec.tile_size``; uint8 pixels are normalised here, floats
+                are taken as normalised.
 
         Returns:
             (N, num_tokens, feature_size).

@@ -1,4 +1,5 @@
-"""The ladder on a terminal, one live line a step; plain lines wherever the output goes to a file."""
+"""The ladder on a terminal, one live line a step; plain lines wherever the output goes to a
+file."""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ from rich.text import Text
 
 from vita_train.pipeline.local.state import RunState, StepState
 
-_MARKS = {"waiting": ("·", "dim"), "running": ("▶", "cyan"), "done": ("✓", "green"), "reused": ("✓", "dim green"),
-          "skipped": ("–", "dim"), "failed": ("✗", "bold red")}
+_MARKS = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "cyan"),
+    "done": ("✓", "green"),
+    "reused": ("✓", "dim green"),
+    "skipped": ("–", "dim"),
+    "failed": ("✗", "bold red"),
+}
 _BAR = 16
 _PLAIN_SECONDS = 30.0
 
@@ -66,9 +73,15 @@ def ladder_table(steps: Iterable[StepState]) -> Table:
     table = Table.grid(padding=(0, 2))
     for step in steps:
         mark, style = _MARKS[step.state]
-        table.add_row(Text(mark, style), Text(step.step, style), Text(step.title, style),
-                      Text(_bar(step), "cyan" if step.state == "running" else "dim"), Text(_loss(step)),
-                      Text(_measure(step)), Text(_time(step), "dim"))
+        table.add_row(
+            Text(mark, style),
+            Text(step.step, style),
+            Text(step.title, style),
+            Text(_bar(step), "cyan" if step.state == "running" else "dim"),
+            Text(_loss(step)),
+            Text(_measure(step)),
+            Text(_time(step), "dim"),
+        )
     return table
 
 
@@ -94,7 +107,11 @@ def _bar(step: StepState) -> str:
 
 
 def _loss(step: StepState) -> str:
-    return f"loss {step.loss:.3f}" if step.loss is not None and step.state in ("running", "done") else ""
+    return (
+        f"loss {step.loss:.3f}"
+        if step.loss is not None and step.state in ("running", "done")
+        else ""
+    )
 
 
 def _measure(step: StepState) -> str:

@@ -1,4 +1,5 @@
-"""What a finished run prints: what it scored, where its report lies, and how to talk to the model."""
+"""What a finished run prints: what it scored, where its report lies, and how to talk to the
+model."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def show_ending(run: Run, console: Console) -> None:
         console.print(score_table(evaluation.metrics, last_gates(run.recipe)))
     console.print()
     if report is not None:
-        console.print(f"report: {_short(report.files['report'].uri)}", soft_wrap=True, highlight=False)
+        console.print(
+            f"report: {_short(report.files['report'].uri)}", soft_wrap=True, highlight=False
+        )
     if exported is not None:
         console.print(f"chat:   {chat_command(exported)}", soft_wrap=True, highlight=False)
     if evaluation is None and report is None and exported is None:
@@ -40,7 +43,9 @@ def score_table(metrics: Mapping[str, float], gates: Mapping[str, Gate]) -> Tabl
     table.columns[1].justify = "right"
     for name, value in sorted(metrics.items()):
         gate = gates.get(name)
-        met = gate is None or ((gate.min is None or value >= gate.min) and (gate.max is None or value <= gate.max))
+        met = gate is None or (
+            (gate.min is None or value >= gate.min) and (gate.max is None or value <= gate.max)
+        )
         table.add_row(name, f"{value:.3f}", _bounds(gate), style=None if met else "red")
     return table
 
@@ -51,7 +56,8 @@ def last_gates(recipe: Recipe) -> dict[str, Gate]:
 
 
 def chat_command(exported: Manifest) -> str:
-    """Return a line that talks to the exported model when pasted into the shell this was printed in."""
+    """Return a line that talks to the exported model when pasted into the shell this was printed
+    in."""
     folder = exported.files["export.json"].uri.removesuffix("/export.json")
     if not is_local(folder):  # chat reads exports from disk, runs from anywhere
         folder = folder.removesuffix("/export/model")
@@ -70,7 +76,10 @@ def program() -> str:
 def _bounds(gate: Gate | None) -> str:
     if gate is None:
         return ""
-    parts = [f">= {gate.min:g}" if gate.min is not None else "", f"<= {gate.max:g}" if gate.max is not None else ""]
+    parts = [
+        f">= {gate.min:g}" if gate.min is not None else "",
+        f"<= {gate.max:g}" if gate.max is not None else "",
+    ]
     return " and ".join(part for part in parts if part)
 
 

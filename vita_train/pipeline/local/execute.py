@@ -1,6 +1,7 @@
-"""The child process that compiles a recipe's pipeline and runs it under kfp.local; its output is the pipeline's log.
+"""The child process that compiles a recipe's pipeline and runs it under kfp.local; its output is
+the pipeline's log.
 
-    python -m vita_train.pipeline.local.execute RECIPE.yaml ARGUMENTS.json STEPS SCRATCH
+python -m vita_train.pipeline.local.execute RECIPE.yaml ARGUMENTS.json STEPS SCRATCH
 """
 
 from __future__ import annotations
@@ -34,18 +35,26 @@ def main() -> int:
 
     from pipelines.compile import compile_recipe
 
-    # kfp.local takes tasks that could run at the same time in the order of a protobuf map, another in every process.
+    # kfp.local takes tasks that could run at the same time in the order of a protobuf map, another
+    # in every process.
     graph_utils.topological_sort_tasks = lambda tasks: task_stack(tasks, steps)
     # kfp.local deletes its workspace when it ends: it must be a directory of its own.
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(scratch / "outputs"),
-               workspace_root=str(scratch / "workspace"))
-    run = components.load_component_from_file(str(compile_recipe(recipe, scratch / "pipeline.yaml", steps)))
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(scratch / "outputs"),
+        workspace_root=str(scratch / "workspace"),
+    )
+    run = components.load_component_from_file(
+        str(compile_recipe(recipe, scratch / "pipeline.yaml", steps))
+    )
     # kfp's tasks leave their program in the place for temporary files.
     with tempfile.TemporaryDirectory(prefix="vita-train-", ignore_cleanup_errors=True) as temporary:
         os.environ["TMPDIR"] = temporary
         try:
             run(**json.loads(arguments.read_text(encoding="utf-8")))
-        except RuntimeError as error:  # what kfp raises when a task has failed; the task's own words stand above
+        except (
+            RuntimeError
+        ) as error:  # what kfp raises when a task has failed; the task's own words stand above
             print(error)
             return 1
     return 0
@@ -54,16 +63,19 @@ def main() -> int:
 def task_stack(tasks: Mapping[str, Any], steps: Sequence[str]) -> list[str]:
     """Return the names of tasks with the one that runs first at the end.
 
-    Each comes after all it waits for, else in the order of the steps. A task's name on the page begins with its step,
-    a group's has the steps in it.
+    Each comes after all it waits for, else in the order of the steps. A task's name on the page
+    begins with its step, a group's has the steps in it.
     """
+
     def position(name: str) -> int:
         words = re.split(r"[\s,:]+", tasks[name].task_info.name)
         return min((steps.index(word) for word in words if word in steps), default=len(steps))
 
     left, order = sorted(tasks, key=lambda name: (position(name), name)), list[str]()
     while left:
-        ready = next(name for name in left if not any(other in left for other in tasks[name].dependent_tasks))
+        ready = next(
+            name for name in left if not any(other in left for other in tasks[name].dependent_tasks)
+        )
         left.remove(ready)
         order.append(ready)
     return order[::-1]

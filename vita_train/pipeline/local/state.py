@@ -1,4 +1,5 @@
-"""What is known of a run while it goes: the state of each step, from the files that the steps write."""
+"""What is known of a run while it goes: the state of each step, from the files that the steps
+write."""
 
 from __future__ import annotations
 
@@ -54,9 +55,14 @@ class RunState:
     """
 
     def __init__(self, run: Run, selection: Selection, log: Path) -> None:
-        self.steps = {step: StepState(step, step_title(run.recipe, step),
-                                      "waiting" if selection.picks(step) else "skipped")
-                      for step in run_steps(run.recipe)}
+        self.steps = {
+            step: StepState(
+                step,
+                step_title(run.recipe, step),
+                "waiting" if selection.picks(step) else "skipped",
+            )
+            for step in run_steps(run.recipe)
+        }
         self._home = run.dir
         self._log = log
         self._read = 0
@@ -88,7 +94,7 @@ class RunState:
     def _new_events(self) -> list[dict[str, Any]]:
         if not self._log.exists():
             return []
-        data = self._log.read_bytes()[self._read:]
+        data = self._log.read_bytes()[self._read :]
         whole = data[: data.rfind(b"\n") + 1]  # the last line may still be being written
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]

@@ -47,5 +47,13 @@ class ClipSpec(ContrastiveSpec):
         return self
 
 
-register_tower(TowerKind(ClipSpec, "vita_train.models.vision.clip:ClipTower", ReleaseNames(
-    unused=r"head\.|post_layernorm\.|embeddings\.position_ids$", model_types=("clip_vision_model",))))
+register_tower(
+    TowerKind(
+        ClipSpec,
+        "vita_train.models.vision.clip:ClipTower",
+        ReleaseNames(
+            unused=r"head\.|post_layernorm\.|embeddings\.position_ids$",
+            model_types=("clip_vision_model",),
+        ),
+    )
+)

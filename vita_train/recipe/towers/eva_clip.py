@@ -32,7 +32,8 @@ class EvaClipSpec(ContrastiveSpec):
     num_heads: Size = 16
     intermediate_size: Size = 2730
     rope_grid: Size = 16
-    """Side of the grid that the rotary positions were trained on; a tile's own grid is laid over it."""
+    """Side of the grid that the rotary positions were trained on; a tile's own grid is laid over
+    it."""
     mean: Means = CLIP_MEAN
     std: Stds = CLIP_STD
 
@@ -45,17 +46,26 @@ class EvaClipSpec(ContrastiveSpec):
     def _grid(self) -> EvaClipSpec:
         check_whole_patches(self)
         if self.hidden_size % (4 * self.num_heads):
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads {self.num_heads}: "
-                             "each head turns pairs of channels by row and by column")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads "
+                f"{self.num_heads}: "
+                "each head turns pairs of channels by row and by column"
+            )
         return self
 
 
-register_tower(TowerKind(EvaClipSpec, "vita_train.models.vision.eva_clip:EvaClipTower", ReleaseNames(
-    markers=("vision_tower.", "visual."),
-    renamed=(
-        (r"^model\.", ""),  # VITA's wrapper
-        (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
-    ),
-    unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",
-    block=r"blocks\.(\d+)\.",
-)))
+register_tower(
+    TowerKind(
+        EvaClipSpec,
+        "vita_train.models.vision.eva_clip:EvaClipTower",
+        ReleaseNames(
+            markers=("vision_tower.", "visual."),
+            renamed=(
+                (r"^model\.", ""),  # VITA's wrapper
+                (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
+            ),
+            unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",
+            block=r"blocks\.(\d+)\.",
+        ),
+    )
+)

@@ -19,14 +19,26 @@ from vita_train.recipe.tower import (
     register_tower,
 )
 
-#: transformers' InternVLVisionModel, as ours has it, to the code of OpenGVLab that InternViT was released with.
+#: transformers' InternVLVisionModel, as ours has it, to the code of OpenGVLab that InternViT was
+#: released with.
 RULES: tuple[Rule, ...] = (
     (r"model\.embeddings\.cls_token", "embeddings.class_embedding", ""),
     (r"model\.embeddings\.position_embeddings", "embeddings.position_embedding", ""),
-    (r"model\.embeddings\.patch_embeddings\.projection\.(\w+)", r"embeddings.patch_embedding.\1", ""),
-    (r"model\.encoder\.layer\.(\d+)\.attention\.(?P<part>[qkv])_proj\.(\w+)",
-     r"encoder.layers.\1.attn.qkv.\3", "qkv"),
-    (r"model\.encoder\.layer\.(\d+)\.attention\.projection_layer\.(\w+)", r"encoder.layers.\1.attn.proj.\2", ""),
+    (
+        r"model\.embeddings\.patch_embeddings\.projection\.(\w+)",
+        r"embeddings.patch_embedding.\1",
+        "",
+    ),
+    (
+        r"model\.encoder\.layer\.(\d+)\.attention\.(?P<part>[qkv])_proj\.(\w+)",
+        r"encoder.layers.\1.attn.qkv.\3",
+        "qkv",
+    ),
+    (
+        r"model\.encoder\.layer\.(\d+)\.attention\.projection_layer\.(\w+)",
+        r"encoder.layers.\1.attn.proj.\2",
+        "",
+    ),
     (r"model\.encoder\.layer\.(\d+)\.layernorm_before\.(\w+)", r"encoder.layers.\1.norm1.\2", ""),
     (r"model\.encoder\.layer\.(\d+)\.layernorm_after\.(\w+)", r"encoder.layers.\1.norm2.\2", ""),
     (r"model\.encoder\.layer\.(\d+)\.mlp\.(fc[12])\.(\w+)", r"encoder.layers.\1.mlp.\2.\3", ""),
@@ -72,10 +84,17 @@ class InternVitSpec(TowerSpec):
     @model_validator(mode="after")
     def _grid(self) -> InternVitSpec:
         if self.image_size % (self.patch_size * self.shuffle):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size x shuffle "
-                             f"({self.patch_size} x {self.shuffle})")
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size x shuffle "
+                f"({self.patch_size} x {self.shuffle})"
+            )
         return self
 
 
-register_tower(TowerKind(InternVitSpec, "vita_train.models.vision.internvit:InternVitTower", ReleaseNames(
-    rules=RULES, model_types=("intern_vit_6b", "internvl_vision"))))
+register_tower(
+    TowerKind(
+        InternVitSpec,
+        "vita_train.models.vision.internvit:InternVitTower",
+        ReleaseNames(rules=RULES, model_types=("intern_vit_6b", "internvl_vision")),
+    )
+)

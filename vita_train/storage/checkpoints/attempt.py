@@ -1,7 +1,10 @@
-"""Attempts: each start of a stage's training gets an id of its own and a number higher than all before it.
+"""Attempts: each start of a stage's training gets an id of its own and a number higher than all
+before it.
 
-The number fences: of two processes that both believe they train a stage, the later one is right, and the earlier one
-finds out before it commits anything. Where files go while they are on their way to the store is decided here too.
+The number fences: of two processes that both believe they train a stage, the later one is right,
+and the earlier one
+finds out before it commits anything. Where files go while they are on their way to the store is
+decided here too.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class Attempt:
 
 
 def begin_attempt(store: Store, stage: str) -> Attempt:
-    """Register a new attempt. One rank does this and tells the others (`Attempt` is three plain values)."""
+    """Register a new attempt. One rank does this and tells the others (`Attempt` is three plain
+    values)."""
     attempt_id = uuid.uuid4().hex
     restarts = max(attempts(store, stage).values(), default=-1) + 1
     while True:
@@ -78,17 +82,22 @@ def check_not_replaced(store: Store, attempt: Attempt) -> None:
     """
     own = _register(attempt.stage, attempt.restarts)
     newest = max(store.list(f"{attempt.stage}/attempts/restart-"), default=own)
-    # A store without conditional writes lets two attempts take one number; the register then names the last of them.
+    # A store without conditional writes lets two attempts take one number; the register then names
+    # the last of them.
     if newest > own or store.read(own) != _entry(attempt.id):
-        raise PeerLostError("a later start of this stage has taken over", code="VT-PEER-005", where=store.uri_of(max(newest, own)),
-                            remedy="let it run; do not start one run twice at the same time")
+        raise PeerLostError(
+            "a later start of this stage has taken over",
+            code="VT-PEER-005",
+            where=store.uri_of(max(newest, own)),
+            remedy="let it run; do not start one run twice at the same time",
+        )
 
 
 def staging_folder(store: Store, attempt: Attempt, rank: int) -> Path:
     """Return an empty local folder for a rank's checkpoint files before they go to the store.
 
-    It lies on the store's own file system where there is one, so that handing over is a rename. What earlier attempts
-    left on this machine is removed.
+    It lies on the store's own file system where there is one, so that handing over is a rename.
+    What earlier attempts left on this machine is removed.
     """
     if isinstance(store, LocalStore):
         parent = store.root / attempt.stage / f"{PRIVATE}staging"

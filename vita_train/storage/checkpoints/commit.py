@@ -1,15 +1,22 @@
 """Resumable checkpoints that are whole or do not count, on stores that cannot rename.
 
     <stage>/attempt-<id>/step-00001000/<files>        each rank's own files
-    <stage>/attempt-<id>/step-00001000/rank-<r>.json  written by a rank when its files are stored: names, sizes, sha256
-    <stage>/attempt-<id>/step-00001000/manifest.json  written by rank 0 when every rank's list is there
-    <stage>/committed/step-00001000.json              written by rank 0, last: where the manifest is and its sha256
+    <stage>/attempt-<id>/step-00001000/rank-<r>.json  written by a rank when its files are stored:
+    names, sizes, sha256
+    <stage>/attempt-<id>/step-00001000/manifest.json  written by rank 0 when every rank's list is
+    there
+    <stage>/committed/step-00001000.json              written by rank 0, last: where the manifest is
+    and its sha256
 
-A checkpoint exists once its marker does. Readers go by markers alone, check what they point to, and fall back to the
-one before when anything is missing or has another size; the bytes themselves are checked when they are restored.
+A checkpoint exists once its marker does. Readers go by markers alone, check what they point to, and
+fall back to the
+one before when anything is missing or has another size; the bytes themselves are checked when they
+are restored.
 
-On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``run_step``. `AsyncCommitter`
-does both in a thread while training goes on. To resume: ``latest_commit`` on rank 0, then ``restore`` on each.
+On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``run_step``.
+`AsyncCommitter`
+does both in a thread while training goes on. To resume: ``latest_commit`` on rank 0, then
+``restore`` on each.
 """
 
 from __future__ import annotations
@@ -30,7 +37,12 @@ from vita_train.recipe.base import Strict
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.checkpoints.attempt import Attempt, check_not_replaced
-from vita_train.storage.checkpoints.marker import Marker, markers_and_others, read_twice, write_marker
+from vita_train.storage.checkpoints.marker import (
+    Marker,
+    markers_and_others,
+    read_twice,
+    write_marker,
+)
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import locked
@@ -106,8 +118,15 @@ class PassedOver:
     why: str
 
 
-def save_rank_files(store: Store, attempt: Attempt, step: int, rank: int, files: Mapping[str, Path], *,
-                    move: bool = False) -> RankFiles:
+def save_rank_files(
+    store: Store,
+    attempt: Attempt,
+    step: int,
+    rank: int,
+    files: Mapping[str, Path],
+    *,
+    move: bool = False,
+) -> RankFiles:
     """Store one rank's files of a step, then the list of them.
 
     Args:
@@ -115,7 +134,8 @@ def save_rank_files(store: Store, attempt: Attempt, step: int, rank: int, files:
         attempt: this start of the stage.
         step: optimizer steps done.
         rank: whose files they are.
-        files: name to local file. Names are unique over all ranks and may have folders; a rank may have none.
+        files: name to local file. Names are unique over all ranks and may have folders; a rank may
+            have none.
         move: hand the files over instead of copying them.
 
     Raises:
@@ -126,7 +146,9 @@ def save_rank_files(store: Store, attempt: Attempt, step: int, rank: int, files:
     stored = {}
     for name, path in sorted(files.items()):
         if name == "manifest.json" or (name.startswith("rank-") and name.endswith(".json")):
-            raise UserError(f"a checkpoint file may not be called {name!r}", code="VT-USE-100", where=str(path))
+            raise UserError(
+                f"a checkpoint file may not be called {name!r}", code="VT-USE-100", where=str(path)
+            )
         ref = store.upload(path, f"{prefix}/{name}", move=move)
         stored[name] = StoredFile(sha256=ref.sha256, bytes=ref.bytes)
     listed = RankFiles(rank=rank, files=stored)
@@ -141,35 +163,67 @@ def absent_ranks(store: Store, attempt: Attempt, step: int, world_size: int) -> 
     return [rank for rank in range(world_size) if f"{prefix}{rank}.json" not in present]
 
 
-def commit_checkpoint(store: Store, attempt: Attempt, step: int, world_size: int, *,
-                meta: Mapping[str, Any] | None = None) -> Commit:
+def commit_checkpoint(
+    store: Store,
+    attempt: Attempt,
+    step: int,
+    world_size: int,
+    *,
+    meta: Mapping[str, Any] | None = None,
+) -> Commit:
     """Make a step's checkpoint count. Rank 0 only, after every rank's `save_rank_files`.
 
     Raises:
-        PeerLostError: a later attempt has taken over the stage; its checkpoints count, not this one's.
+        PeerLostError: a later attempt has taken over the stage; its checkpoints count, not this
+            one's.
         StorageError: a rank's list is missing or two ranks stored the same name.
     """
     prefix = attempt.step_prefix(step)
     ranks = tuple(_read_rank(store, f"{prefix}/rank-{rank}.json") for rank in range(world_size))
     names = [name for part in ranks for name in part.files]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = (
+        sorted({name for name in names if names.count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
     if twice:
-        raise StorageError(f"two ranks stored {', '.join(twice)}", code="VT-STORE-001", where=store.uri_of(prefix),
-                           remedy="report it: each rank's files need names of their own")
-    manifest = StepManifest(attempt=attempt.id, restarts=attempt.restarts, step=step, world_size=world_size,
-                            ranks=ranks, meta=dict(meta or {}))
+        raise StorageError(
+            f"two ranks stored {', '.join(twice)}",
+            code="VT-STORE-001",
+            where=store.uri_of(prefix),
+            remedy="report it: each rank's files need names of their own",
+        )
+    manifest = StepManifest(
+        attempt=attempt.id,
+        restarts=attempt.restarts,
+        step=step,
+        world_size=world_size,
+        ranks=ranks,
+        meta=dict(meta or {}),
+    )
     text = manifest.model_dump_json().encode()
     store.write(f"{prefix}/manifest.json", text)
-    marker = Marker(manifest=f"{prefix}/manifest.json", sha256=hashlib.sha256(text).hexdigest(), attempt=attempt.id,
-                    restarts=attempt.restarts, step=step, digest=str((meta or {}).get("digest", "")))
+    marker = Marker(
+        manifest=f"{prefix}/manifest.json",
+        sha256=hashlib.sha256(text).hexdigest(),
+        attempt=attempt.id,
+        restarts=attempt.restarts,
+        step=step,
+        digest=str((meta or {}).get("digest", "")),
+    )
     check_not_replaced(store, attempt)
     marker_key = write_marker(store, attempt.stage, marker)
     check_not_replaced(store, attempt)  # while the marker was on its way
     return Commit(marker_key, prefix, manifest)
 
 
-def latest_commit(store: Store, stage: str, *, refused: Collection[str] = (),
-                  passed_over: list[PassedOver] | None = None) -> Commit | None:
+def latest_commit(
+    store: Store,
+    stage: str,
+    *,
+    refused: Collection[str] = (),
+    passed_over: list[PassedOver] | None = None,
+) -> Commit | None:
     """Return the newest checkpoint that is whole, or None.
 
     Args:
@@ -179,7 +233,8 @@ def latest_commit(store: Store, stage: str, *, refused: Collection[str] = (),
         passed_over: takes what is there and cannot be used, one entry a marker.
 
     Raises:
-        StorageError, UserError: the store itself failed; a damaged checkpoint is passed over with a warning.
+        StorageError, UserError: the store itself failed; a damaged checkpoint is passed over with a
+            warning.
     """
     readable, unreadable = markers_and_others(store, stage)
     noted = [] if passed_over is None else passed_over
@@ -195,17 +250,21 @@ def latest_commit(store: Store, stage: str, *, refused: Collection[str] = (),
     return None
 
 
-def restore(store: Store, commit: Commit, folder: Path, *, select: Callable[[str], bool] | None = None) -> Path:
+def restore(
+    store: Store, commit: Commit, folder: Path, *, select: Callable[[str], bool] | None = None
+) -> Path:
     """Return a local folder that holds a checkpoint's files, each checked by its sha256.
 
     Args:
         store: where.
         commit: what `latest_commit` returned.
-        folder: where to put files that are not on this machine. Ranks may share it: one fetches, the others find them.
+        folder: where to put files that are not on this machine. Ranks may share it: one fetches,
+            the others find them.
         select: says for a name whether it is wanted; all are by default.
 
     Raises:
-        DamagedError: a file is not what was stored; pass ``commit.marker_key`` to `latest_commit` as refused.
+        DamagedError: a file is not what was stored; pass ``commit.marker_key`` to `latest_commit`
+            as refused.
     """
     wanted = {name: file for name, file in commit.files.items() if select is None or select(name)}
     if isinstance(store, LocalStore):
@@ -214,7 +273,10 @@ def restore(store: Store, commit: Commit, folder: Path, *, select: Callable[[str
         return local
     with locked(folder.with_name(f"{folder.name}.lock")):
         remove_unfinished(folder)
-        _for_each(lambda item: _fetch(store, f"{commit.prefix}/{item[0]}", folder / item[0], item[1]), wanted.items())
+        _for_each(
+            lambda item: _fetch(store, f"{commit.prefix}/{item[0]}", folder / item[0], item[1]),
+            wanted.items(),
+        )
     return folder
 
 
@@ -222,27 +284,37 @@ def _read_rank(store: Store, key: str) -> RankFiles:
     try:
         return RankFiles.model_validate_json(store.read(key))
     except ValidationError as error:
-        raise DamagedError("is not a rank's list of files", where=store.uri_of(key), remedy=_OLDER) from error
+        raise DamagedError(
+            "is not a rank's list of files", where=store.uri_of(key), remedy=_OLDER
+        ) from error
 
 
 def _check(store: Store, key: str, marker: Marker) -> Commit:
     text = store.read(marker.manifest)
     where = store.uri_of(marker.manifest)
     if hashlib.sha256(text).hexdigest() != marker.sha256:
-        raise DamagedError("is not the manifest that was committed (sha256 differs)", where=where, remedy=_OLDER)
+        raise DamagedError(
+            "is not the manifest that was committed (sha256 differs)", where=where, remedy=_OLDER
+        )
     try:
         manifest = StepManifest.model_validate_json(text)
     except ValidationError as error:
-        raise DamagedError("is not a checkpoint manifest of this version", where=where, remedy=_OLDER) from error
+        raise DamagedError(
+            "is not a checkpoint manifest of this version", where=where, remedy=_OLDER
+        ) from error
     commit = Commit(key, marker.manifest.rpartition("/")[0], manifest)
-    _for_each(lambda item: _check_size(store, f"{commit.prefix}/{item[0]}", item[1]), commit.files.items())
+    _for_each(
+        lambda item: _check_size(store, f"{commit.prefix}/{item[0]}", item[1]), commit.files.items()
+    )
     return commit
 
 
 def _check_size(store: Store, key: str, file: StoredFile) -> None:
     size = store.size(key)
     if size != file.bytes:
-        raise DamagedError(f"has {size} bytes, expected {file.bytes}", where=store.uri_of(key), remedy=_OLDER)
+        raise DamagedError(
+            f"has {size} bytes, expected {file.bytes}", where=store.uri_of(key), remedy=_OLDER
+        )
 
 
 def _check_bytes(path: Path, file: StoredFile) -> None:
@@ -251,8 +323,11 @@ def _check_bytes(path: Path, file: StoredFile) -> None:
     with translate_os_errors(path):
         found = sha256_file(path)
     if found != file.sha256:
-        raise DamagedError("does not hold the bytes it was stored with (sha256 differs)", where=str(path),
-                           remedy=_OLDER)
+        raise DamagedError(
+            "does not hold the bytes it was stored with (sha256 differs)",
+            where=str(path),
+            remedy=_OLDER,
+        )
 
 
 def _fetch(store: Store, key: str, path: Path, file: StoredFile) -> None:
@@ -261,6 +336,8 @@ def _fetch(store: Store, key: str, path: Path, file: StoredFile) -> None:
     store.download(key, path, sha256=file.sha256)
 
 
-def _for_each(work: Callable[[tuple[str, StoredFile]], None], items: Iterable[tuple[str, StoredFile]]) -> None:
+def _for_each(
+    work: Callable[[tuple[str, StoredFile]], None], items: Iterable[tuple[str, StoredFile]]
+) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(work, items))

@@ -1,6 +1,7 @@
 """Upload and commit checkpoints in a thread, while training goes on.
 
-The thread uses no collectives: ranks learn of each other through the store. Rank 0 waits there for every rank's list
+The thread uses no collectives: ranks learn of each other through the store. Rank 0 waits there for
+every rank's list
 of files, so that one slow or dead rank can delay a commit but never leave half of one.
 """
 
@@ -15,7 +16,12 @@ from typing import Any
 from vita_train.errors import PeerLostError
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import Attempt
-from vita_train.storage.checkpoints.commit import absent_ranks, commit_checkpoint, latest_commit, save_rank_files
+from vita_train.storage.checkpoints.commit import (
+    absent_ranks,
+    commit_checkpoint,
+    latest_commit,
+    save_rank_files,
+)
 from vita_train.storage.checkpoints.retention import retire
 
 
@@ -32,8 +38,17 @@ class AsyncCommitter:
         poll: seconds between looks at the store.
     """
 
-    def __init__(self, store: Store, attempt: Attempt, rank: int, world_size: int, *, keep_last: int = 2,
-                 peer_timeout: float = 1800.0, poll: float = 0.25) -> None:
+    def __init__(
+        self,
+        store: Store,
+        attempt: Attempt,
+        rank: int,
+        world_size: int,
+        *,
+        keep_last: int = 2,
+        peer_timeout: float = 1800.0,
+        poll: float = 0.25,
+    ) -> None:
         self._store = store
         self._attempt = attempt
         self._rank = rank
@@ -46,10 +61,13 @@ class AsyncCommitter:
         self.committed_at: float | None = None
         """``time.monotonic()`` of the last commit; rank 0 only."""
 
-    def submit(self, step: int, files: Mapping[str, Path], *, meta: Mapping[str, Any] | None = None) -> None:
+    def submit(
+        self, step: int, files: Mapping[str, Path], *, meta: Mapping[str, Any] | None = None
+    ) -> None:
         """Hand over a step's files; returns at once unless the step before is still under way.
 
-        The files belong to the committer from now on (they are moved where possible). Every rank submits every step.
+        The files belong to the committer from now on (they are moved where possible). Every rank
+        submits every step.
 
         Args:
             step: optimizer steps done.
@@ -60,8 +78,12 @@ class AsyncCommitter:
             VitaError: the step before could not be committed.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(step, dict(files), dict(meta or {})),
-                                        name=f"commit-step-{step}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(step, dict(files), dict(meta or {})),
+            name=f"commit-step-{step}",
+            daemon=True,
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -82,7 +104,9 @@ class AsyncCommitter:
             save_rank_files(self._store, self._attempt, step, self._rank, files, move=True)
             if self._rank == 0:
                 self._wait_for_peers(step)
-                made = commit_checkpoint(self._store, self._attempt, step, self._world_size, meta=meta)
+                made = commit_checkpoint(
+                    self._store, self._attempt, step, self._world_size, meta=meta
+                )
                 self.committed_at = time.monotonic()
                 # Older ones go only once this one has been found as a restart would find it.
                 found = latest_commit(self._store, self._attempt.stage)
@@ -95,7 +119,10 @@ class AsyncCommitter:
         deadline = time.monotonic() + self._peer_timeout
         while absent := absent_ranks(self._store, self._attempt, step, self._world_size):
             if time.monotonic() > deadline:
-                raise PeerLostError(f"ranks {absent} have not stored step {step} within {self._peer_timeout:.0f} s", code="VT-PEER-006",
-                                    where=self._store.uri_of(self._attempt.step_prefix(step)),
-                                    remedy="see their logs, then run the same command again")
+                raise PeerLostError(
+                    f"ranks {absent} have not stored step {step} within {self._peer_timeout:.0f} s",
+                    code="VT-PEER-006",
+                    where=self._store.uri_of(self._attempt.step_prefix(step)),
+                    remedy="see their logs, then run the same command again",
+                )
             time.sleep(self._poll)

@@ -1,7 +1,9 @@
 """Markers: the small files that make a checkpoint count.
 
-A marker is never written over: where an earlier attempt has committed the step, a later one's is called
-``step-00001000.restart-000002.json``. So two attempts that do not know of each other cannot undo each other's commits.
+A marker is never written over: where an earlier attempt has committed the step, a later one's is
+called
+``step-00001000.restart-000002.json``. So two attempts that do not know of each other cannot undo
+each other's commits.
 """
 
 from __future__ import annotations
@@ -32,14 +34,16 @@ class Marker(Strict):
     restarts: int
     step: int
     digest: str = ""
-    """Of everything that determines the stage, so that a marker alone tells whose checkpoint it is."""
+    """Of everything that determines the stage, so that a marker alone tells whose checkpoint it
+    is."""
 
 
 def write_marker(store: Store, stage: str, marker: Marker) -> str:
     """Write a marker under a key that nobody has taken, and return the key.
 
     Raises:
-        PeerLostError: a later attempt, or another that took the same number, has committed this step.
+        PeerLostError: a later attempt, or another that took the same number, has committed this
+            step.
     """
     text = marker.model_dump_json().encode()
     name = f"{stage}/committed/step-{marker.step:08d}"
@@ -49,8 +53,12 @@ def write_marker(store: Store, stage: str, marker: Marker) -> str:
     except KeyExistsError:
         other = read_marker(store, key)
         if other is not None and other.restarts >= marker.restarts:
-            raise PeerLostError("another start of this stage has committed this step", code="VT-PEER-007", where=store.uri_of(key),
-                                remedy="let it run; do not start one run twice at the same time") from None
+            raise PeerLostError(
+                "another start of this stage has committed this step",
+                code="VT-PEER-007",
+                where=store.uri_of(key),
+                remedy="let it run; do not start one run twice at the same time",
+            ) from None
         key = f"{name}.restart-{marker.restarts:06d}.json"
         store.write(key, text, if_absent=True)
     return key
@@ -61,12 +69,15 @@ def read_marker(store: Store, key: str) -> Marker | None:
     try:
         return read_twice(lambda: Marker.model_validate_json(store.read(key)))
     except (ValidationError, MissingKeyError) as error:
-        log.warning("checkpoint passed over: %s is no marker (%s)", store.uri_of(key), type(error).__name__)
+        log.warning(
+            "checkpoint passed over: %s is no marker (%s)", store.uri_of(key), type(error).__name__
+        )
         return None
 
 
 def read_twice(read: Callable[[], T]) -> T:
-    """Return what a read gives, tried once more where it is not what was stored: it may be wrong on its way only."""
+    """Return what a read gives, tried once more where it is not what was stored: it may be wrong on
+    its way only."""
     try:
         return read()
     except (ValidationError, MissingKeyError, DamagedError):
@@ -76,8 +87,8 @@ def read_twice(read: Callable[[], T]) -> T:
 def markers(store: Store, stage: str) -> list[tuple[str, Marker]]:
     """Return a stage's markers with their keys, the one to resume from first.
 
-    A later attempt's come before an earlier one's, whatever their steps: what an attempt that was replaced went on
-    to write is not part of the stage's history.
+    A later attempt's come before an earlier one's, whatever their steps: what an attempt that was
+    replaced went on to write is not part of the stage's history.
     """
     return markers_and_others(store, stage)[0]
 
@@ -90,4 +101,6 @@ def markers_and_others(store: Store, stage: str) -> tuple[list[tuple[str, Marker
             unreadable.append(key)
         else:
             found.append((key, marker))
-    return sorted(found, key=lambda item: (item[1].restarts, item[1].step), reverse=True), unreadable
+    return sorted(
+        found, key=lambda item: (item[1].restarts, item[1].step), reverse=True
+    ), unreadable

@@ -1,4 +1,5 @@
-"""Which checkpoints stay: the newest few that count, and whatever the current attempt is still writing."""
+"""Which checkpoints stay: the newest few that count, and whatever the current attempt is still
+writing."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ _STEP = re.compile(r"attempt-([^/]+)/step-(\d+)/")
 def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
     """Delete old checkpoints and what attempts that died left half written.
 
-    Rank 0 of the current attempt calls this after a commit of its own. Each checkpoint's marker goes before its data,
-    so that no marker ever points to files that are being deleted. An attempt that began later is never touched.
+    Rank 0 of the current attempt calls this after a commit of its own. Each checkpoint's marker
+    goes before its data,
+    so that no marker ever points to files that are being deleted. An attempt that began later is
+    never touched.
 
     Args:
         store: where.
@@ -32,7 +35,8 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
         return
     store.delete(key for key, _ in found[keep_last:])
 
-    # The listing comes before the register: an attempt registers before it writes, so whatever is listed here and
+    # The listing comes before the register: an attempt registers before it writes, so whatever is
+    # listed here and
     # not registered as ours or earlier belongs to a later one.
     keys = store.list(f"{attempt.stage}/attempt-")
     known = attempts(store, attempt.stage)

@@ -1,6 +1,7 @@
 """What every engine does with an objective.
 
-An engine receives sums, never means: the loop divides by the supervised positions of the global batch through
+An engine receives sums, never means: the loop divides by the supervised positions of the global
+batch through
 ``scale``, and the engine makes sure that gradients are *added* over ranks and micro-batches.
 """
 
@@ -50,7 +51,8 @@ class Engine(Protocol):
         ...
 
     def evaluate(self, batch: Any) -> LossOutput:
-        """Return the loss of a batch in eval mode, without gradients, then go back to train mode."""
+        """Return the loss of a batch in eval mode, without gradients, then go back to train
+        mode."""
         ...
 
     def step(self, phase: str, factor: float) -> Tensor | float:
@@ -64,24 +66,27 @@ class Engine(Protocol):
         ...
 
     def norms(self) -> dict[str, float]:
-        """Return the gradient norm per module of the last step; empty if the engine does not know them."""
+        """Return the gradient norm per module of the last step; empty if the engine does not know
+        them."""
         ...
 
     def save(self, directory: Path) -> None:
-        """Write the resumable state into an empty directory; every rank calls it and writes its own part."""
+        """Write the resumable state into an empty directory; every rank calls it and writes its own
+        part."""
         ...
 
     def load(self, directory: Path) -> None:
         """Read a state back.
 
         Raises:
-            CheckpointError: the state was written by another engine, or by another number of ranks than this
-                engine can take it from.
+            CheckpointError: the state was written by another engine, or by another number of ranks
+                than this engine can take it from.
         """
         ...
 
     def gather(self) -> State | None:
-        """Return the full weights (module name to state dict, on the CPU) on rank 0, None elsewhere.
+        """Return the full weights (module name to state dict, on the CPU) on rank 0, None
+        elsewhere.
 
         Only modules that train, with their buffers. Every rank must call it.
         """
@@ -101,9 +106,10 @@ def groups_of(objective: Objective, spec: StageSpec, phase: str) -> list[dict[st
 def return_tuples(objective: Objective) -> None:
     """Make the objective's forward return (loss_sum, count, metrics) instead of a LossOutput.
 
-    Sharding engines hang their backward hooks on the tensors they find in a module's output, and they look into
-    tuples and dictionaries only. Without the hooks a parameter read outside its own module (the output matrix, by the
-    chunked loss) would be gone when backward computes a chunk again.
+    Sharding engines hang their backward hooks on the tensors they find in a module's output, and
+    they look into
+    tuples and dictionaries only. Without the hooks a parameter read outside its own module (the
+    output matrix, by the chunked loss) would be gone when backward computes a chunk again.
     """
     inner = objective.forward
 
@@ -123,7 +129,8 @@ def set_rates(groups: list[dict[str, Any]], factor: float) -> None:
 def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give trained parameters that no sample of the global batch reached a gradient of zero.
 
-    The optimizer then treats them alike under every engine: their momentum goes on, as with zero gradients.
+    The optimizer then treats them alike under every engine: their momentum goes on, as with zero
+    gradients.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -132,7 +139,9 @@ def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def detached(output: LossOutput) -> LossOutput:
     """Return the output without its graph."""
-    metrics = {name: (_plain(total), _plain(count)) for name, (total, count) in output.metrics.items()}
+    metrics = {
+        name: (_plain(total), _plain(count)) for name, (total, count) in output.metrics.items()
+    }
     return LossOutput(output.loss_sum.detach(), output.count, metrics)
 
 
@@ -142,7 +151,11 @@ def _plain(value: Any) -> Any:
 
 def owners(objective: Objective, parameters: Iterable[nn.Parameter]) -> list[str]:
     """Return, for each parameter, the name of the child it belongs to."""
-    child_of = {id(parameter): name for name, child in objective.named_children() for parameter in child.parameters()}
+    child_of = {
+        id(parameter): name
+        for name, child in objective.named_children()
+        for parameter in child.parameters()
+    }
     return [child_of[id(parameter)] for parameter in parameters]
 
 
@@ -155,32 +168,43 @@ def norms_by_owner(names: list[str], norms: list[float]) -> dict[str, float]:
 
 
 def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dtype) -> None:
-    """Store frozen and trained parameters in their types; buffers (statistics, tables) keep their own."""
+    """Store frozen and trained parameters in their types; buffers (statistics, tables) keep their
+    own."""
     for name, child in objective.named_children():
         for parameter in child.parameters():
             if parameter.is_floating_point():  # quantised weights are not
-                cast = trained if parameter.requires_grad or name in objective.keep_float32 else frozen
+                cast = (
+                    trained if parameter.requires_grad or name in objective.keep_float32 else frozen
+                )
                 parameter.data = parameter.data.to(cast)
 
 
 def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
     """Return the parameters that a phase updates."""
-    source = objective.parameters() if len(objective.phases) == 1 else objective.train_parameters(phase)
+    source = (
+        objective.parameters() if len(objective.phases) == 1 else objective.train_parameters(phase)
+    )
     return [parameter for parameter in source if parameter.requires_grad]
 
 
 def trained_children(objective: Objective) -> dict[str, nn.Module]:
     """Return the children that are not frozen."""
-    return {name: child for name, child in objective.named_children() if name not in objective.frozen}
+    return {
+        name: child for name, child in objective.named_children() if name not in objective.frozen
+    }
 
 
 def not_finite(objective: Objective) -> list[str]:
     """Return the children that train and hold something not finite, as far as this rank has it.
 
-    Looked at is what a checkpoint keeps: parameters that train, and buffers (codebooks, statistics).
+    Looked at is what a checkpoint keeps: parameters that train, and buffers (codebooks,
+    statistics).
     """
-    return [name for name, child in trained_children(objective).items()
-            if not all(bool(torch.isfinite(_held(tensor)).all()) for tensor in _kept(child))]
+    return [
+        name
+        for name, child in trained_children(objective).items()
+        if not all(bool(torch.isfinite(_held(tensor)).all()) for tensor in _kept(child))
+    ]
 
 
 def _kept(child: nn.Module) -> Iterator[Tensor]:
@@ -201,16 +225,21 @@ def _held(parameter: Tensor) -> Tensor:
 def trained_state(child: nn.Module) -> dict[str, Tensor]:
     """Return what a checkpoint must hold of a child: parameters that train, and buffers.
 
-    Of a module with adapters that is the adapter alone, without the matrices below it and without what quantised
-    layers add to a state dict.
+    Of a module with adapters that is the adapter alone, without the matrices below it and without
+    what quantised layers add to a state dict.
     """
     kept = kept_names(child)
     return {name: tensor for name, tensor in child.state_dict().items() if name in kept}
 
 
 def kept_names(child: nn.Module) -> set[str]:
-    """Return the names of a child's parameters that train, tied ones under each of their names, and of its buffers."""
-    kept = {name for name, parameter in child.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    """Return the names of a child's parameters that train, tied ones under each of their names, and
+    of its buffers."""
+    kept = {
+        name
+        for name, parameter in child.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad
+    }
     return kept | {name for name, _ in child.named_buffers()}
 
 

@@ -1,7 +1,7 @@
 """DeepSpeed, ZeRO 0 to 3, with torch's AdamW as client optimizer and the loop's own schedule.
 
-Nothing is compiled on the way: no fused optimizer, no shared-memory collective, so that a machine without a compiler
-trains too.
+Nothing is compiled on the way: no fused optimizer, no shared-memory collective, so that a machine
+without a compiler trains too.
 """
 
 from __future__ import annotations
@@ -49,17 +49,21 @@ class DeepSpeedEngine:
         return_tuples(objective)
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")
-        optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps)
+        optimizer = torch.optim.AdamW(
+            groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps
+        )
         trained = sum(parameter.numel() for parameter in self._parameters)
         config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config,
-                                                                   dist_init_required=False)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=objective, optimizer=optimizer, config=config, dist_init_required=False
+        )
         self._grad_accum = context.spec.batch.grad_accum
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._engine.set_gradient_accumulation_boundary(last)
         output = LossOutput(*self._engine(batch, phase))
-        # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a plain sum.
+        # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a
+        # plain sum.
         self._engine.backward(output.loss_sum * (scale * self.world.size * self._grad_accum))
         return detached(output)
 
@@ -72,10 +76,15 @@ class DeepSpeedEngine:
 
     def step(self, phase: str, factor: float) -> Tensor | float:
         set_rates(self._engine.optimizer.param_groups, factor)
-        # ZeRO-0 in float32 clips without telling the norm; gradients are already summed over ranks here.
+        # ZeRO-0 in float32 clips without telling the norm; gradients are already summed over ranks
+        # here.
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        before = float(torch.nn.utils.get_total_norm(gradients)) if self.zero == 0 and gradients else 0.0
-        if not math.isfinite(before):  # all but ZeRO-0 in float32 leave such an update out by themselves
+        before = (
+            float(torch.nn.utils.get_total_norm(gradients)) if self.zero == 0 and gradients else 0.0
+        )
+        if not math.isfinite(
+            before
+        ):  # all but ZeRO-0 in float32 leave such an update out by themselves
             self._engine.zero_grad()
             return before
         self._engine.step()
@@ -90,34 +99,51 @@ class DeepSpeedEngine:
     def save(self, directory: Path) -> None:
         sync_buffers(self.objective)
         # Without this key DeepSpeed will not convert the state for another number of ranks.
-        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"universal_checkpoint_info": {}},
-                                     save_latest=False, exclude_frozen_parameters=True)
+        self._engine.save_checkpoint(
+            str(directory),
+            tag=_TAG,
+            client_state={"universal_checkpoint_info": {}},
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
         if self.world.rank == 0:
-            (directory / "world_size").write_text(f"{self.world.size} {self.zero}\n", encoding="utf-8")
+            (directory / "world_size").write_text(
+                f"{self.world.size} {self.zero}\n", encoding="utf-8"
+            )
 
     def load(self, directory: Path) -> None:
         path = directory / "world_size"
         if not path.exists():
-            raise CheckpointError("the checkpoint was not written by engine deepspeed", code="VT-WEIGHTS-011", where=str(directory),
-                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
-                                  "name")
+            raise CheckpointError(
+                "the checkpoint was not written by engine deepspeed",
+                code="VT-WEIGHTS-011",
+                where=str(directory),
+                remedy="continue with the engine that wrote it, or start the stage under a new run "
+                "name",
+            )
         world, zero = (int(part) for part in path.read_text(encoding="utf-8").split())
         if zero != self.zero:
             raise CheckpointError(
-                f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}", code="VT-WEIGHTS-012", where=str(directory),
-                remedy=f"continue with engine.zero {zero}, or use engine fsdp2 or torch")
+                f"the checkpoint was written under ZeRO-{zero}, this job runs ZeRO-{self.zero}",
+                code="VT-WEIGHTS-012",
+                where=str(directory),
+                remedy=f"continue with engine.zero {zero}, or use engine fsdp2 or torch",
+            )
         if world == self.world.size or zero == 0:
             self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
         else:
             self._load_for_other_ranks(directory)
 
     def _load_for_other_ranks(self, directory: Path) -> None:
-        """Load state that another number of ranks wrote: cut by parameter first, DeepSpeed's universal format."""
+        """Load state that another number of ranks wrote: cut by parameter first, DeepSpeed's
+        universal format."""
         if self.world.local_rank == 0:  # each node has its own copy of the checkpoint
             convert_to_universal(directory / _TAG, directory / _UNIVERSAL)
         torch.distributed.barrier()
         groups = self._engine.optimizer.param_groups
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        settings = [
+            {key: value for key, value in group.items() if key != "params"} for group in groups
+        ]
         config = self._engine._config
         config.load_universal_checkpoint = True
         try:
@@ -128,7 +154,9 @@ class DeepSpeedEngine:
             group.update(own)  # it gave every group the settings of the first
         for state in self._engine.optimizer.optimizer.state.values():
             if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].clone()  # one tensor for all would be counted up once for each
+                state["step"] = state[
+                    "step"
+                ].clone()  # one tensor for all would be counted up once for each
 
     def gather(self) -> State | None:
         import deepspeed
@@ -138,39 +166,70 @@ class DeepSpeedEngine:
             trained = [parameter for parameter in child.parameters() if parameter.requires_grad]
             with deepspeed.zero.GatheredParameters(trained, enabled=self.zero == 3):
                 if self.world.rank == 0:
-                    state[name] = {key: value.detach().cpu().clone() for key, value in trained_state(child).items()}
+                    state[name] = {
+                        key: value.detach().cpu().clone()
+                        for key, value in trained_state(child).items()
+                    }
         return None if self.world.rank else state
 
     def close(self) -> None:
-        # Without it, tearing down the process group right after ZeRO training can abort the process.
+        # Without it, tearing down the process group right after ZeRO training can abort the
+        # process.
         self._engine.destroy()
 
 
 def convert_to_universal(state: Path, out: Path) -> None:
-    """Cut a ZeRO checkpoint's flat shards into one file a parameter and state, which any number of ranks can load.
+    """Cut a ZeRO checkpoint's flat shards into one file a parameter and state, which any number of
+    ranks can load.
 
     Raises:
         CheckpointError: DeepSpeed cannot convert it.
     """
     from deepspeed.checkpoint import ds_to_universal
 
-    settings = Namespace(input_folder=str(state), output_folder=str(out), num_extract_workers=1, num_merge_workers=1,
-                         keep_temp_folder=False, strict=True, inject_missing_state=True)
+    settings = Namespace(
+        input_folder=str(state),
+        output_folder=str(out),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(settings)
-    except (AssertionError, KeyError, ValueError, RuntimeError, NotImplementedError, OSError) as error:
-        raise CheckpointError(f"the checkpoint cannot be converted for another number of ranks: {error}", code="VT-WEIGHTS-013",
-                              where=str(state), remedy="continue with the number of ranks that wrote it") from error
+    except (
+        AssertionError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        OSError,
+    ) as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be converted for another number of ranks: {error}",
+            code="VT-WEIGHTS-013",
+            where=str(state),
+            remedy="continue with the number of ranks that wrote it",
+        ) from error
 
 
 def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
-    """Return DeepSpeed's configuration. It holds neither an optimizer nor a scheduler: both are ours."""
+    """Return DeepSpeed's configuration. It holds neither an optimizer nor a scheduler: both are
+    ours."""
     spec = context.spec
-    zero: dict[str, Any] = {"stage": spec.engine.zero, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket,
-                            "overlap_comm": context.world.device.type == "cuda"}
+    zero: dict[str, Any] = {
+        "stage": spec.engine.zero,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "overlap_comm": context.world.device.type == "cuda",
+    }
     if spec.engine.zero == 3:
-        zero |= {"stage3_prefetch_bucket_size": min(bucket, 50_000_000), "stage3_param_persistence_threshold": 0}
+        zero |= {
+            "stage3_prefetch_bucket_size": min(bucket, 50_000_000),
+            "stage3_param_persistence_threshold": 0,
+        }
     if spec.engine.offload in ("optimizer", "all") and spec.engine.zero:
         zero["offload_optimizer"] = {"device": "cpu"}
     if spec.engine.offload == "all" and spec.engine.zero == 3:
@@ -202,8 +261,12 @@ def import_deepspeed(device: str) -> Any:
         import deepspeed
         import deepspeed.ops
     except ImportError as error:
-        raise RecipeError("DeepSpeed is not installed", code="VT-RECIPE-059", where="engine.kind",
-                          remedy="use torch or fsdp2 (DeepSpeed needs Linux)") from error
+        raise RecipeError(
+            "DeepSpeed is not installed",
+            code="VT-RECIPE-059",
+            where="engine.kind",
+            remedy="use torch or fsdp2 (DeepSpeed needs Linux)",
+        ) from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device == "cuda" else "gloo")
     return deepspeed

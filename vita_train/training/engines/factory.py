@@ -11,12 +11,19 @@ def build_engine(objective: Objective, context: EngineContext) -> Engine:
     """Return the engine a stage asks for, with the objective on its device.
 
     Raises:
-        RecipeError: the engine cannot run this objective, or the optimizer would have nothing to do.
+        RecipeError: the engine cannot run this objective, or the optimizer would have nothing to
+            do.
     """
     kind = context.spec.engine.kind
     if kind != "torch" and len(objective.phases) > 1:
-        raise RecipeError(f"objective {context.spec.objective} alternates between {' and '.join(objective.phases)}, "
-                          f"which {kind} cannot do", code="VT-RECIPE-060", where="engine.kind", remedy="use torch")
+        raise RecipeError(
+            f"objective {context.spec.objective} alternates between "
+            f"{' and '.join(objective.phases)}, "
+            f"which {kind} cannot do",
+            code="VT-RECIPE-060",
+            where="engine.kind",
+            remedy="use torch",
+        )
     objective.to(context.world.device)
     if kind == "torch":
         from vita_train.training.engines.torch import TorchEngine

@@ -1,8 +1,10 @@
-"""FSDP2: parameters, gradients and optimizer state sharded over ranks (``fully_shard``), checkpoints by DCP.
+"""FSDP2: parameters, gradients and optimizer state sharded over ranks (``fully_shard``),
+checkpoints by DCP.
 
-Transformer blocks (the members of every module list) are sharding units; everything else, embeddings and output
-matrix included, belongs to the root and stays gathered from the start of forward to the end of backward, because the
-loss reads the output matrix without calling its module.
+Transformer blocks (the members of every module list) are sharding units; everything else,
+embeddings and output
+matrix included, belongs to the root and stays gathered from the start of forward to the end of
+backward, because the loss reads the output matrix without calling its module.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from vita_train.training.parallel.distributed import sum_over_ranks
 
 
 class Fsdp2Engine:
-    """Float32 shards; with bfloat16 they are gathered in bfloat16 and gradients are reduced in float32."""
+    """Float32 shards; with bfloat16 they are gathered in bfloat16 and gradients are reduced in
+    float32."""
 
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
@@ -56,8 +59,9 @@ class Fsdp2Engine:
         mesh = init_device_mesh(context.world.device.type, (context.world.size,))
         policy = MixedPrecisionPolicy()
         if context.dtype is torch.bfloat16:
-            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32,
-                                          cast_forward_inputs=False)
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
         cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
         return_tuples(objective)
         for block in transformer_blocks(objective):
@@ -66,13 +70,19 @@ class Fsdp2Engine:
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")
         self._owners = owners(objective, self._parameters)
-        self._optimizer = torch.optim.AdamW(groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps,
-                                            foreach=False, fused=context.world.device.type == "cuda")
+        self._optimizer = torch.optim.AdamW(
+            groups,
+            betas=context.spec.optim.betas,
+            eps=context.spec.optim.eps,
+            foreach=False,
+            fused=context.world.device.type == "cuda",
+        )
         self._norms: dict[str, float] = {}
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         output = LossOutput(*self.objective(batch, phase))
-        # Gradients are averaged over ranks when they are reduced; the product of both factors is a sum over ranks.
+        # Gradients are averaged over ranks when they are reduced; the product of both factors is a
+        # sum over ranks.
         (output.loss_sum * (scale * self.world.size)).backward()
         return detached(output)
 
@@ -85,7 +95,9 @@ class Fsdp2Engine:
 
     def step(self, phase: str, factor: float) -> Tensor | float:
         fill_gradients(self._parameters)
-        shards = [_local(parameter.grad) for parameter in self._parameters if parameter.grad is not None]
+        shards = [
+            _local(parameter.grad) for parameter in self._parameters if parameter.grad is not None
+        ]
         squares = torch.stack([shard.float().square().sum() for shard in shards])
         totals = sum_over_ranks(squares.tolist())
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
@@ -107,22 +119,33 @@ class Fsdp2Engine:
 
     def load(self, directory: Path) -> None:
         if not (directory / ".metadata").exists():
-            raise CheckpointError("the checkpoint was not written by engine fsdp2", code="VT-WEIGHTS-014", where=str(directory),
-                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
-                                  "name")
+            raise CheckpointError(
+                "the checkpoint was not written by engine fsdp2",
+                code="VT-WEIGHTS-014",
+                where=str(directory),
+                remedy="continue with the engine that wrote it, or start the stage under a new run "
+                "name",
+            )
         state = self._state()
         dcp.load(state, checkpoint_id=directory)
-        set_state_dict(self.objective, self._optimizer, model_state_dict=state["model"],
-                       optim_state_dict=state["optimizer"],
-                       options=StateDictOptions(ignore_frozen_params=True, strict=False))
+        set_state_dict(
+            self.objective,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(ignore_frozen_params=True, strict=False),
+        )
 
     def _state(self) -> dict[str, Any]:
-        model, optimizer = get_state_dict(self.objective, self._optimizer,
-                                          options=StateDictOptions(ignore_frozen_params=True))
+        model, optimizer = get_state_dict(
+            self.objective, self._optimizer, options=StateDictOptions(ignore_frozen_params=True)
+        )
         return {"model": model, "optimizer": optimizer}
 
     def gather(self) -> State | None:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
+        )
         full = get_model_state_dict(self.objective, options=options)
         return None if self.world.rank else split_by_child(full, self.objective)
 
@@ -131,7 +154,8 @@ class Fsdp2Engine:
 
 
 def transformer_blocks(objective: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of all module lists, outermost lists first and without those inside a member."""
+    """Yield the members of all module lists, outermost lists first and without those inside a
+    member."""
     for child in objective.children():
         if isinstance(child, nn.ModuleList):
             yield from (member for member in child if any(True for _ in member.parameters()))
@@ -140,7 +164,8 @@ def transformer_blocks(objective: nn.Module) -> Iterator[nn.Module]:
 
 
 def split_by_child(full: dict[str, Any], objective: Objective) -> State:
-    """Return flat names ``child.tensor`` as child to tensors; what is frozen is left out, under all of its names."""
+    """Return flat names ``child.tensor`` as child to tensors; what is frozen is left out, under all
+    of its names."""
     kept = {name: kept_names(child) for name, child in trained_children(objective).items()}
     state: State = {name: {} for name in kept}
     for key, value in full.items():

@@ -37,7 +37,8 @@ _FORMAT = "vita-train/torch-state/v1"
 
 
 class TorchEngine:
-    """Float32 master weights; with bfloat16 compute runs under autocast and frozen modules are stored in bfloat16."""
+    """Float32 master weights; with bfloat16 compute runs under autocast and frozen modules are
+    stored in bfloat16."""
 
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
@@ -46,12 +47,17 @@ class TorchEngine:
         self.dtype = context.dtype
         cast_parameters(objective, frozen=self.dtype, trained=torch.float32)
         self._parameters = {phase: phase_parameters(objective, phase) for phase in objective.phases}
-        self._owners = {phase: owners(objective, self._parameters[phase]) for phase in objective.phases}
+        self._owners = {
+            phase: owners(objective, self._parameters[phase]) for phase in objective.phases
+        }
         self._optimizers = {phase: self._optimizer(context, phase) for phase in objective.phases}
         self._model: torch.nn.Module = objective
         if self.world.size > 1:
-            # A module that no sample of a global batch reaches leaves its parameters unused on all ranks.
-            self._model = DistributedDataParallel(objective, find_unused_parameters=True, gradient_as_bucket_view=True)
+            # A module that no sample of a global batch reaches leaves its parameters unused on all
+            # ranks.
+            self._model = DistributedDataParallel(
+                objective, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
         self._norms: dict[str, Tensor] = {}
 
     def _optimizer(self, context: EngineContext, phase: str) -> torch.optim.AdamW:
@@ -106,7 +112,9 @@ class TorchEngine:
                 parameter.requires_grad_(chosen is None or id(parameter) in chosen)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+        return torch.autocast(
+            self.world.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16
+        )
 
     def norms(self) -> dict[str, float]:
         merged: dict[str, float] = {}
@@ -117,16 +125,26 @@ class TorchEngine:
     def save(self, directory: Path) -> None:
         if self.world.rank:
             return
-        children = {name: trained_state(child) for name, child in trained_children(self.objective).items()}
-        optimizers = {phase: optimizer.state_dict() for phase, optimizer in self._optimizers.items()}
-        torch.save({"format": _FORMAT, "children": children, "optimizers": optimizers}, directory / _FILE)
+        children = {
+            name: trained_state(child) for name, child in trained_children(self.objective).items()
+        }
+        optimizers = {
+            phase: optimizer.state_dict() for phase, optimizer in self._optimizers.items()
+        }
+        torch.save(
+            {"format": _FORMAT, "children": children, "optimizers": optimizers}, directory / _FILE
+        )
 
     def load(self, directory: Path) -> None:
         path = directory / _FILE
         if not path.exists():
-            raise CheckpointError("the checkpoint was not written by engine torch", code="VT-WEIGHTS-015", where=str(directory),
-                                  remedy="continue with the engine that wrote it, or start the stage under a new run "
-                                  "name")
+            raise CheckpointError(
+                "the checkpoint was not written by engine torch",
+                code="VT-WEIGHTS-015",
+                where=str(directory),
+                remedy="continue with the engine that wrote it, or start the stage under a new run "
+                "name",
+            )
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         for name, child in trained_children(self.objective).items():
             load_trained_state(child, state["children"][name])
@@ -137,9 +155,10 @@ class TorchEngine:
         if self.world.rank:
             return None
         children = trained_children(self.objective)
-        return {name: {key: value.detach().cpu() for key, value in trained_state(child).items()}
-                for name, child in children.items()}
+        return {
+            name: {key: value.detach().cpu() for key, value in trained_state(child).items()}
+            for name, child in children.items()
+        }
 
     def close(self) -> None:
         self._model = self.objective
-

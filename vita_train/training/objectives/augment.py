@@ -1,6 +1,8 @@
-"""Speech features made a little different at every visit: louder, duller, noisier, with stretches missing.
+"""Speech features made a little different at every visit: louder, duller, noisier, with stretches
+missing.
 
-All of it works on log-mel features, so that stored features serve. Each function draws from the generator it is given.
+All of it works on log-mel features, so that stored features serve. Each function draws from the
+generator it is given.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Augmentation:
 
 
 def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
-    """Return log-mel features (frames, bins) with noise of a random colour, ``decibels`` below the mean energy."""
+    """Return log-mel features (frames, bins) with noise of a random colour, ``decibels`` below the
+    mean energy."""
     frames, bins = features.shape
     level = features.exp().mean().log() - decibels * math.log(10) / 10
     colour = _between(-1, 1, generator) * torch.linspace(-2, 2, bins)
@@ -57,8 +60,10 @@ def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> 
 
 
 def sample_generator(seed: int, name: str) -> torch.Generator:
-    """Return a generator for one visit to one sample: a function of the step's seed and the sample's name."""
-    # torch's generator on the CPU looks at the lowest 32 bits of its seed alone, so both must be mixed into them.
+    """Return a generator for one visit to one sample: a function of the step's seed and the
+    sample's name."""
+    # torch's generator on the CPU looks at the lowest 32 bits of its seed alone, so both must be
+    # mixed into them.
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
 
 

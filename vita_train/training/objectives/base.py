@@ -1,7 +1,9 @@
 """What every objective is: modules, an order of batches, a collate function and a loss that sums.
 
-An objective never divides its loss. It returns the sum over its supervised positions and their number; the loop
-divides by the number in the whole global batch, so that the mathematics do not depend on ranks or accumulation.
+An objective never divides its loss. It returns the sum over its supervised positions and their
+number; the loop
+divides by the number in the whole global batch, so that the mathematics do not depend on ranks or
+accumulation.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ Option = float | int | bool | str
 
 @dataclass(frozen=True)
 class StageContext:
-    """Everything an objective may know of the stage it runs in. The same on every rank but for ``rank``."""
+    """Everything an objective may know of the stage it runs in. The same on every rank but for
+    ``rank``."""
 
     recipe: Recipe
     stage: str
@@ -48,8 +51,10 @@ class StageContext:
 class LossOutput:
     """A loss that has not been divided yet.
 
-    ``metrics`` holds (sum, count) pairs: both are added over micro-batches and ranks before one is divided by the
-    other. Values may be Python numbers or detached tensors; tensors avoid a synchronisation with the device.
+    ``metrics`` holds (sum, count) pairs: both are added over micro-batches and ranks before one is
+    divided by the
+    other. Values may be Python numbers or detached tensors; tensors avoid a synchronisation with
+    the device.
     """
 
     loss_sum: Tensor
@@ -71,8 +76,10 @@ class OnDevice(Protocol):
 class Objective(nn.Module):
     """Base of the objectives.
 
-    Children that are modules of the model carry their name of ``recipe.modules.MODULES``. Any other child is a
-    throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never handed on.
+    Children that are modules of the model carry their name of ``recipe.modules.MODULES``. Any other
+    child is a
+    throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never
+    handed on.
     Buffers that training changes (moving averages) must be updated equally on every rank.
 
     Args:
@@ -81,9 +88,11 @@ class Objective(nn.Module):
     """
 
     keep_float32: ClassVar[tuple[str, ...]] = ()
-    """Modules whose weights stay float32 while frozen, whatever the compute type (a codec's codes depend on it)."""
+    """Modules whose weights stay float32 while frozen, whatever the compute type (a codec's codes
+    depend on it)."""
     phases: ClassVar[tuple[str, ...]] = ("main",)
-    """Optimizer steps within one training step, in order. Each has its own optimizer over ``train_parameters``."""
+    """Optimizer steps within one training step, in order. Each has its own optimizer over
+    ``train_parameters``."""
     options: ClassVar[dict[str, Option]] = {}
     """Names of the stage options this objective knows, with their defaults."""
 
@@ -92,7 +101,9 @@ class Objective(nn.Module):
         self.context = context
         self.frozen: tuple[str, ...] = ()
         """Children that stay in eval mode; set by ``vita_train.training.freeze``."""
-        self.option = resolve_options(type(self), context.spec.options, where=f"stages.{context.stage}.options")
+        self.option = resolve_options(
+            type(self), context.spec.options, where=f"stages.{context.stage}.options"
+        )
         for name in self.modules_used(context.spec, context.corpus):
             self.add_module(name, modules[name])
 
@@ -100,26 +111,35 @@ class Objective(nn.Module):
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
         """Return the modules that a stage builds for this objective, in the order of ``MODULES``.
 
-        Here: those that its declaration says it needs, and of the optional ones those that the stage trains.
+        Here: those that its declaration says it needs, and of the optional ones those that the
+            stage trains.
         """
         declared = OBJECTIVES[spec.objective]
-        wanted = {*declared.modules, *(name for name in declared.optional if name in spec.trainable)}
+        wanted = {
+            *declared.modules,
+            *(name for name in declared.optional if name in spec.trainable),
+        }
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:
-        """Return the order of global batches of a split, or None if no dataset of the stage has the split.
+        """Return the order of global batches of a split, or None if no dataset of the stage has the
+        split.
 
-        A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``. Here: single
-        samples, ``batch.global_batch_size`` of them in a global batch.
+        A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``.
+        Here: single samples, ``batch.global_batch_size`` of them in a global batch.
         """
         from vita_train.data.sampling.build import sample_order
 
-        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split)
+        return sample_order(
+            self.context.corpus, self.context.spec, seed=self.context.seed, split=split
+        )
 
     def before_training(self, order: Any) -> None:
-        """Prepare what must be known from the data before the first step (for example feature statistics).
+        """Prepare what must be known from the data before the first step (for example feature
+        statistics).
 
-        Runs at every start on every rank, before the engine wraps the objective, and must give every rank the same
+        Runs at every start on every rank, before the engine wraps the objective, and must give
+        every rank the same
         result. A checkpoint that training goes on from replaces what it did to modules that train.
         """
 
@@ -127,23 +147,28 @@ class Objective(nn.Module):
         """Return one micro-batch on the CPU, with ``to(device)`` and ``sample_ids``.
 
         Args:
-            samples: this rank's share of a global batch: one entry per row, as the order yields them.
+            samples: this rank's share of a global batch: one entry per row, as the order yields
+                them.
             seed: differs from step to step; randomness must come from it and the sample's id alone.
         """
         raise NotImplementedError
 
     def weight(self, batch: Any) -> float:
-        """Return the number of supervised positions of a micro-batch. Runs on the CPU before ``batch.to``."""
+        """Return the number of supervised positions of a micro-batch. Runs on the CPU before
+        ``batch.to``."""
         raise NotImplementedError
 
     def tokens(self, batch: Any) -> float:
-        """Return what throughput counts: positions without padding. Runs on the CPU before ``batch.to``."""
+        """Return what throughput counts: positions without padding. Runs on the CPU before
+        ``batch.to``."""
         return self.weight(batch)
 
     def flops_per_token(self) -> float | None:
-        """Return about how much the model computes forward and backward per token of ``tokens``, in FLOP.
+        """Return about how much the model computes forward and backward per token of ``tokens``, in
+        FLOP.
 
-        None where no such number can be given. Called before an engine has split the parameters over ranks.
+        None where no such number can be given. Called before an engine has split the parameters
+        over ranks.
         """
         return None
 
@@ -152,11 +177,13 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
-        """Return the parameters that ``phase`` updates; those that are frozen are left out by the loop."""
+        """Return the parameters that ``phase`` updates; those that are frozen are left out by the
+        loop."""
         return self.parameters()
 
     def after_step(self, step: int) -> None:
-        """Do what follows an optimizer step (for example restarting dead codes). Runs on every rank."""
+        """Do what follows an optimizer step (for example restarting dead codes). Runs on every
+        rank."""
 
     def train(self, mode: bool = True) -> Objective:
         """Set the mode of what trains; frozen children stay in eval mode whoever calls this."""
@@ -171,19 +198,26 @@ class Objective(nn.Module):
         return {name: children[name] for name in MODULES if name in children}
 
 
-def resolve_options(objective: type[Objective], given: dict[str, Option], *, where: str) -> dict[str, Option]:
+def resolve_options(
+    objective: type[Objective], given: dict[str, Option], *, where: str
+) -> dict[str, Option]:
     """Return the objective's options with the recipe's values filled in.
 
     Raises:
-        RecipeError: a name the objective does not know (the nearest is named), or a value of another type.
+        RecipeError: a name the objective does not know (the nearest is named), or a value of
+            another type.
     """
     resolved = dict(objective.options)
     for name, value in given.items():
         if name not in resolved:
             near = get_close_matches(name, resolved, n=1)
             known = ", ".join(sorted(resolved)) or "none"
-            raise RecipeError(f"unknown option {name!r}", code="VT-RECIPE-069", where=where,
-                              remedy=f"did you mean {near[0]}?" if near else f"known options: {known}")
+            raise RecipeError(
+                f"unknown option {name!r}",
+                code="VT-RECIPE-069",
+                where=where,
+                remedy=f"did you mean {near[0]}?" if near else f"known options: {known}",
+            )
         resolved[name] = _as_type_of(resolved[name], value, where=f"{where}.{name}")
     return resolved
 
@@ -193,6 +227,10 @@ def _as_type_of(default: Option, value: Option, *, where: str) -> Option:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise RecipeError(f"expected {wanted.__name__}, got {value!r}", code="VT-RECIPE-070", where=where,
-                          remedy=f"give a value like {default!r}")
+        raise RecipeError(
+            f"expected {wanted.__name__}, got {value!r}",
+            code="VT-RECIPE-070",
+            where=where,
+            remedy=f"give a value like {default!r}",
+        )
     return value

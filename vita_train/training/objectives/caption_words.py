@@ -1,7 +1,8 @@
-"""Stage 0.vision: a bootstrap model in place of a pretrained tower, trained to say which words of a caption an image
-deserves.
+"""Stage 0.vision: a bootstrap model in place of a pretrained tower, trained to say which words of a
+caption an image deserves.
 
-Every token of the image votes for every word and the votes are pooled by log-sum-exp, a soft "somewhere in the
+Every token of the image votes for every word and the votes are pooled by log-sum-exp, a soft
+"somewhere in the
 image", so that what is seen stays where it is seen. The head is thrown away after the stage.
 """
 
@@ -44,7 +45,12 @@ class CaptionBatch:
 
     def to(self, device: torch.device) -> CaptionBatch:
         """Return the batch on ``device``."""
-        return replace(self, tiles=self.tiles.to(device), owner=self.owner.to(device), labels=self.labels.to(device))
+        return replace(
+            self,
+            tiles=self.tiles.to(device),
+            owner=self.owner.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 class CaptionWordsObjective(Objective):
@@ -52,7 +58,8 @@ class CaptionWordsObjective(Objective):
 
     options: ClassVar[dict[str, Option]] = {
         "min_count": 20,  # rarer words are not asked for
-        "permute_colours": 0.0,  # share of the images whose colour channels are exchanged and inverted by chance
+        # Share of the images whose colour channels are exchanged and inverted by chance
+        "permute_colours": 0.0,
         "colour_words": "",  # words that are not asked for on those
     }
 
@@ -60,19 +67,30 @@ class CaptionWordsObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
-        counts = caption_counts(captions(context.corpus.index(name, "train").column("turns"))
-                                for name in context.spec.data)
-        self.words = sorted(word for word, count in counts.items() if count >= int(self.option["min_count"]))
+        counts = caption_counts(
+            captions(context.corpus.index(name, "train").column("turns"))
+            for name in context.spec.data
+        )
+        self.words = sorted(
+            word for word, count in counts.items() if count >= int(self.option["min_count"])
+        )
         if not self.words:
-            raise DataError("the captions hold no word often enough to learn it", code="VT-DATA-036",
-                            where=f"stages.{context.stage}.data", remedy="add captions or lower options.min_count")
+            raise DataError(
+                "the captions hold no word often enough to learn it",
+                code="VT-DATA-036",
+                where=f"stages.{context.stage}.data",
+                remedy="add captions or lower options.min_count",
+            )
         self.word_index = {word: index for index, word in enumerate(self.words)}
         colours = str(self.option["colour_words"]).split()
         self.colours = [self.word_index[word] for word in colours if word in self.word_index]
         if float(self.option["permute_colours"]) > 0 and not self.colours:
-            raise DataError("colours are permuted but none of colour_words stands in the captions", code="VT-DATA-037",
-                            where=f"stages.{context.stage}.options.colour_words",
-                            remedy="name the colour words of the captions, with spaces between")
+            raise DataError(
+                "colours are permuted but none of colour_words stands in the captions",
+                code="VT-DATA-037",
+                where=f"stages.{context.stage}.options.colour_words",
+                remedy="name the colour words of the captions, with spaces between",
+            )
         spec = context.recipe.model.vision
         self.head = _head(spec.feature_size, len(self.words), spec.num_tokens, context.seed)
 
@@ -82,7 +100,11 @@ class CaptionWordsObjective(Objective):
         labels = torch.zeros(len(samples), len(self.words))
         for row, sample in enumerate(samples):
             pixels = sample.load_pixels()
-            known = [self.word_index[word] for word in spoken_form(sample.text).split() if word in self.word_index]
+            known = [
+                self.word_index[word]
+                for word in spoken_form(sample.text).split()
+                if word in self.word_index
+            ]
             labels[row, known] = 1
             generator = sample_generator(seed, sample.id)
             share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
@@ -107,17 +129,24 @@ class CaptionWordsObjective(Objective):
         votes = self.head(self.vision(batch.tiles)).float()
         logits = pool_votes(votes, batch.owner, len(batch.labels))
         known = batch.labels >= 0
-        loss = F.binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), reduction="none")
+        loss = F.binary_cross_entropy_with_logits(
+            logits, batch.labels.clamp(min=0), reduction="none"
+        )
         found, wanted = (logits.detach() > 0) & known, batch.labels > 0
         right = (found & wanted).sum()
-        return LossOutput((loss * known).sum(), float(known.sum()),
-                          {"recall": (right, wanted.sum()), "precision": (right, found.sum())})
+        return LossOutput(
+            (loss * known).sum(),
+            float(known.sum()),
+            {"recall": (right, wanted.sum()), "precision": (right, found.sum())},
+        )
 
 
 def recolour(pixels: NDArray[np.uint8], generator: torch.Generator) -> NDArray[np.uint8]:
-    """Return pixels (N, S, S, 3) with their channels in another order and each inverted or not, drawn by chance.
+    """Return pixels (N, S, S, 3) with their channels in another order and each inverted or not,
+    drawn by chance.
 
-    These 48 changes carry every corner of the colour cube to every other, so that a shape is met in all colours.
+    These 48 changes carry every corner of the colour cube to every other, so that a shape is met in
+    all colours.
     """
     order = _PERMUTATIONS[int(torch.randint(len(_PERMUTATIONS), (), generator=generator))]
     inverted = (torch.rand(3, generator=generator) < 0.5).numpy()
@@ -126,7 +155,8 @@ def recolour(pixels: NDArray[np.uint8], generator: torch.Generator) -> NDArray[n
 
 
 def pool_votes(votes: Tensor, owner: Tensor, images: int) -> Tensor:
-    """Pool votes (N, tokens, words) of tiles over all tokens of each image, by log-sum-exp: (images, words)."""
+    """Pool votes (N, tokens, words) of tiles over all tokens of each image, by log-sum-exp:
+    (images, words)."""
     tiles = torch.logsumexp(votes, dim=1)
     if len(tiles) == images:
         return tiles

@@ -15,12 +15,15 @@ from torch import Tensor
 
 
 class CodeCache:
-    """Codes by sample, in files of this machine: workers are processes of their own and share no memory.
+    """Codes by sample, in files of this machine: workers are processes of their own and share no
+    memory.
 
-    The files live as long as the process that made the cache. It must be made before workers are started.
+    The files live as long as the process that made the cache. It must be made before workers are
+    started.
 
     Args:
-        most_bytes: size from which on nothing is added; 256 MB hold the codes of about 450 hours of speech.
+        most_bytes: size from which on nothing is added; 256 MB hold the codes of about 450 hours of
+            speech.
     """
 
     def __init__(self, most_bytes: int = 256 << 20) -> None:

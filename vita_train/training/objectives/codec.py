@@ -40,10 +40,12 @@ class CodecBatch:
 
 
 class CodecObjective(Objective):
-    """Reconstruction, quantiser and consistency losses; where ``discriminators`` train, also their game."""
+    """Reconstruction, quantiser and consistency losses; where ``discriminators`` train, also their
+    game."""
 
     options: ClassVar[dict[str, Option]] = {
-        "adversarial": 1.0,  # weight of the adversarial and feature-matching terms, when discriminators train
+        # Weight of the adversarial and feature-matching terms, when discriminators train
+        "adversarial": 1.0,
         "mel": "1024=45 512=1 256=1",  # transform size and weight of each log-mel resolution
         "quantizer": losses.QUANTIZER_WEIGHT,
         "consistency": losses.CONSISTENCY_WEIGHT,
@@ -54,12 +56,17 @@ class CodecObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
-        self.mel_weights = parse_mel_weights(str(self.option["mel"]), where=f"stages.{context.stage}.options.mel")
+        self.mel_weights = parse_mel_weights(
+            str(self.option["mel"]), where=f"stages.{context.stage}.options.mel"
+        )
         plays = "discriminators" in context.spec.trainable
         if not plays and float(context.spec.options.get("adversarial", 0)) > 0:
-            raise RecipeError("an adversarial loss needs discriminators that train", code="VT-RECIPE-071",
-                              where=f"stages.{context.stage}.options.adversarial",
-                              remedy="add discriminators to the stage's trainable map, or remove the option")
+            raise RecipeError(
+                "an adversarial loss needs discriminators that train",
+                code="VT-RECIPE-071",
+                where=f"stages.{context.stage}.options.adversarial",
+                remedy="add discriminators to the stage's trainable map, or remove the option",
+            )
         self.adversarial = float(self.option["adversarial"]) if plays else 0.0
         if plays:
             self.phases = ("discriminators", "main")  # type: ignore[misc]
@@ -80,7 +87,9 @@ class CodecObjective(Objective):
             first.append(crop(wave, spec.segment, generator))
             second.append(crop(wave, spec.segment, generator))
             ids.append(sample.id)
-        return CodecBatch(torch.from_numpy(np.stack(first)), torch.from_numpy(np.stack(second)), ids)
+        return CodecBatch(
+            torch.from_numpy(np.stack(first)), torch.from_numpy(np.stack(second)), ids
+        )
 
     def weight(self, batch: CodecBatch) -> float:
         """Return the number of crops."""
@@ -88,13 +97,21 @@ class CodecObjective(Objective):
 
     def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
         """Return the discriminators' parameters in their phase, the codec's otherwise."""
-        return self.discriminators.parameters() if phase == "discriminators" else self.codec.parameters()
+        return (
+            self.discriminators.parameters()
+            if phase == "discriminators"
+            else self.codec.parameters()
+        )
 
     def forward(self, batch: CodecBatch, phase: str = "main") -> LossOutput:
         """Return the loss of one phase, a mean over the crops times their number."""
         count = float(len(batch.wave))
         loss, terms = self._judge(batch) if phase == "discriminators" else self._rebuild(batch)
-        return LossOutput(loss * count, count, {name: (term.detach() * count, count) for name, term in terms.items()})
+        return LossOutput(
+            loss * count,
+            count,
+            {name: (term.detach() * count, count) for name, term in terms.items()},
+        )
 
     def _judge(self, batch: CodecBatch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -111,7 +128,8 @@ class CodecObjective(Objective):
         terms = {
             "mel": losses.mel_loss(batch.wave, made, rate, self.mel_weights),
             "quantizer": float(self.option["quantizer"]) * output.quantizer_loss,
-            "consistency": float(self.option["consistency"]) * losses.consistency_loss(output.global_vector, other),
+            "consistency": float(self.option["consistency"])
+            * losses.consistency_loss(output.global_vector, other),
         }
         if self.adversarial > 0:
             of_made = self.discriminators(made)
@@ -133,17 +151,30 @@ def parse_mel_weights(text: str, *, where: str) -> Mapping[int, float]:
         RecipeError: the text is not of that form.
     """
     try:
-        weights = {int(size): float(weight) for size, weight in (pair.split("=") for pair in text.split())}
+        weights = {
+            int(size): float(weight) for size, weight in (pair.split("=") for pair in text.split())
+        }
     except ValueError as error:
-        raise RecipeError(f"{text!r} is not a list of mel resolutions", code="VT-RECIPE-072", where=where,
-                          remedy="write sizes and weights like 1024=45 512=1 256=1") from error
+        raise RecipeError(
+            f"{text!r} is not a list of mel resolutions",
+            code="VT-RECIPE-072",
+            where=where,
+            remedy="write sizes and weights like 1024=45 512=1 256=1",
+        ) from error
     if not weights or any(size < 64 for size in weights):
-        raise RecipeError(f"mel resolutions {text!r} need at least one size, of 64 samples or more", code="VT-RECIPE-073", where=where)
+        raise RecipeError(
+            f"mel resolutions {text!r} need at least one size, of 64 samples or more",
+            code="VT-RECIPE-073",
+            where=where,
+        )
     return weights
 
 
-def crop(wave: NDArray[np.float32], length: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return ``length`` samples of ``wave`` (S,) from a random start; a shorter wave is followed by silence."""
+def crop(
+    wave: NDArray[np.float32], length: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return ``length`` samples of ``wave`` (S,) from a random start; a shorter wave is followed by
+    silence."""
     if len(wave) < length:
         return np.pad(wave, (0, length - len(wave)))
     start = generator.integers(len(wave) - length + 1)

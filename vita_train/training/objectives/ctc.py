@@ -1,9 +1,10 @@
-"""Stage 2.1a: the speech encoder learns to recognise, by CTC (Graves et al. 2006) over characters or words."""
+"""Stage 2.1a: the speech encoder learns to recognise, by CTC (Graves et al. 2006) over characters
+or words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -37,8 +38,13 @@ class CtcBatch:
 
     def to(self, device: torch.device) -> CtcBatch:
         """Return the batch on ``device``."""
-        return replace(self, fbank=self.fbank.to(device), fbank_lengths=self.fbank_lengths.to(device),
-                       targets=self.targets.to(device), target_lengths=self.target_lengths.to(device))
+        return replace(
+            self,
+            fbank=self.fbank.to(device),
+            fbank_lengths=self.fbank_lengths.to(device),
+            targets=self.targets.to(device),
+            target_lengths=self.target_lengths.to(device),
+        )
 
 
 class CtcObjective(Objective):
@@ -46,7 +52,12 @@ class CtcObjective(Objective):
 
     options: ClassVar[dict[str, Option]] = {
         "augment": True,  # change features at every visit
-        "gain": 1.5, "tilt": 1.0, "noise": 0.5, "frequency_masks": 2, "frequency_width": 16, "time_masks": 2,
+        "gain": 1.5,
+        "tilt": 1.0,
+        "noise": 0.5,
+        "frequency_masks": 2,
+        "frequency_width": 16,
+        "time_masks": 2,
         "time_share": 0.05,  # see Augmentation
         "cmvn_samples": 1000,  # utterances the feature statistics are taken from
     }
@@ -57,16 +68,24 @@ class CtcObjective(Objective):
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
         self.vocab = context.corpus.ctc_vocab
-        self.augmentation = Augmentation(**{name: self.option[name] for name in (
-            "gain", "tilt", "noise", "frequency_masks", "frequency_width", "time_masks", "time_share")})  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {
+            field.name: self.option[field.name] for field in fields(Augmentation)
+        }
+        self.augmentation = Augmentation(**chosen)
 
     def order(self, split: str = "train") -> Any:
         """Return the order of batches of utterances of similar length."""
-        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split,
-                            bucket="frames")
+        return sample_order(
+            self.context.corpus,
+            self.context.spec,
+            seed=self.context.seed,
+            split=split,
+            bucket="frames",
+        )
 
     def before_training(self, order: Any) -> None:
-        """Set the feature statistics from the first utterances, unless the encoder came with its own."""
+        """Set the feature statistics from the first utterances, unless the encoder came with its
+        own."""
         cmvn = self.audio_encoder.global_cmvn
         if bool((cmvn.mean != 0).any()) or bool((cmvn.istd != 1).any()):
             return
@@ -74,7 +93,8 @@ class CtcObjective(Objective):
         self.audio_encoder.set_cmvn(mean.to(cmvn.mean.device), istd.to(cmvn.mean.device))
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> CtcBatch:
-        """Pad features and join targets; features are changed by the sample's own generator while training."""
+        """Pad features and join targets; features are changed by the sample's own generator while
+        training."""
         clips, targets = [], []
         for sample in samples:
             features = sample.load_fbank(0)
@@ -100,14 +120,24 @@ class CtcObjective(Objective):
         return float(batch.fbank_lengths.sum())
 
     def forward(self, batch: CtcBatch, phase: str = "main") -> LossOutput:
-        """Return the summed negative log likelihood; in eval mode also the errors of the greedy transcript."""
+        """Return the summed negative log likelihood; in eval mode also the errors of the greedy
+        transcript."""
         frames, lengths = self.audio_encoder(batch.fbank, batch.fbank_lengths)
         log_probs = self.ctc_head(frames).float().log_softmax(-1)
-        # An utterance with more targets than frames has no alignment: it counts, with a loss of zero.
-        losses = F.ctc_loss(log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, blank=BLANK,
-                            reduction="none", zero_infinity=True)
+        # An utterance with more targets than frames has no alignment: it counts, with a loss of
+        # zero.
+        losses = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch.targets,
+            lengths,
+            batch.target_lengths,
+            blank=BLANK,
+            reduction="none",
+            zero_infinity=True,
+        )
         metrics: dict[str, tuple[Any, Any]] = {
-            "unaligned": ((losses.detach() == 0).sum(), float(len(losses)))}
+            "unaligned": ((losses.detach() == 0).sum(), float(len(losses)))
+        }
         if not self.training:
             metrics["errors"] = self._errors(log_probs, lengths, batch.texts)
         return LossOutput(losses.sum(), float(len(batch.targets)), metrics)
@@ -140,7 +170,8 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def feature_statistics(order: Any, count: int) -> tuple[Tensor, Tensor]:
-    """Return mean and inverse standard deviation (bins,) of the features of the order's first samples.
+    """Return mean and inverse standard deviation (bins,) of the features of the order's first
+    samples.
 
     The same on every rank: the order does not depend on ranks.
     """

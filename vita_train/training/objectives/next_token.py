@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from vita_train.data.loading.batch import Batch
     from vita_train.recipe.stage import StageSpec
 
-_MODALITY = {"image": ("vision", "projector"), "audio": ("audio_encoder", "audio_adapter", "audio_prompt")}
+_MODALITY = {
+    "image": ("vision", "projector"),
+    "audio": ("audio_encoder", "audio_adapter", "audio_prompt"),
+}
 
 
 class NextTokenObjective(Objective):
     """Cross-entropy of the supervised positions of packed rows.
 
-    Where the stage trains a state head, each label of a clip counts as one token of a reply does, times the weight of
-    its class. Where a language model with experts trains, its load-balancing loss is added to the mean loss times
-    ``router_aux_loss_coef``. That loss is no sum over positions: it is taken of each micro-batch by itself, as
-    transformers does, and averaged over them by their supervised positions.
+    Where the stage trains a state head, each label of a clip counts as one token of a reply does,
+    times the weight of
+    its class. Where a language model with experts trains, its load-balancing loss is added to the
+    mean loss times
+    ``router_aux_loss_coef``. That loss is no sum over positions: it is taken of each micro-batch by
+    itself, as transformers does, and averaged over them by their supervised positions.
     """
 
     options: ClassVar[dict[str, Option]] = {
@@ -55,9 +60,11 @@ class NextTokenObjective(Objective):
         self.augmentation = Augmentation()
         self.pad_id = pad_id(context.corpus.tokenizer)
         trained = context.spec.trainable
-        self.always = frozenset(kind for kind, names in _MODALITY.items() if any(name in trained for name in names))
-        """Modalities whose modules train here: they take part in every batch, with weight zero where it has none, so
-        that all engines see the same parameters in use at every step."""
+        self.always = frozenset(
+            kind for kind, names in _MODALITY.items() if any(name in trained for name in names)
+        )
+        """Modalities whose modules train here: they take part in every batch, with weight zero
+        where it has none, so that all engines see the same parameters in use at every step."""
 
     @classmethod
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
@@ -75,29 +82,44 @@ class NextTokenObjective(Objective):
                 read |= set(index.settings.adapter.modules)
         for kind, names in _MODALITY.items():
             if idle := [name for name in names if name in spec.trainable and name not in read]:
-                raise RecipeError(f"trains {', '.join(idle)}, but no record of {', '.join(spec.datasets)} has {kind}", code="VT-RECIPE-074",
-                                  remedy="take it out of trainable, or add a dataset that has")
+                raise RecipeError(
+                    f"trains {', '.join(idle)}, but no record of {', '.join(spec.datasets)} has "
+                    f"{kind}",
+                    code="VT-RECIPE-074",
+                    remedy="take it out of trainable, or add a dataset that has",
+                )
         wanted = read | set(super().modules_used(spec, corpus))
         return tuple(name for name in MODULES if name in wanted)
 
     def order(self, split: str = "train") -> Any:
         """Return the order of packed rows."""
-        return packed_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split)
+        return packed_order(
+            self.context.corpus, self.context.spec, seed=self.context.seed, split=split
+        )
 
     def collate(self, samples: Sequence[Any], *, seed: int) -> Batch:
         """Lay the samples of each row one after the other and read their media."""
         batch = collate_rows(samples, pad_id=self.pad_id, seq_len=self.context.spec.batch.seq_len)
         if self.option["augment"] and batch.fbank is not None and batch.fbank_lengths is not None:
-            names = [f"{sample.id}#{clip}" for row in samples for sample in row for clip in range(len(sample.audios))]
+            names = [
+                f"{sample.id}#{clip}"
+                for row in samples
+                for sample in row
+                for clip in range(len(sample.audios))
+            ]
             training = all(sample.split == "train" for row in samples for sample in row)
-            for clip, (name, length) in enumerate(zip(names, batch.fbank_lengths.tolist(), strict=True)):
+            for clip, (name, length) in enumerate(
+                zip(names, batch.fbank_lengths.tolist(), strict=True)
+            ):
                 if training:
-                    batch.fbank[clip, :length] = self.augmentation(batch.fbank[clip, :length],
-                                                                   sample_generator(seed, name))
+                    batch.fbank[clip, :length] = self.augmentation(
+                        batch.fbank[clip, :length], sample_generator(seed, name)
+                    )
         return batch
 
     def weight(self, batch: Batch) -> float:
-        """Return the number of positions with a label; the first of a row is predicted from nothing."""
+        """Return the number of positions with a label; the first of a row is predicted from
+        nothing."""
         return float((batch.labels[:, 1:] != IGNORE_INDEX).sum())
 
     def tokens(self, batch: Batch) -> float:
@@ -105,10 +127,13 @@ class NextTokenObjective(Objective):
         return float((batch.document_ids > 0).sum())
 
     def flops_per_token(self) -> float:
-        """Return the usual estimate: 2 FLOP a parameter forward, 2 for its input's gradient, 2 for its own.
+        """Return the usual estimate: 2 FLOP a parameter forward, 2 for its input's gradient, 2 for
+        its own.
 
-        Towers count as if they saw one position per token; they are small beside the language model. Of experts those
-        count that a position is read by. Attention's quadratic part and recomputed activations do not count.
+        Towers count as if they saw one position per token; they are small beside the language
+        model. Of experts those
+        count that a position is read by. Attention's quadratic part and recomputed activations do
+        not count.
         """
         children = self.model_modules()
         before_llm = any(name != "llm" and name not in self.frozen for name in children)
@@ -117,25 +142,34 @@ class NextTokenObjective(Objective):
             passes_on = name not in self.frozen or (name == "llm" and before_llm)
             for inner, parameter in child.named_parameters():
                 trains = name not in self.frozen and parameter.requires_grad
-                total += elements(parameter) * read_share(child, inner) * (6 if trains else 4 if passes_on else 2)
+                total += (
+                    elements(parameter)
+                    * read_share(child, inner)
+                    * (6 if trains else 4 if passes_on else 2)
+                )
         return total
 
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
         """Return the summed loss and the share of labels that were the most likely token.
 
-        Further metrics are ``state_loss`` and ``state_accuracy`` with a state head, and ``balance_loss`` with experts,
-        which is added to the loss only while they train.
+        Further metrics are ``state_loss`` and ``state_accuracy`` with a state head, and
+        ``balance_loss`` with experts, which is added to the loss only while they train.
         """
-        hidden, routers = self.omni.read(replace(batch, modalities=batch.modalities | self.always),
-                                         routers=has_experts(self.omni.llm))
-        loss_sum, count, correct = chunked_cross_entropy(hidden, self.omni.head_weight, batch.labels,
-                                                         int(self.option["chunk"]))
+        hidden, routers = self.omni.read(
+            replace(batch, modalities=batch.modalities | self.always),
+            routers=has_experts(self.omni.llm),
+        )
+        loss_sum, count, correct = chunked_cross_entropy(
+            hidden, self.omni.head_weight, batch.labels, int(self.option["chunk"])
+        )
         metrics: dict[str, tuple[Any, Any]] = {"accuracy": (correct, float(count))}
         if "state_head" in self.context.spec.trainable:
             state = state_loss(self.state_head, hidden, batch.states)
             loss_sum = loss_sum + float(self.option["state_weight"]) * state.loss_sum
-            metrics |= {"state_loss": (state.loss_sum.detach(), state.weight),
-                        "state_accuracy": (state.correct, float(state.clips))}
+            metrics |= {
+                "state_loss": (state.loss_sum.detach(), state.weight),
+                "state_accuracy": (state.correct, float(state.clips)),
+            }
         if routers:
             balance = balance_loss(self.omni.llm, routers, batch.document_ids > 0)
             real = self.tokens(batch)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class SpeechTokensBatch:
-    """B sentences and how they audio: codes where they are known, waves where the codec still has to make them."""
+    """B sentences and how they audio: codes where they are known, waves where the codec still has
+    to make them."""
 
     text_ids: Tensor
     """(B, n) long, padded with 0."""
@@ -52,7 +53,8 @@ class SpeechTokensBatch:
 
 
 class SpeechTokensObjective(Objective):
-    """Cross-entropy of codes given text. The language model lends its input embedding, the codec makes the codes.
+    """Cross-entropy of codes given text. The language model lends its input embedding, the codec
+    makes the codes.
 
     Each utterance is encoded alone, once; its codes are then kept where loader workers find them.
     """
@@ -60,7 +62,8 @@ class SpeechTokensObjective(Objective):
     keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
     options: ClassVar[dict[str, Option]] = {
         "label_smoothing": 0.0,
-        "code_noise": 0.0,  # share of the codes seen while training that are replaced by random ones
+        # Share of the codes seen while training that are replaced by random ones
+        "code_noise": 0.0,
     }
 
     llm: Any
@@ -72,11 +75,17 @@ class SpeechTokensObjective(Objective):
         self._codes = CodeCache()
 
     def order(self, split: str = "train") -> SampleOrder | None:
-        """Return the order of batches of utterances of similar length; None if no dataset has the split."""
+        """Return the order of batches of utterances of similar length; None if no dataset has the
+        split."""
         from vita_train.data.sampling.build import sample_order
 
-        return sample_order(self.context.corpus, self.context.spec, seed=self.context.seed, split=split,
-                            bucket="frames")
+        return sample_order(
+            self.context.corpus,
+            self.context.spec,
+            seed=self.context.seed,
+            split=split,
+            bucket="frames",
+        )
 
     def before_training(self, order: SampleOrder) -> None:
         """Give the decoder its voice: the global tokens of the first utterance."""
@@ -85,7 +94,8 @@ class SpeechTokensObjective(Objective):
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
 
     def collate(self, samples: Sequence[Sample], *, seed: int) -> SpeechTokensBatch:
-        """Tokenise what is spoken and load the waves that have not been encoded yet. ``seed`` is not used."""
+        """Tokenise what is spoken and load the waves that have not been encoded yet. ``seed`` is
+        not used."""
         spec = self.context.recipe.model.codec
         codes: list[Tensor | None] = []
         waves: list[Tensor | None] = []
@@ -102,8 +112,14 @@ class SpeechTokensObjective(Objective):
             codes.append(known)
         text = [self._text(sample) for sample in samples]
         lengths = torch.tensor([len(ids) for ids in text])
-        return SpeechTokensBatch(pad_sequence(text, batch_first=True), lengths, codes, waves, supervised,
-                                 [sample.id for sample in samples])
+        return SpeechTokensBatch(
+            pad_sequence(text, batch_first=True),
+            lengths,
+            codes,
+            waves,
+            supervised,
+            [sample.id for sample in samples],
+        )
 
     def weight(self, batch: SpeechTokensBatch) -> float:
         """Return the number of codes and ends."""
@@ -111,14 +127,24 @@ class SpeechTokensObjective(Objective):
 
     def forward(self, batch: SpeechTokensBatch, phase: str = "main") -> LossOutput:
         """Return the summed cross-entropy; label smoothing and code noise only while training."""
-        codes = [self._encoded(*row) for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)]
+        codes = [
+            self._encoded(*row)
+            for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)
+        ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
         with torch.no_grad():
             embeds = self.llm.get_input_embeddings()(batch.text_ids)
-        regularisers = {name: float(self.option[name]) if self.training else 0.0
-                        for name in ("label_smoothing", "code_noise")}
-        loss = self.speech_decoder(embeds, batch.text_lengths, pad_sequence(codes, batch_first=True), lengths,
-                                   **regularisers)
+        regularisers = {
+            name: float(self.option[name]) if self.training else 0.0
+            for name in ("label_smoothing", "code_noise")
+        }
+        loss = self.speech_decoder(
+            embeds,
+            batch.text_lengths,
+            pad_sequence(codes, batch_first=True),
+            lengths,
+            **regularisers,
+        )
         metrics = {"accuracy": (loss.correct, loss.count)}
         if self.context.recipe.model.speech_decoder.alignment == "durations":
             metrics["duration_error"] = (loss.duration_error, float(len(codes)))
@@ -127,8 +153,12 @@ class SpeechTokensObjective(Objective):
     def _text(self, sample: Sample) -> Tensor:
         ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
         if not ids:
-            raise DataError("the reply holds nothing that can be spoken", code="VT-DATA-038", where=sample.id,
-                            remedy="remove the record from the data of this stage")
+            raise DataError(
+                "the reply holds nothing that can be spoken",
+                code="VT-DATA-038",
+                where=sample.id,
+                remedy="remove the record from the data of this stage",
+            )
         return torch.tensor(ids)
 
     def _encoded(self, sample_id: str, codes: Tensor | None, wave: Tensor | None) -> Tensor:

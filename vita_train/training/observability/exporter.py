@@ -1,4 +1,5 @@
-"""Serves a rank's readings to Prometheus. Off unless `vita_train.training.observability.metrics.PORT` names a port."""
+"""Serves a rank's readings to Prometheus. Off unless
+`vita_train.training.observability.metrics.PORT` names a port."""
 
 from __future__ import annotations
 
@@ -28,11 +29,20 @@ class SnapshotCollector(Collector):
         info: value of each of ``metrics.INFO_LABELS``.
         ranks: ranks of the stage.
         full_speed: tokens/s of all ranks at an MFU of 1; None where that is not known.
-        committed_at: gives the ``time.monotonic()`` of the last commit; None on ranks that do not commit.
+        committed_at: gives the ``time.monotonic()`` of the last commit; None on ranks that do not
+            commit.
     """
 
-    def __init__(self, snapshot: MetricsSnapshot, labels: Mapping[str, str], info: Mapping[str, str], *, ranks: int,
-                 full_speed: float | None, committed_at: Callable[[], float | None] | None) -> None:
+    def __init__(
+        self,
+        snapshot: MetricsSnapshot,
+        labels: Mapping[str, str],
+        info: Mapping[str, str],
+        *,
+        ranks: int,
+        full_speed: float | None,
+        committed_at: Callable[[], float | None] | None,
+    ) -> None:
         self._snapshot = snapshot
         self._labels = dict(labels)
         self._info = dict(info)
@@ -76,11 +86,16 @@ class SnapshotCollector(Collector):
 
 
 @contextmanager
-def served(collector: Collector, local_rank: int, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Serve a collector over HTTP on every interface during the block, if the environment names a port.
+def served(
+    collector: Collector, local_rank: int, environ: Mapping[str, str] = os.environ
+) -> Iterator[None]:
+    """Serve a collector over HTTP on every interface during the block, if the environment names a
+    port.
 
-    A port that cannot be had costs the metrics and a line in the log, never the training: hours on GPUs are worth more
-    than their curves, which are in the run log anyway, and the alert on missing ranks tells whoever watches.
+    A port that cannot be had costs the metrics and a line in the log, never the training: hours on
+    GPUs are worth more
+    than their curves, which are in the run log anyway, and the alert on missing ranks tells whoever
+    watches.
     """
     asked = environ.get(metrics.PORT, "")
     if not asked:
@@ -94,8 +109,11 @@ def served(collector: Collector, local_rank: int, environ: Mapping[str, str] = o
             raise OSError(f"no port between 1 and {_LAST_PORT}")
         server, thread = start_http_server(port, registry=registry)
     except OSError as error:
-        say(f"warning: this rank trains without metrics, on port {port or asked!r}: {error.strerror or error}; "
-            f"set {metrics.PORT} to another port")
+        say(
+            f"warning: this rank trains without metrics, on port {port or asked!r}: "
+            f"{error.strerror or error}; "
+            f"set {metrics.PORT} to another port"
+        )
         yield
         return
     try:

@@ -1,13 +1,17 @@
-"""What a rank exports to Prometheus, by name; the chart's dashboard and alerts use exactly these names.
+"""What a rank exports to Prometheus, by name; the chart's dashboard and alerts use exactly these
+names.
 
-Imports nothing, so that a launcher without torch may import it. The exporter beside it serves the values.
+Imports nothing, so that a launcher without torch may import it. The exporter beside it serves the
+values.
 """
 
 from __future__ import annotations
 
-#: Environment variable: port of local rank 0, each further rank of the node takes the next one. Unset: no metrics.
+#: Environment variable: port of local rank 0, each further rank of the node takes the next one.
+#: Unset: no metrics.
 PORT = "VITA_TRAIN_METRICS_PORT"
-#: Environment variable: what one device computes at best in the stage's type, TFLOP/s, for MFU on unlisted devices.
+#: Environment variable: what one device computes at best in the stage's type, TFLOP/s, for MFU on
+#: unlisted devices.
 PEAK = "VITA_TRAIN_PEAK_TFLOPS"
 
 #: Labels of every metric.
@@ -35,10 +39,11 @@ HELP: dict[str, str] = {
     STEPS: "Optimizer steps of the whole stage.",
     LOSS: "Mean training loss of the last logged interval, over all ranks.",
     TOKENS_PER_S: "Tokens per second in the last logged interval, of all ranks together.",
-    MFU: "Model FLOP/s of all ranks over what their devices could do, 0 to 1; absent where either is not known.",
+    MFU: "Model FLOP/s of all ranks over what their devices could do, 0 to 1; absent where either "
+    "is not known.",
     DATA_WAIT: "Share of the last logged interval that this rank waited for data, 0 to 1.",
     DATA_WAIT_S: "Seconds that this process has waited for data.",
     MEMORY: "Most memory this rank has held so far: allocated on the GPU, or resident without one.",
     COMMIT_AGE: "Seconds since this process committed a checkpoint, or started if it has not. "
-                "Rank 0 alone, which commits.",
+    "Rank 0 alone, which commits.",
 }

@@ -1,7 +1,8 @@
-"""The files a stage writes while it runs, for people and for the report. Rank 0 only; other ranks hold a silent one.
+"""The files a stage writes while it runs, for people and for the report. Rank 0 only; other ranks
+hold a silent one.
 
-``events.jsonl``, ``samples.jsonl`` and ``progress.json`` lie in the stage's local directory; when the run's store is
-elsewhere they are published there now and then.
+``events.jsonl``, ``samples.jsonl`` and ``progress.json`` lie in the stage's local directory; when
+the run's store is elsewhere they are published there now and then.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class RunLog:
         remote: store and prefix to publish to, when that is not the directory itself.
     """
 
-    def __init__(self, directory: Path | None, steps: int, *, remote: tuple[Store, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path | None, steps: int, *, remote: tuple[Store, str] | None = None
+    ) -> None:
         self._directory = directory
         self._steps = steps
         self._remote = remote
@@ -68,41 +71,65 @@ class RunLog:
             try:
                 import wandb
             except ImportError as error:
-                raise RecipeError("wandb is not installed", code="VT-RECIPE-075", where="tracking.wandb_project",
-                                  remedy="install vita-train[tracking] or remove the setting") from error
-            run = wandb.init(project=tracking.wandb_project, name=name, id=name.replace("/", "-"), resume="allow")
+                raise RecipeError(
+                    "wandb is not installed",
+                    code="VT-RECIPE-075",
+                    where="tracking.wandb_project",
+                    remedy="install vita-train[tracking] or remove the setting",
+                ) from error
+            run = wandb.init(
+                project=tracking.wandb_project, name=name, id=name.replace("/", "-"), resume="allow"
+            )
             self._writers.append(lambda step, values: run.log(dict(values), step=step))
 
     def rewind(self, step: int) -> None:
-        """Drop the lines after ``step``, which a killed attempt wrote beyond its last checkpoint."""
+        """Drop the lines after ``step``, which a killed attempt wrote beyond its last
+        checkpoint."""
         if self._directory is None:
             return
         for name in (EVENTS, SAMPLES):
             path = self._directory / name
             if path.exists():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+                kept = [
+                    line
+                    for line in path.read_text(encoding="utf-8").splitlines()
+                    if _step_of(line) <= step
+                ]
                 _replace(path, "".join(f"{line}\n" for line in kept))
 
     def event(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to the curves."""
         if self._directory is None:
             return
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no others
-        self._append(EVENTS, {"time": round(time.time(), 3), "step": step, "steps": self._steps,
-                              **{name: _short(value) for name, value in finite.items()}})
+        finite = {
+            name: value for name, value in values.items() if math.isfinite(value)
+        }  # JSON has no others
+        self._append(
+            EVENTS,
+            {
+                "time": round(time.time(), 3),
+                "step": step,
+                "steps": self._steps,
+                **{name: _short(value) for name, value in finite.items()},
+            },
+        )
         for write in self._writers:
             write(step, finite)
 
     def samples(self, step: int, ids: Sequence[str], total: int) -> None:
         """Record the global batch of a step; ``total`` is the id sum over all ranks."""
         if self._directory is not None:
-            self._append(SAMPLES, {"step": step, "count": len(ids), "sum": total, "ids": compact(ids)})
+            self._append(
+                SAMPLES, {"step": step, "count": len(ids), "sum": total, "ids": compact(ids)}
+            )
 
     def progress(self, **values: Any) -> None:
         """Merge values into ``progress.json``."""
         self._progress |= values
         if self._directory is not None:
-            _replace(self._directory / PROGRESS, json.dumps(self._progress, ensure_ascii=False) + "\n")
+            _replace(
+                self._directory / PROGRESS, json.dumps(self._progress, ensure_ascii=False) + "\n"
+            )
 
     def publish(self) -> None:
         """Copy the files to the run's store, if that is elsewhere."""
@@ -135,7 +162,8 @@ def _short(value: float) -> float:
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line; one that a killed process left unfinished counts as never written."""
+    """Return the step of a line; one that a killed process left unfinished counts as never
+    written."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

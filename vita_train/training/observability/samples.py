@@ -1,9 +1,11 @@
 """Which samples each global batch held, small enough to keep for every step of a long run.
 
-One line a step: ``{"step": 12, "count": 16, "sum": 1234, "ids": ["asr/train/:3,7-9", ...]}``. ``ids`` are the ids
-grouped by what stands before their last number, with the numbers as ranges; they are what the order says. ``sum`` is
-computed from what the ranks really trained on: the sum of a 32-bit hash of every id, which depends neither on order
-nor on the number of ranks.
+One line a step: ``{"step": 12, "count": 16, "sum": 1234, "ids": ["asr/train/:3,7-9", ...]}``.
+``ids`` are the ids
+grouped by what stands before their last number, with the numbers as ranges; they are what the order
+says. ``sum`` is
+computed from what the ranks really trained on: the sum of a 32-bit hash of every id, which depends
+neither on order nor on the number of ranks.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ def id_sum(ids: Iterable[str]) -> int:
 
 
 def compact(ids: Sequence[str]) -> list[str]:
-    """Return ids grouped by prefix, numbers as sorted ranges: ``["a/1", "a/2", "b"]`` to ``["a/:1-2", "b"]``.
+    """Return ids grouped by prefix, numbers as sorted ranges: ``["a/1", "a/2", "b"]`` to
+    ``["a/:1-2", "b"]``.
 
-    Zeros at the front of numbers and repeated ids are kept: ``007`` differs from ``7``, and a sample taken twice is
-    listed twice.
+    Zeros at the front of numbers and repeated ids are kept: ``007`` differs from ``7``, and a
+    sample taken twice is listed twice.
     """
     groups: dict[tuple[str, int, str], list[int]] = {}
     plain: list[str] = []
@@ -36,7 +39,10 @@ def compact(ids: Sequence[str]) -> list[str]:
         head, digits, rest = match.groups()
         width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
         groups.setdefault((head, width, rest), []).append(int(digits))
-    lines = [f"{head}:{_ranges(sorted(numbers), width)}{rest}" for (head, width, rest), numbers in groups.items()]
+    lines = [
+        f"{head}:{_ranges(sorted(numbers), width)}{rest}"
+        for (head, width, rest), numbers in groups.items()
+    ]
     return sorted(lines) + sorted(plain)
 
 
@@ -47,4 +53,6 @@ def _ranges(numbers: list[int], width: int) -> str:
             parts[-1] = (parts[-1][0], number)
         else:
             parts.append((number, number))
-    return ",".join(f"{a:0{width}d}" if a == b else f"{a:0{width}d}-{b:0{width}d}" for a, b in parts)
+    return ",".join(
+        f"{a:0{width}d}" if a == b else f"{a:0{width}d}-{b:0{width}d}" for a, b in parts
+    )

@@ -1,4 +1,5 @@
-"""Throughput, waiting and memory between two log lines; the newest values of all; how fast a device could be."""
+"""Throughput, waiting and memory between two log lines; the newest values of all; how fast a device
+could be."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _TERA = 1e12
 
 @dataclass
 class MetricsSnapshot:
-    """The newest values of one rank. The loop writes them; the exporter reads them from its own thread."""
+    """The newest values of one rank. The loop writes them; the exporter reads them from its own
+    thread."""
 
     step: int = 0
     steps: int = 0
@@ -60,17 +62,22 @@ class Throughput:
         self._samples += samples
 
     def read(self) -> dict[str, float]:
-        """Return rates since the last reading and start anew: tokens/s, samples/s, share of time without data."""
+        """Return rates since the last reading and start anew: tokens/s, samples/s, share of time
+        without data."""
         now = time.perf_counter()
         seconds = max(now - self._started, 1e-9)
-        rates = {"tokens_per_s": self._tokens / seconds, "samples_per_s": self._samples / seconds,
-                 "data_wait": min(1.0, self._waited / seconds)}
+        rates = {
+            "tokens_per_s": self._tokens / seconds,
+            "samples_per_s": self._samples / seconds,
+            "data_wait": min(1.0, self._waited / seconds),
+        }
         self.__init__()  # type: ignore[misc]
         return rates
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory this rank has held so far, GiB: allocated on the GPU, or resident without one."""
+    """Return the most memory this rank has held so far, GiB: allocated on the GPU, or resident
+    without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024
@@ -78,7 +85,8 @@ def peak_memory(device: torch.device) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return what a device computes at best, FLOP/s: what the environment says, else from the list, else None."""
+    """Return what a device computes at best, FLOP/s: what the environment says, else from the list,
+    else None."""
     try:
         teraflops = float(os.environ.get(PEAK) or 0)
     except ValueError:
@@ -91,5 +99,6 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def full_speed(flops_per_token: float | None, ranks: int, peak: float | None) -> float | None:
-    """Return the tokens/s of all ranks at which model FLOP/s reach the devices' peak; None where it is not known."""
+    """Return the tokens/s of all ranks at which model FLOP/s reach the devices' peak; None where it
+    is not known."""
     return ranks * peak / flops_per_token if flops_per_token and peak else None

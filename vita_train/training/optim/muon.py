@@ -1,13 +1,16 @@
 """Muon for weight matrices beside AdamW for everything else, in one optimizer.
 
-A matrix moves along its momentum with all singular values brought near one by a quintic Newton-Schulz iteration
-(Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024). The update is scaled by
-0.2 * sqrt(max(rows, columns)), the root mean square of an AdamW update (Liu et al., arXiv 2502.16982), so that the
+A matrix moves along its momentum with all singular values brought near one by a quintic
+Newton-Schulz iteration
+(Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024). The update is
+scaled by 0.2 * sqrt(max(rows, columns)), the root mean square of an AdamW update (Liu et al., arXiv
+2502.16982), so that the
 learning rates of a recipe serve both. Small models reach the same loss in a fraction of the tokens.
 
-torch.optim.Muon iterates in bfloat16, which processors without native bfloat16 emulate 10 to 50 times slower; here
-the iteration runs in float32 off the GPU, on all matrices of one shape at a time. Ranks of a data-parallel job hold the
-same gradients, so they divide the matrices among them.
+torch.optim.Muon iterates in bfloat16, which processors without native bfloat16 emulate 10 to 50
+times slower; here
+the iteration runs in float32 off the GPU, on all matrices of one shape at a time. Ranks of a
+data-parallel job hold the same gradients, so they divide the matrices among them.
 """
 
 from __future__ import annotations
@@ -26,9 +29,13 @@ _MOMENTUM = 0.95
 
 def matrix_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights Muon is meant for: those of linear layers, the output heads left out."""
-    return [cast(nn.Parameter, layer.weight) for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and not name.endswith(("head", "out"))
-            and layer.weight.requires_grad]
+    return [
+        cast(nn.Parameter, layer.weight)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and not name.endswith(("head", "out"))
+        and layer.weight.requires_grad
+    ]
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -45,37 +52,46 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def orthogonalize_together(matrices: Tensor) -> Tensor:
-    """Return `orthogonalize` of matrices (N, rows, columns) that are the same on every rank; each does its share."""
+    """Return `orthogonalize` of matrices (N, rows, columns) that are the same on every rank; each
+    does its share."""
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world == 1:
         return orthogonalize(matrices)
     share = -(-len(matrices) // world)
     first = dist.get_rank() * share
     part = matrices.new_zeros(share, *matrices.shape[1:])
-    mine = matrices[first:first + share]
+    mine = matrices[first : first + share]
     if len(mine):
-        part[:len(mine)] = orthogonalize(mine)
+        part[: len(mine)] = orthogonalize(mine)
     parts = [torch.empty_like(part) for _ in range(world)]
     dist.all_gather(parts, part)
-    return torch.cat(parts)[:len(matrices)]
+    return torch.cat(parts)[: len(matrices)]
 
 
 class MuonAdamW(torch.optim.AdamW):
     """AdamW whose groups marked ``muon`` follow Muon instead.
 
     Args:
-        groups: optimizer groups; ``matrices`` among their parameters are split off into groups of their own.
+        groups: optimizer groups; ``matrices`` among their parameters are split off into groups of
+            their own.
         matrices: the parameters (rows, columns) that Muon updates.
         betas, eps: of AdamW.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], matrices: Iterable[nn.Parameter],
-                 betas: tuple[float, float], eps: float) -> None:
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        matrices: Iterable[nn.Parameter],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
         chosen = {id(parameter) for parameter in matrices}
         split: list[dict[str, Any]] = []
         for group in groups:
             for muon in (False, True):
-                part = [parameter for parameter in group["params"] if (id(parameter) in chosen) == muon]
+                part = [
+                    parameter for parameter in group["params"] if (id(parameter) in chosen) == muon
+                ]
                 if part:
                     split.append({**group, "params": part, "muon": muon})
         super().__init__(split, betas=betas, eps=eps, fused=True)
@@ -103,7 +119,9 @@ class MuonAdamW(torch.optim.AdamW):
             momenta: list[Any] = [self._momentum(parameter) for parameter in parameters]
             weights: list[Any] = list(parameters)
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-            updates = orthogonalize_together(torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM)))
+            updates = orthogonalize_together(
+                torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
+            )
             rate = group["lr"] * 0.2 * max(shape) ** 0.5
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -112,7 +130,9 @@ class MuonAdamW(torch.optim.AdamW):
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
-            state["step"] = torch.zeros((), device=parameter.device)  # AdamW's loader expects one everywhere
+            state["step"] = torch.zeros(
+                (), device=parameter.device
+            )  # AdamW's loader expects one everywhere
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"]
         return momentum

@@ -16,9 +16,18 @@ import torch.distributed as dist
 from vita_train.errors import PeerLostError, RecipeError
 
 #: Texts by which gloo and NCCL say that a connection or a peer is gone.
-_LOST = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
-         "socket timeout", "timed out waiting", "nccl communicator was aborted", "remote process exited",
-         "connection was likely closed", "application timeout caused pair closure")
+_LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "timed out waiting",
+    "nccl communicator was aborted",
+    "remote process exited",
+    "connection was likely closed",
+    "application timeout caused pair closure",
+)
 
 
 @dataclass(frozen=True)
@@ -32,18 +41,23 @@ class World:
 
 
 def world_from_environment() -> World:
-    """Return rank, size and device from the variables torchrun sets; a single process without them."""
+    """Return rank, size and device from the variables torchrun sets; a single process without
+    them."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local_rank, device)
+    return World(
+        int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local_rank, device
+    )
 
 
 @contextmanager
 def process_group(world: World, *, timeout: float, always: bool = False) -> Iterator[None]:
-    """Join the process group for the time of the block. CPU tensors travel over gloo, CUDA tensors over NCCL.
+    """Join the process group for the time of the block. CPU tensors travel over gloo, CUDA tensors
+    over NCCL.
 
     Args:
-        timeout: seconds a collective may wait before it raises; the watchdog is meant to act before.
+        timeout: seconds a collective may wait before it raises; the watchdog is meant to act
+            before.
         always: open a group of one rank too (engines that cannot do without).
     """
     if world.size == 1 and not always:
@@ -52,23 +66,31 @@ def process_group(world: World, *, timeout: float, always: bool = False) -> Iter
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.size == 1:
-        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "LOCAL_RANK": "0"}.items():
+        for name, value in {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            "LOCAL_RANK": "0",
+        }.items():
             os.environ.setdefault(name, value)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout))
+    dist.init_process_group(
+        backend, rank=world.rank, world_size=world.size, timeout=timedelta(seconds=timeout)
+    )
     failed = True
     try:
         yield
         failed = False
     finally:
-        # After a failure the peers may be gone: tearing the group down could hang, and the process ends anyway.
+        # After a failure the peers may be gone: tearing the group down could hang, and the process
+        # ends anyway.
         if not failed and dist.is_initialized():
             barrier()
             dist.destroy_process_group()
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """Return the sums of ``values`` over all ranks (float64, over gloo). Same length on every rank."""
+    """Return the sums of ``values`` over all ranks (float64, over gloo). Same length on every
+    rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [float(value) for value in values]
     tensor = torch.tensor(values, dtype=torch.float64)
@@ -83,7 +105,11 @@ def broadcast_json(value: Any) -> Any:
     text = json.dumps(value).encode() if dist.get_rank() == 0 else b""
     length = torch.tensor([len(text)])
     dist.broadcast(length, src=0)
-    data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(int(length), dtype=torch.uint8)
+    data = (
+        torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        if text
+        else torch.empty(int(length), dtype=torch.uint8)
+    )
     dist.broadcast(data, src=0)
     return json.loads(bytes(data.tolist()))
 
@@ -100,7 +126,11 @@ def check_same(value: str, *, what: str, remedy: str) -> None:
     mine[dist.get_rank()] = float(value != broadcast_json(value))
     other = [rank for rank, differs in enumerate(sum_over_ranks(mine)) if differs]
     if other:
-        raise RecipeError(f"{what} of rank {', '.join(map(str, other))} is not that of rank 0", code="VT-RECIPE-077", remedy=remedy)
+        raise RecipeError(
+            f"{what} of rank {', '.join(map(str, other))} is not that of rank 0",
+            code="VT-RECIPE-077",
+            remedy=remedy,
+        )
 
 
 def barrier() -> None:
@@ -110,7 +140,8 @@ def barrier() -> None:
 
 @contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turn the errors by which a lost peer shows itself into PeerLostError; let every other error pass."""
+    """Turn the errors by which a lost peer shows itself into PeerLostError; let every other error
+    pass."""
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError) as error:
@@ -123,6 +154,9 @@ def peer_errors() -> Iterator[None]:
 
 def _lost(error: BaseException) -> PeerLostError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PeerLostError(f"the connection to another rank was lost ({first[:200]})", code="VT-PEER-008",
-                         remedy="look at the logs of the other ranks for the first error, then run the same command "
-                                "again; training goes on from the last checkpoint")
+    return PeerLostError(
+        f"the connection to another rank was lost ({first[:200]})",
+        code="VT-PEER-008",
+        remedy="look at the logs of the other ranks for the first error, then run the same command "
+        "again; training goes on from the last checkpoint",
+    )

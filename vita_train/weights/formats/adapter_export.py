@@ -4,7 +4,8 @@
 
     <module>/adapter_config.json, adapter_model.safetensors   for PeftModel.from_pretrained
     <module>.safetensors                                      modules that the stage trained in full
-    export.json                                               stage, and the weights each adapter belongs to
+    export.json                                               stage, and the weights each adapter
+    belongs to
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from vita_train.weights.staging import atomic_directory, write_json
 def export_adapters(run: Run, out: Path) -> None:
     """Write the adapters of the last stage that trained any.
 
-    They are loaded back onto their bases before the directory gets its name, and must say what they say when merged,
-    which is what later stages, chat and the other layouts have.
+    They are loaded back onto their bases before the directory gets its name, and must say what they
+    say when merged, which is what later stages, chat and the other layouts have.
 
     Raises:
         UserError: no stage trained adapters, or ``out`` holds something else.
-        CheckpointError: an adapter does not belong to its base, or says something else when it is merged.
+        CheckpointError: an adapter does not belong to its base, or says something else when it is
+            merged.
     """
     recipe = run.recipe
     manifest = adapted_stage(run, "")
@@ -41,16 +43,27 @@ def export_adapters(run: Run, out: Path) -> None:
         for name, ref in own_modules(manifest).items():
             folder = staging_dir / name if ref.base is not None else staging_dir
             folder.mkdir(exist_ok=True)
-            files = [Path(shutil.copy(path, folder)) for path in fetched(ref, recipe.storage.endpoint)]
+            files = [
+                Path(shutil.copy(path, folder)) for path in fetched(ref, recipe.storage.endpoint)
+            ]
             if ref.base is None:
                 whole.append(name)
                 continue
             adapters[name] = files
             bases[name] = {"weights": _said(ref.base), "digest": base_of(files)}
         merged_alike(recipe, manifest, adapters)
-        write_json(staging_dir / EXPORT_MANIFEST, {
-            "format": "vita-train/export-adapter/v1", "version": vita_train.__version__, "terms": terms_of(recipe),
-            "stage": manifest.stage, "adapters": bases, "modules": whole, "files": listing(staging_dir)})
+        write_json(
+            staging_dir / EXPORT_MANIFEST,
+            {
+                "format": "vita-train/export-adapter/v1",
+                "version": vita_train.__version__,
+                "terms": terms_of(recipe),
+                "stage": manifest.stage,
+                "adapters": bases,
+                "modules": whole,
+                "files": listing(staging_dir),
+            },
+        )
 
 
 def _said(base: ModuleRef | str) -> str:
@@ -60,5 +73,11 @@ def _said(base: ModuleRef | str) -> str:
     return f"stage {base.stage}" + (" with its adapter merged" if base.base is not None else "")
 
 
-register_export_layout(ExportLayout("adapter", "only the last adapters that were trained, for PEFT",
-                                    "vita_train.weights.formats.adapter_export:export_adapters", takes_run=True))
+register_export_layout(
+    ExportLayout(
+        "adapter",
+        "only the last adapters that were trained, for PEFT",
+        "vita_train.weights.formats.adapter_export:export_adapters",
+        takes_run=True,
+    )
+)

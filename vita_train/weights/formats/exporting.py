@@ -1,4 +1,5 @@
-"""A finished model in one of several layouts, each loaded back and compared before it gets its name.
+"""A finished model in one of several layouts, each loaded back and compared before it gets its
+name.
 
 Which layouts there are, `vita_train.weights.export_layouts` says. Here is what they have in common.
 """
@@ -29,8 +30,8 @@ def export_run_as(run: Run, out: Path, to: str) -> list[Path]:
 
     Raises:
         UserError: the layout is unknown, or ``out`` holds something else.
-        CheckpointError: no stage is finished, the layout cannot hold this model, or what was written does not load
-            back to the same model.
+        CheckpointError: no stage is finished, the layout cannot hold this model, or what was
+            written does not load back to the same model.
     """
     layout = EXPORT_LAYOUTS[to]
     write = named(layout.implementation)
@@ -41,8 +42,11 @@ def export_run_as(run: Run, out: Path, to: str) -> list[Path]:
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Path) -> nn.ModuleDict:
-    """Return modules of a checkpoint in a layout that can be imported; they stay in files below ``scratch``.
+def read_back(
+    recipe: Recipe, directory: Path, names: Iterable[str], scratch: Path
+) -> nn.ModuleDict:
+    """Return modules of a checkpoint in a layout that can be imported; they stay in files below
+    ``scratch``.
 
     Raises:
         CheckpointError: a tensor of it is not explained.
@@ -52,14 +56,25 @@ def read_back(recipe: Recipe, directory: Path, names: Iterable[str], scratch: Pa
     scratch.mkdir()
     written = write_modules(plan, scratch)
     modules = build_modules(recipe.model, written, dtype=model_dtype(recipe), empty=True)
-    load_modules(modules, {name: [scratch / file for file in files] for name, files in written.items()},
-                 mapped=True)
+    load_modules(
+        modules,
+        {name: [scratch / file for file in files] for name, files in written.items()},
+        mapped=True,
+    )
     return modules.eval()
 
 
-def summarise(staging_dir: Path, layout: str, modules: nn.ModuleDict, written: list[str], recipe: Recipe) -> None:
-    """Write export.json: what a directory that has no name yet holds, and what of the run it does not."""
-    summary = {"format": f"vita-train/export-{layout}/v1", "version": vita_train.__version__,
-               "terms": terms_of(recipe), "modules": written,
-               "left_out": [name for name in modules if name not in written], "files": listing(staging_dir)}
+def summarise(
+    staging_dir: Path, layout: str, modules: nn.ModuleDict, written: list[str], recipe: Recipe
+) -> None:
+    """Write export.json: what a directory that has no name yet holds, and what of the run it does
+    not."""
+    summary = {
+        "format": f"vita-train/export-{layout}/v1",
+        "version": vita_train.__version__,
+        "terms": terms_of(recipe),
+        "modules": written,
+        "left_out": [name for name in modules if name not in written],
+        "files": listing(staging_dir),
+    }
     write_json(staging_dir / EXPORT_MANIFEST, summary)

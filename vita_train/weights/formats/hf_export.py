@@ -1,4 +1,5 @@
-"""One directory for transformers' AutoModel through classes of this package (`vita_train.weights.auto`)."""
+"""One directory for transformers' AutoModel through classes of this package
+(`vita_train.weights.auto`)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from vita_train.weights.staging import atomic_directory
 
 
 def export_hf(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
-    """Write a directory that AutoModel loads once ``vita_train.weights.auto`` is imported, and compare the two."""
+    """Write a directory that AutoModel loads once ``vita_train.weights.auto`` is imported, and
+    compare the two."""
     from transformers import AutoModel
 
     from vita_train.weights.auto import VitaTrainConfig, VitaTrainModel
@@ -26,16 +28,28 @@ def export_hf(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Pat
     dtype = model_dtype(recipe)
     cast_parameters(modules, dtype).eval()
     units = len(modules["ctc_head"].state_dict()["weight"]) if "ctc_head" in modules else 0
-    config = VitaTrainConfig(without_sources(recipe.model).model_dump(mode="json"), list(modules), units,
-                             architectures=[VitaTrainModel.__name__], dtype=recipe.model.dtype)
+    config = VitaTrainConfig(
+        without_sources(recipe.model).model_dump(mode="json"),
+        list(modules),
+        units,
+        architectures=[VitaTrainModel.__name__],
+        dtype=recipe.model.dtype,
+    )
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         config.save_pretrained(str(staging_dir))
         write_sharded(theirs(modules, flat_location), staging_dir)
         copy_tokenizer(corpus_dir, staging_dir)
-        loaded = AutoModel.from_pretrained(str(staging_dir), dtype=dtype, local_files_only=True).eval()
+        loaded = AutoModel.from_pretrained(
+            str(staging_dir), dtype=dtype, local_files_only=True
+        ).eval()
         check_same(modules, loaded.modules_by_name(), out)
         summarise(staging_dir, "hf", modules, list(modules), recipe)
 
 
-register_export_layout(ExportLayout("hf", "transformers' AutoModel with this package",
-                                    "vita_train.weights.formats.hf_export:export_hf"))
+register_export_layout(
+    ExportLayout(
+        "hf",
+        "transformers' AutoModel with this package",
+        "vita_train.weights.formats.hf_export:export_hf",
+    )
+)

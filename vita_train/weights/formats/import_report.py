@@ -1,4 +1,5 @@
-"""What became of every tensor of an import: taken, renamed, left where it is for a reason, or wrong."""
+"""What became of every tensor of an import: taken, renamed, left where it is for a reason, or
+wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from vita_train.weights.staging import write_json
 
 Status = Literal["used", "renamed", "left out", "missing", "unexpected", "shape", "kind"]
 
-STATUSES: tuple[Status, ...] = ("used", "renamed", "left out", "missing", "unexpected", "shape", "kind")
+STATUSES: tuple[Status, ...] = (
+    "used",
+    "renamed",
+    "left out",
+    "missing",
+    "unexpected",
+    "shape",
+    "kind",
+)
 #: Each a fault that keeps an import from being made.
 FAULTS: tuple[Status, ...] = ("missing", "unexpected", "shape", "kind")
 #: Faults listed one by one in an error; the table has all.
@@ -41,7 +50,9 @@ class Row:
     detail: str = ""
 
     def __str__(self) -> str:
-        fault = {"shape": "has another shape", "kind": "is of another kind"}.get(self.status, f"is {self.status}")
+        fault = {"shape": "has another shape", "kind": "is of another kind"}.get(
+            self.status, f"is {self.status}"
+        )
         return f"{shown(self.theirs)} {fault}" + (f": {self.detail}" if self.detail else "")
 
 
@@ -78,9 +89,13 @@ class ImportReport:
         listed = self.problems + [str(row) for row in self.faults]
         if listed:
             more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
-            raise CheckpointError(f"does not fit the recipe's model: {'; '.join(listed[:_MOST_LISTED])}{more}", code="VT-WEIGHTS-038",
-                                  where=self.source, remedy="give the recipe the weights were made with, or name the "
-                                  "modules to import with --modules")
+            raise CheckpointError(
+                f"does not fit the recipe's model: {'; '.join(listed[:_MOST_LISTED])}{more}",
+                code="VT-WEIGHTS-038",
+                where=self.source,
+                remedy="give the recipe the weights were made with, or name the "
+                "modules to import with --modules",
+            )
 
     def write(self, path: Path) -> None:
         """Write all of it as JSON."""

@@ -6,8 +6,8 @@
     ledger.json          what became of every tensor of the source
     import.json          size and sha256 of every file, modules, layout, terms that were accepted
 
-Tensors pass in pieces of a few megabytes. The directory is written aside and gets its name when it is whole;
-``weights`` of a recipe name it.
+Tensors pass in pieces of a few megabytes. The directory is written aside and gets its name when it
+is whole; ``weights`` of a recipe name it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ class _Wanted:
     @property
     def shape_there(self) -> tuple[int, ...]:
         """Shape of the tensor that holds it, or holds it as one of equal parts."""
-        return (self.shape[0] * self.place.parts, *self.shape[1:]) if self.place.parts > 1 else self.shape
+        return (
+            (self.shape[0] * self.place.parts, *self.shape[1:])
+            if self.place.parts > 1
+            else self.shape
+        )
 
 
 def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) -> ImportPlan:
@@ -78,21 +82,39 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
     """
     layout = source.layout
     if unknown := sorted(set(names) - set(layout.modules)):
-        raise UserError(f"a {layout.title} has no {', '.join(unknown)}", code="VT-USE-118", where="--modules",
-                        remedy=f"it may have {', '.join(layout.modules)}")
-    report = ImportReport(str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems))
+        raise UserError(
+            f"a {layout.title} has no {', '.join(unknown)}",
+            code="VT-USE-118",
+            where="--modules",
+            remedy=f"it may have {', '.join(layout.modules)}",
+        )
+    report = ImportReport(
+        str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems)
+    )
     stored = _canonical(source, report)
     built = _meta_modules(spec, source, stored)
     if absent := sorted(set(names) - set(built)):
-        raise UserError(f"{', '.join(absent)} cannot be imported: recipe and source do not both have it", code="VT-USE-119",
-                        where="--modules", remedy=f"both may have {', '.join(built)}")
+        raise UserError(
+            f"{', '.join(absent)} cannot be imported: recipe and source do not both have it",
+            code="VT-USE-119",
+            where="--modules",
+            remedy=f"both may have {', '.join(built)}",
+        )
     wanted, tied, placeless = _wanted(source, built)
-    present = {want.module for locations in wanted.values() for want in locations if want.place.name in stored}
+    present = {
+        want.module
+        for locations in wanted.values()
+        for want in locations
+        if want.place.name in stored
+    }
     chosen = [name for name in MODULES if name in (names or present)]
     if not chosen:
         report.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
-    report.problems += [f"{name} has no place in a {layout.title}"
-                        for module, name in placeless.items() if module in chosen]
+    report.problems += [
+        f"{name} has no place in a {layout.title}"
+        for module, name in placeless.items()
+        if module in chosen
+    ]
     _explain(source, stored, wanted, tied, chosen, report)
     if layout.place is vita_location:
         report.problems += vita_differences(spec, chosen)
@@ -100,10 +122,14 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
         report.problems += config_problems(source.config, built["llm"].config, layout.name)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
     if not report.faults:
-        for want in (want for locations in wanted.values() for want in locations if want.module in modules):
+        for want in (
+            want for locations in wanted.values() for want in locations if want.module in modules
+        ):
             tensor = source.tensors[stored[want.place.name]]
             modules[want.module][want.name] = tensor.share(want.place.part, want.place.parts)
-    counts = {name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen}
+    counts = {
+        name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen
+    }
     return ImportPlan(source, report, modules, counts)
 
 
@@ -124,59 +150,80 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
             "source": plan.source.path.name,
             "layout": plan.source.layout.name,
             "terms": plan.source.terms,
-            "modules": {name: {"files": files, "parameters": plan.parameters[name]} for name, files in written.items()},
+            "modules": {
+                name: {"files": files, "parameters": plan.parameters[name]}
+                for name, files in written.items()
+            },
             "files": listing(staging_dir),
         }
         write_json(staging_dir / IMPORT_MANIFEST, summary)
     return summary
 
 
-def write_modules(plan: ImportPlan, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """Write the modules of a plan whose ledger has no faults into a folder; return the names of each one's files.
+def write_modules(
+    plan: ImportPlan, folder: Path, *, shard_bytes: int = SHARD_BYTES
+) -> dict[str, list[str]]:
+    """Write the modules of a plan whose ledger has no faults into a folder; return the names of
+    each one's files.
 
     Raises:
         CheckpointError: a source file changed while it was read.
     """
     written: dict[str, list[str]] = {}
     for module, tensors in plan.modules.items():
-        shards = split_by_size({name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes)
+        shards = split_by_size(
+            {name: tensor.nbytes for name, tensor in tensors.items()}, shard_bytes
+        )
         written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
         for file, shard in zip(written[module], shards, strict=True):
-            write_tensors(folder / file, {name: tensors[name] for name in shard}, {"format": "pt", "module": module})
+            write_tensors(
+                folder / file,
+                {name: tensors[name] for name in shard},
+                {"format": "pt", "module": module},
+            )
     return written
 
 
 def _canonical(source: Source, report: ImportReport) -> dict[str, str]:
-    """Return {name as the layout has it: name as stored}; what is no part of the modules goes into the ledger."""
+    """Return {name as the layout has it: name as stored}; what is no part of the modules goes into
+    the ledger."""
     stored: dict[str, str] = {}
     for name in source.tensors:
         canonical = source.layout.canonical(name)
         if canonical is None:
-            report.rows.append(Row("left out", name, detail="no part of what this layout is read for"))
+            report.rows.append(
+                Row("left out", name, detail="no part of what this layout is read for")
+            )
         elif canonical in stored:
-            report.rows.append(Row("unexpected", name, detail=f"it stands there as {stored[canonical]} too"))
+            report.rows.append(
+                Row("unexpected", name, detail=f"it stands there as {stored[canonical]} too")
+            )
         else:
             stored[canonical] = name
     return stored
 
 
 def _meta_modules(spec: ModelSpec, source: Source, stored: Mapping[str, str]) -> nn.ModuleDict:
-    """Build the layout's modules without memory. A recogniser has as many outputs as its weights say."""
+    """Build the layout's modules without memory. A recogniser has as many outputs as its weights
+    say."""
     names = source.layout.modules
     if source.layout.place is flat_location:
         there = {name.partition(".")[0] for name in stored}
         names = tuple(name for name in names if name in there)
     if not spec.audio_adapter.prompt_tokens:
         names = tuple(name for name in names if name != "audio_prompt")
-    head = source.tensors[stored["ctc_head.weight"]].info.shape if "ctc_head.weight" in stored else ()
+    head = (
+        source.tensors[stored["ctc_head.weight"]].info.shape if "ctc_head.weight" in stored else ()
+    )
     with torch.device("meta"):
         return build_modules(spec, names, ctc_vocab_size=max(2, *head[:1]) if head else 0)
 
 
-def _wanted(source: Source, built: nn.ModuleDict
-            ) -> tuple[dict[str, list[_Wanted]], dict[str, str], dict[str, str]]:
-    """Return what each of their tensors holds of ours, second names of tied tensors with their first names, and of
-    each module the first tensor that the layout has no place for."""
+def _wanted(
+    source: Source, built: nn.ModuleDict
+) -> tuple[dict[str, list[_Wanted]], dict[str, str], dict[str, str]]:
+    """Return what each of their tensors holds of ours, second names of tied tensors with their
+    first names, and of each module the first tensor that the layout has no place for."""
     wanted: dict[str, list[_Wanted]] = {}
     tied: dict[str, str] = {}
     placeless: dict[str, str] = {}
@@ -190,21 +237,35 @@ def _wanted(source: Source, built: nn.ModuleDict
                 tied[location.name] = first[name]
             else:
                 wanted.setdefault(location.name, []).append(
-                    _Wanted(module, name, location, tuple(tensor.shape), tensor.is_floating_point()))
+                    _Wanted(module, name, location, tuple(tensor.shape), tensor.is_floating_point())
+                )
     return wanted, tied, placeless
 
 
-def _explain(source: Source, stored: Mapping[str, str], wanted: Mapping[str, list[_Wanted]], tied: Mapping[str, str],
-             chosen: Collection[str], report: ImportReport) -> None:
+def _explain(
+    source: Source,
+    stored: Mapping[str, str],
+    wanted: Mapping[str, list[_Wanted]],
+    tied: Mapping[str, str],
+    chosen: Collection[str],
+    report: ImportReport,
+) -> None:
     """Write a row for every tensor of the source, and for every one that is missing."""
     for canonical, name in stored.items():
         info = source.tensors[name].info
         if canonical in tied:
-            report.rows.append(Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe"))
+            report.rows.append(
+                Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe")
+            )
         elif canonical not in wanted:
             reason = reason_to_leave(canonical)
-            report.rows.append(Row("left out" if reason else "unexpected", name, detail=reason or
-                                   f"{_shape(info.shape)}, and no module has a tensor for it"))
+            report.rows.append(
+                Row(
+                    "left out" if reason else "unexpected",
+                    name,
+                    detail=reason or f"{_shape(info.shape)}, and no module has a tensor for it",
+                )
+            )
         else:
             first = wanted[canonical][0]
             ours = ", ".join(want.name for want in wanted[canonical])
@@ -213,13 +274,27 @@ def _explain(source: Source, stored: Mapping[str, str], wanted: Mapping[str, lis
             if first.module not in chosen:
                 status, detail = "left out", "not asked for"
             elif first.shape_there != info.shape:
-                status, detail = "shape", f"{_shape(info.shape)} there, {_shape(first.shape_there)} in the recipe"
+                status, detail = (
+                    "shape",
+                    f"{_shape(info.shape)} there, {_shape(first.shape_there)} in the recipe",
+                )
             elif first.floating != info.floating:
-                status, detail = "kind", f"{info.dtype} there, {'real' if first.floating else 'whole'} numbers here"
+                status, detail = (
+                    "kind",
+                    f"{info.dtype} there, {'real' if first.floating else 'whole'} numbers here",
+                )
             report.rows.append(Row(status, name, first.module, ours, detail))
-    report.rows += [Row("missing", name, wants[0].module, ", ".join(want.name for want in wants),
-                        _shape(wants[0].shape_there))
-                    for name, wants in wanted.items() if name not in stored and wants[0].module in chosen]
+    report.rows += [
+        Row(
+            "missing",
+            name,
+            wants[0].module,
+            ", ".join(want.name for want in wants),
+            _shape(wants[0].shape_there),
+        )
+        for name, wants in wanted.items()
+        if name not in stored and wants[0].module in chosen
+    ]
 
 
 def _shape(shape: tuple[int, ...]) -> str:

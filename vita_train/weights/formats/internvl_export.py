@@ -1,13 +1,16 @@
 """The vision-language half as transformers' InternVL classes compute it.
 
-InternVL's projector begins with a LayerNorm that VITA's does not have, and with a factor of 1 where VITA's features are
-halved. Both are undone by weights alone, so that the classes need no change:
+InternVL's projector begins with a LayerNorm that VITA's does not have, and with a factor of 1 where
+VITA's features are halved. Both are undone by weights alone, so that the classes need no change:
 
-- the tower is widened by a few channels. Its residual stream holds the features without their mean over channels, and
-  the mean, made small, in two of the new channels with opposite signs. The mean over channels is then always zero, and
-  a LayerNorm takes nothing away. LayerNorms in the tower see the same vectors as before, up to a factor that their
-  weights take back;
-- the stream is scaled down until its variance is nothing beside the epsilon of the projector's LayerNorm, which
+- the tower is widened by a few channels. Its residual stream holds the features without their mean
+over channels, and
+  the mean, made small, in two of the new channels with opposite signs. The mean over channels is
+  then always zero, and
+  a LayerNorm takes nothing away. LayerNorms in the tower see the same vectors as before, up to a
+  factor that their weights take back;
+- the stream is scaled down until its variance is nothing beside the epsilon of the projector's
+LayerNorm, which
   then divides by a constant.
 
 Folding is computed in float64 and stored as float32, whatever type the language model has.
@@ -45,7 +48,8 @@ PARTS = ("llm", "vision", "projector")
 #: The token that stands at every position an image fills.
 IMAGE_TOKEN = "<|image_pad|>"
 
-#: Largest difference of logits to those of the model that was exported, as a share of the largest logit: the layout
+#: Largest difference of logits to those of the model that was exported, as a share of the largest
+#: logit: the layout
 #: computes the same in another order.
 _TOLERANCE = 1e-4
 #: New channels per attention head: keeps heads at a width that fast kernels take.
@@ -59,7 +63,8 @@ _TOWER_EPSILON, _PROJECTOR_EPSILON = 1e-6, 1e-5
 
 
 def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: Path) -> list[str]:
-    """Write weights, config.json and the tokenizer, with a token for images; return the modules used.
+    """Write weights, config.json and the tokenizer, with a token for images; return the modules
+    used.
 
     Args:
         modules: of the run; more than PARTS are left out.
@@ -72,24 +77,47 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
     """
     vision = recipe.model.vision
     missing = [name for name in PARTS if name not in modules]
-    if missing or not isinstance(vision, InternVitSpec) or recipe.model.projector.kind != "mlp2x_gelu":
-        raise CheckpointError(f"there is no {missing[0]}" if missing else "tower or projector is of another kind", code="VT-WEIGHTS-039",
-                              where="InternVL layout", remedy="export to own, which takes every model")
+    if (
+        missing
+        or not isinstance(vision, InternVitSpec)
+        or recipe.model.projector.kind != "mlp2x_gelu"
+    ):
+        raise CheckpointError(
+            f"there is no {missing[0]}" if missing else "tower or projector is of another kind",
+            code="VT-WEIGHTS-039",
+            where="InternVL layout",
+            remedy="export to own, which takes every model",
+        )
     image_id = _image_token(tokenizer)
     tokenizer.save_pretrained(str(out))
     llm: Any = modules["llm"]
     tower: Any = modules["vision"]
-    tensors = {**_language(llm, image_id), **_stored("model.vision_tower.", fold_tower(tower)),
-               **_stored("model.multi_modal_projector.", fold_projector(modules["projector"], vision))}
+    tensors = {
+        **_language(llm, image_id),
+        **_stored("model.vision_tower.", fold_tower(tower)),
+        **_stored("model.multi_modal_projector.", fold_projector(modules["projector"], vision)),
+    }
     write_sharded(tensors, out)
     text = llm.config.to_dict()
-    text |= {"vocab_size": max(text["vocab_size"], image_id + 1), "architectures": None,
-             "eos_token_id": tokenizer.eos_token_id}
-    config = {"architectures": ["InternVLForConditionalGeneration"], "model_type": "internvl",
-              "dtype": recipe.model.dtype, "text_config": text, "vision_config": _vision_config(vision),
-              "image_token_id": image_id, "image_seq_length": recipe.model.tokens_per_tile,
-              "downsample_ratio": 1 / vision.shuffle, "projector_hidden_act": "gelu", "vision_feature_layer": -1,
-              "vision_feature_select_strategy": "default", "tie_word_embeddings": text["tie_word_embeddings"]}
+    text |= {
+        "vocab_size": max(text["vocab_size"], image_id + 1),
+        "architectures": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "dtype": recipe.model.dtype,
+        "text_config": text,
+        "vision_config": _vision_config(vision),
+        "image_token_id": image_id,
+        "image_seq_length": recipe.model.tokens_per_tile,
+        "downsample_ratio": 1 / vision.shuffle,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
     write_json(out / "config.json", config)
     return list(PARTS)
 
@@ -100,9 +128,11 @@ def widened(spec: InternVitSpec) -> int:
 
 
 def fold_tower(tower: InternVitTower) -> dict[str, Tensor]:
-    """Return float32 weights of an InternVLVisionModel of width C' that writes the stream described above.
+    """Return float32 weights of an InternVLVisionModel of width C' that writes the stream described
+    above.
 
-    For features h of width C with mean m it holds s (h - m) in the first C channels, s a m and -s a m in the next two.
+    For features h of width C with mean m it holds s (h - m) in the first C channels, s a m and -s a
+    m in the next two.
     """
     return {name: tensor.float() for name, tensor in _folded(tower)}
 
@@ -115,19 +145,25 @@ def fold_projector(projector: nn.Module, spec: InternVitSpec) -> dict[str, Tenso
     weight = old["0.weight"].unflatten(1, (squares, narrow)) * spec.feature_scale
     folded = torch.zeros(len(weight), squares, wide, dtype=torch.float64)
     folded[:, :, :narrow] = weight
-    # Read as a difference: what rounding leaves of the mean over channels is the same in both and falls out.
+    # Read as a difference: what rounding leaves of the mean over channels is the same in both and
+    # falls out.
     folded[:, :, narrow] = weight.sum(2) / (2 * _MEAN)
     folded[:, :, narrow + 1] = -folded[:, :, narrow]
     scale = math.sqrt(_PROJECTOR_EPSILON) / _STREAM
-    new = {"layer_norm.weight": torch.full((squares * wide,), scale, dtype=torch.float64),
-           "layer_norm.bias": torch.zeros(squares * wide, dtype=torch.float64),
-           "linear_1.weight": folded.flatten(1), "linear_1.bias": old["0.bias"],
-           "linear_2.weight": old["2.weight"], "linear_2.bias": old["2.bias"]}
+    new = {
+        "layer_norm.weight": torch.full((squares * wide,), scale, dtype=torch.float64),
+        "layer_norm.bias": torch.zeros(squares * wide, dtype=torch.float64),
+        "linear_1.weight": folded.flatten(1),
+        "linear_1.bias": old["0.bias"],
+        "linear_2.weight": old["2.weight"],
+        "linear_2.bias": old["2.bias"],
+    }
     return {name: tensor.float() for name, tensor in new.items()}
 
 
 def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of `fold_tower` in float64, one at a time: all together would take gigabytes."""
+    """Yield the weights of `fold_tower` in float64, one at a time: all together would take
+    gigabytes."""
     spec, wide = tower.spec, widened(tower.spec)
     narrow, heads = spec.hidden_size, spec.num_heads
     stored = tower.model.state_dict()
@@ -142,7 +178,8 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
     head, wide_head = narrow // heads, wide // heads
     # Where each channel of a head lies among the wider heads.
     rows = (torch.arange(heads)[:, None] * wide_head + torch.arange(head)).flatten()
-    # Scores are divided by the root of the head's width, and a LayerNorm's output grows with the vector's.
+    # Scores are divided by the root of the head's width, and a LayerNorm's output grows with the
+    # vector's.
     more, less = math.sqrt(wide_head / head), math.sqrt(narrow / wide)
     for name in ("embeddings.cls_token", "embeddings.position_embeddings"):
         yield name, old(name) @ into.T
@@ -155,7 +192,10 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
             yield f"{layer}{norm}.bias", _padded(old(f"{layer}{norm}.bias"), wide)
         for letter in "qkv":
             name, factor = f"{layer}attention.{letter}_proj.", more if letter == "q" else 1.0
-            weight, bias = torch.zeros(wide, wide, dtype=torch.float64), torch.zeros(wide, dtype=torch.float64)
+            weight, bias = (
+                torch.zeros(wide, wide, dtype=torch.float64),
+                torch.zeros(wide, dtype=torch.float64),
+            )
             weight[rows, :narrow] = old(f"{name}weight") * factor
             bias[rows] = old(f"{name}bias") * factor
             yield f"{name}weight", weight
@@ -176,31 +216,48 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
 
 def _vision_config(spec: InternVitSpec) -> dict[str, Any]:
     wide = widened(spec)
-    return {"model_type": "internvl_vision", "architectures": ["InternVLVisionModel"], "hidden_size": wide,
-            "num_hidden_layers": spec.num_layers, "num_attention_heads": spec.num_heads,
-            "intermediate_size": spec.intermediate_size, "image_size": [spec.image_size, spec.image_size],
-            "patch_size": [spec.patch_size, spec.patch_size], "attention_bias": True, "use_qk_norm": False,
-            "norm_type": "layer_norm", "layer_norm_eps": _TOWER_EPSILON * _STREAM**2 * spec.hidden_size / wide,
-            "layer_scale_init_value": 1.0, "use_mean_pooling": True}
+    return {
+        "model_type": "internvl_vision",
+        "architectures": ["InternVLVisionModel"],
+        "hidden_size": wide,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.num_heads,
+        "intermediate_size": spec.intermediate_size,
+        "image_size": [spec.image_size, spec.image_size],
+        "patch_size": [spec.patch_size, spec.patch_size],
+        "attention_bias": True,
+        "use_qk_norm": False,
+        "norm_type": "layer_norm",
+        "layer_norm_eps": _TOWER_EPSILON * _STREAM**2 * spec.hidden_size / wide,
+        "layer_scale_init_value": 1.0,
+        "use_mean_pooling": True,
+    }
 
 
 def _language(llm: Any, image_id: int) -> dict[str, StoredTensor]:
-    """Return the language model's tensors, with a row for the image token where its id lies beyond the last."""
+    """Return the language model's tensors, with a row for the image token where its id lies beyond
+    the last."""
     first = first_names(llm)
     tensors = {}
     for name, tensor in llm.state_dict().items():
         if first.get(name, name) != name:
             continue
         if name.endswith(("embed_tokens.weight", "lm_head.weight")) and image_id >= len(tensor):
-            tensor = torch.cat((tensor, tensor.new_zeros(image_id + 1 - len(tensor), tensor.shape[1])))
+            tensor = torch.cat(
+                (tensor, tensor.new_zeros(image_id + 1 - len(tensor), tensor.shape[1]))
+            )
         inner = name.removeprefix("model.")
-        tensors[f"model.language_model.{inner}" if inner != name else name] = tensor_in_memory(tensor)
+        tensors[f"model.language_model.{inner}" if inner != name else name] = tensor_in_memory(
+            tensor
+        )
     return tensors
 
 
 def _image_token(tokenizer: Any) -> int:
     if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False
+        )
     return int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
 
 
@@ -214,7 +271,8 @@ def _padded(tensor: Tensor, width: int) -> Tensor:
 
 
 def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
-    """Write the vision-language half for transformers' InternVL classes, run both in float32 and compare logits."""
+    """Write the vision-language half for transformers' InternVL classes, run both in float32 and
+    compare logits."""
     dtype = model_dtype(recipe)
     cast_parameters(modules, dtype).eval()
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
@@ -227,14 +285,19 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
         cast_parameters(sight, dtype)
         worst = float((ours - others).abs().max() / ours.abs().max())
         if not worst <= _TOLERANCE:
-            raise CheckpointError(f"the logits of a probe differ by {worst:.1e} of the largest", code="VT-WEIGHTS-040", where=str(out),
-                                  remedy="export to own or vita, whose computation is the same")
+            raise CheckpointError(
+                f"the logits of a probe differ by {worst:.1e} of the largest",
+                code="VT-WEIGHTS-040",
+                where=str(out),
+                remedy="export to own or vita, whose computation is the same",
+            )
         summarise(staging_dir, "internvl", modules, written, recipe)
 
 
 @torch.no_grad()
 def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
-    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1, positions, V) each.
+    """Return what modules and transformers' InternVL classes say to a probe, in float32: (1,
+    positions, V) each.
 
     Tower and projector must be in float32; the language model may stay as it is stored.
     """
@@ -252,9 +315,16 @@ def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Te
     with computed_in_float32(modules):
         ours = probe_logits(modules, replace(prompt, input_ids=ids))
     with computed_in_float32(model):
-        logits = model(input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles).logits
+        logits = model(
+            input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles
+        ).logits
     return ours, logits[..., : ours.shape[-1]]
 
 
-register_export_layout(ExportLayout("internvl", "images and text, for transformers' InternVL classes",
-                                    "vita_train.weights.formats.internvl_export:export_internvl"))
+register_export_layout(
+    ExportLayout(
+        "internvl",
+        "images and text, for transformers' InternVL classes",
+        "vita_train.weights.formats.internvl_export:export_internvl",
+    )
+)

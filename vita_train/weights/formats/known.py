@@ -31,13 +31,16 @@ class Layout:
     """Modules that may be in it."""
     place: LocateTensor
     canonical: Callable[[str], str | None] = lambda name: name
-    """A stored name as ``place`` gives it, whatever the source spelt; None for what is no part of the modules."""
+    """A stored name as ``place`` gives it, whatever the source spelt; None for what is no part of
+    the modules."""
     terms: str = ""
     """Terms of its owners that a user has to accept."""
 
 
 def _vita_name(name: str) -> str:
-    return re.sub(r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.", "model.audio_encoder.adpter.", name)
+    return re.sub(
+        r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.", "model.audio_encoder.adpter.", name
+    )
 
 
 def _projector_name(name: str) -> str | None:
@@ -55,28 +58,70 @@ def _speech_name(name: str) -> str:
 
 
 def _tower_name(name: str) -> str | None:
-    """Take off a prefix that ends in ``vision_tower.`` or ``vision_model.``; without one the name must be a tower's."""
+    """Take off a prefix that ends in ``vision_tower.`` or ``vision_model.``; without one the name
+    must be a tower's."""
     for marker in ("vision_tower.", "vision_model."):
         if marker in name:
             return name.rpartition(marker)[2]
     return name if re.match(r"(embeddings|encoder|layernorm|head)\.", name) else None
 
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
-    Layout("vita", "released VITA-1.5 checkpoint", VITA_MODULES, vita_location, _vita_name, VITA_TERMS),
-    Layout("mm-projector", "VITA's mm_projector.bin", ("projector",), vita_location, _projector_name, VITA_TERMS),
-    Layout("audio-adapter", "VITA's audio_adpter.bin", ("audio_adapter",), vita_location, _adapter_name, VITA_TERMS),
-    Layout("audio-encoder", "VITA's speech encoder directory", ("audio_encoder", "audio_adapter"), vita_location,
-           _speech_name, VITA_TERMS),
-    Layout("internvit", "InternViT, original names", ("vision",), internvit_location, _tower_name),
-    Layout("internvl-vision", "InternViT, transformers' names", ("vision",), internvl_vision_location, _tower_name),
-    Layout("llm", "language model of transformers", ("llm",), llm_location),
-    Layout("hf", "export of vita-train for transformers", MODULES, flat_location),
-)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "vita",
+            "released VITA-1.5 checkpoint",
+            VITA_MODULES,
+            vita_location,
+            _vita_name,
+            VITA_TERMS,
+        ),
+        Layout(
+            "mm-projector",
+            "VITA's mm_projector.bin",
+            ("projector",),
+            vita_location,
+            _projector_name,
+            VITA_TERMS,
+        ),
+        Layout(
+            "audio-adapter",
+            "VITA's audio_adpter.bin",
+            ("audio_adapter",),
+            vita_location,
+            _adapter_name,
+            VITA_TERMS,
+        ),
+        Layout(
+            "audio-encoder",
+            "VITA's speech encoder directory",
+            ("audio_encoder", "audio_adapter"),
+            vita_location,
+            _speech_name,
+            VITA_TERMS,
+        ),
+        Layout(
+            "internvit", "InternViT, original names", ("vision",), internvit_location, _tower_name
+        ),
+        Layout(
+            "internvl-vision",
+            "InternViT, transformers' names",
+            ("vision",),
+            internvl_vision_location,
+            _tower_name,
+        ),
+        Layout("llm", "language model of transformers", ("llm",), llm_location),
+        Layout("hf", "export of vita-train for transformers", MODULES, flat_location),
+    )
+}
 
 #: Tensors with a known reason to be left where they are.
 _LEFT_OUT: tuple[tuple[str, str], ...] = (
-    (r"(.*\.)?prompt_embeddings\.weight", "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)"),
+    (
+        r"(.*\.)?prompt_embeddings\.weight",
+        "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)",
+    ),
     (r"(.*\.)?predictor_head\.(weight|bias)", "the recipe has no state head (data.state_mode)"),
     (r".*\.rotary_emb\.inv_freq", "computed, not stored"),
 )
@@ -97,4 +142,6 @@ def layout_of(names: Iterable[str]) -> str:
         ("llm", r"model\.embed_tokens\."),
     )
     given = list(names)
-    return next((layout for layout, mark in marks if any(re.match(mark, name) for name in given)), "")
+    return next(
+        (layout for layout, mark in marks if any(re.match(mark, name) for name in given)), ""
+    )

@@ -1,5 +1,5 @@
-"""The directory that the public trainer leaves with LoRA: PEFT's adapter, and what trained in full beside it in
-``non_lora_trainables.bin``.
+"""The directory that the public trainer leaves with LoRA: PEFT's adapter, and what trained in full
+beside it in ``non_lora_trainables.bin``.
 
 The adapter is merged while tensors pass by: one matrix of the base is in memory at a time.
 """
@@ -40,22 +40,29 @@ def is_lora_directory(directory: Path) -> bool:
 
 
 def read_lora_directory(directory: Path, base: Path | None = None) -> LoraDirectory:
-    """List the tensors of a base with the adapter of a directory merged into them; no data are read.
+    """List the tensors of a base with the adapter of a directory merged into them; no data are
+    read.
 
     Args:
         directory: with ``adapter_config.json``.
-        base: directory of the weights it was trained on; the one that the configuration names when not given.
+        base: directory of the weights it was trained on; the one that the configuration names when
+            not given.
 
     Raises:
         UserError: the base is not on this machine.
-        CheckpointError: a file is missing or damaged, or the adapter is of a kind that is not merged here.
+        CheckpointError: a file is missing or damaged, or the adapter is of a kind that is not
+            merged here.
     """
     settings = read_config(directory / CONFIG_NAME)
     stated = base or read_json(directory / CONFIG_NAME).get("base_model_name_or_path")
     named = Path(str(stated)).expanduser()
     if not stated or not named.is_dir():
-        raise UserError("the weights that the adapter belongs to are not on this machine", code="VT-USE-120",
-                        where=shown(stated or directory), remedy="give their directory with --base")
+        raise UserError(
+            "the weights that the adapter belongs to are not on this machine",
+            code="VT-USE-120",
+            where=shown(stated or directory),
+            remedy="give their directory with --base",
+        )
     stored, problems = read_shards(named), []
     merged, pairs = dict(stored), 0
     factors, others = _adapter(directory)
@@ -64,23 +71,42 @@ def read_lora_directory(directory: Path, base: Path | None = None) -> LoraDirect
         if weight is None:
             problems.append(f"the adapter of {shown(name)} belongs to no tensor of the base")
         elif a is None or b is None:
-            problems.append(f"the adapter of {shown(name)} has no matrix {'A' if a is None else 'B'}")
-        elif (*b.info.shape, *a.info.shape) != (weight.info.shape[0], settings.r, settings.r, *weight.info.shape[1:]):
-            problems.append(f"the adapter of {shown(name)} is {b.info.shape} times {a.info.shape}, of rank "
-                            f"{settings.r} for {weight.info.shape}")
+            problems.append(
+                f"the adapter of {shown(name)} has no matrix {'A' if a is None else 'B'}"
+            )
+        elif (*b.info.shape, *a.info.shape) != (
+            weight.info.shape[0],
+            settings.r,
+            settings.r,
+            *weight.info.shape[1:],
+        ):
+            problems.append(
+                f"the adapter of {shown(name)} is {b.info.shape} times {a.info.shape}, of rank "
+                f"{settings.r} for {weight.info.shape}"
+            )
         else:
             merged[name], pairs = _merged(weight, a, b, scale), pairs + 1
-    notes = [f"an adapter of rank {settings.r} is merged into {pairs} matrices, {len(others)} tensors trained in full"]
+    notes = [
+        f"an adapter of rank {settings.r} is merged into {pairs} matrices, {len(others)} tensors "
+        f"trained in full"
+    ]
     config = read_json(named / "config.json") if (named / "config.json").is_file() else {}
     return LoraDirectory({**merged, **others}, config, list(stored), notes, problems)
 
 
-def _adapter(directory: Path) -> tuple[dict[str, list[StoredTensor | None]], dict[str, StoredTensor]]:
-    """Return the matrices A and B by the name of the tensor they belong to, and all tensors that are none of those."""
+def _adapter(
+    directory: Path,
+) -> tuple[dict[str, list[StoredTensor | None]], dict[str, StoredTensor]]:
+    """Return the matrices A and B by the name of the tensor they belong to, and all tensors that
+    are none of those."""
     weights, pickled = directory / WEIGHTS_NAME, directory / _PICKLED_NAME
     if not weights.is_file() and not pickled.is_file():
-        raise CheckpointError(f"holds neither {WEIGHTS_NAME} nor {_PICKLED_NAME}", code="VT-WEIGHTS-041", where=str(directory),
-                              remedy="copy the adapter again")
+        raise CheckpointError(
+            f"holds neither {WEIGHTS_NAME} nor {_PICKLED_NAME}",
+            code="VT-WEIGHTS-041",
+            where=str(directory),
+            remedy="copy the adapter again",
+        )
     found = tensors_in(weights) if weights.is_file() else _listed(pickled)
     if (directory / _OTHERS_NAME).is_file():
         found |= _listed(directory / _OTHERS_NAME)
@@ -100,7 +126,9 @@ def _listed(path: Path) -> dict[str, StoredTensor]:
 
 
 def _merged(weight: StoredTensor, a: StoredTensor, b: StoredTensor, scale: float) -> StoredTensor:
-    """Return W + alpha / rank * B A, computed in float32 when it is read and rounded to the type of W."""
+    """Return W + alpha / rank * B A, computed in float32 when it is read and rounded to the type of
+    W."""
+
     def read(start: int, length: int) -> Iterator[bytes | memoryview]:
         whole = weight.load().float() + scale * (b.load().float() @ a.load().float())
         yield from tensor_in_memory(whole.to(DTYPES[weight.info.dtype])).read(start, length)

@@ -1,4 +1,5 @@
-"""The safetensors files of a directory as one set of tensors, by its shard index where it has one."""
+"""The safetensors files of a directory as one set of tensors, by its shard index where it has
+one."""
 
 from __future__ import annotations
 
@@ -19,28 +20,47 @@ def read_shards(directory: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a directory's safetensors files; headers are read, data are not.
 
     Raises:
-        CheckpointError: there is no file, one is damaged or missing, a tensor is stored twice, or the index names
-            files outside the directory or other tensors than the files hold.
+        CheckpointError: there is no file, one is damaged or missing, a tensor is stored twice, or
+            the index names files outside the directory or other tensors than the files hold.
     """
     index = directory / INDEX
     listed = _weight_map(index) if index.is_file() else None
-    names = sorted(set(listed.values())) if listed else sorted(path.name for path in directory.glob("*.safetensors"))
+    names = (
+        sorted(set(listed.values()))
+        if listed
+        else sorted(path.name for path in directory.glob("*.safetensors"))
+    )
     if not names:
-        raise CheckpointError("holds no *.safetensors file", code="VT-WEIGHTS-042", where=str(directory))
+        raise CheckpointError(
+            "holds no *.safetensors file", code="VT-WEIGHTS-042", where=str(directory)
+        )
     found: dict[str, StoredTensor] = {}
     file_of: dict[str, str] = {}
     for name in names:
         if not (directory / name).is_file():
-            raise CheckpointError(f"names {name!r}, which is missing", code="VT-WEIGHTS-043", where=str(index), remedy="copy it again")
+            raise CheckpointError(
+                f"names {name!r}, which is missing",
+                code="VT-WEIGHTS-043",
+                where=str(index),
+                remedy="copy it again",
+            )
         for key, tensor in tensors_in(directory / name).items():
             if key in found:
-                raise CheckpointError(f"tensor {key!r} is stored twice, in {file_of[key]} and {name}", code="VT-WEIGHTS-044",
-                                      where=str(directory), remedy="remove the file that does not belong there")
+                raise CheckpointError(
+                    f"tensor {key!r} is stored twice, in {file_of[key]} and {name}",
+                    code="VT-WEIGHTS-044",
+                    where=str(directory),
+                    remedy="remove the file that does not belong there",
+                )
             found[key], file_of[key] = tensor, name
     if listed and listed != file_of:
         key = sorted(listed.items() ^ file_of.items())[0][0]
-        raise CheckpointError(f"and the files disagree about tensor {key!r}", code="VT-WEIGHTS-045", where=str(index),
-                              remedy="copy the checkpoint again")
+        raise CheckpointError(
+            f"and the files disagree about tensor {key!r}",
+            code="VT-WEIGHTS-045",
+            where=str(index),
+            remedy="copy the checkpoint again",
+        )
     return found
 
 
@@ -68,7 +88,9 @@ def read_text(path: Path) -> str:
     check_link(path)
     try:
         if path.stat().st_size > _LARGEST_TEXT:
-            raise CheckpointError(f"has more than {_LARGEST_TEXT} bytes", code="VT-WEIGHTS-048", where=str(path))
+            raise CheckpointError(
+                f"has more than {_LARGEST_TEXT} bytes", code="VT-WEIGHTS-048", where=str(path)
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError("cannot be read", code="VT-WEIGHTS-049", where=str(path)) from error
@@ -76,10 +98,25 @@ def read_text(path: Path) -> str:
 
 def _weight_map(index: Path) -> dict[str, str]:
     found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-        raise CheckpointError("has no weight_map of tensors to files", code="VT-WEIGHTS-050", where=str(index))
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(name, str) for name in found.values())
+    ):
+        raise CheckpointError(
+            "has no weight_map of tensors to files", code="VT-WEIGHTS-050", where=str(index)
+        )
     for name in sorted(set(found.values())):
-        if name != Path(name).name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"names {name!r}, which is not a safetensors file of its directory", code="VT-WEIGHTS-051", where=str(index),
-                                  remedy="do not use a checkpoint from this place")
+        if (
+            name != Path(name).name
+            or "\\" in name
+            or "\0" in name
+            or not name.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"names {name!r}, which is not a safetensors file of its directory",
+                code="VT-WEIGHTS-051",
+                where=str(index),
+                remedy="do not use a checkpoint from this place",
+            )
     return found

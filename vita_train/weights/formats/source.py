@@ -1,4 +1,5 @@
-"""What is given to an import: a directory or a file, its layout recognised, its tensors listed but not read."""
+"""What is given to an import: a directory or a file, its layout recognised, its tensors listed but
+not read."""
 
 from __future__ import annotations
 
@@ -50,17 +51,31 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
         CheckpointError: a file is damaged or not to be trusted.
     """
     if layout and layout not in LAYOUTS:
-        raise UserError(f"unknown layout {layout!r}", code="VT-USE-121", where="--layout", remedy=f"layouts are {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"unknown layout {layout!r}",
+            code="VT-USE-121",
+            where="--layout",
+            remedy=f"layouts are {', '.join(LAYOUTS)}",
+        )
     path = Path(path).expanduser().absolute()
     if path.is_file():
         return _file(path, layout)
     if not path.is_dir():
-        raise UserError("there is no such file or directory", code="VT-USE-122", where=str(path),
-                        remedy="download the checkpoint first, then give its directory")
+        raise UserError(
+            "there is no such file or directory",
+            code="VT-USE-122",
+            where=str(path),
+            remedy="download the checkpoint first, then give its directory",
+        )
     if is_lora_directory(path) and layout in ("", "vita", "llm"):
         return _adapted(path, layout, base)
     if base is not None:
-        raise UserError("an adapter alone has a base", code="VT-USE-123", where=f"--base {base}", remedy=f"{path} holds none; drop it")
+        raise UserError(
+            "an adapter alone has a base",
+            code="VT-USE-123",
+            where=f"--base {base}",
+            remedy=f"{path} holds none; drop it",
+        )
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
         tensors, notes, problems = read_speech_directory(path)
         speech = LAYOUTS["audio-encoder"]
@@ -72,24 +87,45 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
     shards = read_shards(path)
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     found = _layout(layout or layout_of(shards), path)
-    # An export of ours says under which terms its weights stand: none, where nobody else's were imported.
+    # An export of ours says under which terms its weights stand: none, where nobody else's were
+    # imported.
     ours = read_json(path / EXPORT_MANIFEST) if (path / EXPORT_MANIFEST).is_file() else None
-    return Source(path, found, shards, config, terms=found.terms if ours is None else str(ours.get("terms", "")))
+    return Source(
+        path,
+        found,
+        shards,
+        config,
+        terms=found.terms if ours is None else str(ours.get("terms", "")),
+    )
 
 
 def _file(path: Path, layout: str) -> Source:
     if path.suffix not in _PICKLES:
-        raise UserError("is no file of a known kind", code="VT-USE-124", where=str(path),
-                        remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}")
+        raise UserError(
+            "is no file of a known kind",
+            code="VT-USE-124",
+            where=str(path),
+            remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}",
+        )
     tensors = _listed(read_pickle(path))
     if not layout:
-        layout = next((found for mark, found in (("mm_projector.", "mm-projector"), ("adpter.", "audio-adapter"))
-                       if any(mark in name for name in tensors)), "") or layout_of(tensors)
+        layout = next(
+            (
+                found
+                for mark, found in (("mm_projector.", "mm-projector"), ("adpter.", "audio-adapter"))
+                if any(mark in name for name in tensors)
+            ),
+            "",
+        ) or layout_of(tensors)
     notes = []
     if layout == "audio-adapter" and not any("running_" in name for name in tensors):
-        notes.append("files of this kind hold parameters alone: buffers of the adapter (statistics of a BatchNorm) are "
-                     "missing from them. The adapter here has LayerNorm and none; if the source's has BatchNorm, its "
-                     "weights do not belong here")
+        notes.append(
+            "files of this kind hold parameters alone: buffers of the adapter (statistics of a "
+            "BatchNorm) are "
+            "missing from them. The adapter here has LayerNorm and none; if the source's has "
+            "BatchNorm, its "
+            "weights do not belong here"
+        )
     found = _layout(layout, path)
     return Source(path, found, tensors, {}, notes, terms=found.terms)
 
@@ -98,16 +134,29 @@ def _adapted(path: Path, layout: str, base: Path | None) -> Source:
     """Return a base with the adapter of a directory merged, under the base's own terms."""
     found = read_lora_directory(path, base)
     own = layout_of(found.base_names)
-    beside = any(name.startswith(("model.mm_projector.", "model.audio_encoder.", "model.vision_tower."))
-                 for name in found.tensors)
-    return Source(path, _layout(layout or ("vita" if beside else own), path), found.tensors, found.config, found.notes,
-                  found.problems, _layout(own, path).terms)
+    beside = any(
+        name.startswith(("model.mm_projector.", "model.audio_encoder.", "model.vision_tower."))
+        for name in found.tensors
+    )
+    return Source(
+        path,
+        _layout(layout or ("vita" if beside else own), path),
+        found.tensors,
+        found.config,
+        found.notes,
+        found.problems,
+        _layout(own, path).terms,
+    )
 
 
 def _layout(name: str, path: Path) -> Layout:
     if not name:
-        raise CheckpointError("holds tensors of a layout that is not known", code="VT-WEIGHTS-052", where=str(path),
-                              remedy=f"give --layout, one of {', '.join(LAYOUTS)}")
+        raise CheckpointError(
+            "holds tensors of a layout that is not known",
+            code="VT-WEIGHTS-052",
+            where=str(path),
+            remedy=f"give --layout, one of {', '.join(LAYOUTS)}",
+        )
     return LAYOUTS[name]
 
 

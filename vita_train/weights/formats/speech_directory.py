@@ -44,9 +44,11 @@ def read_speech_directory(directory: Path) -> tuple[dict[str, Tensor], list[str]
     if missing := [name for name in _STATISTICS if name not in tensors]:
         tensors = {**tensors, **{name: statistics[name] for name in missing}}
         notes.append("the statistics of the features are those of global_cmvn")
-    elif any(tensors[name].shape != statistics[name].shape or
-             not torch.allclose(tensors[name].float(), statistics[name].float(), rtol=1e-3, atol=1e-5)
-             for name in _STATISTICS):
+    elif any(
+        tensors[name].shape != statistics[name].shape
+        or not torch.allclose(tensors[name].float(), statistics[name].float(), rtol=1e-3, atol=1e-5)
+        for name in _STATISTICS
+    ):
         notes.append("global_cmvn differs from the statistics in final.pt, which are used")
     return tensors, notes, _adapter_problems(settings.get("model_conf"))
 
@@ -54,8 +56,10 @@ def read_speech_directory(directory: Path) -> tuple[dict[str, Tensor], list[str]
 def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
     """Return mean and inverse standard deviation (bins,) of a statistics file, as float32.
 
-    Two forms are read: JSON with the sums ``mean_stat`` and ``var_stat`` and their ``frame_num``, and Kaldi's text
-    form, a matrix of two rows: the sums with the count behind them, the sums of squares with a zero behind them.
+    Two forms are read: JSON with the sums ``mean_stat`` and ``var_stat`` and their ``frame_num``,
+    and Kaldi's text
+    form, a matrix of two rows: the sums with the count behind them, the sums of squares with a zero
+    behind them.
 
     Raises:
         CheckpointError: it is of neither form, or the numbers cannot be statistics.
@@ -64,19 +68,27 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
     try:
         if text.startswith("{"):
             values = json.loads(text)
-            sums, squares, count = _numbers(values["mean_stat"]), _numbers(values["var_stat"]), values["frame_num"]
+            sums, squares, count = (
+                _numbers(values["mean_stat"]),
+                _numbers(values["var_stat"]),
+                values["frame_num"],
+            )
         else:
             words = text.removeprefix("[").removesuffix("]").split()
             if len(words) < 4 or len(words) % 2 or not text.startswith("["):
                 raise ValueError
             numbers, bins = _numbers(words), len(words) // 2 - 1
-            sums, count, squares = numbers[:bins], numbers[bins], numbers[bins + 1:-1]
+            sums, count, squares = numbers[:bins], numbers[bins], numbers[bins + 1 : -1]
         count = float(count)
         if not sums or len(sums) != len(squares) or not count > 0 or not math.isfinite(count):
             raise ValueError
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError("holds no feature statistics, neither as JSON nor as Kaldi text", code="VT-WEIGHTS-053", where=str(path),
-                              remedy="copy the file again") from error
+        raise CheckpointError(
+            "holds no feature statistics, neither as JSON nor as Kaldi text",
+            code="VT-WEIGHTS-053",
+            where=str(path),
+            remedy="copy the file again",
+        ) from error
     mean = torch.tensor(sums, dtype=torch.float64) / count
     variance = torch.tensor(squares, dtype=torch.float64) / count - mean**2
     return mean.float(), variance.clamp(min=_VARIANCE_FLOOR).rsqrt().float()
@@ -90,7 +102,9 @@ def _adapter_problems(settings: Any) -> list[str]:
         # Only words are shown: YAML can describe a value that is larger than any memory.
         if not isinstance(theirs, str) or theirs.lower() != ours:
             word = shown(theirs) if isinstance(theirs, str) else "no word"
-            problems.append(f"model_conf.{key} is {word} in train.yaml, and this package has {ours} alone")
+            problems.append(
+                f"model_conf.{key} is {word} in train.yaml, and this package has {ours} alone"
+            )
     return problems
 
 
@@ -105,7 +119,11 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CheckpointError("is not plain YAML", code="VT-WEIGHTS-054", where=str(path)) from error
+        raise CheckpointError(
+            "is not plain YAML", code="VT-WEIGHTS-054", where=str(path)
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointError("is not a mapping of settings", code="VT-WEIGHTS-055", where=str(path))
+        raise CheckpointError(
+            "is not a mapping of settings", code="VT-WEIGHTS-055", where=str(path)
+        )
     return found

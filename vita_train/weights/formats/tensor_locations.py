@@ -12,7 +12,8 @@ from vita_train.recipe.towers.internvit import RULES as INTERNVIT_RULES
 
 
 class TensorLocation(NamedTuple):
-    """Where a tensor of ours lies: it is a tensor of another layout, or one of equal parts of it (first axis)."""
+    """Where a tensor of ours lies: it is a tensor of another layout, or one of equal parts of it
+    (first axis)."""
 
     name: str
     part: int = 0
@@ -27,8 +28,12 @@ _ENCODER: tuple[Rule, ...] = (
     (r"subsampling\.conv\.([02])\.(\w+)", r"enc.0.core.conv.\1.\2", ""),
     (r"subsampling\.out\.(\w+)", r"enc.0.core.out.0.\1", ""),
     (r"embed\.([01])\.(\w+)", r"enc.1.embed.\1.\2", ""),
-    (r"encoders\.(\d+)\.(self_attn\.(?:linear_(?:q|k|v|out|pos)\.\w+|pos_bias_[uv])|feed_forward\.w_[12]\.\w+|"
-     r"norm[12]\.\w+)", r"enc.1.encoders.\1.\2", ""),
+    (
+        r"encoders\.(\d+)\.(self_attn\.(?:linear_(?:q|k|v|out|pos)\.\w+|pos_bias_[uv])|feed_forward\.w_[12]\.\w+|"
+        r"norm[12]\.\w+)",
+        r"enc.1.encoders.\1.\2",
+        "",
+    ),
     (r"after_norm\.(\w+)", r"enc.1.after_norm.\1", ""),
 )
 _ADAPTER: tuple[Rule, ...] = (
@@ -38,7 +43,8 @@ _ADAPTER: tuple[Rule, ...] = (
 )
 _VISION_TRANSFORMERS: tuple[Rule, ...] = ((r"model\.(.+)", r"\1", ""),)
 
-#: Modules of the released VITA-1.5 checkpoint: prefix and rules. ``adpter`` is how the release spells it.
+#: Modules of the released VITA-1.5 checkpoint: prefix and rules. ``adpter`` is how the release
+#: spells it.
 _VITA: dict[str, tuple[str, tuple[Rule, ...]]] = {
     "llm": ("", _SAME),
     "vision": ("model.vision_tower.vision_tower.", INTERNVIT_RULES),
@@ -61,22 +67,26 @@ def vita_location(module: str, name: str) -> TensorLocation | None:
 
 
 def internvit_location(module: str, name: str) -> TensorLocation | None:
-    """Return where a tensor of the tower lies in InternViT's original layout: query, key and value are one tensor."""
+    """Return where a tensor of the tower lies in InternViT's original layout: query, key and value
+    are one tensor."""
     return placed("", INTERNVIT_RULES if module == "vision" else (), name)
 
 
 def internvl_vision_location(module: str, name: str) -> TensorLocation | None:
-    """Return where a tensor of the tower lies in a checkpoint of transformers' InternVLVisionModel."""
+    """Return where a tensor of the tower lies in a checkpoint of transformers'
+    InternVLVisionModel."""
     return placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
 
 
 def llm_location(module: str, name: str) -> TensorLocation | None:
-    """Return where a tensor of the language model lies in a checkpoint of transformers: it has our names."""
+    """Return where a tensor of the language model lies in a checkpoint of transformers: it has our
+    names."""
     return placed("", _SAME if module == "llm" else (), name)
 
 
 def flat_location(module: str, name: str) -> TensorLocation | None:
-    """Return where a tensor lies in a directory of ours for transformers: the module's name stands before."""
+    """Return where a tensor lies in a directory of ours for transformers: the module's name stands
+    before."""
     return TensorLocation(f"{module}.{name}")
 
 

@@ -21,8 +21,11 @@ def accept_terms(terms: str, *, accepted: bool) -> None:
     if note.is_file():
         return
     if not accepted:
-        raise UserError(f"these weights may be used under the terms of their owners alone: {terms}", code="VT-USE-125",
-                        remedy="read the licence that came with them; if you accept it, add --accept-licence")
+        raise UserError(
+            f"these weights may be used under the terms of their owners alone: {terms}",
+            code="VT-USE-125",
+            remedy="read the licence that came with them; if you accept it, add --accept-licence",
+        )
     with translate_os_errors(note):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(terms + "\n", encoding="utf-8")

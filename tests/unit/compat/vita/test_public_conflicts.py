@@ -14,7 +14,16 @@ from vita_train.compat.vita.zero import SHIPPED, Zero, read_zero
 from vita_train.errors import UserError
 from vita_train.recipe.lora import QuantizeSpec
 
-BASE = ["--model_name_or_path", "llm", "--vision_tower", "t/InternViT", "--dataset_use", "d", "--output_dir", "runs/m"]
+BASE = [
+    "--model_name_or_path",
+    "llm",
+    "--vision_tower",
+    "t/InternViT",
+    "--dataset_use",
+    "d",
+    "--output_dir",
+    "runs/m",
+]
 
 CASES: list[tuple[str, str, str]] = [
     ("--bf16 --fp16", "--bf16 True", "--fp16 True"),
@@ -22,22 +31,44 @@ CASES: list[tuple[str, str, str]] = [
     ("--bits 8 --lora_enable False", "--bits 8", "--lora_enable False"),
     ("--bits 4 --lora_enable True --deepspeed zero3.json", "--bits 4", "--deepspeed zero3.json"),
     ("--lora_enable --tune_mm_mlp_adapter", "--lora_enable True", "--tune_mm_mlp_adapter True"),
-    ("--lora_enable --tune_audio_mlp_adapter", "--lora_enable True", "--tune_audio_mlp_adapter True"),
+    (
+        "--lora_enable --tune_audio_mlp_adapter",
+        "--lora_enable True",
+        "--tune_audio_mlp_adapter True",
+    ),
     ("--use_s2", "--use_s2 True", "--vision_tower t/InternViT"),
-    ("--unfreeze_vision_tower --vision_tower siglip", "--unfreeze_vision_tower True", "--vision_tower siglip"),
+    (
+        "--unfreeze_vision_tower --vision_tower siglip",
+        "--unfreeze_vision_tower True",
+        "--vision_tower siglip",
+    ),
     ("--mm_projector_lr 2e-6", "--mm_projector_lr 2e-06", "--unfreeze_vision_tower False"),
-    ("--is_multimodal False --lazy_preprocess False", "--is_multimodal False", "--lazy_preprocess False"),
+    (
+        "--is_multimodal False --lazy_preprocess False",
+        "--is_multimodal False",
+        "--lazy_preprocess False",
+    ),
     ("--is_multimodal False", "--is_multimodal False", "--vision_tower t/InternViT"),
-    ("--min_dynamic_patch 5 --max_dynamic_patch 4", "--min_dynamic_patch 5", "--max_dynamic_patch 4"),
+    (
+        "--min_dynamic_patch 5 --max_dynamic_patch 4",
+        "--min_dynamic_patch 5",
+        "--max_dynamic_patch 4",
+    ),
     ("--min_video_frames 17", "--min_video_frames 17", "--max_video_frames 16"),
     ("--version nemo", "--version nemo", "--model_type"),
     ("--audio_prompt_finetune", "--audio_prompt_finetune True", "--audio_prompt_num"),
-    ("--lr_scheduler_type cosine --deepspeed ds_config_zero3.json",
-     "--lr_scheduler_type cosine", "--deepspeed ds_config_zero3.json"),
+    (
+        "--lr_scheduler_type cosine --deepspeed ds_config_zero3.json",
+        "--lr_scheduler_type cosine",
+        "--deepspeed ds_config_zero3.json",
+    ),
     ("--debug_mode --report_to wandb", "--debug_mode True", "--report_to wandb"),
     ("--wandb_project p --report_to tensorboard", "--wandb_project p", "--report_to tensorboard"),
-    ("--resume_from_checkpoint runs/other/checkpoint-3",
-     "--resume_from_checkpoint runs/other/checkpoint-3", "--output_dir runs/m"),
+    (
+        "--resume_from_checkpoint runs/other/checkpoint-3",
+        "--resume_from_checkpoint runs/other/checkpoint-3",
+        "--output_dir runs/m",
+    ),
 ]
 
 
@@ -56,12 +87,20 @@ def test_every_conflict_has_a_case() -> None:
     assert {(f"--{conflict.first}", f"--{conflict.second}") for conflict in CONFLICTS} == tried
 
 
-@pytest.mark.parametrize("line", [
-    "--bf16 --fp16 False", "--bits 16", "--unfreeze_vision_tower --mm_projector_lr 1e-6",
-    "--lr_scheduler_type linear --deepspeed ds_config_zero3.json", "--deepspeed ds_config_zero3_offload.json",
-    "--lazy_preprocess False", "--resume_from_checkpoint runs/m/checkpoint-3", "--report_to all --wandb_project p",
-    "--version qwen2p5_instruct",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--bf16 --fp16 False",
+        "--bits 16",
+        "--unfreeze_vision_tower --mm_projector_lr 1e-6",
+        "--lr_scheduler_type linear --deepspeed ds_config_zero3.json",
+        "--deepspeed ds_config_zero3_offload.json",
+        "--lazy_preprocess False",
+        "--resume_from_checkpoint runs/m/checkpoint-3",
+        "--report_to all --wandb_project p",
+        "--version qwen2p5_instruct",
+    ],
+)
 def test_what_goes_together(line: str) -> None:
     assert public_run([*BASE, *line.split()]).stage == "1.3"
 
@@ -72,39 +111,67 @@ def test_quantised_weights_below_an_adapter_are_no_contradiction() -> None:
 
 
 def test_like_public_goes_on_where_the_public_code_does() -> None:
-    run = public_run([*BASE, *["--mm_projector_lr", "1e-6", "--lr_scheduler_type", "cosine"],
-                      "--deepspeed", "ds_config_zero3.json"], like_public=True)
+    run = public_run(
+        [
+            *BASE,
+            *["--mm_projector_lr", "1e-6", "--lr_scheduler_type", "cosine"],
+            "--deepspeed",
+            "ds_config_zero3.json",
+        ],
+        like_public=True,
+    )
     assert run.recipe.stages["1.3"].optim.schedule == "linear"
     assert sum("taken as the public code does" in note for note in run.notes) == 2
     with pytest.raises(UserError, match="--bf16 True contradicts"):
         public_run([*BASE, "--bf16", "--fp16"], like_public=True)
 
 
-@pytest.mark.parametrize(("path", "kind"), [
-    ("OpenGVLab/InternViT-300M-448px", "internvit"), ("/design/InternViT-300M", "internvit"),
-    ("google/siglip-so400m-patch14-384", "siglip"), ("/towers/eva-clip/", "eva"), ("openai/clip-vit-large", "clip"),
-])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("OpenGVLab/InternViT-300M-448px", "internvit"),
+        ("/design/InternViT-300M", "internvit"),
+        ("google/siglip-so400m-patch14-384", "siglip"),
+        ("/towers/eva-clip/", "eva"),
+        ("openai/clip-vit-large", "clip"),
+    ],
+)
 def test_a_tower_is_known_by_its_own_name(path: str, kind: str) -> None:
     assert tower_kind(parse_arguments(["--vision_tower", path])) == kind
 
 
 def test_deepspeed_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"},
-                                                      "offload_param": {"device": "cpu"}},
-                                "scheduler": {"type": "WarmupDecayLR"}}))
-    assert read_zero(str(path)) == Zero(3, "all", "linear") == SHIPPED["ds_config_zero3_offload.json"]
+    path.write_text(
+        json.dumps(
+            {
+                "zero_optimization": {
+                    "stage": 3,
+                    "offload_optimizer": {"device": "cpu"},
+                    "offload_param": {"device": "cpu"},
+                },
+                "scheduler": {"type": "WarmupDecayLR"},
+            }
+        )
+    )
+    assert (
+        read_zero(str(path)) == Zero(3, "all", "linear") == SHIPPED["ds_config_zero3_offload.json"]
+    )
     path.write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}}')
     assert read_zero(str(path)) == Zero(2, "none", "")
     assert read_zero("anywhere/zero3.json") == Zero(3, "none", "")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("{", "is not a JSON file"), ("[]", "zero_optimization is no JSON object"),
-    ('{"zero_optimization": {"stage": 4}}', "stage is 4"),
-    ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', "without the optimizer"),
-    ('{"scheduler": {"type": "OneCycle"}}', "not yet supported: scheduler OneCycle"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not a JSON file"),
+        ("[]", "zero_optimization is no JSON object"),
+        ('{"zero_optimization": {"stage": 4}}', "stage is 4"),
+        ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', "without the optimizer"),
+        ('{"scheduler": {"type": "OneCycle"}}', "not yet supported: scheduler OneCycle"),
+    ],
+)
 def test_deepspeed_files_that_make_no_sense(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "mine.json"
     path.write_text(text)

@@ -13,10 +13,23 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.schema import Recipe
 
-BASE = ["--model_name_or_path", "llm", "--vision_tower", "t/InternViT", "--dataset_use", "Pretrain_video",
-        "--output_dir", "runs/mine", "--lr_scheduler_type", "cosine", "--audio_encoder", "enc"]
+BASE = [
+    "--model_name_or_path",
+    "llm",
+    "--vision_tower",
+    "t/InternViT",
+    "--dataset_use",
+    "Pretrain_video",
+    "--output_dir",
+    "runs/mine",
+    "--lr_scheduler_type",
+    "cosine",
+    "--audio_encoder",
+    "enc",
+]
 
-#: Flags with a value, the setting they turn into, and its value. The stage is 1.3 unless it is told.
+#: Flags with a value, the setting they turn into, and its value. The stage is 1.3 unless it is
+#: told.
 SETTINGS: list[tuple[str, str, Any]] = [
     ("--model_name_or_path other", "model.llm.source", "other"),
     ("--model_name_or_path other", "tokenizer.source", "other"),
@@ -28,11 +41,27 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--model_type nemo", "model.llm.num_layers", 40),
     ("--model_type mixtral-8x7b", "data.template", "mixtral_two"),
     ("--audio_prompt_finetune True --audio_prompt_num 25", "model.audio_adapter.prompt_tokens", 25),
-    ("--audio_prompt_finetune True --audio_prompt_num 25", "stages.2.1b.trainable", {"audio_prompt": 5e-5}),
-    ("--audio_state_predictor_tuning True --model_type qwen2p5_fo_instruct", "data.state_mode", "head"),
+    (
+        "--audio_prompt_finetune True --audio_prompt_num 25",
+        "stages.2.1b.trainable",
+        {"audio_prompt": 5e-5},
+    ),
+    (
+        "--audio_state_predictor_tuning True --model_type qwen2p5_fo_instruct",
+        "data.state_mode",
+        "head",
+    ),
     ("--vision_tower x/siglip --model_max_length 1024", "model.vision.kind", "siglip"),
-    ("--vision_tower x/siglip --use_s2 --model_max_length 1024", "model.vision.scales", [384, 768, 1152]),
-    ("--vision_tower x/tower --vision_tower_type eva --model_max_length 1024", "model.vision.kind", "eva_clip"),
+    (
+        "--vision_tower x/siglip --use_s2 --model_max_length 1024",
+        "model.vision.scales",
+        [384, 768, 1152],
+    ),
+    (
+        "--vision_tower x/tower --vision_tower_type eva --model_max_length 1024",
+        "model.vision.kind",
+        "eva_clip",
+    ),
     ("--mm_projector_type linear", "model.projector.kind", "linear"),
     ("--mm_projector_type spp_v2", "model.projector.kind", "spp_v2"),
     ("--lora_enable True --lora_r 8 --lora_alpha 4", "stages.1.3.lora.rank", 8),
@@ -51,14 +80,28 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--vision_tower design/InternViT-300M/", "model.vision.kind", "internvit"),
     ("--vision_tower tower --vision_tower_type internvit", "model.vision.source", "tower"),
     ("--audio_encoder other --tune_audio_mlp_adapter", "weights.audio_encoder", "other"),
-    ("--freeze_audio_encoder False", "stages.2.2.trainable",
-     {"llm": 5e-5, "projector": 5e-5, "audio_encoder": 5e-5}),
-    ("--freeze_audio_encoder_adapter False", "stages.2.2.trainable",
-     {"llm": 5e-5, "projector": 5e-5, "audio_adapter": 5e-5}),
+    (
+        "--freeze_audio_encoder False",
+        "stages.2.2.trainable",
+        {"llm": 5e-5, "projector": 5e-5, "audio_encoder": 5e-5},
+    ),
+    (
+        "--freeze_audio_encoder_adapter False",
+        "stages.2.2.trainable",
+        {"llm": 5e-5, "projector": 5e-5, "audio_adapter": 5e-5},
+    ),
     ("--freeze_audio_encoder_adapter False", "weights.audio_adapter", "llm"),
-    ("--unfreeze_vision_tower", "stages.1.3.trainable", {"llm": 5e-5, "vision": 5e-5, "projector": 5e-5}),
+    (
+        "--unfreeze_vision_tower",
+        "stages.1.3.trainable",
+        {"llm": 5e-5, "vision": 5e-5, "projector": 5e-5},
+    ),
     ("--pretrain_mm_mlp_adapter p.safetensors", "weights.projector", "p.safetensors"),
-    ("--pretrain_mm_mlp_adapter p.safetensors", "stages.1.2.trainable", {"llm": 5e-5, "projector": 5e-5}),
+    (
+        "--pretrain_mm_mlp_adapter p.safetensors",
+        "stages.1.2.trainable",
+        {"llm": 5e-5, "projector": 5e-5},
+    ),
     ("--tune_audio_mlp_adapter --pretrain_audio_mlp_adapter a", "weights.audio_adapter", "a"),
     ("--mm_projector_type mlp2x_gelu", "model.projector.kind", "mlp2x_gelu"),
     ("--dataset_use other", "stages.1.3.data", {"other": 1.0}),
@@ -68,11 +111,22 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--max_dynamic_patch 6", "data.image.max_tiles", 6),
     ("--use_thumbnail False", "data.image.thumbnail", False),
     ("--optim adamw_torch_fused", "stages.1.3.optim.kind", "adamw"),
-    ("--tune_mm_mlp_adapter --freeze_mm_mlp_adapter False", "stages.1.1.trainable", {"projector": 5e-5}),
-    ("--unfreeze_vision_tower --freeze_mm_mlp_adapter", "stages.1.3.trainable", {"llm": 5e-5, "vision": 5e-5}),
+    (
+        "--tune_mm_mlp_adapter --freeze_mm_mlp_adapter False",
+        "stages.1.1.trainable",
+        {"projector": 5e-5},
+    ),
+    (
+        "--unfreeze_vision_tower --freeze_mm_mlp_adapter",
+        "stages.1.3.trainable",
+        {"llm": 5e-5, "vision": 5e-5},
+    ),
     ("--model_max_length 6200", "stages.1.3.batch.seq_len", 6200),
-    ("--unfreeze_vision_tower --mm_projector_lr 2e-6", "stages.1.3.trainable",
-     {"llm": 5e-5, "vision": 2e-6, "projector": 5e-5}),
+    (
+        "--unfreeze_vision_tower --mm_projector_lr 2e-6",
+        "stages.1.3.trainable",
+        {"llm": 5e-5, "vision": 2e-6, "projector": 5e-5},
+    ),
     ("--output_dir a/b/Some_Run", "name", "some_run"),
     ("--output_dir a/b/Some_Run", "storage.root", "a/b"),
     ("--output_dir s3://bucket/runs/x", "storage.root", "s3://bucket/runs"),
@@ -81,8 +135,12 @@ SETTINGS: list[tuple[str, str, Any]] = [
     ("--num_train_epochs 2", "stages.1.3.epochs", 2.0),
     ("--max_steps 7", "stages.1.3.steps", 7),
     ("--max_steps 7 --num_train_epochs 2", "stages.1.3.epochs", None),
-    ("--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --nnodes 2 --nproc_per_node 4",
-     "stages.1.3.batch.global_batch_size", 48),
+    (
+        "--per_device_train_batch_size 3 --gradient_accumulation_steps 2 --nnodes 2 "
+        "--nproc_per_node 4",
+        "stages.1.3.batch.global_batch_size",
+        48,
+    ),
     ("--gradient_accumulation_steps 2", "stages.1.3.batch.grad_accum", 2),
     ("--learning_rate 2e-5", "stages.1.3.trainable", {"llm": 2e-5, "projector": 2e-5}),
     ("--weight_decay 0.01", "stages.1.3.optim.weight_decay", 0.01),
@@ -152,7 +210,10 @@ TOLD: list[tuple[str, str]] = [
 REFUSED: list[tuple[str, str]] = [
     ("--model_type mixtral-8x7b --version default", "not yet supported: --version default"),
     ("--lora_enable True --lora_bias lora_only", "not yet supported: --lora_bias lora_only"),
-    ("--model_type nemo --version qwen2p5_instruct", "--version qwen2p5_instruct contradicts --model_type nemo"),
+    (
+        "--model_type nemo --version qwen2p5_instruct",
+        "--version qwen2p5_instruct contradicts --model_type nemo",
+    ),
     ("--vision_tower x/tower", "does not tell what kind of tower it is"),
     ("--image_folder f", "not yet supported: --image_folder f"),
     ("--fp16", "not yet supported: --fp16 True"),
@@ -166,7 +227,10 @@ REFUSED: list[tuple[str, str]] = [
     ("--warmup_ratio 1.5", "--warmup_ratio 1.5 is no share"),
     ("--output_dir /", "names no run"),
     ("--output_dir s3://bucket", "names no run"),
-    ("--dataset_use temp --is_multimodal False", "--is_multimodal False contradicts --vision_tower"),
+    (
+        "--dataset_use temp --is_multimodal False",
+        "--is_multimodal False contradicts --vision_tower",
+    ),
     ("--deepspeed nowhere.json", "there is no such file"),
     ("--freeze_mm_mlp_adapter --freeze_backbone", "nothing is left to train"),
     ("--model_max_length 33300", "--model_max_length 33300 is more than"),
@@ -210,19 +274,25 @@ def test_a_flag_is_refused(line: str, words: str) -> None:
 
 def test_every_flag_is_in_one_of_the_tables() -> None:
     lines = [line for line, *_ in (*SETTINGS, *TOLD, *REFUSED)]
-    named = {word.removeprefix("--") for line in lines for word in line.split() if word.startswith("--")}
+    named = {
+        word.removeprefix("--") for line in lines for word in line.split() if word.startswith("--")
+    }
     assert set(FLAGS) <= named
 
 
-@pytest.mark.parametrize("name", ["model_name_or_path", "vision_tower", "dataset_use", "output_dir"])
+@pytest.mark.parametrize(
+    "name", ["model_name_or_path", "vision_tower", "dataset_use", "output_dir"]
+)
 def test_what_must_be_given(name: str) -> None:
     place = BASE.index(f"--{name}")
     with pytest.raises(UserError, match=f"--{name} is missing"):
-        public_run(BASE[:place] + BASE[place + 2:])
+        public_run(BASE[:place] + BASE[place + 2 :])
 
 
 def test_the_stage_can_be_named_and_settings_laid_over() -> None:
-    run = public_run(BASE, stage="finetune_qwen.sh", settings=["stages.1.2.batch.max_tiles=9", "seed=3"])
+    run = public_run(
+        BASE, stage="finetune_qwen.sh", settings=["stages.1.2.batch.max_tiles=9", "seed=3"]
+    )
     assert run.stage == "1.2"
     assert (run.recipe.stages["1.2"].batch.max_tiles, run.recipe.seed) == (9, 3)
     with pytest.raises(UserError, match=r"--stage 3\.1 is none that the public trainer runs"):
@@ -230,7 +300,10 @@ def test_the_stage_can_be_named_and_settings_laid_over() -> None:
 
 
 def test_like_public_keeps_what_the_public_code_does() -> None:
-    run = public_run([*BASE, *["--model_max_length", "33300", "--image_aspect_ratio", "square"]], like_public=True)
+    run = public_run(
+        [*BASE, *["--model_max_length", "33300", "--image_aspect_ratio", "square"]],
+        like_public=True,
+    )
     assert run.recipe.model.llm.max_positions == 33300
     assert run.recipe.data.image.single_tile == "crop"
     check_recipe(run.recipe)

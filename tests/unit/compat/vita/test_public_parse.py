@@ -16,28 +16,43 @@ def library_values(words: list[str]) -> dict[str, Any]:
     """What HfArgumentParser makes of a command line, given a dataclass of the same fields."""
     from transformers import HfArgumentParser
 
-    fields = [(flag.name, flag.kind if flag.default is not None else flag.kind | None,
-               dataclasses.field(default=flag.default)) for flag in FLAGS.values()]
+    fields = [
+        (
+            flag.name,
+            flag.kind if flag.default is not None else flag.kind | None,
+            dataclasses.field(default=flag.default),
+        )
+        for flag in FLAGS.values()
+    ]
     kind = dataclasses.make_dataclass("Fields", fields)
-    return dataclasses.asdict(HfArgumentParser(kind).parse_args_into_dataclasses(words, look_for_args_file=False)[0])
+    return dataclasses.asdict(
+        HfArgumentParser(kind).parse_args_into_dataclasses(words, look_for_args_file=False)[0]
+    )
 
 
-@pytest.mark.parametrize("line", [
-    "",
-    "--tune_mm_mlp_adapter",
-    "--tune_mm_mlp_adapter True --use_thumbnail False --is_multimodal 0 --freeze_audio_encoder no",
-    "--no_use_thumbnail --no-is-multimodal --freeze-audio-encoder F",
-    "--bf16 --learning_rate 2e-5 --max_steps -1 --output_dir=out/x --save_steps 500 --weight_decay 0.",
-    "--learning_rate 1 --learning_rate 3e-4 --seed 7 --tf32 True",
-    "--vision_tower a --lora_bias all --bits 4 --use_s2",
-    "--per-device-train-batch-size 2 --report_to none --model-max-length 6200",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--tune_mm_mlp_adapter",
+        "--tune_mm_mlp_adapter True --use_thumbnail False --is_multimodal 0 --freeze_audio_encoder "
+        "no",
+        "--no_use_thumbnail --no-is-multimodal --freeze-audio-encoder F",
+        "--bf16 --learning_rate 2e-5 --max_steps -1 --output_dir=out/x --save_steps 500 "
+        "--weight_decay 0.",
+        "--learning_rate 1 --learning_rate 3e-4 --seed 7 --tf32 True",
+        "--vision_tower a --lora_bias all --bits 4 --use_s2",
+        "--per-device-train-batch-size 2 --report_to none --model-max-length 6200",
+    ],
+)
 def test_values_are_the_library_s(line: str) -> None:
     ours = parse_arguments(line.split())
     assert {name: ours[name] for name in FLAGS} == library_values(line.split())
 
 
-@pytest.mark.parametrize("line", ["--tf32", "--bits four", "--learning_rate", "--bf16 maybe", "stray"])
+@pytest.mark.parametrize(
+    "line", ["--tf32", "--bits four", "--learning_rate", "--bf16 maybe", "stray"]
+)
 def test_what_the_library_refuses_is_refused(line: str) -> None:
     with pytest.raises(UserError):
         parse_arguments(line.split())
@@ -45,24 +60,42 @@ def test_what_the_library_refuses_is_refused(line: str) -> None:
         library_values(line.split())
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("--learnin_rate 1", "train: unknown flag --learnin_rate, did you mean --learning_rate? "
-                         "(vita-train train --flags lists them)"),
-    ("--tune-mm-mlp-adaptor True", "train: unknown flag --tune-mm-mlp-adaptor, did you mean --tune_mm_mlp_adapter? "
-                                   "(vita-train train --flags lists them)"),
-    ("--learning 1", "train: unknown flag --learning, did you mean --learning_rate? "
-                     "(vita-train train --flags lists them)"),
-    ("--qqqqqq 1", "train: unknown flag --qqqqqq (vita-train train --flags lists them)"),
-    ("stray", "train: 'stray' belongs to no flag (vita-train train --flags lists them)"),
-    ("--bits 5", "train: --bits 5 is not known (it is one of 4, 8, 16)"),
-    ("--version qwen2p5_instuct", "train: --version qwen2p5_instuct is not known (did you mean qwen2p5_instruct?)"),
-    ("--bits x", "train: --bits: 'x' is not a whole number"),
-    ("--learning_rate fast", "train: --learning_rate/--learning-rate: 'fast' is not a number"),
-    ("--bf16 maybe", "train: --bf16: 'maybe' is neither True nor False"),
-    ("--evaluation_strategy no --eval_strategy steps",
-     "train: --evaluation_strategy no contradicts --eval_strategy steps: they are one flag under two names "
-     "(give one of them)"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--learnin_rate 1",
+            "train: unknown flag --learnin_rate, did you mean --learning_rate? "
+            "(vita-train train --flags lists them)",
+        ),
+        (
+            "--tune-mm-mlp-adaptor True",
+            "train: unknown flag --tune-mm-mlp-adaptor, did you mean --tune_mm_mlp_adapter? "
+            "(vita-train train --flags lists them)",
+        ),
+        (
+            "--learning 1",
+            "train: unknown flag --learning, did you mean --learning_rate? "
+            "(vita-train train --flags lists them)",
+        ),
+        ("--qqqqqq 1", "train: unknown flag --qqqqqq (vita-train train --flags lists them)"),
+        ("stray", "train: 'stray' belongs to no flag (vita-train train --flags lists them)"),
+        ("--bits 5", "train: --bits 5 is not known (it is one of 4, 8, 16)"),
+        (
+            "--version qwen2p5_instuct",
+            "train: --version qwen2p5_instuct is not known (did you mean qwen2p5_instruct?)",
+        ),
+        ("--bits x", "train: --bits: 'x' is not a whole number"),
+        ("--learning_rate fast", "train: --learning_rate/--learning-rate: 'fast' is not a number"),
+        ("--bf16 maybe", "train: --bf16: 'maybe' is neither True nor False"),
+        (
+            "--evaluation_strategy no --eval_strategy steps",
+            "train: --evaluation_strategy no contradicts --eval_strategy steps: they are one flag "
+            "under two names "
+            "(give one of them)",
+        ),
+    ],
+)
 def test_mistakes_are_one_line(line: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_arguments(line.split())

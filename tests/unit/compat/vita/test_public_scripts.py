@@ -8,7 +8,13 @@ import pytest
 
 from vita_train.compat.vita.document import document
 from vita_train.compat.vita.parse import parse_arguments
-from vita_train.compat.vita.scripts import SCRIPTS, describe_scripts, script_name, script_run, script_words
+from vita_train.compat.vita.scripts import (
+    SCRIPTS,
+    describe_scripts,
+    script_name,
+    script_run,
+    script_words,
+)
 from vita_train.errors import UserError
 from vita_train.recipe.aliases import STAGE_ALIASES
 from vita_train.recipe.check import check_recipe
@@ -35,17 +41,34 @@ FIGURES: dict[str, tuple[float, int, int, int, int, int, int, int, int]] = {
     "finetuneTaskNeg_qwen_fo_nodes": (1e-4, 8, 2, 4, 8, 6200, 500, 1, 4),
 }
 #: What each script's name begins with, and the stage it runs; the longest counts.
-STAGE_OF = {"pretrain_mlp": "1.1", "finetune": "1.2", "finetuneTask": "1.3", "pretrain_audio": "2.1b",
-            "finetuneTaskNeg": "2.2", "finetuneTaskNeg_qwen_fo": "2.1b"}
+STAGE_OF = {
+    "pretrain_mlp": "1.1",
+    "finetune": "1.2",
+    "finetuneTask": "1.3",
+    "pretrain_audio": "2.1b",
+    "finetuneTaskNeg": "2.2",
+    "finetuneTaskNeg_qwen_fo": "2.1b",
+}
 RATES = {"finetune_qwen": {"vision": 2e-6}, "finetune_qwen_nodes": {"vision": 2e-6}}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_figures_are_the_scripts(name: str) -> None:
     arguments = parse_arguments(script_words(name))
-    assert FIGURES[name] == tuple(arguments[flag] for flag in (
-        "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "nnodes", "nproc_per_node",
-        "model_max_length", "save_steps", "save_total_limit", "dataloader_num_workers"))
+    assert FIGURES[name] == tuple(
+        arguments[flag]
+        for flag in (
+            "learning_rate",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "nnodes",
+            "nproc_per_node",
+            "model_max_length",
+            "save_steps",
+            "save_total_limit",
+            "dataloader_num_workers",
+        )
+    )
     assert arguments["freeze_audio_encoder"] is True
     assert arguments["deepspeed"] == "zero3.json"
 
@@ -55,32 +78,59 @@ def test_a_script_is_a_recipe(name: str) -> None:
     run, recipe = script_run(name), load_recipe(f"{name}.sh")
     assert recipe == run.recipe == load_recipe(dump_recipe(recipe))
     check_recipe(recipe)
-    assert run.stage == STAGE_OF[max((start for start in STAGE_OF if name.startswith(start)), key=len)]
+    assert (
+        run.stage == STAGE_OF[max((start for start in STAGE_OF if name.startswith(start)), key=len)]
+    )
     assert run.stage == STAGE_ALIASES.get(name, run.stage)
     spec = recipe.stages[run.stage]
     rate, batch, accumulate, nodes, processes, length, every, kept, workers = FIGURES[name]
     assert spec.trainable == {**dict.fromkeys(spec.trainable, rate), **RATES.get(name, {})}
     assert spec.batch.global_batch_size == batch * accumulate * nodes * processes
-    assert (spec.batch.grad_accum, spec.batch.seq_len, spec.checkpoint_interval) == (accumulate, length, every)
-    assert (recipe.launch.nodes, recipe.launch.nproc, recipe.launch.workers) == (nodes, processes, workers)
+    assert (spec.batch.grad_accum, spec.batch.seq_len, spec.checkpoint_interval) == (
+        accumulate,
+        length,
+        every,
+    )
+    assert (recipe.launch.nodes, recipe.launch.nproc, recipe.launch.workers) == (
+        nodes,
+        processes,
+        workers,
+    )
     assert recipe.storage.keep_last == kept
-    assert (spec.epochs, spec.optim.schedule, spec.optim.warmup, spec.optim.weight_decay) == (1, "cosine", 0.03, 0)
-    assert (spec.engine.kind, spec.engine.zero, spec.engine.checkpoint_activations) == ("deepspeed", 3, True)
+    assert (spec.epochs, spec.optim.schedule, spec.optim.warmup, spec.optim.weight_decay) == (
+        1,
+        "cosine",
+        0.03,
+        0,
+    )
+    assert (spec.engine.kind, spec.engine.zero, spec.engine.checkpoint_activations) == (
+        "deepspeed",
+        3,
+        True,
+    )
     assert recipe.model.dtype == spec.engine.dtype == "bfloat16"
     assert describe_scripts()[name].startswith(f"Public script. Stage {run.stage}: trains ")
 
 
-@pytest.mark.parametrize(("name", "family", "tower", "template"), [
-    ("finetune", "mixtral-8x7b", "internvit", "mixtral_two"),
-    ("pretrain_mlp_qwen", "qwen2p5_instruct", "siglip", "qwen2p5_instruct"),
-    ("finetuneTaskNeg_qwen_fo", "qwen2p5_instruct", "internvit", "qwen2p5_instruct"),
-])
+@pytest.mark.parametrize(
+    ("name", "family", "tower", "template"),
+    [
+        ("finetune", "mixtral-8x7b", "internvit", "mixtral_two"),
+        ("pretrain_mlp_qwen", "qwen2p5_instruct", "siglip", "qwen2p5_instruct"),
+        ("finetuneTaskNeg_qwen_fo", "qwen2p5_instruct", "internvit", "qwen2p5_instruct"),
+    ],
+)
 def test_the_model_is_the_scripts(name: str, family: str, tower: str, template: str) -> None:
     run = script_run(name)
     model = run.recipe.model
-    assert (model.llm.family, model.vision.kind, run.recipe.data.template) == (family, tower, template)
-    assert (model.llm.hidden_size, model.llm.moe is not None) == ((4096, True) if family != "qwen2p5_instruct" else
-                                                                  (3584, False))
+    assert (model.llm.family, model.vision.kind, run.recipe.data.template) == (
+        family,
+        tower,
+        template,
+    )
+    assert (model.llm.hidden_size, model.llm.moe is not None) == (
+        (4096, True) if family != "qwen2p5_instruct" else (3584, False)
+    )
 
 
 def test_the_prompt_alone_trains_in_the_fo_scripts() -> None:
@@ -101,4 +151,6 @@ def test_names() -> None:
 
 def test_the_document_is_in_step() -> None:
     path = Path(__file__).parents[4] / "docs" / "public-arguments.md"
-    assert path.read_text(encoding="utf-8") == document(), "run vita-train train --flags > docs/public-arguments.md"
+    assert path.read_text(encoding="utf-8") == document(), (
+        "run vita-train train --flags > docs/public-arguments.md"
+    )

@@ -1,4 +1,5 @@
-"""Which modules train: the public code's rules, checked against gradients switched on and off in its order."""
+"""Which modules train: the public code's rules, checked against gradients switched on and off in
+its order."""
 
 from __future__ import annotations
 
@@ -12,9 +13,17 @@ from vita_train.compat.vita.scripts import SCRIPTS, script_words
 from vita_train.compat.vita.trainable import PARTS, rates, resolve, trainable_parts
 from vita_train.errors import UserError
 
-SWITCHES = ("freeze_backbone", "tune_mm_mlp_adapter", "tune_audio_mlp_adapter", "audio_prompt_finetune",
-            "audio_state_predictor_tuning", "freeze_mm_mlp_adapter", "unfreeze_vision_tower", "freeze_audio_encoder",
-            "freeze_audio_encoder_adapter")
+SWITCHES = (
+    "freeze_backbone",
+    "tune_mm_mlp_adapter",
+    "tune_audio_mlp_adapter",
+    "audio_prompt_finetune",
+    "audio_state_predictor_tuning",
+    "freeze_mm_mlp_adapter",
+    "unfreeze_vision_tower",
+    "freeze_audio_encoder",
+    "freeze_audio_encoder_adapter",
+)
 
 #: Trainable in fact under each public script's flags.
 TRAINED = {
@@ -39,16 +48,21 @@ TRAINED = {
 
 
 def by_gradients(values: dict[str, bool]) -> set[str]:
-    """Build a model of one weight a part and switch gradients in the order of the public trainer."""
+    """Build a model of one weight a part and switch gradients in the order of the public
+    trainer."""
     inner = nn.ModuleDict({"llm": nn.Linear(1, 1)})
-    model = nn.ModuleDict({"inner": inner, "lm_head": nn.Linear(1, 1), "state_head": nn.Linear(1, 1)})
+    model = nn.ModuleDict(
+        {"inner": inner, "lm_head": nn.Linear(1, 1), "state_head": nn.Linear(1, 1)}
+    )
     model["state_head"].requires_grad_(False)  # made when it is asked for
     if values["freeze_backbone"]:
         inner.requires_grad_(False)
     inner["vision"] = nn.Linear(1, 1).requires_grad_(False)
     inner["projector"] = nn.Linear(1, 1)
     inner["audio_encoder"] = nn.Linear(1, 1).requires_grad_(not values["freeze_audio_encoder"])
-    inner["audio_adapter"] = nn.Linear(1, 1).requires_grad_(not values["freeze_audio_encoder_adapter"])
+    inner["audio_adapter"] = nn.Linear(1, 1).requires_grad_(
+        not values["freeze_audio_encoder_adapter"]
+    )
     inner["audio_prompt"] = nn.Linear(1, 1).requires_grad_(False)  # made when it is asked for
     if values["tune_mm_mlp_adapter"]:
         model.requires_grad_(False)
@@ -64,7 +78,9 @@ def by_gradients(values: dict[str, bool]) -> set[str]:
         inner["projector"].requires_grad_(False)
     if values["unfreeze_vision_tower"]:
         inner["vision"].requires_grad_(True)
-    return {name.split(".")[-2] for name, weight in model.named_parameters() if weight.requires_grad}
+    return {
+        name.split(".")[-2] for name, weight in model.named_parameters() if weight.requires_grad
+    }
 
 
 def test_every_combination_resolves_as_the_public_code_does() -> None:
@@ -91,21 +107,44 @@ def test_scripts_train_what_they_train_in_public(name: str, like_public: bool) -
     assert set(trainable_parts(arguments, like_public=like_public)) == TRAINED[name]
 
 
-@pytest.mark.parametrize(("line", "first", "second"), [
-    ("--tune_mm_mlp_adapter --tune_audio_mlp_adapter",
-     "--tune_mm_mlp_adapter True", "--tune_audio_mlp_adapter True"),
-    ("--tune_audio_mlp_adapter --audio_prompt_finetune",
-     "--tune_audio_mlp_adapter True", "--audio_prompt_finetune True"),
-    ("--tune_mm_mlp_adapter --freeze_mm_mlp_adapter --unfreeze_vision_tower",
-     "--tune_mm_mlp_adapter True", "--freeze_mm_mlp_adapter True"),
-    ("--freeze_audio_encoder False --tune_mm_mlp_adapter",
-     "--freeze_audio_encoder False", "--tune_mm_mlp_adapter True"),
-    ("--freeze_audio_encoder_adapter True --tune_audio_mlp_adapter",
-     "--freeze_audio_encoder_adapter True", "--tune_audio_mlp_adapter True"),
-    ("--freeze_audio_encoder_adapter False --audio_state_predictor_tuning",
-     "--freeze_audio_encoder_adapter False", "--audio_state_predictor_tuning True"),
-])
-def test_flags_that_undo_each_other_are_refused_or_followed(line: str, first: str, second: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "first", "second"),
+    [
+        (
+            "--tune_mm_mlp_adapter --tune_audio_mlp_adapter",
+            "--tune_mm_mlp_adapter True",
+            "--tune_audio_mlp_adapter True",
+        ),
+        (
+            "--tune_audio_mlp_adapter --audio_prompt_finetune",
+            "--tune_audio_mlp_adapter True",
+            "--audio_prompt_finetune True",
+        ),
+        (
+            "--tune_mm_mlp_adapter --freeze_mm_mlp_adapter --unfreeze_vision_tower",
+            "--tune_mm_mlp_adapter True",
+            "--freeze_mm_mlp_adapter True",
+        ),
+        (
+            "--freeze_audio_encoder False --tune_mm_mlp_adapter",
+            "--freeze_audio_encoder False",
+            "--tune_mm_mlp_adapter True",
+        ),
+        (
+            "--freeze_audio_encoder_adapter True --tune_audio_mlp_adapter",
+            "--freeze_audio_encoder_adapter True",
+            "--tune_audio_mlp_adapter True",
+        ),
+        (
+            "--freeze_audio_encoder_adapter False --audio_state_predictor_tuning",
+            "--freeze_audio_encoder_adapter False",
+            "--audio_state_predictor_tuning True",
+        ),
+    ],
+)
+def test_flags_that_undo_each_other_are_refused_or_followed(
+    line: str, first: str, second: str
+) -> None:
     with pytest.raises(UserError, match=f"{first} contradicts {second}: the public code"):
         trainable_parts(parse_arguments(line.split()))
     arguments = parse_arguments(line.split())
@@ -113,9 +152,16 @@ def test_flags_that_undo_each_other_are_refused_or_followed(line: str, first: st
     assert any(note.startswith(f"{first} contradicts {second}") for note in arguments.notes)
 
 
-@pytest.mark.parametrize("line", ["", "--tune_mm_mlp_adapter", "--unfreeze_vision_tower --tune_audio_mlp_adapter",
-                                  "--freeze_audio_encoder_adapter True --tune_mm_mlp_adapter",
-                                  "--freeze_backbone --tune_mm_mlp_adapter"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--tune_mm_mlp_adapter",
+        "--unfreeze_vision_tower --tune_audio_mlp_adapter",
+        "--freeze_audio_encoder_adapter True --tune_mm_mlp_adapter",
+        "--freeze_backbone --tune_mm_mlp_adapter",
+    ],
+)
 def test_flags_that_agree_are_not(line: str) -> None:
     arguments = parse_arguments(line.split())
     assert trainable_parts(arguments) == resolve(arguments).parts
@@ -132,13 +178,21 @@ def test_a_frozen_backbone_is_frozen_with_its_head() -> None:
 def test_false_freezes_nothing_and_that_is_told() -> None:
     arguments = parse_arguments(["--tune_mm_mlp_adapter", "False"])
     assert "projector" in trainable_parts(arguments)
-    assert arguments.notes == ["--tune_mm_mlp_adapter False freezes nothing, in the public code as well: the "
-                               "projector trains"]
+    assert arguments.notes == [
+        "--tune_mm_mlp_adapter False freezes nothing, in the public code as well: the "
+        "projector trains"
+    ]
 
 
 def test_the_projector_s_rate_is_the_tower_s() -> None:
     arguments = parse_arguments(["--learning_rate", "2e-5", "--mm_projector_lr", "2e-6"])
     assert rates(PARTS, arguments) == {
-        "llm": 2e-5, "vision": 2e-6, "projector": 2e-5, "audio_encoder": 2e-5, "audio_adapter": 2e-5,
-        "audio_prompt": 2e-5, "state_head": 2e-5}
+        "llm": 2e-5,
+        "vision": 2e-6,
+        "projector": 2e-5,
+        "audio_encoder": 2e-5,
+        "audio_adapter": 2e-5,
+        "audio_prompt": 2e-5,
+        "state_head": 2e-5,
+    }
     assert rates(("projector",), arguments) == {"projector": 2e-5}

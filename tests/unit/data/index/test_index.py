@@ -25,12 +25,23 @@ def test_samples_are_what_examining_the_record_gives(corpus: Corpus, registry: P
     index = corpus.index("look", "train")
     roots = {"pics": registry.parent / "pics", "films": registry.parent / "films"}
     encoder = RowEncoder(recipe(), corpus.tokenizer, "look", roots)
-    rows = [row for row in read_records(registry.parent / "look-train.json", roots) if isinstance(row, Row)]
+    rows = [
+        row
+        for row in read_records(registry.parent / "look-train.json", roots)
+        if isinstance(row, Row)
+    ]
     for place, row in enumerate(rows):
         example, sample = encoder.encode(row), index.sample(place)
-        assert (sample.ids.tolist(), sample.runs.tolist(), sample.turns) == (example.ids, example.runs, example.turns)
-        assert (sample.tokens, sample.tiles, sample.supervised) == \
-            (example.tokens, example.tiles, example.supervised)
+        assert (sample.ids.tolist(), sample.runs.tolist(), sample.turns) == (
+            example.ids,
+            example.runs,
+            example.turns,
+        )
+        assert (sample.tokens, sample.tiles, sample.supervised) == (
+            example.tokens,
+            example.tiles,
+            example.supervised,
+        )
         ids, labels = sample.expanded()
         assert len(ids) == len(labels) == sample.tokens
         assert (ids == IMAGE_ID).sum() == sample.tiles * 4
@@ -52,8 +63,9 @@ def test_media_come_in_the_shapes_that_were_counted(corpus: Corpus) -> None:
 
 def test_prompt_ids_end_where_the_last_reply_begins(corpus: Corpus) -> None:
     sample = corpus.index("talk", "train").sample(0)
-    assert corpus.tokenizer.decode(sample.prompt_ids).endswith("☜red<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n"
-                                                               "<|im_start|>assistant\n")
+    assert corpus.tokenizer.decode(sample.prompt_ids).endswith(
+        "☜red<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_stored_features_are_the_computed_ones(tmp_path: Path) -> None:
@@ -122,7 +134,9 @@ def test_statistics_add_up(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("table", ["index.arrow", "lengths.bin"])
-def test_a_changed_byte_is_found_when_the_first_row_is_read(corpus: Corpus, tmp_path: Path, table: str) -> None:
+def test_a_changed_byte_is_found_when_the_first_row_is_read(
+    corpus: Corpus, tmp_path: Path, table: str
+) -> None:
     dataset, splits = next(iter(corpus.datasets.items()))
     folder = tmp_path / "copy"
     shutil.copytree(corpus.path / dataset / splits[0], folder)

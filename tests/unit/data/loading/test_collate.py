@@ -1,4 +1,5 @@
-"""Packed rows: documents are told apart, media stand in reading order, padding is not supervised."""
+"""Packed rows: documents are told apart, media stand in reading order, padding is not
+supervised."""
 
 from __future__ import annotations
 
@@ -42,11 +43,15 @@ def test_media_follow_the_placeholders(corpus: Corpus) -> None:
     assert batch.tiles.dtype == torch.uint8
     assert (batch.input_ids == IMAGE_ID).sum() == len(batch.tiles) * 4
     expected = [look.sample(1).load_pixels(), look.sample(2).load_pixels()]
-    assert torch.equal(batch.tiles[:len(expected[0])].permute(0, 2, 3, 1), torch.from_numpy(expected[0]))
+    assert torch.equal(
+        batch.tiles[: len(expected[0])].permute(0, 2, 3, 1), torch.from_numpy(expected[0])
+    )
     assert batch.fbank_lengths.tolist() == [hear.sample(1).frames, hear.sample(0).frames]
-    assert torch.equal(batch.fbank[1, :batch.fbank_lengths[1]], hear.sample(0).load_fbank())
-    assert (batch.fbank[1, batch.fbank_lengths[1]:] == 0).all()
-    assert (batch.input_ids == AUDIO_ID).sum() == sum(hear.sample(place).runs.sum() for place in (0, 1))
+    assert torch.equal(batch.fbank[1, : batch.fbank_lengths[1]], hear.sample(0).load_fbank())
+    assert (batch.fbank[1, batch.fbank_lengths[1] :] == 0).all()
+    assert (batch.input_ids == AUDIO_ID).sum() == sum(
+        hear.sample(place).runs.sum() for place in (0, 1)
+    )
 
 
 def test_text_alone_has_no_media(corpus: Corpus) -> None:

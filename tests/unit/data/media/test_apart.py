@@ -20,7 +20,7 @@ from vita_train.data.media.measure import MediaFile
 from vita_train.data.prepare.row_encoder import measure_settings
 
 #: Takes the place of `measure` in the decoding process: the file's name says what it does.
-HOSTILE = '''
+HOSTILE = """
 import os, signal, sys, time
 from multiprocessing.connection import Connection
 import vita_train.data.media.apart as apart
@@ -41,7 +41,7 @@ def hostile(file, settings):
 apart.decoding = __import__("vita_train.data.media.door", fromlist=["door"]).decoding
 apart.measure = hostile
 apart.main(Connection(int(sys.argv[-1])))
-'''
+"""
 
 
 def test_no_file_takes_the_decoder_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +53,12 @@ def test_no_file_takes_the_decoder_with_it(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("vita_train.data.media.apart.subprocess.Popen", hostile)
     with Decoder(measure_settings(recipe())) as decoder:
-        for name, reason in (("spin", "takes too long"), ("sleep", "takes too long"),
-                             ("crash", "unreadable image"), ("swell", "too large")):
+        for name, reason in (
+            ("spin", "takes too long"),
+            ("sleep", "takes too long"),
+            ("crash", "unreadable image"),
+            ("swell", "too large"),
+        ):
             path = tmp_path / f"{name}.jpg"
             with pytest.raises(MediaError) as caught:
                 decoder.measure(MediaFile("image", path))
@@ -89,17 +93,28 @@ def test_pipes_links_out_of_the_root_and_odd_rows_are_rejects(tmp_path: Path) ->
     (tmp_path / "pics" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
     (tmp_path / "pics" / "inside.jpg").symlink_to("p0.jpg")
     os.mkfifo(tmp_path / "pics" / "pipe.jpg")
-    rows = [{"id": name, "set": "pics", "image": f"{name}.jpg",
-             "conversations": turns("<image>\nwhat?", "a thing.")}
-            for name in ("p0", "link", "inside", "pipe")]
-    heard = [{"id": "mute", "conversations": turns("no audio", "at all.")},
-             {"id": "s0", "audio": ["s0.wav"], "conversations": turns("<audio>\nwrite.", "one")}]
-    registry = write_registry(tmp_path, {"look": {"train": rows}, "talk": {"train": rows[:1]},
-                                         "hear": {"train": heard}})
+    rows = [
+        {
+            "id": name,
+            "set": "pics",
+            "image": f"{name}.jpg",
+            "conversations": turns("<image>\nwhat?", "a thing."),
+        }
+        for name in ("p0", "link", "inside", "pipe")
+    ]
+    heard = [
+        {"id": "mute", "conversations": turns("no audio", "at all.")},
+        {"id": "s0", "audio": ["s0.wav"], "conversations": turns("<audio>\nwrite.", "one")},
+    ]
+    registry = write_registry(
+        tmp_path, {"look": {"train": rows}, "talk": {"train": rows[:1]}, "hear": {"train": heard}}
+    )
     report = check(registry, recipe(), progress=lambda line: None)
     assert [(reject.id, reject.reason) for _, _, reject in report.rejects] == [
-        ("mute", "cannot be examined"), ("link", "path outside its root"),
-        ("pipe", "unreadable image")]
+        ("mute", "cannot be examined"),
+        ("link", "path outside its root"),
+        ("pipe", "unreadable image"),
+    ]
 
 
 def test_a_script_without_a_guard_can_prepare(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ def written(path: Path, samples: np.ndarray, subtype: str = "FLOAT", rate: int =
 
 @pytest.mark.parametrize("channels", [2, 6])
 @pytest.mark.parametrize("sounding", [0, 1])
-def test_a_channel_that_alone_has_sound_is_taken_whole(tmp_path: Path, channels: int,
-                                                       sounding: int) -> None:
+def test_a_channel_that_alone_has_sound_is_taken_whole(
+    tmp_path: Path, channels: int, sounding: int
+) -> None:
     samples = np.zeros((16000, channels), np.float32)
     samples[:, sounding] = tone()
     path = written(tmp_path / "s.wav", samples)
@@ -66,10 +67,16 @@ def test_a_constant_is_silence(tmp_path: Path, level: float) -> None:
     assert refused(path) == "silent audio"
 
 
-@pytest.mark.parametrize(("scale", "reason"), [
-    (1e30, "audio outside [-1, 1]"), (100.3, "audio outside [-1, 1]"), (np.inf, "unreadable audio"),
-    (np.nan, "unreadable audio"), (3e38, "audio outside [-1, 1]"),
-])
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        (1e30, "audio outside [-1, 1]"),
+        (100.3, "audio outside [-1, 1]"),
+        (np.inf, "unreadable audio"),
+        (np.nan, "unreadable audio"),
+        (3e38, "audio outside [-1, 1]"),
+    ],
+)
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_floats_far_outside_are_refused(
     tmp_path: Path, scale: float, reason: str, rate: int
@@ -110,7 +117,7 @@ def test_files_cut_short_are_refused(tmp_path: Path, suffix: str, share: float) 
     kind = "audio" if suffix in SOUNDS else "video"
     measure(MediaFile(kind, path), SETTINGS)  # type: ignore[arg-type]
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * share) | 1])
+    path.write_bytes(content[: int(len(content) * share) | 1])
     with pytest.raises(MediaError) as caught:
         measure(MediaFile(kind, path), SETTINGS)  # type: ignore[arg-type]
     assert caught.value.reason in (f"truncated {kind}", f"unreadable {kind}")
@@ -121,7 +128,7 @@ def unknown_length(path: Path, length: int) -> Path:
     content = bytearray(path.read_bytes())
     order = "<" if path.suffix == ".wav" else ">"
     place = 8 if path.suffix == ".au" else content.find(b"data" if order == "<" else b"SSND") + 4
-    content[place:place + 4] = struct.pack(f"{order}I", length)
+    content[place : place + 4] = struct.pack(f"{order}I", length)
     if path.suffix != ".au":
         content[4:8] = struct.pack(f"{order}I", (length + 36) & 0xFFFFFFFF if length else 0)
     path.write_bytes(content)
@@ -152,9 +159,15 @@ def test_lengths_that_are_promised_are_held_to(tmp_path: Path) -> None:
 
 
 def header(rate: int, samples: bytes) -> bytes:
-    return (b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVEfmt "
-            + struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16) + b"data"
-            + struct.pack("<I", len(samples)) + samples)
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(samples))
+        + b"WAVEfmt "
+        + struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+        + b"data"
+        + struct.pack("<I", len(samples))
+        + samples
+    )
 
 
 def test_what_a_header_claims_is_looked_at_before_decoding(tmp_path: Path) -> None:

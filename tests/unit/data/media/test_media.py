@@ -1,4 +1,5 @@
-"""Images, videos and audio: counts from the reference tables, features against Kaldi, faults with reasons."""
+"""Images, videos and audio: counts from the reference tables, features against Kaldi, faults with
+reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from PIL import Image
 from tests.helpers.data_world import audio_file, image_file, video_file
 from vita_train.data.media import MediaError
 from vita_train.data.media.audio import check_length, fbank, frames_of, load_wave
-from vita_train.data.media.image import choose_grid, count_tiles, cut_tiles, grids, normalise, open_image, to_square
+from vita_train.data.media.image import (
+    choose_grid,
+    count_tiles,
+    cut_tiles,
+    grids,
+    normalise,
+    open_image,
+    to_square,
+)
 from vita_train.data.media.video import frame_indices, load_frames, probe_video
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import AudioSpec, DataSpec, ImageSpec, VideoSpec
@@ -23,15 +32,29 @@ from vita_train.recipe.towers.internvit import InternVitSpec
 
 # Width, height, columns, rows, tiles, tokens at 448 pixels and 1 to 12 tiles.
 TILING = [
-    (448, 448, 1, 1, 1, 256), (224, 224, 1, 1, 1, 256), (336, 672, 1, 2, 3, 768), (900, 450, 2, 1, 3, 768),
-    (1500, 500, 3, 1, 4, 1024), (640, 427, 3, 2, 7, 1792), (500, 333, 3, 2, 7, 1792), (1280, 720, 4, 2, 9, 2304),
-    (1920, 1080, 4, 2, 9, 2304), (3840, 2160, 4, 2, 9, 2304), (720, 1280, 2, 4, 9, 2304), (1024, 1024, 3, 3, 10, 2560),
-    (4000, 400, 10, 1, 11, 2816), (640, 480, 4, 3, 13, 3328), (800, 600, 4, 3, 13, 3328), (2000, 1500, 4, 3, 13, 3328),
+    (448, 448, 1, 1, 1, 256),
+    (224, 224, 1, 1, 1, 256),
+    (336, 672, 1, 2, 3, 768),
+    (900, 450, 2, 1, 3, 768),
+    (1500, 500, 3, 1, 4, 1024),
+    (640, 427, 3, 2, 7, 1792),
+    (500, 333, 3, 2, 7, 1792),
+    (1280, 720, 4, 2, 9, 2304),
+    (1920, 1080, 4, 2, 9, 2304),
+    (3840, 2160, 4, 2, 9, 2304),
+    (720, 1280, 2, 4, 9, 2304),
+    (1024, 1024, 3, 3, 10, 2560),
+    (4000, 400, 10, 1, 11, 2816),
+    (640, 480, 4, 3, 13, 3328),
+    (800, 600, 4, 3, 13, 3328),
+    (2000, 1500, 4, 3, 13, 3328),
 ]
 
 
 @pytest.mark.parametrize(("width", "height", "columns", "rows", "tiles", "tokens"), TILING)
-def test_tiling_table(width: int, height: int, columns: int, rows: int, tiles: int, tokens: int) -> None:
+def test_tiling_table(
+    width: int, height: int, columns: int, rows: int, tiles: int, tokens: int
+) -> None:
     assert choose_grid(width, height, 1, 12, 448) == (columns, rows)
     assert count_tiles(width, height, ImageSpec(), 448) == tiles
     assert tiles * ModelSpec().tokens_per_tile == tokens
@@ -53,7 +76,9 @@ def test_tiles_are_cut_row_by_row_with_the_whole_picture_last() -> None:
     assert np.abs(tiles[6, [16, 48]][:, [10, 32, 53], 0].astype(int) - colours).max() < 3
 
 
-@pytest.mark.parametrize(("how", "corner", "middle"), [("squash", 200, 50), ("pad", 124, 50), ("crop", 50, 50)])
+@pytest.mark.parametrize(
+    ("how", "corner", "middle"), [("squash", 200, 50), ("pad", 124, 50), ("crop", 50, 50)]
+)
 def test_single_tiles(how: str, corner: int, middle: int) -> None:
     pixels = np.full((32, 96, 3), 50, np.uint8)
     pixels[:, :16] = 200
@@ -69,7 +94,9 @@ def test_normalisation_takes_mean_and_deviation_out() -> None:
     tiles[1] = 255
     values = normalise(tiles, vision)
     assert values.shape == (2, 3, 4, 4)
-    assert values[0, :, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(vision.mean, vision.std, strict=True)])
+    assert values[0, :, 0, 0].tolist() == pytest.approx(
+        [-m / s for m, s in zip(vision.mean, vision.std, strict=True)]
+    )
     assert values[1, 0, 0, 0].item() == pytest.approx((1 - vision.mean[0]) / vision.std[0])
 
 
@@ -97,10 +124,22 @@ def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
     assert np.abs(frames.mean((1, 2, 3)) - [10, 70, 70, 170]).max() < 6
 
 
-@pytest.mark.parametrize(("seconds", "frames", "tokens"), [
-    (1, 98, 12), (2, 198, 24), (5, 498, 62), (10, 998, 124), (30, 2998, 374), (60, 5998, 749), (3.54, 352, 44),
-    (0.085, 7, 1), (0.075, 6, 0), (0.025, 1, 0), (0.02, 0, 0),
-])
+@pytest.mark.parametrize(
+    ("seconds", "frames", "tokens"),
+    [
+        (1, 98, 12),
+        (2, 198, 24),
+        (5, 498, 62),
+        (10, 998, 124),
+        (30, 2998, 374),
+        (60, 5998, 749),
+        (3.54, 352, 44),
+        (0.085, 7, 1),
+        (0.075, 6, 0),
+        (0.025, 1, 0),
+        (0.02, 0, 0),
+    ],
+)
 def test_sound_length_table(seconds: float, frames: int, tokens: int) -> None:
     assert frames_of(round(seconds * 16000)) == frames
     assert SubsamplingAdapterSpec().tokens_of(frames) == tokens
@@ -109,7 +148,9 @@ def test_sound_length_table(seconds: float, frames: int, tokens: int) -> None:
 @pytest.mark.parametrize("samples", [400, 7777, 24000])
 def test_fbank_agrees_with_kaldi(samples: int) -> None:
     generator = np.random.default_rng(samples)
-    wave = (0.2 * np.sin(np.arange(samples) * 0.07) + 0.01 * generator.standard_normal(samples)).astype(np.float32)
+    wave = (
+        0.2 * np.sin(np.arange(samples) * 0.07) + 0.01 * generator.standard_normal(samples)
+    ).astype(np.float32)
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
     options.mel_opts.num_bins = 80
@@ -159,7 +200,7 @@ def test_sound_in_a_container_is_read(tmp_path: Path) -> None:
 
 def cut(path: Path, share: float) -> Path:
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * share)])
+    path.write_bytes(content[: int(len(content) * share)])
     return path
 
 
@@ -183,32 +224,46 @@ def nothing(path: Path) -> Path:
 
 
 FAULTS: list[tuple[str, Callable[[Path], Path], str]] = [
-    ("a.jpg", nothing, "missing file"), ("a.jpg", empty_file, "empty file"), ("a.jpg", text_file, "unreadable image"),
+    ("a.jpg", nothing, "missing file"),
+    ("a.jpg", empty_file, "empty file"),
+    ("a.jpg", text_file, "unreadable image"),
     ("a.jpg", lambda path: cut(image_file(path, 200, 200), 0.5), "truncated image"),
     ("a.png", lambda path: cut(image_file(path, 200, 200), 0.5), "truncated image"),
-    ("a.wav", nothing, "missing file"), ("a.wav", empty_file, "empty file"), ("a.wav", text_file, "unreadable audio"),
-    ("a.wav", lambda path: cut(audio_file(path), 0.5), "truncated audio"), ("a.wav", silent_file, "empty audio"),
+    ("a.wav", nothing, "missing file"),
+    ("a.wav", empty_file, "empty file"),
+    ("a.wav", text_file, "unreadable audio"),
+    ("a.wav", lambda path: cut(audio_file(path), 0.5), "truncated audio"),
+    ("a.wav", silent_file, "empty audio"),
     ("a.wav", lambda path: cut(audio_file(path), 0.001), "truncated audio"),
-    ("a.mp4", nothing, "missing file"), ("a.mp4", empty_file, "empty file"), ("a.mp4", text_file, "unreadable video"),
+    ("a.mp4", nothing, "missing file"),
+    ("a.mp4", empty_file, "empty file"),
+    ("a.mp4", text_file, "unreadable video"),
     ("a.mp4", lambda path: cut(video_file(path), 0.5), "truncated video"),
     ("a.mp4", lambda path: audio_file(path.with_suffix(".wav")).rename(path), "unreadable video"),
 ]
 
 
 @pytest.mark.parametrize(("name", "make", "reason"), FAULTS)
-def test_faulty_files_are_refused_with_a_reason(tmp_path: Path, name: str, make: Callable[[Path], Path],
-                                                reason: str) -> None:
+def test_faulty_files_are_refused_with_a_reason(
+    tmp_path: Path, name: str, make: Callable[[Path], Path], reason: str
+) -> None:
     path = make(tmp_path / name)
     openers: dict[str, Callable[[Path], object]] = {
-        ".jpg": open_image, ".png": open_image, ".wav": lambda path: load_wave(path, 16000), ".mp4": probe_video}
+        ".jpg": open_image,
+        ".png": open_image,
+        ".wav": lambda path: load_wave(path, 16000),
+        ".mp4": probe_video,
+    }
     with pytest.raises(MediaError) as caught:
         openers[path.suffix](path)
     assert caught.value.reason == reason
     assert name in caught.value.detail
 
 
-@pytest.mark.parametrize(("samples", "reason"), [(1000, "audio too short"), (1279, "audio too short"),
-                                                 (16000 * 61, "audio too long")])
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [(1000, "audio too short"), (1279, "audio too short"), (16000 * 61, "audio too long")],
+)
 def test_clips_outside_the_limits_are_refused(samples: int, reason: str) -> None:
     spec = AudioSpec(min_seconds=0.01)
     with pytest.raises(MediaError) as caught:

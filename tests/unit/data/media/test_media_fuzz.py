@@ -111,5 +111,3 @@ def test_every_whole_file_is_used_and_damaged_ones_are_used_or_rejected(
 @pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be examined" not in fuzz(tmp_path, 10_000, 2, monkeypatch)
-
-

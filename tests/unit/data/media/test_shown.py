@@ -19,10 +19,16 @@ from vita_train.data.media.video import load_frames, probe_video, video_frame_in
 from vita_train.recipe.data import DataSpec, VideoSpec
 
 #: What a viewer has to do for each Exif orientation, undone: how the file stores the image.
-STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-          8: Image.Transpose.ROTATE_270}
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def at_corners(image: Image.Image) -> list[tuple[int, ...]]:
@@ -50,8 +56,9 @@ def test_orientation_is_followed(tmp_path: Path, suffix: str, orientation: int) 
 
 
 def test_damaged_tags_do_not_turn_a_picture_away(tmp_path: Path) -> None:
-    Image.fromarray(corners()).save(tmp_path / "p.jpg", exif=b"Exif\0\0MM\0*garbage", quality=95,
-                                    icc_profile=b"no profile")
+    Image.fromarray(corners()).save(
+        tmp_path / "p.jpg", exif=b"Exif\0\0MM\0*garbage", quality=95, icc_profile=b"no profile"
+    )
     assert at_corners(open_image(tmp_path / "p.jpg")) == RIGHT
 
 
@@ -59,14 +66,24 @@ def ramp(low: float, high: float, kind: str) -> np.ndarray:
     return np.linspace(low, high, 32 * 48).reshape(32, 48).astype(kind)
 
 
-@pytest.mark.parametrize(("values", "suffix"), [
-    (ramp(0, 65535, "u2"), "png"), (ramp(0, 65535, "u2"), "tif"), (ramp(0, 1, "f4"), "tif"),
-    (ramp(0, 255, "f4"), "tif"), (ramp(0, 65535, "f4"), "tif"), (ramp(-3, 5, "f4"), "tif"),
-    (ramp(0, 255, "i4"), "tif"), (ramp(0, 2**31 - 1, "i4"), "tif"), (ramp(-1e6, 1e6, "i4"), "tif"),
-    (ramp(0, 65535, "u2"), "ppm"),
-])
-def test_deep_pictures_are_scaled_by_their_range(tmp_path: Path, values: np.ndarray,
-                                                 suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "suffix"),
+    [
+        (ramp(0, 65535, "u2"), "png"),
+        (ramp(0, 65535, "u2"), "tif"),
+        (ramp(0, 1, "f4"), "tif"),
+        (ramp(0, 255, "f4"), "tif"),
+        (ramp(0, 65535, "f4"), "tif"),
+        (ramp(-3, 5, "f4"), "tif"),
+        (ramp(0, 255, "i4"), "tif"),
+        (ramp(0, 2**31 - 1, "i4"), "tif"),
+        (ramp(-1e6, 1e6, "i4"), "tif"),
+        (ramp(0, 65535, "u2"), "ppm"),
+    ],
+)
+def test_deep_pictures_are_scaled_by_their_range(
+    tmp_path: Path, values: np.ndarray, suffix: str
+) -> None:
     Image.fromarray(values).save(tmp_path / f"p.{suffix}")
     grey = np.asarray(open_image(tmp_path / f"p.{suffix}"))[..., 0].astype(float)
     assert np.abs(grey - ramp(0, 255, "f8")).max() <= 1.5
@@ -110,12 +127,18 @@ def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
     assert at_corners(open_image(tmp_path / "lab.tif")) == RIGHT
     # A profile whose red and blue are exchanged: the image that is shown has them exchanged.
     swapped = bytearray(srgb.tobytes())
-    places = {bytes(swapped[at:at + 4]): at for at in range(132, 132 + 12 * swapped[131], 12)}
+    places = {bytes(swapped[at : at + 4]): at for at in range(132, 132 + 12 * swapped[131], 12)}
     red, blue = places[b"rXYZ"], places[b"bXYZ"]
-    swapped[red + 4:red + 12], swapped[blue + 4:blue + 12] = (
-        swapped[blue + 4:blue + 12], swapped[red + 4:red + 12])
-    image.save(tmp_path / "swapped.png", icc_profile=bytes(swapped).replace(b"sRGB", b"ours")
-               .replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be")))
+    swapped[red + 4 : red + 12], swapped[blue + 4 : blue + 12] = (
+        swapped[blue + 4 : blue + 12],
+        swapped[red + 4 : red + 12],
+    )
+    image.save(
+        tmp_path / "swapped.png",
+        icc_profile=bytes(swapped)
+        .replace(b"sRGB", b"ours")
+        .replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be")),
+    )
     assert at_corners(open_image(tmp_path / "swapped.png")) == [
         RIGHT[2],
         RIGHT[1],
@@ -130,18 +153,21 @@ def test_the_first_page_that_is_shown_is_taken(tmp_path: Path) -> None:
         first.save(tmp_path / f"p.{suffix}", save_all=True, append_images=[other.resize((48, 32))])
         assert at_corners(open_image(tmp_path / f"p.{suffix}")) == RIGHT
     first.save(tmp_path / "p.png", save_all=True, append_images=[first], default_image=True)
-    other.resize((48, 32)).save(tmp_path / "q.png", save_all=True, append_images=[first, first],
-                                default_image=True)
+    other.resize((48, 32)).save(
+        tmp_path / "q.png", save_all=True, append_images=[first, first], default_image=True
+    )
     assert at_corners(open_image(tmp_path / "q.png")) == RIGHT
     whole = first.copy()
     whole.encoderinfo = {"tiffinfo": {254: 0}}
-    other.resize((48, 32)).save(tmp_path / "thumb.tif", tiffinfo={254: 1}, save_all=True,
-                                append_images=[whole])
+    other.resize((48, 32)).save(
+        tmp_path / "thumb.tif", tiffinfo={254: 1}, save_all=True, append_images=[whole]
+    )
     assert at_corners(open_image(tmp_path / "thumb.tif")) == RIGHT
 
 
-def test_formats_that_start_programs_are_no_pictures(tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_that_start_programs_are_no_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in = tmp_path / "bin" / "gs"
     stand_in.parent.mkdir()
     stand_in.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
@@ -165,8 +191,12 @@ def test_thin_pictures_are_padded_without_a_huge_square() -> None:
 def test_videos_are_turned_upright(tmp_path: Path, suffix: str, rotation: int) -> None:
     # The angle is counter-clockwise: what is stored was turned the other way.
     stored = np.rot90(corners(96, 64), -rotation // 90)
-    path = write_video(tmp_path / f"v.{suffix}", steady(3), rotation=rotation,
-                       pictures=[np.ascontiguousarray(stored)] * 3)
+    path = write_video(
+        tmp_path / f"v.{suffix}",
+        steady(3),
+        rotation=rotation,
+        pictures=[np.ascontiguousarray(stored)] * 3,
+    )
     film = probe_video(path)
     assert (film.width, film.height) == (96, 64)
     frame = load_frames(path, [1], DataSpec(), 64, tiled=False)[0]
@@ -180,16 +210,25 @@ def test_angles_that_are_no_quarter_turn_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("aspect", "size"), [(Fraction(2), (96, 32)), (Fraction(1, 2), (48, 64))])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-def test_pixels_are_made_square(tmp_path: Path, suffix: str, aspect: Fraction,
-                                size: tuple[int, int]) -> None:
+def test_pixels_are_made_square(
+    tmp_path: Path, suffix: str, aspect: Fraction, size: tuple[int, int]
+) -> None:
     film = probe_video(write_video(tmp_path / f"v.{suffix}", steady(2), aspect=aspect))
     assert (film.width, film.height) == size
 
 
 def screen(path: Path, first: Fraction = Fraction(0)) -> Path:
     """Ten frames of red within 0.4 s, then green, blue and white for a second each."""
-    times = [first + time for time in (*(Fraction(n, 25) for n in range(10)), Fraction(2, 5),
-                                       Fraction(7, 5), Fraction(12, 5), Fraction(17, 5))]
+    times = [
+        first + time
+        for time in (
+            *(Fraction(n, 25) for n in range(10)),
+            Fraction(2, 5),
+            Fraction(7, 5),
+            Fraction(12, 5),
+            Fraction(17, 5),
+        )
+    ]
     colours = [(255, 0, 0)] * 10 + [(0, 255, 0), (0, 0, 255), (255, 255, 255), (255, 255, 255)]
     pictures = [np.full((32, 48, 3), colour, np.uint8) for colour in colours]
     return write_video(path, times, pictures=pictures)
@@ -197,8 +236,9 @@ def screen(path: Path, first: Fraction = Fraction(0)) -> Path:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm"])
 @pytest.mark.parametrize("first", [Fraction(0), Fraction(3)])
-def test_frames_are_taken_by_time_where_the_rate_is_not_constant(tmp_path: Path, suffix: str,
-                                                                 first: Fraction) -> None:
+def test_frames_are_taken_by_time_where_the_rate_is_not_constant(
+    tmp_path: Path, suffix: str, first: Fraction
+) -> None:
     path = screen(tmp_path / f"v.{suffix}", first)
     film = probe_video(path)
     assert video_frame_indices(film, VideoSpec(max_frames=4)) == [0, 10, 11, 12]
@@ -209,8 +249,9 @@ def test_frames_are_taken_by_time_where_the_rate_is_not_constant(tmp_path: Path,
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])
 def test_constant_rates_are_sampled_as_ever(tmp_path: Path, suffix: str) -> None:
-    path = write_video(tmp_path / f"v.{suffix}", [Fraction(n, 25) for n in range(60)],
-                       pictures=[corners()] * 60)
+    path = write_video(
+        tmp_path / f"v.{suffix}", [Fraction(n, 25) for n in range(60)], pictures=[corners()] * 60
+    )
     film = probe_video(path)
     assert film.times == ()
     assert film.rate == pytest.approx(25, rel=0.02)
@@ -234,10 +275,14 @@ def test_cover_pictures_are_no_video(tmp_path: Path) -> None:
         probe_video(path)
 
 
-@pytest.mark.parametrize("script", [
-    "ffconcat version 1.0\nfile 'v.mp4'\n", "#EXTM3U\n#EXTINF:1,\nv.mp4\n#EXT-X-ENDLIST\n",
-    "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
-])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "ffconcat version 1.0\nfile 'v.mp4'\n",
+        "#EXTM3U\n#EXTINF:1,\nv.mp4\n#EXT-X-ENDLIST\n",
+        "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
+    ],
+)
 def test_scripts_that_name_other_files_are_no_videos(tmp_path: Path, script: str) -> None:
     write_video(tmp_path / "v.mp4", steady(2))
     (tmp_path / "x.mp4").write_text(script)

@@ -1,4 +1,5 @@
-"""How many tiles and tokens images and videos take, and where those stand: by tables and by rule."""
+"""How many tiles and tokens images and videos take, and where those stand: by tables and by
+rule."""
 
 from __future__ import annotations
 
@@ -25,11 +26,26 @@ from vita_train.recipe.visual import slowfast_sides, tiled_frames, video_tiles, 
 NATIVE = 25
 
 
-@pytest.mark.parametrize(("variant", "seconds", "frames"), [
-    ("paper", 0.04, 4), ("paper", 1, 4), ("paper", 3.96, 4), ("paper", 4, 4), ("paper", 5, 5), ("paper", 10.2, 11),
-    ("paper", 16, 16), ("paper", 17, 16), ("paper", 600, 16),
-    ("code", 0.04, 4), ("code", 0.5, 4), ("code", 2, 7), ("code", 5, 16), ("code", 6, 16), ("code", 600, 16),
-])
+@pytest.mark.parametrize(
+    ("variant", "seconds", "frames"),
+    [
+        ("paper", 0.04, 4),
+        ("paper", 1, 4),
+        ("paper", 3.96, 4),
+        ("paper", 4, 4),
+        ("paper", 5, 5),
+        ("paper", 10.2, 11),
+        ("paper", 16, 16),
+        ("paper", 17, 16),
+        ("paper", 600, 16),
+        ("code", 0.04, 4),
+        ("code", 0.5, 4),
+        ("code", 2, 7),
+        ("code", 5, 16),
+        ("code", 6, 16),
+        ("code", 600, 16),
+    ],
+)
 def test_frames_by_duration(variant: str, seconds: float, frames: int) -> None:
     total = round(seconds * NATIVE)
     places = frame_indices(total, NATIVE, VideoSpec.model_validate({"variant": variant}))
@@ -66,10 +82,24 @@ def test_a_rate_is_stated_once() -> None:
         load_recipe("tiny", ["data.video.variant=paper", "data.video.fps=2"])
 
 
-@pytest.mark.parametrize(("frames", "tiles", "tiled", "total"), [
-    (4, 4, 4, 16), (4, 5, 3, 16), (4, 7, 2, 16), (4, 13, 1, 16), (5, 13, 0, 5), (8, 2, 8, 16), (8, 3, 4, 16),
-    (15, 3, 0, 15), (16, 1, 16, 16), (16, 13, 0, 16), (20, 3, 0, 20), (20, 1, 0, 20), (1, 13, 1, 13),
-])
+@pytest.mark.parametrize(
+    ("frames", "tiles", "tiled", "total"),
+    [
+        (4, 4, 4, 16),
+        (4, 5, 3, 16),
+        (4, 7, 2, 16),
+        (4, 13, 1, 16),
+        (5, 13, 0, 5),
+        (8, 2, 8, 16),
+        (8, 3, 4, 16),
+        (15, 3, 0, 15),
+        (16, 1, 16, 16),
+        (16, 13, 0, 16),
+        (20, 3, 0, 20),
+        (20, 1, 0, 20),
+        (1, 13, 1, 13),
+    ],
+)
 def test_the_budget_of_tiled_frames(frames: int, tiles: int, tiled: int, total: int) -> None:
     assert tiled_frames(frames, tiles, 16) == tiled
     assert video_tiles(frames, tiles, VideoSpec(tile_frames=True)) == total
@@ -84,7 +114,8 @@ def test_tiled_frames_are_drawn_by_the_seed(tmp_path: Path) -> None:
         levels = np.rint((load_frames(path, places, data, 32, seed=seed).mean((1, 2, 3)) - 10) / 20)
         return [(int(level), len(list(same))) for level, same in groupby(levels)]
 
-    # 64 x 48 pixels are cut 3 x 2; of four frames two have room to become seven tiles, sixteen in all.
+    # 64 x 48 pixels are cut 3 x 2; of four frames two have room to become seven tiles, sixteen in
+    # all.
     assert count_video_tiles(VideoInfo(9, 3.0, 64, 48), 4, data, 32) == 16
     drawn = {seed: tiles_by_frame(seed) for seed in range(30)}
     assert drawn[5] == tiles_by_frame(5)
@@ -92,9 +123,16 @@ def test_tiled_frames_are_drawn_by_the_seed(tmp_path: Path) -> None:
         assert [level for level, _ in found] == [0, 3, 8]
         assert sum(count for _, count in found) == 16
     assert {tuple(count for _, count in found) for found in drawn.values()} == {
-        (7, 8, 1), (7, 2, 7), (1, 14, 1), (1, 8, 7)}
-    assert len(load_frames(path, places, data, 32, tiled=False)) == 4 == count_video_tiles(
-        VideoInfo(9, 3.0, 64, 48), 4, data, 32, tiled=False)
+        (7, 8, 1),
+        (7, 2, 7),
+        (1, 14, 1),
+        (1, 8, 7),
+    }
+    assert (
+        len(load_frames(path, places, data, 32, tiled=False))
+        == 4
+        == count_video_tiles(VideoInfo(9, 3.0, 64, 48), 4, data, 32, tiled=False)
+    )
 
 
 def test_a_tiled_frame_is_cut_as_a_picture(tmp_path: Path) -> None:
@@ -106,8 +144,10 @@ def test_a_tiled_frame_is_cut_as_a_picture(tmp_path: Path) -> None:
     assert np.array_equal(tiles[-1:], whole)
 
 
-@pytest.mark.parametrize(("grid", "slow", "fast"), [(16, 12, 7), (27, 20, 12), (24, 18, 11), (8, 6, 4), (4, 3, 2),
-                                                    (3, 2, 1)])
+@pytest.mark.parametrize(
+    ("grid", "slow", "fast"),
+    [(16, 12, 7), (27, 20, 12), (24, 18, 11), (8, 6, 4), (4, 3, 2), (3, 2, 1)],
+)
 def test_slow_and_fast_grids_scale_with_the_tower(grid: int, slow: int, fast: int) -> None:
     assert slowfast_sides(grid) == (slow, fast)
 
@@ -121,20 +161,33 @@ def test_every_fourth_tile_is_slow() -> None:
 
 def test_grids_too_small_for_slow_and_fast_are_refused() -> None:
     check_recipe(load_recipe("tiny", ["data.video.slowfast=true"]))
-    with pytest.raises(RecipeError, match=r"slowfast pools square grids of 3 x 3 tokens or more, but .* 4 tokens"):
-        check_recipe(load_recipe("tiny", ["data.video.slowfast=true", "model.vision.patch_size=16"]))
+    with pytest.raises(
+        RecipeError, match=r"slowfast pools square grids of 3 x 3 tokens or more, but .* 4 tokens"
+    ):
+        check_recipe(
+            load_recipe("tiny", ["data.video.slowfast=true", "model.vision.patch_size=16"])
+        )
 
 
-@given(parts=st.lists(st.tuples(st.sampled_from([5, IMAGE_ID, AUDIO_ID]), st.integers(1, 20)), max_size=8),
-       stride=st.integers(1, 9))
-def test_shared_positions_follow_the_rule_to_the_letter(parts: list[tuple[int, int]], stride: int) -> None:
+@given(
+    parts=st.lists(
+        st.tuples(st.sampled_from([5, IMAGE_ID, AUDIO_ID]), st.integers(1, 20)), max_size=8
+    ),
+    stride=st.integers(1, 9),
+)
+def test_shared_positions_follow_the_rule_to_the_letter(
+    parts: list[tuple[int, int]], stride: int
+) -> None:
     ids = np.array([token for token, count in parts for _ in range(count)], dtype=np.int64)
     advance: list[Fraction] = []
     for token, same in groupby(ids.tolist()):
         count = len(list(same))
         left = count % stride
-        advance += ([Fraction(1, stride)] * (count - left) + [Fraction(1, max(left, 1))] * left if token == IMAGE_ID
-                    else [Fraction(1)] * count)
-    expected = [ceil(sum(advance[:place + 1])) - 1 for place in range(len(ids))]
+        advance += (
+            [Fraction(1, stride)] * (count - left) + [Fraction(1, max(left, 1))] * left
+            if token == IMAGE_ID
+            else [Fraction(1)] * count
+        )
+    expected = [ceil(sum(advance[: place + 1])) - 1 for place in range(len(ids))]
     assert positions_of(ids, stride).tolist() == expected
     assert positions_of(ids).tolist() == list(range(len(ids)))

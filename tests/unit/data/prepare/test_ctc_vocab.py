@@ -1,4 +1,5 @@
-"""Transcripts in any script: one spelling for what is written alike, and rates that mean something."""
+"""Transcripts in any script: one spelling for what is written alike, and rates that mean
+something."""
 
 from __future__ import annotations
 
@@ -42,11 +43,16 @@ def test_spoken_forms(text: str, form: str) -> None:
     assert spoken_form(spoken_form(text)) == spoken_form(text)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("Good day", ["good", "day"]), ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
-    ("用iPhone打电话", ["用", "iphone", "打", "电", "话"]),
-    ("สวัสดี", ["ส", "วั", "ส", "ดี"]), ("안녕 세상", ["안녕", "세상"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Good day", ["good", "day"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("用iPhone打电话", ["用", "iphone", "打", "电", "话"]),
+        ("สวัสดี", ["ส", "วั", "ส", "ดี"]),
+        ("안녕 세상", ["안녕", "세상"]),
+    ],
+)
 def test_words_and_units(text: str, words: list[str]) -> None:
     assert spoken_words(text) == words
     units = CtcVocab.from_texts([text], "word")
@@ -64,7 +70,9 @@ def test_rates_of_scripts_without_spaces_count_characters() -> None:
         assert rate(truth, ["今天 天气 很好"]) == 0
     assert word_error_rate(["打开 the window"], ["打开 a window"]) == pytest.approx(1 / 4)
     assert error_rates(["the cat"], ["the cut"], "llm_") == {
-        "llm_wer": pytest.approx(1 / 2), "llm_cer": pytest.approx(1 / 7)}
+        "llm_wer": pytest.approx(1 / 2),
+        "llm_cer": pytest.approx(1 / 7),
+    }
     decomposed = unicodedata.normalize("NFD", "déjà vu")
     assert error_rates([decomposed], ["déjà vu"]) == {"wer": 0, "cer": 0}
     assert character_error_rate(["ab", ""], ["ab", "x"]) == pytest.approx(1 / 2)

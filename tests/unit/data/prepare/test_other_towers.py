@@ -17,7 +17,13 @@ from vita_train.models.build import build_modules
 from vita_train.models.omni import Omni
 from vita_train.recipe.special_ids import IMAGE_ID
 
-SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "patch_size": 8}
+SHAPE = {
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 24,
+    "patch_size": 8,
+}
 
 
 def batch_of(corpus: Corpus) -> Batch:
@@ -26,13 +32,35 @@ def batch_of(corpus: Corpus) -> Batch:
     return collate_rows([[index.sample(0)], [index.sample(len(index) - 1)]], pad_id=0, seq_len=128)
 
 
-@pytest.mark.parametrize(("vision", "projector", "side", "positions", "white"), [
-    ({"kind": "siglip", "image_size": 26, "scales": [26, 52], **SHAPE}, "ldp", 52, 4, (1.0, 1.0, 1.0)),
-    ({"kind": "clip", "image_size": 32, **SHAPE}, "vanilla", 32, 4, (1.9303, 2.0749, 2.1459)),
-    ({"kind": "eva_clip", "image_size": 24, **SHAPE}, "spp_v3", 24, 1, (1.9303, 2.0749, 2.1459)),
-])
-def test_placeholders_pixels_and_features_agree(vision: dict[str, Any], projector: str, side: int, positions: int,
-                                                white: tuple[float, ...], registry: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("vision", "projector", "side", "positions", "white"),
+    [
+        (
+            {"kind": "siglip", "image_size": 26, "scales": [26, 52], **SHAPE},
+            "ldp",
+            52,
+            4,
+            (1.0, 1.0, 1.0),
+        ),
+        ({"kind": "clip", "image_size": 32, **SHAPE}, "vanilla", 32, 4, (1.9303, 2.0749, 2.1459)),
+        (
+            {"kind": "eva_clip", "image_size": 24, **SHAPE},
+            "spp_v3",
+            24,
+            1,
+            (1.9303, 2.0749, 2.1459),
+        ),
+    ],
+)
+def test_placeholders_pixels_and_features_agree(
+    vision: dict[str, Any],
+    projector: str,
+    side: int,
+    positions: int,
+    white: tuple[float, ...],
+    registry: Path,
+    tmp_path: Path,
+) -> None:
     model = {**recipe().model.model_dump(), "vision": vision, "projector": {"kind": projector}}
     model["llm"] |= {"num_layers": 1, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 32}
     made = recipe(model=model)

@@ -1,4 +1,5 @@
-"""Preparation: everything is used or listed, the result is whole or absent, and depends on the inputs alone."""
+"""Preparation: everything is used or listed, the result is whole or absent, and depends on the
+inputs alone."""
 
 from __future__ import annotations
 
@@ -21,13 +22,20 @@ QUIET: list[str] = []
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 def features(share: float = 0.0) -> dict[str, Any]:
-    return {"image": {"max_tiles": 4}, "video": {"max_frames": 4}, "audio": {"store_features": True},
-            "max_reject_share": share}
+    return {
+        "image": {"max_tiles": 4},
+        "video": {"max_frames": 4},
+        "audio": {"store_features": True},
+        "max_reject_share": share,
+    }
 
 
 def test_the_ledger_balances_and_names_every_split(corpus: Corpus) -> None:
@@ -37,8 +45,10 @@ def test_the_ledger_balances_and_names_every_split(corpus: Corpus) -> None:
         index = corpus.index(split.dataset, split.split)
         assert split.used == len(index)
         assert split.tokens == index.tokens.sum()
-        assert split.supervised == sum(len(index.sample(place).labels[index.sample(place).labels >= 0])
-                                       for place in range(len(index)))
+        assert split.supervised == sum(
+            len(index.sample(place).labels[index.sample(place).labels >= 0])
+            for place in range(len(index))
+        )
 
 
 def test_workers_do_not_change_a_byte(registry: Path, tmp_path: Path) -> None:
@@ -51,7 +61,7 @@ def test_workers_do_not_change_a_byte(registry: Path, tmp_path: Path) -> None:
 def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     content = (tmp_path / "pics" / "p1.jpg").read_bytes()
-    (tmp_path / "pics" / "p1.jpg").write_bytes(content[:len(content) * 3 // 4])
+    (tmp_path / "pics" / "p1.jpg").write_bytes(content[: len(content) * 3 // 4])
     (tmp_path / "sounds" / "s2.wav").unlink()
     audio_file(tmp_path / "sounds" / "s3.wav", 0.01)
     rows = json.loads((tmp_path / "talk-train.json").read_text())
@@ -61,15 +71,23 @@ def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
     out = tmp_path / "corpus"
     ledger = prepare(recipe(data=features(0.9)), registry, out, progress=QUIET.append)
     lines = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
-    found = {(line["dataset"], line["split"], line["row"], line["id"], line["reason"]) for line in lines}
+    found = {
+        (line["dataset"], line["split"], line["row"], line["id"], line["reason"]) for line in lines
+    }
     assert found == {
-        ("hear", "train", 2, "hear-2", "missing file"), ("hear", "train", 3, "hear-3", "audio too short"),
-        ("look", "dev", 1, "look-1", "truncated image"), ("look", "train", 1, "look-1", "truncated image"),
-        ("talk", "train", 0, "talk-0", "unknown key"), ("talk", "train", 1, "talk-1", "too long"),
+        ("hear", "train", 2, "hear-2", "missing file"),
+        ("hear", "train", 3, "hear-3", "audio too short"),
+        ("look", "dev", 1, "look-1", "truncated image"),
+        ("look", "train", 1, "look-1", "truncated image"),
+        ("talk", "train", 0, "talk-0", "unknown key"),
+        ("talk", "train", 1, "talk-1", "too long"),
     }
     assert ledger.records == ledger.used + ledger.rejected == 4 + 4 + 5 + 2 + 3
     corpus = Corpus.open(out)
-    assert [corpus.index("talk", "train").sample(place).record_id for place in range(2)] == ["talk-2", "talk-3"]
+    assert [corpus.index("talk", "train").sample(place).record_id for place in range(2)] == [
+        "talk-2",
+        "talk-3",
+    ]
     stored = corpus.index("hear", "train").sample(1)
     assert stored.record_id == "hear-1"
     assert np.abs(stored.load_fbank().numpy()).max() > 1
@@ -78,15 +96,23 @@ def test_rejected_rows_are_listed_and_counted(tmp_path: Path) -> None:
 def test_a_transcript_that_ctc_cannot_align_is_rejected(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     rows = json.loads((tmp_path / "hear-train.json").read_text())
-    for row, said in ((2, "a" * 8), (3, "ab" * 5 + "a")):  # equal neighbours need a blank between them
+    for row, said in (
+        (2, "a" * 8),
+        (3, "ab" * 5 + "a"),
+    ):  # equal neighbours need a blank between them
         audio_file(tmp_path / "sounds" / f"s{row}.wav", 0.5)  # 11 frames
         rows[row]["conversations"] = turns("<audio>\nwrite it down.", said)
     (tmp_path / "hear-train.json").write_text(json.dumps(rows))
     out = tmp_path / "corpus"
     prepare(recipe(data=features(0.9)), registry, out, progress=QUIET.append)
-    lines = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines() if "hear-" in line]
+    lines = [
+        json.loads(line)
+        for line in (out / "rejects.jsonl").read_text().splitlines()
+        if "hear-" in line
+    ]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
-        ("train", "hear-2", "transcript too long")]
+        ("train", "hear-2", "transcript too long")
+    ]
     assert "needs 15 encoder frames by char, audio:s2.wav gives 11" in lines[0]["detail"]
 
 
@@ -99,7 +125,11 @@ def test_rows_of_the_prompt_are_counted_for_every_clip(tmp_path: Path) -> None:
         prepare(made, registry, tmp_path / str(place), progress=QUIET.append)
         found.append(Corpus.open(tmp_path / str(place)).index("hear", "train").sample(0))
     assert [sample.tokens - found[0].tokens for sample in found] == [0, 3, 9]
-    assert [sample.runs.tolist() for sample in found] == [[9], [12], [18]]  # 78 frames, 18 of the encoder
+    assert [sample.runs.tolist() for sample in found] == [
+        [9],
+        [12],
+        [18],
+    ]  # 78 frames, 18 of the encoder
 
 
 def test_too_many_rejects_stop_preparation_and_stay_listed(tmp_path: Path) -> None:
@@ -131,7 +161,9 @@ def test_the_same_inputs_are_prepared_once(tmp_path: Path) -> None:
     stamp = (out / "meta.json").stat().st_mtime_ns
     assert prepare(recipe(), registry, out, progress=QUIET.append) == first
     assert (out / "meta.json").stat().st_mtime_ns == stamp
-    changed = prepare(recipe(data={**features(), "state_mode": "none"}), registry, out, progress=QUIET.append)
+    changed = prepare(
+        recipe(data={**features(), "state_mode": "none"}), registry, out, progress=QUIET.append
+    )
     assert changed.digest != first.digest
     assert changed.splits[0].supervised < first.splits[0].supervised
 
@@ -140,7 +172,7 @@ def test_media_that_were_mended_are_read_again_when_forced(tmp_path: Path) -> No
     registry, out = small_world(tmp_path, 4), tmp_path / "corpus"
     picture, settings = tmp_path / "pics" / "p1.jpg", recipe(data=features(0.9))
     content = picture.read_bytes()
-    picture.write_bytes(content[:len(content) * 3 // 4])
+    picture.write_bytes(content[: len(content) * 3 // 4])
     first = prepare(settings, registry, out, progress=QUIET.append)
     picture.write_bytes(content)
     assert prepare(settings, registry, out, progress=QUIET.append) == first
@@ -167,20 +199,44 @@ def test_tokenizer_and_units_come_from_training_text_alone(tmp_path: Path) -> No
 
 
 def test_limits_come_from_the_stages_that_pack_the_dataset(tmp_path: Path) -> None:
-    registry = write_registry(tmp_path, {"short": {"train": [{"conversations": turns("a", "b " * 60)}]},
-                                         "long": {"train": [{"conversations": turns("a", "b " * 60)}]}})
+    registry = write_registry(
+        tmp_path,
+        {
+            "short": {"train": [{"conversations": turns("a", "b " * 60)}]},
+            "long": {"train": [{"conversations": turns("a", "b " * 60)}]},
+        },
+    )
     stages = {
-        "1.2": {"objective": "next_token", "data": {"long": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1,
-                "batch": {"seq_len": 256}},
-        "1.3": {"objective": "next_token", "data": {"short": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1,
-                "batch": {"seq_len": 48}},
+        "1.2": {
+            "objective": "next_token",
+            "data": {"long": 1.0},
+            "trainable": {"llm": 1e-3},
+            "steps": 1,
+            "batch": {"seq_len": 256},
+        },
+        "1.3": {
+            "objective": "next_token",
+            "data": {"short": 1.0},
+            "trainable": {"llm": 1e-3},
+            "steps": 1,
+            "batch": {"seq_len": 48},
+        },
     }
-    with pytest.raises(DataError, match=r"short/train: 1 of 1 records rejected.*stages\.1\.3\.batch allows 48"):
+    with pytest.raises(
+        DataError, match=r"short/train: 1 of 1 records rejected.*stages\.1\.3\.batch allows 48"
+    ):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
 
 
 def test_a_stage_without_data_is_refused_first(registry: Path, tmp_path: Path) -> None:
-    stages = {"1.1": {"objective": "next_token", "data": {"nothing": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}}
+    stages = {
+        "1.1": {
+            "objective": "next_token",
+            "data": {"nothing": 1.0},
+            "trainable": {"llm": 1e-3},
+            "steps": 1,
+        }
+    }
     with pytest.raises(DataError, match=r"'nothing'.*datasets with one: hear, look, talk"):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
 
@@ -192,8 +248,17 @@ def test_a_tokenizer_larger_than_the_model_is_refused(registry: Path, tmp_path: 
         prepare(recipe(model=model), registry, tmp_path / "corpus", progress=QUIET.append)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"datasets": {"a": {"train": {"roots": {}}}}}',
-                                     '{"datasets": {}, "extra": 1}', '{"datasets": {"../a": {}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"datasets": {"a": {"train": {"roots": {}}}}}',
+        '{"datasets": {}, "extra": 1}',
+        '{"datasets": {"../a": {}}}',
+    ],
+)
 def test_registries_that_are_none(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "registry.json"
     if content is not None:
@@ -208,11 +273,14 @@ def test_checking_agrees_with_preparing_and_writes_nothing(tmp_path: Path) -> No
     before = sorted(tmp_path.rglob("*"))
     report = check(registry, recipe(data=features(0.5)), progress=QUIET.append)
     assert report.ok
-    assert [(dataset, split, reject.id, reject.reason) for dataset, split, reject in report.rejects] == \
-        [("look", "train", "film", "unreadable video")]
+    assert [
+        (dataset, split, reject.id, reject.reason) for dataset, split, reject in report.rejects
+    ] == [("look", "train", "film", "unreadable video")]
     assert not check(registry, recipe(), progress=QUIET.append).ok
     assert sorted(tmp_path.rglob("*")) == before
-    prepared = prepare(recipe(data=features(0.5)), registry, tmp_path / "corpus", progress=QUIET.append)
+    prepared = prepare(
+        recipe(data=features(0.5)), registry, tmp_path / "corpus", progress=QUIET.append
+    )
     counts = [split.model_copy(update={"digest": ""}) for split in prepared.splits]
     assert counts == report.ledger.splits
 
@@ -221,14 +289,27 @@ def test_rows_keep_their_digest_when_only_the_budget_of_a_stage_changes(tmp_path
     registry = small_world(tmp_path, 4)
     made = recipe(data=features())
     stage = made.stages["1.3"]
-    longer = made.model_copy(update={"stages": {**made.stages, "1.3": stage.model_copy(
-        update={"batch": stage.batch.model_copy(update={"seq_len": 256})})}})
-    first, second = (prepare(each, registry, tmp_path / name, progress=QUIET.append)
-                     for each, name in ((made, "one"), (longer, "two")))
+    longer = made.model_copy(
+        update={
+            "stages": {
+                **made.stages,
+                "1.3": stage.model_copy(
+                    update={"batch": stage.batch.model_copy(update={"seq_len": 256})}
+                ),
+            }
+        }
+    )
+    first, second = (
+        prepare(each, registry, tmp_path / name, progress=QUIET.append)
+        for each, name in ((made, "one"), (longer, "two"))
+    )
     assert first.digest != second.digest
     assert first.splits == second.splits
     audio_file(tmp_path / "sounds" / "s3.wav", 0.95, seed=99)  # as long as before, another audio
     third = prepare(longer, registry, tmp_path / "three", progress=QUIET.append)
-    changed = {split.dataset for split, before in zip(third.splits, second.splits, strict=True)
-               if split.digest != before.digest}
+    changed = {
+        split.dataset
+        for split, before in zip(third.splits, second.splits, strict=True)
+        if split.digest != before.digest
+    }
     assert changed == {"hear"}

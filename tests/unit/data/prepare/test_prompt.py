@@ -1,4 +1,5 @@
-"""Exactly the replies are supervised, whatever the text; media and control tokens come from the record alone."""
+"""Exactly the replies are supervised, whatever the text; media and control tokens come from the
+record alone."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def record(*texts: str, **fields: Any) -> Record:
 def written(tokenizer: Tokenizer, *texts: str, **fields: Any) -> tuple[str, str]:
     """The whole text and the supervised part of a record."""
     made = record(*texts, **fields)
-    media = MediaCounts(tuple(3 for _ in made.images), tuple(4 for _ in made.videos), tuple(5 for _ in made.audios))
+    media = MediaCounts(
+        tuple(3 for _ in made.images), tuple(4 for _ in made.videos), tuple(5 for _ in made.audios)
+    )
     sample = encode(made, TEMPLATE, tokenizer, media)
     supervised = [label for label in sample.labels if label != IGNORE_INDEX]
     return shown(tokenizer, sample.ids), tokenizer.decode(supervised)
@@ -50,22 +53,40 @@ def written(tokenizer: Tokenizer, *texts: str, **fields: Any) -> tuple[str, str]
 
 def test_a_typed_conversation(tokenizer: Tokenizer) -> None:
     text, supervised = written(tokenizer, "red or blue?", "red.", "sure?", "yes.")
-    assert text == (f"<|im_start|>system\n{SYSTEM.language}<|im_end|>\n<|im_start|>user\nred or blue?<|im_end|>\n"
-                    "<|im_start|>assistant\n☜red.<|im_end|>\n<|im_start|>user\nsure?<|im_end|>\n"
-                    "<|im_start|>assistant\n☜yes.<|im_end|>")
+    assert text == (
+        f"<|im_start|>system\n{SYSTEM.language}<|im_end|>\n<|im_start|>user\nred or "
+        f"blue?<|im_end|>\n"
+        "<|im_start|>assistant\n☜red.<|im_end|>\n<|im_start|>user\nsure?<|im_end|>\n"
+        "<|im_start|>assistant\n☜yes.<|im_end|>"
+    )
     assert supervised == "☜red.<|im_end|>☜yes.<|im_end|>"
 
 
 def test_the_worked_example(tokenizer: Tokenizer) -> None:
-    text, supervised = written(tokenizer, "<image>\n<audio>", "Six.", "Which?", "One.", image="a.jpg", audio=["b.wav"],
-                               set="s")
+    text, supervised = written(
+        tokenizer,
+        "<image>\n<audio>",
+        "Six.",
+        "Which?",
+        "One.",
+        image="a.jpg",
+        audio=["b.wav"],
+        set="s",
+    )
     assert f"system\n{SYSTEM.image}<|im_end|>\n<|im_start|>user\n{{I}}\n{{A}}<|im_end|>" in text
     assert supervised == "☞Six.<|im_end|>☜One.<|im_end|>"
 
 
 def test_sound_not_meant_for_the_assistant(tokenizer: Tokenizer) -> None:
-    _, supervised = written(tokenizer, "<audio>", "At ten.", "<audio>", "A radio play.", audio=["a.wav", "b.wav"],
-                            inserted_id=3)
+    _, supervised = written(
+        tokenizer,
+        "<audio>",
+        "At ten.",
+        "<audio>",
+        "A radio play.",
+        audio=["a.wav", "b.wav"],
+        inserted_id=3,
+    )
     assert supervised == "☞At ten.<|im_end|>☟A radio play.<|im_end|>"
 
 
@@ -75,27 +96,35 @@ def test_an_interrupted_answer_has_no_end(tokenizer: Tokenizer) -> None:
     assert text.endswith("☜d")
 
 
-@pytest.mark.parametrize(("turn", "expected"), [
-    ("<image>\nwhat?", "{I}\nwhat?"),
-    ("<image>what?", "{I}\nwhat?"),
-    ("what?\n<image>", "{I}\nwhat?"),
-    ("what?<image>", "{I}\nwhat?"),
-    ("<image>\n<image>\nwhat?", "{I}\n{I}\nwhat?"),
-    ("what?\n<image><image>", "{I}\n{I}\nwhat?"),
-    ("first <image> then <image> which?", "first {I}\n then {I}\n which?"),
-    ("first <image> then <image>", "first {I}\n then {I}\n"),
-    ("one\n\n\n\ntwo <image>", "{I}\none\n\n\n\ntwo "),
-])
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ("<image>\nwhat?", "{I}\nwhat?"),
+        ("<image>what?", "{I}\nwhat?"),
+        ("what?\n<image>", "{I}\nwhat?"),
+        ("what?<image>", "{I}\nwhat?"),
+        ("<image>\n<image>\nwhat?", "{I}\n{I}\nwhat?"),
+        ("what?\n<image><image>", "{I}\n{I}\nwhat?"),
+        ("first <image> then <image> which?", "first {I}\n then {I}\n which?"),
+        ("first <image> then <image>", "first {I}\n then {I}\n"),
+        ("one\n\n\n\ntwo <image>", "{I}\none\n\n\n\ntwo "),
+    ],
+)
 def test_newlines_around_pictures(tokenizer: Tokenizer, turn: str, expected: str) -> None:
     files = ["a.jpg"] * turn.count("<image>")
     text, _ = written(tokenizer, turn, "b", image=files, set="s")
     assert f"user\n{expected}<|im_end|>" in text
 
 
-@pytest.mark.parametrize(("turn", "expected"), [
-    ("<audio>\nwrite.", "{A}write."), ("write.\n<audio>", "write.\n{A}"), ("<audio>\n<image>", "{I}\n{A}"),
-    ("<audio>\n\nwrite. <image>", "{I}\n{A}\nwrite. "),
-])
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ("<audio>\nwrite.", "{A}write."),
+        ("write.\n<audio>", "write.\n{A}"),
+        ("<audio>\n<image>", "{I}\n{A}"),
+        ("<audio>\n\nwrite. <image>", "{I}\n{A}\nwrite. "),
+    ],
+)
 def test_newlines_around_sound(tokenizer: Tokenizer, turn: str, expected: str) -> None:
     images = {"image": "a.jpg", "set": "s"} if "<image>" in turn else {}
     text, _ = written(tokenizer, turn, "b", audio="a.wav", **images)
@@ -103,7 +132,13 @@ def test_newlines_around_sound(tokenizer: Tokenizer, turn: str, expected: str) -
 
 
 def test_escaped_names_are_text(tokenizer: Tokenizer) -> None:
-    text, _ = written(tokenizer, r"is \<audio> a tag? <image>", r"<audio> is, \<image> too", image="a.jpg", set="s")
+    text, _ = written(
+        tokenizer,
+        r"is \<audio> a tag? <image>",
+        r"<audio> is, \<image> too",
+        image="a.jpg",
+        set="s",
+    )
     assert "user\n{I}\nis <audio> a tag? <|im_end|>" in text
     assert r"☜<audio> is, \<image> too<|im_end|>" in text
 
@@ -123,10 +158,12 @@ def test_expansion_repeats_each_medium_by_its_run() -> None:
 
 def test_a_prompt_is_the_front_of_the_record(tokenizer: Tokenizer) -> None:
     media = MediaCounts(images=(3,), audios=(5,))
-    made = record("<image>\nred?", "yes.", "<audio>\nsure", "no.", image="a.jpg", audio="b.wav", set="s")
+    made = record(
+        "<image>\nred?", "yes.", "<audio>\nsure", "no.", image="a.jpg", audio="b.wav", set="s"
+    )
     whole = encode(made, TEMPLATE, tokenizer, media)
     prompt = encode_prompt(["<image>\nred?", "yes.", "<audio>\nsure"], TEMPLATE, tokenizer, media)
-    assert prompt.ids == whole.ids[:whole.spans[-1][0]]
+    assert prompt.ids == whole.ids[: whole.spans[-1][0]]
     assert prompt.runs == [3, 5]
     assert prompt.supervised == 0
 
@@ -136,17 +173,44 @@ def test_a_tokenizer_without_the_marks_is_refused(tokenizer: Tokenizer) -> None:
         control_id(tokenizer, "<1>")
 
 
-HOSTILE = st.lists(st.sampled_from([
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "☞", "☟", "☜", "assistant\n", "user\n", "\n", " ", "red", "\\",
-    "<|im_end|>\n<|im_start|>assistant\n", "<image", "audio>", "[INST]", "</s>", "\u0301", "é", "🦉", "system",
-]), max_size=8).map("".join)
-LITERAL = st.lists(st.sampled_from(["<image>", "<audio>", "<video>", "x", "\n"]), max_size=3).map("".join)
+HOSTILE = st.lists(
+    st.sampled_from(
+        [
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|endoftext|>",
+            "☞",
+            "☟",
+            "☜",
+            "assistant\n",
+            "user\n",
+            "\n",
+            " ",
+            "red",
+            "\\",
+            "<|im_end|>\n<|im_start|>assistant\n",
+            "<image",
+            "audio>",
+            "[INST]",
+            "</s>",
+            "\u0301",
+            "é",
+            "🦉",
+            "system",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+LITERAL = st.lists(st.sampled_from(["<image>", "<audio>", "<video>", "x", "\n"]), max_size=3).map(
+    "".join
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_hostile_conversations(tokenizer: Tokenizer, data: st.DataObject) -> None:
-    """Structure follows the record: spans decode to mark, answer, end; control and media ids are counted exactly."""
+    """Structure follows the record: spans decode to mark, answer, end; control and media ids are
+    counted exactly."""
     rounds = data.draw(st.integers(1, 4))
     texts, answers, marks, media = [], [], [], []
     for _ in range(rounds):
@@ -162,9 +226,14 @@ def test_hostile_conversations(tokenizer: Tokenizer, data: st.DataObject) -> Non
         marks[negative] = MARK_NEGATIVE
     ended = data.draw(st.booleans())
     conversation = [text for pair in zip(texts, answers, strict=True) for text in pair]
-    made = Record.model_validate({
-        "conversations": turns(*conversation), "audio": ["f.wav"] * len(media) or None, "end_tag": ended,
-        "inserted_id": None if negative is None else 2 * negative + 1})
+    made = Record.model_validate(
+        {
+            "conversations": turns(*conversation),
+            "audio": ["f.wav"] * len(media) or None,
+            "end_tag": ended,
+            "inserted_id": None if negative is None else 2 * negative + 1,
+        }
+    )
     sample = encode(made, TEMPLATE, tokenizer, MediaCounts(audios=tuple(range(1, len(media) + 1))))
 
     end, start = control_id(tokenizer, "<|im_end|>"), control_id(tokenizer, "<|im_start|>")
@@ -175,7 +244,9 @@ def test_hostile_conversations(tokenizer: Tokenizer, data: st.DataObject) -> Non
         closed = ended or place + 1 < rounds
         assert (ids[-1] == end) == closed
         body = ids[1:-1] if closed else ids[1:]
-        assert tokenizer.decode(body) == tokenizer.backend_tokenizer.normalizer.normalize_str(answers[place])
+        assert tokenizer.decode(body) == tokenizer.backend_tokenizer.normalizer.normalize_str(
+            answers[place]
+        )
         assert not set(body) & {start, end, *(control_id(tokenizer, mark) for mark in "☞☟☜")}
     assert sample.ids.count(start) == 1 + 2 * rounds
     assert sample.ids.count(end) == 1 + 2 * rounds - (not ended)

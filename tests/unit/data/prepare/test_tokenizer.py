@@ -1,4 +1,5 @@
-"""Trained tokenizers: words are one token, training is repeatable, special tokens cannot be typed."""
+"""Trained tokenizers: words are one token, training is repeatable, special tokens cannot be
+typed."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def words(number: int) -> list[str]:
     """Words of one to three syllables, as languages have them."""
     generator = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "un", "er")]
-    return sorted({"".join(generator.choices(syllables, k=generator.randint(1, 3))) for _ in range(number)})
+    return sorted(
+        {"".join(generator.choices(syllables, k=generator.randint(1, 3))) for _ in range(number)}
+    )
 
 
 def sentences(of: list[str]) -> list[str]:
@@ -38,7 +41,9 @@ def test_each_word_of_a_small_world_is_one_token(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert len(tokenizer) <= 1024
     assert all(len(plain_ids(tokenizer, f" {word}")) == 1 for word in known)
-    assert [control_id(tokenizer, token) for token in SPECIAL_TOKENS] == list(range(len(SPECIAL_TOKENS)))
+    assert [control_id(tokenizer, token) for token in SPECIAL_TOKENS] == list(
+        range(len(SPECIAL_TOKENS))
+    )
     assert pad_id(tokenizer) == 0
 
 
@@ -59,13 +64,17 @@ def test_text_survives_and_controls_cannot_be_typed(tmp_path: Path) -> None:
     assert not set(ids) & {control_id(tokenizer, token) for token in SPECIAL_TOKENS}
     assert plain_ids(tokenizer, "") == []
     # Reading text plainly once must not change how the tokenizer reads it elsewhere.
-    assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [control_id(tokenizer, "<|im_end|>")]
+    assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [
+        control_id(tokenizer, "<|im_end|>")
+    ]
 
 
 def test_words_are_cut_as_qwen2_cuts_them(tmp_path: Path) -> None:
     train_tokenizer(["x"], 400, tmp_path)
     backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
-    pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("It's 12 o'clock,\n\n  yes!")]
+    pieces = [
+        piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("It's 12 o'clock,\n\n  yes!")
+    ]
     assert pieces == ["It", "'s", "Ġ", "1", "2", "Ġo", "'clock", ",ĊĊ", "Ġ", "Ġyes", "!"]
 
 

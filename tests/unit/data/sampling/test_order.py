@@ -1,4 +1,5 @@
-"""Orders: every record as often as its weight says, rows within budgets, the same batches wherever one starts."""
+"""Orders: every record as often as its weight says, rows within budgets, the same batches wherever
+one starts."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ BUDGETS = Budgets(256, 8, 2000)
 
 
 def mixed_lengths(number: int, seed: int = 0) -> np.ndarray:
-    """Lengths like those of the synthetic world: text, images of 16 positions, speech of 8 frames a position."""
+    """Lengths like those of the synthetic world: text, images of 16 positions, speech of 8 frames a
+    position."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(25, 75, number)
     kind = generator.integers(0, 3, number)
@@ -41,15 +43,37 @@ def mixed_lengths(number: int, seed: int = 0) -> np.ndarray:
 
 def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
     meta: dict[str, object] = {
-        "dataset": name, "split": "train", "roots": {},
-        "settings": MediaSettings(data=DataSpec(), vision=InternVitSpec(), adapter=SubsamplingAdapterSpec(),
-                                  mel_bins=80).model_dump(mode="json")}
+        "dataset": name,
+        "split": "train",
+        "roots": {},
+        "settings": MediaSettings(
+            data=DataSpec(), vision=InternVitSpec(), adapter=SubsamplingAdapterSpec(), mel_bins=80
+        ).model_dump(mode="json"),
+    }
     with IndexWriter(path / name, meta) as writer:
         for place, (tokens, tiles, frames) in enumerate(lengths.tolist()):
-            writer.add(Example(
-                row=place, id=f"{name}-{place}", ids=[1], spans=[0, 1], runs=[], tokens=tokens, tiles=tiles,
-                frames=frames, supervised=1, images=[], image_tiles=[], videos=[], video_frame_indices=[], audios=[],
-                audio_frames=[], seconds=0.0, turns=["a", "b"], inserted=-1))
+            writer.add(
+                Example(
+                    row=place,
+                    id=f"{name}-{place}",
+                    ids=[1],
+                    spans=[0, 1],
+                    runs=[],
+                    tokens=tokens,
+                    tiles=tiles,
+                    frames=frames,
+                    supervised=1,
+                    images=[],
+                    image_tiles=[],
+                    videos=[],
+                    video_frame_indices=[],
+                    audios=[],
+                    audio_frames=[],
+                    seconds=0.0,
+                    turns=["a", "b"],
+                    inserted=-1,
+                )
+            )
     return Index(path / name)
 
 
@@ -57,7 +81,10 @@ def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
 def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Index]:
     path = tmp_path_factory.mktemp("indexes")
     sizes = {"big": 700, "mid": 250, "small": 60}
-    return {name: index_of(path, name, mixed_lengths(size, seed)) for seed, (name, size) in enumerate(sizes.items())}
+    return {
+        name: index_of(path, name, mixed_lengths(size, seed))
+        for seed, (name, size) in enumerate(sizes.items())
+    }
 
 
 WEIGHTS = {"big": 1.0, "mid": 0.2, "small": 2.0}
@@ -99,8 +126,11 @@ def test_weights_are_kept_exactly_over_epochs() -> None:
 
 def test_fractions_of_small_datasets_lose_nothing() -> None:
     mix = Mix({"a": 3}, {"a": 0.3}, seed=0)
-    taken = Counter(index for epoch in range(10) for index in
-                    mix.window(epoch, 0, mix.epoch_size(epoch)).index.tolist())
+    taken = Counter(
+        index
+        for epoch in range(10)
+        for index in mix.window(epoch, 0, mix.epoch_size(epoch)).index.tolist()
+    )
     assert taken == {0: 3, 1: 3, 2: 3}
 
 
@@ -112,16 +142,22 @@ def test_windows_cut_one_order() -> None:
     assert np.array_equal(part.dataset, whole.dataset[400:460])
 
 
-@pytest.mark.parametrize("weights", [{"a": 0.0}, {"a": -1.0}, {"a": float("nan")}, {"a": 1.0, "b": 1.0}])
+@pytest.mark.parametrize(
+    "weights", [{"a": 0.0}, {"a": -1.0}, {"a": float("nan")}, {"a": 1.0, "b": 1.0}]
+)
 def test_useless_mixes_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(RecipeError):
         Mix({"a": 5, "b": 0}, weights, 0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 256), st.integers(0, 8), st.integers(0, 2000)), max_size=120),
-       st.integers(0, 9))
-def test_rows_keep_budgets_and_hold_every_sample_once(lengths: list[tuple[int, int, int]], seed: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 256), st.integers(0, 8), st.integers(0, 2000)), max_size=120),
+    st.integers(0, 9),
+)
+def test_rows_keep_budgets_and_hold_every_sample_once(
+    lengths: list[tuple[int, int, int]], seed: int
+) -> None:
     table = np.array(lengths, dtype=np.int64).reshape(-1, 3)
     rows = pack(table, BUDGETS, seed)
     assert sorted(place for row in rows for place in row.tolist()) == list(range(len(table)))
@@ -155,13 +191,16 @@ def test_batches_do_not_depend_on_where_one_starts(indexes: dict[str, Index]) ->
     assert packed(indexes, seed=1).rows(0) != walked[0]
 
 
-def test_state_carries_the_place_without_packing_what_came_before(indexes: dict[str, Index],
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_carries_the_place_without_packing_what_came_before(
+    indexes: dict[str, Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected, state = packed(indexes).rows(200), packed(indexes).state(200)
     planned = []
     resumed = packed(indexes)
     original = resumed._pack
-    monkeypatch.setattr(resumed, "_pack", lambda epoch, window: planned.append(window) or original(epoch, window))
+    monkeypatch.setattr(
+        resumed, "_pack", lambda epoch, window: planned.append(window) or original(epoch, window)
+    )
     resumed.seek(state)
     assert resumed.rows(200) == expected
     assert len(planned) <= 2
@@ -171,16 +210,22 @@ def test_state_carries_the_place_without_packing_what_came_before(indexes: dict[
 
 
 def curriculum_first(indexes: dict[str, Index]) -> CurriculumOrder:
-    phases = [(3, PackedOrder(indexes, {"small": 1.0}, 8, BUDGETS, 1, window=200)),
-               (40, PackedOrder(indexes, {"mid": 1.0}, 8, BUDGETS, 2, window=200))]
+    phases = [
+        (3, PackedOrder(indexes, {"small": 1.0}, 8, BUDGETS, 1, window=200)),
+        (40, PackedOrder(indexes, {"mid": 1.0}, 8, BUDGETS, 2, window=200)),
+    ]
     return CurriculumOrder(phases, packed(indexes))
 
 
-def test_the_curriculum_comes_first_and_then_the_order_begins_at_its_start(indexes: dict[str, Index]) -> None:
+def test_the_curriculum_comes_first_and_then_the_order_begins_at_its_start(
+    indexes: dict[str, Index],
+) -> None:
     order = curriculum_first(indexes)
     of_step = [{ref.dataset for row in order.rows(step) for ref in row} for step in range(43)]
     assert of_step == [{"small"}] * 3 + [{"mid"}] * 40
-    assert [order.rows(43 + step) for step in range(5)] == [packed(indexes).rows(step) for step in range(5)]
+    assert [order.rows(43 + step) for step in range(5)] == [
+        packed(indexes).rows(step) for step in range(5)
+    ]
     assert order.ids(50) == packed(indexes).ids(7)
     names = [sample.id for sample in order.load(order.rows(20)[0])]
     assert names == [f"mid/train/{ref.row}" for ref in order.rows(20)[0]]
@@ -190,10 +235,14 @@ def test_the_curriculum_comes_first_and_then_the_order_begins_at_its_start(index
 def test_the_curriculum_resumes_where_it_was(indexes: dict[str, Index], step: int) -> None:
     resumed = curriculum_first(indexes)
     resumed.seek(curriculum_first(indexes).state(step))
-    assert [resumed.rows(step + more) for more in range(4)] == [curriculum_first(indexes).rows(step + more)
-                                                                for more in range(4)]
+    assert [resumed.rows(step + more) for more in range(4)] == [
+        curriculum_first(indexes).rows(step + more) for more in range(4)
+    ]
     assert pickle.loads(pickle.dumps(resumed)).ids(step) == resumed.ids(step)
-    assert resumed.digest not in (packed(indexes).digest, CurriculumOrder([], packed(indexes)).digest)
+    assert resumed.digest not in (
+        packed(indexes).digest,
+        CurriculumOrder([], packed(indexes)).digest,
+    )
 
 
 def test_every_batch_is_full_and_epochs_follow_without_loss(indexes: dict[str, Index]) -> None:
@@ -205,7 +254,7 @@ def test_every_batch_is_full_and_epochs_follow_without_loss(indexes: dict[str, I
     once = [seen[("big", place)] for place in range(700)]
     assert min(once) >= 3
     assert max(once) <= 5
-    epoch = batches[:order.steps_per_epoch]
+    epoch = batches[: order.steps_per_epoch]
     first = Counter((ref.dataset, ref.row) for batch in epoch for row in batch for ref in row)
     assert all(first[("big", place)] >= 1 for place in range(700))
     assert order.ids(3) == [f"{ref.dataset}/train/{ref.row}" for row in batches[3] for ref in row]
@@ -219,8 +268,12 @@ def test_an_order_can_be_sent_to_a_worker(indexes: dict[str, Index]) -> None:
 
 def test_seeds_of_samples_follow_visits(indexes: dict[str, Index]) -> None:
     order = packed(indexes)
-    refs = [ref for step in range(2 * order.steps_per_epoch) for row in order.rows(step) for ref in row]
-    assert len(set(refs)) == len(refs)  # a second visit is another reference, so that augmentation differs
+    refs = [
+        ref for step in range(2 * order.steps_per_epoch) for row in order.rows(step) for ref in row
+    ]
+    assert len(set(refs)) == len(
+        refs
+    )  # a second visit is another reference, so that augmentation differs
     seeds = {order.sample(ref).seed for ref in refs[:300]}
     assert len(seeds) == 300
     assert packed(indexes).sample(refs[0]).seed == order.sample(refs[0]).seed
@@ -245,18 +298,32 @@ def test_single_samples(indexes: dict[str, Index], bucket: str) -> None:
 def test_buckets_put_like_lengths_together(indexes: dict[str, Index]) -> None:
     def spread(bucket: str) -> float:
         order = SampleOrder(indexes, WEIGHTS, 8, 0, bucket=bucket)  # type: ignore[arg-type]
-        return float(np.mean([np.std([indexes[ref.dataset].frames[ref.row] for ref in order.rows(step)])
-                              for step in range(100)]))
+        return float(
+            np.mean(
+                [
+                    np.std([indexes[ref.dataset].frames[ref.row] for ref in order.rows(step)])
+                    for step in range(100)
+                ]
+            )
+        )
 
     assert spread("frames") < 0.2 * spread("none")
 
 
 def test_orders_of_a_stage(corpus: Corpus) -> None:
-    spec = StageSpec(objective="next_token", data={"look": 1.0, "talk": 0.5}, trainable={"llm": 1e-3}, steps=1,
-                     batch=BatchSpec(global_batch_size=2, seq_len=128))
+    spec = StageSpec(
+        objective="next_token",
+        data={"look": 1.0, "talk": 0.5},
+        trainable={"llm": 1e-3},
+        steps=1,
+        batch=BatchSpec(global_batch_size=2, seq_len=128),
+    )
     train = packed_order(corpus, spec, seed=0)
     assert train is not None
-    assert {ref.dataset for step in range(8) for row in train.rows(step) for ref in row} == {"look", "talk"}
+    assert {ref.dataset for step in range(8) for row in train.rows(step) for ref in row} == {
+        "look",
+        "talk",
+    }
     dev = packed_order(corpus, spec, seed=0, split="dev")
     assert dev is not None
     assert all(name.startswith("look/dev/") for name in dev.ids(0))

@@ -13,14 +13,18 @@ from vita_train.errors import DataError, RecipeError
 SPLIT = '{"records": "a.json", "roots": {}}'
 
 
-@pytest.mark.parametrize(("text", "name"), [
-    (f'{{"datasets": {{"d": {{"train": {SPLIT}}},\n "d": {{"train": {SPLIT}}}}}}}', "d"),
-    (f'{{"datasets": {{"d": {{"train": {SPLIT},\n "train": {SPLIT}}}}}}}', "train"),
-    ('{"datasets": {"d": {"train": {"records": "a", "roots": {"m": "x",\n "m": "y"}}}}}', "m"),
-])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (f'{{"datasets": {{"d": {{"train": {SPLIT}}},\n "d": {{"train": {SPLIT}}}}}}}', "d"),
+        (f'{{"datasets": {{"d": {{"train": {SPLIT},\n "train": {SPLIT}}}}}}}', "train"),
+        ('{"datasets": {"d": {"train": {"records": "a", "roots": {"m": "x",\n "m": "y"}}}}}', "m"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_a_registry_with_a_name_twice_is_refused(tmp_path: Path, suffix: str, text: str,
-                                                 name: str) -> None:
+def test_a_registry_with_a_name_twice_is_refused(
+    tmp_path: Path, suffix: str, text: str, name: str
+) -> None:
     path = tmp_path / f"registry.{suffix}"
     path.write_text(text)
     with pytest.raises(DataError, match=f"'{name}' is given twice") as caught:

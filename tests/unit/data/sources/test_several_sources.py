@@ -18,8 +18,11 @@ from vita_train.recipe.sources import RecordsSource
 def test_the_datasets_of_all_sources_make_up_one_registry(tmp_path: Path) -> None:
     shop, calls = write_records(tmp_path / "mine", 2)
     out = tmp_path / "raw"
-    registry = fetch_all({"photos": RecordsSource(registry=str(shop)), "calls": RecordsSource(registry=str(calls))},
-                         out, seed=0)
+    registry = fetch_all(
+        {"photos": RecordsSource(registry=str(shop)), "calls": RecordsSource(registry=str(calls))},
+        out,
+        seed=0,
+    )
     assert load_registry(out / "registry.json") == registry
     assert registry.tasks == {"goods": "qa", "hotline": "asr"}
     for entry in registry.datasets.values():
@@ -37,12 +40,22 @@ def test_two_sources_with_a_dataset_of_one_name_are_refused(tmp_path: Path) -> N
         fetch_all({"one": source, "two": source}, tmp_path / "raw", seed=0)
 
 
-@pytest.mark.parametrize(("entry", "words"), [
-    ({"train": {"records": "r.json"}}, [r"datasets.mine.task is missing", "kinds are caption (", "speech_qa ("]),
-    ({"task": "aks", "train": {"records": "r.json"}}, ["there is no task kind 'aks'", "asr (the transcript"]),
-])
-def test_a_dataset_without_a_kind_is_refused_with_the_list_of_kinds(tmp_path: Path, entry: object, words: list[str]
-                                                                   ) -> None:
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            {"train": {"records": "r.json"}},
+            [r"datasets.mine.task is missing", "kinds are caption (", "speech_qa ("],
+        ),
+        (
+            {"task": "aks", "train": {"records": "r.json"}},
+            ["there is no task kind 'aks'", "asr (the transcript"],
+        ),
+    ],
+)
+def test_a_dataset_without_a_kind_is_refused_with_the_list_of_kinds(
+    tmp_path: Path, entry: object, words: list[str]
+) -> None:
     path = tmp_path / "registry.json"
     path.write_text(json.dumps({"format": "vita-train/registry/v1", "datasets": {"mine": entry}}))
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,5 @@
-"""Exercises of recall: every answer can be read off the words in the question, and none begins alike on both sides."""
+"""Exercises of recall: every answer can be read off the words in the question, and none begins
+alike on both sides."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ def test_every_answer_follows_from_its_question() -> None:
 def test_no_exercise_that_is_held_out_begins_as_one_in_training() -> None:
     plan = Plan(Splits.cut(3), 0.1, 200)
     add_recall(plan)
-    asked = {name: {row["conversations"][0]["value"] for row in rows} for name, rows in plan.records["recall"].items()}
+    asked = {
+        name: {row["conversations"][0]["value"] for row in rows}
+        for name, rows in plan.records["recall"].items()
+    }
     assert set(asked) == {"train", "dev"}
     assert len(asked["train"]) > 1900
     assert not asked["train"] & asked["dev"]

@@ -35,9 +35,12 @@ def parse(caption: str) -> list[dict[str, str]]:
 
 
 def matching(things: list[dict[str, str]], phrase: str) -> list[dict[str, str]]:
-    """Things that a phrase such as ``big circles``, ``red shape`` or ``shape on the left`` may mean."""
+    """Things that a phrase such as ``big circles``, ``red shape`` or ``shape on the left`` may
+    mean."""
     kept = things
-    for word in re.sub(r"(at|on|in) the \w+", lambda place: place[0].replace(" ", "_"), phrase).split():
+    for word in re.sub(
+        r"(at|on|in) the \w+", lambda place: place[0].replace(" ", "_"), phrase
+    ).split():
         word = word.replace("_", " ")
         singular = next((shape for shape in SHAPES if plural(shape) == word), word)
         if singular not in ("shape", "shapes"):
@@ -47,8 +50,12 @@ def matching(things: list[dict[str, str]], phrase: str) -> list[dict[str, str]]:
 
 def answer_to(question: str, things: list[dict[str, str]]) -> str:
     """Answer a question from parsed things."""
-    for pattern, name in ((r"what colour is the (.+)\?", "colour"), (r"which shape is (.+)\?", "shape"),
-                          (r"is the (.+) big or small\?", "size"), (r"where is the (.+)\?", "place")):
+    for pattern, name in (
+        (r"what colour is the (.+)\?", "colour"),
+        (r"which shape is (.+)\?", "shape"),
+        (r"is the (.+) big or small\?", "size"),
+        (r"where is the (.+)\?", "place"),
+    ):
         if match := re.fullmatch(pattern, question):
             (thing,) = matching(things, match[1])
             return thing[name] + "."
@@ -66,7 +73,10 @@ def test_every_answer_follows_from_the_caption() -> None:
         scene = draw_scene(rng, ALL_PAIRS)
         question = ask(scene, rng)
         assert question.text in known
-        assert question.answer == answer_to(question.text, parse(scene.caption)), (scene.caption, question)
+        assert question.answer == answer_to(question.text, parse(scene.caption)), (
+            scene.caption,
+            question,
+        )
         answers[question.answer] += 1
     assert max(answers.values()) / 4000 < 0.1, "a constant answer would score"
     assert len(answers) > 20
@@ -96,8 +106,15 @@ def test_pair_and_film_answers() -> None:
         for question in pair_questions(first, second, rng):
             if match := re.fullmatch(r"which picture has a (\w+)( shape)?\?", question.text):
                 has = match[1] in one.values(), match[1] in two.values()
-                assert question.answer == {(1, 0): "the first.", (0, 1): "the second.", (1, 1): "both.",
-                                           (0, 0): "neither."}[has]
+                assert (
+                    question.answer
+                    == {
+                        (1, 0): "the first.",
+                        (0, 1): "the second.",
+                        (1, 1): "both.",
+                        (0, 0): "neither.",
+                    }[has]
+                )
             elif "same colour" in question.text:
                 assert question.answer == ("yes." if one["colour"] == two["colour"] else "no.")
             else:
@@ -107,7 +124,9 @@ def test_pair_and_film_answers() -> None:
         frames = [parse(line)[0] for line in film.text.splitlines()]
         asked = {question.text: question.answer for question in video_questions(film, rng)}
         shape = frames[0]["shape"]
-        assert asked[f"does the {shape} move?"] == ("yes." if len({frame["place"] for frame in frames}) > 1 else "no.")
+        assert asked[f"does the {shape} move?"] == (
+            "yes." if len({frame["place"] for frame in frames}) > 1 else "no."
+        )
         changed = frames[0]["colour"] != frames[3]["colour"]
         assert asked[f"does the {shape} change colour?"] == ("yes." if changed else "no.")
         if (end := asked.get(f"what colour is the {shape} at the end?")) is not None:
@@ -124,7 +143,9 @@ def test_colours_are_closed_under_exchange_of_channels() -> None:
 def test_pictures_show_their_colours_after_jpeg(colour: str) -> None:
     things = (Thing("big", colour, "square", "left"), Thing("small", "red", "circle", "right"))
     look = Look.draw(Random(5), 2)
-    picture = np.asarray(Image.open(BytesIO(encode_jpeg(paint_scene(Scene(things), look)))), dtype=int)
+    picture = np.asarray(
+        Image.open(BytesIO(encode_jpeg(paint_scene(Scene(things), look)))), dtype=int
+    )
     for (x, y), expected in (((16, 32), COLOURS[colour]), ((48, 32), COLOURS["red"])):
         assert np.abs(picture[y, x] - expected).max() < 25
         nearest = min(COLOURS, key=lambda name: int(np.abs(picture[y, x] - COLOURS[name]).sum()))
@@ -133,8 +154,14 @@ def test_pictures_show_their_colours_after_jpeg(colour: str) -> None:
 
 def test_sizes_and_shapes_differ_clearly() -> None:
     look = Look(128, ((0, 0),), (1,), (0,))
-    masks = {(size, shape): np.asarray(paint_scene(Scene((Thing(size, "red", shape, "middle"),)), look))[..., 0] > 170
-             for size in ("big", "small") for shape in SHAPES}
+    masks = {
+        (size, shape): np.asarray(paint_scene(Scene((Thing(size, "red", shape, "middle"),)), look))[
+            ..., 0
+        ]
+        > 170
+        for size in ("big", "small")
+        for shape in SHAPES
+    }
     for size in ("big", "small"):
         for one, other in itertools.combinations(SHAPES, 2):
             differing = (masks[size, one] ^ masks[size, other]).sum()

@@ -26,14 +26,29 @@ from vita_train.recipe.sources import RecordsSource, SynthSource
 
 pytest.importorskip("espeakng_loader")
 SMALL = SynthSource(scale=0.005, test_size=6)
-DATASETS = {"recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video", "asr", "speech_qa",
-            "negative", "tts"}
+DATASETS = {
+    "recall",
+    "caption",
+    "textqa",
+    "instruct",
+    "dialogue",
+    "vqa",
+    "multi_image",
+    "video",
+    "asr",
+    "speech_qa",
+    "negative",
+    "tts",
+}
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Sha256 of every file below a folder."""
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +68,15 @@ def records(world: Path, dataset: str, split: str) -> list[dict]:
 
 def facts(world: Path) -> dict[str, dict]:
     """What is known of each media file."""
-    return {fact["file"]: fact for fact in map(json.loads, (world / "facts.jsonl").read_text().splitlines())}
+    return {
+        fact["file"]: fact
+        for fact in map(json.loads, (world / "facts.jsonl").read_text().splitlines())
+    }
 
 
-def test_same_seed_same_bytes_whatever_the_workers(world: Path, tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_bytes_whatever_the_workers(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rendering, "_CLIPS_PER_BLOCK", 100)
     fetch(SMALL, tmp_path / "again", seed=0, workers=3)
     assert digests(tmp_path / "again") == digests(world)
@@ -97,8 +116,11 @@ def test_media_formats(world: Path) -> None:
 
 def test_every_spoken_word_survives_in_training(world: Path) -> None:
     for dataset, families in (("asr", asr_families()), ("tts", tts_families())):
-        trained = {word for record in records(world, dataset, "train")
-                   for word in record["conversations"][1]["value"].split()}
+        trained = {
+            word
+            for record in records(world, dataset, "train")
+            for word in record["conversations"][1]["value"].split()
+        }
         assert trained == set(vocabulary(families))
     assert set(vocabulary(tts_families())) <= set(vocabulary(asr_families()))
 
@@ -131,12 +153,22 @@ def test_negative_records_point_at_their_reply(world: Path) -> None:
 
 def test_voices_and_pairs_are_held_out(world: Path) -> None:
     known = facts(world)
-    voices = {name: {known[path]["voice"] for record in records(world, "asr", name) for path in record["audio"]}
-              for name in ("train", "test_sentences", "test_voices")}
+    voices = {
+        name: {
+            known[path]["voice"]
+            for record in records(world, "asr", name)
+            for path in record["audio"]
+        }
+        for name in ("train", "test_sentences", "test_voices")
+    }
     assert voices["test_voices"] <= {voice.name for voice in TEST_VOICES}
     assert not voices["test_voices"] & voices["train"]
     assert voices["test_sentences"] <= {voice.name for voice in TRAIN_VOICES}
-    said = {(fact["voice"], fact["rate"], fact["pitch"]) for path, fact in known.items() if path.startswith("tts/")}
+    said = {
+        (fact["voice"], fact["rate"], fact["pitch"])
+        for path, fact in known.items()
+        if path.startswith("tts/")
+    }
     assert said == {(ASSISTANT.name, ASSISTANT.rate, ASSISTANT.pitch)}
 
 
@@ -160,8 +192,13 @@ def test_leak_check_is_clean_and_finds_what_is_planted(world: Path, tmp_path: Pa
     assert any("voice" in line for line in found)
     assert any("sentence" in line for line in found)
     assert any("media" in line for line in found)
-    echo = {"id": "x", "conversations": [{"from": "human", "value": f"Repeat: {clip['conversations'][1]['value']}"},
-                                         {"from": "gpt", "value": clip["conversations"][1]["value"]}]}
+    echo = {
+        "id": "x",
+        "conversations": [
+            {"from": "human", "value": f"Repeat: {clip['conversations'][1]['value']}"},
+            {"from": "gpt", "value": clip["conversations"][1]["value"]},
+        ],
+    }
     assert any("sentence" in line for line in plant("instruct", "train", [echo]))
     seen = records(world, "caption", "train")[0]
     assert any("no combination" in line for line in plant("caption", "test_unseen", [seen]))
@@ -170,11 +207,15 @@ def test_leak_check_is_clean_and_finds_what_is_planted(world: Path, tmp_path: Pa
 def test_split_of_a_scene_is_that_of_its_sentence() -> None:
     splits = Splits.cut(3)
     sentences = [text for family in asr_families() for text in family.sentences]
-    shares = {name: sum(splits.of_sentence(text) == name for text in sentences) / len(sentences)
-              for name in (TRAIN, DEV, TEST)}
+    shares = {
+        name: sum(splits.of_sentence(text) == name for text in sentences) / len(sentences)
+        for name in (TRAIN, DEV, TEST)
+    }
     assert 0.7 < shares[TRAIN] < 0.9
     assert shares[TEST] > shares[DEV] > 0.04
-    assert splits.of_scene("a big red circle on the left.") == splits.of_sentence("a big red circle on the left")
+    assert splits.of_scene("a big red circle on the left.") == splits.of_sentence(
+        "a big red circle on the left"
+    )
     assert covering(["a b", "b c", "a", "c"]) == ["a b", "b c"]
     drawn = splits.draw_sentences(asr_families(), TEST, 300, rng_for(3, "x"))
     assert {splits.of_sentence(text) for text in drawn} == {TEST}
@@ -192,10 +233,18 @@ def test_voices_are_audibly_distinct() -> None:
         power = np.abs(np.fft.rfft(frames)) ** 2
         power = power[power.sum(1) > 1e-3 * power.sum(1).max()]
         edges = np.geomspace(4, 257, 20).astype(int)
-        bands = [np.log(power[:, low:high].sum(1) + 1e-6).mean() for low, high in itertools.pairwise(edges)]
+        bands = [
+            np.log(power[:, low:high].sum(1) + 1e-6).mean()
+            for low, high in itertools.pairwise(edges)
+        ]
         spectra[voice.name] = np.array(bands) - np.mean(bands)
     names = list(spectra)
-    closest = min(float(np.sqrt(np.mean((spectra[a] - spectra[b]) ** 2))) for a in names for b in names if a < b)
+    closest = min(
+        float(np.sqrt(np.mean((spectra[a] - spectra[b]) ** 2)))
+        for a in names
+        for b in names
+        if a < b
+    )
     assert closest > 0.25
 
 
@@ -206,14 +255,18 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_missing_synthesiser_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_synthesiser_is_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UserError, match=r"vita-train\[demo\]"):
         fetch(SMALL, tmp_path / "out", seed=0)
     assert not (tmp_path / "out/registry.json").exists()
 
 
-def test_unfinished_attempt_is_replaced_and_records_are_adopted(world: Path, tmp_path: Path) -> None:
+def test_unfinished_attempt_is_replaced_and_records_are_adopted(
+    world: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "UNFINISHED").touch()
@@ -222,12 +275,17 @@ def test_unfinished_attempt_is_replaced_and_records_are_adopted(world: Path, tmp
     assert not (out / "stale.json").exists()
     assert not (out / "UNFINISHED").exists()
     assert load_registry(out / "registry.json") == adopted
-    assert Path(adopted.datasets["asr"].splits["train"].records) == (world / "records/asr.train.json").resolve()
+    assert (
+        Path(adopted.datasets["asr"].splits["train"].records)
+        == (world / "records/asr.train.json").resolve()
+    )
 
 
 def test_records_with_a_missing_file_name_the_key(tmp_path: Path) -> None:
-    registry = {"format": "vita-train/registry/v1",
-                "datasets": {"mine": {"task": "qa", "train": {"records": "no.json"}}}}
+    registry = {
+        "format": "vita-train/registry/v1",
+        "datasets": {"mine": {"task": "qa", "train": {"records": "no.json"}}},
+    }
     (tmp_path / "registry.json").write_text(json.dumps(registry))
     with pytest.raises(DataError, match=r"datasets\.mine\.train\.records"):
         fetch(RecordsSource(registry=str(tmp_path / "registry.json")), tmp_path / "out", seed=0)

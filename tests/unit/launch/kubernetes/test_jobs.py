@@ -1,4 +1,5 @@
-"""Training jobs as objects: what the API's published definitions accept, and how their state is read."""
+"""Training jobs as objects: what the API's published definitions accept, and how their state is
+read."""
 
 from __future__ import annotations
 
@@ -26,24 +27,44 @@ from vita_train.training.observability import metrics
 
 BACKENDS: tuple[JobKind, ...] = (PyTorchJobs(), TrainJobs())
 FULL = PodSettings(
-    devices={"rdma/hca": 8}, env={"NCCL_DEBUG": "WARN"},
+    devices={"rdma/hca": 8},
+    env={"NCCL_DEBUG": "WARN"},
     secret_env={"AWS_ACCESS_KEY_ID": {"secret": "s3", "key": "id"}},  # type: ignore[dict-item]
-    service_account="trainer", image_pull_secrets=("registry",), node_selector={"pool": "gpu"},
-    tolerations=({"key": "gpu", "operator": "Exists"},), volumes=({"name": "data", "emptyDir": {}},),
-    volume_mounts=({"name": "data", "mountPath": "/data"},), labels={"team": "omni"}, lock_memory=True)
+    service_account="trainer",
+    image_pull_secrets=("registry",),
+    node_selector={"pool": "gpu"},
+    tolerations=({"key": "gpu", "operator": "Exists"},),
+    volumes=({"name": "data", "emptyDir": {}},),
+    volume_mounts=({"name": "data", "mountPath": "/data"},),
+    labels={"team": "omni"},
+    lock_memory=True,
+)
 
 
 def _recipe(**launch: Any) -> Recipe:
-    return Recipe.model_validate({
-        "name": "jobs", "storage": {"root": "s3://b/runs"}, "launch": {"nodes": 3, "nproc": 8, **launch},
-        "data": NO_SOURCE,
-        "stages": {"1.1": {"objective": "next_token", "data": {"a": 1.0}, "trainable": {"llm": 1e-3}, "steps": 1}},
-    })
+    return Recipe.model_validate(
+        {
+            "name": "jobs",
+            "storage": {"root": "s3://b/runs"},
+            "launch": {"nodes": 3, "nproc": 8, **launch},
+            "data": NO_SOURCE,
+            "stages": {
+                "1.1": {
+                    "objective": "next_token",
+                    "data": {"a": 1.0},
+                    "trainable": {"llm": 1e-3},
+                    "steps": 1,
+                }
+            },
+        }
+    )
 
 
 def _job(platform: Platform | None = None, digest: str = "d", **launch: Any) -> TrainingJob:
-    platform = platform or Platform(image="registry.example/trainer@sha256:0", pod=PodSettings.model_validate(
-        FULL.model_dump(exclude_unset=True)))
+    platform = platform or Platform(
+        image="registry.example/trainer@sha256:0",
+        pod=PodSettings.model_validate(FULL.model_dump(exclude_unset=True)),
+    )
     return training_job(_stage_job(digest, **launch), platform=platform, namespace="team")
 
 
@@ -56,7 +77,8 @@ def _pod(**settings: Any) -> dict[str, Any]:
 
 
 def _strict(schema: Any) -> Any:
-    """A definition's schema as an API server with strict field validation reads it: unknown keys are errors."""
+    """A definition's schema as an API server with strict field validation reads it: unknown keys
+    are errors."""
     if isinstance(schema, list):
         return [_strict(entry) for entry in schema]
     if not isinstance(schema, dict):
@@ -64,19 +86,25 @@ def _strict(schema: Any) -> Any:
     result = {key: _strict(value) for key, value in schema.items()}
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+    if isinstance(schema.get("properties"), dict) and not schema.get(
+        "x-kubernetes-preserve-unknown-fields"
+    ):
         result.setdefault("additionalProperties", False)
     return result
 
 
 def test_a_trainjob_fits_the_published_definition() -> None:
     definition = trainer_definition("trainjobs")
-    version = next(one for one in definition["spec"]["versions"] if one["name"] == TrainJobs.resource.version)
+    version = next(
+        one for one in definition["spec"]["versions"] if one["name"] == TrainJobs.resource.version
+    )
     schema = _strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
     manifest = TrainJobs().manifest(_job())
     jsonschema.validate(manifest, schema)
-    manifest["spec"]["runtimePatches"][0]["podSpecOverrides"] = []  # the check itself would see a stale name
+    manifest["spec"]["runtimePatches"][0][
+        "podSpecOverrides"
+    ] = []  # the check itself would see a stale name
     with pytest.raises(jsonschema.ValidationError, match="podSpecOverrides"):
         jsonschema.validate(manifest, schema)
 
@@ -110,9 +138,15 @@ def test_pods_ask_for_every_rank_and_mount_what_they_write_to(backend: JobKind) 
     assert pod["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]} == {"shm", "scratch", "cache", "data"}
+    assert (
+        mounted
+        == {volume["name"] for volume in pod["volumes"]}
+        == {"shm", "scratch", "cache", "data"}
+    )
     written = {mount["mountPath"] for mount in container["volumeMounts"]}
-    env = {entry["name"]: entry for entry in container.get("env") or manifest["spec"]["trainer"]["env"]}
+    env = {
+        entry["name"]: entry for entry in container.get("env") or manifest["spec"]["trainer"]["env"]
+    }
     # The root file system is read-only: whatever is written to must be mounted.
     assert {env["HOME"]["value"], env["VITA_TRAIN_CACHE"]["value"]} <= written
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"] == {"secretKeyRef": {"name": "s3", "key": "id"}}
@@ -126,9 +160,20 @@ def test_pods_fit_the_restricted_level(backend: JobKind) -> None:
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     [container] = pod["containers"]
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                            "capabilities": {"drop": ["ALL"]}}
-    allowed = {"emptyDir", "persistentVolumeClaim", "secret", "configMap", "projected", "downwardAPI", "csi"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    allowed = {
+        "emptyDir",
+        "persistentVolumeClaim",
+        "secret",
+        "configMap",
+        "projected",
+        "downwardAPI",
+        "csi",
+    }
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
 
 
@@ -138,16 +183,27 @@ def test_pods_say_where_each_rank_exports_its_metrics(backend: JobKind) -> None:
         manifest = backend.manifest(_job(Platform(image="i"), nproc=2, **launch))
         container = _pod_spec(backend, manifest)["containers"][0]
         env = container.get("env") or manifest["spec"]["trainer"]["env"]
-        return _pod_template(backend, manifest), container, {entry["name"]: entry["value"] for entry in env}
+        return (
+            _pod_template(backend, manifest),
+            container,
+            {entry["name"]: entry["value"] for entry in env},
+        )
 
     template, container, env = parts(settings=_pod(metrics_port=9400, annotations={"a": "b"}))
     assert env[metrics.PORT] == "9400"
     assert template["metadata"]["annotations"] == {
-        "a": "b", "vita-train.dev/metrics-0": "9400", "vita-train.dev/metrics-1": "9401"}
-    assert template["metadata"]["labels"]["vita-train.dev/stage"] == "1.1"  # what a PodMonitor selects by
+        "a": "b",
+        "vita-train.dev/metrics-0": "9400",
+        "vita-train.dev/metrics-1": "9401",
+    }
+    assert (
+        template["metadata"]["labels"]["vita-train.dev/stage"] == "1.1"
+    )  # what a PodMonitor selects by
     if isinstance(backend, PyTorchJobs):  # Trainer refuses ports in patches
-        assert container["ports"] == [{"name": "metrics-0", "containerPort": 9400},
-                                      {"name": "metrics-1", "containerPort": 9401}]
+        assert container["ports"] == [
+            {"name": "metrics-0", "containerPort": 9400},
+            {"name": "metrics-1", "containerPort": 9401},
+        ]
     template, container, env = parts()
     assert metrics.PORT not in env
     assert "ports" not in container
@@ -175,15 +231,26 @@ def test_the_hash_sees_what_is_computed_and_not_who_asked() -> None:
     assert one.metadata()["annotations"][SPEC_HASH] == one.spec_hash
     assert _job(platform.model_copy(update={"image": "j"})).spec_hash != one.spec_hash
     assert _job(platform, nodes=2).spec_hash != one.spec_hash
-    owned = training_job(_stage_job(), platform=platform, namespace="team", workflow="w",
-                         owner={"kind": "Workflow", "uid": "1"})
+    owned = training_job(
+        _stage_job(),
+        platform=platform,
+        namespace="team",
+        workflow="w",
+        owner={"kind": "Workflow", "uid": "1"},
+    )
     assert owned.spec_hash == one.spec_hash
 
 
 def test_the_recipe_lies_over_the_platform_and_the_task_over_both() -> None:
-    platform = Platform(image="i", pod=PodSettings(env={"A": "1", "B": "1"}, cpu="4", tolerations=({"key": "a"},)))
-    job = training_job(_stage_job(settings=_pod(env={"B": "2", "C": "2"}, memory="1Gi")), platform=platform,
-                       namespace="n", task=PodSettings(env={"C": "3"}, tolerations=({"key": "b"},)))
+    platform = Platform(
+        image="i", pod=PodSettings(env={"A": "1", "B": "1"}, cpu="4", tolerations=({"key": "a"},))
+    )
+    job = training_job(
+        _stage_job(settings=_pod(env={"B": "2", "C": "2"}, memory="1Gi")),
+        platform=platform,
+        namespace="n",
+        task=PodSettings(env={"C": "3"}, tolerations=({"key": "b"},)),
+    )
     assert job.pod.env == {"A": "1", "B": "2", "C": "3"}
     assert (job.pod.cpu, job.pod.memory) == ("4", "1Gi")
     assert job.pod.tolerations == ({"key": "a"}, {"key": "b"})
@@ -211,38 +278,80 @@ def test_the_cluster_decides_when_nobody_does() -> None:
 
 
 def _conditions(*entries: tuple[str, str, str]) -> dict[str, Any]:
-    return {"conditions": [{"type": kind, "status": status, "reason": reason, "message": f"{reason} it is"}
-                           for kind, status, reason in entries]}
+    return {
+        "conditions": [
+            {"type": kind, "status": status, "reason": reason, "message": f"{reason} it is"}
+            for kind, status, reason in entries
+        ]
+    }
 
 
-@pytest.mark.parametrize(("status", "phase"), [
-    ({}, Phase.PENDING),
-    (_conditions(("Created", "True", "PyTorchJobCreated")), Phase.PENDING),
-    (_conditions(("Created", "True", "PyTorchJobCreated"), ("Running", "True", "PyTorchJobRunning")), Phase.RUNNING),
-    # Resumed stays as a false Suspended, and changed conditions move to the end: the last one says nothing.
-    (_conditions(("Running", "True", "PyTorchJobRunning"), ("Suspended", "False", "PyTorchJobResumed")),
-     Phase.RUNNING),
-    (_conditions(("Running", "False", "x"), ("Restarting", "True", "PyTorchJobRestarting")), Phase.RESTARTING),
-    (_conditions(("Failed", "True", "PyTorchJobFailed"), ("Running", "False", "x")), Phase.FAILED),
-    (_conditions(("Succeeded", "True", "PyTorchJobSucceeded"), ("Running", "False", "x")), Phase.SUCCEEDED),
-])
+@pytest.mark.parametrize(
+    ("status", "phase"),
+    [
+        ({}, Phase.PENDING),
+        (_conditions(("Created", "True", "PyTorchJobCreated")), Phase.PENDING),
+        (
+            _conditions(
+                ("Created", "True", "PyTorchJobCreated"), ("Running", "True", "PyTorchJobRunning")
+            ),
+            Phase.RUNNING,
+        ),
+        # Resumed stays as a false Suspended, and changed conditions move to the end: the last one
+        # says nothing.
+        (
+            _conditions(
+                ("Running", "True", "PyTorchJobRunning"),
+                ("Suspended", "False", "PyTorchJobResumed"),
+            ),
+            Phase.RUNNING,
+        ),
+        (
+            _conditions(("Running", "False", "x"), ("Restarting", "True", "PyTorchJobRestarting")),
+            Phase.RESTARTING,
+        ),
+        (
+            _conditions(("Failed", "True", "PyTorchJobFailed"), ("Running", "False", "x")),
+            Phase.FAILED,
+        ),
+        (
+            _conditions(("Succeeded", "True", "PyTorchJobSucceeded"), ("Running", "False", "x")),
+            Phase.SUCCEEDED,
+        ),
+    ],
+)
 def test_pytorchjob_states(status: dict[str, Any], phase: Phase) -> None:
     state = PyTorchJobs().state({"spec": {}, "status": status})
     assert state.phase == phase
     assert state.phase.over == (phase in (Phase.FAILED, Phase.SUCCEEDED))
 
 
-@pytest.mark.parametrize(("spec", "status", "phase"), [
-    ({}, {}, Phase.PENDING),
-    ({"suspend": True}, {}, Phase.SUSPENDED),
-    ({}, _conditions(("Suspended", "False", "Resumed")), Phase.PENDING),
-    ({}, {**_conditions(("Suspended", "False", "Resumed")), "jobsStatus": [{"name": "node", "active": 1}]},
-     Phase.RUNNING),
-    ({}, {"jobsStatus": [{"name": "node", "ready": 0, "active": 0}]}, Phase.PENDING),
-    ({}, _conditions(("Complete", "True", "AllJobsCompleted")), Phase.SUCCEEDED),
-    ({}, {**_conditions(("Failed", "True", "DeadlineExceeded")), "jobsStatus": [{"name": "node", "active": 1}]},
-     Phase.FAILED),
-])
+@pytest.mark.parametrize(
+    ("spec", "status", "phase"),
+    [
+        ({}, {}, Phase.PENDING),
+        ({"suspend": True}, {}, Phase.SUSPENDED),
+        ({}, _conditions(("Suspended", "False", "Resumed")), Phase.PENDING),
+        (
+            {},
+            {
+                **_conditions(("Suspended", "False", "Resumed")),
+                "jobsStatus": [{"name": "node", "active": 1}],
+            },
+            Phase.RUNNING,
+        ),
+        ({}, {"jobsStatus": [{"name": "node", "ready": 0, "active": 0}]}, Phase.PENDING),
+        ({}, _conditions(("Complete", "True", "AllJobsCompleted")), Phase.SUCCEEDED),
+        (
+            {},
+            {
+                **_conditions(("Failed", "True", "DeadlineExceeded")),
+                "jobsStatus": [{"name": "node", "active": 1}],
+            },
+            Phase.FAILED,
+        ),
+    ],
+)
 def test_trainjob_states(spec: dict[str, Any], status: dict[str, Any], phase: Phase) -> None:
     state = TrainJobs().state({"spec": spec, "status": status})
     assert state.phase == phase
@@ -253,10 +362,16 @@ def test_trainjob_states(spec: dict[str, Any], status: dict[str, Any], phase: Ph
 def test_node_ranks() -> None:
     def pod(role: str, index: str) -> dict[str, Any]:
         prefix = "training.kubeflow.org"
-        return {"metadata": {"labels": {f"{prefix}/replica-type": role, f"{prefix}/replica-index": index}}}
+        return {
+            "metadata": {
+                "labels": {f"{prefix}/replica-type": role, f"{prefix}/replica-index": index}
+            }
+        }
 
-    assert [PyTorchJobs().node_rank(pod(*one)) for one in (("master", "0"), ("worker", "0"), ("worker", "4"))] == [
-        0, 1, 5]
+    assert [
+        PyTorchJobs().node_rank(pod(*one))
+        for one in (("master", "0"), ("worker", "0"), ("worker", "4"))
+    ] == [0, 1, 5]
     index = {"metadata": {"annotations": {"batch.kubernetes.io/job-completion-index": "3"}}}
     assert TrainJobs().node_rank(index) == 3
 
@@ -265,8 +380,18 @@ def test_node_ranks() -> None:
 def test_a_node_that_does_not_answer_loses_its_pods_soon(backend: JobKind) -> None:
     pod = _pod_template(backend, backend.manifest(_job()))["spec"]
     waits = {entry["key"]: entry.get("tolerationSeconds") for entry in pod["tolerations"]}
-    assert waits == {"gpu": None, "node.kubernetes.io/not-ready": 60, "node.kubernetes.io/unreachable": 60}
-    stated = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 900}
+    assert waits == {
+        "gpu": None,
+        "node.kubernetes.io/not-ready": 60,
+        "node.kubernetes.io/unreachable": 60,
+    }
+    stated = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "tolerationSeconds": 900,
+    }
     platform = Platform(image="i", pod=PodSettings(tolerations=(stated,), node_timeout=5))
     pod = _pod_template(backend, backend.manifest(_job(platform)))["spec"]
-    assert [entry["tolerationSeconds"] for entry in pod["tolerations"]] == [900, 5], "what is stated goes first"
+    assert [entry["tolerationSeconds"] for entry in pod["tolerations"]] == [900, 5], (
+        "what is stated goes first"
+    )

@@ -19,12 +19,27 @@ from vita_train.runs.run import Run
 #: Variables as the backend states those that every step of our pipelines gets.
 OWN = [
     {"name": POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-    {"name": "AWS_DEFAULT_REGION", "valueFrom": {"configMapKeyRef": {
-        "name": "vita-platform", "key": "AWS_DEFAULT_REGION", "optional": True}}},
-    {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {
-        "name": "vita-s3", "key": "AWS_ACCESS_KEY_ID", "optional": True}}},
+    {
+        "name": "AWS_DEFAULT_REGION",
+        "valueFrom": {
+            "configMapKeyRef": {
+                "name": "vita-platform",
+                "key": "AWS_DEFAULT_REGION",
+                "optional": True,
+            }
+        },
+    },
+    {
+        "name": "AWS_ACCESS_KEY_ID",
+        "valueFrom": {
+            "secretKeyRef": {"name": "vita-s3", "key": "AWS_ACCESS_KEY_ID", "optional": True}
+        },
+    },
 ]
-PLATFORM_VOLUME = {"name": "vita-platform", "configMap": {"name": "vita-platform", "optional": True}}
+PLATFORM_VOLUME = {
+    "name": "vita-platform",
+    "configMap": {"name": "vita-platform", "optional": True},
+}
 PLATFORM_MOUNT = {"name": "vita-platform", "mountPath": "/etc/vita-train"}
 
 
@@ -40,16 +55,27 @@ def test_a_task_that_says_nothing_leaves_the_platform_as_it_is() -> None:
 
 def test_settings_of_a_task_are_laid_over_the_platforms() -> None:
     settings = _settings(
-        resources={"requests": {"cpu": "30", "memory": "200Gi"},
-                   "limits": {"cpu": "32", "nvidia.com/gpu": "8", "rdma/hca": "4"}},
-        env=[*OWN, {"name": "NCCL_DEBUG", "value": "INFO"},
-             {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}],
+        resources={
+            "requests": {"cpu": "30", "memory": "200Gi"},
+            "limits": {"cpu": "32", "nvidia.com/gpu": "8", "rdma/hca": "4"},
+        },
+        env=[
+            *OWN,
+            {"name": "NCCL_DEBUG", "value": "INFO"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        ],
         volumes=[PLATFORM_VOLUME, {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
         volume_mounts=[PLATFORM_MOUNT, {"name": "data", "mountPath": "/data"}],
-        tolerations=[{"key": "gpu", "operator": "Exists"}], node_selector={"pool": "h100"},
-        affinity={"nodeAffinity": {}})
+        tolerations=[{"key": "gpu", "operator": "Exists"}],
+        node_selector={"pool": "h100"},
+        affinity={"nodeAffinity": {}},
+    )
     assert settings is not None
-    platform = Platform(pod=PodSettings(env={"NCCL_DEBUG": "WARN", "A": "b"}, node_selector={"zone": "x"}, shm="64Gi"))
+    platform = Platform(
+        pod=PodSettings(
+            env={"NCCL_DEBUG": "WARN", "A": "b"}, node_selector={"zone": "x"}, shm="64Gi"
+        )
+    )
     pod = merge_pod_settings(platform.pod, [settings])
     assert (pod.cpu, pod.memory, pod.shm) == ("32", "200Gi", "64Gi")
     assert (pod.gpu_resource, pod.devices) == ("nvidia.com/gpu", {"rdma/hca": 4})
@@ -62,19 +88,39 @@ def test_settings_of_a_task_are_laid_over_the_platforms() -> None:
     assert pod.affinity == {"nodeAffinity": {}}
 
 
-@pytest.mark.parametrize(("fields", "nproc", "message"), [
-    ({"resources": {"limits": {"nvidia.com/gpu": "4"}}}, 8, "asks for 4 nvidia.com/gpu, but ranks in a pod: 8"),
-    ({"resources": {"limits": {"ephemeral-storage": "10Gi"}}}, 1, "cannot be given ephemeral-storage"),
-    ({"env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}, 1, "NODE comes from"),
-])
-def test_what_a_jobs_pods_cannot_have_is_refused(fields: dict[str, Any], nproc: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "nproc", "message"),
+    [
+        (
+            {"resources": {"limits": {"nvidia.com/gpu": "4"}}},
+            8,
+            "asks for 4 nvidia.com/gpu, but ranks in a pod: 8",
+        ),
+        (
+            {"resources": {"limits": {"ephemeral-storage": "10Gi"}}},
+            1,
+            "cannot be given ephemeral-storage",
+        ),
+        (
+            {"env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
+            1,
+            "NODE comes from",
+        ),
+    ],
+)
+def test_what_a_jobs_pods_cannot_have_is_refused(
+    fields: dict[str, Any], nproc: int, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
         _settings(nproc, **fields)
 
 
-def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(monkeypatch: pytest.MonkeyPatch,
-                                                                              tmp_path: Path) -> None:
+def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(POD, "ladder-abc-impl-1")
     with pytest.raises(UserError, match="nothing says what the cluster is like") as refused:
-        launch_stage(Run(load_recipe("smoke", [f"storage.root={tmp_path}"]), "r"), "0.llm", "0" * 64)
+        launch_stage(
+            Run(load_recipe("smoke", [f"storage.root={tmp_path}"]), "r"), "0.llm", "0" * 64
+        )
     assert "install the chart" in str(refused.value.remedy)

@@ -11,7 +11,14 @@ from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.models.audio.stream import AudioStream
 from vita_train.recipe.audio import AudioEncoderSpec
 
-SMALL = {"width": 16, "conv_channels": 4, "num_layers": 3, "num_heads": 2, "intermediate_size": 24, "chunk_size": 4}
+SMALL = {
+    "width": 16,
+    "conv_channels": 4,
+    "num_layers": 3,
+    "num_heads": 2,
+    "intermediate_size": 24,
+    "chunk_size": 4,
+}
 
 
 def encoder(**changes: object) -> AudioEncoder:
@@ -22,15 +29,24 @@ def encoder(**changes: object) -> AudioEncoder:
 
 
 def streamed(stream: AudioStream, fbank: Tensor, piece: int) -> Tensor:
-    parts = [stream.push(fbank[start:start + piece]) for start in range(0, len(fbank), piece)]
+    parts = [stream.push(fbank[start : start + piece]) for start in range(0, len(fbank), piece)]
     return torch.cat([*parts, stream.finish()])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [
-    {}, {"left_chunks": 0}, {"left_chunks": 2}, {"chunk_size": 1, "left_chunks": 3}, {"relative_shift": True},
-    {"relative_shift": True, "left_chunks": 1}, {"max_positions": 10, "left_chunks": 1}, {"max_positions": 8},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"left_chunks": 0},
+        {"left_chunks": 2},
+        {"chunk_size": 1, "left_chunks": 3},
+        {"relative_shift": True},
+        {"relative_shift": True, "left_chunks": 1},
+        {"max_positions": 10, "left_chunks": 1},
+        {"max_positions": 8},
+    ],
+)
 @pytest.mark.parametrize("piece", [1, 10, 37, 1000])
 def test_a_stream_equals_the_whole_clip(changes: dict[str, object], piece: int) -> None:
     model = encoder(**changes)

@@ -12,10 +12,31 @@ from vita_train.models.codec.losses import mel_loss
 from vita_train.models.codec.spectral import overlap_add
 from vita_train.recipe.model import CodecSpec
 
-WAVEFORM = CodecSpec(sample_rate=8000, hop_length=24, upsample_rates=(4, 3, 2), upsample_kernels=(8, 7, 4), channels=32,
-                     codebook_size=32, code_dim=16, num_global_tokens=2, global_dim=8, segment=960)
-SPECTRAL = CodecSpec(kind="spectral", sample_rate=8000, hop_length=160, channels=32, num_blocks=2, codebook_size=32,
-                     code_dim=16, quantizer="ema", num_global_tokens=2, global_dim=8, segment=3200)
+WAVEFORM = CodecSpec(
+    sample_rate=8000,
+    hop_length=24,
+    upsample_rates=(4, 3, 2),
+    upsample_kernels=(8, 7, 4),
+    channels=32,
+    codebook_size=32,
+    code_dim=16,
+    num_global_tokens=2,
+    global_dim=8,
+    segment=960,
+)
+SPECTRAL = CodecSpec(
+    kind="spectral",
+    sample_rate=8000,
+    hop_length=160,
+    channels=32,
+    num_blocks=2,
+    codebook_size=32,
+    code_dim=16,
+    quantizer="ema",
+    num_global_tokens=2,
+    global_dim=8,
+    segment=3200,
+)
 
 
 def seeded(spec: CodecSpec) -> Codec:
@@ -60,10 +81,13 @@ def test_lengths(spec: CodecSpec, codes: float) -> None:
 
 @pytest.mark.parametrize("spec", [WAVEFORM, SPECTRAL], ids=["waveform", "spectral"])
 def test_decoding_codes_is_reconstruction(spec: CodecSpec) -> None:
-    """What training saw is what decoding codes from disk gives: quantised vectors hold nothing but the codes."""
+    """What training saw is what decoding codes from disk gives: quantised vectors hold nothing but
+    the codes."""
     codec = seeded(spec).eval()
     output = codec(tones(2, 10 * spec.hop_length, spec.sample_rate))
-    torch.testing.assert_close(codec.decode(output.codes, output.global_tokens), output.wave, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        codec.decode(output.codes, output.global_tokens), output.wave, atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("spec", [WAVEFORM, SPECTRAL], ids=["waveform", "spectral"])

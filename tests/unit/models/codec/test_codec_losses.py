@@ -48,11 +48,15 @@ def reference_log_mel(wave: np.ndarray, rate: int, n_fft: int, hop: int, mels: i
     return np.array(frames).T
 
 
-@pytest.mark.parametrize(("rate", "n_fft", "hop", "mels"), [(16000, 512, 100, 80), (24000, 1024, 240, 80)])
+@pytest.mark.parametrize(
+    ("rate", "n_fft", "hop", "mels"), [(16000, 512, 100, 80), (24000, 1024, 240, 80)]
+)
 def test_log_mel_is_what_the_definition_says(rate: int, n_fft: int, hop: int, mels: int) -> None:
     time = np.arange(hop * 12) / rate
     generator = np.random.default_rng(0)
-    wave = (0.3 * np.sin(2 * np.pi * 440 * time) + 0.05 * generator.standard_normal(len(time))).astype(np.float32)
+    wave = (
+        0.3 * np.sin(2 * np.pi * 440 * time) + 0.05 * generator.standard_normal(len(time))
+    ).astype(np.float32)
     found = log_mel(torch.from_numpy(wave)[None], MelSettings(rate, n_fft, hop, mels))[0].numpy()
     wanted = reference_log_mel(wave, rate, n_fft, hop, mels)
     assert found.shape == wanted.shape == (mels, 12)
@@ -80,8 +84,14 @@ def test_mel_loss_weights_resolutions() -> None:
 
 
 def test_least_squares_losses() -> None:
-    real = [(torch.tensor([[1.0, 0.0]]), [torch.zeros(2)]), (torch.tensor([[3.0]]), [torch.ones(2), torch.ones(4)])]
-    made = [(torch.tensor([[2.0, 0.0]]), [torch.ones(2)]), (torch.tensor([[-1.0]]), [torch.ones(2), torch.zeros(4)])]
+    real = [
+        (torch.tensor([[1.0, 0.0]]), [torch.zeros(2)]),
+        (torch.tensor([[3.0]]), [torch.ones(2), torch.ones(4)]),
+    ]
+    made = [
+        (torch.tensor([[2.0, 0.0]]), [torch.ones(2)]),
+        (torch.tensor([[-1.0]]), [torch.ones(2), torch.zeros(4)]),
+    ]
     # (0 + 1) / 2 + (4 + 0) / 2, then 4 + 1
     assert discriminator_loss(real, made).item() == pytest.approx(0.5 + 2.0 + 4.0 + 1.0)
     # (1 + 1) / 2, then 4

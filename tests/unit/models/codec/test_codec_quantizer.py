@@ -16,7 +16,9 @@ def test_nearest_is_the_smallest_distance() -> None:
 
 
 @pytest.mark.parametrize("kind", [LearnedQuantizer, EmaQuantizer])
-def test_gradient_passes_straight_through(kind: type[LearnedQuantizer] | type[EmaQuantizer]) -> None:
+def test_gradient_passes_straight_through(
+    kind: type[LearnedQuantizer] | type[EmaQuantizer],
+) -> None:
     quantizer = kind(5, 3)
     vectors = torch.randn(1, 4, 3, requires_grad=True)
     quantized = quantizer(vectors)
@@ -27,7 +29,8 @@ def test_gradient_passes_straight_through(kind: type[LearnedQuantizer] | type[Em
 
 
 def test_learned_loss_by_hand() -> None:
-    """One vector (1, 1), codes (0, 0) and (9, 9): distance 1 in each of two numbers, so 1 x 1.0 + 1 x 0.25."""
+    """One vector (1, 1), codes (0, 0) and (9, 9): distance 1 in each of two numbers, so 1 x 1.0 + 1
+    x 0.25."""
     quantizer = LearnedQuantizer(2, 2)
     quantizer.codebook.data = torch.tensor([[0.0, 0.0], [9.0, 9.0]])
     vectors = torch.ones(1, 1, 2, requires_grad=True)
@@ -39,9 +42,11 @@ def test_learned_loss_by_hand() -> None:
 
 
 def test_moving_average_by_hand() -> None:
-    """Decay 0.5; code 0 at 0 with usage 2, code 1 at 10 with usage 2; vectors 1, 3 choose code 0 and 8 chooses code 1.
+    """Decay 0.5; code 0 at 0 with usage 2, code 1 at 10 with usage 2; vectors 1, 3 choose code 0
+    and 8 chooses code 1.
 
-    n = 0.5 * (2, 2) + 0.5 * (2, 1) = (2, 1.5); s = 0.5 * (0, 20) + 0.5 * (4, 8) = (2, 14); codes (1, 9.333).
+    n = 0.5 * (2, 2) + 0.5 * (2, 1) = (2, 1.5); s = 0.5 * (0, 20) + 0.5 * (4, 8) = (2, 14); codes
+    (1, 9.333).
     """
     quantizer = EmaQuantizer(2, 1, decay=0.5)
     quantizer.codebook.copy_(torch.tensor([[0.0], [10.0]]))

@@ -9,7 +9,9 @@ from vita_train.recipe.model import ModelSpec
 
 
 def with_source(spec: ModelSpec, source: Path, **changes: object) -> ModelSpec:
-    return spec.model_copy(update={"llm": spec.llm.model_copy(update={"source": str(source), **changes})})
+    return spec.model_copy(
+        update={"llm": spec.llm.model_copy(update={"source": str(source), **changes})}
+    )
 
 
 def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_path: Path) -> None:
@@ -18,8 +20,12 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
     read = build_modules(with_source(small_spec, tmp_path), ["llm"])["llm"]
     assert torch.equal(read.lm_head.weight, pretrained.lm_head.weight)
     assert read.config._attn_implementation == "packed"
-    build_modules(with_source(small_spec, tmp_path / "gone"), ["llm"], empty=True)  # does not read it
-    with pytest.raises(CheckpointError, match="vocab_size is 97 there and 98 in the recipe; num_hidden_layers"):
+    build_modules(
+        with_source(small_spec, tmp_path / "gone"), ["llm"], empty=True
+    )  # does not read it
+    with pytest.raises(
+        CheckpointError, match="vocab_size is 97 there and 98 in the recipe; num_hidden_layers"
+    ):
         build_modules(with_source(small_spec, tmp_path, vocab_size=98, num_layers=1), ["llm"])
 
 

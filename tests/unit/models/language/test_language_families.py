@@ -1,4 +1,5 @@
-"""Every family of language models: transformers' own numbers, documents kept apart, sources checked, replies ended."""
+"""Every family of language models: transformers' own numbers, documents kept apart, sources
+checked, replies ended."""
 
 from __future__ import annotations
 
@@ -27,19 +28,27 @@ from vita_train.models.omni import Omni
 from vita_train.recipe.family import PUBLISHED
 from vita_train.recipe.model import LlmSpec, ModelSpec
 
-TYPES = {"qwen2p5_instruct": "Qwen2", "qwen2p5_fo_instruct": "Qwen2", "nemo": "Mistral", "mixtral-8x7b": "Mixtral",
-         "llama3-8b": "Llama"}
+TYPES = {
+    "qwen2p5_instruct": "Qwen2",
+    "qwen2p5_fo_instruct": "Qwen2",
+    "nemo": "Mistral",
+    "mixtral-8x7b": "Mixtral",
+    "llama3-8b": "Llama",
+}
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 
 def spec_of(small: ModelSpec, family: Any, **changes: Any) -> ModelSpec:
-    """The small model with another language model; Nemo's heads are wider than their share, as the published ones."""
+    """The small model with another language model; Nemo's heads are wider than their share, as the
+    published ones."""
     own: dict[str, Any] = {"nemo": {"head_dim": 12}, "mixtral-8x7b": {"moe": MOE}}.get(family, {})
     llm = LlmSpec.model_validate({**small.llm.model_dump(), "family": family, **own, **changes})
     return small.model_copy(update={"llm": llm})
 
 
-def omni_of(small: ModelSpec, family: str, names: tuple[str, ...] = ("llm",), **changes: Any) -> Omni:
+def omni_of(
+    small: ModelSpec, family: str, names: tuple[str, ...] = ("llm",), **changes: Any
+) -> Omni:
     """A model with weights large enough that it matters what is seen."""
     modules = build_modules(spec_of(small, family, **changes), names, seed=3).eval()
     torch.manual_seed(5)
@@ -55,7 +64,9 @@ def documents() -> list[Batch]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_and_logits_are_those_of_transformers_plain_forward(small_spec: ModelSpec, family: str) -> None:
+def test_hidden_states_and_logits_are_those_of_transformers_plain_forward(
+    small_spec: ModelSpec, family: str
+) -> None:
     omni = omni_of(small_spec, family)
     assert type(omni.llm).__name__ == f"{TYPES[family]}ForCausalLM"
     ids = torch.stack([document(seed, 40).input_ids[0] for seed in (1, 2)])
@@ -69,12 +80,18 @@ def test_hidden_states_and_logits_are_those_of_transformers_plain_forward(small_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_padded_and_single_rows_have_the_same_loss(small_spec: ModelSpec, family: str) -> None:
+def test_packed_padded_and_single_rows_have_the_same_loss(
+    small_spec: ModelSpec, family: str
+) -> None:
     omni, docs = omni_of(small_spec, family), documents()
 
     def losses(batches: list[Batch]) -> Tensor:
-        sums = [chunked_cross_entropy(omni(batch), omni.head_weight, batch.labels) for batch in batches]
-        return torch.stack([loss.loss_sum for loss in sums]).sum() / sum(loss.supervised for loss in sums)
+        sums = [
+            chunked_cross_entropy(omni(batch), omni.head_weight, batch.labels) for batch in batches
+        ]
+        return torch.stack([loss.loss_sum for loss in sums]).sum() / sum(
+            loss.supervised for loss in sums
+        )
 
     single = losses(docs)
     for rows in ([docs], [[doc] for doc in docs], [docs[:2], docs[2:]], [docs[::-1]]):
@@ -82,8 +99,11 @@ def test_packed_padded_and_single_rows_have_the_same_loss(small_spec: ModelSpec,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_other_documents_say_changes_nothing_at_all(small_spec: ModelSpec, family: str) -> None:
-    """In masked attention, and by gradients: no input of one document reaches a hidden state of another."""
+def test_what_other_documents_say_changes_nothing_at_all(
+    small_spec: ModelSpec, family: str
+) -> None:
+    """In masked attention, and by gradients: no input of one document reaches a hidden state of
+    another."""
     omni = omni_of(small_spec, family)
     batch = pack([documents()])
     embeds = omni.embed(batch).detach().requires_grad_(True)
@@ -94,8 +114,9 @@ def test_what_other_documents_say_changes_nothing_at_all(small_spec: ModelSpec, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_attention_without_a_mask_keeps_documents_apart_as_well(small_spec: ModelSpec, family: str,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_without_a_mask_keeps_documents_apart_as_well(
+    small_spec: ModelSpec, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
     omni = omni_of(small_spec, family)
     batch = pack([documents()[:2], documents()[2:]])
@@ -113,7 +134,9 @@ def test_no_family_has_a_sliding_window(small_spec: ModelSpec, family: str) -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_source_is_read_and_checked_by_its_type(small_spec: ModelSpec, family: str, tmp_path: Path) -> None:
+def test_a_source_is_read_and_checked_by_its_type(
+    small_spec: ModelSpec, family: str, tmp_path: Path
+) -> None:
     spec = spec_of(small_spec, family)
     saved = build_modules(spec, ["llm"], seed=9)["llm"]
     # The name of a directory says nothing about what is in it.
@@ -127,15 +150,21 @@ def test_a_source_is_read_and_checked_by_its_type(small_spec: ModelSpec, family:
     with pytest.raises(CheckpointError, match="rope_parameters is"):
         build_modules(spec_of(small_spec, family, source=str(source), rope_theta=5e5), ["llm"])
     other = "llama3-8b" if family != "llama3-8b" else "nemo"
-    with pytest.raises(CheckpointError, match=r"config.json says model_type .*set model.llm.family"):
+    with pytest.raises(
+        CheckpointError, match=r"config.json says model_type .*set model.llm.family"
+    ):
         build_modules(spec_of(small_spec, other, source=str(source)), ["llm"])
 
 
-def test_a_source_with_a_sliding_window_is_refused_where_it_would_matter(small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_source_with_a_sliding_window_is_refused_where_it_would_matter(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
     saved = build_llm(spec_of(small_spec, "nemo").llm)
     saved.config.sliding_window = 100
     saved.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"looks back 100 positions only.*max_positions to at most 100"):
+    with pytest.raises(
+        CheckpointError, match=r"looks back 100 positions only.*max_positions to at most 100"
+    ):
         build_modules(spec_of(small_spec, "nemo", source=str(tmp_path)), ["llm"])
     build_modules(spec_of(small_spec, "nemo", source=str(tmp_path), max_positions=100), ["llm"])
 
@@ -156,8 +185,10 @@ def test_replies_end_at_the_family_s_stop_tokens(small_spec: ModelSpec, family: 
         omni.llm.lm_head.weight.data.copy_(swapped)
         stops = {control_id(tokenizer, token) for token in template.stop_tokens}
         reply = [ids[0] for ids in generate_ids(omni, [prompt], stop_ids=stops, max_new_tokens=12)]
-        assert reply == free[:free.index(free[3])]
-        assert "".join(generate(omni, tokenizer, prompt, stop_ids=stops, max_new_tokens=12)) == tokenizer.decode(reply)
+        assert reply == free[: free.index(free[3])]
+        assert "".join(
+            generate(omni, tokenizer, prompt, stop_ids=stops, max_new_tokens=12)
+        ) == tokenizer.decode(reply)
         omni.llm.lm_head.weight.data.copy_(weight)
 
 
@@ -187,20 +218,32 @@ def test_the_balance_loss_is_transformers_over_real_positions(small_spec: ModelS
     ours = balance_loss(omni.llm, omni.read(one, routers=True).routers, one.document_ids > 0)
     assert abs(ours - plain.aux_loss) <= 1e-5
     # By the definition: 4 experts x sum over them of the share of choices x the mean probability.
-    probabilities = torch.cat([logits.softmax(-1) for logits in omni.read(one, routers=True).routers])
+    probabilities = torch.cat(
+        [logits.softmax(-1) for logits in omni.read(one, routers=True).routers]
+    )
     chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(2).indices, 1.0)
-    assert ours.item() == pytest.approx((4 * (chosen.mean(0) * probabilities.mean(0)).sum()).item(), abs=1e-5)
+    assert ours.item() == pytest.approx(
+        (4 * (chosen.mean(0) * probabilities.mean(0)).sum()).item(), abs=1e-5
+    )
 
 
-def test_checkpointing_of_activations_leaves_the_balance_loss_its_gradients(small_spec: ModelSpec) -> None:
+def test_checkpointing_of_activations_leaves_the_balance_loss_its_gradients(
+    small_spec: ModelSpec,
+) -> None:
     omni, batch = omni_of(small_spec, "mixtral-8x7b"), pack([documents()])
 
     def gradients() -> dict[str, Tensor]:
         omni.zero_grad()
         read = omni.read(batch, routers=True)
-        (read.hidden.square().mean() + balance_loss(omni.llm, read.routers, batch.document_ids > 0)).backward()
-        return {name: parameter.grad.clone() for name, parameter in omni.named_parameters()
-                if parameter.grad is not None}
+        (
+            read.hidden.square().mean()
+            + balance_loss(omni.llm, read.routers, batch.document_ids > 0)
+        ).backward()
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in omni.named_parameters()
+            if parameter.grad is not None
+        }
 
     before = gradients()
     enable_checkpointing(nn.ModuleDict({"llm": omni.llm}))
@@ -211,7 +254,9 @@ def test_checkpointing_of_activations_leaves_the_balance_loss_its_gradients(smal
 
 
 def _read(llm: nn.Module) -> float:
-    return sum(parameter.numel() * read_share(llm, name) for name, parameter in llm.named_parameters())
+    return sum(
+        parameter.numel() * read_share(llm, name) for name, parameter in llm.named_parameters()
+    )
 
 
 def test_a_position_meets_only_the_experts_it_is_read_by(small_spec: ModelSpec) -> None:
@@ -226,30 +271,79 @@ def test_a_position_meets_only_the_experts_it_is_read_by(small_spec: ModelSpec) 
 #: What the published config.json say that bears on the computation, in the form they say it.
 PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2p5_instruct": {
-        "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 3584, "intermediate_size": 18944,
-        "max_position_embeddings": 32768, "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28,
-        "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 131072,
-        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 152064},
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 28,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 131072,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 152064,
+    },
     "nemo": {
-        "model_type": "mistral", "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 14336,
-        "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40,
-        "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None,
-        "tie_word_embeddings": False, "vocab_size": 131072},
+        "model_type": "mistral",
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 5120,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 131072,
+    },
     "mixtral-8x7b": {
-        "model_type": "mixtral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
-        "max_position_embeddings": 32768, "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
-        "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
-        "router_aux_loss_coef": 0.02, "sliding_window": None, "tie_word_embeddings": False, "vocab_size": 32000},
+        "model_type": "mixtral",
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
     "llama3-8b": {
-        "model_type": "llama", "attention_bias": False, "hidden_act": "silu", "hidden_size": 4096,
-        "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
-        "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-        "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": False, "vocab_size": 128256},
+        "model_type": "llama",
+        "attention_bias": False,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 8192,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+        "vocab_size": 128256,
+    },
 }
 
 
 def published(tmp_path: Path, family: Any, **changes: Any) -> str:
-    """Try to load a directory that holds a published configuration and no weights; return what is wrong with it."""
+    """Try to load a directory that holds a published configuration and no weights; return what is
+    wrong with it."""
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_CONFIGS[family] | changes))
     spec = LlmSpec.model_validate({"family": family, **PUBLISHED[family].shape})
     with pytest.raises(CheckpointError) as error:
@@ -264,15 +358,22 @@ def test_a_family_s_published_configuration_fits_its_recipe(family: str, tmp_pat
 
 
 def test_scaled_positions_are_refused(tmp_path: Path) -> None:
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     assert "rope_parameters is" in published(tmp_path, "llama3-8b", rope_scaling=scaling)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_heads: int) -> None:
     torch.manual_seed(0)
-    spec = small_spec.llm.model_copy(update={"init": "mimetic", "num_heads": 4, "num_kv_heads": kv_heads})
+    spec = small_spec.llm.model_copy(
+        update={"init": "mimetic", "num_heads": 4, "num_kv_heads": kv_heads}
+    )
     llm = build_llm(spec)
     tokens = F.normalize(torch.randn(32, spec.hidden_size), dim=-1) * spec.hidden_size**0.5
     for layer in llm.model.layers:

@@ -16,8 +16,15 @@ from vita_train.models.language.decoder import build_llm, load_llm
 from vita_train.recipe.model import LlmSpec
 
 Tensors = dict[str, Tensor]
-SPEC = LlmSpec(vocab_size=64, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=32,
-               max_positions=64)
+SPEC = LlmSpec(
+    vocab_size=64,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    intermediate_size=32,
+    max_positions=64,
+)
 
 
 def source(at: Path, change: Callable[[Tensors], Tensors], spec: LlmSpec = SPEC) -> str:
@@ -25,8 +32,11 @@ def source(at: Path, change: Callable[[Tensors], Tensors], spec: LlmSpec = SPEC)
     torch.manual_seed(0)
     build_llm(spec).save_pretrained(at)
     tensors = load_file(at / "model.safetensors")
-    save_file({name: tensor.contiguous() for name, tensor in change(tensors).items()}, at / "model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in change(tensors).items()},
+        at / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return str(at)
 
 
@@ -35,7 +45,9 @@ def prefixed(tensors: Tensors) -> Tensors:
 
 
 def without(pattern: str) -> Callable[[Tensors], Tensors]:
-    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not re.search(pattern, name)}
+    return lambda tensors: {
+        name: tensor for name, tensor in tensors.items() if not re.search(pattern, name)
+    }
 
 
 def poisoned(tensors: Tensors) -> Tensors:
@@ -53,19 +65,33 @@ def test_a_whole_source_is_taken(tmp_path: Path, tied: bool) -> None:
         assert torch.equal(tensor, expected[name])
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (without(r"layers\.1\."), ["12 tensors are missing and would stay random", "model.layers.1."]),
-    (without("lm_head"), ["lm_head.weight"]),
-    (lambda tensors: {**tensors, "extra.weight": torch.zeros(2)}, ["1 tensors would go unused: extra.weight",
-                                                                   "model.llm.ignore"]),
-    (lambda tensors: {**tensors, "model.norm.weight": torch.zeros(8)}, ["model.norm.weight", "another shape"]),
-    (prefixed, ["set model.llm.prefix=language_model."]),
-    (lambda tensors: prefixed(tensors) | {"vision.proj.weight": torch.zeros(2)},
-     ["set model.llm.prefix=language_model.", r"model.llm.ignore=['^vision\\.']"]),
-    (poisoned, ["model.layers.1.mlp.up_proj.weight", "not finite"]),
-])
-def test_what_does_not_fit_is_named_with_the_remedy(tmp_path: Path, change: Callable[[Tensors], Tensors],
-                                                    words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            without(r"layers\.1\."),
+            ["12 tensors are missing and would stay random", "model.layers.1."],
+        ),
+        (without("lm_head"), ["lm_head.weight"]),
+        (
+            lambda tensors: {**tensors, "extra.weight": torch.zeros(2)},
+            ["1 tensors would go unused: extra.weight", "model.llm.ignore"],
+        ),
+        (
+            lambda tensors: {**tensors, "model.norm.weight": torch.zeros(8)},
+            ["model.norm.weight", "another shape"],
+        ),
+        (prefixed, ["set model.llm.prefix=language_model."]),
+        (
+            lambda tensors: prefixed(tensors) | {"vision.proj.weight": torch.zeros(2)},
+            ["set model.llm.prefix=language_model.", r"model.llm.ignore=['^vision\\.']"],
+        ),
+        (poisoned, ["model.layers.1.mlp.up_proj.weight", "not finite"]),
+    ],
+)
+def test_what_does_not_fit_is_named_with_the_remedy(
+    tmp_path: Path, change: Callable[[Tensors], Tensors], words: list[str]
+) -> None:
     path = source(tmp_path, change)
     with pytest.raises(CheckpointError) as refused:
         load_llm(SPEC, path)
@@ -74,7 +100,9 @@ def test_what_does_not_fit_is_named_with_the_remedy(tmp_path: Path, change: Call
 
 
 def test_the_remedies_work(tmp_path: Path) -> None:
-    path = source(tmp_path, lambda tensors: {**prefixed(tensors), "vision.proj.weight": torch.zeros(2)})
+    path = source(
+        tmp_path, lambda tensors: {**prefixed(tensors), "vision.proj.weight": torch.zeros(2)}
+    )
     spec = SPEC.model_copy(update={"prefix": "language_model.", "ignore": (r"^vision\.",)})
     torch.manual_seed(0)
     expected = build_llm(SPEC).state_dict()

@@ -50,7 +50,10 @@ def test_a_documents_first_position_is_never_supervised_across_the_border(omni: 
 
 
 def test_only_one_chunk_of_logits_is_kept_for_backward() -> None:
-    hidden, weight = torch.randn(1, 65, 8, requires_grad=True), torch.randn(40, 8, requires_grad=True)
+    hidden, weight = (
+        torch.randn(1, 65, 8, requires_grad=True),
+        torch.randn(40, 8, requires_grad=True),
+    )
     saved = []
 
     def record(tensor: torch.Tensor) -> torch.Tensor:

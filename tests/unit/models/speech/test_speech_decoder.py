@@ -13,12 +13,21 @@ from vita_train.recipe.model import CodecSpec, LlmSpec, ModelSpec, SpeechDecoder
 SPEC = ModelSpec(
     llm=LlmSpec(hidden_size=64, num_heads=4),
     codec=CodecSpec(codebook_size=20),
-    speech_decoder=SpeechDecoderSpec(width=32, nar_layers=1, ar_layers=2, num_heads=4, intermediate_size=64,
-                                     max_positions=64, max_codes=40),
+    speech_decoder=SpeechDecoderSpec(
+        width=32,
+        nar_layers=1,
+        ar_layers=2,
+        num_heads=4,
+        intermediate_size=64,
+        max_positions=64,
+        max_codes=40,
+    ),
 )
 
 
-ALIGNED = SPEC.model_copy(update={"speech_decoder": SPEC.speech_decoder.model_copy(update={"alignment": "durations"})})
+ALIGNED = SPEC.model_copy(
+    update={"speech_decoder": SPEC.speech_decoder.model_copy(update={"alignment": "durations"})}
+)
 
 
 @pytest.fixture(params=[SPEC, ALIGNED], ids=["plain", "durations"])
@@ -32,11 +41,14 @@ def decoder(request: pytest.FixtureRequest) -> SpeechDecoder:
 
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return text embeddings, their lengths, codes and their lengths for three rows of different lengths."""
+    """Return text embeddings, their lengths, codes and their lengths for three rows of different
+    lengths."""
     generator = torch.Generator().manual_seed(seed)
     return (
-        torch.randn(3, 5, 64, generator=generator), torch.tensor([5, 2, 3]),
-        torch.randint(20, (3, 9), generator=generator), torch.tensor([4, 9, 6]),
+        torch.randn(3, 5, 64, generator=generator),
+        torch.tensor([5, 2, 3]),
+        torch.randint(20, (3, 9), generator=generator),
+        torch.tensor([4, 9, 6]),
     )
 
 
@@ -47,18 +59,29 @@ def test_real_size_on_the_meta_device() -> None:
         text = decoder._encode_text(embeds, torch.tensor([7, 7]))
     assert text.hidden.shape == (2, 1 + 4 * 7, 896)  # each text token is four positions
     assert decoder.head.weight.shape == (1024 + 4, 896)
-    assert sum(parameter.numel() for parameter in decoder.parameters()) == pytest.approx(132e6, rel=0.01)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == pytest.approx(
+        132e6, rel=0.01
+    )
 
 
 def test_loss_does_not_depend_on_padding(decoder: SpeechDecoder) -> None:
     embeds, text_lengths, codes, code_lengths = batch()
     together = decoder(embeds, text_lengths, codes, code_lengths)
     alone = [
-        decoder(embeds[i : i + 1, :n], text_lengths[i : i + 1], codes[i : i + 1, :t], code_lengths[i : i + 1])
+        decoder(
+            embeds[i : i + 1, :n],
+            text_lengths[i : i + 1],
+            codes[i : i + 1, :t],
+            code_lengths[i : i + 1],
+        )
         for i, (n, t) in enumerate(zip(text_lengths.tolist(), code_lengths.tolist(), strict=True))
     ]
-    torch.testing.assert_close(together.loss_sum, torch.stack([one.loss_sum for one in alone]).sum())
-    assert together.count == sum(one.count for one in alone) == 4 + 9 + 6 + 3  # every code and every end
+    torch.testing.assert_close(
+        together.loss_sum, torch.stack([one.loss_sum for one in alone]).sum()
+    )
+    assert (
+        together.count == sum(one.count for one in alone) == 4 + 9 + 6 + 3
+    )  # every code and every end
     assert together.correct == sum(one.correct for one in alone)
 
 
@@ -70,13 +93,16 @@ def test_what_stands_in_the_padding_does_not_matter(decoder: SpeechDecoder) -> N
 
 
 def test_later_codes_do_not_reach_earlier_ones(decoder: SpeechDecoder) -> None:
-    """The gradient of the loss of the first codes alone must not touch the embedding of a code used only later."""
+    """The gradient of the loss of the first codes alone must not touch the embedding of a code used
+    only later."""
     embeds, text_lengths, _, _ = batch()
     codes = torch.tensor([[1, 2, 3, 17]] * 3)
     short = decoder(embeds, text_lengths, codes, torch.tensor([2, 2, 2])).loss_sum
     changed = codes.clone()
     changed[:, 2:] = 5
-    torch.testing.assert_close(decoder(embeds, text_lengths, changed, torch.tensor([2, 2, 2])).loss_sum, short)
+    torch.testing.assert_close(
+        decoder(embeds, text_lengths, changed, torch.tensor([2, 2, 2])).loss_sum, short
+    )
 
 
 def test_text_is_seen_both_ways(decoder: SpeechDecoder) -> None:
@@ -93,15 +119,25 @@ def test_cached_generation_equals_uncached(decoder: SpeechDecoder) -> None:
     embeds = batch()[0][:1]
     for top_k in (1, 4):
         runs = [
-            list(decoder.generate(embeds, top_k=top_k, generator=torch.Generator().manual_seed(1), use_cache=cached))
+            list(
+                decoder.generate(
+                    embeds,
+                    top_k=top_k,
+                    generator=torch.Generator().manual_seed(1),
+                    use_cache=cached,
+                )
+            )
             for cached in (True, False)
         ]
         assert runs[0] == runs[1]
         assert len(runs[0]) >= 3
 
 
-def test_greedy_generation_is_what_teacher_forcing_calls_most_likely(decoder: SpeechDecoder) -> None:
-    """Feeding generated codes back in, every one of them must be the top choice: training and use see the same."""
+def test_greedy_generation_is_what_teacher_forcing_calls_most_likely(
+    decoder: SpeechDecoder,
+) -> None:
+    """Feeding generated codes back in, every one of them must be the top choice: training and use
+    see the same."""
     embeds = batch()[0][:1]
     codes = torch.tensor([list(decoder.generate(embeds, top_k=1, max_codes=30))])
     loss = decoder(embeds, torch.tensor([5]), codes, torch.tensor([codes.shape[1]]))
@@ -113,7 +149,9 @@ def _banned(decoder: SpeechDecoder, embeds: torch.Tensor, codes: torch.Tensor) -
     """Count the steps at which an id that may not be generated would have been the top choice."""
     text = decoder._encode_text(embeds, torch.tensor([5]))
     made = torch.cat([torch.tensor([[decoder.start]]), codes], dim=1)
-    top = decoder.head(decoder.norm(decoder._uncached(text, made)[:, text.hidden.shape[1]:])).argmax(2)
+    top = decoder.head(
+        decoder.norm(decoder._uncached(text, made)[:, text.hidden.shape[1] :])
+    ).argmax(2)
     return int((top >= decoder.num_codes).sum())
 
 
@@ -121,13 +159,17 @@ def test_batched_generation_equals_single(decoder: SpeechDecoder) -> None:
     embeds, text_lengths, _, _ = batch()
     together = decoder.generate_batch(embeds, text_lengths, max_codes=20)
     for row, (codes, length) in enumerate(zip(together, text_lengths.tolist(), strict=True)):
-        assert codes.tolist() == list(decoder.generate(embeds[row : row + 1, :length], top_k=1, max_codes=20))
+        assert codes.tolist() == list(
+            decoder.generate(embeds[row : row + 1, :length], top_k=1, max_codes=20)
+        )
 
 
 def test_special_ids_are_never_generated(decoder: SpeechDecoder) -> None:
     decoder.head.weight.data[:20] = 0
     with torch.no_grad():
-        made = list(decoder.generate(batch()[0][:1], top_k=1000, generator=torch.Generator().manual_seed(0)))
+        made = list(
+            decoder.generate(batch()[0][:1], top_k=1000, generator=torch.Generator().manual_seed(0))
+        )
     assert all(0 <= code < 20 for code in made)
 
 
@@ -147,7 +189,12 @@ def test_generation_streams(decoder: SpeechDecoder) -> None:
 
 def test_too_long_a_row_is_refused(decoder: SpeechDecoder) -> None:
     with pytest.raises(DataError, match="64"):
-        decoder(torch.zeros(1, 20, 64), torch.tensor([20]), torch.zeros(1, 40, dtype=torch.long), torch.tensor([40]))
+        decoder(
+            torch.zeros(1, 20, 64),
+            torch.tensor([20]),
+            torch.zeros(1, 40, dtype=torch.long),
+            torch.tensor([40]),
+        )
 
 
 def test_generation_stops_at_the_last_position(decoder: SpeechDecoder) -> None:
@@ -158,7 +205,8 @@ def test_generation_stops_at_the_last_position(decoder: SpeechDecoder) -> None:
 
 
 def test_learns_a_mapping_from_text_to_codes() -> None:
-    """Each word stands for two codes; after a short training greedy generation spells new sentences right."""
+    """Each word stands for two codes; after a short training greedy generation spells new sentences
+    right."""
     torch.manual_seed(0)
     words = torch.randn(6, 64)
     decoder = SpeechDecoder(SPEC)
@@ -196,7 +244,9 @@ def test_sampling_stays_within_the_top() -> None:
 
 def test_scale_of_the_text_embeddings_does_not_matter(decoder: SpeechDecoder) -> None:
     embeds, text_lengths, codes, code_lengths = batch()
-    losses = [decoder(scale * embeds, text_lengths, codes, code_lengths).loss_sum for scale in (1.0, 10.0)]
+    losses = [
+        decoder(scale * embeds, text_lengths, codes, code_lengths).loss_sum for scale in (1.0, 10.0)
+    ]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
 
 

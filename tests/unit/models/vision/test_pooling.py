@@ -26,8 +26,8 @@ def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> Non
     assert pooled.shape == (sum(counts), 6)
     torch.testing.assert_close(pooled, torch.cat(expected), atol=1e-6, rtol=0)
     weights = torch.randn_like(pooled)
-    mine, = torch.autograd.grad((pooled * weights).sum(), features)
-    plain, = torch.autograd.grad((torch.cat(expected) * weights).sum(), features)
+    (mine,) = torch.autograd.grad((pooled * weights).sum(), features)
+    (plain,) = torch.autograd.grad((torch.cat(expected) * weights).sum(), features)
     torch.testing.assert_close(mine, plain, atol=1e-5, rtol=0)
 
 

@@ -1,4 +1,5 @@
-"""Projectors against what the reference says of each, written out; and every one of them in training."""
+"""Projectors against what the reference says of each, written out; and every one of them in
+training."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def averaged(x: Tensor, side: int) -> Tensor:
     """Each square of 2 x 2 tokens as their mean; what lies beyond an even grid is dropped."""
     grid = x.reshape(side, side, -1)
     even = range(0, side - 1, 2)
-    return torch.stack([grid[y:y + 2, x:x + 2].mean((0, 1)) for y in even for x in even])
+    return torch.stack([grid[y : y + 2, x : x + 2].mean((0, 1)) for y in even for x in even])
 
 
 def plain_spp(kind: str, x: Tensor, w: dict[str, Tensor], side: int) -> Tensor:
@@ -67,7 +68,10 @@ def test_spp_pools_where_its_version_says(kind: str, vision: str, side: int) -> 
 
 def test_merging_projectors_order_channels_their_own_way() -> None:
     features = torch.randn(2, 16, 16)
-    for kind, order in (("minigpt", lambda token, c: 16 * token + c), ("vanilla", lambda token, c: 4 * c + token)):
+    for kind, order in (
+        ("minigpt", lambda token, c: 16 * token + c),
+        ("vanilla", lambda token, c: 4 * c + token),
+    ):
         projector, w = projector_of(kind)
         for merged in range(4):
             long = torch.zeros(2, 64)
@@ -86,7 +90,9 @@ def plain_ldp(x: Tensor, w: dict[str, Tensor], side: int) -> Tensor:
         padded = F.pad(grid, (0, 0, 1, 1, 1, 1))
         kernel = w[f"{name}.depthwise.weight"][:, 0].permute(1, 2, 0)
         places = range(0, side, stride)
-        maps = torch.stack([(padded[y:y + 3, c:c + 3] * kernel).sum((0, 1)) for y in places for c in places])
+        maps = torch.stack(
+            [(padded[y : y + 3, c : c + 3] * kernel).sum((0, 1)) for y in places for c in places]
+        )
 
         def norm(x: Tensor, part: str, name: str = name) -> Tensor:
             centred = x - x.mean(-1, keepdim=True)
@@ -94,7 +100,9 @@ def plain_ldp(x: Tensor, w: dict[str, Tensor], side: int) -> Tensor:
             return scaled * w[f"{name}.{part}.weight"] + w[f"{name}.{part}.bias"]
 
         def pointwise(x: Tensor, part: str, name: str = name) -> Tensor:
-            return x @ w[f"{name}.{part}.weight"][:, :, 0, 0].T + w.get(f"{name}.{part}.bias", torch.zeros(()))
+            return x @ w[f"{name}.{part}.weight"][:, :, 0, 0].T + w.get(
+                f"{name}.{part}.bias", torch.zeros(())
+            )
 
         maps = norm(maps, "norm1")
         maps = maps * (maps + 3).clamp(0, 6) / 6
@@ -117,11 +125,14 @@ def test_squeezed_channels_are_mobilenet_s() -> None:
     assert [rounded_to_eight(n) for n in (1, 11, 12, 14, 19, 896)] == [8, 16, 16, 16, 24, 896]
 
 
-@pytest.mark.parametrize(("kind", "keys"), [
-    ("linear", ["weight", "bias"]),
-    ("mlp1x_gelu", ["0.weight", "0.bias"]),
-    ("mlp3x_gelu", ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]),
-])
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("linear", ["weight", "bias"]),
+        ("mlp1x_gelu", ["0.weight", "0.bias"]),
+        ("mlp3x_gelu", ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]),
+    ],
+)
 def test_perceptrons_are_named_as_in_vita(kind: str, keys: list[str]) -> None:
     projector, w = projector_of(kind)
     assert list(w) == keys
@@ -132,8 +143,13 @@ def test_perceptrons_are_named_as_in_vita(kind: str, keys: list[str]) -> None:
 
 
 def combinations() -> list[tuple[str, str]]:
-    """Every tower with the usual projector, and every projector with a tower whose tokens it can take."""
-    return [(vision, "mlp2x_gelu") for vision in TOWERS] + [("clip", kind) for kind in PROJECTORS] + [("siglip", "ldp")]
+    """Every tower with the usual projector, and every projector with a tower whose tokens it can
+    take."""
+    return (
+        [(vision, "mlp2x_gelu") for vision in TOWERS]
+        + [("clip", kind) for kind in PROJECTORS]
+        + [("siglip", "ldp")]
+    )
 
 
 def batch_for(spec: ModelSpec) -> Batch:
@@ -143,8 +159,17 @@ def batch_for(spec: ModelSpec) -> Batch:
     ids = torch.cat((torch.full((spec.tokens_per_tile,), IMAGE_ID), text))[None]
     side = spec.vision.tile_size
     tiles = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, generator=generator)
-    return Batch(ids, ids.clone().masked_fill(ids < 0, -100), torch.arange(ids.shape[1])[None], torch.ones_like(ids),
-                 tiles, None, None, ["toy/train/0"], frozenset({"image"}))
+    return Batch(
+        ids,
+        ids.clone().masked_fill(ids < 0, -100),
+        torch.arange(ids.shape[1])[None],
+        torch.ones_like(ids),
+        tiles,
+        None,
+        None,
+        ["toy/train/0"],
+        frozenset({"image"}),
+    )
 
 
 class PictureObjective(NextTokenObjective):
@@ -155,10 +180,13 @@ class PictureObjective(NextTokenObjective):
         return NAMES
 
 
-def objective_of(spec: ModelSpec, modules: nn.ModuleDict, trainable: dict[str, float]) -> NextTokenObjective:
+def objective_of(
+    spec: ModelSpec, modules: nn.ModuleDict, trainable: dict[str, float]
+) -> NextTokenObjective:
     stage = {"objective": "next_token", "data": {"toy": 1.0}, "steps": 1, "trainable": trainable}
-    recipe = Recipe.model_validate({"name": "toy", "data": NO_SOURCE, "model": spec.model_dump(),
-                                    "stages": {"1.2": stage}})
+    recipe = Recipe.model_validate(
+        {"name": "toy", "data": NO_SOURCE, "model": spec.model_dump(), "stages": {"1.2": stage}}
+    )
     context = toy_context(recipe, "1.2")
     corpus: Any = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
     object.__setattr__(context, "corpus", corpus)
@@ -168,7 +196,9 @@ def objective_of(spec: ModelSpec, modules: nn.ModuleDict, trainable: dict[str, f
 
 
 @pytest.mark.parametrize(("vision", "projector"), combinations())
-def test_every_tower_and_projector_trains_freezes_and_is_kept(vision: str, projector: str, tmp_path: Path) -> None:
+def test_every_tower_and_projector_trains_freezes_and_is_kept(
+    vision: str, projector: str, tmp_path: Path
+) -> None:
     spec = model_of(TOWERS[vision], projector)
     modules = build_modules(spec, NAMES, seed=1)
     batch = batch_for(spec)
@@ -181,21 +211,30 @@ def test_every_tower_and_projector_trains_freezes_and_is_kept(vision: str, proje
     assert all(parameter.grad is not None for parameter in objective.projector.parameters())
 
     objective = objective_of(spec, modules, {"vision": 1e-3, "projector": 1e-3})
-    optimizer = torch.optim.AdamW(list(objective.vision.parameters()) + list(objective.projector.parameters()), lr=1e-2)
+    optimizer = torch.optim.AdamW(
+        list(objective.vision.parameters()) + list(objective.projector.parameters()), lr=1e-2
+    )
     loss = objective(batch).loss_sum
     loss.backward()
-    assert all(parameter.grad is not None for module in (objective.vision, objective.projector)
-               for parameter in module.parameters())  # none is left out of the graph, on which engines rely
+    assert all(
+        parameter.grad is not None
+        for module in (objective.vision, objective.projector)
+        for parameter in module.parameters()
+    )  # none is left out of the graph, on which engines rely
     optimizer.step()
-    assert all(torch.equal(before[name], parameter) == name.startswith("llm")
-               for name, parameter in modules.named_parameters())
+    assert all(
+        torch.equal(before[name], parameter) == name.startswith("llm")
+        for name, parameter in modules.named_parameters()
+    )
     assert objective(batch).loss_sum < loss
 
     files = save_modules(modules, tmp_path)
     other = build_modules(spec, NAMES, seed=2)
     load_modules(other, files)
-    assert torch.equal(objective_of(spec, other, {"projector": 1e-3}).eval()(batch).loss_sum,
-                       objective_of(spec, modules, {"projector": 1e-3}).eval()(batch).loss_sum)
+    assert torch.equal(
+        objective_of(spec, other, {"projector": 1e-3}).eval()(batch).loss_sum,
+        objective_of(spec, modules, {"projector": 1e-3}).eval()(batch).loss_sum,
+    )
 
 
 def test_an_identity_passes_features_where_widths_agree(tmp_path: Path) -> None:

@@ -63,9 +63,20 @@ def test_internvit_equals_transformers(tmp_path: Path) -> None:
     from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLVisionModel
 
     shape = TOWERS["internvit"]
-    reference = lively(InternVLVisionModel(InternVLVisionConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, attention_bias=True,
-        image_size=shape["image_size"], patch_size=shape["patch_size"], attn_implementation="eager")))
+    reference = lively(
+        InternVLVisionModel(
+            InternVLVisionConfig(
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=24,
+                attention_bias=True,
+                image_size=shape["image_size"],
+                patch_size=shape["patch_size"],
+                attn_implementation="eager",
+            )
+        )
+    )
     save_file(reference.state_dict(), tmp_path / "model.safetensors")
     tower = load_vision(model_of(shape).vision, str(tmp_path)).eval()
     tiles = tiles_for(tower)
@@ -77,16 +88,36 @@ def test_internvit_equals_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layer", [-1, -2, -3])
 @pytest.mark.parametrize("name", ["siglip", "clip"])
 def test_siglip_and_clip_equal_transformers(name: str, layer: int, tmp_path: Path) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
 
-    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
-             "image_size": TOWERS[name]["image_size"], "patch_size": 8, "attn_implementation": "eager"}
-    reference = lively(SiglipVisionModel(SiglipVisionConfig(**shape)) if name == "siglip"
-                       else CLIPVisionModel(CLIPVisionConfig(**shape)))
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "image_size": TOWERS[name]["image_size"],
+        "patch_size": 8,
+        "attn_implementation": "eager",
+    }
+    reference = lively(
+        SiglipVisionModel(SiglipVisionConfig(**shape))
+        if name == "siglip"
+        else CLIPVisionModel(CLIPVisionConfig(**shape))
+    )
     # As in a whole model's release: a prefix, text beside it, the last block and what follows it.
     stored = {f"vision_model.{key}": value for key, value in reference.state_dict().items()}
-    save_file(stored | {"text_model.final_layer_norm.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
-    tower = load_vision(model_of({**TOWERS[name], "feature_layer": layer}).vision, str(tmp_path)).eval()
+    save_file(
+        stored | {"text_model.final_layer_norm.bias": torch.zeros(3)},
+        tmp_path / "model.safetensors",
+    )
+    tower = load_vision(
+        model_of({**TOWERS[name], "feature_layer": layer}).vision, str(tmp_path)
+    ).eval()
     tiles = tiles_for(tower)
     hidden = reference(pixel_values=tiles, output_hidden_states=True).hidden_states
     assert len(hidden) == 4
@@ -103,32 +134,48 @@ def test_several_scales_equal_squares_seen_one_by_one() -> None:
     for number, tile in enumerate(tiles):
         scales = []
         for count, size in ((1, 26), (2, 52), (3, 78)):
-            view = nn.functional.interpolate(tile[None], size=(size, size), mode="bicubic", align_corners=False)
+            view = nn.functional.interpolate(
+                tile[None], size=(size, size), mode="bicubic", align_corners=False
+            )
             grid = torch.zeros(3 * count, 3 * count, 16)
             for row in range(count):
                 for column in range(count):
-                    square = view[:, :, 26 * row:26 * (row + 1), 26 * column:26 * (column + 1)]
-                    grid[3 * row:3 * row + 3, 3 * column:3 * column + 3] = single(square)[0].reshape(3, 3, 16)
+                    square = view[:, :, 26 * row : 26 * (row + 1), 26 * column : 26 * (column + 1)]
+                    grid[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = single(square)[
+                        0
+                    ].reshape(3, 3, 16)
             # The average of each cell of the first scale's grid.
-            scales.append(torch.stack([grid[count * y:count * (y + 1), count * x:count * (x + 1)].mean((0, 1))
-                                       for y in range(3) for x in range(3)]))
+            scales.append(
+                torch.stack(
+                    [
+                        grid[count * y : count * (y + 1), count * x : count * (x + 1)].mean((0, 1))
+                        for y in range(3)
+                        for x in range(3)
+                    ]
+                )
+            )
         torch.testing.assert_close(features[number], torch.cat(scales, -1), atol=1e-5, rtol=1e-5)
 
 
 def plain_eva(tower: VisionTower, tiles: Tensor) -> Tensor:
-    """EVA-02-CLIP from its tensors alone, one patch and one head at a time; rotation by complex numbers."""
+    """EVA-02-CLIP from its tensors alone, one patch and one head at a time; rotation by complex
+    numbers."""
     w = {name.removeprefix("model."): value for name, value in tower.state_dict().items()}
     grid, heads, width, trained = 5, 2, 8, 4
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return (
+            centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"]
+            + w[f"{name}.bias"]
+        )
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(()))
 
     def turned(x: Tensor) -> Tensor:
-        """(1 + patches, 8): two pairs turn with the row, two with the column, at rates 1 and 1/100."""
+        """(1 + patches, 8): two pairs turn with the row, two with the column, at rates 1 and
+        1/100."""
         rows = [x[0]]
         for patch in range(grid * grid):
             places = (patch // grid * trained / grid, patch % grid * trained / grid)
@@ -140,8 +187,14 @@ def plain_eva(tower: VisionTower, tiles: Tensor) -> Tensor:
 
     out = []
     for tile in tiles:
-        patches = [(tile[:, 8 * y:8 * y + 8, 8 * x:8 * x + 8] * w["patch_embed.proj.weight"]).sum((1, 2, 3))
-                   + w["patch_embed.proj.bias"] for y in range(grid) for x in range(grid)]
+        patches = [
+            (tile[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] * w["patch_embed.proj.weight"]).sum(
+                (1, 2, 3)
+            )
+            + w["patch_embed.proj.bias"]
+            for y in range(grid)
+            for x in range(grid)
+        ]
         hidden = torch.stack([w["cls_token"][0, 0], *patches]) + w["pos_embed"][0]
         for block in ("blocks.0", "blocks.1"):
             normed = norm(hidden, f"{block}.norm1")
@@ -151,7 +204,9 @@ def plain_eva(tower: VisionTower, tiles: Tensor) -> Tensor:
                 part = slice(width * head, width * (head + 1))
                 scores = turned(query[:, part]) @ turned(key[:, part]).T / width**0.5
                 mixed.append(scores.softmax(-1) @ value[:, part])
-            hidden = hidden + linear(norm(torch.cat(mixed, -1), f"{block}.attn.inner_attn_ln"), f"{block}.attn.proj")
+            hidden = hidden + linear(
+                norm(torch.cat(mixed, -1), f"{block}.attn.inner_attn_ln"), f"{block}.attn.proj"
+            )
             normed = norm(hidden, f"{block}.norm2")
             gate = linear(normed, f"{block}.mlp.w1")
             inner = gate * torch.sigmoid(gate) * linear(normed, f"{block}.mlp.w2")
@@ -167,7 +222,8 @@ def test_eva_clip_equals_its_plain_derivation() -> None:
 
 
 def test_a_larger_grid_is_laid_over_the_trained_one() -> None:
-    """336 px has 24 x 24 patches where 224 px had 16 x 16: every third turns as every second did."""
+    """336 px has 24 x 24 patches where 224 px had 16 x 16: every third turns as every second
+    did."""
     small, large = (rotary_angles(grid, 16, 64).unflatten(0, (grid, grid)) for grid in (16, 24))
     torch.testing.assert_close(large[::3, ::3], small[::2, ::2])
     assert not large[0, 0].any()
@@ -175,18 +231,34 @@ def test_a_larger_grid_is_laid_over_the_trained_one() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_real_towers_are_their_releases_without_what_is_not_used(name: str) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
 
     spec = model_of({"kind": name}).vision
-    shape = {"hidden_size": spec.hidden_size, "num_hidden_layers": spec.num_layers, "patch_size": 14,
-             "num_attention_heads": 16, "intermediate_size": spec.intermediate_size, "image_size": spec.image_size}
+    shape = {
+        "hidden_size": spec.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "patch_size": 14,
+        "num_attention_heads": 16,
+        "intermediate_size": spec.intermediate_size,
+        "image_size": spec.image_size,
+    }
     with torch.device("meta"):
-        release = SiglipVisionModel(SiglipVisionConfig(**shape)) if name == "siglip" else \
-            CLIPVisionModel(CLIPVisionConfig(**shape))
+        release = (
+            SiglipVisionModel(SiglipVisionConfig(**shape))
+            if name == "siglip"
+            else CLIPVisionModel(CLIPVisionConfig(**shape))
+        )
         built = build_vision(spec).model
     assert sum(parameter.numel() for parameter in release.parameters()) == PUBLISHED[name]
     behind = (f"encoder.layers.{spec.num_layers - 1}.", "post_layernorm.", "head.")
-    expected = {key: value.shape for key, value in release.named_parameters() if not key.startswith(behind)}
+    expected = {
+        key: value.shape for key, value in release.named_parameters() if not key.startswith(behind)
+    }
     assert {key: value.shape for key, value in built.named_parameters()} == expected
 
 
@@ -200,7 +272,11 @@ def test_the_real_eva_clip_has_the_size_of_its_release() -> None:
     with torch.device("meta"):
         built = build_vision(model_of({"kind": "eva_clip"}).vision)
     assert block == 12_602_024
-    assert sum(parameter.numel() for parameter in built.parameters()) == 23 * block + embeddings == 291_041_560
+    assert (
+        sum(parameter.numel() for parameter in built.parameters())
+        == 23 * block + embeddings
+        == 291_041_560
+    )
 
 
 @pytest.mark.parametrize("name", TOWERS)

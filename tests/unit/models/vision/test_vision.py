@@ -35,6 +35,7 @@ def plain_tower(tower: VisionTower, tiles: Tensor) -> Tensor:
     hidden = torch.cat((w["embeddings.cls_token"].expand(len(tiles), -1, -1), hidden), 1)
     hidden = hidden + w["embeddings.position_embeddings"]
     for index in range(2):
+
         def linear(x: Tensor, name: str, block: str = f"encoder.layer.{index}.") -> Tensor:
             return x @ w[f"{block}{name}.weight"].T + w[f"{block}{name}.bias"]
 
@@ -44,15 +45,19 @@ def plain_tower(tower: VisionTower, tiles: Tensor) -> Tensor:
             return scaled * w[f"{block}{name}.weight"] + w[f"{block}{name}.bias"]
 
         normed = norm(hidden, "layernorm_before")
-        heads = [linear(normed, f"attention.{part}_proj").unflatten(-1, (2, width // 2)).transpose(1, 2)
-                 for part in "qkv"]
+        heads = [
+            linear(normed, f"attention.{part}_proj").unflatten(-1, (2, width // 2)).transpose(1, 2)
+            for part in "qkv"
+        ]
         weights = (heads[0] @ heads[1].transpose(-1, -2) / (width // 2) ** 0.5).softmax(-1)
-        mixed = linear((weights @ heads[2]).transpose(1, 2).flatten(2), "attention.projection_layer")
+        mixed = linear(
+            (weights @ heads[2]).transpose(1, 2).flatten(2), "attention.projection_layer"
+        )
         hidden = hidden + w[f"encoder.layer.{index}.lambda_1"] * mixed
         inner = F.gelu(linear(norm(hidden, "layernorm_after"), "mlp.fc1"))
         hidden = hidden + w[f"encoder.layer.{index}.lambda_2"] * linear(inner, "mlp.fc2")
     grid = 0.5 * hidden[:, 1:].unflatten(1, (4, 4))
-    tokens = [grid[:, y:y + 2, x:x + 2].flatten(1) for y in (0, 2) for x in (0, 2)]
+    tokens = [grid[:, y : y + 2, x : x + 2].flatten(1) for y in (0, 2) for x in (0, 2)]
     return torch.stack(tokens, 1)
 
 
@@ -61,8 +66,9 @@ def test_the_tower_equals_its_plain_derivation(modules: nn.ModuleDict) -> None:
     with torch.no_grad():
         for parameter in modules["vision"].parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-        torch.testing.assert_close(modules["vision"](tiles), plain_tower(modules["vision"], tiles), atol=1e-5,
-                                   rtol=1e-5)
+        torch.testing.assert_close(
+            modules["vision"](tiles), plain_tower(modules["vision"], tiles), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:

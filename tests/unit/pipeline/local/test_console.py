@@ -38,7 +38,16 @@ def _progress(log: Path, stage: str, **values: object) -> None:
 def test_running_stage_shows_steps_loss_measure_and_time_left(run: tuple[RunState, Path]) -> None:
     state, log = run
     _event(log, "1.1", "running")
-    _progress(log, "1.1", state="running", step=30, steps=120, loss=1.5, measure={"dev.loss": 2.25}, eta_s=75)
+    _progress(
+        log,
+        "1.1",
+        state="running",
+        step=30,
+        steps=120,
+        loss=1.5,
+        measure={"dev.loss": 2.25},
+        eta_s=75,
+    )
     state.refresh()
     line = plain_line(state.steps["1.1"])
     for part in ("1.1", "vision alignment", "30/120", "loss 1.500", "dev.loss 2.250", "1:15 left"):
@@ -68,7 +77,9 @@ def test_failed_step_is_found_with_its_error(run: tuple[RunState, Path]) -> None
     assert (failed.step, failed.error["what"]) == ("prepare", "empty")
 
 
-def test_plain_output_has_one_line_a_change_and_no_control_codes(run: tuple[RunState, Path]) -> None:
+def test_plain_output_has_one_line_a_change_and_no_control_codes(
+    run: tuple[RunState, Path],
+) -> None:
     state, log = run
     output = io.StringIO()
     with Ladder(state, Console(file=output, width=80)) as ladder:

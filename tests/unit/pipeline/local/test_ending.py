@@ -30,9 +30,16 @@ def _text(root: Path, **manifests: Manifest) -> str:
 def test_chat_line_survives_a_path_with_spaces_and_a_narrow_terminal(tmp_path: Path) -> None:
     root = tmp_path / "my runs, all of them in one very long directory name"
     model = root / "r" / "export" / "model" / "export.json"
-    exported = Manifest(kind="export", run="r", stage="export", digest="d",
-                        files={"export.json": FileRef(uri=str(model), sha256="0", bytes=1)})
-    line = next(line for line in _text(root, export=exported).splitlines() if line.startswith("chat:"))
+    exported = Manifest(
+        kind="export",
+        run="r",
+        stage="export",
+        digest="d",
+        files={"export.json": FileRef(uri=str(model), sha256="0", bytes=1)},
+    )
+    line = next(
+        line for line in _text(root, export=exported).splitlines() if line.startswith("chat:")
+    )
     words = shlex.split(line.removeprefix("chat:"))
     assert words[1:3] == ["chat", "--checkpoint"]
     assert Path(words[3]) == model.parent
@@ -40,8 +47,10 @@ def test_chat_line_survives_a_path_with_spaces_and_a_narrow_terminal(tmp_path: P
 
 def test_scores_stand_beside_their_bounds(tmp_path: Path) -> None:
     output = io.StringIO()
-    table = score_table({"a.test.accuracy": 0.71, "b.test.wer": 0.02, "c.test.loss": 1.0},
-                        {"a.test.accuracy": Gate(min=0.8), "b.test.wer": Gate(max=0.05)})
+    table = score_table(
+        {"a.test.accuracy": 0.71, "b.test.wer": 0.02, "c.test.loss": 1.0},
+        {"a.test.accuracy": Gate(min=0.8), "b.test.wer": Gate(max=0.05)},
+    )
     Console(file=output, width=80).print(table)
     rows = {line.split()[0]: line.split()[1:] for line in output.getvalue().splitlines()[1:]}
     assert rows["a.test.accuracy"] == ["0.710", ">=", "0.8"]

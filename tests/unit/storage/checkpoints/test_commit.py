@@ -11,7 +11,12 @@ import pytest
 from vita_train.errors import PeerLostError, StorageError, UserError
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.checkpoints.attempt import Attempt, attempts, begin_attempt, staging_folder
-from vita_train.storage.checkpoints.commit import commit_checkpoint, latest_commit, restore, save_rank_files
+from vita_train.storage.checkpoints.commit import (
+    commit_checkpoint,
+    latest_commit,
+    restore,
+    save_rank_files,
+)
 from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.checkpoints.retention import retire
 from vita_train.storage.local import LocalStore
@@ -91,19 +96,26 @@ def test_reserved_names(store: Store, tmp_path: Path, name: str) -> None:
         save_rank_files(store, attempt, 10, 0, {name: tmp_path / "x"})
 
 
-@pytest.mark.parametrize("damage", ["marker", "empty marker", "manifest", "no manifest", "file", "no file"])
-def test_damage_falls_back_to_the_checkpoint_before(store: Store, tmp_path: Path, damage: str,
-                                                    caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "damage", ["marker", "empty marker", "manifest", "no manifest", "file", "no file"]
+)
+def test_damage_falls_back_to_the_checkpoint_before(
+    store: Store, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     attempt = begin_attempt(store, "s")
     save(store, attempt, 10, tmp_path)
     save(store, attempt, 20, tmp_path)
     prefix = attempt.step_prefix(20)
     if damage == "marker":
-        store.write("s/committed/step-00000020.json", store.read("s/committed/step-00000020.json")[:-9])
+        store.write(
+            "s/committed/step-00000020.json", store.read("s/committed/step-00000020.json")[:-9]
+        )
     elif damage == "empty marker":
         store.write("s/committed/step-00000020.json", b"")
     elif damage == "manifest":
-        store.write(f"{prefix}/manifest.json", store.read(f"{prefix}/manifest.json").replace(b"20", b"21"))
+        store.write(
+            f"{prefix}/manifest.json", store.read(f"{prefix}/manifest.json").replace(b"20", b"21")
+        )
     elif damage == "no manifest":
         store.delete([f"{prefix}/manifest.json"])
     elif damage == "file":
@@ -114,7 +126,9 @@ def test_damage_falls_back_to_the_checkpoint_before(store: Store, tmp_path: Path
     assert "passed over" in caplog.text
 
 
-def test_changed_bytes_of_the_same_size_are_found_when_restoring(store: Store, tmp_path: Path) -> None:
+def test_changed_bytes_of_the_same_size_are_found_when_restoring(
+    store: Store, tmp_path: Path
+) -> None:
     attempt = begin_attempt(store, "s")
     save(store, attempt, 10, tmp_path)
     save(store, attempt, 20, tmp_path)
@@ -150,7 +164,9 @@ def test_later_attempt_is_preferred_and_fences_the_earlier(store: Store, tmp_pat
     save_rank_files(store, first, 200, 0, write_files(tmp_path, 200, 0))
     with pytest.raises(PeerLostError):
         commit_checkpoint(store, first, 200, 1)
-    save(store, second, 100, tmp_path)  # the same step as the first attempt's: the later history counts
+    save(
+        store, second, 100, tmp_path
+    )  # the same step as the first attempt's: the later history counts
     commit = latest_commit(store, "s")
     assert commit is not None
     assert (commit.step, commit.manifest.attempt) == (100, second.id)
@@ -158,7 +174,9 @@ def test_later_attempt_is_preferred_and_fences_the_earlier(store: Store, tmp_pat
 
 def test_attempts_that_begin_together_get_different_numbers(store: Store) -> None:
     begun: list[Attempt] = []
-    threads = [threading.Thread(target=lambda: begun.append(begin_attempt(store, "s"))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: begun.append(begin_attempt(store, "s"))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -169,8 +187,10 @@ def test_attempts_that_begin_together_get_different_numbers(store: Store) -> Non
 def steps_in(store: Store, stage: str) -> tuple[list[int], list[tuple[str, int]]]:
     """Return the steps with markers, and the (attempt, step) pairs with data."""
     committed = [int(key[-13:-5]) for key in store.list(f"{stage}/committed/")]
-    data = {(key.split("/")[1], int(key.split("/")[2].removeprefix("step-")))
-            for key in store.list(f"{stage}/attempt-")}
+    data = {
+        (key.split("/")[1], int(key.split("/")[2].removeprefix("step-")))
+        for key in store.list(f"{stage}/attempt-")
+    }
     return committed, sorted(data)
 
 
@@ -180,7 +200,9 @@ def test_retention_keeps_the_last_and_what_is_being_written(store: Store, tmp_pa
     save_rank_files(store, dead, 20, 0, write_files(tmp_path, 20, 0))
     own = begin_attempt(store, "s")
     retire(store, own, keep_last=1)
-    assert steps_in(store, "s")[0] == [10], "nothing goes before the attempt has a checkpoint of its own"
+    assert steps_in(store, "s")[0] == [10], (
+        "nothing goes before the attempt has a checkpoint of its own"
+    )
     for step in (20, 30, 40):
         save(store, own, step, tmp_path)
     save_rank_files(store, own, 35, 1, write_files(tmp_path, 35, 1))
@@ -190,8 +212,14 @@ def test_retention_keeps_the_last_and_what_is_being_written(store: Store, tmp_pa
     retire(store, own, keep_last=2)
     committed, data = steps_in(store, "s")
     assert committed == [30, 40]
-    assert data == sorted([(f"attempt-{own.id}", 30), (f"attempt-{own.id}", 40), (f"attempt-{own.id}", 50),
-                           (f"attempt-{later.id}", 40)])
+    assert data == sorted(
+        [
+            (f"attempt-{own.id}", 30),
+            (f"attempt-{own.id}", 40),
+            (f"attempt-{own.id}", 50),
+            (f"attempt-{later.id}", 40),
+        ]
+    )
     assert restored(store, "s", tmp_path / "r") == 40
 
 
@@ -216,7 +244,9 @@ def test_retention_deletes_markers_before_data(tmp_path: Path) -> None:
 
 def test_committers_of_two_ranks(store: Store, tmp_path: Path) -> None:
     attempt = begin_attempt(store, "s")
-    committers = [AsyncCommitter(store, attempt, rank, 2, keep_last=2, poll=0.01) for rank in range(2)]
+    committers = [
+        AsyncCommitter(store, attempt, rank, 2, keep_last=2, poll=0.01) for rank in range(2)
+    ]
     for step in (10, 20, 30):
         for rank, committer in enumerate(committers):
             staging = staging_folder(store, attempt, rank)
@@ -242,7 +272,9 @@ def test_committer_tells_what_went_wrong(tmp_path: Path) -> None:
     assert latest_commit(store, "s") is None
 
 
-def test_staging_of_dead_attempts_is_removed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_staging_of_dead_attempts_is_removed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     first = staging_folder(store, begin_attempt(store, "s"), 0)
     (first / "half.bin").write_bytes(b"half")

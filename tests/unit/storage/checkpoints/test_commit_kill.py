@@ -1,7 +1,8 @@
-"""A writer killed at any moment leaves the newest checkpoint whole, and the next start goes on from it.
+"""A writer killed at any moment leaves the newest checkpoint whole, and the next start goes on from
+it.
 
-The writer is a forked process that kills itself at its n-th call to the system (local) or n-th request (S3), for n
-all through the life of three checkpoints.
+The writer is a forked process that kills itself at its n-th call to the system (local) or n-th
+request (S3), for n all through the life of three checkpoints.
 """
 
 from __future__ import annotations

@@ -31,9 +31,11 @@ def test_gain_is_constant_and_masks_stay_within_their_limits() -> None:
     shift = gain(CLIP, sample_generator(0, "a")) - CLIP
     assert float(shift.max() - shift.min()) < 1e-5
     assert 0 < abs(float(shift.mean())) <= 1.5
-    masks = Augmentation(gain=0, tilt=0, noise=0, frequency_masks=1, frequency_width=10, time_masks=1, time_share=0.1)
+    masks = Augmentation(
+        gain=0, tilt=0, noise=0, frequency_masks=1, frequency_width=10, time_masks=1, time_share=0.1
+    )
     for name in "abcdefgh":
-        changed = (masks(CLIP, sample_generator(0, name)) != CLIP)
+        changed = masks(CLIP, sample_generator(0, name)) != CLIP
         assert int(changed.all(0).sum()) <= 10
         assert int(changed.all(1).sum()) <= 20
 

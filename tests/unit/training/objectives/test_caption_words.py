@@ -1,4 +1,5 @@
-"""The bootstrap tower's objective: what it masks, how it pools, and that it learns where things are."""
+"""The bootstrap tower's objective: what it masks, how it pools, and that it learns where things
+are."""
 
 from __future__ import annotations
 
@@ -20,15 +21,40 @@ from vita_train.training.objectives.caption_words import CaptionWordsObjective, 
 
 
 def build(**options: Any) -> CaptionWordsObjective:
-    recipe = Recipe.model_validate({
-        "name": "toy",
-        "model": {"dtype": "float32", "vision": {"image_size": 16, "patch_size": 4, "hidden_size": 16, "num_layers": 1,
-                                                 "num_heads": 2, "intermediate_size": 32, "drop_path": 0.0}},
-        "data": NO_SOURCE,
-        "stages": {"0.vision": {"objective": "caption_words", "data": {"caption": 1.0}, "steps": 5,
-                                "trainable": {"vision": 1e-3}, "options": {"min_count": 2, **options}}}})
-    captions = [["describe", "a red ball"], ["describe", "a blue ball"], ["describe", "a red cube"],
-                ["describe", "a blue cube"], ["describe", "a rare thing"]]
+    recipe = Recipe.model_validate(
+        {
+            "name": "toy",
+            "model": {
+                "dtype": "float32",
+                "vision": {
+                    "image_size": 16,
+                    "patch_size": 4,
+                    "hidden_size": 16,
+                    "num_layers": 1,
+                    "num_heads": 2,
+                    "intermediate_size": 32,
+                    "drop_path": 0.0,
+                },
+            },
+            "data": NO_SOURCE,
+            "stages": {
+                "0.vision": {
+                    "objective": "caption_words",
+                    "data": {"caption": 1.0},
+                    "steps": 5,
+                    "trainable": {"vision": 1e-3},
+                    "options": {"min_count": 2, **options},
+                }
+            },
+        }
+    )
+    captions = [
+        ["describe", "a red ball"],
+        ["describe", "a blue ball"],
+        ["describe", "a red cube"],
+        ["describe", "a blue cube"],
+        ["describe", "a rare thing"],
+    ]
     index = SimpleNamespace(column=lambda name: captions)
     context = toy_context(recipe, "0.vision")
     object.__setattr__(context, "corpus", SimpleNamespace(index=lambda dataset, split: index))
@@ -39,7 +65,9 @@ def build(**options: Any) -> CaptionWordsObjective:
 
 def sample(index: int, text: str, split: str = "train") -> Any:
     pixels = np.random.default_rng(index).integers(0, 255, (1, 16, 16, 3), dtype=np.uint8)
-    return SimpleNamespace(id=f"caption/{split}/{index}", split=split, text=text, load_pixels=lambda: pixels)
+    return SimpleNamespace(
+        id=f"caption/{split}/{index}", split=split, text=text, load_pixels=lambda: pixels
+    )
 
 
 def test_words_and_labels() -> None:
@@ -71,8 +99,11 @@ def test_recolouring_moves_channels_alone() -> None:
         changed = recolour(pixels, sample_generator(0, name))
         for channel in range(3):
             found = changed[..., channel]
-            assert any(np.array_equal(found, source) for source in
-                       [pixels[..., other] for other in range(3)] + [255 - pixels[..., other] for other in range(3)])
+            assert any(
+                np.array_equal(found, source)
+                for source in [pixels[..., other] for other in range(3)]
+                + [255 - pixels[..., other] for other in range(3)]
+            )
 
 
 def test_colours_must_be_named() -> None:

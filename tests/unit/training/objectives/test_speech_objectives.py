@@ -39,8 +39,17 @@ def modules(recipe: Recipe, corpus: Corpus) -> nn.ModuleDict:
 
 def context(recipe: Recipe, corpus: Corpus, stage: str, **changes: Any) -> StageContext:
     spec = recipe.stages[stage].model_copy(update=changes)
-    return StageContext(recipe=recipe, stage=stage, spec=spec, corpus=corpus, device=torch.device("cpu"),
-                        dtype=torch.float32, rank=0, world=1, seed=0)
+    return StageContext(
+        recipe=recipe,
+        stage=stage,
+        spec=spec,
+        corpus=corpus,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        rank=0,
+        world=1,
+        seed=0,
+    )
 
 
 def first_batch(objective: CodecObjective | SpeechTokensObjective, seed: int = 0) -> Any:
@@ -48,7 +57,9 @@ def first_batch(objective: CodecObjective | SpeechTokensObjective, seed: int = 0
     return objective.collate([order.load(row) for row in order.rows(0)], seed=seed)
 
 
-def test_codec_crops_depend_on_seed_and_sample_alone(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) -> None:
+def test_codec_crops_depend_on_seed_and_sample_alone(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
     objective = CodecObjective(context(recipe, corpus, "3.1"), modules)
     order = objective.order()
     samples = [order.load(row) for row in order.rows(0)]
@@ -59,7 +70,9 @@ def test_codec_crops_depend_on_seed_and_sample_alone(recipe: Recipe, corpus: Cor
     assert together.wave.shape == (len(samples), recipe.model.codec.segment)
 
 
-def test_codec_loss_is_a_sum_over_crops(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) -> None:
+def test_codec_loss_is_a_sum_over_crops(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
     """Two halves of a batch add up to the whole: accumulation and ranks change nothing."""
     objective = CodecObjective(context(recipe, corpus, "3.1"), modules).eval()
     order = objective.order()
@@ -87,7 +100,9 @@ def test_codec_learns(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) ->
     assert objective.codec.quantizer.updates == 12
 
 
-def test_discriminators_play_where_they_train(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) -> None:
+def test_discriminators_play_where_they_train(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
     modules["discriminators"] = build_discriminators(recipe.model.codec)
     playing = {"codec": 1e-3, "discriminators": 1e-3}
     objective = CodecObjective(context(recipe, corpus, "3.1", trainable=playing), modules).train()
@@ -97,7 +112,9 @@ def test_discriminators_play_where_they_train(recipe: Recipe, corpus: Corpus, mo
 
     objective(batch, "discriminators").loss_sum.backward()
     assert all(parameter.grad is None for parameter in objective.codec.parameters())
-    assert all(parameter.grad is not None for parameter in objective.train_parameters("discriminators"))
+    assert all(
+        parameter.grad is not None for parameter in objective.train_parameters("discriminators")
+    )
 
     objective.discriminators.requires_grad_(False)
     output = objective(batch, "main")
@@ -160,13 +177,24 @@ def test_each_utterance_is_encoded_once(
     torch.testing.assert_close(second.loss_sum, first.loss_sum)
 
 
-def test_loader_workers_find_the_codes_that_training_made(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
-                                                          ) -> None:
+def test_loader_workers_find_the_codes_that_training_made(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
     objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
 
     def first(workers: int) -> Any:
-        (batch,) = next(micro_batches(objective, objective.order(), start=0, stop=1, grad_accum=1,
-                                      world=World(0, 1, 0, torch.device("cpu")), seed=0, workers=workers))
+        (batch,) = next(
+            micro_batches(
+                objective,
+                objective.order(),
+                start=0,
+                stop=1,
+                grad_accum=1,
+                world=World(0, 1, 0, torch.device("cpu")),
+                seed=0,
+                workers=workers,
+            )
+        )
         return batch
 
     with torch.no_grad():
@@ -186,7 +214,9 @@ def test_a_full_cache_forgets_nothing_and_takes_no_more() -> None:
     assert found.tolist() == [3, 1, 2]
 
 
-def test_speech_decoder_alone_trains_and_learns(recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict) -> None:
+def test_speech_decoder_alone_trains_and_learns(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
     objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).train()
     objective.requires_grad_(False).speech_decoder.requires_grad_(True)
     objective.before_training(objective.order())
@@ -200,4 +230,7 @@ def test_speech_decoder_alone_trains_and_learns(recipe: Recipe, corpus: Corpus, 
         (output.loss_sum / output.count).backward()
         optimizer.step()
     assert history[-1] < 0.8 * history[0]
-    assert all(parameter.grad is None for parameter in (*objective.llm.parameters(), *objective.codec.parameters()))
+    assert all(
+        parameter.grad is None
+        for parameter in (*objective.llm.parameters(), *objective.codec.parameters())
+    )

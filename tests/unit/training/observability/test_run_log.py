@@ -35,7 +35,12 @@ def test_files_are_published_to_a_remote_store(tmp_path: Path) -> None:
     run_log.event(1, {"loss": 2.0})
     run_log.progress(step=1, loss=2.0)
     run_log.close()
-    assert json.loads(store.read("run/1.1/progress.json")) == {"state": "running", "step": 1, "steps": 4, "loss": 2.0}
+    assert json.loads(store.read("run/1.1/progress.json")) == {
+        "state": "running",
+        "step": 1,
+        "steps": 4,
+        "loss": 2.0,
+    }
     assert store.exists("run/1.1/events.jsonl")
 
 

@@ -22,18 +22,27 @@ def test_singular_values_are_brought_near_one(shape: tuple[int, int]) -> None:
 def test_the_direction_is_that_of_the_polar_factor() -> None:
     matrix = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    assert torch.nn.functional.cosine_similarity((u @ v).flatten(), orthogonalize(matrix[None])[0].flatten(), 0) > 0.95
+    assert (
+        torch.nn.functional.cosine_similarity(
+            (u @ v).flatten(), orthogonalize(matrix[None])[0].flatten(), 0
+        )
+        > 0.95
+    )
 
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.ModuleDict({"body": nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8)), "head": nn.Linear(8, 3)})
+    return nn.ModuleDict(
+        {"body": nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8)), "head": nn.Linear(8, 3)}
+    )
 
 
 def test_only_hidden_matrices_leave_adamw() -> None:
     model, twin = _model(), _model()
     assert [id(p) for p in matrix_parameters(model)] == [id(model["body"][1].weight)]
-    groups = [{"params": list(m.parameters()), "lr": 0.01, "weight_decay": 0.0} for m in (model, twin)]
+    groups = [
+        {"params": list(m.parameters()), "lr": 0.01, "weight_decay": 0.0} for m in (model, twin)
+    ]
     mixed = MuonAdamW(groups[:1], matrix_parameters(model), (0.9, 0.95), 1e-8)
     plain = torch.optim.AdamW(groups[1:], betas=(0.9, 0.95), eps=1e-8)
     before = model["body"][1].weight.clone()
@@ -49,13 +58,20 @@ def test_only_hidden_matrices_leave_adamw() -> None:
 
 def test_state_survives_a_round_trip() -> None:
     model = _model()
+
     def build(net: nn.Module) -> MuonAdamW:
-        return MuonAdamW([{"params": list(net.parameters()), "lr": 0.01, "weight_decay": 0.0}],
-                         matrix_parameters(net), (0.9, 0.95), 1e-8)
+        return MuonAdamW(
+            [{"params": list(net.parameters()), "lr": 0.01, "weight_decay": 0.0}],
+            matrix_parameters(net),
+            (0.9, 0.95),
+            1e-8,
+        )
+
     def advance(net: nn.Module, optimizer: MuonAdamW) -> None:
         optimizer.zero_grad()
         net["head"](net["body"](torch.arange(10))).pow(2).sum().backward()
         optimizer.step()
+
     optimizer = build(model)
     advance(model, optimizer)
     twin = copy.deepcopy(model)

@@ -30,7 +30,9 @@ def test_share_of_steps() -> None:
 
 def test_linear() -> None:
     optim = OptimSpec(schedule="linear", warmup=2, min_lr_ratio=0.5)
-    assert [rate_factor(step, 6, optim) for step in range(7)] == pytest.approx([0.5, 1, 1, 0.875, 0.75, 0.625, 0.5])
+    assert [rate_factor(step, 6, optim) for step in range(7)] == pytest.approx(
+        [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5]
+    )
 
 
 def test_exponential_and_constant() -> None:

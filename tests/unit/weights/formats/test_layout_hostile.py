@@ -27,8 +27,9 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                   tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_refused_and_not_run(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     path = tmp_path / "mm_projector.bin"
     torch.save({"model.mm_projector.0.weight": torch.zeros(2), "x": Touch(tmp_path / "ran")}, path)
     with pytest.raises(CheckpointError, match=r"mm_projector.bin: holds more than tensors"):
@@ -40,7 +41,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(ours: nn.ModuleDict, small_sp
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04" + b"\0" * 40, b"x" * 100])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04" + b"\0" * 40, b"x" * 100]
+)
 def test_damaged_pickles_are_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mm_projector.bin").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"mm_projector.bin") as caught:
@@ -57,29 +60,52 @@ def test_truncated_pickles_are_one_line(ours: nn.ModuleDict, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_tensor_that_claims_more_than_its_file_holds_is_never_made(small_spec: ModelSpec, tmp_path: Path) -> None:
-    torch.save({"model.mm_projector.0.bias": torch.zeros(1).expand(1 << 40)}, tmp_path / "mm_projector.bin")
+def test_a_tensor_that_claims_more_than_its_file_holds_is_never_made(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    torch.save(
+        {"model.mm_projector.0.bias": torch.zeros(1).expand(1 << 40)}, tmp_path / "mm_projector.bin"
+    )
     made = plan(tmp_path / "mm_projector.bin", small_spec)
-    with pytest.raises(CheckpointError, match=r"0.bias has another shape: 1099511627776 there, 32 in the recipe"):
+    with pytest.raises(
+        CheckpointError, match=r"0.bias has another shape: 1099511627776 there, 32 in the recipe"
+    ):
         write_import(made, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..",
-                                  "..\\x.safetensors", "final.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.safetensors",
+        "/etc/x.safetensors",
+        "sub/x.safetensors",
+        "..",
+        "..\\x.safetensors",
+        "final.pt",
+    ],
+)
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     (tmp_path / "x.safetensors").touch()
-    with pytest.raises(CheckpointError, match="which is not a safetensors file of its directory") as caught:
+    with pytest.raises(
+        CheckpointError, match="which is not a safetensors file of its directory"
+    ) as caught:
         open_source(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("index", "message"), [
-    ("[]", "is not a JSON object"), ("{", "is not JSON"), ("{}", "has no weight_map"),
-    ('{"weight_map": {"a": 3}}', "has no weight_map"), ("[" * 100_000, "is not JSON"),
-    ('{"weight_map": {"a": "gone.safetensors"}}', "names 'gone.safetensors', which is missing"),
-    ('{"weight_map": {"other": "x.safetensors"}}', "disagree about tensor 'a'"),
-])
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("[]", "is not a JSON object"),
+        ("{", "is not JSON"),
+        ("{}", "has no weight_map"),
+        ('{"weight_map": {"a": 3}}', "has no weight_map"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "names 'gone.safetensors', which is missing"),
+        ('{"weight_map": {"other": "x.safetensors"}}', "disagree about tensor 'a'"),
+    ],
+)
 def test_damaged_indices_are_one_line(tmp_path: Path, index: str, message: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(index)
@@ -91,16 +117,25 @@ def test_damaged_indices_are_one_line(tmp_path: Path, index: str, message: str) 
 def test_a_tensor_stored_twice_is_refused(tmp_path: Path) -> None:
     for name in "xy":
         save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(CheckpointError, match=r"'a' is stored twice, in x.safetensors and y.safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"'a' is stored twice, in x.safetensors and y.safetensors"
+    ):
         open_source(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "mm_projector.bin"])
-def test_links_out_of_the_directory_are_refused(ours: nn.ModuleDict, tmp_path: Path, name: str) -> None:
-    tensors = {f"model.mm_projector.{key}": tensor for key, tensor in ours["projector"].state_dict().items()}
+def test_links_out_of_the_directory_are_refused(
+    ours: nn.ModuleDict, tmp_path: Path, name: str
+) -> None:
+    tensors = {
+        f"model.mm_projector.{key}": tensor
+        for key, tensor in ours["projector"].state_dict().items()
+    }
     (tmp_path / "real").mkdir()
     (tmp_path / "given").mkdir()
-    save_file(tensors, tmp_path / ("given" if name == "config.json" else "real") / "model.safetensors")
+    save_file(
+        tensors, tmp_path / ("given" if name == "config.json" else "real") / "model.safetensors"
+    )
     torch.save(tensors, tmp_path / "real" / "mm_projector.bin")
     (tmp_path / "real" / "config.json").write_text("{}")
     (tmp_path / "given" / name).symlink_to(tmp_path / "real" / name)
@@ -108,20 +143,36 @@ def test_links_out_of_the_directory_are_refused(ours: nn.ModuleDict, tmp_path: P
         open_source(tmp_path / "given" / (name if name.endswith(".bin") else ""))
 
 
-def test_names_that_speak_to_a_terminal_are_shown_and_not_obeyed(small_spec: ModelSpec, tmp_path: Path) -> None:
-    save_file({"model.mm_projector.\x1b[2J\n": torch.zeros(1), "model.mm_projector." + "x" * 5000: torch.zeros(1)},
-              tmp_path / "model.safetensors")
+def test_names_that_speak_to_a_terminal_are_shown_and_not_obeyed(
+    small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    save_file(
+        {
+            "model.mm_projector.\x1b[2J\n": torch.zeros(1),
+            "model.mm_projector." + "x" * 5000: torch.zeros(1),
+        },
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(CheckpointError) as caught:
         plan(tmp_path, small_spec, ("projector",)).report.check()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2000
 
 
-def test_settings_larger_than_any_memory_are_not_written_out(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                             tmp_path: Path) -> None:
-    lines = ["a0: &a0 [x, x]", *(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)),
-             "model_conf: {norm: *a59}"]
-    write_speech_directory(ours, tmp_path, '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
-                           settings="\n".join(lines))
+def test_settings_larger_than_any_memory_are_not_written_out(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    lines = [
+        "a0: &a0 [x, x]",
+        *(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)),
+        "model_conf: {norm: *a59}",
+    ]
+    write_speech_directory(
+        ours,
+        tmp_path,
+        '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
+        settings="\n".join(lines),
+    )
     assert plan(tmp_path, small_spec).report.problems == [
-        "model_conf.norm is no word in train.yaml, and this package has layer alone"]
+        "model_conf.norm is no word in train.yaml, and this package has layer alone"
+    ]

@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from tests.helpers.foreign import NAMES, imported, plan, released, write_shards, write_speech_directory
+from tests.helpers.foreign import (
+    NAMES,
+    imported,
+    plan,
+    released,
+    write_shards,
+    write_speech_directory,
+)
 from vita_train.cli.main import build_app
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules
@@ -33,8 +40,13 @@ from vita_train.weights.load import load_modules
 from vita_train.weights.save import save_modules
 
 
-def test_shards_and_both_spellings_are_read(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path) -> None:
-    tensors = {name.replace("adpter", "audio_adapter"): tensor.clone() for name, tensor in released(ours).items()}
+def test_shards_and_both_spellings_are_read(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    tensors = {
+        name.replace("adpter", "audio_adapter"): tensor.clone()
+        for name, tensor in released(ours).items()
+    }
     write_shards(tensors, tmp_path)
     assert difference(ours, imported(tmp_path, small_spec, tmp_path / "out")) == ""
     source = open_source(tmp_path)
@@ -42,71 +54,102 @@ def test_shards_and_both_spellings_are_read(ours: nn.ModuleDict, small_spec: Mod
     assert "VITA" in source.terms
 
 
-def test_small_output_shards_load_to_the_same(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path) -> None:
-    save_file({name: tensor.clone() for name, tensor in released(ours).items()}, tmp_path / "model.safetensors")
+def test_small_output_shards_load_to_the_same(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    save_file(
+        {name: tensor.clone() for name, tensor in released(ours).items()},
+        tmp_path / "model.safetensors",
+    )
     summary = write_import(plan(tmp_path, small_spec), tmp_path / "out", shard_bytes=20_000)
-    files = {name: tuple(tmp_path / "out" / file for file in entry["files"])
-             for name, entry in summary["modules"].items()}
+    files = {
+        name: tuple(tmp_path / "out" / file for file in entry["files"])
+        for name, entry in summary["modules"].items()
+    }
     assert len(files["llm"]) > 2
     back = build_modules(small_spec, NAMES, seed=5).eval()
     load_modules(back, files)
     assert difference(ours, back) == ""
 
 
-def test_every_fault_is_told_by_name_and_nothing_is_written(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                            tmp_path: Path) -> None:
+def test_every_fault_is_told_by_name_and_nothing_is_written(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     tensors = {name: tensor.clone() for name, tensor in released(ours).items()}
     del tensors["model.norm.weight"]
     tensors["model.audio_encoder.adpter.bn2.running_mean"] = torch.zeros(24)
     tensors["model.mm_projector.0.weight"] = tensors["model.mm_projector.0.weight"].T.contiguous()
     tensors["model.mm_projector.2.bias"] = tensors["model.mm_projector.2.bias"].long()
-    tensors["model.vision_tower.vision_tower.encoder.layers.0.attn.qkv.weight"] = torch.zeros(48, 15)
+    tensors["model.vision_tower.vision_tower.encoder.layers.0.attn.qkv.weight"] = torch.zeros(
+        48, 15
+    )
     tensors["model.audio_encoder.prompt_embeddings.weight"] = torch.zeros(25, 32)
     save_file(tensors, tmp_path / "model.safetensors")
     made = plan(tmp_path, small_spec)
     with pytest.raises(CheckpointError) as caught:
         write_import(made, tmp_path / "out")
-    for line in ("model.norm.weight is missing: 32",
-                 "model.audio_encoder.adpter.bn2.running_mean is unexpected: 24, and no module has a tensor for it",
-                 "model.mm_projector.0.weight has another shape: 64x32 there, 32x64 in the recipe",
-                 "model.mm_projector.2.bias is of another kind: I64 there, real numbers here",
-                 "attn.qkv.weight has another shape: 48x15 there, 48x16 in the recipe"):
+    for line in (
+        "model.norm.weight is missing: 32",
+        "model.audio_encoder.adpter.bn2.running_mean is unexpected: 24, and no module has a tensor "
+        "for it",
+        "model.mm_projector.0.weight has another shape: 64x32 there, 32x64 in the recipe",
+        "model.mm_projector.2.bias is of another kind: I64 there, real numbers here",
+        "attn.qkv.weight has another shape: 48x15 there, 48x16 in the recipe",
+    ):
         assert line in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert [row.theirs for row in made.report.rows if row.status == "left out"] == [
-        "model.audio_encoder.prompt_embeddings.weight"]
+        "model.audio_encoder.prompt_embeddings.weight"
+    ]
     others = plan(tmp_path, small_spec, ("audio_encoder",))
-    assert others.report.faults == [row for row in made.report.faults if "running_mean" in row.theirs]
+    assert others.report.faults == [
+        row for row in made.report.faults if "running_mean" in row.theirs
+    ]
 
 
-def test_settings_that_no_shape_tells_are_compared(ours: nn.ModuleDict, small_spec: ModelSpec, recipe: Recipe,
-                                                   corpus: Path, tmp_path: Path) -> None:
+def test_settings_that_no_shape_tells_are_compared(
+    ours: nn.ModuleDict, small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     export_vita(ours, recipe, corpus, tmp_path / "vita")
     config = json.loads((tmp_path / "vita" / "config.json").read_text())
-    (tmp_path / "vita" / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0, "num_attention_heads": 8}))
-    with pytest.raises(CheckpointError, match=r"num_attention_heads is 8 in config.json and 4 in the recipe; "
-                                              r"rope_theta is 5.0 in config.json"):
+    (tmp_path / "vita" / "config.json").write_text(
+        json.dumps(config | {"rope_theta": 5.0, "num_attention_heads": 8})
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"num_attention_heads is 8 in config.json and 4 in the recipe; "
+        r"rope_theta is 5.0 in config.json",
+    ):
         write_import(plan(tmp_path / "vita", small_spec), tmp_path / "out")
-    wrong = small_spec.model_copy(update={"vision": small_spec.vision.model_copy(update={"feature_scale": 1.0})})
+    wrong = small_spec.model_copy(
+        update={"vision": small_spec.vision.model_copy(update={"feature_scale": 1.0})}
+    )
     with pytest.raises(CheckpointError, match=r"model.vision.feature_scale is 1.0, not 0.5"):
         write_import(plan(tmp_path / "vita", wrong, ("projector",)), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["mm_projector.bin", "mm_projector/checkpoint-8.bin"])
-def test_projector_files_of_a_stage_are_read(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path,
-                                             name: str) -> None:
+def test_projector_files_of_a_stage_are_read(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    torch.save({f"base.model.mm_projector.{key}": tensor for key, tensor in ours["projector"].state_dict().items()},
-               path)
+    torch.save(
+        {
+            f"base.model.mm_projector.{key}": tensor
+            for key, tensor in ours["projector"].state_dict().items()
+        },
+        path,
+    )
     back = imported(path, small_spec, tmp_path / "out")
     assert list(back) == ["projector"]
     assert difference(ours, back) == ""
 
 
-def test_adapter_files_tell_that_they_never_hold_buffers(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                         tmp_path: Path) -> None:
+def test_adapter_files_tell_that_they_never_hold_buffers(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     state = {name: tensor for name, tensor in released(ours).items() if "adpter" in name}
     torch.save(state, tmp_path / "audio_adpter.bin")
     back = imported(tmp_path, small_spec, tmp_path / "out")  # the directory of a periodic save
@@ -117,7 +160,9 @@ def test_adapter_files_tell_that_they_never_hold_buffers(ours: nn.ModuleDict, sm
 
 
 @pytest.mark.parametrize("form", ["json", "kaldi"])
-def test_the_speech_encoder_directory(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path, form: str) -> None:
+def test_the_speech_encoder_directory(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path, form: str
+) -> None:
     bins, count = small_spec.audio_encoder.num_mel_bins, 50.0
     frames = torch.randn(int(count), bins, dtype=torch.float64) * 3 + 2
     sums, squares = frames.sum(0).tolist(), (frames**2).sum(0).tolist()
@@ -133,13 +178,20 @@ def test_the_speech_encoder_directory(ours: nn.ModuleDict, small_spec: ModelSpec
     changed = dict(back["audio_encoder"].state_dict())
     original = ours["audio_encoder"].state_dict()
     assert {name for name in changed if not torch.equal(changed[name], original[name])} == {
-        "global_cmvn.mean", "global_cmvn.istd"}
+        "global_cmvn.mean",
+        "global_cmvn.istd",
+    }
 
 
-def test_a_speech_encoder_with_another_adapter_is_refused(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                          tmp_path: Path) -> None:
-    write_speech_directory(ours, tmp_path, '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
-                           settings="model_conf: {norm: batch, adpter_type: subsampling}")
+def test_a_speech_encoder_with_another_adapter_is_refused(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
+    write_speech_directory(
+        ours,
+        tmp_path,
+        '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
+        settings="model_conf: {norm: batch, adpter_type: subsampling}",
+    )
     with pytest.raises(CheckpointError, match=r"model_conf\.norm is batch in train.yaml"):
         write_import(plan(tmp_path, small_spec), tmp_path / "out")
     (tmp_path / "global_cmvn").write_text("[ 1 2 nan 0 ]")
@@ -148,18 +200,27 @@ def test_a_speech_encoder_with_another_adapter_is_refused(ours: nn.ModuleDict, s
 
 
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
-def test_a_tower_in_its_original_names(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path,
-                                       prefix: str) -> None:
+def test_a_tower_in_its_original_names(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path, prefix: str
+) -> None:
     start = "model.vision_tower.vision_tower."
-    tensors = {prefix + name.removeprefix(start): tensor.clone() for name, tensor in released(ours).items()
-               if name.startswith(start)}
-    save_file(tensors | ({"mlp1.0.bias": torch.zeros(3)} if prefix else {}), tmp_path / "model.safetensors")
+    tensors = {
+        prefix + name.removeprefix(start): tensor.clone()
+        for name, tensor in released(ours).items()
+        if name.startswith(start)
+    }
+    save_file(
+        tensors | ({"mlp1.0.bias": torch.zeros(3)} if prefix else {}),
+        tmp_path / "model.safetensors",
+    )
     source = open_source(tmp_path)
     assert (source.layout.name, source.terms) == ("internvit", "")
     assert difference(ours, imported(tmp_path, small_spec, tmp_path / "out")) == ""
 
 
-def test_parts_in_the_names_of_transformers(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_parts_in_the_names_of_transformers(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     ours["vision"].model.save_pretrained(str(tmp_path / "tower"))
     ours["llm"].save_pretrained(str(tmp_path / "llm"), max_shard_size="20KB")
     assert (tmp_path / "llm" / "model.safetensors.index.json").is_file()
@@ -169,22 +230,41 @@ def test_parts_in_the_names_of_transformers(ours: nn.ModuleDict, small_spec: Mod
         assert difference(nn.ModuleDict({module: ours[module]}), back) == ""
     config = json.loads((tmp_path / "llm" / "config.json").read_text())
     (tmp_path / "llm" / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
-    with pytest.raises(CheckpointError, match=r"model_type is llama in config\.json and qwen2 in the recipe"):
+    with pytest.raises(
+        CheckpointError, match=r"model_type is llama in config\.json and qwen2 in the recipe"
+    ):
         write_import(plan(tmp_path / "llm", small_spec), tmp_path / "again")
 
 
-def test_the_command_asks_for_terms_once_and_prints_the_ledger(ours: nn.ModuleDict, recipe: Recipe, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_asks_for_terms_once_and_prints_the_ledger(
+    ours: nn.ModuleDict, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vita_train.recipe.load import dump_recipe
 
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(dump_recipe(recipe))
-    torch.save({f"model.mm_projector.{key}": tensor for key, tensor in ours["projector"].state_dict().items()},
-               tmp_path / "mm_projector.bin")
+    torch.save(
+        {
+            f"model.mm_projector.{key}": tensor
+            for key, tensor in ours["projector"].state_dict().items()
+        },
+        tmp_path / "mm_projector.bin",
+    )
 
     def run(out: str, *more: str) -> tuple[str, BaseException | None]:
-        done = CliRunner().invoke(build_app(), ["model", "import", str(tmp_path / "mm_projector.bin"), "--out",
-                                                str(tmp_path / out), "--recipe", str(tmp_path / "small.yaml"), *more])
+        done = CliRunner().invoke(
+            build_app(),
+            [
+                "model",
+                "import",
+                str(tmp_path / "mm_projector.bin"),
+                "--out",
+                str(tmp_path / out),
+                "--recipe",
+                str(tmp_path / "small.yaml"),
+                *more,
+            ],
+        )
         return done.output, done.exception
 
     _, refused = run("one")
@@ -195,14 +275,23 @@ def test_the_command_asks_for_terms_once_and_prints_the_ledger(ours: nn.ModuleDi
     assert "projector" in output
     assert f"weights.projector={tmp_path / 'one'}" in output
     assert run("two")[1] is None  # accepted before
-    assert json.loads((tmp_path / "one" / "import.json").read_text())["terms"].startswith("VITA-1.5")
-    output, error = run("three", "--set", "model.llm.hidden_size=64", "--set", "model.llm.num_heads=8")
+    assert json.loads((tmp_path / "one" / "import.json").read_text())["terms"].startswith(
+        "VITA-1.5"
+    )
+    output, error = run(
+        "three", "--set", "model.llm.hidden_size=64", "--set", "model.llm.num_heads=8"
+    )
     assert isinstance(error, CheckpointError)
     assert "model.mm_projector.0.weight" in output
-    assert json.loads((tmp_path / "three.ledger.json").read_text())["counts"]["projector"]["shape"] == 4
+    assert (
+        json.loads((tmp_path / "three.ledger.json").read_text())["counts"]["projector"]["shape"]
+        == 4
+    )
 
 
-def test_the_links_of_the_hubs_cache_are_followed(ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_the_links_of_the_hubs_cache_are_followed(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
@@ -211,11 +300,17 @@ def test_the_links_of_the_hubs_cache_are_followed(ours: nn.ModuleDict, small_spe
     assert difference(ours, imported(snapshot, small_spec, tmp_path / "out")) == ""
 
 
-def test_an_import_replaces_an_import_and_nothing_else(ours: nn.ModuleDict, small_spec: ModelSpec,
-                                                       tmp_path: Path) -> None:
+def test_an_import_replaces_an_import_and_nothing_else(
+    ours: nn.ModuleDict, small_spec: ModelSpec, tmp_path: Path
+) -> None:
     save_modules({"projector": ours["projector"]}, tmp_path)
-    torch.save({f"model.mm_projector.{key}": tensor for key, tensor in ours["projector"].state_dict().items()},
-               tmp_path / "mm_projector.bin")
+    torch.save(
+        {
+            f"model.mm_projector.{key}": tensor
+            for key, tensor in ours["projector"].state_dict().items()
+        },
+        tmp_path / "mm_projector.bin",
+    )
     made = plan(tmp_path / "mm_projector.bin", small_spec)
     write_import(made, tmp_path / "out")
     write_import(made, tmp_path / "out")
@@ -228,8 +323,13 @@ def test_an_import_replaces_an_import_and_nothing_else(ours: nn.ModuleDict, smal
 
 
 def test_a_stage_starts_from_an_import(ours: nn.ModuleDict, recipe: Recipe, tmp_path: Path) -> None:
-    torch.save({f"model.mm_projector.{key}": tensor for key, tensor in ours["projector"].state_dict().items()},
-               tmp_path / "mm_projector.bin")
+    torch.save(
+        {
+            f"model.mm_projector.{key}": tensor
+            for key, tensor in ours["projector"].state_dict().items()
+        },
+        tmp_path / "mm_projector.bin",
+    )
     write_import(plan(tmp_path / "mm_projector.bin", recipe.model), tmp_path / "out")
     named = recipe.model_copy(update={"weights": {"projector": str(tmp_path / "out")}})
     store = open_store(recipe.storage.root)
@@ -239,12 +339,20 @@ def test_a_stage_starts_from_an_import(ours: nn.ModuleDict, recipe: Recipe, tmp_
     assert difference(ours, started) == ""
     check_pretrained(named)
     wider = with_model(named, llm=recipe.model.llm.model_copy(update={"hidden_size": 64}))
-    with pytest.raises(CheckpointError, match=r"projector: 0\.weight is 32x64 in the file and 64x64 in the model"):
+    with pytest.raises(
+        CheckpointError, match=r"projector: 0\.weight is 32x64 in the file and 64x64 in the model"
+    ):
         check_pretrained(wider)
     trained = ModuleRef(stage="1.1", files=())
-    found = [Manifest(kind="model", run="r", stage=ref.stage, digest="d", modules={"projector": ref})
-             for ref in (trained, inputs.modules["projector"])]
-    assert newest_modules(found, ["1.1"]) == newest_modules(found[::-1], ["1.1"]) == {"projector": trained}
+    found = [
+        Manifest(kind="model", run="r", stage=ref.stage, digest="d", modules={"projector": ref})
+        for ref in (trained, inputs.modules["projector"])
+    ]
+    assert (
+        newest_modules(found, ["1.1"])
+        == newest_modules(found[::-1], ["1.1"])
+        == {"projector": trained}
+    )
 
 
 def with_model(recipe: Recipe, **changes: object) -> Recipe:

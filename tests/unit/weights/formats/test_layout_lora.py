@@ -1,4 +1,5 @@
-"""Imports of what the public trainer leaves with LoRA: merged into the base, beside what trained in full."""
+"""Imports of what the public trainer leaves with LoRA: merged into the base, beside what trained in
+full."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ def base(ours: nn.ModuleDict, tmp_path: Path) -> Path:
 
 def adapt(llm: nn.Module, out: Path, **settings: object) -> nn.Module:
     """Write an adapter with PEFT itself and return the model that it makes."""
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM",
-                             **settings)  # type: ignore[arg-type]
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **settings
+    )  # type: ignore[arg-type]
     adapted = peft.get_peft_model(deepcopy(llm), config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -44,28 +46,45 @@ def adapt(llm: nn.Module, out: Path, **settings: object) -> nn.Module:
 
 
 def beside(projector: nn.Module) -> dict[str, Tensor]:
-    return {f"base_model.model.model.mm_projector.{key}": tensor + 1 for key, tensor in projector.state_dict().items()}
+    return {
+        f"base_model.model.model.mm_projector.{key}": tensor + 1
+        for key, tensor in projector.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_an_adapter_is_merged_and_what_trained_in_full_is_taken(
-        pickled: bool, ours: nn.ModuleDict, small_spec: ModelSpec, base: Path, tmp_path: Path) -> None:
+    pickled: bool, ours: nn.ModuleDict, small_spec: ModelSpec, base: Path, tmp_path: Path
+) -> None:
     adapted = adapt(ours["llm"], tmp_path / "lora")
     torch.save(beside(ours["projector"]), tmp_path / "lora" / "non_lora_trainables.bin")
     if pickled:
         weights = tmp_path / "lora" / "adapter_model.safetensors"
         torch.save(load_file(weights), tmp_path / "lora" / "adapter_model.bin")
         weights.unlink()
-    result = CliRunner().invoke(build_app(), [
-        "model", "import", str(tmp_path / "lora"), "--base", str(base), "--out", str(tmp_path / "out"), "--recipe",
-        str(written(small_spec, tmp_path))])
+    result = CliRunner().invoke(
+        build_app(),
+        [
+            "model",
+            "import",
+            str(tmp_path / "lora"),
+            "--base",
+            str(base),
+            "--out",
+            str(tmp_path / "out"),
+            "--recipe",
+            str(written(small_spec, tmp_path)),
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert "rank 4 is merged into 4 matrices, 4 tensors trained in full" in result.output
     back = build_modules(small_spec, ("llm", "projector"), seed=9).eval()
     load_modules(back, {name: (tmp_path / "out" / f"{name}.safetensors",) for name in back})
     ids = torch.arange(24).view(2, 12)
     with torch.no_grad():
-        torch.testing.assert_close(back["llm"](ids).logits, adapted(ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            back["llm"](ids).logits, adapted(ids).logits, atol=1e-5, rtol=1e-5
+        )
         assert (back["llm"](ids).logits - ours["llm"](ids).logits).abs().max() > 1e-2
     for key, tensor in ours["projector"].state_dict().items():
         assert torch.equal(back["projector"].state_dict()[key], tensor + 1)
@@ -73,48 +92,82 @@ def test_an_adapter_is_merged_and_what_trained_in_full_is_taken(
 
 def written(spec: ModelSpec, folder: Path) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(json.dumps({"name": "small", "data": NO_SOURCE, "model": spec.model_dump(mode="json"), "stages": {
-        "1.1": {"objective": "next_token", "data": {"caption": 1.0}, "trainable": {"projector": 1e-3}, "steps": 1}}}))
+    path.write_text(
+        json.dumps(
+            {
+                "name": "small",
+                "data": NO_SOURCE,
+                "model": spec.model_dump(mode="json"),
+                "stages": {
+                    "1.1": {
+                        "objective": "next_token",
+                        "data": {"caption": 1.0},
+                        "trainable": {"projector": 1e-3},
+                        "steps": 1,
+                    }
+                },
+            }
+        )
+    )
     return path
 
 
-def test_the_base_that_the_adapter_names_is_found(ours: nn.ModuleDict, small_spec: ModelSpec, base: Path,
-                                                  tmp_path: Path) -> None:
+def test_the_base_that_the_adapter_names_is_found(
+    ours: nn.ModuleDict, small_spec: ModelSpec, base: Path, tmp_path: Path
+) -> None:
     adapt(ours["llm"], tmp_path / "lora")
     config = tmp_path / "lora" / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": str(base)}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": str(base)})
+    )
     source = open_source(tmp_path / "lora")
     assert (source.layout.name, source.terms) == ("llm", "")
-    assert set(write_import(plan_import(source, small_spec), tmp_path / "out")["modules"]) == {"llm"}
-    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "someone/else"}))
-    with pytest.raises(UserError, match=r"someone/else: the weights that the adapter belongs to .* --base"):
+    assert set(write_import(plan_import(source, small_spec), tmp_path / "out")["modules"]) == {
+        "llm"
+    }
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "someone/else"})
+    )
+    with pytest.raises(
+        UserError, match=r"someone/else: the weights that the adapter belongs to .* --base"
+    ):
         open_source(tmp_path / "lora")
     with pytest.raises(UserError, match="an adapter alone has a base"):
         open_source(base, base=base)
 
 
-def test_an_adapter_of_another_model_is_told_matrix_by_matrix(ours: nn.ModuleDict, small_spec: ModelSpec, base: Path,
-                                                              tmp_path: Path) -> None:
+def test_an_adapter_of_another_model_is_told_matrix_by_matrix(
+    ours: nn.ModuleDict, small_spec: ModelSpec, base: Path, tmp_path: Path
+) -> None:
     adapt(ours["llm"], tmp_path / "lora")
     weights = tmp_path / "lora" / "adapter_model.safetensors"
     tensors = load_file(weights)
     first = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    tensors["base_model.model.model.audio_encoder.embed.0.lora_A.weight"] = tensors[first.format("A")].clone()
+    tensors["base_model.model.model.audio_encoder.embed.0.lora_A.weight"] = tensors[
+        first.format("A")
+    ].clone()
     del tensors[first.format("B")]
     down = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
     tensors[down] = tensors[down][:2].clone()
     save_file(tensors, weights)
     plan = plan_import(open_source(tmp_path / "lora", base=base), small_spec)
     told = "; ".join(plan.report.problems)
-    assert "the adapter of model.audio_encoder.embed.0.weight belongs to no tensor of the base" in told
+    assert (
+        "the adapter of model.audio_encoder.embed.0.weight belongs to no tensor of the base" in told
+    )
     assert "the adapter of model.layers.0.self_attn.q_proj.weight has no matrix B" in told
-    assert "the adapter of model.layers.1.mlp.down_proj.weight is (32, 4) times (2, 48), of rank 4" in told
+    assert (
+        "the adapter of model.layers.1.mlp.down_proj.weight is (32, 4) times (2, 48), of rank 4"
+        in told
+    )
     with pytest.raises(CheckpointError, match="belongs to no tensor of the base"):
         write_import(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_would_merge_differently_is_refused(ours: nn.ModuleDict, base: Path, tmp_path: Path) -> None:
+def test_what_would_merge_differently_is_refused(
+    ours: nn.ModuleDict, base: Path, tmp_path: Path
+) -> None:
     adapt(ours["llm"], tmp_path / "lora", use_dora=True)
     with pytest.raises(CheckpointError, match="uses use_dora, which is not supported"):
         open_source(tmp_path / "lora", base=base)

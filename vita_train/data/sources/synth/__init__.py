@@ -1,1 +1,2 @@
-"""The embedded small omni world: images of coloured shapes, a grammar of sentences, synthesised speech."""
+"""The embedded small omni world: images of coloured shapes, a grammar of sentences, synthesised
+speech."""

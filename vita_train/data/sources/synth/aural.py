@@ -9,7 +9,13 @@ from vita_train.data.sources.synth.noises import NOISES
 from vita_train.data.sources.synth.plan import Plan, Turns
 from vita_train.data.sources.synth.questions import ask
 from vita_train.data.sources.synth.scenes import ALL_PAIRS
-from vita_train.data.sources.synth.sentences import asr_families, radio_talk, side_talk, spoken, tts_families
+from vita_train.data.sources.synth.sentences import (
+    asr_families,
+    radio_talk,
+    side_talk,
+    spoken,
+    tts_families,
+)
 from vita_train.data.sources.synth.splits import TEST, TRAIN, rng_for
 from vita_train.data.sources.synth.textual import TRANSCRIBE, exchanges_of, spoken_question
 from vita_train.data.sources.synth.visual import scene_of
@@ -60,12 +66,15 @@ def add_speech_qa(plan: Plan) -> None:
 
 
 def add_negative(plan: Plan) -> None:
-    """Audio that is not meant for the assistant; in some records it follows or precedes a genuine question."""
+    """Audio that is not meant for the assistant; in some records it follows or precedes a genuine
+    question."""
     for name, split, number in plan.slices("negative"):
         rng = rng_for(plan.splits.seed, "negative", name)
         requests = exchanges_of(plan.splits, split)
-        talk = {kind: [text for text in texts if plan.splits.of_sentence(text) == split]
-                for kind, texts in (("side_talk", side_talk()), ("radio", radio_talk()))}
+        talk = {
+            kind: [text for text in texts if plan.splits.of_sentence(text) == split]
+            for kind, texts in (("side_talk", side_talk()), ("radio", radio_talk()))
+        }
         for _ in range(number):
             kind = rng.choices(list(_NEGATIVES), list(_NEGATIVES.values()))[0]
             path = _negative_clip(plan, name, kind, talk, rng)
@@ -73,7 +82,9 @@ def add_negative(plan: Plan) -> None:
             audio, inserted = [path], 1
             if rng.random() < 0.4:
                 question, answer = rng.choice(requests)
-                genuine = plan.say("negative", name, spoken(question), TRAIN_VOICES, rng, suffix="_q")
+                genuine = plan.say(
+                    "negative", name, spoken(question), TRAIN_VOICES, rng, suffix="_q"
+                )
                 if rng.random() < 0.7:
                     turns, audio, inserted = [("<audio>", answer), *turns], [genuine, path], 3
                 else:
@@ -82,8 +93,10 @@ def add_negative(plan: Plan) -> None:
 
 
 def _add_requests(plan: Plan, name: str, asked: list[Exchange], rng: Random) -> None:
-    paths = [plan.say("speech_qa", name, spoken(question), TRAIN_VOICES, rng, suffix=f"_{place}")
-             for place, (question, _) in enumerate(asked)]
+    paths = [
+        plan.say("speech_qa", name, spoken(question), TRAIN_VOICES, rng, suffix=f"_{place}")
+        for place, (question, _) in enumerate(asked)
+    ]
     plan.add("speech_qa", name, [("<audio>", answer) for _, answer in asked], audio=paths)
     if name == TEST:
         plan.add("speech_qa", TEST_TYPED, list(asked))
@@ -101,7 +114,9 @@ def _add_scene_question(plan: Plan, name: str, split: str, kind: str, rng: Rando
         plan.add("speech_qa", TEST_TYPED, [(f"{head}\n{question.text}", question.answer)], **media)
 
 
-def _negative_clip(plan: Plan, name: str, kind: str, talk: dict[str, list[str]], rng: Random) -> str:
+def _negative_clip(
+    plan: Plan, name: str, kind: str, talk: dict[str, list[str]], rng: Random
+) -> str:
     if kind == "noise":
         return plan.clip("negative", name, "", None, effect=rng.choice(NOISES))
     effect = "radio" if kind == "radio" else ""

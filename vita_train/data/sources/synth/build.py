@@ -27,8 +27,20 @@ RECORDS = "records"
 _ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
 #: Task kinds of the datasets that are not called after theirs.
 _TASKS = {"textqa": "qa", "vqa": "qa", "multi_image": "qa", "video": "qa"}
-_DATASETS = (add_recall, add_caption, add_textqa, add_instruct, add_dialogue, add_vqa, add_multi_image, add_video,
-             add_asr, add_speech_qa, add_negative, add_tts)
+_DATASETS = (
+    add_recall,
+    add_caption,
+    add_textqa,
+    add_instruct,
+    add_dialogue,
+    add_vqa,
+    add_multi_image,
+    add_video,
+    add_asr,
+    add_speech_qa,
+    add_negative,
+    add_tts,
+)
 
 
 def plan_world(source: SynthSource, seed: int) -> Plan:
@@ -57,26 +69,45 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
             kinds = {kind for row in rows for kind in _ROOTS if kind in row}
             roots = {key: MEDIA for kind, key in _ROOTS.items() if kind in kinds}
             splits.setdefault(dataset, {})[name] = SplitSource(records=path, roots=roots)
-    (out / FACTS).write_text("".join(json.dumps(fact) + "\n" for fact in _facts(plan)), encoding="utf-8")
-    registry = Registry(datasets={name: Dataset(task=_TASKS.get(name, name), splits=splits[name]) for name in splits})
+    (out / FACTS).write_text(
+        "".join(json.dumps(fact) + "\n" for fact in _facts(plan)), encoding="utf-8"
+    )
+    registry = Registry(
+        datasets={
+            name: Dataset(task=_TASKS.get(name, name), splits=splits[name]) for name in splits
+        }
+    )
     leaks = check_leaks(registry, out / "registry.json")
     if leaks:
-        raise DataError(f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}", code="VT-DATA-031", where=str(out),
-                        remedy="this is a fault of the generator: try another seed and report this one")
+        raise DataError(
+            f"{len(leaks)} held-out things stand in training, the first: {leaks[0]}",
+            code="VT-DATA-031",
+            where=str(out),
+            remedy="this is a fault of the generator: try another seed and report this one",
+        )
     records = sum(len(rows) for slices in plan.records.values() for rows in slices.values())
-    say(f"synthetic world: {records} records, {len(plan.images)} images, {len(plan.videos)} videos, "
-        f"{len(plan.clips)} sounds")
+    say(
+        f"synthetic world: {records} records, {len(plan.images)} images, {len(plan.videos)} "
+        f"videos, "
+        f"{len(plan.clips)} sounds"
+    )
     return registry
 
 
 def _facts(plan: Plan) -> list[dict[str, Any]]:
     """What each media file shows or says."""
     images = [{"file": image.path, "text": image.scene.caption} for image in plan.images]
-    videos = [{"file": video_file.path, "text": video_file.video.text} for video_file in plan.videos]
-    clips = [{"file": clip.path, "text": clip.text, "effect": clip.effect, **_voice_facts(clip.voice)}
-             for clip in plan.clips]
+    videos = [
+        {"file": video_file.path, "text": video_file.video.text} for video_file in plan.videos
+    ]
+    clips = [
+        {"file": clip.path, "text": clip.text, "effect": clip.effect, **_voice_facts(clip.voice)}
+        for clip in plan.clips
+    ]
     return [*images, *videos, *clips]
 
 
 def _voice_facts(voice: Voice | None) -> dict[str, Any]:
-    return {"voice": voice.name, "rate": voice.rate, "pitch": voice.pitch} if voice else {"voice": ""}
+    return (
+        {"voice": voice.name, "rate": voice.rate, "pitch": voice.pitch} if voice else {"voice": ""}
+    )

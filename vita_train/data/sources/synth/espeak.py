@@ -1,7 +1,9 @@
 """The speech synthesiser espeak-ng, driven through its C interface.
 
-The library keeps state between utterances that nothing resets (the phase of the voice's flutter, for one), so the
-same sentence differs by a few samples after different histories. What is deterministic is a whole history: a fresh
+The library keeps state between utterances that nothing resets (the phase of the voice's flutter,
+for one), so the
+same sentence differs by a few samples after different histories. What is deterministic is a whole
+history: a fresh
 process that speaks the same list. ``render`` therefore works in blocks, a process each.
 """
 
@@ -19,7 +21,9 @@ _DONT_EXIT = 0x8000
 _RATE, _PITCH = 1, 3
 _UTF8 = 1
 _AT_CHARACTER = 1
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 class Synthesiser:
@@ -42,8 +46,12 @@ class Synthesiser:
         data = espeakng_loader.get_data_path().encode()
         self.rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT)
         if self.rate <= 0:
-            raise UserError("the speech synthesiser espeak-ng does not start", code="VT-USE-038", where=espeakng_loader.get_data_path(),
-                            remedy="install the extra again: pip install --force-reinstall 'vita-train[demo]'")
+            raise UserError(
+                "the speech synthesiser espeak-ng does not start",
+                code="VT-USE-038",
+                where=espeakng_loader.get_data_path(),
+                remedy="install the extra again: pip install --force-reinstall 'vita-train[demo]'",
+            )
         self._library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, *, voice: str, rate: int, pitch: int) -> NDArray[np.int16]:
@@ -59,7 +67,11 @@ class Synthesiser:
             UserError: the library does not know the voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(f"espeak-ng has no voice {voice!r}", code="VT-USE-039", remedy="install espeakng-loader 0.2.4 or later 0.2.x")
+            raise UserError(
+                f"espeak-ng has no voice {voice!r}",
+                code="VT-USE-039",
+                remedy="install espeakng-loader 0.2.4 or later 0.2.x",
+            )
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._library.espeak_ng_SetRandSeed(1)
@@ -83,5 +95,8 @@ def require_synthesiser() -> None:
     try:
         import espeakng_loader  # noqa: F401
     except ImportError as error:
-        raise UserError("the synthetic world needs the speech synthesiser espeak-ng, which is not installed", code="VT-USE-040",
-                        remedy="install the demo extra: pip install 'vita-train[demo]'") from error
+        raise UserError(
+            "the synthetic world needs the speech synthesiser espeak-ng, which is not installed",
+            code="VT-USE-040",
+            remedy="install the demo extra: pip install 'vita-train[demo]'",
+        ) from error

@@ -1,4 +1,5 @@
-"""Scenes and videos as pixels: 64 x 64 images on grey, drawn four times too large and averaged down."""
+"""Scenes and videos as pixels: 64 x 64 images on grey, drawn four times too large and averaged
+down."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from vita_train.data.sources.synth.scenes import COLOURS, Scene, Thing
 SIZE = 64
 _OVERSAMPLE = 4
 _RADIUS = {"big": 14.0, "small": 9.0}
-_CENTRE = {"top": (32, 16), "left": (16, 32), "middle": (32, 32), "right": (48, 32), "bottom": (32, 48)}
+_CENTRE = {
+    "top": (32, 16),
+    "left": (16, 32),
+    "middle": (32, 32),
+    "right": (48, 32),
+    "bottom": (32, 48),
+}
 Point = tuple[float, float]
 
 
@@ -53,11 +60,14 @@ def paint(things: list[Thing], centres: list[Point], look: Look) -> Image.Image:
     """Draw things at given centres (pixels)."""
     canvas = Image.new("RGB", (SIZE * _OVERSAMPLE, SIZE * _OVERSAMPLE), (look.background,) * 3)
     pen = ImageDraw.Draw(canvas)
-    for thing, centre, shift, stretch, turn in zip(things, centres, look.shifts, look.stretches, look.turns,
-                                                   strict=True):
+    for thing, centre, shift, stretch, turn in zip(
+        things, centres, look.shifts, look.stretches, look.turns, strict=True
+    ):
         x, y = (_OVERSAMPLE * (base + delta) for base, delta in zip(centre, shift, strict=True))
         radius = _OVERSAMPLE * _RADIUS[thing.size] * stretch
-        _paint_shape(pen, thing.shape, (x, y), radius, turn, COLOURS[thing.colour], (look.background,) * 3)
+        _paint_shape(
+            pen, thing.shape, (x, y), radius, turn, COLOURS[thing.colour], (look.background,) * 3
+        )
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
@@ -69,15 +79,23 @@ def encode_jpeg(image: Image.Image) -> bytes:
 
 
 def _centre_of(thing: Thing, places: list[str]) -> Point:
-    """Centre of a thing; beside a thing at the top (bottom), left and right sit in the lower (upper) half."""
+    """Centre of a thing; beside a thing at the top (bottom), left and right sit in the lower
+    (upper) half."""
     x, y = _CENTRE[thing.place]
     if len(places) == 3 and thing.place in ("left", "right"):
         y = 47 if "top" in places else 17
     return x, y
 
 
-def _paint_shape(pen: ImageDraw.ImageDraw, shape: str, centre: Point, radius: float, turn: float,
-                 colour: tuple[int, int, int], background: tuple[int, int, int]) -> None:
+def _paint_shape(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    centre: Point,
+    radius: float,
+    turn: float,
+    colour: tuple[int, int, int],
+    background: tuple[int, int, int],
+) -> None:
     x, y = centre
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
@@ -100,8 +118,25 @@ def _outline(shape: str, centre: Point, radius: float, turn: float) -> list[Poin
         corners = [(-90.0 + 36 * k, 1.1 if k % 2 == 0 else 0.45) for k in range(10)]
     else:
         arm, reach = 0.3, 1.05
-        plain = [(arm, reach), (arm, arm), (reach, arm), (reach, -arm), (arm, -arm), (arm, -reach),
-                 (-arm, -reach), (-arm, -arm), (-reach, -arm), (-reach, arm), (-arm, arm), (-arm, reach)]
+        plain = [
+            (arm, reach),
+            (arm, arm),
+            (reach, arm),
+            (reach, -arm),
+            (arm, -arm),
+            (arm, -reach),
+            (-arm, -reach),
+            (-arm, -arm),
+            (-reach, -arm),
+            (-reach, arm),
+            (-arm, arm),
+            (-arm, reach),
+        ]
         corners = [(math.degrees(math.atan2(y, x)), math.hypot(x, y)) for x, y in plain]
-    return [(centre[0] + scale * radius * math.cos(math.radians(angle) + turn),
-             centre[1] + scale * radius * math.sin(math.radians(angle) + turn)) for angle, scale in corners]
+    return [
+        (
+            centre[0] + scale * radius * math.cos(math.radians(angle) + turn),
+            centre[1] + scale * radius * math.sin(math.radians(angle) + turn),
+        )
+        for angle, scale in corners
+    ]

@@ -18,7 +18,8 @@ from vita_train.data.sources.synth.splits import TRAIN
 #: What the media show and say, beside the registry: one JSON object a line.
 FACTS = "facts.jsonl"
 _UNSEEN, _NEW_VOICES = "test_unseen", "test_voices"
-#: Wordings of questions are few and shared with training; what is held out is a question with its scene.
+#: Wordings of questions are few and shared with training; what is held out is a question with its
+#: scene.
 _SHARED_WORDING = "speech_qa"
 #: Answers of this dataset are sentences to be repeated or transcribed.
 _WRITTEN_SENTENCES = "instruct"
@@ -42,12 +43,15 @@ class _Sides:
 
 
 def check_leaks(registry: Registry, base: Path) -> list[str]:
-    """Return one line for each thing found both in training and in a dev or test slice; none means clean.
+    """Return one line for each thing found both in training and in a dev or test slice; none means
+    clean.
 
-    Compared over all datasets are: a question together with what it is about (or a whole conversation that is about
-    nothing given), bytes of media files, scenes shown, sentences spoken, the voices of the slice of new voices, and
-    the colour-shape pairs of the slices of unseen combinations. Scenes, sentences, voices and pairs need the facts
-    that the synthetic world writes beside its registry.
+    Compared over all datasets are: a question together with what it is about (or a whole
+    conversation that is about
+    nothing given), bytes of media files, scenes shown, sentences spoken, the voices of the slice of
+    new voices, and
+    the colour-shape pairs of the slices of unseen combinations. Scenes, sentences, voices and pairs
+    need the facts that the synthetic world writes beside its registry.
 
     Args:
         registry: what to check.
@@ -66,9 +70,15 @@ def check_leaks(registry: Registry, base: Path) -> list[str]:
                 for clue in _clues(dataset, name, record, known):
                     side.setdefault(clue, where)
                 if name == _UNSEEN:
-                    unseen += [(where, pairs_of(fact["text"])) for fact in known if "voice" not in fact]
+                    unseen += [
+                        (where, pairs_of(fact["text"])) for fact in known if "voice" not in fact
+                    ]
     shown = {clue.key for clue in sides.train if clue.kind == "pair"}
-    found = [f"{where}: shows no combination that training lacks" for where, pairs in unseen if pairs <= shown]
+    found = [
+        f"{where}: shows no combination that training lacks"
+        for where, pairs in unseen
+        if pairs <= shown
+    ]
     for clue, where in sides.held_out.items():
         if clue in sides.train and clue.kind != "pair":
             found.append(f"{where}: {clue.kind} {clue.key[:80]!r} is also in {sides.train[clue]}")
@@ -76,13 +86,15 @@ def check_leaks(registry: Registry, base: Path) -> list[str]:
 
 
 def pairs_of(text: str) -> frozenset[str]:
-    """Colour-shape pairs named by captions: third and fourth word of each ``a big red circle ...``."""
+    """Colour-shape pairs named by captions: third and fourth word of each ``a big red circle
+    ...``."""
     phrases = text.rstrip(".").replace(".\n", " and ").replace(",", " and").split(" and ")
     return frozenset(" ".join(phrase.split()[2:4]) for phrase in phrases)
 
 
 def _clues(dataset: str, name: str, record: Record, known: list[dict[str, Any]]) -> Iterator[_Clue]:
-    """Everything of a record that must be on one side only. ``known`` has a fact for each of its files, in order."""
+    """Everything of a record that must be on one side only. ``known`` has a fact for each of its
+    files, in order."""
     shown = [fact["text"] for fact in known if "voice" not in fact]
     for fact in known:
         yield _Clue("media", fact["digest"])
@@ -99,7 +111,8 @@ def _clues(dataset: str, name: str, record: Record, known: list[dict[str, Any]])
 
 
 def _echoed(record: Record) -> Iterator[str]:
-    """Sentences the user gives to be repeated or transcribed: the answer is all of the turn but the instruction."""
+    """Sentences the user gives to be repeated or transcribed: the answer is all of the turn but the
+    instruction."""
     for human, answer in zip(record.conversations[::2], record.conversations[1::2], strict=True):
         given, sentence = spoken(human.value), spoken(answer.value)
         if sentence in given and len(given.split()) - len(sentence.split()) <= _INSTRUCTION_WORDS:
@@ -123,8 +136,9 @@ def _questions(record: Record, known: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{spoken(context) or context} / {spoken(question) or question}"
 
 
-def _read(dataset: str, name: str, source: SplitSource, base: Path,
-          facts: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Record, list[dict[str, Any]]]]:
+def _read(
+    dataset: str, name: str, source: SplitSource, base: Path, facts: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, Record, list[dict[str, Any]]]]:
     """Yield the place, the record and what is known of its files (visual ones first)."""
     roots = {key: resolve(base, root) for key, root in source.roots.items()}
     for row in read_records(resolve(base, source.records), roots):
@@ -144,4 +158,7 @@ def _read(dataset: str, name: str, source: SplitSource, base: Path,
 def _read_facts(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
-    return {fact["file"]: fact for fact in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    return {
+        fact["file"]: fact
+        for fact in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    }

@@ -22,9 +22,15 @@ def pair_questions(first: Scene, second: Scene, rng: Random) -> list[Question]:
     if len(first.things) == len(second.things) == 1:
         one, other = first.things[0], second.things[0]
         asked += [
-            Question("same", "are the shapes the same colour?", "yes." if one.colour == other.colour else "no."),
+            Question(
+                "same",
+                "are the shapes the same colour?",
+                "yes." if one.colour == other.colour else "no.",
+            ),
             Question("named", "what colour is the shape in the first picture?", f"{one.colour}."),
-            Question("named", "what colour is the shape in the second picture?", f"{other.colour}."),
+            Question(
+                "named", "what colour is the shape in the second picture?", f"{other.colour}."
+            ),
             Question("named", "which shape is in the first picture?", f"{one.shape}."),
             Question("named", "which shape is in the second picture?", f"{other.shape}."),
         ]
@@ -33,11 +39,15 @@ def pair_questions(first: Scene, second: Scene, rng: Random) -> list[Question]:
 
 
 def _ask_where(first: Scene, second: Scene, rng: Random) -> Question:
-    """Ask which image has something; the four answers come about equally often where the scenes allow it."""
+    """Ask which image has something; the four answers come about equally often where the scenes
+    allow it."""
     options: dict[str, list[str]] = {}
     for name, words, suffix in (("shape", SHAPES, ""), ("colour", tuple(COLOURS), " shape")):
         for word in words:
-            found = tuple(any(getattr(thing, name) == word for thing in scene.things) for scene in (first, second))
+            found = tuple(
+                any(getattr(thing, name) == word for thing in scene.things)
+                for scene in (first, second)
+            )
             options.setdefault(_ANSWERS[found], []).append(word + suffix)
     answer = rng.choice(sorted(options))
     return Question("where", f"which picture has a {rng.choice(options[answer])}?", answer)

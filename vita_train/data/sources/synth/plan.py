@@ -43,13 +43,17 @@ class Plan:
     splits: Splits
     scale: float
     test_size: int
-    records: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=lambda: defaultdict(dict))
+    records: dict[str, dict[str, list[dict[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     images: list[ImageFile] = field(default_factory=list)
     videos: list[VideoFile] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
     _said: set[tuple[str, Voice]] = field(default_factory=set)
 
-    def slices(self, dataset: str, tests: Sequence[str] = (TEST,)) -> Iterator[tuple[str, str, int]]:
+    def slices(
+        self, dataset: str, tests: Sequence[str] = (TEST,)
+    ) -> Iterator[tuple[str, str, int]]:
         """Yield slice name, split its content is drawn from, and number of records."""
         yield TRAIN, TRAIN, max(_FEWEST, round(TRAIN_SIZES[dataset] * self.scale))
         yield DEV, DEV, self.test_size
@@ -62,10 +66,13 @@ class Plan:
         conversations = []
         for human, answer in turns:
             conversations += [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
-        rows.append({"id": f"{dataset}-{name}-{len(rows):05d}", **media, "conversations": conversations})
+        rows.append(
+            {"id": f"{dataset}-{name}-{len(rows):05d}", **media, "conversations": conversations}
+        )
 
     def image(self, dataset: str, name: str, scene: Scene, suffix: str = "") -> str:
-        """Order an image for the next record of a slice; returns its path below the media folder."""
+        """Order an image for the next record of a slice; returns its path below the media
+        folder."""
         path = self._path(dataset, name, suffix, "jpg")
         self.images.append(ImageFile(path, scene))
         return path
@@ -76,16 +83,34 @@ class Plan:
         self.videos.append(VideoFile(path, video))
         return path
 
-    def clip(self, dataset: str, name: str, text: str, voice: Voice | None, *, effect: str = "",
-             suffix: str = "") -> str:
+    def clip(
+        self,
+        dataset: str,
+        name: str,
+        text: str,
+        voice: Voice | None,
+        *,
+        effect: str = "",
+        suffix: str = "",
+    ) -> str:
         """Order a sound for the next record of a slice."""
         path = self._path(dataset, name, suffix, "wav")
         self.clips.append(Clip(path, text, voice, effect))
         return path
 
-    def say(self, dataset: str, name: str, text: str, voices: Sequence[Voice], rng: Random, *, effect: str = "",
-            suffix: str = "") -> str:
-        """Order speech by one of some voices, a little varied, such that no two clips of the world are the same."""
+    def say(
+        self,
+        dataset: str,
+        name: str,
+        text: str,
+        voices: Sequence[Voice],
+        rng: Random,
+        *,
+        effect: str = "",
+        suffix: str = "",
+    ) -> str:
+        """Order speech by one of some voices, a little varied, such that no two clips of the world
+        are the same."""
         voice = vary(rng.choice(voices), rng)
         while (text, voice) in self._said:
             voice = replace(voice, rate=voice.rate + 1)
@@ -97,6 +122,9 @@ class Plan:
 
 
 def rounds(head: str, questions: Sequence[Question]) -> Turns:
-    """Turns that open with ``head`` (a placeholder or a scene in words) and ask the questions in turn."""
-    return [(f"{head}\n{question.text}" if place == 0 else question.text, question.answer)
-            for place, question in enumerate(questions)]
+    """Turns that open with ``head`` (a placeholder or a scene in words) and ask the questions in
+    turn."""
+    return [
+        (f"{head}\n{question.text}" if place == 0 else question.text, question.answer)
+        for place, question in enumerate(questions)
+    ]

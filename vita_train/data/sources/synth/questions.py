@@ -1,8 +1,9 @@
 """Questions about scenes, each with its one right answer of a word or two.
 
-The same wording serves questions about images, about scenes told in text, and spoken questions, so that what is
-learnt in one form carries over to the others. Within a kind, answers are drawn before questions where that is needed
-to keep any constant answer from scoring well.
+The same wording serves questions about images, about scenes told in text, and spoken questions, so
+that what is
+learnt in one form carries over to the others. Within a kind, answers are drawn before questions
+where that is needed to keep any constant answer from scoring well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from random import Random
 
 from vita_train.data.sources.synth.scenes import COLOURS, NUMBERS, PLACES, SHAPES, Scene, Thing
 
-KINDS: dict[str, float] = {"colour": 0.25, "shape": 0.2, "size": 0.15, "place": 0.15, "count": 0.12, "exists": 0.13}
+KINDS: dict[str, float] = {
+    "colour": 0.25,
+    "shape": 0.2,
+    "size": 0.15,
+    "place": 0.15,
+    "count": 0.12,
+    "exists": 0.13,
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,14 @@ def _unique(scene: Scene, thing: Thing, name: str) -> bool:
 
 def _references(scene: Scene, thing: Thing, hidden: str) -> list[str]:
     """Phrases that single out the thing without naming the hidden attribute."""
-    phrases = {"shape": thing.shape, "colour": f"{thing.colour} shape", "place": f"shape {PLACES[thing.place]}"}
-    return [phrase for name, phrase in phrases.items() if name != hidden and _unique(scene, thing, name)]
+    phrases = {
+        "shape": thing.shape,
+        "colour": f"{thing.colour} shape",
+        "place": f"shape {PLACES[thing.place]}",
+    }
+    return [
+        phrase for name, phrase in phrases.items() if name != hidden and _unique(scene, thing, name)
+    ]
 
 
 def _ask_colour(scene: Scene, thing: Thing, rng: Random) -> Question | None:
@@ -100,9 +114,16 @@ def _ask_exists(scene: Scene, thing: Thing, rng: Random) -> Question | None:
     if rng.random() < 0.5:
         what, answer = rng.choice((thing.shape, f"{thing.colour} shape")), "yes."
     else:
-        shapes, colours = {other.shape for other in scene.things}, {other.colour for other in scene.things}
-        absent = rng.choice(([shape for shape in SHAPES if shape not in shapes],
-                             [f"{colour} shape" for colour in COLOURS if colour not in colours]))
+        shapes, colours = (
+            {other.shape for other in scene.things},
+            {other.colour for other in scene.things},
+        )
+        absent = rng.choice(
+            (
+                [shape for shape in SHAPES if shape not in shapes],
+                [f"{colour} shape" for colour in COLOURS if colour not in colours],
+            )
+        )
         what, answer = rng.choice(absent), "no."
     return Question("exists", f"is there a {what}?", answer)
 

@@ -1,9 +1,12 @@
-"""Dataset recall: words in a row to be said again, forwards, backwards, the last of them, or those beside others.
+"""Dataset recall: words in a row to be said again, forwards, backwards, the last of them, or those
+beside others.
 
-Language models that learn from little text stay on a plateau where they name something of a scene, but not what was
-asked for: finding a word again and reading what stands beside it pay off only together. Here each pays by itself, and
-nearly every supervised token needs it. Trained on this first, a model finds the other in a few hundred steps
-(``benchmarks/results/tiny_quality.md``).
+Language models that learn from little text stay on a plateau where they name something of a scene,
+but not what was
+asked for: finding a word again and reading what stands beside it pay off only together. Here each
+pays by itself, and
+nearly every supervised token needs it. Trained on this first, a model finds the other in a few
+hundred steps (``benchmarks/results/tiny_quality.md``).
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ _KINDS: dict[str, float] = {"repeat": 0.13, "backwards": 0.17, "last": 0.2, "bes
 
 
 def add_recall(plan: Plan) -> None:
-    """Rows of words and what is to be said of them. Has no test: it serves what the other datasets measure."""
+    """Rows of words and what is to be said of them. Has no test: it serves what the other datasets
+    measure."""
     for name, split, number in plan.slices("recall", ()):
         rng = rng_for(plan.splits.seed, "recall", name)
         for _ in range(number):
@@ -45,7 +49,9 @@ def _repeat(rng: Random) -> Turns:
 
 def _backwards(rng: Random) -> Turns:
     words = rng.sample(WORDS, rng.randint(4, 10))
-    return [(f"Repeat these words backwards: {' '.join(words)}.", f"they are {' '.join(words[::-1])}.")]
+    return [
+        (f"Repeat these words backwards: {' '.join(words)}.", f"they are {' '.join(words[::-1])}.")
+    ]
 
 
 def _last(rng: Random) -> Turns:
@@ -65,5 +71,8 @@ def _beside(rng: Random) -> Turns:
 
 
 _MAKERS: dict[str, Callable[[Random], Turns]] = {
-    "repeat": _repeat, "backwards": _backwards, "last": _last, "beside": _beside,
+    "repeat": _repeat,
+    "backwards": _backwards,
+    "last": _last,
+    "beside": _beside,
 }

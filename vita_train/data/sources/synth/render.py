@@ -1,8 +1,9 @@
 """Media files from their descriptions, in blocks of one process each.
 
-A block is a fixed list of files rendered by a fresh process, so the bytes depend neither on how many processes run
-beside each other nor on what was rendered before (see ``espeak`` for why that matters). Blocks run as
-``python -m vita_train.data.sources.synth.render`` with the description on standard input.
+A block is a fixed list of files rendered by a fresh process, so the bytes depend neither on how
+many processes run
+beside each other nor on what was rendered before (see ``espeak`` for why that matters). Blocks run
+as ``python -m vita_train.data.sources.synth.render`` with the description on standard input.
 """
 
 from __future__ import annotations
@@ -79,8 +80,15 @@ class Block:
         return len(self.images) + len(self.videos) + len(self.clips)
 
 
-def render(root: Path, seed: int, images: Sequence[ImageFile], videos: Sequence[VideoFile], clips: Sequence[Clip], *,
-           workers: int) -> None:
+def render(
+    root: Path,
+    seed: int,
+    images: Sequence[ImageFile],
+    videos: Sequence[VideoFile],
+    clips: Sequence[Clip],
+    *,
+    workers: int,
+) -> None:
     """Write all media files below ``root``.
 
     Raises:
@@ -91,12 +99,18 @@ def render(root: Path, seed: int, images: Sequence[ImageFile], videos: Sequence[
     for folder in sorted({(root / job.path).parent for job in jobs}):
         folder.mkdir(parents=True, exist_ok=True)
     blocks = [Block(str(root), seed, clips=tuple(part)) for part in _cut(clips, _CLIPS_PER_BLOCK)]
-    blocks += [Block(str(root), seed, images=tuple(part)) for part in _cut(images, _IMAGES_PER_BLOCK)]
-    blocks += [Block(str(root), seed, videos=tuple(part)) for part in _cut(videos, _IMAGES_PER_BLOCK)]
+    blocks += [
+        Block(str(root), seed, images=tuple(part)) for part in _cut(images, _IMAGES_PER_BLOCK)
+    ]
+    blocks += [
+        Block(str(root), seed, videos=tuple(part)) for part in _cut(videos, _IMAGES_PER_BLOCK)
+    ]
     with ThreadPoolExecutor(workers) as pool:
         started = [pool.submit(_run_block, block) for block in blocks]
         try:
-            for future in progress(as_completed(started), len(started), "rendering pictures and speech"):
+            for future in progress(
+                as_completed(started), len(started), "rendering pictures and speech"
+            ):
                 future.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -132,20 +146,35 @@ def _render_clips(block: Block, root: Path) -> None:
             if clip.effect == "radio":
                 wave = through_radio(wave, rng)
         data = BytesIO()
-        soundfile.write(data, np.round(wave * 32767).astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        soundfile.write(
+            data,
+            np.round(wave * 32767).astype(np.int16),
+            SAMPLE_RATE,
+            subtype="PCM_16",
+            format="WAV",
+        )
         (root / clip.path).write_bytes(data.getvalue())
 
 
 def _run_block(block: Block) -> None:
-    result = subprocess.run([sys.executable, "-m", _MODULE], input=TypeAdapter(Block).dump_json(block),
-                            stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", _MODULE],
+        input=TypeAdapter(Block).dump_json(block),
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     if result.returncode == 0:
         return
     lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
     if result.returncode == EXIT_REFUSED:
         raise UserError(lines[-1], code="VT-USE-041")
-    raise VitaError(f"rendering pictures and speech failed with status {result.returncode}: {lines[-1]}", code="VT-FAIL-002",
-                    where=block.root, remedy="run the command again")
+    raise VitaError(
+        f"rendering pictures and speech failed with status {result.returncode}: {lines[-1]}",
+        code="VT-FAIL-002",
+        where=block.root,
+        remedy="run the command again",
+    )
 
 
 def _cut(items: Sequence[Job], size: int) -> list[Sequence[Job]]:
@@ -161,8 +190,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     except OSError as error:
-        print(f"{error.filename or block.root}: cannot write: {error.strerror} (make room, or choose another folder)",
-              file=sys.stderr)
+        print(
+            f"{error.filename or block.root}: cannot write: {error.strerror} (make room, or choose "
+            f"another folder)",
+            file=sys.stderr,
+        )
         return EXIT_REFUSED
     return 0
 

@@ -1,6 +1,7 @@
 """The world model: coloured shapes of two sizes at five places, and the sentence that says it all.
 
-Colours come in orbits under the exchange of RGB channels (red, green, blue; yellow, cyan, pink; black; white), so a
+Colours come in orbits under the exchange of RGB channels (red, green, blue; yellow, cyan, pink;
+black; white), so a
 image whose channels are exchanged is again an image of this world with other colour words.
 """
 
@@ -31,7 +32,19 @@ PLACES: dict[str, str] = {
     "right": "on the right",
     "bottom": "at the bottom",
 }
-NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS: tuple[str, ...] = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)
 
 #: Places of the things in a scene, by their number.
 LAYOUTS: dict[int, tuple[tuple[str, ...], ...]] = {
@@ -90,7 +103,9 @@ def join_words(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def draw_scene(rng: Random, pairs: tuple[Pair, ...], *, first: Pair | None = None, count: int | None = None) -> Scene:
+def draw_scene(
+    rng: Random, pairs: tuple[Pair, ...], *, first: Pair | None = None, count: int | None = None
+) -> Scene:
     """Draw a scene.
 
     Args:
@@ -104,12 +119,20 @@ def draw_scene(rng: Random, pairs: tuple[Pair, ...], *, first: Pair | None = Non
     chosen = [first] if first else []
     chosen += rng.sample([pair for pair in pairs if pair != first], number - len(chosen))
     rng.shuffle(chosen)
-    return Scene(tuple(Thing(rng.choice(SIZES), *pair, place) for pair, place in zip(chosen, layout, strict=True)))
+    return Scene(
+        tuple(
+            Thing(rng.choice(SIZES), *pair, place)
+            for pair, place in zip(chosen, layout, strict=True)
+        )
+    )
 
 
 def held_out_pairs(rng: Random) -> tuple[Pair, ...]:
-    """Choose the combinations kept out of every training image: each colour once, shapes as evenly as possible."""
+    """Choose the combinations kept out of every training image: each colour once, shapes as evenly
+    as possible."""
     colours, shapes = list(COLOURS), list(SHAPES)
     rng.shuffle(colours)
     rng.shuffle(shapes)
-    return tuple(sorted((colour, shapes[place % len(shapes)]) for place, colour in enumerate(colours)))
+    return tuple(
+        sorted((colour, shapes[place % len(shapes)]) for place, colour in enumerate(colours))
+    )

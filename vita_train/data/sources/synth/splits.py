@@ -1,8 +1,9 @@
 """Who is held out: sentences, scenes, colour-shape pairs and voices of train, dev and test.
 
-A sentence or scene belongs to one split for all datasets, by a seeded hash of its text, so that no dataset trains on
-what another one tests. Words are protected first: as many sentences as are needed for every word to occur in training
-are given to it before anything is held out.
+A sentence or scene belongs to one split for all datasets, by a seeded hash of its text, so that no
+dataset trains on
+what another one tests. Words are protected first: as many sentences as are needed for every word to
+occur in training are given to it before anything is held out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _DEV_SHARE, _TEST_SHARE = 0.08, 0.12
 
 
 def rng_for(seed: int, *names: object) -> Random:
-    """A generator of its own for each named thing, so that adding one thing never changes another."""
+    """A generator of its own for each named thing, so that adding one thing never changes
+    another."""
     return Random("/".join(map(str, (seed, *names))))
 
 
@@ -55,7 +57,8 @@ class Splits:
     unseen_pairs: tuple[Pair, ...]
     """Combinations that no training image shows."""
     cover: tuple[str, ...]
-    """Sentences that training must speak whatever its size; every word of the recogniser's grammar is in them."""
+    """Sentences that training must speak whatever its size; every word of the recogniser's grammar
+    is in them."""
     tts_cover: tuple[str, ...]
     """The same for what the assistant says."""
     _fixed: frozenset[str]
@@ -65,13 +68,20 @@ class Splits:
     def cut(cls, seed: int) -> Splits:
         """Cut the world by a seed."""
         asr, tts = asr_families(), tts_families()
-        fixed = {text for family in (*asr, *tts) if family.always_train for text in family.sentences}
+        fixed = {
+            text for family in (*asr, *tts) if family.always_train for text in family.sentences
+        }
         # Of each fact one wording is trained on, else a test would ask for what was never told.
         fixed |= {spoken(rng_for(seed, "fact", *fact).choice(fact[1:])) for fact in facts()}
         cover = covering(text for family in asr for text in family.sentences)
         tts_cover = covering(text for family in tts for text in family.sentences)
-        return cls(seed, held_out_pairs(rng_for(seed, "pairs")), tuple(cover), tuple(tts_cover),
-                   frozenset({*fixed, *cover, *tts_cover}))
+        return cls(
+            seed,
+            held_out_pairs(rng_for(seed, "pairs")),
+            tuple(cover),
+            tuple(tts_cover),
+            frozenset({*fixed, *cover, *tts_cover}),
+        )
 
     @property
     def seen_pairs(self) -> tuple[Pair, ...]:
@@ -83,19 +93,31 @@ class Splits:
         return TRAIN if sentence in self._fixed else split_of(self.seed, sentence)
 
     def of_scene(self, text: str) -> str:
-        """Split of a scene or video given in words; that of the sentence, so that a caption is not both."""
+        """Split of a scene or video given in words; that of the sentence, so that a caption is not
+        both."""
         return self.of_sentence(spoken(text))
 
-    def draw_sentences(self, families: Sequence[Family], split: str, number: int, rng: Random,
-                       cover: Sequence[str] = ()) -> list[str]:
+    def draw_sentences(
+        self,
+        families: Sequence[Family],
+        split: str,
+        number: int,
+        rng: Random,
+        cover: Sequence[str] = (),
+    ) -> list[str]:
         """Draw sentences of one split: a family by its weight, then the family's sentences in turn.
 
         ``cover`` comes first. Sentences repeat only when a family has been used up.
         """
-        pools = [[text for text in family.sentences if self.of_sentence(text) == split] for family in families]
+        pools = [
+            [text for text in family.sentences if self.of_sentence(text) == split]
+            for family in families
+        ]
         for pool in pools:
             rng.shuffle(pool)
-        weights = [family.weight if pool else 0.0 for family, pool in zip(families, pools, strict=True)]
+        weights = [
+            family.weight if pool else 0.0 for family, pool in zip(families, pools, strict=True)
+        ]
         used: Counter[int] = Counter()
         drawn = list(cover)
         while len(drawn) < number:

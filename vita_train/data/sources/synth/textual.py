@@ -1,8 +1,9 @@
 """Datasets of text alone: textqa, instruct, dialogue.
 
-They teach the language model what the later stages only give it another way to hear and see: scenes stand in words
-where an image will stand, sentences where speech will. Every pair of colour and shape occurs here, also those held
-out from images.
+They teach the language model what the later stages only give it another way to hear and see: scenes
+stand in words
+where an image will stand, sentences where speech will. Every pair of colour and shape occurs here,
+also those held out from images.
 """
 
 from __future__ import annotations
@@ -18,19 +19,35 @@ from vita_train.data.sources.synth.scenes import ALL_PAIRS
 from vita_train.data.sources.synth.sentences import asr_families, radio_talk, side_talk, spoken
 from vita_train.data.sources.synth.splits import Splits, rng_for
 from vita_train.data.sources.synth.videos import video_questions
-from vita_train.data.sources.synth.visual import DESCRIBE, scene_of, scene_pair_of, scene_questions, video_of
+from vita_train.data.sources.synth.visual import (
+    DESCRIBE,
+    scene_of,
+    scene_pair_of,
+    scene_questions,
+    video_of,
+)
 
 TRANSCRIBE = "Transcribe the speech."
 REPEAT = "Repeat:"
 
 #: Instruction kinds and their share.
-_INSTRUCTIONS: dict[str, float] = {"repeat": 0.12, "transcribe": 0.2, "describe": 0.14, "pair": 0.16, "film": 0.12,
-                                   "spoken_scene": 0.13, "spoken_request": 0.08, "side_talk": 0.05}
+_INSTRUCTIONS: dict[str, float] = {
+    "repeat": 0.12,
+    "transcribe": 0.2,
+    "describe": 0.14,
+    "pair": 0.16,
+    "film": 0.12,
+    "spoken_scene": 0.13,
+    "spoken_request": 0.08,
+    "side_talk": 0.05,
+}
 
 
 def exchanges_of(splits: Splits, split: str) -> list[Exchange]:
     """Questions and answers whose wording belongs to a split."""
-    return [exchange for exchange in exchanges() if splits.of_sentence(spoken(exchange[0])) == split]
+    return [
+        exchange for exchange in exchanges() if splits.of_sentence(spoken(exchange[0])) == split
+    ]
 
 
 def add_textqa(plan: Plan) -> None:
@@ -69,9 +86,13 @@ class _Instructions:
 
     def __init__(self, splits: Splits, split: str, rng: Random, number: int) -> None:
         self.splits, self.split, self.rng = splits, split, rng
-        self.sentences: Iterator[str] = iter(splits.draw_sentences(asr_families(), split, number, rng))
+        self.sentences: Iterator[str] = iter(
+            splits.draw_sentences(asr_families(), split, number, rng)
+        )
         self.requests = exchanges_of(splits, split)
-        self.asides = [text for text in (*side_talk(), *radio_talk()) if splits.of_sentence(text) == split]
+        self.asides = [
+            text for text in (*side_talk(), *radio_talk()) if splits.of_sentence(text) == split
+        ]
 
     def make(self, kind: str) -> Turns:
         """Draw the turns of one record of a kind of ``_INSTRUCTIONS``."""

@@ -43,8 +43,10 @@ class Video:
         """The four frames as scenes."""
         places = PATHS[self.direction] if self.direction else ("middle",) * FRAMES
         colours = (self.thing.colour,) * 2 + (self.last_colour,) * 2
-        return [Scene((replace(self.thing, place=place, colour=colour),))
-                for place, colour in zip(places, colours, strict=True)]
+        return [
+            Scene((replace(self.thing, place=place, colour=colour),))
+            for place, colour in zip(places, colours, strict=True)
+        ]
 
     @property
     def text(self) -> str:
@@ -78,19 +80,30 @@ def video_questions(video: Video, rng: Random) -> list[Question]:
         Question("changes", f"does the {shape} change colour?", _yes(changed)),
     ]
     if video.direction:
-        asked += [Question("direction", f"which way does the {shape} move?", video.direction + ".")] * 2
+        asked += [
+            Question("direction", f"which way does the {shape} move?", video.direction + ".")
+        ] * 2
     else:
-        asked.append(Question("colour", f"what colour is the {shape} at the end?", video.last_colour + "."))
-        asked.append(Question("colour", f"what colour is the {shape} at the start?", video.thing.colour + "."))
+        asked.append(
+            Question("colour", f"what colour is the {shape} at the end?", video.last_colour + ".")
+        )
+        asked.append(
+            Question(
+                "colour", f"what colour is the {shape} at the start?", video.thing.colour + "."
+            )
+        )
     rng.shuffle(asked)
     return list(dict.fromkeys(asked))
 
 
 def encode_video(video: Video, look: Look) -> bytes:
     """Return the bytes of a video as H.264 in MP4, one frame a second."""
-    images = [paint([frame.things[0]], [centre], look)
-              for frame, centre in zip(video.frames, _centres(video.direction), strict=True)]
-    # One thread and bit-exact flags: otherwise the bytes name the encoder's build and depend on the machine's cores.
+    images = [
+        paint([frame.things[0]], [centre], look)
+        for frame, centre in zip(video.frames, _centres(video.direction), strict=True)
+    ]
+    # One thread and bit-exact flags: otherwise the bytes name the encoder's build and depend on the
+    # machine's cores.
     data = BytesIO()
     with av.open(data, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=1)

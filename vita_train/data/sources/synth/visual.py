@@ -17,8 +17,15 @@ _MOST_QUESTIONS = 5
 _TRIES = 200
 
 
-def scene_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...], *, first: Pair | None = None,
-             count: int | None = None) -> Scene:
+def scene_of(
+    splits: Splits,
+    split: str,
+    rng: Random,
+    pairs: tuple[Pair, ...],
+    *,
+    first: Pair | None = None,
+    count: int | None = None,
+) -> Scene:
     """Draw a scene that belongs to a split."""
     while True:
         scene = draw_scene(rng, pairs, first=first, count=count)
@@ -26,7 +33,9 @@ def scene_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...], *
             return scene
 
 
-def scene_pair_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) -> tuple[Scene, Scene]:
+def scene_pair_of(
+    splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]
+) -> tuple[Scene, Scene]:
     """Draw two scenes of a split: mostly one thing each, and half of those of the same colour."""
     if rng.random() < 0.25:
         return scene_of(splits, split, rng, pairs), scene_of(splits, split, rng, pairs)
@@ -44,12 +53,19 @@ def video_of(splits: Splits, split: str, rng: Random, pairs: tuple[Pair, ...]) -
             return video
 
 
-def scene_questions(splits: Splits, name: str, split: str, rng: Random, pairs: tuple[Pair, ...],
-                    asked: set[tuple[str, str]]) -> tuple[Scene, list[Question]]:
-    """Draw a scene with its questions: one to five in training, one in tests, where none is asked twice.
+def scene_questions(
+    splits: Splits,
+    name: str,
+    split: str,
+    rng: Random,
+    pairs: tuple[Pair, ...],
+    asked: set[tuple[str, str]],
+) -> tuple[Scene, list[Question]]:
+    """Draw a scene with its questions: one to five in training, one in tests, where none is asked
+    twice.
 
-    ``asked`` holds the caption and question of every test record so far and is added to. In the slice of unseen
-    combinations the question is about a thing of such a combination.
+    ``asked`` holds the caption and question of every test record so far and is added to. In the
+    slice of unseen combinations the question is about a thing of such a combination.
     """
     if split == TRAIN:
         scene = scene_of(splits, split, rng, pairs)
@@ -73,7 +89,13 @@ def add_caption(plan: Plan) -> None:
             first = rng.choice(plan.splits.unseen_pairs) if name == UNSEEN else None
             scene = scene_of(plan.splits, split, rng, plan.splits.seen_pairs, first=first)
             path = plan.image("caption", name, scene)
-            plan.add("caption", name, [(f"<image>\n{DESCRIBE}", scene.caption)], set="pictures", image=path)
+            plan.add(
+                "caption",
+                name,
+                [(f"<image>\n{DESCRIBE}", scene.caption)],
+                set="pictures",
+                image=path,
+            )
 
 
 def add_vqa(plan: Plan) -> None:
@@ -82,7 +104,9 @@ def add_vqa(plan: Plan) -> None:
         rng = rng_for(plan.splits.seed, "vqa", name)
         asked: set[tuple[str, str]] = set()
         for _ in range(number):
-            scene, questions = scene_questions(plan.splits, name, split, rng, plan.splits.seen_pairs, asked)
+            scene, questions = scene_questions(
+                plan.splits, name, split, rng, plan.splits.seen_pairs, asked
+            )
             path = plan.image("vqa", name, scene)
             plan.add("vqa", name, rounds("<image>", questions), set="pictures", image=path)
 
@@ -95,8 +119,17 @@ def add_multi_image(plan: Plan) -> None:
             scenes = scene_pair_of(plan.splits, split, rng, plan.splits.seen_pairs)
             most = rng.randint(1, _MOST_QUESTIONS) if split == TRAIN else 1
             questions = pair_questions(*scenes, rng)[:most]
-            paths = [plan.image("multi_image", name, scene, f"_{place}") for place, scene in enumerate(scenes)]
-            plan.add("multi_image", name, rounds("<image>\n<image>", questions), set=["pictures"] * 2, image=paths)
+            paths = [
+                plan.image("multi_image", name, scene, f"_{place}")
+                for place, scene in enumerate(scenes)
+            ]
+            plan.add(
+                "multi_image",
+                name,
+                rounds("<image>\n<image>", questions),
+                set=["pictures"] * 2,
+                image=paths,
+            )
 
 
 def add_video(plan: Plan) -> None:

@@ -36,19 +36,37 @@ def _voice(variant: str, rate: int, pitch: int) -> Voice:
 
 
 TRAIN_VOICES: tuple[Voice, ...] = (
-    _voice("m1", 170, 45), _voice("m3", 165, 50), _voice("m4", 180, 40), _voice("m7", 160, 55),
-    _voice("m8", 170, 50), _voice("f1", 165, 50), _voice("f2", 175, 55), _voice("f3", 160, 45),
-    _voice("Annie", 170, 50), _voice("Michael", 175, 45), _voice("rob", 165, 60), _voice("Denis", 170, 55),
+    _voice("m1", 170, 45),
+    _voice("m3", 165, 50),
+    _voice("m4", 180, 40),
+    _voice("m7", 160, 55),
+    _voice("m8", 170, 50),
+    _voice("f1", 165, 50),
+    _voice("f2", 175, 55),
+    _voice("f3", 160, 45),
+    _voice("Annie", 170, 50),
+    _voice("Michael", 175, 45),
+    _voice("rob", 165, 60),
+    _voice("Denis", 170, 55),
 )
-TEST_VOICES: tuple[Voice, ...] = (_voice("m2", 165, 60), _voice("f4", 175, 50), _voice("max", 170, 45))
-#: The assistant's voice; the recogniser knows it, so that it can judge resynthesised and generated speech.
+TEST_VOICES: tuple[Voice, ...] = (
+    _voice("m2", 165, 60),
+    _voice("f4", 175, 50),
+    _voice("max", 170, 45),
+)
+#: The assistant's voice; the recogniser knows it, so that it can judge resynthesised and generated
+#: speech.
 ASSISTANT: Voice = TRAIN_VOICES[1]
 
 
 def vary(voice: Voice, rng: Random) -> Voice:
     """The same speaker a little slower or faster, lower or higher."""
-    return Voice(voice.name, voice.variant, round(voice.rate * rng.uniform(0.9, 1.12)),
-                 voice.pitch + rng.randint(-8, 8))
+    return Voice(
+        voice.name,
+        voice.variant,
+        round(voice.rate * rng.uniform(0.9, 1.12)),
+        voice.pitch + rng.randint(-8, 8),
+    )
 
 
 def speak(synthesiser: Synthesiser, text: str, voice: Voice) -> NDArray[np.float32]:
@@ -57,8 +75,13 @@ def speak(synthesiser: Synthesiser, text: str, voice: Voice) -> NDArray[np.float
     wave = soxr.resample(samples.astype(np.float32), synthesiser.rate, SAMPLE_RATE)
     loud = np.flatnonzero(np.abs(wave) > _SILENCE * np.abs(wave).max(initial=0.0))
     wave = wave[loud[0] : loud[-1] + 1] if len(loud) else wave
-    return np.concatenate([np.zeros(int(_LEAD * SAMPLE_RATE), np.float32), normalise(wave),
-                           np.zeros(int(_TAIL * SAMPLE_RATE), np.float32)])
+    return np.concatenate(
+        [
+            np.zeros(int(_LEAD * SAMPLE_RATE), np.float32),
+            normalise(wave),
+            np.zeros(int(_TAIL * SAMPLE_RATE), np.float32),
+        ]
+    )
 
 
 def normalise(wave: NDArray[np.float32]) -> NDArray[np.float32]:
