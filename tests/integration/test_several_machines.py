@@ -107,7 +107,7 @@ def test_two_machines_train_one_stage(prepared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["seed=7", "stages.0.llm.checkpoint_interval=2"], ids=["weights", "checkpoints"]
+    "setting", ["seed=7", "stages.0.llm.checkpoint_interval=3"], ids=["weights", "checkpoints"]
 )
 def test_machines_with_different_recipes_stop(prepared: Path, tmp_path: Path, setting: str) -> None:
     root = Path(shutil.copytree(prepared, tmp_path / "runs"))

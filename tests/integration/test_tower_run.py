@@ -37,7 +37,7 @@ storage: {{root: {root}}}
 stages:
   "1.2":
     objective: next_token
-    data: {{images: 1.0}}
+    data: {{pictures: 1.0}}
     trainable: {{llm: 1.0e-2, projector: 5.0e-3, vision: 5.0e-3}}
     steps: {steps}
     checkpoint_interval: 30

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: Modules that each kind of input or output needs.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("llm",),
-    "pictures": ("vision", "projector"),
+    "images": ("vision", "projector"),
     "video": ("vision", "projector"),
     "speech": ("codec", "speech_decoder"),
 }
@@ -269,7 +269,7 @@ class Chat:
         )
 
     def _image(self, path: Path) -> Tensor:
-        self._require("pictures")
+        self._require("images")
         spec = self.recipe.model.vision
         pixels = _usable(
             lambda: cut_tiles(open_image(path), self.recipe.data.image, spec.tile_size)

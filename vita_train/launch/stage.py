@@ -79,11 +79,17 @@ def finish(backend: JobBackend, job: StageJob) -> Manifest:
     return manifest
 
 
-def complete(backend: JobBackend, job: StageJob) -> str:
+def complete(backend: JobBackend, job: StageJob, *, leads: bool = True) -> str:
     """Run a job to its end, starting it again up to ``launch.restarts`` times; return where its
     logs are.
 
     The stage itself goes on from its last checkpoint.
+
+    Args:
+        backend: where it runs.
+        job: what to run.
+        leads: this launcher starts the first machine, and so says what the recipe is. Of several
+            that are started by hand the others keep to their own, so that the ranks can compare.
 
     Raises:
         UserError: the recipe, the data or a setting was refused.
@@ -91,7 +97,8 @@ def complete(backend: JobBackend, job: StageJob) -> str:
         StoppedError: SIGTERM or SIGINT came.
         VitaError: the job failed; its message says why.
     """
-    write_job_recipe(job)
+    if leads:
+        write_job_recipe(job)
     attempt = 0
     while (outcome := backend.run(replace(job, attempt=attempt))).failure is not None:
         if not outcome.may_retry or attempt >= job.run.recipe.launch.restarts:

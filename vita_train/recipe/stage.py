@@ -81,9 +81,8 @@ class OptimSpec(Strict):
     def _has_a_ratio(self) -> OptimSpec:
         if self.schedule == "exponential" and not self.min_lr_ratio:
             raise ValueError(
-                "schedule exponential needs final above 0, the share of the peak rate at the last "
-                "step, "
-                "such as 0.1"
+                "schedule exponential needs min_lr_ratio above 0, the share of the peak rate "
+                "at the last step, such as 0.1"
             )
         return self
 
@@ -106,8 +105,8 @@ class EvalSpec(Strict):
 
     interval: OptionalCount = 0
     """Steps between measurements of the dev loss; 0 only at the end."""
-    batches: Count = 4
-    """Batches of a dev measurement."""
+    batches: OptionalCount = 4
+    """Batches of a dev measurement; 0 takes none."""
     max_samples: Count = 400
     """Most test samples a final measure uses per slice."""
 

@@ -95,7 +95,7 @@ def main() -> int:
     world = world_from_environment()
     recipe = toy_recipe(
         engine=case.get("engine", {}),
-        save_every=2,
+        checkpoint_interval=2,
         batch={"global_batch_size": 8, "grad_accum": case.get("accumulate", 1)},
         **{"eval": {"batches": 1}, **(case.get("stage") or {"steps": 8})},
     )

@@ -83,7 +83,10 @@ def test_mistakes_in_a_recipe_are_one_message(
     assert run("recipe", "check", str(path), monkeypatch=monkeypatch) == EXIT_REFUSED
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"error: {path}:2: unknown key 'stagez' (did you mean 'stages'?)\n"
+    assert (
+        captured.err
+        == f"error: {path}:2: unknown key 'stagez' (did you mean 'stages'?) [VT-RECIPE-050]\n"
+    )
 
 
 def test_unknown_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +119,8 @@ def test_faults_of_the_machine_have_a_remedy(
     )
     assert run(monkeypatch=monkeypatch) == EXIT_REFUSED
     shown = capsys.readouterr().err
-    assert shown.startswith("error: /some/file: some reason (")
+    reason = "no space left on the disk" if number == errno.ENOSPC else "some reason"
+    assert shown.startswith(f"error: /some/file: {reason} (")
     assert shown.count("\n") == 1
 
 

@@ -6,10 +6,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.omni_batches import document
-from vita_train.data import constants
 from vita_train.errors import DataError
 from vita_train.inference.generate import answer, draw, generate, generate_ids, stream_text
-from vita_train.models import inputs
 from vita_train.models.inputs import Prompt
 from vita_train.models.omni import Omni
 
@@ -58,14 +56,6 @@ def replies(omni: Omni, chosen: list[Prompt], stop_ids: tuple[int, ...] = ()) ->
         for reply, token in zip(made, ids, strict=True):
             reply.append(token)
     return made
-
-
-def test_models_and_data_agree_on_placeholder_ids() -> None:
-    assert (inputs.IMAGE_ID, inputs.AUDIO_ID, inputs.IGNORE_INDEX) == (
-        constants.IMAGE_ID,
-        constants.AUDIO_ID,
-        constants.IGNORE_INDEX,
-    )
 
 
 def test_a_batch_of_mixed_modalities_answers_as_each_alone(lively: Omni) -> None:

@@ -52,7 +52,7 @@ def test_parameters_take_the_type_and_buffers_keep_theirs(small_spec: ModelSpec)
     assert modules["llm"].model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("names", "units"), [(["llm", "tower"], 0), (["ctc_head"], 0)])
+@pytest.mark.parametrize(("names", "ctc_vocab_size"), [(["llm", "tower"], 0), (["ctc_head"], 0)])
 def test_what_cannot_be_built_is_refused(
     small_spec: ModelSpec, names: list[str], ctc_vocab_size: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_modules_of_sound_are_built_without_transformers() -> None:
         "spec = load_recipe('smoke').model\n"
         "for empty in (False, True):\n"
         "    build_modules(spec, ['audio_encoder', 'ctc_head', 'codec', 'discriminators'], "
-        "units=4, empty=empty)\n"
+        "ctc_vocab_size=4, empty=empty)\n"
         "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

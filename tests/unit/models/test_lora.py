@@ -229,13 +229,18 @@ def test_foreign_adapters_are_refused_in_one_line(
 def test_numbers_that_are_not_finite_are_not_merged(small_spec: ModelSpec, tmp_path: Path) -> None:
     _, adapter = trained_adapter(small_spec)
     _, weights = save_adapter(adapter, tmp_path)
+    other = language_model(small_spec)
+    attach_adapter(other, (tmp_path / "adapter_config.json", weights), adapter.base)
+    next(value for name, value in other.named_parameters() if "lora_" in name).data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="not finite"):
+        merge_adapters(other)
     tensors = load_file(weights)
     next(iter(tensors.values())).fill_(float("nan"))
     save_file(tensors, weights, {"format": "pt", "base": adapter.base})
-    other = language_model(small_spec)
-    attach_adapter(other, (tmp_path / "adapter_config.json", weights), adapter.base)
     with pytest.raises(CheckpointError, match="not finite"):
-        merge_adapters(other)
+        attach_adapter(
+            language_model(small_spec), (tmp_path / "adapter_config.json", weights), adapter.base
+        )
 
 
 @pytest.mark.parametrize(
@@ -304,5 +309,5 @@ def test_without_bitsandbytes_one_line_says_so(
         )
     assert str(caught.value) == (
         "stages.1.2.quantize: bitsandbytes is not installed "
-        "(pip install 'vita-train[quant]', or take quantize out)"
+        f"(pip install 'vita-train[quant]', or take quantize out) [{caught.value.code}]"
     )

@@ -105,6 +105,7 @@ def test_failure_leaves_no_commit_and_a_reason(recipe: Recipe) -> None:
     assert progress["state"] == "failed"
     assert progress["error"] == {
         "code": 2,
+        "error": "",
         "what": "no images",
         "where": "here",
         "remedy": "add some",

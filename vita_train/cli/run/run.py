@@ -160,7 +160,7 @@ def launch(
         nodes = nodes_by_hand(nnodes, node_rank, master_addr, master_port)
         machine, job = LocalBackend(nodes, network), stage_job(opened, step, digest="")
         if nodes.rank > 0:
-            complete(machine, job)
+            complete(machine, job, leads=False)
             typer.echo(
                 f"stage {step}: the ranks of machine {nodes.rank} are done; machine 0 commits the "
                 f"stage"

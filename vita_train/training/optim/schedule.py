@@ -48,7 +48,7 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
         return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * (1 - progress)
     if optim.min_lr_ratio <= 0:
         raise RecipeError(
-            "an exponential schedule needs final above 0",
+            "an exponential schedule needs min_lr_ratio above 0",
             code="VT-RECIPE-076",
             where="optim.min_lr_ratio",
             remedy="give the share of the peak rate reached at the last step, for example 0.1",

@@ -79,7 +79,7 @@ def test_both_flags_are_named(line: str, first: str, second: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"train: {first} contradicts {second}")
     assert "\n" not in message
-    assert message.endswith(")")
+    assert message.endswith("]")
 
 
 def test_every_conflict_has_a_case() -> None:

@@ -201,8 +201,8 @@ TOLD: list[tuple[str, str]] = [
     ("--tf32 True", "--tf32 has no effect"),
     ("--local_rank 0", "--local_rank has no effect"),
     ("--logging_steps 1", "every step is logged"),
-    ("--resume_from_checkpoint True", "goes on where it stopped"),
-    ("--resume_from_checkpoint runs/mine/checkpoint-5", "goes on where it stopped"),
+    ("--resume_from_checkpoint True", "continues where it stopped"),
+    ("--resume_from_checkpoint runs/mine/checkpoint-5", "continues where it stopped"),
     ("--audio_prompt_num 25", "--audio_prompt_num has no effect without --audio_prompt_finetune"),
 ]
 

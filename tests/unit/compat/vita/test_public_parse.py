@@ -99,7 +99,7 @@ def test_what_the_library_refuses_is_refused(line: str) -> None:
 def test_mistakes_are_one_line(line: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_arguments(line.split())
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{message} [{caught.value.code}]"
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
