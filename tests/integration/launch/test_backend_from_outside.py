@@ -154,7 +154,7 @@ def test_a_stage_trains_through_it(
     index = next(run.corpus_dir.glob("counting/train*"))
     index.rename(tmp_path / "away")
     refused = _python(environment, *launch)
-    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert refused.returncode == 2, refused.stdout + refused.stderr
     assert "prepared data cannot be read" in refused.stderr, (
         "what a rank said is the reason, not the status of a node"
     )
