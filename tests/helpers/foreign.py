@@ -156,13 +156,17 @@ def released(modules: nn.ModuleDict) -> dict[str, Tensor]:
     }
 
 
-def plan(path: Path, spec: ModelSpec, names: tuple[str, ...] = (), layout: str = "") -> ImportPlan:
-    return plan_import(open_source(path, layout), spec, names)
+def plan(
+    path: Path, spec: ModelSpec, names: tuple[str, ...] = (), layout: str = "", prefix: str = ""
+) -> ImportPlan:
+    return plan_import(open_source(path, layout, prefix=prefix), spec, names)
 
 
-def imported(path: Path, spec: ModelSpec, out: Path, names: tuple[str, ...] = ()) -> nn.ModuleDict:
+def imported(
+    path: Path, spec: ModelSpec, out: Path, names: tuple[str, ...] = (), prefix: str = ""
+) -> nn.ModuleDict:
     """Modules of the specification that started from an import of ``path``."""
-    summary = write_import(plan(path, spec, names), out)
+    summary = write_import(plan(path, spec, names, prefix=prefix), out)
     modules = build_modules(spec, summary["modules"], ctc_vocab_size=7, seed=9).eval()
     load_modules(
         modules,

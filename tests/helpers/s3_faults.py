@@ -29,7 +29,12 @@ Kind = Literal[
     "InternalError",
     "SlowDown",
     "ConditionalRequestConflict",
+    "lie",
 ]
+
+Headers = dict[str, str]
+Lie = Callable[[Headers, bytes], tuple[Headers, bytes]]
+"""Headers and body of a true answer to those that are sent in its place, with status 200."""
 
 _STATUS = {"InternalError": 500, "SlowDown": 503, "ConditionalRequestConflict": 409}
 
@@ -45,6 +50,7 @@ class Fault:
     """Requests still to spoil."""
     seconds: float
     before: Callable[[], None] | None
+    lie: Lie | None = None
     seen: int = 0
 
 
@@ -68,6 +74,7 @@ class FaultProxy:
         times: float = math.inf,
         seconds: float = 0.0,
         before: Callable[[], None] | None = None,
+        lie: Lie | None = None,
     ) -> Fault:
         """Let requests go wrong.
 
@@ -82,8 +89,9 @@ class FaultProxy:
             match: a regular expression, searched for in ``METHOD /bucket/key?query``.
             times: requests to spoil; all from now on when not given.
             seconds, before: for "late".
+            lie: for "lie"; a Content-Length that it gives is sent whatever the body's length is.
         """
-        fault = Fault(kind, match, times, seconds, before)
+        fault = Fault(kind, match, times, seconds, before, lie)
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -158,6 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, answer = self._forward(
             _changed(body) if kind == "changed request" else body
         )
+        if fault and fault.lie:
+            self._lie(*fault.lie({name.lower(): value for name, value in headers}, answer))
+            return
         if kind == "lost answer":
             self.close_connection = True
             return
@@ -212,6 +223,20 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 self.wfile.write(body[: len(body) // 2] if cut else body)
         self.close_connection = self.close_connection or cut
+
+    def _lie(self, headers: Headers, body: bytes) -> None:
+        self.close_connection = True
+        with suppress(ConnectionError):
+            self.send_response_only(200)
+            for name, value in {
+                "content-length": str(len(body)),
+                **headers,
+                "connection": "close",
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -65,15 +65,33 @@ class ToyLanguage(nn.Module):
         return self.norm(embeds)
 
 
+class ToyNorm(nn.BatchNorm1d):
+    """Its statistics are float32 whatever its parameters are; torch takes no such mixture on the
+    CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        if self.training:
+            self.num_batches_tracked += 1
+        return F.batch_norm(
+            input.float(),
+            self.running_mean,
+            self.running_var,
+            self.weight.float(),
+            self.bias.float(),
+            self.training,
+            self.momentum or 0.1,
+            self.eps,
+        ).to(input.dtype)
+
+
 def toy_modules(seed: int = 0) -> nn.ModuleDict:
     """Return modules whose weights depend on the seed alone."""
     torch.manual_seed(seed)
     return nn.ModuleDict(
         {
             "llm": ToyLanguage(),
-            "vision": nn.Sequential(
-                nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.BatchNorm1d(WIDTH)
-            ),
+            "vision": nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), ToyNorm(WIDTH)),
             "projector": nn.Linear(WIDTH, WIDTH),
         }
     )

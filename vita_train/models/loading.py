@@ -105,6 +105,13 @@ def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
     return None
 
 
+def prefix_remedy(missing: Sequence[str], unused: Sequence[str]) -> str:
+    """Return what to do where all names of a file only have something before them; empty if that is
+    not the fault."""
+    prefix = common_prefix(missing, unused)
+    return f"every name begins with {prefix!r}: write the file again without it" if prefix else ""
+
+
 def _remedy(missing: Sequence[str], unused: Sequence[str], setting: str) -> str:
     if prefix := common_prefix(missing, unused):
         others = sorted(

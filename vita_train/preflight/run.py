@@ -20,6 +20,7 @@ from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
+from vita_train.preflight.disk import plan_disk
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
@@ -29,6 +30,7 @@ from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.storage.factory import open_file
+from vita_train.storage.local import LocalStore
 from vita_train.storage.store_probe import try_store
 from vita_train.weights.pretrained import pretrained_modules
 
@@ -57,7 +59,7 @@ def check_all(run: Run, selection: Selection | None = None) -> list[Check]:
         ("earlier stages", lambda: _earlier(run, chosen)),
         *([("initial weights", lambda: initial_weights(recipe))] if recipe.weights else []),
         ("model", lambda: _model(run, parameters, adapters)),
-        ("memory and disk", lambda: _resources(run, parameters, adapters)),
+        ("memory and disk", lambda: _resources(run, chosen, parameters, adapters)),
         ("ports", _ports),
     ]
     return [check(name, work) for name, work in checks]
@@ -237,10 +239,10 @@ def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, i
     counted = _counted_before(cache, digest)
     if counted is None:
         counted = _count(recipe)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps({"digest": digest, "counted": counted}), encoding="utf-8")
-        partial.replace(cache)  # so that a full disk or a power cut leaves the file whole or absent
+        text = json.dumps({"digest": digest, "counted": counted})
+        LocalStore(cache.parent).write(
+            cache.name, text.encode()
+        )  # whole or absent after a full disk or a power cut
     parameters.update(counted["modules"])
     adapters.update(counted["adapters"])
     counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
@@ -288,7 +290,9 @@ def _count(recipe: Recipe) -> dict[str, Any]:
     return counted
 
 
-def _resources(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, int]]) -> str:
+def _resources(
+    run: Run, selection: Selection, parameters: dict[str, int], adapters: dict[str, dict[str, int]]
+) -> str:
     if not parameters:
         return "not estimated, because the model cannot be built"
     recipe = run.recipe
@@ -314,17 +318,33 @@ def _resources(run: Run, parameters: dict[str, int], adapters: dict[str, dict[st
             )
         parts.append(f"of {there / _GIB:.1f} GiB")
     if run.is_local:
-        disk = _LEAST_FREE + (recipe.storage.keep_last + 1) * (weights + state)
+        steps = selection.steps(recipe)
+        todo = [
+            stage
+            for stage in recipe.stages
+            if stage in steps and (selection.force or not _is_done(run, stage))
+        ]
+        plan = plan_disk(recipe, todo, trained, sum(parameters.values()), exports="export" in steps)
+        disk = _LEAST_FREE + plan.total
         free = shutil.disk_usage(run.dir).free
         if free < disk:
             raise UserError(
-                f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free",
-                code="VT-USE-087",
+                f"about {disk / _GIB:.1f} GiB of disk are needed, {free / _GIB:.1f} GiB are free: "
+                f"checkpoints of "
+                f"{len(todo)} stages take {(plan.checkpoints + plan.in_flight) / _GIB:.1f} GiB, "
+                f"weights "
+                f"{plan.weights / _GIB:.1f} GiB",
+                code="VT-USE-130",
                 where=str(run.dir),
-                remedy="free some space or choose another storage.root",
+                remedy=f"free some space, choose another storage.root, or lower storage.keep_last "
+                f"({recipe.storage.keep_last} now)",
             )
         parts.append(f"and {disk / _GIB:.1f} GiB of disk, {free / _GIB:.1f} GiB free")
     return " ".join(parts)
+
+
+def _is_done(run: Run, stage: str) -> bool:
+    return run.store.exists(run.final_key(stage))
 
 
 def _ports() -> str:

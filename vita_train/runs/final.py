@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from vita_train.errors import CheckpointError
 from vita_train.runs.manifest import Manifest
 from vita_train.storage.base import MissingKeyError, Store
+from vita_train.storage.retry import read_twice
 
 
 def final_key(prefix: str) -> str:
@@ -28,7 +29,7 @@ def read_final(store: Store, prefix: str) -> Manifest | None:
     """
     key = final_key(prefix)
     try:
-        return Manifest.model_validate_json(store.read(key))
+        return read_twice(lambda: Manifest.model_validate_json(store.read(key)), (ValidationError,))
     except MissingKeyError:
         return None
     except ValidationError as error:
@@ -38,5 +39,6 @@ def read_final(store: Store, prefix: str) -> Manifest | None:
             f"is damaged: {location + ': ' if location else ''}{first['msg'].lower()}",
             code="VT-WEIGHTS-010",
             where=store.uri_of(key),
-            remedy="delete it and run the step again",
+            remedy="look at it and at the storage; if it really is no "
+            "manifest, delete it and run the step again",
         ) from error

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
+from vita_train.storage.scratch import hold
 
 
 class LocalStore:
@@ -187,7 +188,10 @@ def _open_new(path: Path) -> BinaryIO:
     for _ in range(20):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            return path.open("xb")
+            file = path.open("xb")
+            if hold(file.fileno(), path):
+                return file
+            file.close()
     return path.open("xb")
 
 

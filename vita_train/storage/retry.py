@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from pydantic import ValidationError
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -15,6 +16,7 @@ from tenacity import (
 )
 
 from vita_train.errors import EXIT_RETRYABLE, StorageError
+from vita_train.storage.base import DamagedError, MissingKeyError
 
 T = TypeVar("T")
 
@@ -42,6 +44,23 @@ def retrying(work: Callable[[], T], seconds: float) -> T:
         reraise=True,
     )
     return tries(work)
+
+
+def read_twice(
+    read: Callable[[], T],
+    wrong: tuple[type[Exception], ...] = (ValidationError, DamagedError, MissingKeyError),
+) -> T:
+    """Return what a read gives, tried once more where it is not what was stored: it may be wrong on
+    its way only.
+
+    Args:
+        read: called again after any of `wrong`.
+        wrong: errors of what should be there; without MissingKeyError for what may well be absent.
+    """
+    try:
+        return read()
+    except wrong:
+        return read()
 
 
 def _passes(error: BaseException) -> bool:

@@ -42,6 +42,7 @@ from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.local import flush, private_file
 from vita_train.storage.retry import retrying
+from vita_train.storage.s3_answers import checked, checked_items
 from vita_train.storage.s3_errors import (
     S3_ERRORS,
     bucket_is_missing,
@@ -141,7 +142,12 @@ class S3Store:
     def read(self, key: str) -> bytes:
         name = self._key(key)
         return self._ask(
-            key, lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+            key,
+            lambda: bytes(
+                checked(self._client.get_object(Bucket=self.bucket, Key=name), self.uri_of(key))[
+                    "Body"
+                ].read()
+            ),
         )
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
@@ -149,7 +155,12 @@ class S3Store:
             self._write_if_absent(key, data)
             return
         name = self._key(key)
-        self._ask(key, lambda: self._client.put_object(Bucket=self.bucket, Key=name, Body=data))
+        self._ask(
+            key,
+            lambda: checked(
+                self._client.put_object(Bucket=self.bucket, Key=name, Body=data), self.uri_of(key)
+            ),
+        )
 
     def _write_if_absent(self, key: str, data: bytes) -> None:
         name = self._key(key)
@@ -158,8 +169,11 @@ class S3Store:
             with suppress(KeyExistsError):
                 self._ask(
                     key,
-                    lambda: self._client.put_object(
-                        Bucket=self.bucket, Key=name, Body=data, IfNoneMatch="*"
+                    lambda: checked(
+                        self._client.put_object(
+                            Bucket=self.bucket, Key=name, Body=data, IfNoneMatch="*"
+                        ),
+                        self.uri_of(key),
                     ),
                 )
                 return
@@ -209,7 +223,7 @@ class S3Store:
             reader = HashingReader(file)
             with translate_os_errors(path), self._translate_s3_errors(key):
                 self._client.upload_fileobj(reader, self.bucket, name, Config=_transfer(size))
-        stored = int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
+        stored = self._size(key)
         if stored != reader.count:
             raise DamagedError(
                 f"has {stored} bytes, {reader.count} were sent",
@@ -248,11 +262,11 @@ class S3Store:
         return True
 
     def size(self, key: str) -> int:
-        name = self._key(key)
-        return self._ask(
-            key,
-            lambda: int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]),
-        )
+        return self._ask(key, lambda: self._size(key))
+
+    def _size(self, key: str) -> int:
+        answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
+        return int(checked(answer, self.uri_of(key))["ContentLength"])
 
     def list(self, prefix: str = "") -> list[str]:
         root = f"{self.prefix}/" if self.prefix else ""
@@ -302,10 +316,8 @@ class S3Store:
         pages = self._client.get_paginator(operation)
         return self._ask(
             "",
-            lambda: tuple(
-                item
-                for page in pages.paginate(Bucket=self.bucket, Prefix=prefix)
-                for item in page.get(member, [])
+            lambda: checked_items(
+                pages.paginate(Bucket=self.bucket, Prefix=prefix), member, prefix, self.uri
             ),
         )
 

@@ -3,26 +3,30 @@ to others.
 
 Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder
 gives the same bytes. A
-file beside the folder holds the digest of its shards, so that a folder is fetched once per node,
-whoever asks first, and again when its step, done anew, made others of the same inputs.
+file beside the folder holds the digest of its shards, and size and time of the last change of every
+file, so that a
+folder is fetched once per node, whoever asks first, and again when a file of it was changed or its
+step, done anew, made others of the same inputs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
-from vita_train.console import progress
+from vita_train.console import progress, warn
 from vita_train.storage.base import DamagedError, FileRef, Store, check_key
 from vita_train.storage.digest import digest_of, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.factory import open_file
 from vita_train.storage.host_cache import locked
+from vita_train.storage.local import LocalStore
+from vita_train.storage.scratch import scratch_folder
 
 _SHARD_BYTES = 256 * 2**20
 _NAME = "shard-"
@@ -39,12 +43,9 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     groups = list(_groups(files))
     shards: dict[str, FileRef] = {}
-    with (
-        translate_os_errors(folder),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch,
-    ):
+    with translate_os_errors(folder), scratch_folder(folder.parent, folder.name) as scratch:
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
-            path = Path(scratch) / f"{_NAME}{number:05d}.tar"
+            path = scratch / f"{_NAME}{number:05d}.tar"
             _pack(path, folder, group)
             shards[path.stem] = store.upload(
                 path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True
@@ -52,7 +53,7 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
             path.unlink(missing_ok=True)
     kept = {ref.uri for ref in shards.values()}
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
-    _marker(folder).write_text(_digest(shards), encoding="utf-8")
+    _write_marker(folder, _digest(shards))
     return shards
 
 
@@ -74,7 +75,7 @@ def fetch_tree(files: Mapping[str, FileRef], folder: Path, *, endpoint: str | No
         if not _is_here(folder, digest):
             _marker(folder).unlink(missing_ok=True)
             _fetch(shards, folder, endpoint)
-            _marker(folder).write_text(digest, encoding="utf-8")
+            _write_marker(folder, digest)
     return folder
 
 
@@ -139,8 +140,39 @@ def _marker(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.digest")
 
 
+def _write_marker(folder: Path, digest: str) -> None:
+    """Note what a folder holds."""
+    LocalStore(folder.parent).write(
+        _marker(folder).name, json.dumps({"digest": digest, "files": _noted(folder)}).encode()
+    )
+
+
+def _noted(folder: Path) -> dict[str, list[Any]]:
+    """Return {path in the folder: [bytes, time of the last change in ns]}."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            found[path.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
 def _is_here(folder: Path, digest: str) -> bool:
+    """Say whether a folder holds what was fetched or published; whether it was changed since is
+    told."""
     try:
-        return folder.is_dir() and _marker(folder).read_text(encoding="utf-8") == digest
-    except FileNotFoundError:
+        noted = json.loads(_marker(folder).read_text(encoding="utf-8"))
+        if not folder.is_dir() or noted["digest"] != digest:
+            return False
+        before, now = dict(noted["files"]), _noted(folder)
+        changed = sorted(
+            name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    if changed:
+        warn(
+            f"{folder / changed[0]} was changed since it was fetched"
+            f"{f', and {len(changed) - 1} more' if len(changed) > 1 else ''}: fetched again"
+        )
+    return not changed

@@ -3,7 +3,6 @@ names them."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.runs.manifest import ModuleRef
 from vita_train.storage.base import Store
+from vita_train.storage.scratch import scratch_folder
 from vita_train.training.adapters import take_adapters
 from vita_train.training.engines.base import Engine
 from vita_train.training.inputs import Inputs
@@ -91,9 +91,7 @@ def store_result(
     """
     spec: StageSpec = recipe.stages[stage]
     trained = [name for name in spec.trainable if name in result.modules]
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".final-") as name:
-        folder = Path(name)
+    with scratch_folder(scratch, "final") as folder:
         paths = save_modules(
             {name: result.modules[name] for name in trained if name not in result.adapters}, folder
         )

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
-from vita_train.models.loading import check_finite_tensors
+from vita_train.models.loading import check_finite_tensors, prefix_remedy
 from vita_train.runs.manifest import Manifest
 from vita_train.weights.header import TensorInfo, read_header
 from vita_train.weights.stream import ALIGNMENT
@@ -99,6 +99,7 @@ def check_modules(
         CheckpointError: as `load_modules` says.
     """
     problems: list[str] = []
+    remedies: list[str] = []
     plans: dict[str, dict[str, tuple[Path, str]]] = {}
     paths: dict[str, tuple[Path, ...]] = {}
     for name, module in modules.items():
@@ -111,15 +112,17 @@ def check_modules(
             if isinstance(given, (str, Path))
             else tuple(Path(path) for path in given)
         )
-        plans[name], found = _compare(name, module, paths[name])
+        plans[name], found, remedy = _compare(name, module, paths[name])
         problems += found
+        remedies += [f"{name}: {remedy}"] if remedy else []
     if problems:
         listed = "; ".join(problems[:_MOST_LISTED])
         more = f"; and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
         raise CheckpointError(
             f"the weights do not fit the model, nothing was loaded: {listed}{more}",
             code="VT-WEIGHTS-062",
-            remedy="use the recipe the weights were trained with, or train the module anew",
+            remedy="; ".join(remedies)
+            or "use the recipe the weights were trained with, or train the module anew",
         )
     return plans, paths
 
@@ -138,8 +141,9 @@ def _manifest_files(
 
 def _compare(
     name: str, module: nn.Module, paths: tuple[Path, ...]
-) -> tuple[dict[str, tuple[Path, str]], list[str]]:
-    """Return {tensor of the module: (file, name there)} and the differences."""
+) -> tuple[dict[str, tuple[Path, str]], list[str], str]:
+    """Return {tensor of the module: (file, name there)}, the differences, and a remedy where one is
+    known."""
     stored: dict[str, tuple[Path, TensorInfo]] = {}
     problems = []
     for path in paths:
@@ -168,7 +172,7 @@ def _compare(
     problems += [
         f"{name}: {key} {_shape(wanted[key].shape)} is missing from the file" for key in missing
     ]
-    return plan, problems
+    return plan, problems, prefix_remedy(missing, [key for key in stored if key not in wanted])
 
 
 def first_names(module: nn.Module) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vita_train.errors import UserError
+from vita_train.storage.scratch import scratch_folder
 
 
 @contextmanager
@@ -35,18 +35,13 @@ def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
             where=str(out),
             remedy="choose another directory",
         )
-    staging_dir = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(staging_dir, ignore_errors=True)
-    staging_dir.mkdir(parents=True)
-    try:
+    with scratch_folder(out.parent, out.name) as scratch:
+        staging_dir = scratch / "new"
+        staging_dir.mkdir()
         yield staging_dir
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
         if out.exists():
-            os.replace(out, old)
+            os.replace(out, scratch / "old")
         os.replace(staging_dir, out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging_dir, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,6 +89,35 @@ def joined(parts: Sequence[StoredTensor]) -> StoredTensor:
             start, length = max(0, start - part.nbytes), length - inside
 
     return StoredTensor(parts[0].info._replace(shape=(first * len(parts), *rest)), read)
+
+
+def checked(tensor: StoredTensor, name: str, where: str) -> StoredTensor:
+    """Return a tensor that refuses to be read where its values are not finite.
+
+    Raises:
+        CheckpointError: while it is read, with its name.
+    """
+    if not tensor.info.floating:
+        return tensor
+
+    def read(start: int, length: int) -> Iterator[bytes | memoryview]:
+        for piece in tensor.read(start, length):
+            if not _is_finite(piece, tensor.info.dtype):
+                raise CheckpointError(
+                    f"{name} holds values that are not finite",
+                    code="VT-WEIGHTS-083",
+                    where=where,
+                    remedy="get the weights again, or take an earlier checkpoint of them",
+                )
+            yield piece
+
+    return StoredTensor(tensor.info, read)
+
+
+def _is_finite(piece: bytes | memoryview, dtype: str) -> bool:
+    if dtype == "BF16":  # all bits of the exponent set is infinity or NaN
+        return not bool((np.frombuffer(piece, "<u2") & 0x7F80 == 0x7F80).any())
+    return bool(np.isfinite(np.frombuffer(piece, f"<f{ELEMENT_BYTES[dtype]}")).all())
 
 
 def tensors_in(path: Path) -> dict[str, StoredTensor]:

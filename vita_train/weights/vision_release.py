@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.models.loading import check_finite_tensors
+from vita_train.models.loading import check_finite_tensors, prefix_remedy
 from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
 from vita_train.weights.formats.tensor_locations import placed
 from vita_train.weights.release_config import description_faults
@@ -62,10 +62,18 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
             f"{'; '.join(listed[:_MOST_LISTED])}{more}",
             code="VT-WEIGHTS-082",
             where=source,
-            remedy="set model.vision to the kind and shape of the source",
+            remedy=_remedy(found, wanted),
         )
     check_finite_tensors({origin[name]: tensor for name, tensor in found.items()}, where=source)
     return found
+
+
+def _remedy(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    prefixed = prefix_remedy(
+        [name for name in wanted if name not in found],
+        [name for name in found if name not in wanted],
+    )
+    return prefixed or "set model.vision to the kind and shape of the source"
 
 
 def _differences(

@@ -84,7 +84,7 @@ def test_options_are_declared_as_the_objectives_know_them() -> None:
         ("stages.0.llm.optim.schedule", "exponential"),
         ("stages.0.llm.eval.max_samples", "0"),
         ("stages.0.llm.eval.interval", "-1"),
-        ("stages.0.llm.eval.batches", "0"),
+        ("stages.0.llm.eval.batches", "-1"),
         ("stages.0.llm.checkpoint_interval", "-5"),
         ("stages.0.llm.data", "{textqa: 0.0}"),
         ("stages.0.llm.data", "{textqa: -1}"),

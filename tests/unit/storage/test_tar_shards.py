@@ -89,6 +89,48 @@ def test_data_made_anew_of_the_same_inputs_replace_older_ones(
     assert contents(there) == contents(folder)
 
 
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _change_a_byte(path: Path) -> None:
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _truncate,
+        _change_a_byte,
+        Path.unlink,
+        lambda path: path.with_name("more.jpg").write_bytes(b"x"),
+    ],
+)
+def test_a_file_that_was_changed_here_is_fetched_again(
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[Path], object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = published(folder, LocalStore(tmp_path / "store"))
+    there = fetch_tree(manifest.files, tmp_path / "there" / "raw")
+    change(there / "pictures" / "2.jpg")
+    fetch_tree(manifest.files, there)
+    assert contents(there) == contents(folder)
+    assert "was changed since it was fetched" in capsys.readouterr().err
+    fetch_tree(manifest.files, there)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "0123abc", '{"digest": 1}'])
+def test_a_note_that_cannot_be_read_costs_a_fetch(folder: Path, tmp_path: Path, text: str) -> None:
+    manifest = published(folder, LocalStore(tmp_path / "store"))
+    there = fetch_tree(manifest.files, tmp_path / "there" / "raw")
+    there.with_name("raw.digest").write_text(text)
+    assert contents(fetch_tree(manifest.files, there)) == contents(folder)
+    assert there.with_name("raw.digest").read_text() != text
+
+
 def _repack(shard: Path, change: Callable[[tarfile.TarInfo], None]) -> FileRef:
     with tarfile.open(shard, "w") as archive:
         entry = tarfile.TarInfo("a.txt")

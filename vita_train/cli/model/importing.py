@@ -55,6 +55,14 @@ def import_(
             help="Directory of the weights that a LoRA adapter belongs to.", show_default=False
         ),
     ] = None,
+    prefix: Annotated[
+        str,
+        typer.Option(
+            help="What stands before the names that count, such as language_model.; "
+            "other tensors are left out.",
+            show_default=False,
+        ),
+    ] = "",
     accept_licence: Annotated[
         bool,
         typer.Option(
@@ -70,7 +78,7 @@ def import_(
     from vita_train.weights.formats.terms import accept_terms
 
     spec = load_recipe(recipe, settings or []).model
-    opened = open_source(source, layout, base)
+    opened = open_source(source, layout, base, prefix)
     accept_terms(opened.terms, accepted=accept_licence)
     plan = plan_import(opened, spec, [name.strip() for name in modules.split(",") if name.strip()])
     _show(plan.report)

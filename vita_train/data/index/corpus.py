@@ -115,23 +115,7 @@ class Index:
         """
         while self._unread:
             name, sha256 = self._unread.popitem()
-            path = self.path / name
-            try:
-                found = known_digest(path)
-            except (OSError, VitaError) as error:
-                raise DataError(
-                    f"prepared data cannot be read: {error}",
-                    code="VT-DATA-004",
-                    where=str(path),
-                    remedy=REMEDY,
-                ) from error
-            if found != sha256:
-                raise DataError(
-                    "does not hold the bytes that were prepared (sha256 differs)",
-                    code="VT-DATA-005",
-                    where=str(path),
-                    remedy=REMEDY,
-                )
+            check_file(self.path / name, sha256)
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column (statistics, small splits)."""
@@ -221,6 +205,7 @@ class Corpus:
         """Dataset name to its splits."""
         self.tasks: dict[str, str] = meta["tasks"]
         """Dataset name to the kind of its task."""
+        self._sha256: dict[str, str] = meta.get("sha256", {})  # of tokenizer and units
         self._open: dict[tuple[str, str], Index] = {}
 
     @classmethod
@@ -243,13 +228,28 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
+        """The run's tokenizer.
+
+        Raises:
+            DataError: it is not the one that the data were prepared with.
+        """
+        self._check("tokenizer/")
         return load_tokenizer(self.path / "tokenizer")
 
     @cached_property
     def ctc_vocab(self) -> CtcVocab:
-        """The recogniser's inventory."""
+        """The recogniser's inventory.
+
+        Raises:
+            DataError: it is not the one that the data were prepared with.
+        """
+        self._check("ctc_vocab.json")
         return CtcVocab.load(self.path / "ctc_vocab.json")
+
+    def _check(self, start: str) -> None:
+        for name, sha256 in self._sha256.items():
+            if name.startswith(start):
+                check_file(self.path / name, sha256)
 
     def index(self, dataset: str, split: str) -> Index:
         """Open a split.
@@ -274,6 +274,30 @@ class Corpus:
         if key not in self._open:
             self._open[key] = Index(self.path / dataset / split)
         return self._open[key]
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Hold a prepared file against the digest it was written with.
+
+    Raises:
+        DataError: it is another, or gone.
+    """
+    try:
+        found = known_digest(path)
+    except (OSError, VitaError) as error:
+        raise DataError(
+            f"prepared data cannot be read: {error}",
+            code="VT-DATA-004",
+            where=str(path),
+            remedy=REMEDY,
+        ) from error
+    if found != sha256:
+        raise DataError(
+            "does not hold the bytes that were prepared (sha256 differs)",
+            code="VT-DATA-005",
+            where=str(path),
+            remedy=REMEDY,
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

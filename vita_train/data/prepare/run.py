@@ -21,7 +21,7 @@ from vita_train.data.templates import load_template
 from vita_train.errors import DataError
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.digest import digest_of
+from vita_train.storage.digest import digest_of, sha256_file
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
@@ -201,11 +201,22 @@ def _write(
             "digest": digest,
             "datasets": datasets,
             "tasks": registry.tasks,
+            "sha256": _vocabularies(partial),
         },
         indent=1,
     )
     (partial / "meta.json").write_text(meta_text + "\n", encoding="utf-8")
     return ledger
+
+
+def _vocabularies(corpus: Path) -> dict[str, str]:
+    """Return the sha256 of the tokenizer's files and of the recogniser's units, by their paths in
+    the corpus."""
+    files = [
+        corpus / "ctc_vocab.json",
+        *sorted(path for path in (corpus / "tokenizer").iterdir() if path.is_file()),
+    ]
+    return {path.relative_to(corpus).as_posix(): sha256_file(path) for path in files}
 
 
 def media_settings(recipe: Recipe) -> MediaSettings:

@@ -20,6 +20,7 @@ from typing import Any
 from vita_train.launch.process import die_with_parent
 from vita_train.pipeline.compiled import sources
 from vita_train.recipe.load import load_recipe
+from vita_train.storage.scratch import scratch_folder
 
 
 def main() -> int:
@@ -48,8 +49,8 @@ def main() -> int:
         str(compile_recipe(recipe, scratch / "pipeline.yaml", steps))
     )
     # kfp's tasks leave their program in the place for temporary files.
-    with tempfile.TemporaryDirectory(prefix="vita-train-", ignore_cleanup_errors=True) as temporary:
-        os.environ["TMPDIR"] = temporary
+    with scratch_folder(Path(tempfile.gettempdir()), "run") as temporary:
+        os.environ["TMPDIR"] = str(temporary)
         try:
             run(**json.loads(arguments.read_text(encoding="utf-8")))
         except (

@@ -33,6 +33,7 @@ from vita_train.pipeline.step_commit import STEPS_LOG
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.selection import Selection
 from vita_train.runs.run import Run
+from vita_train.storage.scratch import sweep_private
 
 _CLASSES: dict[int, type[VitaError]] = {
     EXIT_REFUSED: UserError,
@@ -55,6 +56,7 @@ def run_pipeline(run: Run, selection: Selection, console: Console) -> RunState:
     logs.mkdir(parents=True, exist_ok=True)
     steps_log, pipeline_log = logs / "steps.jsonl", logs / "pipeline.log"
     with _sole_owner(logs / "run.lock", run.name):
+        sweep_private(run.dir)
         steps_log.unlink(missing_ok=True)
         run.write_recipe()
         command = _command(run, selection)

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vita_train.errors import PeerLostError
-from vita_train.storage.base import PRIVATE, KeyExistsError, Store
+from vita_train.storage.base import KeyExistsError, Store
 from vita_train.storage.cache import remove_beside
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.local import LocalStore
+from vita_train.storage.scratch import STAGING
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def staging_folder(store: Store, attempt: Attempt, rank: int) -> Path:
     What earlier attempts left on this machine is removed.
     """
     if isinstance(store, LocalStore):
-        parent = store.root / attempt.stage / f"{PRIVATE}staging"
+        parent = store.root / attempt.stage / STAGING
     else:
         name = hashlib.sha256(store.uri_of(attempt.stage).encode()).hexdigest()[:16]
         parent = cache_dir() / "staging" / name

@@ -37,16 +37,12 @@ from vita_train.recipe.base import Strict
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.checkpoints.attempt import Attempt, check_not_replaced
-from vita_train.storage.checkpoints.marker import (
-    Marker,
-    markers_and_others,
-    read_twice,
-    write_marker,
-)
+from vita_train.storage.checkpoints.marker import Marker, markers_and_others, write_marker
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import locked
 from vita_train.storage.local import LocalStore
+from vita_train.storage.retry import read_twice
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +175,10 @@ def commit_checkpoint(
         StorageError: a rank's list is missing or two ranks stored the same name.
     """
     prefix = attempt.step_prefix(step)
-    ranks = tuple(_read_rank(store, f"{prefix}/rank-{rank}.json") for rank in range(world_size))
+    ranks = tuple(
+        read_twice(partial(_read_rank, store, f"{prefix}/rank-{rank}.json"))
+        for rank in range(world_size)
+    )
     names = [name for part in ranks for name in part.files]
     twice = (
         sorted({name for name in names if names.count(name) > 1})

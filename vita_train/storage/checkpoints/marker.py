@@ -9,18 +9,15 @@ each other's commits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
 
 from pydantic import ValidationError
 
 from vita_train.errors import PeerLostError
 from vita_train.recipe.base import Strict
-from vita_train.storage.base import DamagedError, KeyExistsError, MissingKeyError, Store
+from vita_train.storage.base import KeyExistsError, MissingKeyError, Store
+from vita_train.storage.retry import read_twice
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Marker(Strict):
@@ -73,15 +70,6 @@ def read_marker(store: Store, key: str) -> Marker | None:
             "checkpoint passed over: %s is no marker (%s)", store.uri_of(key), type(error).__name__
         )
         return None
-
-
-def read_twice(read: Callable[[], T]) -> T:
-    """Return what a read gives, tried once more where it is not what was stored: it may be wrong on
-    its way only."""
-    try:
-        return read()
-    except (ValidationError, MissingKeyError, DamagedError):
-        return read()
 
 
 def markers(store: Store, stage: str) -> list[tuple[str, Marker]]:

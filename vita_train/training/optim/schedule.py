@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from vita_train.errors import RecipeError
 from vita_train.recipe.stage import OptimSpec
 
 
@@ -29,9 +28,6 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
     before it; then from 1
     towards ``optim.min_lr_ratio``, which would be met at step ``steps``: along half a cosine, along
     a line, geometrically, or not at all (constant).
-
-    Raises:
-        RecipeError: exponential decay to zero, which has no ratio.
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:
@@ -46,11 +42,4 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
         )
     if optim.schedule == "linear":
         return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * (1 - progress)
-    if optim.min_lr_ratio <= 0:
-        raise RecipeError(
-            "an exponential schedule needs min_lr_ratio above 0",
-            code="VT-RECIPE-076",
-            where="optim.min_lr_ratio",
-            remedy="give the share of the peak rate reached at the last step, for example 0.1",
-        )
     return float(optim.min_lr_ratio**progress)

@@ -35,7 +35,7 @@ from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import IMPORT_FORMAT, IMPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
 from vita_train.weights.staging import atomic_directory, write_json
-from vita_train.weights.stream import StoredTensor, write_tensors
+from vita_train.weights.stream import StoredTensor, checked, write_tensors
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
     report = ImportReport(
         str(source.path), layout.name, notes=list(source.notes), problems=list(source.problems)
     )
+    report.rows += [Row("left out", name, detail="outside the prefix") for name in source.outside]
     stored = _canonical(source, report)
     built = _meta_modules(spec, source, stored)
     if absent := sorted(set(names) - set(built)):
@@ -137,7 +138,8 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
     """Write the modules of a plan and return the content of ``import.json``.
 
     Raises:
-        CheckpointError: the ledger has faults, or a source file changed while it was read.
+        CheckpointError: the ledger has faults, values are not finite, or a source file changed
+            while it was read.
         UserError: ``out`` holds something else, or the disk is full.
     """
     plan.report.check()
@@ -167,7 +169,7 @@ def write_modules(
     each one's files.
 
     Raises:
-        CheckpointError: a source file changed while it was read.
+        CheckpointError: a source file changed while it was read, or values are not finite.
     """
     written: dict[str, list[str]] = {}
     for module, tensors in plan.modules.items():
@@ -176,11 +178,11 @@ def write_modules(
         )
         written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
         for file, shard in zip(written[module], shards, strict=True):
-            write_tensors(
-                folder / file,
-                {name: tensors[name] for name in shard},
-                {"format": "pt", "module": module},
-            )
+            audio = {
+                name: checked(tensors[name], f"{module}.{name}", str(plan.source.path))
+                for name in shard
+            }
+            write_tensors(folder / file, audio, {"format": "pt", "module": module})
     return written
 
 

@@ -3,6 +3,7 @@ not read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vita_train.errors import CheckpointError, UserError
+from vita_train.weights.formats.import_report import shown
 from vita_train.weights.formats.known import LAYOUTS, Layout, layout_of
 from vita_train.weights.formats.lora_directory import is_lora_directory, read_lora_directory
 from vita_train.weights.formats.shards import read_json, read_shards
@@ -21,6 +23,8 @@ from vita_train.weights.stream import StoredTensor, tensor_in_memory
 #: Files that stages of the public code leave, by the layout they have.
 _STAGE_FILES = {"mm_projector.bin": "mm-projector", "audio_adpter.bin": "audio-adapter"}
 _PICKLES = (".bin", ".pt", ".pth")
+#: Names in whose beginnings a prefix is looked for.
+_TRIED = 50
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,22 @@ class Source:
     tensors: dict[str, StoredTensor]
     config: dict[str, Any] = field(default_factory=dict)
     """Its config.json, if it has one."""
+    outside: tuple[str, ...] = ()
+    """Names that do not begin with the prefix that was asked for."""
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     terms: str = ""
     """Terms of its owners that whoever uses it has to accept."""
 
 
-def open_source(path: Path, layout: str = "", base: Path | None = None) -> Source:
+def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: str = "") -> Source:
     """Recognise a source and list its tensors.
 
     Args:
         path: a directory or a file.
         layout: a key of LAYOUTS; recognised by what is there when empty.
         base: directory of the weights that a LoRA adapter belongs to.
+        prefix: what stands before every name that counts; other tensors are left out.
 
     Raises:
         UserError: nothing is there, or its layout is not known.
@@ -59,7 +66,7 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
         )
     path = Path(path).expanduser().absolute()
     if path.is_file():
-        return _file(path, layout)
+        return _file(path, layout, prefix)
     if not path.is_dir():
         raise UserError(
             "there is no such file or directory",
@@ -79,27 +86,23 @@ def open_source(path: Path, layout: str = "", base: Path | None = None) -> Sourc
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
         tensors, notes, problems = read_speech_directory(path)
         speech = LAYOUTS["audio-encoder"]
-        return Source(path, speech, _listed(tensors), {}, notes, problems, speech.terms)
+        within, outside = _within(prefix, _listed(tensors), path)
+        return Source(path, speech, within, {}, outside, notes, problems, speech.terms)
     if not any(path.glob("*.safetensors")):
         for name in _STAGE_FILES:
             if (path / name).is_file():
-                return _file(path / name, layout)
-    shards = read_shards(path)
+                return _file(path / name, layout, prefix)
+    shards, outside = _within(prefix, read_shards(path), path)
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    found = _layout(layout or layout_of(shards), path)
+    found = _layout(layout or layout_of(shards), path, shards)
     # An export of ours says under which terms its weights stand: none, where nobody else's were
     # imported.
     ours = read_json(path / EXPORT_MANIFEST) if (path / EXPORT_MANIFEST).is_file() else None
-    return Source(
-        path,
-        found,
-        shards,
-        config,
-        terms=found.terms if ours is None else str(ours.get("terms", "")),
-    )
+    terms = found.terms if ours is None else str(ours.get("terms", ""))
+    return Source(path, found, shards, config, outside, terms=terms)
 
 
-def _file(path: Path, layout: str) -> Source:
+def _file(path: Path, layout: str, prefix: str) -> Source:
     if path.suffix not in _PICKLES:
         raise UserError(
             "is no file of a known kind",
@@ -107,7 +110,7 @@ def _file(path: Path, layout: str) -> Source:
             where=str(path),
             remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}",
         )
-    tensors = _listed(read_pickle(path))
+    tensors, outside = _within(prefix, _listed(read_pickle(path)), path)
     if not layout:
         layout = next(
             (
@@ -126,8 +129,8 @@ def _file(path: Path, layout: str) -> Source:
             "BatchNorm, its "
             "weights do not belong here"
         )
-    found = _layout(layout, path)
-    return Source(path, found, tensors, {}, notes, terms=found.terms)
+    found = _layout(layout, path, tensors)
+    return Source(path, found, tensors, {}, outside, notes, terms=found.terms)
 
 
 def _adapted(path: Path, layout: str, base: Path | None) -> Source:
@@ -140,24 +143,67 @@ def _adapted(path: Path, layout: str, base: Path | None) -> Source:
     )
     return Source(
         path,
-        _layout(layout or ("vita" if beside else own), path),
+        _layout(layout or ("vita" if beside else own), path, found.tensors),
         found.tensors,
         found.config,
+        (),
         found.notes,
         found.problems,
-        _layout(own, path).terms,
+        _layout(own, path, found.tensors).terms,
     )
 
 
-def _layout(name: str, path: Path) -> Layout:
+def _layout(name: str, path: Path, names: Iterable[str]) -> Layout:
     if not name:
+        prefix = _prefix(names)
         raise CheckpointError(
             "holds tensors of a layout that is not known",
             code="VT-WEIGHTS-052",
             where=str(path),
-            remedy=f"give --layout, one of {', '.join(LAYOUTS)}",
+            remedy=f"names begin with {shown(prefix)}: give --prefix {shown(prefix)}"
+            if prefix
+            else f"give --layout, one of {', '.join(LAYOUTS)}",
         )
     return LAYOUTS[name]
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """Return what stands before names of a layout that is known, as a wrapper of the model leaves
+    it."""
+    given = list(names)
+    starts = {
+        name[: location + 1]
+        for name in given[:_TRIED]
+        for location, letter in enumerate(name)
+        if letter == "."
+    }
+    return next(
+        (
+            start
+            for start in sorted(starts, key=len)
+            if layout_of(name.removeprefix(start) for name in given if name.startswith(start))
+        ),
+        "",
+    )
+
+
+def _within(
+    prefix: str, tensors: Mapping[str, StoredTensor], path: Path
+) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """Return tensors by what follows a prefix, and the names that do not begin with it."""
+    within = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    if not within:
+        raise UserError(
+            f"no tensor's name begins with {prefix!r}",
+            code="VT-USE-131",
+            where=str(path),
+            remedy=f"the first is {shown(next(iter(tensors), 'none'))}",
+        )
+    return within, tuple(name for name in tensors if not name.startswith(prefix))
 
 
 def _listed(tensors: dict[str, Tensor]) -> dict[str, StoredTensor]:

@@ -133,6 +133,26 @@ def test_statistics_add_up(corpus: Corpus) -> None:
         assert sum(stats.second_counts) == (len(index) if stats.dataset == "hear" else 0)
 
 
+@pytest.mark.parametrize(
+    "name", ["ctc_vocab.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+)
+def test_a_changed_vocabulary_is_found(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(corpus.path, folder)
+    assert len(Corpus.open(folder).tokenizer) == len(corpus.tokenizer)
+    assert Corpus.open(folder).ctc_vocab == corpus.ctc_vocab
+    text = (folder / name).read_text()
+    (folder / name).write_text(text + " ")  # that it can still be parsed does not make it the same
+    with pytest.raises(DataError, match="does not hold the bytes that were prepared") as caught:
+        _ = (
+            Corpus.open(folder).ctc_vocab
+            if name == "ctc_vocab.json"
+            else Corpus.open(folder).tokenizer
+        )
+    assert caught.value.where == str(folder / name)
+    assert caught.value.remedy
+
+
 @pytest.mark.parametrize("table", ["index.arrow", "lengths.bin"])
 def test_a_changed_byte_is_found_when_the_first_row_is_read(
     corpus: Corpus, tmp_path: Path, table: str

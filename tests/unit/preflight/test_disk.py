@@ -1,0 +1,110 @@
+"""What a run will write is added up over its stages, and held against the disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from vita_train.errors import UserError
+from vita_train.preflight.disk import plan_disk
+from vita_train.preflight.run import _resources
+from vita_train.recipe.load import load_recipe
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import Selection
+from vita_train.runs.run import Run
+
+MILLION = 1_000_000
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def recipe(root: Path, *settings: str) -> Recipe:
+    return load_recipe("smoke", [f"storage.root={root}", "storage.keep_last=2", *settings])
+
+
+def test_every_stage_keeps_its_checkpoints(tmp_path: Path) -> None:
+    smoke = recipe(
+        tmp_path,
+        "stages.1.1.steps=100",
+        "stages.1.1.checkpoint_interval=10",
+        "stages.1.2.steps=100",
+        "stages.1.2.checkpoint_interval=100",
+    )
+    plan = plan_disk(
+        smoke, ["1.1", "1.2"], {"1.1": MILLION, "1.2": 3 * MILLION}, 5 * MILLION, exports=False
+    )
+    assert plan.checkpoints == 12 * (2 * MILLION + 1 * 3 * MILLION), "1.2 makes one alone"
+    assert plan.in_flight == 12 * 3 * MILLION
+    assert plan.weights == 4 * 4 * MILLION
+    more = recipe(
+        tmp_path,
+        "storage.keep_last=50",
+        "stages.1.1.steps=100",
+        "stages.1.1.checkpoint_interval=10",
+    )
+    assert (
+        plan_disk(more, ["1.1"], {"1.1": MILLION}, 0, exports=False).checkpoints
+        == 10 * 12 * MILLION
+    )
+    assert plan_disk(more, [], {}, MILLION, exports=True).total == 4 * MILLION
+
+
+def test_half_precision_stands_beside_its_master_copy(tmp_path: Path) -> None:
+    half = recipe(
+        tmp_path, "model.dtype=bfloat16", "stages.1.1.steps=10", "stages.1.1.checkpoint_interval=10"
+    )
+    plan = plan_disk(half, ["1.1"], {"1.1": MILLION}, MILLION, exports=True)
+    assert (plan.checkpoints, plan.weights) == (14 * MILLION, 2 * 2 * MILLION)
+
+
+def test_a_disk_too_small_for_all_stages_is_told_with_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(recipe(tmp_path, "storage.keep_last=1000", "stages.1.1.checkpoint_interval=1"), "r")
+    run.dir.mkdir(parents=True)
+    parameters = dict.fromkeys(
+        (
+            "llm",
+            "vision",
+            "projector",
+            "audio_encoder",
+            "ctc_head",
+            "audio_adapter",
+            "audio_prompt",
+            "state_head",
+            "codec",
+            "discriminators",
+            "speech_decoder",
+        ),
+        MILLION,
+    )
+    need = (
+        plan_disk(
+            run.recipe,
+            list(run.recipe.stages),
+            {stage: MILLION * len(spec.trainable) for stage, spec in run.recipe.stages.items()},
+            sum(parameters.values()),
+            exports=True,
+        ).total
+        + 2 * 2**30
+    )
+    for free, fits in ((need + 1, True), (need - 1, False)):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path, free=free: Usage(need * 2, need * 2 - free, free)
+        )
+        if fits:
+            assert "of disk" in _resources(run, Selection(), parameters, {})
+            continue
+        with pytest.raises(UserError) as caught:
+            _resources(run, Selection(), parameters, {})
+        assert "storage.keep_last (1000 now)" in caught.value.remedy
+        assert caught.value.where == str(run.dir)
+        only = Selection.parse(run.recipe, "1.1", "", "", False)
+        assert "of disk" in _resources(run, only, parameters, {}), "one stage still fits"
