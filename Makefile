@@ -46,16 +46,16 @@ lint: $(READY) ## Check style, types, import directions and the compiled pipelin
 	$(BIN)/python pipelines/compile.py --check
 	$(BIN)/python tools/error_codes.py --check
 	$(BIN)/python tools/reference.py --check
+	$(BIN)/python tools/lock --check
 
 # Not among the listed: for whoever changes the documentation. The site lies in build/site.
 docs: $(READY)
 	$(BIN)/python tools/reference.py
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[docs]"
 	$(BIN)/python -m mkdocs build --quiet
 
 clean: ## Remove the environment and the caches; runs are kept
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 
-$(READY): pyproject.toml requirements.lock tools/install
+$(READY): pyproject.toml requirements.lock images/build.lock tools/install
 	tools/install "$(PYTHON)" $(VENV)
 	@touch $@

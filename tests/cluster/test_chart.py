@@ -159,7 +159,7 @@ def _installed(
     small.write_text(
         yaml.safe_dump(
             {
-                "images": {"trainer": "this-machine"},
+                "images": {"trainer": "this-machine", "allowTags": True},
                 "platform": {
                     "pod": {
                         "gpu_resource": "",
@@ -289,7 +289,7 @@ def test_helm_test_tries_what_jobs_need(
         namespace,
         tmp_path,
         "--set",
-        f"platform.backend=pytorchjob,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
+        f"platform.backend=pytorchjob,images.allowTags=true,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
         f"s3.endpoint={s3_server.endpoint},"
         f"s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}",
     )
@@ -346,7 +346,7 @@ def test_the_janitors_cron_job_removes_what_nobody_waits_for(
         namespace,
         tmp_path,
         "--set",
-        f"images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
+        f"images.allowTags=true,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
         f"s3.endpoint={s3_server.endpoint},s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}",
     )
     said = janitor_removes(

@@ -63,6 +63,12 @@ def test_every_set_of_values_makes_a_sound_chart(values: Path, tmp_path: Path) -
         assert_fits(TrainJobs().manifest(job_of(platform)), runtime)
 
 
+def _command(words: list[str]) -> tuple[Any, list[str]]:
+    """The command of the command line that words name, and what is left of them."""
+    group = typer.main.get_command(build_app()).commands[words[0]]  # type: ignore[attr-defined]
+    return group.commands[words[1]], words[2:]
+
+
 def test_the_janitor_runs_a_command_that_there_is() -> None:
     values = CHART / "ci" / "everything-values.yaml"
     job = objects_of(helm("template", "one", CHART, "--values", values).stdout)[
@@ -74,10 +80,10 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     [container] = pod["containers"]
     assert container["image"] == yaml.safe_load(values.read_text())["images"]["launcher"]
     assert container["volumeMounts"][0]["mountPath"] == str(FOLDER)
-    program, verb, *options = container["command"]
+    program, *words = container["command"]
     assert program == "vita-train"
-    command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
-    assert command.make_context(verb, options).params == {
+    command, options = _command(words)
+    assert command.make_context(words[1], options).params == {
         "is_rehearsal": False,
         "workflow": 60.0,
         "over": 3600.0,
@@ -120,10 +126,10 @@ def test_the_upload_compiles_for_this_release_and_uploads_what_it_compiled(tmp_p
     for one in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         assert ("ConfigMap", one["configMapAsVolume"][0]["configMapName"]) in rendered
         assert ("Secret", one["secretAsEnv"][0]["secretName"]) in rendered
-    program, verb, folder, *options = uploading["command"]
+    program, *words = uploading["command"]
+    command, (folder, *options) = _command(words)
     assert (program, f"--out={folder}") == ("vita-train", out)
-    command = typer.main.get_command(build_app()).commands[verb]  # type: ignore[attr-defined]
-    assert command.make_context(verb, [folder, *options]).params == {
+    assert command.make_context(words[1], [folder, *options]).params == {
         "files": [Path(folder)],
         "endpoint": "http://ml-pipeline.kubeflow:8888",
         "namespace": "team",
@@ -218,6 +224,14 @@ def _assert_strict(node: Any) -> None:
         ("platform.namespace=other", "'namespace' not allowed"),
         ("trainJob.enabled=maybe", "/trainJob/enabled': value must be one of 'auto', true, false"),
         ("s3.accessKeyId=id", "accessKeyId and secretAccessKey go together"),
+        (
+            "images.trainer=registry.example/trainer:1",
+            "images.trainer: registry.example/trainer:1 has no digest",
+        ),
+        (
+            "images.data=registry.example/data@sha256:0123",
+            "images.data: registry.example/data@sha256:0123 has no digest",
+        ),
         ("kueue.clusterQueue=q", "platform.queue.name must name the LocalQueue"),
         ("serviceAccounts.trainer.create=false", "name the account to take"),
     ],
@@ -226,3 +240,14 @@ def test_wrong_values_are_refused_by_name(setting: str, words: str) -> None:
     done = helm("template", "one", CHART, "--set", setting, check=False)
     assert done.returncode != 0
     assert words in done.stderr.replace('"', "'"), done.stderr
+
+
+def test_images_by_tag_are_taken_where_a_value_says_so() -> None:
+    made = helm(
+        "template",
+        "one",
+        CHART,
+        "--set",
+        "images.allowTags=true,images.launcher=registry.example/launcher:1",
+    )
+    assert 'image: "registry.example/launcher:1"' in made.stdout

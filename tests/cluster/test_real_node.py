@@ -155,7 +155,7 @@ def site(
         values.write_text(
             yaml.safe_dump(
                 {
-                    "images": IMAGES,
+                    "images": IMAGES | {"allowTags": True},
                     "pipelines": {"endpoint": kfp.endpoint},
                     "s3": {
                         "endpoint": s3.endpoint,

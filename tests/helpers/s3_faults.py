@@ -1,5 +1,5 @@
-"""A proxy in front of an S3 server that spoils chosen requests: late, cut, lost, refused or with a
-byte changed.
+"""A proxy in front of an S3 server that spoils chosen requests: late, cut, lost, refused, with a
+byte changed, or answered by something that is no S3 server.
 
 Everything else passes as it came, the Host header too, so that the signature of a request still
 holds at the server.
@@ -19,6 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import pytest
+
+from vita_train.storage.s3 import MIB
+
 Kind = Literal[
     "late",
     "cut request",
@@ -26,6 +30,8 @@ Kind = Literal[
     "lost answer",
     "changed request",
     "changed answer",
+    "page",
+    "empty",
     "InternalError",
     "SlowDown",
     "ConditionalRequestConflict",
@@ -37,6 +43,7 @@ Lie = Callable[[Headers, bytes], tuple[Headers, bytes]]
 """Headers and body of a true answer to those that are sent in its place, with status 200."""
 
 _STATUS = {"InternalError": 500, "SlowDown": 503, "ConditionalRequestConflict": 409}
+_FOREIGN = {"page": b"<!doctype html><html><body>Please sign in</body></html>", "empty": b""}
 
 
 @dataclass
@@ -85,7 +92,10 @@ class FaultProxy:
                 it ends after half of
                 the answer's body. "lost answer": the server has done what was asked, the client
                 never hears of it.
-                "changed": one byte of the body is another one. The others are S3's own error codes.
+                "changed": one byte of the body is another one. "page", "empty": the server is not
+                asked; the answer is
+                status 200 with a page of HTML, as of a portal that wants a login, or with nothing.
+                The others are S3's own error codes.
             match: a regular expression, searched for in ``METHOD /bucket/key?query``.
             times: requests to spoil; all from now on when not given.
             seconds, before: for "late".
@@ -111,6 +121,19 @@ class FaultProxy:
                     fault.seen += 1
                     return fault
         return None
+
+
+@contextmanager
+def short_pauses() -> Iterator[None]:
+    """Let pauses between tries be milliseconds, and parts as small as S3 allows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01
+        )
+        patch.setattr("vita_train.storage.retry._FIRST_PAUSE", 0.01)
+        patch.setattr("vita_train.storage.retry._LONGEST_PAUSE", 0.05)
+        patch.setattr("vita_train.storage.s3.PART_BYTES", 5 * MIB)
+        yield
 
 
 @contextmanager
@@ -159,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
                 [("Content-Type", "application/xml")],
                 f"<Error><Code>{kind}</Code><Message>ordered by a test</Message></Error>".encode(),
             )
+            return
+        if kind in _FOREIGN:
+            self._answer(200, [("Content-Type", "text/html")], _FOREIGN[kind])
             return
         if fault and kind == "late":
             time.sleep(fault.seconds)

@@ -20,7 +20,9 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 
 from vita_train.errors import StorageError, UserError, VitaError
 
-#: Everything boto3 raises for a request; ValueError is its word for a malformed endpoint.
+#: Everything boto3 raises for a request; ValueError is its word for a malformed endpoint, and
+#: KeyError what comes of an
+#: answer that lacks what S3's always have, such as a page with status 200.
 S3_ERRORS = (
     BotoCoreError,
     ClientError,
@@ -29,6 +31,7 @@ S3_ERRORS = (
     S3DownloadFailedError,
     S3ValidationError,
     ValueError,
+    KeyError,
 )
 
 _AGAIN = "run the same command again"
@@ -108,6 +111,15 @@ def translate(error: Exception, uri: str, bucket: str, endpoint: str) -> VitaErr
             code="VT-USE-110",
             where=uri,
             remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint (http(s)://<host>)",
+        )
+    if isinstance(error, KeyError):
+        return StorageError(
+            f"the answer is not S3's: it has no {_line(error)}",
+            code="VT-STORE-009",
+            where=uri,
+            remedy="check storage.endpoint, and whether a proxy or a login page stands before it; "
+            "then "
+            f"{_AGAIN}",
         )
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         # Not always the S3 server: a role is taken on at another one.

@@ -74,6 +74,7 @@ class Engine:
             "BUILDAH_ISOLATION": "chroot",
         }
         self._folder = folder
+        self.sboms = folder / "sbom"
 
     def podman(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman to its end."""
@@ -97,6 +98,9 @@ class Engine:
             "podman",
             "--base",
             self.base(),
+            "--allow-tags",
+            "--out",
+            str(self.sboms),
             "--tag",
             "localhost/vita-train-test",
             "--source",
@@ -115,10 +119,7 @@ class Engine:
     def build_data(self) -> str:
         """Build the data image, with the synthesiser that the shipped recipes' synthetic world
         needs."""
-        build = "+cpu" if offers_cpu_torch() else ""
-        return self.build(
-            "data", "--build-arg", f"TORCH_BUILD={build}", "--build-arg", "EXTRA=espeakng-loader"
-        )
+        return self.build("data", "--build-arg", "EXTRA=espeakng-loader")
 
     def build_trainer(self) -> str:
         """Build the trainer's image on the same base, so without CUDA's compilers and without
@@ -169,33 +170,6 @@ def image_of(kind: str) -> str:
     from vita_train import __version__
 
     return f"localhost/vita-train-test-{kind}-python:{__version__}"
-
-
-def offers_cpu_torch() -> bool:
-    """Return whether the package index has the CPU build of the locked torch."""
-    version = next(
-        line
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if line.startswith("torch==")
-    )
-    return (
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--dry-run",
-                "--ignore-installed",
-                "--no-deps",
-                f"{version}+cpu",
-            ],
-            capture_output=True,
-            check=False,
-        ).returncode
-        == 0
-    )
 
 
 def _bootstrap(archive: Path) -> None:

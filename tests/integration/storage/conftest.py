@@ -11,21 +11,17 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.helpers.s3_faults import FaultProxy, spoiling
+from tests.helpers.s3_faults import FaultProxy, short_pauses, spoiling
 from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
-from vita_train.storage.s3 import MIB, S3Store
+from vita_train.storage.s3 import S3Store
 
 
 @pytest.fixture(autouse=True)
-def _small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pauses of milliseconds, parts as small as S3 allows, a cache of the test's own."""
-    monkeypatch.setattr(
-        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01
-    )
-    monkeypatch.setattr("vita_train.storage.retry._FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("vita_train.storage.retry._LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr("vita_train.storage.s3.PART_BYTES", 5 * MIB)
     monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "cache"))
+    with short_pauses():
+        yield
 
 
 @pytest.fixture(scope="session")

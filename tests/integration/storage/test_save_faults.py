@@ -104,6 +104,19 @@ def test_faults_that_last(
     assert unfinished_uploads(direct) == [], "what the attempt before left has been swept"
 
 
+@pytest.mark.parametrize("kind", ["page", "empty"])
+def test_an_upload_that_something_else_than_s3_answers(
+    store: S3Store, hasty: S3Store, direct: S3Store, proxy: FaultProxy, tmp_path: Path, kind: Kind
+) -> None:
+    attempt = begin_attempt(store, STAGE)
+    save(store, attempt, 10, tmp_path / "work")
+    proxy.spoil(kind, r"POST .*\?uploads")
+    with pytest.raises(StorageError) as caught:
+        save(hasty, attempt, 20, tmp_path / "work")
+    assert_told(caught.value, direct.uri)
+    assert whole_step(direct, tmp_path / "back") == (10, "")
+
+
 def test_a_fault_in_the_background_is_told_by_the_next_save(
     store: S3Store, hasty: S3Store, proxy: FaultProxy, tmp_path: Path
 ) -> None:

@@ -1,0 +1,558 @@
+"""Kill runs and spoil storage at random, and count how often what comes of it is what an
+undisturbed run gives.
+
+    python benchmarks/kills.py kills --store local --ranks 2 --minutes 10
+    python benchmarks/kills.py kills --store s3 --minutes 10
+    python benchmarks/kills.py faults --minutes 2
+    python benchmarks/kills.py table                            # only write the table anew
+
+``kills`` runs every step of recipe `smoke` once undisturbed. Then it takes the steps in turn: what
+a step left is
+removed, and it is done anew under blows until it ends; weights, files, measures and the losses of
+all steps must be
+equal, to the bit, to what the undisturbed step gave. A blow comes at a random time and is one of
+
+* kill: SIGKILL to all processes of the step at once, as when a machine dies;
+* lose: SIGKILL to one process of it, chosen at random: a rank, a loader's worker, a decoder;
+* hang: SIGSTOP to one process of it. What notices (another rank's watchdog) may end the step; else
+all is killed.
+
+``faults`` saves and reads checkpoints on an S3 server through a proxy that spoils requests.
+Afterwards the store must
+hold the old checkpoint or the new one, whole; a save that ended well means the new one; whatever
+went wrong was said by an error of ours.
+
+Ranks are forked from a process that has imported what they need, so that a blow costs the step's
+own time. Every trial
+is a line of ``benchmarks/results/kills.jsonl``, so the benchmark may be stopped and started again;
+``kills.md`` counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import yaml
+
+from tests.helpers.checkpoints import STAGE, save, whole_step
+from tests.helpers.s3_faults import FaultProxy, Kind, short_pauses, spoiling
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, serve_s3
+from vita_train.errors import PeerLostError, VitaError
+from vita_train.launch.backend import RECIPE, Outcome, StageJob
+from vita_train.launch.outcome import explain, forget_outcomes
+from vita_train.launch.process import run_rank
+from vita_train.launch.rank import main as rank_main
+from vita_train.pipeline import steps
+from vita_train.pipeline.steps import open_run
+from vita_train.recipe.backends import JobBackendSpec, register_job_backend
+from vita_train.recipe.load import dump_recipe
+from vita_train.recipe.selection import run_steps
+from vita_train.runs.run import Run
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.s3 import S3Store
+
+RESULTS = Path(__file__).parent / "results"
+WANTED = {"kills": 200, "faults": 200}
+#: Blows that a step gets before it is let through.
+MOST = 10
+#: Seconds a step takes at most, blows aside; the watchdog acts long before.
+PATIENCE = 600.0
+STEP_TIMEOUT = 20.0
+#: What fails in each kind of work, and of which requests; see `FaultProxy.spoil`.
+KINDS: tuple[Kind, ...] = (
+    "InternalError",
+    "SlowDown",
+    "cut request",
+    "cut answer",
+    "lost answer",
+    "changed request",
+    "changed answer",
+    "page",
+    "empty",
+)
+MATCHES = {
+    "save": (
+        "",
+        "PUT",
+        "POST",
+        "PUT .*/committed/",
+        "PUT .*manifest",
+        "PUT .*optim-1",
+        "GET .*prefix=",
+        "HEAD",
+    ),
+    "read": (
+        "",
+        "GET",
+        "GET .*/committed/",
+        "GET .*manifest",
+        "GET .*prefix=",
+        "GET .*large.bin",
+        "GET .*optim-1",
+        "HEAD",
+    ),
+}
+_OF_WRITES = ("cut request", "changed request")
+
+
+class ForkedBackend:
+    """A job's ranks as processes forked from this one."""
+
+    def check(self, run: Run) -> str:
+        """Say where jobs go."""
+        return "forked processes"
+
+    def run(self, job: StageJob) -> Outcome:
+        """Run the ranks to their end; the first that fails ends the others."""
+        logs = job.run.logs_dir(job.stage)
+        logs.mkdir(parents=True, exist_ok=True)
+        forget_outcomes(logs)
+        recipe = job.run.dir / job.stage / RECIPE
+        recipe.write_text(dump_recipe(job.run.recipe), encoding="utf-8")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        size, ranks = job.resources.nproc, set()
+        for rank in range(size):
+            child = os.fork()
+            if child == 0:
+                names = {
+                    "RANK": rank,
+                    "LOCAL_RANK": rank,
+                    "WORLD_SIZE": size,
+                    "LOCAL_WORLD_SIZE": size,
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                }
+                os.environ.update({name: str(value) for name, value in names.items()})
+                sys.argv = ["rank", str(logs), str(recipe), job.stage, job.run.name]
+                run_rank(rank_main)
+            ranks.add(child)
+        failure: VitaError | None = None
+        while ranks:
+            child, status = os.wait()
+            ranks.discard(child)
+            if status and failure is None:
+                failure = (
+                    PeerLostError(
+                        "a process of the job was killed", where=str(logs), remedy="run it again"
+                    )
+                    if os.WIFSIGNALED(status)
+                    else explain(logs, "")
+                )
+                for other in ranks:
+                    os.kill(other, signal.SIGKILL)
+        return Outcome(failure, logs=str(logs))
+
+
+class World:
+    """A run whose steps can be done again, and what they gave undisturbed."""
+
+    def __init__(self, folder: Path, root: str, endpoint: str, ranks: int) -> None:
+        """Write the recipe of the run: `smoke`, smaller, with a checkpoint after every step."""
+        recipe = yaml.safe_load((files("vita_train.recipe") / "presets" / "smoke.yaml").read_text())
+        recipe["data"]["source"]["world"] |= {"scale": 0.005, "test_size": 2}
+        recipe["launch"] |= {"backend": "forked", "nproc": ranks, "step_timeout": STEP_TIMEOUT}
+        recipe["storage"] = {"root": root, **({"endpoint": endpoint} if endpoint else {})}
+        for stage in recipe["stages"].values():
+            stage |= {"checkpoint_interval": 1, "steps": 4}
+        self._recipe = folder / "kills.yaml"
+        self._recipe.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        self.run = self.open()
+        self.expected: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def open(self) -> Run:
+        """Open the run, as a process of its own would."""
+        return open_run(str(self._recipe), "r")[0]
+
+    def do(self, step: str) -> None:
+        """Do a step in this process."""
+        run = self.open()
+        if step in run.recipe.stages:
+            steps.train_step(run, step)
+        else:
+            {
+                "data_fetch": steps.fetch_step,
+                "prepare": steps.prepare_step,
+                "evaluate": steps.evaluate_step,
+                "export": steps.export_step,
+                "report": steps.report_step,
+            }[step](run)
+
+    def remove(self, step: str) -> None:
+        """Remove all that a step has left."""
+        store = self.run.store
+        store.delete(list(store.list(self.run.key(step) + "/")))
+        shutil.rmtree(self.run.dir / step, ignore_errors=True)
+
+    def outcome(self, step: str) -> dict[str, Any] | None:
+        """Return what a step gave, of which two runs must have the same; None if it has no
+        commit."""
+        manifest = self.open().final(step)
+        if manifest is None:
+            return None
+        shown = {name: ref.sha256 for name, ref in manifest.files.items() if step != "report"}
+        events = self.run.dir / step / "events.jsonl"
+        losses: dict[int, float] = {}
+        for line in events.read_text().splitlines() if events.exists() else ():
+            event = json.loads(line)
+            losses |= {event["step"]: event["loss"]} if "loss" in event else {}
+        weights = {
+            name: [ref.sha256 for ref in module.files] for name, module in manifest.modules.items()
+        }
+        return {"weights": weights, "files": shown, "metrics": manifest.metrics, "losses": losses}
+
+
+def start(work: Callable[[], None], log: Path) -> int:
+    """Fork a process that leads a group of its own; what it prints goes to a file."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(child: int, seconds: float) -> int | None:
+    """Wait for a process; return its exit status, or None if it goes on for longer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.005)
+
+
+def kill_all(child: int, others: list[psutil.Process]) -> None:
+    """Kill a step's processes, also those that have left its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    for other in others:
+        with suppress(psutil.NoSuchProcess):
+            other.kill()
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def strike(child: int, blow: str, patience: float) -> None:
+    """Let a blow fall on a running step and wait until the step has ended; after seconds of
+    patience all is killed."""
+    with suppress(psutil.NoSuchProcess):
+        others = psutil.Process(child).children(recursive=True)
+        victims = [one.pid for one in others] or [child]
+        if blow != "kill":
+            with suppress(ProcessLookupError):
+                os.kill(
+                    random.choice(victims), signal.SIGKILL if blow == "lose" else signal.SIGSTOP
+                )
+            if ended(child, PATIENCE if blow == "lose" else patience) is not None:
+                return
+            others = psutil.Process(child).children(recursive=True)
+        kill_all(child, others)
+
+
+def try_step(world: World, step: str, log: Path) -> dict[str, Any]:
+    """Do a step anew under blows until it ends, and say what came of it."""
+    world.remove(step)
+    blows: Counter[str] = Counter()
+    began, faults = time.monotonic(), []
+    while sum(blows.values()) < MOST:
+        child = start(lambda: world.do(step), log)
+        # A step that was taken up has less left to do, so that blows reach the end of it too.
+        if (status := ended(child, random.uniform(0.0, 0.6 * world.seconds[step]))) is not None:
+            faults += [f"ended by itself with {status}"] if status else []
+            break
+        blow = random.choices(("kill", "lose", "hang"), weights=(6, 3, 1))[0]
+        strike(child, blow, 2 * STEP_TIMEOUT if world.run.recipe.launch.nproc > 1 else 1.0)
+        blows[blow] += 1
+        if (found := world.outcome(step)) not in (None, world.expected[step]):
+            faults.append(
+                f"after a blow, a commit that differs: {difference(found, world.expected[step])}"
+            )
+    child = start(lambda: world.do(step), log)
+    if (status := ended(child, PATIENCE)) != 0:
+        kill_all(child, [])
+        faults.append(f"the last start ended with {status}")
+    found = world.outcome(step)
+    if found != world.expected[step]:
+        faults.append(f"differs: {difference(found, world.expected[step])}")
+    return {
+        "step": step,
+        "blows": dict(blows),
+        "equal": not faults,
+        "faults": faults,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def difference(found: dict[str, Any] | None, expected: dict[str, Any]) -> str:
+    """Say in which parts two outcomes differ."""
+    if found is None:
+        return "no commit"
+    return ", ".join(
+        f"{part}.{name}"
+        for part in expected
+        for name in {**expected[part], **found[part]}
+        if expected[part].get(name) != found[part].get(name)
+    )
+
+
+def kill_runs(store: str, ranks: int, minutes: float, only: list[str]) -> Iterator[dict[str, Any]]:
+    """Try steps in turn until the time is over."""
+    import vita_train.evaluation.run
+    import vita_train.report.render
+    import vita_train.training.stage
+    import vita_train.weights.export  # noqa: F401 - what forked processes need not import again
+
+    with scratch() as folder, server_for(store, folder) as endpoint:
+        os.environ["VITA_TRAIN_CACHE"] = str(folder / "cache")
+        bucket = f"kills-{uuid.uuid4().hex[:8]}"
+        if endpoint:
+            boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
+                Bucket=bucket
+            )
+        world = World(
+            folder, f"s3://{bucket}/runs" if endpoint else str(folder / "runs"), endpoint, ranks
+        )
+        log, order = folder / "log.txt", run_steps(world.run.recipe)
+        asked = only or order
+        for step in order[: 1 + max(map(order.index, asked))]:
+            began = time.monotonic()
+            if ended(start(lambda step=step: world.do(step), log), PATIENCE) != 0:  # type: ignore[misc]
+                raise SystemExit(f"error: {step} fails undisturbed:\n{log.read_text()[-3000:]}")
+            world.seconds[step] = time.monotonic() - began
+            world.expected[step] = world.outcome(step) or {}
+            print(f"{step}: {world.seconds[step]:.1f} s undisturbed", flush=True)
+        deadline = time.monotonic() + 60 * minutes
+        while time.monotonic() < deadline:
+            for step in random.sample(asked, len(asked)):
+                if time.monotonic() >= deadline:
+                    break
+                log.unlink(missing_ok=True)
+                done = try_step(world, step, log)
+                if not done["equal"]:
+                    print(log.read_text()[-3000:], file=sys.stderr, flush=True)
+                yield {"kind": "kills", "store": store, "ranks": ranks, **done}
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder for the time of the block. A forked rank runs exit handlers, which must not
+    remove it."""
+    folder = Path(tempfile.mkdtemp(prefix="vita-kills-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def server_for(store: str, folder: Path) -> Iterator[str]:
+    """Run an S3 server if the store is to be on one; its endpoint, or nothing."""
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    (folder / "s3").mkdir()
+    with serve_s3(folder / "s3") if store == "s3" else nullcontext() as server:
+        if server is not None and server.kind == "moto":  # it would be forked along
+            raise SystemExit(
+                "error: kills on S3 need versitygw: tests/tools/build-versitygw.sh builds it"
+            )
+        yield server.endpoint if server else ""
+
+
+def spoil_storage(minutes: float) -> Iterator[dict[str, Any]]:
+    """Save and read checkpoints through faults until the time is over."""
+    with (
+        scratch() as folder,
+        short_pauses(),
+        server_for("s3", folder) as endpoint,
+        spoiling(endpoint) as proxy,
+    ):
+        bucket = f"faults-{uuid.uuid4().hex[:8]}"
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
+            Bucket=bucket
+        )
+        deadline = time.monotonic() + 60 * minutes
+        # Making a client takes longer than most trials.
+        direct, store = (
+            S3Store(bucket, "runs", endpoint=at, retry_timeout=1.0)
+            for at in (endpoint, proxy.endpoint)
+        )
+        while time.monotonic() < deadline:
+            yield spoil_once(proxy, direct, store, folder / "work")
+            direct.delete(direct.list())
+            shutil.rmtree(folder / "work", ignore_errors=True)
+
+
+def spoil_once(proxy: FaultProxy, direct: S3Store, store: S3Store, folder: Path) -> dict[str, Any]:
+    """Save a checkpoint, then save another or read it through one fault, and say what came of
+    it."""
+    work = random.choice(("save", "read"))
+    kind = random.choice([kind for kind in KINDS if work == "save" or kind not in _OF_WRITES])
+    match = random.choice(MATCHES[work])
+    attempt, faults, told = begin_attempt(direct, STAGE), [], ""
+    save(direct, attempt, 10, folder / "first")
+    fault = proxy.spoil(kind, match, times=random.choice((1, 2, 5, 12, float("inf"))))
+    try:
+        if work == "save":
+            save(store, attempt, 20, folder / "second")
+        elif (read := whole_step(store, folder / "read")) is None:
+            told = "passed over"  # whoever resumes refuses to begin anew
+        elif read != (10, ""):
+            faults.append(f"read {read}")
+    except VitaError as error:
+        told = str(error)
+    except Exception as error:
+        faults.append(f"{type(error).__name__}: {error}"[:300])
+    proxy.heal()
+    try:
+        found = whole_step(direct, folder / "after")
+    except Exception as error:
+        found = None
+        faults.append(f"afterwards: {type(error).__name__}: {error}"[:300])
+    right = (
+        {(10, ""), (20, "")} if told and work == "save" else {(20 if work == "save" else 10, "")}
+    )
+    if found not in right:
+        faults.append(f"the store holds {found}")
+    return {
+        "kind": "faults",
+        "fault": kind,
+        "match": match,
+        "work": work,
+        "spoilt": fault.seen,
+        "told": bool(told),
+        "equal": not faults,
+        "faults": faults,
+    }
+
+
+def _fault_of(line: dict[str, Any]) -> str:
+    return f"{line['fault']} on {line['match']!r}, {line['work']}"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the counts as Markdown."""
+    text = [
+        "# Kills and storage faults",
+        "",
+        "Written by `benchmarks/kills.py`, which says what is done. Every trial is a line of "
+        "`kills.jsonl`.",
+        "",
+        "| step | store, ranks | trials | kill | lose | hang | equal to the undisturbed run |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    kills, faults = (
+        [line for line in lines if line["kind"] == kind] for kind in ("kills", "faults")
+    )
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in kills:
+        groups[line["step"], f"{line['store']}, {line['ranks']}"].append(line)
+    blows = sum((Counter(line["blows"]) for line in kills), Counter())
+    for (step, where), group in groups.items():
+        counts = sum((Counter(line["blows"]) for line in group), Counter())
+        text.append(
+            f"| {step} | {where} | {len(group)} | {counts['kill']} | {counts['lose']} | "
+            f"{counts['hang']} | "
+            f"{sum(line['equal'] for line in group)} of {len(group)} |"
+        )
+    text += [
+        "",
+        f"**{blows.total()} blows of {WANTED['kills']} wanted**, {blows['kill']} kill, "
+        f"{blows['lose']} lose, "
+        f"{blows['hang']} hang; {sum(line['equal'] for line in kills)} of {len(kills)} steps "
+        f"equal.",
+        "",
+        "| fault | trials | met | error told | whole or absent, and true |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in KINDS:
+        group = [line for line in faults if line["fault"] == kind]
+        text.append(
+            f"| {kind} | {len(group)} | {sum(line['spoilt'] > 0 for line in group)} | "
+            f"{sum(line['told'] for line in group)} | {sum(line['equal'] for line in group)} |"
+        )
+    met = [line for line in faults if line["spoilt"]]
+    text += [
+        "",
+        f"**{len(met)} trials of {WANTED['faults']} wanted met their fault**, "
+        f"{sum(line['spoilt'] for line in met)} requests spoilt; "
+        f"{sum(line['equal'] for line in met)} of "
+        f"{len(met)} right.",
+        "",
+    ]
+    wrong = [line for line in lines if not line["equal"]]
+    text += ["## What was not right", ""] if wrong else []
+    text += [
+        f"- {line.get('step') or _fault_of(line)}: {'; '.join(line['faults'])}" for line in wrong
+    ]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def main() -> None:
+    """Do what the command line asks for and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("kills", "faults", "table"))
+    parser.add_argument("--store", choices=("local", "s3"), default="local")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of trials, the undisturbed run aside"
+    )
+    parser.add_argument("--only", nargs="*", default=[], metavar="STEP")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    register_job_backend(JobBackendSpec("forked", f"{__name__}:ForkedBackend", here=True))
+    path = asked.results / "kills.jsonl"
+    trials = {
+        "kills": lambda: kill_runs(asked.store, asked.ranks, asked.minutes, asked.only),
+        "faults": lambda: spoil_storage(asked.minutes),
+        "table": lambda: (),
+    }[asked.what]()
+    for trial in trials:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(trial) + "\n")
+        print(json.dumps(trial), flush=True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    (asked.results / "kills.md").write_text(table(lines))
+
+
+if __name__ == "__main__":
+    main()
