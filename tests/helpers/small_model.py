@@ -49,7 +49,7 @@ def small_spec() -> ModelSpec:
                 "max_positions": 100,
             },
             "audio_adapter": {"hidden_size": 24},
-            "speech_decoder": {"width": 16},
+            "speech_decoder": {"width": 16, "num_heads": 2},
         }
     )
 

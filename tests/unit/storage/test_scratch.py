@@ -20,11 +20,11 @@ import sys, time
 from pathlib import Path
 from vita_train.storage.local import private_file
 from vita_train.storage.scratch import scratch_folder
-from vita_train.weights.staging import placed
+from vita_train.weights.staging import atomic_directory
 
 home = Path(sys.argv[1])
 with (private_file(home / "1.1" / "final.json") as (_, file), scratch_folder(home / "1.1", "final") as scratch,
-      placed(home / "export" / "model", "export.json", "export") as aside):
+      atomic_directory(home / "export" / "model", "export.json", "export") as aside):
     for path in (scratch, aside):
         (path / "half.safetensors").write_bytes(b"x" * 1000)
     file.write(b"{")
