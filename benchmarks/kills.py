@@ -407,7 +407,8 @@ def spoil_storage(minutes: float) -> Iterator[dict[str, Any]]:
         deadline = time.monotonic() + 60 * minutes
         # Making a client takes longer than most trials.
         direct, store = (
-            S3Store(bucket, "runs", endpoint=at, patience=1.0) for at in (endpoint, proxy.endpoint)
+            S3Store(bucket, "runs", endpoint=at, retry_timeout=1.0)
+            for at in (endpoint, proxy.endpoint)
         )
         while time.monotonic() < deadline:
             yield spoil_once(proxy, direct, store, folder / "work")
