@@ -1,31 +1,27 @@
-"""Kill runs and spoil storage at random, and count how often what comes of it is what an
-undisturbed run gives.
+"""Kill runs and spoil storage at random, and count how often the outcome is the undisturbed one.
 
     python benchmarks/kills.py kills --store local --ranks 2 --minutes 10
     python benchmarks/kills.py kills --store s3 --minutes 10
     python benchmarks/kills.py faults --minutes 2
     python benchmarks/kills.py table                            # only write the table anew
 
-``kills`` runs every step of recipe `smoke` once undisturbed. Then it takes the steps in turn: what
-a step left is
-removed, and it is done anew under blows until it ends; weights, files, measures and the losses of
-all steps must be
-equal, to the bit, to what the undisturbed step gave. A blow comes at a random time and is one of
+``kills`` runs every step of recipe `smoke` once undisturbed. Then it takes the steps in turn:
+what a step left is removed, and it is done anew under blows until it ends; weights, files,
+measures and the losses of all steps must be equal, to the bit, to what the undisturbed step gave.
+A blow comes at a random time and is one of
 
 * kill: SIGKILL to all processes of the step at once, as when a machine dies;
 * lose: SIGKILL to one process of it, chosen at random: a rank, a loader's worker, a decoder;
-* hang: SIGSTOP to one process of it. What notices (another rank's watchdog) may end the step; else
-all is killed.
+* hang: SIGSTOP to one process of it. What notices (another rank's watchdog) may end the step;
+  else all is killed.
 
 ``faults`` saves and reads checkpoints on an S3 server through a proxy that spoils requests.
-Afterwards the store must
-hold the old checkpoint or the new one, whole; a save that ended well means the new one; whatever
-went wrong was said by an error of ours.
+Afterwards the store must hold the old checkpoint or the new one, whole; a save that ended well
+means the new one; whatever went wrong was said by an error of ours.
 
 Ranks are forked from a process that has imported what they need, so that a blow costs the step's
-own time. Every trial
-is a line of ``benchmarks/results/kills.jsonl``, so the benchmark may be stopped and started again;
-``kills.md`` counts.
+own time. Every trial is a line of ``benchmarks/results/kills.jsonl``, so the benchmark may be
+stopped and started again; ``kills.md`` counts.
 """
 
 from __future__ import annotations
@@ -206,8 +202,7 @@ class World:
         shutil.rmtree(self.run.dir / step, ignore_errors=True)
 
     def outcome(self, step: str) -> dict[str, Any] | None:
-        """Return what a step gave, of which two runs must have the same; None if it has no
-        commit."""
+        """Return what a step gave, equal in two runs; None if it has no commit."""
         manifest = self.open().final(step)
         if manifest is None:
             return None
@@ -268,8 +263,10 @@ def kill_all(child: int, others: list[psutil.Process]) -> None:
 
 
 def strike(child: int, blow: str, patience: float) -> None:
-    """Let a blow fall on a running step and wait until the step has ended; after seconds of
-    patience all is killed."""
+    """Let a blow fall on a running step and wait until it has ended.
+
+    After `patience` seconds all of it is killed.
+    """
     with suppress(psutil.NoSuchProcess):
         others = psutil.Process(child).children(recursive=True)
         victims = [one.pid for one in others] or [child]
@@ -370,8 +367,7 @@ def kill_runs(store: str, ranks: int, minutes: float, only: list[str]) -> Iterat
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a folder for the time of the block. A forked rank runs exit handlers, which must not
-    remove it."""
+    """Give a folder for the time of the block; exit handlers of forked ranks must not remove it."""
     folder = Path(tempfile.mkdtemp(prefix="vita-kills-"))
     try:
         yield folder
@@ -421,8 +417,7 @@ def spoil_storage(minutes: float) -> Iterator[dict[str, Any]]:
 
 
 def spoil_once(proxy: FaultProxy, direct: S3Store, store: S3Store, folder: Path) -> dict[str, Any]:
-    """Save a checkpoint, then save another or read it through one fault, and say what came of
-    it."""
+    """Save a checkpoint, save another or read it through a fault, and say what came of it."""
     work = random.choice(("save", "read"))
     kind = random.choice([kind for kind in KINDS if work == "save" or kind not in _OF_WRITES])
     match = random.choice(MATCHES[work])
@@ -463,10 +458,6 @@ def spoil_once(proxy: FaultProxy, direct: S3Store, store: S3Store, folder: Path)
     }
 
 
-def _fault_of(line: dict[str, Any]) -> str:
-    return f"{line['fault']} on {line['match']!r}, {line['work']}"
-
-
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the counts as Markdown."""
     text = [
@@ -488,8 +479,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     for (step, where), group in groups.items():
         counts = sum((Counter(line["blows"]) for line in group), Counter())
         text.append(
-            f"| {step} | {where} | {len(group)} | {counts['kill']} | {counts['lose']} | "
-            f"{counts['hang']} | "
+            f"| {step} | {where} | {len(group)} | {counts['kill']} | "
+            f"{counts['lose']} | {counts['hang']} | "
             f"{sum(line['equal'] for line in group)} of {len(group)} |"
         )
     text += [
@@ -497,7 +488,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         f"**{blows.total()} blows of {WANTED['kills']} wanted**, {blows['kill']} kill, "
         f"{blows['lose']} lose, "
         f"{blows['hang']} hang; {sum(line['equal'] for line in kills)} of {len(kills)} steps "
-        f"equal.",
+        "equal.",
         "",
         "| fault | trials | met | error told | whole or absent, and true |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -520,7 +511,9 @@ def table(lines: list[dict[str, Any]]) -> str:
     wrong = [line for line in lines if not line["equal"]]
     text += ["## What was not right", ""] if wrong else []
     text += [
-        f"- {line.get('step') or _fault_of(line)}: {'; '.join(line['faults'])}" for line in wrong
+        f"- {line.get('step') or ', '.join(line[key] for key in ('fault', 'match', 'work'))}: "
+        f"{'; '.join(line['faults'])}"
+        for line in wrong
     ]
     return "\n".join(text).rstrip() + "\n"
 

@@ -1,9 +1,7 @@
 """Prints what is installed as a bill of materials: SPDX 2.3, as JSON.
 
-    python tools/sbom.py --name IMAGE --lock requirements.lock            # all of this Python, and
-    Debian's packages
-    python tools/sbom.py --wheel dist/FILE.whl --lock requirements.lock   # the wheel, and what it
-    needs of this Python
+    python tools/sbom.py --name IMAGE --lock requirements.lock     # this Python, Debian's packages
+    python tools/sbom.py --wheel dist/FILE.whl --lock requirements.lock      # it and what it needs
 
 Names, versions and licences are those that the packages state of themselves; hashes come from the
 lock. The wheel must be installed in the Python that this runs in.
@@ -149,8 +147,7 @@ def python_packages(found: Iterable[Distribution], lock: Path | None) -> list[di
 
 
 def debian_packages(status: Path = _STATUS) -> list[dict[str, Any]]:
-    """Return an entry for each installed package of Debian's kind; none where the system has no
-    such list."""
+    """Return an entry for each installed package of Debian's kind; none on other systems."""
     entries = []
     for block in (
         status.read_text(encoding="utf-8", errors="replace").split("\n\n")

@@ -84,7 +84,7 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     assert program == "vita-train"
     command, options = _command(words)
     assert command.make_context(words[1], options).params == {
-        "is_rehearsal": False,
+        "dry_run": False,
         "workflow": 60.0,
         "over": 3600.0,
         "unfinished": 7200.0,
@@ -243,11 +243,6 @@ def test_wrong_values_are_refused_by_name(setting: str, words: str) -> None:
 
 
 def test_images_by_tag_are_taken_where_a_value_says_so() -> None:
-    made = helm(
-        "template",
-        "one",
-        CHART,
-        "--set",
-        "images.allowTags=true,images.launcher=registry.example/launcher:1",
-    )
+    settings = "images.allowTags=true,images.launcher=registry.example/launcher:1"
+    made = helm("template", "one", CHART, "--set", settings)
     assert 'image: "registry.example/launcher:1"' in made.stdout
