@@ -183,7 +183,7 @@ def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pipeline 'vita-train-ladder'"):
         PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
-    with pytest.raises(UserError, match="no compiled pipeline"):
+    with pytest.raises(UserError, match="VT-USE-065"):
         PipelineServer(kfp.endpoint).upload(tmp_path / "no.yaml")
-    with pytest.raises(PeerLostError, match="does not answer"):
+    with pytest.raises(PeerLostError, match="VT-PEER-004"):
         PipelineServer("http://127.0.0.1:9").upload(COMPILED / "ladder.yaml")

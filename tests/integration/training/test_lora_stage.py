@@ -216,7 +216,7 @@ def test_an_adapter_is_not_merged_into_other_weights(root: Path) -> None:
     ):
         load_refs(_recipe(root).model, {"llm": other})
     skipped = _manifest(root, "1.3").modules["llm"].model_copy(update={"base": ref.base})
-    with pytest.raises(CheckpointError, match="trained on other weights"):
+    with pytest.raises(CheckpointError, match="VT-WEIGHTS-018"):
         load_refs(_recipe(root).model, {"llm": skipped})
 
 
@@ -254,7 +254,7 @@ def test_merge_lora_writes_weights_that_any_tool_reads(root: Path, tmp_path: Pat
     wanted = load_refs(_recipe(root).model, {"llm": _manifest(root, "1.2").modules["llm"]})["llm"]
     found = load_llm(_recipe(root).model.llm, str(out / "llm"))
     assert torch.equal(_logits(found), _logits(wanted))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="VT-USE-126"):
         merge_stage(Run(_recipe(root), RUN), out)
     with pytest.raises(UserError, match=r"stage 0\.llm has trained no adapters"):
         merge_stage(Run(_recipe(root), RUN), tmp_path / "other", stage="0.llm")

@@ -60,7 +60,7 @@ def test_what_is_written_can_be_run_and_loses_no_record(folder: Path, tmp_path: 
     check_recipe(resolved)
     assert list(resolved.stages) == ["learn", "recognise", "listen"]
     assert check(registry, resolved, workers=1).ledger.rejected == 0
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="VT-USE-031"):
         write_project(look_at(folder, tmp_path / "out"), "", tmp_path / "out")
 
 

@@ -95,7 +95,7 @@ def test_killed_rank_is_started_again_a_bounded_number_of_times(tmp_path: Path) 
 
 
 def test_done_without_a_commit_is_no_success(tmp_path: Path) -> None:
-    with pytest.raises(VitaError, match="committed nothing"):
+    with pytest.raises(VitaError, match="VT-FAIL-004"):
         launch(_recipe(tmp_path), "nothing")
 
 

@@ -21,7 +21,7 @@ def run_at(root: Path | str, name: str = "") -> Run:
 def test_it_is_named_after_its_recipe_unless_told_otherwise(tmp_path: Path) -> None:
     assert run_at(tmp_path).name == "smoke"
     assert run_at(tmp_path, "other").key("1.1", "final.json") == "other/1.1/final.json"
-    with pytest.raises(UserError, match="no name for a run"):
+    with pytest.raises(UserError, match="VT-USE-095"):
         run_at(tmp_path, "../up")
 
 

@@ -39,7 +39,7 @@ def test_a_trial_leaves_nothing_and_finds_a_store_that_lets_a_second_writer_win(
     monkeypatch.setattr(
         type(store), "write", lambda self, key, data, *, if_absent=False: write(self, key, data)
     )
-    with pytest.raises(UserError, match="two launchers could both commit"):
+    with pytest.raises(UserError, match="VT-USE-116"):
         try_store(store)
     assert store.list() == []
 

@@ -91,7 +91,7 @@ def test_every_combination_resolves_as_the_public_code_does() -> None:
         if wanted:
             assert set(trainable_parts(Arguments(dict(values)), like_public=True)) == wanted, values
         else:
-            with pytest.raises(UserError, match="nothing is left to train"):
+            with pytest.raises(UserError, match="VT-USE-021"):
                 trainable_parts(Arguments(dict(values)), like_public=True)
 
 

@@ -149,7 +149,7 @@ def test_an_old_corpus_survives_a_failed_preparation(tmp_path: Path) -> None:
     prepare(recipe(), registry, out, progress=QUIET.append)
     before = digests(out)
     (tmp_path / "hear-train.json").write_text("[{")
-    with pytest.raises(DataError, match="not a valid JSON array"):
+    with pytest.raises(DataError, match="VT-DATA-025"):
         prepare(recipe(), registry, out, progress=QUIET.append)
     assert digests(out) == before
 

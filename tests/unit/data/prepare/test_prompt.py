@@ -169,7 +169,7 @@ def test_a_prompt_is_the_front_of_the_record(tokenizer: Tokenizer) -> None:
 
 
 def test_a_tokenizer_without_the_marks_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(RecipeError, match="no single token"):
+    with pytest.raises(RecipeError, match="VT-RECIPE-003"):
         control_id(tokenizer, "<1>")
 
 

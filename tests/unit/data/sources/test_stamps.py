@@ -215,7 +215,7 @@ def test_refusals_are_one_clear_message(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="does not exist"):
         fetch(StampsSource(package=str(tmp_path / "no.deb")), tmp_path / "a", seed=0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no picture with a caption"):
+    with pytest.raises(DataError, match="VT-DATA-030"):
         fetch(StampsSource(package=str(tmp_path / "empty")), tmp_path / "b", seed=0)
     (tmp_path / "bad.deb").write_bytes(b"no package")
     monkeypatch.setenv("PATH", str(tmp_path))

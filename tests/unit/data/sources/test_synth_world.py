@@ -250,7 +250,7 @@ def test_voices_are_audibly_distinct() -> None:
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="VT-USE-037"):
         fetch(SMALL, tmp_path, seed=0)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 

@@ -262,7 +262,7 @@ def test_the_recipe_lies_over_the_platform_and_the_task_over_both() -> None:
 def test_what_cannot_be_said_is_refused() -> None:
     with pytest.raises(RecipeError, match="no image"):
         _job(Platform())
-    with pytest.raises(RecipeError, match="priority class"):
+    with pytest.raises(RecipeError, match="VT-RECIPE-015"):
         TrainJobs().manifest(_job(Platform(image="i", pod=PodSettings(priority_class="high"))))
 
 

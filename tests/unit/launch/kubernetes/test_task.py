@@ -119,7 +119,7 @@ def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(POD, "ladder-abc-impl-1")
-    with pytest.raises(UserError, match="nothing says what the cluster is like") as refused:
+    with pytest.raises(UserError, match="VT-USE-090") as refused:
         launch_stage(
             Run(load_recipe("smoke", [f"storage.root={tmp_path}"]), "r"), "0.llm", "0" * 64
         )

@@ -100,7 +100,7 @@ def test_every_parameter_receives_a_gradient(spec: CodecSpec) -> None:
 
 
 def test_generator_without_room_for_the_voice_is_refused() -> None:
-    with pytest.raises(RecipeError, match="voice could not be added"):
+    with pytest.raises(RecipeError, match="VT-RECIPE-021"):
         build_codec(WAVEFORM.model_copy(update={"global_dim": 12}))
 
 

@@ -107,7 +107,7 @@ def test_recolouring_moves_channels_alone() -> None:
 
 
 def test_colours_must_be_named() -> None:
-    with pytest.raises(DataError, match="none of colour_words"):
+    with pytest.raises(DataError, match="VT-DATA-037"):
         build(permute_colours=0.5)
 
 

@@ -127,7 +127,7 @@ def test_adversarial_without_discriminators_is_refused(
     recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
 ) -> None:
     assert CodecObjective(context(recipe, corpus, "3.1"), modules).phases == ("main",)
-    with pytest.raises(RecipeError, match="discriminators that train"):
+    with pytest.raises(RecipeError, match="VT-RECIPE-071"):
         CodecObjective(context(recipe, corpus, "3.1", options={"adversarial": 1.0}), modules)
 
 

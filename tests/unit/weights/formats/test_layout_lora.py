@@ -132,7 +132,7 @@ def test_the_base_that_the_adapter_names_is_found(
         UserError, match=r"someone/else: the weights that the adapter belongs to .* --base"
     ):
         open_source(tmp_path / "lora")
-    with pytest.raises(UserError, match="an adapter alone has a base"):
+    with pytest.raises(UserError, match="VT-USE-123"):
         open_source(base, base=base)
 
 
