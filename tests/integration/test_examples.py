@@ -54,6 +54,18 @@ def test_recipes_and_records_are_right(name: str) -> None:
     assert Path(registry).is_file()
 
 
+def test_a_registry_that_is_typed_is_looked_for_where_it_is_typed(folder: Path) -> None:
+    shutil.move(folder / "examples" / "own_data" / "registry.yaml", folder / "mine.yaml")
+    text = (folder / "mine.yaml").read_text()
+    for name in ("images", "recordings", "captions", "questions", "announcements", "talk"):
+        text = text.replace(f": {name}", f": examples/own_data/{name}")
+    (folder / "mine.yaml").write_text(text)
+    setting = ["--set", "data.source.mine.registry=mine.yaml"]
+    said = vita(folder, "run", "examples/own_data/recipe.yaml", *setting, "--until", "data_fetch")
+    assert "data_fetch" in said
+    assert read_final(open_store(str(folder / "runs")), "own-data/data_fetch") is not None
+
+
 def test_every_record_of_own_data_can_be_used(folder: Path) -> None:
     said = vita(
         folder, "data", "check", "examples/own_data/recipe.yaml", "examples/own_data/registry.yaml"

@@ -101,13 +101,17 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
-    """Make registries' paths absolute, so that a run can be taken up again from any folder."""
+    """Make the paths of registries that lie beside the recipe absolute.
+
+    Others stay as they are: a run writes its recipe into folders of its own, where a path that was
+    typed must still mean what it meant.
+    """
     data = recipe.get("data")
     sources = data.get("source") if isinstance(data, dict) else None
     for source in sources.values() if isinstance(sources, dict) else ():
         registry = source.get("registry") if isinstance(source, dict) else None
-        if isinstance(registry, str) and registry and "://" not in registry:
-            source["registry"] = str(folder.resolve() / FilePath(registry).expanduser())
+        if isinstance(registry, str) and (beside := folder.resolve() / registry).is_file():
+            source["registry"] = str(beside)
 
 
 def _check_credentials(tree: Tree, value: Any, path: Path) -> None:

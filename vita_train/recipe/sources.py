@@ -44,8 +44,8 @@ class RecordsSource(Strict):
 
     kind: Literal["records"] = "records"
     registry: str
-    """Path of the registry file (JSON or YAML). In a recipe's file, relative to that file;
-    elsewhere to the working folder."""
+    """Path of the registry file (JSON or YAML). Relative to the recipe's file if it is
+    there, else to the working folder."""
 
 
 @dataclass(frozen=True)
