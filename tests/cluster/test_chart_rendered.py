@@ -86,6 +86,7 @@ def test_the_janitor_runs_a_command_that_there_is() -> None:
     assert command.make_context(words[1], options).params == {
         "dry_run": False,
         "workflow": 60.0,
+        "terminated": 30.0,
         "over": 3600.0,
         "unfinished": 7200.0,
         "stores": ["s3://omni/runs", "s3://omni/more"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from vita_train.recipe.platform import Platform
 from vita_train.recipe.pod import PodSettings
 
 JOBS = PyTorchJobs()
-NOW = JobRetention(workflow=0, over=0)
+NOW = JobRetention(workflow=0, terminated=0, over=0)
 
 
 def _job(cluster: Cluster, namespace: str, name: str, code: str, workflow: str = "") -> None:
@@ -60,9 +61,21 @@ def test_jobs_nobody_waits_for_go(
         control_plane, namespace, "over", phase="Failed", finishedAt="2020-01-01T00:00:00Z"
     )
     make_workflow(control_plane, namespace, "on", phase="Running")
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 120))
+    make_workflow(control_plane, namespace, "ended", phase="Failed", finishedAt=moment)
+    make_workflow(
+        control_plane,
+        namespace,
+        "stopped",
+        spec={"activeDeadlineSeconds": 0},
+        phase="Failed",
+        finishedAt=moment,
+    )
     forever = "import time; time.sleep(600)"
     _job(cluster, namespace, "left-by-over", forever, workflow="over")
     _job(cluster, namespace, "left-by-gone", forever, workflow="gone")
+    _job(cluster, namespace, "left-by-stopped", forever, workflow="stopped")
+    _job(cluster, namespace, "of-ended", forever, workflow="ended")  # it may be retried
     _job(cluster, namespace, "of-on", forever, workflow="on")
     _job(cluster, namespace, "of-a-shell", forever)
     _job(cluster, namespace, "done", "pass")
@@ -75,14 +88,15 @@ def test_jobs_nobody_waits_for_go(
     # A job of a Workflow that is gone is left alone while it is young: the Workflow may have gone
     # this moment.
     assert [
-        line.split(":")[0] for line in _collect(cluster, namespace, JobRetention(3600, 3600))
-    ] == ["job left-by-over"]
-    until(lambda: "left-by-over" not in names())
+        line.split(":")[0] for line in _collect(cluster, namespace, JobRetention(3600, 60, 3600))
+    ] == ["job left-by-over", "job left-by-stopped"]
+    until(lambda: not {"left-by-over", "left-by-stopped"} & set(names()))
     rehearsed = _collect(cluster, namespace, NOW, dry_run=True)
-    assert names() == [name for name in every if name != "left-by-over"]
+    assert names() == [name for name in every if name not in ("left-by-over", "left-by-stopped")]
     assert rehearsed == [
         "job done: it ended and nobody deleted it; it would be deleted",
         "job left-by-gone: its Workflow gone is gone; it would be deleted",
+        "job of-ended: its Workflow ended is over; it would be deleted",
     ]
     _collect(cluster, namespace, replace(NOW, over=3600))
     until(lambda: names() == ["done", "of-a-shell", "of-on"])

@@ -82,6 +82,10 @@ def janitor(
         float,
         typer.Option(min=0, help="Seconds after the end of its Workflow until a job is deleted."),
     ] = 600.0,
+    terminated: Annotated[
+        float,
+        typer.Option(min=0, help="The same where a person terminated the run."),
+    ] = 60.0,
     over: Annotated[
         float,
         typer.Option(
@@ -121,7 +125,7 @@ def janitor(
         served_kinds(cluster.served()),
         platform.namespace or own_namespace(),
         own_namespace(),
-        JobRetention(workflow, over),
+        JobRetention(workflow, terminated, over),
         out=typer.echo,
         dry_run=dry_run,
     )

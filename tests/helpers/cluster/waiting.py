@@ -13,7 +13,14 @@ from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.workflow import WORKFLOWS
 
 
-def make_workflow(control_plane: ControlPlane, namespace: str, name: str, **status: str) -> None:
+def make_workflow(
+    control_plane: ControlPlane,
+    namespace: str,
+    name: str,
+    *,
+    spec: dict[str, Any] | None = None,
+    **status: str,
+) -> None:
     """Create a Workflow, as Kubeflow Pipelines would."""
     client.CustomObjectsApi(control_plane.api).create_namespaced_custom_object(
         WORKFLOWS.group,
@@ -24,6 +31,7 @@ def make_workflow(control_plane: ControlPlane, namespace: str, name: str, **stat
             "apiVersion": WORKFLOWS.api_version,
             "kind": WORKFLOWS.kind,
             "metadata": {"name": name},
+            "spec": spec or {},
             "status": status,
         },
     )

@@ -17,7 +17,7 @@ from vita_train.launch.kubernetes.api import Cluster
 from vita_train.launch.kubernetes.job import MANAGED_BY, WORKFLOW, Object
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.state import seconds
-from vita_train.launch.kubernetes.workflow import WORKFLOWS, is_going_on
+from vita_train.launch.kubernetes.workflow import WORKFLOWS, is_going_on, is_terminated
 
 Say = Callable[[str], None]
 
@@ -29,10 +29,12 @@ class JobRetention:
     Attributes:
         workflow: seconds after a Workflow's end until a job of it is deleted; a run that is retried
             goes on meanwhile.
+        terminated: the same after the end of one that a person terminated.
         over: seconds after a job's own end until it is deleted, with its pods and their logs.
     """
 
     workflow: float = 600.0
+    terminated: float = 60.0
     over: float = 86400.0
 
 
@@ -97,12 +99,14 @@ def _why(
         # It may have been deleted this moment; a job younger than that waits for the next time.
         old = now - seconds(job["metadata"]["creationTimestamp"]) > retention.workflow
         return f"its Workflow {name} is gone" if old else ""
+    terminated = is_terminated(workflow)
+    wait = min(retention.terminated, retention.workflow) if terminated else retention.workflow
     if (
         is_going_on(workflow)
-        or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= retention.workflow
+        or now - seconds((workflow.get("status") or {}).get("finishedAt")) <= wait
     ):
         return ""
-    return f"its Workflow {name} is over"
+    return f"its Workflow {name} {'was terminated' if terminated else 'is over'}"
 
 
 def _ended(job: Mapping[str, Any]) -> float:

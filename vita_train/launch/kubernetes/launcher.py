@@ -25,7 +25,12 @@ from vita_train.launch.kubernetes.monitor import JobMonitor, Say
 from vita_train.launch.kubernetes.state import Phase, seconds
 from vita_train.launch.kubernetes.task import task_settings
 from vita_train.launch.kubernetes.timeouts import JobTimeouts
-from vita_train.launch.kubernetes.workflow import Workflow, is_cancelled, own_workflow
+from vita_train.launch.kubernetes.workflow import (
+    CancelWatch,
+    Workflow,
+    is_cancelled,
+    own_workflow,
+)
 from vita_train.launch.process import on_stop
 from vita_train.recipe.platform import Platform, needed_platform
 from vita_train.runs.run import Run
@@ -154,7 +159,10 @@ class Launcher:
             VitaError: it failed for good, or the launcher was asked to stop.
         """
         preemptions = 0
-        with on_stop(self._stops.append):
+        with (
+            on_stop(self._stops.append),
+            CancelWatch(self._cluster, self._workflow, self._out) as self._cancel,
+        ):
             self._create_or_adopt()
             while failure := self._monitor():
                 if (
@@ -171,6 +179,7 @@ class Launcher:
                     f"job {self._job.name}: {failure.reason}: {failure.what}; starting it again"
                 )
                 self.delete(wait=True)
+                self._uid = ""
                 self._create_or_adopt()
 
     def delete(self, *, wait: bool = False) -> None:
@@ -261,6 +270,7 @@ class Launcher:
             )
         self._out(f"job {self._job.name}: an older one of this name {state.phase}; replacing it")
         self.delete(wait=True)
+        self._uid = ""
         return False
 
     def _monitor(self) -> Failure | None:
@@ -272,18 +282,23 @@ class Launcher:
 
     def _check_stop(self) -> None:
         """End if the launcher was asked to: with the job if that was a cancel, without if only the
-        launcher must go."""
-        if not self._stops:
+        launcher must go.
+
+        A cancel is mostly seen in the Workflow, seconds before the signal. After a signal there may
+        be less than one, so a job that is known is deleted by one call.
+        """
+        if not (cancelled := self._cancel.is_cancelled()) and not self._stops:
             return
-        if not is_cancelled(self._cluster, self._workflow):
+        if not cancelled and not is_cancelled(self._cluster, self._workflow):
             raise StoppedError(
                 "only the launcher was stopped; the job goes on",
                 code="VT-STOP-001",
                 where=self._job.name,
                 remedy="the next launcher of the same step takes it up",
             )
-        if found := self._at_work():
+        if not self._uid and (found := self._at_work()):
             self._hold(found)
+        if self._uid:
             self.delete()
         raise StoppedError(
             "cancelled; the job is deleted",

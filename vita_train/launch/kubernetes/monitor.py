@@ -22,7 +22,8 @@ from vita_train.launch.kubernetes.watch import EVENTS, PODS, Watcher
 
 #: Takes a line of progress.
 Say = Callable[[str], None]
-_TURN = 0.5
+#: Short, because between the signal to stop and the end of the container there is little time.
+_TURN = 0.1
 _EVENTS_EVERY = 15.0
 
 

@@ -12,5 +12,5 @@ NEEDED: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "pods"): frozenset({"get", "list", "watch"}),
     ("", "pods/log"): frozenset({"get"}),
     ("", "events"): frozenset({"list"}),
-    ("argoproj.io", "workflows"): frozenset({"get"}),
+    ("argoproj.io", "workflows"): frozenset({"get", "list", "watch"}),
 }
