@@ -58,7 +58,7 @@ from vita_train.launch.outcome import explain, forget_outcomes
 from vita_train.launch.process import run_rank
 from vita_train.launch.rank import main as rank_main
 from vita_train.pipeline import steps
-from vita_train.pipeline.steps import open_run
+from vita_train.pipeline.opening import open_run
 from vita_train.recipe.backends import JobBackendSpec, register_job_backend
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.selection import run_steps

@@ -23,7 +23,7 @@ def data_fetch(
 
     Args:
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-        run: Name of the run; empty takes the recipe's.
+        run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
@@ -35,10 +35,11 @@ def data_fetch(
         raw: Manifest of the fetched data.
         metrics: Its measures.
     """
-    from vita_train.pipeline import steps
+    from vita_train.pipeline import opening, steps
 
-    opened, selection = steps.open_run(
-        recipe, run, storage_root, overrides, only, from_step, until_step, force
-    )
-    steps.check_pipeline(opened.recipe, stages)
-    steps.publish(steps.fetch_step(opened, selection), raw, metrics)
+    with opening.one_message():
+        opened, selection = opening.open_run(
+            recipe, run, storage_root, overrides, only, from_step, until_step, force
+        )
+        steps.check_pipeline(opened.recipe, stages)
+        steps.publish(steps.fetch_step(opened, selection), raw, metrics)

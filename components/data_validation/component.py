@@ -22,7 +22,7 @@ def data_validation(
 
     Args:
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-        run: Name of the run; empty takes the recipe's.
+        run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
@@ -32,9 +32,10 @@ def data_validation(
         corpus: Manifest of the prepared corpus.
         metrics: Its measures.
     """
-    from vita_train.pipeline import steps
+    from vita_train.pipeline import opening, steps
 
-    opened, selection = steps.open_run(
-        recipe, run, storage_root, overrides, only, from_step, until_step, force
-    )
-    steps.publish(steps.prepare_step(opened, selection), corpus, metrics)
+    with opening.one_message():
+        opened, selection = opening.open_run(
+            recipe, run, storage_root, overrides, only, from_step, until_step, force
+        )
+        steps.publish(steps.prepare_step(opened, selection), corpus, metrics)

@@ -21,7 +21,7 @@ def report(
 
     Args:
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-        run: Name of the run; empty takes the recipe's.
+        run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
@@ -30,9 +30,10 @@ def report(
         force: Do the step again even if it is committed.
         page: The report.
     """
-    from vita_train.pipeline import steps
+    from vita_train.pipeline import opening, steps
 
-    opened, selection = steps.open_run(
-        recipe, run, storage_root, overrides, only, from_step, until_step, force
-    )
-    steps.publish_page(opened, steps.report_step(opened, selection), page)
+    with opening.one_message():
+        opened, selection = opening.open_run(
+            recipe, run, storage_root, overrides, only, from_step, until_step, force
+        )
+        steps.publish_page(opened, steps.report_step(opened, selection), page)

@@ -25,7 +25,7 @@ def train_stage(
     Args:
         stage: Name of the stage; one that the recipe lacks is passed over.
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-        run: Name of the run; empty takes the recipe's.
+        run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
         only: Steps to do, with commas between them; empty for all.
@@ -36,9 +36,10 @@ def train_stage(
         metrics: Its measures.
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
-    from vita_train.pipeline import steps
+    from vita_train.pipeline import opening, steps
 
-    opened, selection = steps.open_run(
-        recipe, run, storage_root, overrides, only, from_step, until_step, force
-    )
-    steps.publish(steps.train_step(opened, stage, selection, task_config), model, metrics)
+    with opening.one_message():
+        opened, selection = opening.open_run(
+            recipe, run, storage_root, overrides, only, from_step, until_step, force
+        )
+        steps.publish(steps.train_step(opened, stage, selection, task_config), model, metrics)

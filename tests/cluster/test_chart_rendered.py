@@ -184,7 +184,7 @@ def test_the_schema_says_what_the_code_takes() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     model = _bare(Platform.model_json_schema())
     definitions = {**model.pop("$defs"), "Platform": model}
-    for filled_in in ("namespace", "image", "runtime"):
+    for filled_in in ("namespace", "store", "image", "runtime"):
         del model["properties"][filled_in]
     assert {name: schema["$defs"][name] for name in definitions} == definitions
     _assert_strict(schema)

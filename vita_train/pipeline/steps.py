@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from vita_train.pipeline.step_inputs import (
 )
 from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.graph import uncovered
-from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, stage_graph
 from vita_train.runs.manifest import Manifest, content_of
@@ -46,34 +44,6 @@ ALL = Selection()
 #: Settings of a stage that change nothing it computes. What it starts after counts through its
 #: inputs.
 _SHOWN = {"title", "group", "after"}
-
-
-def open_run(
-    recipe: str,
-    run: str = "",
-    storage_root: str = "",
-    overrides: Sequence[str] = (),
-    only: str = "",
-    from_step: str = "",
-    until_step: str = "",
-    force: bool = False,
-) -> tuple[Run, Selection]:
-    """Resolve what a pipeline's parameters mean.
-
-    Args:
-        recipe: name of a shipped recipe, path, URI, or the YAML text itself.
-        run: name of the run; empty takes the recipe's.
-        storage_root: replaces the recipe's ``storage.root`` unless empty.
-        overrides: ``key.path=value`` settings.
-        only, from_step, until_step, force: see `Selection`.
-    """
-    settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
-    resolved = load_recipe(
-        _text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings
-    )
-    opened = Run(resolved, run).remembered()
-    opened.write_recipe()
-    return opened, Selection.parse(opened.recipe, only, from_step, until_step, force)
 
 
 def check_pipeline(recipe: Recipe, stages: str) -> None:
@@ -343,12 +313,6 @@ def _use_threads(recipe: Recipe) -> None:
     """Give this one process the threads that a stage's processes have together. torch reads it when
     imported."""
     os.environ["OMP_NUM_THREADS"] = str(recipe.launch.nproc * recipe.launch.threads)
-
-
-def _text_at(uri: str) -> str:
-    """Return a recipe's YAML from a store; the line end says that it is text."""
-    store, key = open_file(uri)
-    return store.read(key).decode() + "\n"
 
 
 def _file(path: Path) -> FileRef:

@@ -25,6 +25,8 @@ PLATFORM = "VITA_TRAIN_PLATFORM"
 FOLDER = Path("/etc/vita-train")
 #: Environment variable with the name of the pod that a pipeline's step runs in.
 POD = "VITA_TRAIN_POD"
+#: Environment variable with the name of the Argo Workflow that a pipeline's step belongs to.
+WORKFLOW = "VITA_TRAIN_WORKFLOW"
 #: Environment variable of training pods: seconds between SIGTERM and SIGKILL.
 GRACE = "VITA_TRAIN_GRACE"
 #: Variables of the object store that a step takes from the chart's ConfigMap and Secret, where they
@@ -63,6 +65,8 @@ class Platform(Strict):
     """auto takes TrainJob where the cluster serves it, else PyTorchJob."""
     namespace: str = ""
     """Namespace of the jobs; empty takes the launcher's own."""
+    store: str = ""
+    """Where runs lie that do not say where, such as s3://bucket/runs."""
     image: str = ""
     """Image of the training pods, by digest."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -47,6 +47,9 @@ true
 {{- $platform := deepCopy .Values.platform -}}
 {{- $_ := set $platform "namespace" .Release.Namespace -}}
 {{- $_ := set $platform "image" .Values.images.trainer -}}
+{{- with .Values.s3.stores -}}
+{{- $_ := set $platform "store" (first .) -}}
+{{- end -}}
 {{- $_ := set $platform "runtime" (include "vita-training.runtime" .) -}}
 {{- $pod := $platform.pod -}}
 {{- if not $pod.service_account -}}

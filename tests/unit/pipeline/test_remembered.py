@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita_train.pipeline.steps import open_run
+from vita_train.pipeline.opening import open_run
 from vita_train.recipe.extension import extended
 from vita_train.recipe.load import load_recipe
 from vita_train.runs.run import Run

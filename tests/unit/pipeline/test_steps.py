@@ -236,19 +236,6 @@ def test_results_of_a_remote_run_are_stored_there(
     )
 
 
-def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
-    text = (Path(steps.__file__).parents[1] / "recipe" / "presets" / "smoke.yaml").read_text()
-    run, selection = steps.open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
-    assert (run.recipe.seed, run.name, selection.steps(run.recipe)) == (
-        7,
-        "smoke",
-        ["data_fetch", "prepare"],
-    )
-    assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == run.recipe
-    again, _ = steps.open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
-    assert again == run
-
-
 @pytest.mark.parametrize("name", ["../up", "a/b", "-x", "Ä", ".hidden", "a" * 64, "a" * 300])
 def test_names_that_are_no_single_path_part_are_refused(recipe: Recipe, name: str) -> None:
     with pytest.raises(UserError):

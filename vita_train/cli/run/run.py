@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,11 @@ Recipe = Annotated[
 ]
 RunName = Annotated[
     str,
-    typer.Option("--run", help="Name of the run; the recipe's when not given.", show_default=False),
+    typer.Option(
+        "--run",
+        help="Name of the run; the recipe's when not given. {date} and {time} are filled in.",
+        show_default=False,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -83,13 +88,15 @@ def run(
     from vita_train.recipe.extension import extended
     from vita_train.recipe.load import load_recipe
     from vita_train.recipe.selection import Selection
+    from vita_train.runs.dated import dated
     from vita_train.runs.run import Run
 
     console = Console()
-    before = Run(load_recipe(recipe, settings or []), run).remembered()
+    name = dated(run, datetime.now(UTC))
+    before = Run(load_recipe(recipe, settings or []), name).remembered()
     opened = Run(extended(before.recipe, extend or [], accept or []), before.name)
     selection = Selection.parse(opened.recipe, only, since, until, force)
-    os.environ[COMMAND] = _command(recipe, run, settings or [])
+    os.environ[COMMAND] = _command(recipe, name, settings or [])
     show_checks(check_all(opened, selection), console)
     run_pipeline(opened, selection, console)
     show_ending(opened, console)

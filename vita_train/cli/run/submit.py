@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,13 +71,14 @@ def submit(
     from vita_train.recipe.load import dump_recipe, load_recipe
     from vita_train.recipe.presets import preset_names
     from vita_train.recipe.selection import Selection
+    from vita_train.runs.dated import dated
     from vita_train.runs.run import Run
 
     overrides = [*(settings or []), *([f"storage.root={storage}"] if storage else [])]
     resolved = load_recipe(recipe, overrides)
     check_recipe(resolved)
     Selection.parse(resolved, only, since, until, force)
-    name = Run(resolved, run).name
+    name = Run(resolved, dated(run, datetime.now(UTC))).name
     server = PipelineServer(endpoint, namespace)
     if not pipeline:
         _provide(server, resolved)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vita_train.errors import RecipeError
-from vita_train.recipe.platform import FOLDER, POD, S3_KEYS, S3_SETTINGS
+from vita_train.recipe.platform import FOLDER, POD, S3_KEYS, S3_SETTINGS, WORKFLOW
 from vita_train.recipe.pod import PodSettings
 
 _WHERE = "the KFP task's settings"
@@ -106,4 +106,6 @@ def _is_of_the_step(name: str, source: Mapping[str, Any]) -> bool:
     """Say whether a variable is what every pipeline's step gets: the job has its own from the
     platform's settings."""
     reference: Mapping[str, Any] = next(iter(source.values()), {})
-    return name == POD or (name in (*S3_KEYS, *S3_SETTINGS) and bool(reference.get("optional")))
+    return name in (POD, WORKFLOW) or (
+        name in (*S3_KEYS, *S3_SETTINGS) and bool(reference.get("optional"))
+    )

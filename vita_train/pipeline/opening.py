@@ -1,0 +1,119 @@
+"""A run from a pipeline's parameters, and how its steps end."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from vita_train.errors import RecipeError, VitaError
+from vita_train.recipe.load import load_recipe
+from vita_train.recipe.platform import WORKFLOW, Platform, load_platform
+from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import Selection
+from vita_train.runs.dated import dated, has_date
+from vita_train.runs.run import Run
+from vita_train.storage.base import KeyExistsError, is_local
+from vita_train.storage.factory import open_file, open_store
+
+#: Keys below a root where the names of runs lie that hold a date, by the Workflow they belong to.
+_NAMES = "run-names"
+#: What the command line calls its way to change a setting.
+_OPTION = re.compile(r"--set (?=[\w.]+=)")
+
+
+def open_run(
+    recipe: str,
+    run: str = "",
+    storage_root: str = "",
+    overrides: Sequence[str] = (),
+    only: str = "",
+    from_step: str = "",
+    until_step: str = "",
+    force: bool = False,
+) -> tuple[Run, Selection]:
+    """Resolve what a pipeline's parameters mean.
+
+    Args:
+        recipe: name of a shipped recipe, path, URI, or the YAML text itself.
+        run: name of the run; empty takes the recipe's. ``{date}`` and ``{time}`` in it are filled
+            in by whichever step of a Workflow comes first, and are the same for all of it.
+        storage_root: replaces the recipe's ``storage.root`` unless empty.
+        overrides: ``key.path=value`` settings.
+        only, from_step, until_step, force: see `Selection`.
+
+    Raises:
+        RecipeError: it cannot be resolved, or its runs would lie on a disk of one of the cluster's
+            machines.
+    """
+    settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
+    resolved = load_recipe(
+        _text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings
+    )
+    resolved = reachable(resolved, load_platform(), is_asked_for=bool(storage_root))
+    opened = Run(resolved, _name(run, resolved)).remembered()
+    opened.write_recipe()
+    return opened, Selection.parse(opened.recipe, only, from_step, until_step, force)
+
+
+def reachable(recipe: Recipe, platform: Platform | None, *, is_asked_for: bool) -> Recipe:
+    """Return a recipe whose runs every step can reach: on a cluster they are different machines.
+
+    Args:
+        recipe: resolved.
+        platform: of the cluster; None without one.
+        is_asked_for: the root was given for this run, not by the recipe.
+
+    Raises:
+        RecipeError: its runs would lie on one machine's disk, and the cluster has no store.
+    """
+    if platform is None or platform.backend == "local" or not is_local(recipe.storage.root):
+        return recipe
+    if is_asked_for or not platform.store:
+        raise RecipeError(
+            f"the steps of a pipeline are pods of their own, which do not share the folder "
+            f"{recipe.storage.root}",
+            code="VT-RECIPE-078",
+            where="storage_root" if is_asked_for else "storage.root",
+            remedy="leave it empty"
+            if platform.store
+            else "give an s3:// URI, or let the chart name one in s3.stores",
+        )
+    storage = recipe.storage.model_copy(update={"root": platform.store})
+    return recipe.model_copy(update={"storage": storage})
+
+
+def _name(run: str, recipe: Recipe) -> str:
+    """Return the name of a run with its date filled in."""
+    name, workflow = dated(run, datetime.now(UTC)), os.environ.get(WORKFLOW, "")
+    if not (has_date(run) and workflow):
+        return name
+    store = open_store(recipe.storage.root, endpoint=recipe.storage.endpoint)
+    with suppress(KeyExistsError):
+        store.write(f"{_NAMES}/{workflow}", name.encode(), if_absent=True)
+    return store.read(f"{_NAMES}/{workflow}").decode()
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """End the process with the message of an error that a user can do something about, as the last
+    of its log and without a traceback."""
+    try:
+        yield
+    except VitaError as error:
+        print(f"error: {on_the_page(str(error))}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def on_the_page(message: str) -> str:
+    """Return a message in the words of the page that starts runs, instead of the command line's."""
+    return _OPTION.sub("the override ", message)
+
+
+def _text_at(uri: str) -> str:
+    """Return a recipe's YAML from a store; the line end says that it is text."""
+    store, key = open_file(uri)
+    return store.read(key).decode() + "\n"
