@@ -25,6 +25,13 @@ def say(text: str) -> None:
     print(printable_message(text), file=sys.stderr, flush=True)
 
 
+def clock(seconds: float) -> str:
+    """Return a duration as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 #: Descriptor by which a rank of a job reaches whoever started the job, since its own output goes to
 #: its log.
 _starter: list[int] = []

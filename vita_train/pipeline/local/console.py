@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vita_train.console import clock
 from vita_train.pipeline.local.state import RunState, StepState
 
 _MARKS = {
@@ -129,10 +130,3 @@ def _time(step: StepState) -> str:
         left = step.progress.get("eta_s")
         return f"{clock(left)} left" if isinstance(left, int | float) else clock(step.seconds)
     return clock(step.seconds) if step.state in ("done", "failed") else ""
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

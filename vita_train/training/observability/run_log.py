@@ -11,16 +11,20 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from vita_train.console import clock, say
 from vita_train.errors import RecipeError
 from vita_train.recipe.schema import TrackingSpec
 from vita_train.storage.base import Store
 from vita_train.training.observability.samples import compact
 
 EVENTS, SAMPLES, PROGRESS = "events.jsonl", "samples.jsonl", "progress.json"
+TENSORBOARD = "tensorboard"
+#: Seconds between two lines of the log that say how far the stage is.
+_LINE_EVERY = 30.0
 
 
 class RunLog:
@@ -40,7 +44,9 @@ class RunLog:
         self._remote = remote
         self._files: dict[str, TextIO] = {}
         self._writers: list[Any] = []
+        self._flush: list[Callable[[], None]] = []
         self._progress: dict[str, Any] = {"state": "running", "step": 0, "steps": steps}
+        self._speed, self._said = math.nan, time.monotonic()
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -60,11 +66,13 @@ class RunLog:
         if tracking.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(str(self._directory / "tensorboard"))
+            writer = SummaryWriter(str(self._directory / TENSORBOARD))
 
             def to_tensorboard(step: int, values: Mapping[str, float]) -> None:
                 for key, value in values.items():
                     writer.add_scalar(key, value, step)
+
+            self._flush.append(writer.flush)
 
             self._writers.append(to_tensorboard)
         if tracking.wandb_project:
@@ -101,6 +109,7 @@ class RunLog:
         """Append one line to the curves."""
         if self._directory is None:
             return
+        self._speed = values.get("tokens_per_s", self._speed)
         finite = {
             name: value for name, value in values.items() if math.isfinite(value)
         }  # JSON has no others
@@ -130,16 +139,24 @@ class RunLog:
             _replace(
                 self._directory / PROGRESS, json.dumps(self._progress, ensure_ascii=False) + "\n"
             )
+            if "step" in values and time.monotonic() - self._said >= _LINE_EVERY:
+                self._said = time.monotonic()
+                say(progress_line(self._progress, self._speed))
 
     def publish(self) -> None:
         """Copy the files to the run's store, if that is elsewhere."""
         if self._directory is None or self._remote is None:
             return
         store, prefix = self._remote
-        for name in (EVENTS, SAMPLES, PROGRESS):
-            path = self._directory / name
+        for flush in self._flush:
+            flush()
+        for path in (
+            *(self._directory / name for name in (EVENTS, SAMPLES, PROGRESS)),
+            *sorted((self._directory / TENSORBOARD).glob("events.*")),
+        ):
             if path.exists():
-                store.write(f"{prefix}/{name}", path.read_bytes())
+                key = path.relative_to(self._directory).as_posix()
+                store.write(f"{prefix}/{key}", path.read_bytes())
 
     def close(self) -> None:
         """Close the files and publish them."""
@@ -155,6 +172,27 @@ class RunLog:
         file = self._files[name]
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
+
+
+def progress_line(progress: Mapping[str, Any], tokens_per_s: float) -> str:
+    """Return how far a stage is: ``step 2380/200000 · loss 0.579 · 41 k tok/s · 16:02:10 left``.
+
+    Args:
+        progress: content of ``progress.json``.
+        tokens_per_s: of all ranks together; not a number where that is not known.
+    """
+    parts = [f"step {progress['step']}/{progress['steps']}"]
+    if isinstance(loss := progress.get("loss"), float) and math.isfinite(loss):
+        parts.append(f"loss {loss:.3f}")
+    if math.isfinite(tokens_per_s):
+        parts.append(
+            f"{tokens_per_s / 1000:.0f} k tok/s"
+            if tokens_per_s >= 10_000
+            else f"{tokens_per_s:.0f} tok/s"
+        )
+    if "eta_s" in progress:
+        parts.append(f"{clock(progress['eta_s'])} left")
+    return " · ".join(parts)
 
 
 def _short(value: float) -> float:

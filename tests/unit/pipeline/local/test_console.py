@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vita_train.pipeline.local.console import Ladder, clock, ladder_table, plain_line
+from vita_train.console import clock
+from vita_train.pipeline.local.console import Ladder, ladder_table, plain_line
 from vita_train.pipeline.local.state import RunState
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import Selection

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import pytest
+
+from vita_train.recipe.schema import TrackingSpec
 from vita_train.storage.factory import open_store
-from vita_train.training.observability.run_log import RunLog
+from vita_train.training.observability.run_log import RunLog, progress_line
 
 
 def steps_of(path: Path) -> list[int]:
@@ -42,6 +46,41 @@ def test_files_are_published_to_a_remote_store(tmp_path: Path) -> None:
         "loss": 2.0,
     }
     assert store.exists("run/1.1/events.jsonl")
+
+
+def test_curves_for_tensorboard_are_published_with_every_save(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    run_log = RunLog(tmp_path / "here", 4, remote=(store, "run/1.1"))
+    run_log.track(TrackingSpec(tensorboard=True), "run/1.1")
+    run_log.event(1, {"loss": 2.0})
+    run_log.publish()
+    [key] = store.list("run/1.1/tensorboard/")
+    before = len(store.read(key))
+    run_log.event(2, {"loss": 1.0})
+    run_log.publish()
+    assert len(store.read(key)) > before
+    run_log.close()
+
+
+def test_the_log_says_how_far_a_stage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0, 40.0, 40.0, 50.0])
+    monkeypatch.setattr(
+        "vita_train.training.observability.run_log.time.monotonic", lambda: next(clock)
+    )
+    run_log = RunLog(tmp_path, 200_000)
+    run_log.event(2380, {"loss": 0.579, "tokens_per_s": 41_200.0})
+    for _ in range(3):  # after 10, 40 and 50 s: one line in 30 s
+        run_log.progress(step=2380, loss=0.579, eta_s=57_730.0)
+    assert capsys.readouterr().err == "step 2380/200000 · loss 0.579 · 41 k tok/s · 16:02:10 left\n"
+    run_log.progress(measure={"dev.loss": 0.5})
+    assert capsys.readouterr().err == "", "a measure is no step"
+
+
+def test_a_line_leaves_out_what_is_not_known() -> None:
+    assert progress_line({"step": 1, "steps": 4, "loss": math.nan}, math.nan) == "step 1/4"
+    assert progress_line({"step": 1, "steps": 4}, 950.4) == "step 1/4 · 950 tok/s"
 
 
 def test_silent_on_other_ranks(tmp_path: Path) -> None:
