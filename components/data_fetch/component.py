@@ -42,4 +42,4 @@ def data_fetch(
             recipe, run, storage_root, overrides, only, from_step, until_step, force
         )
         steps.check_pipeline(opened.recipe, stages)
-        steps.publish(steps.fetch_step(opened, selection), raw, metrics)
+        steps.publish(opened, steps.fetch_step(opened, selection), raw, metrics)

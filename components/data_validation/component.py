@@ -38,4 +38,4 @@ def data_validation(
         opened, selection = opening.open_run(
             recipe, run, storage_root, overrides, only, from_step, until_step, force
         )
-        steps.publish(steps.prepare_step(opened, selection), corpus, metrics)
+        steps.publish(opened, steps.prepare_step(opened, selection), corpus, metrics)

@@ -38,4 +38,4 @@ def evaluate(
         opened, selection = opening.open_run(
             recipe, run, storage_root, overrides, only, from_step, until_step, force
         )
-        steps.publish(steps.evaluate_step(opened, selection), evaluation, metrics)
+        steps.publish(opened, steps.evaluate_step(opened, selection), evaluation, metrics)

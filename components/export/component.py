@@ -38,4 +38,4 @@ def export(
         opened, selection = opening.open_run(
             recipe, run, storage_root, overrides, only, from_step, until_step, force
         )
-        steps.publish(steps.export_step(opened, selection), exported, metrics)
+        steps.publish(opened, steps.export_step(opened, selection), exported, metrics)

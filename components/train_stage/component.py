@@ -1,6 +1,6 @@
 """Train one stage of a recipe."""
 
-from kfp.dsl import Metrics, Model, Output, TaskConfig
+from kfp.dsl import Markdown, Metrics, Model, Output, TaskConfig
 
 from components.base import training_component
 
@@ -18,6 +18,7 @@ def train_stage(
     force: bool,
     model: Output[Model],
     metrics: Output[Metrics],
+    summary: Output[Markdown],
     task_config: TaskConfig = None,
 ) -> None:
     """Train a stage as a job and wait for it. What it starts from is found in the run.
@@ -33,7 +34,8 @@ def train_stage(
         until_step: Do this step and all that it waits for; empty for all.
         force: Do the step again even if it is committed.
         model: Manifest of the trained stage.
-        metrics: Its measures.
+        metrics: Its headline measures.
+        summary: What trained, its measures against their gates, time and place.
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
     from vita_train.pipeline import opening, steps
@@ -42,4 +44,6 @@ def train_stage(
         opened, selection = opening.open_run(
             recipe, run, storage_root, overrides, only, from_step, until_step, force
         )
-        steps.publish(steps.train_step(opened, stage, selection, task_config), model, metrics)
+        steps.publish(
+            opened, steps.train_step(opened, stage, selection, task_config), model, metrics, summary
+        )

@@ -13,6 +13,7 @@ from typing import Any
 from vita_train import __version__
 from vita_train.console import say
 from vita_train.errors import VitaError
+from vita_train.pipeline.summary import headline
 from vita_train.recipe.selection import Selection
 from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
@@ -21,8 +22,6 @@ from vita_train.storage.digest import digest_of
 #: A file that gets one line for each change of a step's state; the console that shows a run follows
 #: it.
 STEPS_LOG = "VITA_TRAIN_STEPS_LOG"
-#: Measures that the last line of a step's log names; all of them are in its manifest.
-_MEASURES = 6
 
 
 def run_step(
@@ -56,17 +55,11 @@ def run_step(
         else:
             run.commit(step, manifest)
             _tell(run, step, "done")
-        say(f"{step}: done, {_reached(run, step, manifest)}committed as {run.final_uri(step)}")
+        reached = [
+            f"{name} {value:.4g}, " for name, value in headline(run.recipe, manifest).items()
+        ]
+        say(f"{step}: done, {''.join(reached)}committed as {run.final_uri(step)}")
         return manifest
-
-
-def _reached(run: Run, step: str, manifest: Manifest) -> str:
-    """Return a step's first measures as words of a line, a comma behind each: those that its gates
-    ask for where it has any."""
-    spec = run.recipe.stages.get(step)
-    wanted = [*spec.gates, "dev.loss"] if spec else sorted(manifest.metrics)
-    found = [name for name in wanted if name in manifest.metrics]
-    return "".join(f"{name} {manifest.metrics[name]:.4g}, " for name in found[:_MEASURES])
 
 
 @contextmanager

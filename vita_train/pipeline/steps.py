@@ -29,6 +29,7 @@ from vita_train.pipeline.step_inputs import (
     stage_manifests,
     template_text,
 )
+from vita_train.pipeline.summary import headline, stage_summary
 from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.graph import uncovered
 from vita_train.recipe.schema import Recipe
@@ -272,18 +273,25 @@ def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     return run_step(run, "report", selection, inputs, work)
 
 
-def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> None:
-    """Hand a step's manifest to KFP: as the artifact's payload, with its digest and measures beside
-    it.
+def publish(
+    run: Run, manifest: Manifest | None, artifact: Any, metrics: Any = None, summary: Any = None
+) -> None:
+    """Hand a step's manifest to KFP: as the artifact's payload, with its digest beside it, its
+    headline measures, and what there is to read.
 
     Args:
+        run: of which.
         manifest: what the step committed; None for a step that was not asked for.
         artifact: KFP output artifact.
         metrics: KFP metrics artifact, if the component has one.
+        summary: KFP Markdown artifact, if the component has one.
     """
     Path(artifact.path).write_text(
         manifest.model_dump_json(indent=1) if manifest else "null", encoding="utf-8"
     )
+    if summary is not None:
+        text = stage_summary(run.recipe, manifest, run.uri()) if manifest else "Not asked for.\n"
+        Path(summary.path).write_text(text, encoding="utf-8")
     if manifest is None:
         artifact.metadata["state"] = "not asked for"
         return
@@ -296,8 +304,9 @@ def publish(manifest: Manifest | None, artifact: Any, metrics: Any = None) -> No
             "digest": manifest.digest,
         }
     )
-    for name, value in sorted(manifest.metrics.items()) if metrics is not None else ():
-        metrics.log_metric(name, value)
+    if metrics is not None:
+        for name, value in headline(run.recipe, manifest).items():
+            metrics.log_metric(name, value)
 
 
 def publish_page(run: Run, manifest: Manifest | None, page: Any) -> None:

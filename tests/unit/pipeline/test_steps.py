@@ -23,6 +23,7 @@ from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
 from vita_train.recipe.sources import RecordsSource
+from vita_train.recipe.stage import Gate
 from vita_train.runs.final import read_final, write_final
 from vita_train.runs.manifest import STEP_DIGEST, Manifest
 from vita_train.runs.run import Run
@@ -242,14 +243,31 @@ def test_names_that_are_no_single_path_part_are_refused(recipe: Recipe, name: st
         Run(recipe, name)
 
 
-def test_publish_hands_on_the_manifest_and_its_measures(tmp_path: Path) -> None:
+def test_publish_hands_on_manifest_headlines_and_a_summary(recipe: Recipe, tmp_path: Path) -> None:
     logged: dict[str, float] = {}
     artifact = SimpleNamespace(path=str(tmp_path / "a"), metadata={})
-    manifest = Manifest(kind="model", run="r", stage="1.1", digest="d", metrics={"x": 0.5})
-    steps.publish(manifest, artifact, SimpleNamespace(log_metric=logged.__setitem__))
+    summary = SimpleNamespace(path=str(tmp_path / "b"))
+    gates = {"x.accuracy": Gate(min=0.4), "y.wer": Gate(max=0.1)}
+    spec = recipe.stages["1.1"].model_copy(update={"gates": gates, "accept": True})
+    run = Run(recipe.model_copy(update={"stages": {**recipe.stages, "1.1": spec}}), "r")
+    manifest = Manifest(
+        kind="model",
+        run="r",
+        stage="1.1",
+        digest="d",
+        metrics={"x.accuracy": 0.5, "y.wer": 0.25, "dev.loss": 1.5, "z.other": 0.1},
+        lineage={"seconds": 5400.0, "world": 8, "trained": {"projector": 107_840}, "restarts": 1},
+    )
+    metrics = SimpleNamespace(log_metric=logged.__setitem__)
+    steps.publish(run, manifest, artifact, metrics, summary)
     assert Manifest.model_validate_json(Path(artifact.path).read_text()) == manifest
-    assert logged == {"x": 0.5}
-    steps.publish(None, artifact)
+    assert logged == {"x.accuracy": 0.5, "y.wer": 0.25, "dev.loss": 1.5}
+    text = Path(summary.path).read_text()
+    assert "| x.accuracy | 0.5 | at least 0.4 | met |" in text
+    assert "| y.wer | 0.25 | at most 0.1 | **missed, accepted** |" in text
+    assert "| projector | 107,840 |" in text
+    assert "1.5 h of training on 8 ranks, 12.0 h of ranks together; 1 restarts" in text
+    steps.publish(run, None, artifact, metrics, summary)
     assert json.loads(Path(artifact.path).read_text()) is None
 
 
