@@ -3,7 +3,7 @@ read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vita_train.evaluation.gates import gate_results
 from vita_train.recipe.schema import Recipe
@@ -60,8 +60,10 @@ def stage_summary(recipe: Recipe, manifest: Manifest, folder: str) -> str:
         ]
         lines += _table(("gate", "reached", "bound", ""), rows)
     elif manifest.metrics:
-        rows = [(name, f"{value:.4g}") for name, value in headline(recipe, manifest).items()]
-        lines += _table(("measure", "reached"), rows)
+        measures = headline(recipe, manifest)
+        lines += _table(
+            ("measure", "reached"), [(name, f"{value:.4g}") for name, value in measures.items()]
+        )
     lines += [
         f"{_hours(seconds)} of training on {world} ranks, {_hours(seconds * world)} of ranks "
         f"together; {lineage.get('restarts', 0)} restarts.",
@@ -77,7 +79,7 @@ def _counts(trained: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(name, f"{count:,}") for name, count in trained.items()]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     if not rows:
         return []
     return [
