@@ -10,7 +10,7 @@ defaults, so that a run can be started from the KFP page by filling in the recip
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,28 @@ from pipelines.cluster import on_cluster
 from vita_train.recipe.graph import ancestors, blocks
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import run_steps, stage_graph, step_graph, step_title
+
+#: What the page's form asks for; it shows names alone, so the pipeline's description has these.
+PARAMETERS: dict[str, str] = {
+    "recipe": "name of a shipped recipe, s3:// URI of one, or the YAML text itself",
+    "run": "name of the run; empty takes the recipe's. A run that exists is continued; {date} and "
+    "{time} are filled in, so that a recurring run trains anew",
+    "storage_root": "s3:// URI of the runs' folder; empty takes the recipe's, or the chart's store",
+    "overrides": 'settings as a list, such as ["stages.1.1.steps=500", "seed=1"]',
+    "steps": "steps to do, empty for all: 1.1,1.2 for these alone, 1.1.. for a step and all that "
+    "wait for it, ..1.3 for a step and all that it waits for, 1.1..1.3 for both",
+    "force": "do the chosen steps again even if they are committed",
+}
+
+
+def as_pipeline(
+    function: Callable[..., None], name: str, about: str, parameters: Collection[str]
+) -> BaseComponent:
+    """Make a pipeline of a function, with what it does and what its parameters mean as its
+    description and as its parameters' own."""
+    helps = [f"{name}: {PARAMETERS[name]}." for name in parameters]
+    function.__doc__ = "\n".join([about, "", "Args:", *(f"    {text}" for text in helps)])
+    return dsl.pipeline(name=name, description="\n".join([about, "", *helps]))(function)
 
 
 def named(task: dsl.PipelineTask, recipe: Recipe, step: str) -> dsl.PipelineTask:
@@ -54,44 +76,27 @@ def recipe_pipeline(
     """
     parts = _parts(recipe, [step for step in run_steps(recipe) if picked is None or step in picked])
 
-    @dsl.pipeline(
-        name=name, description=f"Train the stages of {recipe.name} from raw data to a report."
-    )
+    about = f"Train the stages of {recipe.name} from raw data to a report."
+
     def pipeline(
         recipe: str = default,
         run: str = "",
         storage_root: str = "",
         overrides: list = [],  # noqa: B006  KFP reads the default, nothing changes it
-        only: str = "",
-        from_step: str = "",
-        until_step: str = "",
+        steps: str = "",
         force: bool = False,
     ) -> None:
-        """Train the stages of a recipe from raw data to a report.
-
-        Args:
-            recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-            run: Name of the run; empty takes the recipe's. A run that exists is continued.
-            storage_root: Directory or s3:// URI under which runs lie; empty takes the recipe's.
-            overrides: Settings as key.path=value, applied to the recipe in order.
-            only: Steps to do, with commas between them; empty for all.
-            from_step: Do this step and all that wait for it; empty for all.
-            until_step: Do this step and all that it waits for; empty for all.
-            force: Do the chosen steps again even if they are committed.
-        """
         common = {
             "recipe": recipe,
             "run": run,
             "storage_root": storage_root,
             "overrides": overrides,
-            "only": only,
-            "from_step": from_step,
-            "until_step": until_step,
+            "steps": steps,
             "force": force,
         }
         _tasks(parts, common)
 
-    return pipeline
+    return as_pipeline(pipeline, name, about, PARAMETERS)
 
 
 def trainer_of(stage: str) -> BaseComponent:
@@ -196,9 +201,7 @@ def _nested(
         run: str,
         storage_root: str,
         overrides: list,
-        only: str,
-        from_step: str,
-        until_step: str,
+        steps: str,
         force: bool,
     ) -> None:
         common = {
@@ -206,9 +209,7 @@ def _nested(
             "run": run,
             "storage_root": storage_root,
             "overrides": overrides,
-            "only": only,
-            "from_step": from_step,
-            "until_step": until_step,
+            "steps": steps,
             "force": force,
         }
         tasks: dict[str, dsl.PipelineTask] = {}

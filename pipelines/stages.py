@@ -1,9 +1,8 @@
 """One pipeline for each stage, for running it alone in a run that holds what it builds on."""
 
-from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from pipelines.build import named, trainer_of
+from pipelines.build import PARAMETERS, as_pipeline, named, trainer_of
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import step_title
 
@@ -22,10 +21,8 @@ def stage_pipeline(recipe: Recipe, stage: str, *, name: str, default: str) -> Ba
 
     resolved = recipe  # the parameter of this name is another
 
-    @dsl.pipeline(
-        name=name,
-        description=f"Train stage {stage}, {title}, of a run that holds what it builds on.",
-    )
+    about = f"Train stage {stage}, {title}, of a run that holds what it builds on."
+
     def pipeline(
         recipe: str = default,
         run: str = "",
@@ -33,27 +30,16 @@ def stage_pipeline(recipe: Recipe, stage: str, *, name: str, default: str) -> Ba
         overrides: list = [],  # noqa: B006  KFP reads the default, nothing changes it
         force: bool = False,
     ) -> None:
-        """Train one stage.
-
-        Args:
-            recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
-            run: Name of the run that holds the prepared corpus and the stages before; empty takes
-                the recipe's.
-            storage_root: Directory or s3:// URI under which runs lie; empty takes the recipe's.
-            overrides: Settings as key.path=value, applied to the recipe in order.
-            force: Do the stage again even if it is committed.
-        """
         task = trainer_of(stage)(
             stage=stage,
             recipe=recipe,
             run=run,
             storage_root=storage_root,
             overrides=overrides,
-            only=stage,
-            from_step="",
-            until_step="",
+            steps=stage,
             force=force,
         )
         named(task, resolved, stage)
 
-    return pipeline
+    parameters = [parameter for parameter in PARAMETERS if parameter != "steps"]
+    return as_pipeline(pipeline, name, about, parameters)

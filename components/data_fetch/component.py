@@ -11,9 +11,7 @@ def data_fetch(
     run: str,
     storage_root: str,
     overrides: list,
-    only: str,
-    from_step: str,
-    until_step: str,
+    steps: str,
     force: bool,
     stages: str,
     raw: Output[Dataset],
@@ -26,20 +24,17 @@ def data_fetch(
         run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
-        only: Steps to do, with commas between them; empty for all.
-        from_step: Do this step and all that wait for it; empty for all.
-        until_step: Do this step and all that it waits for; empty for all.
+        steps: Steps to do, such as 1.1,1.2 or 1.1..1.3; empty for all.
         force: Do the step again even if it is committed.
         stages: Stages of this pipeline as JSON, with those that each waits for; a recipe with
             others is refused.
         raw: Manifest of the fetched data.
         metrics: Its measures.
     """
-    from vita_train.pipeline import opening, steps
+    from vita_train.pipeline.opening import one_message, open_run
+    from vita_train.pipeline.steps import check_pipeline, fetch_step, publish
 
-    with opening.one_message():
-        opened, selection = opening.open_run(
-            recipe, run, storage_root, overrides, only, from_step, until_step, force
-        )
-        steps.check_pipeline(opened.recipe, stages)
-        steps.publish(opened, steps.fetch_step(opened, selection), raw, metrics)
+    with one_message():
+        opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
+        check_pipeline(opened.recipe, stages)
+        publish(opened, fetch_step(opened, selection), raw, metrics)

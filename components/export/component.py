@@ -11,9 +11,7 @@ def export(
     run: str,
     storage_root: str,
     overrides: list,
-    only: str,
-    from_step: str,
-    until_step: str,
+    steps: str,
     force: bool,
     exported: Output[Model],
     metrics: Output[Metrics],
@@ -25,17 +23,14 @@ def export(
         run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
-        only: Steps to do, with commas between them; empty for all.
-        from_step: Do this step and all that wait for it; empty for all.
-        until_step: Do this step and all that it waits for; empty for all.
+        steps: Steps to do, such as 1.1,1.2 or 1.1..1.3; empty for all.
         force: Do the step again even if it is committed.
         exported: Manifest of the exported model.
         metrics: Its measures.
     """
-    from vita_train.pipeline import opening, steps
+    from vita_train.pipeline.opening import one_message, open_run
+    from vita_train.pipeline.steps import export_step, publish
 
-    with opening.one_message():
-        opened, selection = opening.open_run(
-            recipe, run, storage_root, overrides, only, from_step, until_step, force
-        )
-        steps.publish(opened, steps.export_step(opened, selection), exported, metrics)
+    with one_message():
+        opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
+        publish(opened, export_step(opened, selection), exported, metrics)

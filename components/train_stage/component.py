@@ -12,9 +12,7 @@ def train_stage(
     run: str,
     storage_root: str,
     overrides: list,
-    only: str,
-    from_step: str,
-    until_step: str,
+    steps: str,
     force: bool,
     model: Output[Model],
     metrics: Output[Metrics],
@@ -29,21 +27,16 @@ def train_stage(
         run: Name of the run; empty takes the recipe's; {date} in it is filled in.
         storage_root: Directory or s3:// URI of runs; empty takes the recipe's.
         overrides: Settings as key.path=value.
-        only: Steps to do, with commas between them; empty for all.
-        from_step: Do this step and all that wait for it; empty for all.
-        until_step: Do this step and all that it waits for; empty for all.
+        steps: Steps to do, such as 1.1,1.2 or 1.1..1.3; empty for all.
         force: Do the step again even if it is committed.
         model: Manifest of the trained stage.
         metrics: Its headline measures.
         summary: What trained, its measures against their gates, time and place.
         task_config: What KFP was told for this task; it goes to the pods of the job.
     """
-    from vita_train.pipeline import opening, steps
+    from vita_train.pipeline.opening import one_message, open_run
+    from vita_train.pipeline.steps import publish, train_step
 
-    with opening.one_message():
-        opened, selection = opening.open_run(
-            recipe, run, storage_root, overrides, only, from_step, until_step, force
-        )
-        steps.publish(
-            opened, steps.train_step(opened, stage, selection, task_config), model, metrics, summary
-        )
+    with one_message():
+        opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
+        publish(opened, train_step(opened, stage, selection, task_config), model, metrics, summary)

@@ -26,6 +26,8 @@ class FakeKfp:
     endpoint: str = ""
     versions: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Pipeline to its versions, oldest first, each with the file that was uploaded."""
+    descriptions: list[str] = field(default_factory=list)
+    """Of pipelines and versions, in the order they came."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     refusal: tuple[int, str] | None = None
@@ -34,10 +36,13 @@ class FakeKfp:
         """Return status and JSON for a request."""
         if self.refusal:
             return self.refusal[0], {"error_message": self.refusal[1]}
-        if path.endswith("/pipelines/upload"):
-            self.versions[query["name"]] = {query["name"]: _file(body)}
-            return 200, {"pipeline_id": query["name"], "display_name": query["name"]}
+        if path.endswith("/pipelines") and method == "POST":
+            made = json.loads(body)
+            self.versions[made["display_name"]] = {}
+            self.descriptions.append(made["description"])
+            return 200, {"pipeline_id": made["display_name"], "display_name": made["display_name"]}
         if path.endswith("/pipelines/upload_version"):
+            self.descriptions.append(query["description"])
             self.versions[query["pipelineid"]][query["name"]] = _file(body)
             return 200, {"pipeline_version_id": query["name"]}
         if found := re.search(r"/pipelines/([^/]+)/versions$", path):

@@ -48,9 +48,7 @@ def command_of(
             "parameterValues": {
                 "recipe": "smoke",
                 "run": "first",
-                "only": "",
-                "from_step": "",
-                "until_step": "",
+                "steps": "",
                 "force": False,
                 "overrides": list(SMALL_WORLD),
                 **_constants(pipeline, component),

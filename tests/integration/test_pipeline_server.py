@@ -5,6 +5,7 @@ The server is a stand-in: the real one needs a database, Argo and a metadata sto
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,11 +47,16 @@ def test_a_file_is_uploaded_once_and_a_changed_one_is_a_new_version(
     assert server.upload(path) == first
     assert list(kfp.versions) == ["vita-train-stage-1-1"]
     versions = kfp.versions["vita-train-stage-1-1"]
-    assert list(versions) == ["vita-train-stage-1-1", first]
+    assert list(versions) == [first], "no version that is named after the pipeline"
+    assert re.fullmatch(r"0\.1\.0-\d{4}-\d\d-\d\d-[0-9a-f]{8}", first)
+    assert len(kfp.descriptions) == 2
+    for text in kfp.descriptions:
+        assert "stage 1.1" in text
+        assert "\nstorage_root: " in text, "the form shows names alone"
     assert versions[first] == path.read_bytes()
     path.write_bytes(path.read_bytes().replace(b"launcher-python:", b"launcher-python-2:"))
     second = server.upload(path)
-    assert list(versions)[2:] == [second]
+    assert list(versions)[1:] == [second]
     assert second != first
 
 
@@ -85,9 +91,7 @@ def test_submit_starts_the_newest_version_with_the_checked_recipe(
         "run": "first",
         "storage_root": "s3://bucket/runs",
         "overrides": ["seed=3"],
-        "only": "",
-        "from_step": "",
-        "until_step": "1.1",
+        "steps": "..1.1",
         "force": False,
     }
     parameters = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))["root"][
@@ -143,7 +147,7 @@ def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_o
     assert "configMapName: omni-platform" in compiled
     assert "words words" in compiled
     assert _vita("submit", str(own), "--endpoint", kfp.endpoint).returncode == 0
-    assert len(kfp.versions["vita-train-mine"]) == 2, "the same pipeline is uploaded once"
+    assert len(kfp.versions["vita-train-mine"]) == 1, "the same pipeline is uploaded once"
 
 
 def test_a_wrong_recipe_is_refused_before_anything_is_started(kfp: FakeKfp) -> None:

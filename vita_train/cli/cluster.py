@@ -31,16 +31,21 @@ def upload(
     namespace: Namespace = "",
 ) -> None:
     """Put compiled pipelines on a server, each as a new version if it differs from those that are
-    there."""
+    there. Of a folder the one for all stages comes last: the page lists the newest first."""
     from vita_train.pipeline.server import PipelineServer
 
     server = PipelineServer(endpoint, namespace)
     for file in [
-        inner
-        for path in files
-        for inner in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])
+        inner for path in files for inner in (_compiled(path) if path.is_dir() else [path])
     ]:
         typer.echo(f"{file}: version {server.upload(file)}")
+
+
+def _compiled(folder: Path) -> list[Path]:
+    """Return the pipelines of a folder, those of single stages first."""
+    from vita_train.pipeline.compiled import LADDER
+
+    return sorted(folder.glob("*.yaml"), key=lambda path: (path.stem == LADDER, path.name))
 
 
 @group.command("check")

@@ -30,9 +30,7 @@ def open_run(
     run: str = "",
     storage_root: str = "",
     overrides: Sequence[str] = (),
-    only: str = "",
-    from_step: str = "",
-    until_step: str = "",
+    steps: str = "",
     force: bool = False,
 ) -> tuple[Run, Selection]:
     """Resolve what a pipeline's parameters mean.
@@ -43,7 +41,7 @@ def open_run(
             in by whichever step of a Workflow comes first, and are the same for all of it.
         storage_root: replaces the recipe's ``storage.root`` unless empty.
         overrides: ``key.path=value`` settings.
-        only, from_step, until_step, force: see `Selection`.
+        steps, force: see `Selection.of`.
 
     Raises:
         RecipeError: it cannot be resolved, or its runs would lie on a disk of one of the cluster's
@@ -56,7 +54,7 @@ def open_run(
     resolved = reachable(resolved, load_platform(), is_asked_for=bool(storage_root))
     opened = Run(resolved, _name(run, resolved)).remembered()
     opened.write_recipe()
-    return opened, Selection.parse(opened.recipe, only, from_step, until_step, force)
+    return opened, Selection.of(opened.recipe, steps, force)
 
 
 def reachable(recipe: Recipe, platform: Platform | None, *, is_asked_for: bool) -> Recipe:

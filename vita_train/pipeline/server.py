@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ class PipelineServer:
         self._where = {"namespace": namespace} if namespace else {}
 
     def upload(self, path: Path) -> str:
-        """Put a compiled pipeline there, as a new version if the pipeline is known; the same file
-        only once.
+        """Put a compiled pipeline there as a new version; the same file only once. Pipeline and
+        version get the description that was compiled into it.
 
         Returns:
             The version's name.
@@ -70,16 +71,28 @@ class PipelineServer:
             UserError: it is no compiled pipeline, or the server refuses it.
             PeerLostError: the server does not answer.
         """
-        name, version = _name_of(path), f"{__version__}-{sha256_file(path)[:12]}"
+        about, digest = _about(path), sha256_file(path)[:8]
         with _explained(self._endpoint):
-            known = self._find(name)
+            known = self._find(about["name"])
             if known is None:
-                # The server names a pipeline's first version after the pipeline.
+                # Made by itself: one that is made by an upload has a first version of its own name.
                 known = str(
-                    self._uploads.upload_pipeline(str(path), name=name, **self._where).pipeline_id
+                    self._pipelines.pipeline_service_create_pipeline(
+                        self._api.V2beta1Pipeline(
+                            display_name=about["name"],
+                            name=about["name"],
+                            description=about["description"],
+                            **self._where,
+                        )
+                    ).pipeline_id
                 )
-            if version not in self._versions(known):
-                self._uploads.upload_pipeline_version(str(path), name=version, pipelineid=known)
+            for version in self._versions(known):
+                if version.endswith(digest):
+                    return version
+            version = f"{__version__}-{datetime.now(UTC):%Y-%m-%d}-{digest}"
+            self._uploads.upload_pipeline_version(
+                str(path), name=version, pipelineid=known, description=about["description"]
+            )
             return version
 
     def submit(
@@ -244,10 +257,12 @@ def _named(name: str) -> str:
     )
 
 
-def _name_of(path: Path) -> str:
+def _about(path: Path) -> dict[str, str]:
+    """Return name and description of a compiled pipeline."""
     try:
         with path.open(encoding="utf-8") as file:
-            return str(next(yaml.safe_load_all(file))["pipelineInfo"]["name"])
+            info = next(yaml.safe_load_all(file))["pipelineInfo"]
+            return {"name": str(info["name"]), "description": str(info.get("description", ""))}
     except (
         OSError,
         UnicodeDecodeError,

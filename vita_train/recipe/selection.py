@@ -131,6 +131,29 @@ class Selection:
             )
         return cls(frozenset(picked), force)
 
+    @classmethod
+    def of(cls, recipe: Recipe, steps: str, force: bool = False) -> Selection:
+        """Read a selection as the page of Kubeflow Pipelines takes it, in one field.
+
+        Args:
+            recipe: the run's.
+            steps: empty for all; ``1.1,1.2`` for these alone, ``1.1..`` for a step and all that
+                wait for it, ``..1.3`` for a step and all that it waits for, ``1.1..1.3`` for both.
+            force: do them again.
+
+        Raises:
+            UserError: as `parse`.
+        """
+        since, between, until = (part.strip() for part in steps.partition(".."))
+        if between:
+            return cls.parse(recipe, "", since, until, force)
+        return cls.parse(recipe, steps, force=force)
+
+    @staticmethod
+    def written(only: str, since: str, until: str) -> str:
+        """Return the three options of the command line as `of` reads them."""
+        return f"{since}..{until}" if since or until else only
+
     def picks(self, step: str) -> bool:
         """Say whether a step is to be done."""
         return self.chosen is None or step in self.chosen

@@ -22,7 +22,7 @@ PRESETS = Path(recipes.__file__).parent / "presets"
 
 def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> None:
     text = (PRESETS / "smoke.yaml").read_text()
-    run, selection = open_run(text, "", str(tmp_path), ["seed=7"], until_step="prepare")
+    run, selection = open_run(text, "", str(tmp_path), ["seed=7"], steps="..prepare")
     assert (run.recipe.seed, run.name, selection.steps(run.recipe)) == (
         7,
         "smoke",

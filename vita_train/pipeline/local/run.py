@@ -90,7 +90,7 @@ def _command(run: Run, selection: Selection) -> list[str]:
             {
                 "recipe": str(resolved),
                 "run": run.name,
-                "only": ",".join(steps) if selection.chosen is not None else "",
+                "steps": ",".join(steps) if selection.chosen is not None else "",
                 "force": selection.force,
             }
         ),
