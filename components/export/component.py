@@ -1,6 +1,6 @@
 """Write the finished model."""
 
-from kfp.dsl import Metrics, Model, Output
+from kfp.dsl import HTML, Metrics, Model, Output
 
 from components.base import model_component
 
@@ -15,6 +15,7 @@ def export(
     force: bool,
     exported: Output[Model],
     metrics: Output[Metrics],
+    page: Output[HTML],
 ) -> None:
     """Write the model into one directory, load it back and compare.
 
@@ -27,10 +28,13 @@ def export(
         force: Do the step again even if it is committed.
         exported: Manifest of the exported model.
         metrics: Its measures.
+        page: The report. The step that writes it at the end of a run, whatever happened, is not
+            run again by a retry.
     """
     from vita_train.pipeline.opening import one_message, open_run
-    from vita_train.pipeline.steps import export_step, publish
+    from vita_train.pipeline.steps import export_step, publish, publish_page, report_step
 
     with one_message():
         opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
         publish(opened, export_step(opened, selection), exported, metrics)
+        publish_page(opened, report_step(opened, selection), page)

@@ -26,9 +26,9 @@ def report(
         force: Do the step again even if it is committed.
         page: The report.
     """
-    from vita_train.pipeline.opening import one_message, open_run
+    from vita_train.pipeline.opening import open_run, shown_on
     from vita_train.pipeline.steps import publish_page, report_step
 
-    with one_message():
+    with shown_on(page):
         opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
         publish_page(opened, report_step(opened, selection), page)

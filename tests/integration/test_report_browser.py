@@ -3,6 +3,7 @@ decode."""
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import subprocess
@@ -63,5 +64,28 @@ def test_pictures_and_recordings_decode(tmp_path: Path) -> None:
     });</script></body>"""
     page.write_text(page.read_text().replace("</body>", probe).replace(' loading="lazy"', ""))
     dom = browse(page, "--dump-dom").stdout
-    assert 'data-pictures="64,64,64,64"' in dom
+    assert 'data-images="64,64,64,64"' in dom
     assert 'data-sounds="14,24,19,29,24,34"' in dom
+
+
+def test_links_scroll_inside_the_frame_of_kubeflows_page(tmp_path: Path) -> None:
+    """The UI puts an HTML artifact into the srcdoc of a frame with ``sandbox="allow-scripts"``."""
+    page = render_report(fabricate_run(tmp_path))
+    probe = """<script>addEventListener("load", () => {
+      const link = document.querySelector('nav a[href="#recipe"]');
+      link.click();
+      setTimeout(() => parent.postMessage(
+        [document.title, scrollY > 0 || document.documentElement.scrollTop > 0], "*"), 1500);
+    });</script></body>"""
+    inner = html.escape(
+        page.read_text().replace("</body>", probe).replace("smooth", "instant"), quote=True
+    )
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        "<body><script>addEventListener('message', "
+        "(event) => { document.body.dataset.said = event.data.join(); });</script>"
+        f'<iframe sandbox="allow-scripts" width="500" height="600" srcdoc="{inner}"></iframe>'
+        "</body>"
+    )
+    dom = browse(outer, "--dump-dom").stdout
+    assert re.search(r'<body data-said="[^"]+,true"', dom), dom[:300]

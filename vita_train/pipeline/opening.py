@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from vita_train.errors import RecipeError, VitaError
 from vita_train.recipe.load import load_recipe
@@ -104,6 +107,27 @@ def one_message() -> Iterator[None]:
     except VitaError as error:
         print(f"error: {on_the_page(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+
+
+@contextmanager
+def shown_on(page: Any) -> Iterator[None]:
+    """Show the message of an error that a user can do something about on a page, in place of what
+    should stand there. The step that failed with it says so by its exit code; the page must be
+    there all the same.
+
+    Args:
+        page: KFP HTML artifact.
+    """
+    try:
+        yield
+    except VitaError as error:
+        message = on_the_page(str(error))
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        Path(page.path).write_text(
+            "<!doctype html><meta charset='utf-8'><body style='font: 16px sans-serif; margin: 3em'>"
+            f"<h1>This run was refused</h1><p>{html.escape(message)}</p></body>",
+            encoding="utf-8",
+        )
 
 
 def on_the_page(message: str) -> str:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vita_train import recipe as recipes
 from vita_train.errors import EXIT_REFUSED, RecipeError, UserError
-from vita_train.pipeline.opening import on_the_page, open_run, reachable
+from vita_train.pipeline.opening import on_the_page, open_run, reachable, shown_on
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import WORKFLOW, Platform
 from vita_train.runs.dated import dated
@@ -102,6 +103,14 @@ def test_an_error_is_the_last_of_the_log_and_has_no_traceback() -> None:
     )
     assert done.returncode == EXIT_REFUSED
     assert done.stderr == "error: too few (give the override stages.1=2) [VT-X-1]\n"
+
+
+def test_a_refused_run_has_a_page_that_says_why(tmp_path: Path) -> None:
+    page = SimpleNamespace(path=str(tmp_path / "page.html"))
+    with shown_on(page):
+        raise RecipeError("<b> is no stage", code="VT-X-1", remedy="give --set stages.1=2")
+    text = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt; is no stage (give the override stages.1=2) [VT-X-1]" in text
 
 
 def test_other_options_are_not_renamed() -> None:

@@ -23,3 +23,11 @@ for (const player of document.querySelectorAll(".player")) {
   audio.addEventListener("pause", () => { button.classList.remove("playing"); paint(); });
   audio.addEventListener("ended", () => { audio.currentTime = 0; paint(); });
 }
+// Kubeflow's page shows the report as the srcdoc of a sandboxed frame, where "#part" is an address of that page: a click
+// would load it in place of the report.
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById(link.hash.slice(1)).scrollIntoView({ behavior: "smooth" });
+  });
+}
