@@ -77,26 +77,12 @@ def sources_of(recipe: Recipe) -> dict[str, Any]:
 def source_digests(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Digests of the user's own record files by source, so that editing them is noticed; none for
     other sources."""
+    from vita_train.data.sources.own import own_versions
+
     return {
-        name: _record_digests(source)
+        name: own_versions(source)
         for name, source in recipe.data.source.items()
         if isinstance(source, RecordsSource)
-    }
-
-
-def _record_digests(source: RecordsSource) -> dict[str, str]:
-    from vita_train.data.sources.registry import load_registry, resolve
-
-    path = Path(source.registry).expanduser().absolute()
-    records = {
-        entry.records
-        for dataset in load_registry(path).datasets.values()
-        for entry in dataset.splits.values()
-    }
-    files = {name: resolve(path, name) for name in sorted(records)}
-    return {
-        "registry": sha256_file(path),
-        **{name: sha256_file(file) for name, file in files.items() if file.is_file()},
     }
 
 

@@ -101,9 +101,9 @@ def _source(recipe: Recipe) -> str:
     found = [f"{name}: {_source_found(source)}" for name, source in recipe.data.source.items()]
     own = [source for source in recipe.data.source.values() if isinstance(source, RecordsSource)]
     if len(own) == len(recipe.data.source):  # what others will have shows when they are fetched
-        from vita_train.data.sources.registry import load_registry
+        from vita_train.data.sources.own import own_registry
 
-        there = {name for source in own for name in load_registry(_registry(source)).datasets}
+        there = {name for source in own for name in own_registry(source).datasets}
         absent = sorted(
             {name for stage in recipe.stages.values() for name in stage.datasets} - there
         )
@@ -146,24 +146,21 @@ def _source_found(source: Source) -> str:
         return "package tuxpaint-stamps-default through apt-get"
     if not isinstance(source, RecordsSource):
         return f"{source.kind}, of a plugin"
-    from vita_train.data.sources.registry import load_registry, resolve
+    from vita_train.data.sources.own import own_registry
+    from vita_train.data.sources.remote import is_remote, record_versions
 
-    path = _registry(source)
-    datasets = load_registry(path).datasets
-    for name, dataset in datasets.items():
+    registry = own_registry(source)
+    record_versions(source, registry)  # they are in the store
+    for name, dataset in registry.datasets.items():
         for split, entry in dataset.splits.items():
-            if not resolve(path, entry.records).is_file():
+            if not is_remote(entry.records) and not Path(entry.records).is_file():
                 raise UserError(
                     f"the records of {name}/{split} are missing",
                     code="VT-USE-082",
-                    where=str(resolve(path, entry.records)),
+                    where=entry.records,
                     remedy="correct the path in the registry",
                 )
-    return f"{len(datasets)} datasets in {path}"
-
-
-def _registry(source: RecordsSource) -> Path:
-    return Path(source.registry).expanduser().absolute()
+    return f"{len(registry.datasets)} datasets in {source.registry}"
 
 
 def _prepared(run: Run) -> str:

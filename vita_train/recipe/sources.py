@@ -44,8 +44,11 @@ class RecordsSource(Strict):
 
     kind: Literal["records"] = "records"
     registry: str
-    """Path of the registry file (JSON or YAML). Relative to the recipe's file if it is
-    there, else to the working folder."""
+    """Path of the registry file (JSON or YAML), or its s3:// URI. Relative to the recipe's file if
+    it is there, else to the working folder. Record files and roots in it may be URIs too."""
+    endpoint: str | None = None
+    """S3 endpoint of what lies in a store, when it is not AWS; credentials come from the
+    environment."""
 
 
 @dataclass(frozen=True)
@@ -75,4 +78,4 @@ def register_source(kind: SourceKind) -> None:
 
 register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
 register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
-register_source(SourceKind(RecordsSource, "vita_train.data.sources.fetch:adopt_records"))
+register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))

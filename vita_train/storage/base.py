@@ -120,6 +120,15 @@ class Store(Protocol):
         """
         ...
 
+    def version(self, key: str) -> str:
+        """Return what changes when the content under a key does, without reading a large object:
+        a digest on a disk, the ETag on S3.
+
+        Raises:
+            MissingKeyError: there is none.
+        """
+        ...
+
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with a string, sorted by code point."""
         ...

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, check_key
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
+from vita_train.storage.host_cache import known_digest
 from vita_train.storage.scratch import hold
 
 
@@ -120,6 +121,11 @@ class LocalStore:
         path = self._path(key)
         with translate_os_errors(path):
             return path.stat().st_size
+
+    def version(self, key: str) -> str:
+        path = self._path(key)
+        with translate_os_errors(path):
+            return known_digest(path)
 
     def list(self, prefix: str = "") -> list[str]:
         start = self.root / prefix.rpartition("/")[0]

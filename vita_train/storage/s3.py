@@ -268,6 +268,14 @@ class S3Store:
         answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
         return int(checked(answer, self.uri_of(key))["ContentLength"])
 
+    def version(self, key: str) -> str:
+        return self._ask(key, lambda: self._version(key))
+
+    def _version(self, key: str) -> str:
+        answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
+        answer = checked(answer, self.uri_of(key))
+        return f"{str(answer['ETag']).strip(chr(34))}-{answer['ContentLength']}"
+
     def list(self, prefix: str = "") -> list[str]:
         root = f"{self.prefix}/" if self.prefix else ""
         keys = [

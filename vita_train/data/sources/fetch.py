@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vita_train.data.sources.registry import Dataset, Registry, load_registry, resolve
+from vita_train.data.sources.registry import Dataset, Registry
 from vita_train.data.sources.synth.leaks import check_leaks
 from vita_train.errors import DataError, UserError
 from vita_train.plugins import named
 from vita_train.recipe.data import Source
-from vita_train.recipe.sources import SOURCES, RecordsSource
+from vita_train.recipe.sources import SOURCES
 
 __all__ = ["REGISTRY", "check_leaks", "fetch", "fetch_all"]
 
@@ -141,50 +141,3 @@ def _open_folder(out: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) -> Registry:
-    """Return the user's registry with absolute paths; nothing is copied.
-
-    Raises:
-        DataError: it is no registry, or a file or folder that it names does not exist.
-    """
-    path = Path(source.registry)
-    registry = load_registry(path)
-    datasets = {
-        name: dataset.model_copy(
-            update={
-                "splits": {
-                    split: source.model_copy(
-                        update={
-                            "records": str(resolve(path, source.records)),
-                            "roots": {
-                                key: str(resolve(path, root)) for key, root in source.roots.items()
-                            },
-                        }
-                    )
-                    for split, source in dataset.splits.items()
-                }
-            }
-        )
-        for name, dataset in registry.datasets.items()
-    }
-    for dataset, entry in datasets.items():
-        for name, split in entry.splits.items():
-            key = f"{path}: datasets.{dataset}.{name}"
-            if not Path(split.records).is_file():
-                raise DataError(
-                    f"record file {split.records} does not exist",
-                    code="VT-DATA-021",
-                    where=f"{key}.records",
-                    remedy="correct the path; relative ones start at the registry's folder",
-                )
-            for root, folder in split.roots.items():
-                if not Path(folder).is_dir():
-                    raise DataError(
-                        f"media folder {folder} does not exist",
-                        code="VT-DATA-022",
-                        where=f"{key}.roots.{root}",
-                        remedy="correct the path; relative ones start at the registry's folder",
-                    )
-    return Registry(datasets=datasets)

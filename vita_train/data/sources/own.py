@@ -1,0 +1,118 @@
+"""The user's own records: a registry and what it names, on this machine or in an object store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sources.remote import (
+    bring,
+    is_remote,
+    joined,
+    record_versions,
+    remote_registry,
+)
+from vita_train.errors import DataError
+from vita_train.recipe.sources import RecordsSource
+from vita_train.storage.digest import sha256_file
+
+_CORRECT = "correct the path; relative ones start at the registry's folder"
+
+
+def own_registry(source: RecordsSource) -> Registry:
+    """Return the registry of a source, its paths absolute or URIs.
+
+    Raises:
+        DataError: it is missing or no registry.
+        StorageError: the store that it lies in stays away.
+    """
+    if is_remote(source.registry):
+        with tempfile.TemporaryDirectory(prefix="vita-train-") as folder:
+            registry = remote_registry(source, Path(folder))
+        base = source.registry.rpartition("/")[0]
+        return with_paths(registry, lambda path: joined(base, path))
+    file = registry_file(source)
+    return with_paths(
+        load_registry(file), lambda path: path if is_remote(path) else str(resolve(file, path))
+    )
+
+
+def registry_file(source: RecordsSource) -> Path:
+    """Return the path of a registry on this machine."""
+    return Path(source.registry).expanduser().absolute()
+
+
+def with_paths(registry: Registry, moved: Callable[[str], str]) -> Registry:
+    """Return a registry with each record file and root put elsewhere."""
+
+    def split_moved(split: SplitSource) -> SplitSource:
+        return split.model_copy(
+            update={
+                "records": moved(split.records),
+                "roots": {key: moved(root) for key, root in split.roots.items()},
+            }
+        )
+
+    return Registry(
+        datasets={
+            name: dataset.model_copy(
+                update={
+                    "splits": {key: split_moved(split) for key, split in dataset.splits.items()}
+                }
+            )
+            for name, dataset in registry.datasets.items()
+        }
+    )
+
+
+def own_versions(source: RecordsSource) -> dict[str, str]:
+    """Return what changes when the registry of a source or one of its record files does.
+
+    Raises:
+        DataError: a record file is not in the store that the registry says; on this machine that
+            is for `adopt_records` to say.
+    """
+    registry = own_registry(source)
+    versions = record_versions(source, registry)
+    if not is_remote(source.registry):
+        versions["registry"] = sha256_file(registry_file(source))
+    files = {
+        split.records: Path(split.records)
+        for dataset in registry.datasets.values()
+        for split in dataset.splits.values()
+        if not is_remote(split.records)
+    }
+    return versions | {
+        name: sha256_file(file) for name, file in sorted(files.items()) if file.is_file()
+    }
+
+
+def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) -> Registry:
+    """Return the user's registry. What lies on this machine stays where it is, by its absolute
+    path; what lies in a store is copied below ``out``.
+
+    Raises:
+        DataError: it is no registry, or a file or folder that it names does not exist.
+    """
+    registry = own_registry(source)
+    for dataset, entry in registry.datasets.items():
+        for name, split in entry.splits.items():
+            key = f"{source.registry}: datasets.{dataset}.{name}"
+            if not is_remote(split.records) and not Path(split.records).is_file():
+                raise DataError(
+                    f"record file {split.records} does not exist",
+                    code="VT-DATA-021",
+                    where=f"{key}.records",
+                    remedy=_CORRECT,
+                )
+            for root, folder in split.roots.items():
+                if not is_remote(folder) and not Path(folder).is_dir():
+                    raise DataError(
+                        f"media folder {folder} does not exist",
+                        code="VT-DATA-022",
+                        where=f"{key}.roots.{root}",
+                        remedy=_CORRECT,
+                    )
+    return bring(source, registry, out)
