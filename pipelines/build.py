@@ -56,7 +56,7 @@ def named(task: dsl.PipelineTask, recipe: Recipe, step: str) -> dsl.PipelineTask
     """Name a task after its step and give it what it needs on a cluster."""
     # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
     return (
-        on_cluster(task)
+        on_cluster(task, recipe, step)
         .set_display_name(f"{step} {step_title(recipe, step)}")
         .set_caching_options(False)
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from vita_train.errors import RecipeError, UserError
 from vita_train.recipe.base import OptionalCount, Seconds, Strict
-from vita_train.recipe.pod import PodSettings
+from vita_train.recipe.pod import PodSettings, StepPod, StepPods
 from vita_train.recipe.validation import validated
 from vita_train.recipe.yaml_tree import parse_yaml
 
@@ -83,6 +83,9 @@ class Platform(Strict):
     """Times a job may be preempted before that counts as a failure; they do not use up
     ``launch.restarts``."""
     pod: PodSettings = PodSettings()
+    steps: StepPods = {}
+    """Pods of the steps that do not train, as a recipe states them. Pipelines are compiled with
+    them."""
 
 
 def load_platform(path: str | None = None) -> Platform | None:
@@ -134,6 +137,17 @@ def needed_platform(what: str, where: str) -> Platform:
             f"pipeline was compiled for, or let {PLATFORM} name a file of settings",
         )
     return platform
+
+
+def merge_step_pods(step: str, layers: Iterable[StepPods]) -> StepPod:
+    """Return what a step's pod gets: of each layer what it states for all steps, then for this
+    one."""
+    stated: dict[str, Any] = {}
+    for layer in layers:
+        for name in ("all", step):
+            if pod := layer.get(name):  # type: ignore[call-overload]
+                stated |= {field: getattr(pod, field) for field in pod.model_fields_set}
+    return StepPod.model_validate(stated)
 
 
 def merge_pod_settings(base: PodSettings, layers: Iterable[PodSettings]) -> PodSettings:

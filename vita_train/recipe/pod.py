@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,34 @@ class SecretKey(Strict):
 
     secret: str
     key: str
+
+
+class Toleration(Strict):
+    """A taint of nodes that a pod does not mind, as the Kubernetes API states it."""
+
+    key: str = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    tolerationSeconds: OptionalCount | None = None  # noqa: N815
+
+
+class StepPod(Strict):
+    """What the pod of a pipeline's step gets, beside the volumes of training pods. Steps that start
+    training jobs only wait; what these need is for `PodSettings`."""
+
+    cpu: str = Field(default="", pattern=f"^$|{QUANTITY}")
+    """Limit; empty sets none."""
+    memory: str = Field(default="", pattern=f"^$|{QUANTITY}")
+    gpus: OptionalCount = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+
+
+#: Steps that have pods of their own, and what stands for all of them.
+StepName = Literal["all", "data_fetch", "prepare", "evaluate", "export", "report"]
+StepPods = dict[StepName, StepPod]
 
 
 class PodSettings(Strict):
