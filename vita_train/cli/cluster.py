@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from vita_train.cli.run.run import Recipe, Set
 from vita_train.cli.run.submit import Endpoint, Namespace
 
 group = typer.Typer(
-    help="Upload pipelines, check a namespace, delete orphaned jobs.", no_args_is_help=True
+    help="Compile and upload pipelines, check a namespace, delete orphaned jobs.",
+    no_args_is_help=True,
 )
 
 
@@ -39,6 +41,32 @@ def upload(
         inner for path in files for inner in (_compiled(path) if path.is_dir() else [path])
     ]:
         typer.echo(f"{file}: version {server.upload(file)}")
+
+
+@group.command("compile")
+def compile_recipe(
+    recipe: Recipe,
+    settings: Set = None,
+    out: Annotated[Path, typer.Option(help="Folder of the compiled pipeline.")] = Path("pipelines"),
+) -> None:
+    """Compile the pipeline that runs a recipe. VITA_TRAIN_TRAINER_IMAGE and its like name the
+    images, best by digest."""
+    import tempfile
+
+    from vita_train.pipeline.compiled import compile_pipeline
+    from vita_train.recipe.check import check_recipe
+    from vita_train.recipe.load import load_recipe
+    from vita_train.storage.disk_errors import translate_os_errors
+
+    resolved = load_recipe(recipe, settings or [])
+    check_recipe(resolved)
+    with tempfile.TemporaryDirectory(prefix="vita-train-") as scratch:
+        made = compile_pipeline(resolved, Path(scratch), {})
+        target = out / made.name
+        with translate_os_errors(target):
+            out.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(made.read_bytes())
+    typer.echo(target)
 
 
 def _compiled(folder: Path) -> list[Path]:

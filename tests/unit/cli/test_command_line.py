@@ -66,7 +66,7 @@ def test_every_command_is_described_and_stands_in_its_group() -> None:
         "launch",
     }
     assert {"import", "export", "merge-lora", "evaluate"} == set(groups["model"])
-    assert {"upload", "check", "janitor"} == set(groups["cluster"])
+    assert {"compile", "upload", "check", "janitor"} == set(groups["cluster"])
     assert set(groups) == {"recipe", "data", "model", "cluster"}
     for command in [
         *root.commands.values(),
