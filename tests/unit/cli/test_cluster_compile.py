@@ -31,7 +31,7 @@ def test_a_recipe_is_compiled_or_nothing_is_written(tmp_path: Path) -> None:
 def test_the_workflow_calls_commands_that_there_are() -> None:
     steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["pipelines"]["steps"]
     text = "\n".join(str(step.get("run", "")) for step in steps)
-    called = re.findall(r"vita-train ((?:[a-z]+ )+)", text)
+    called = re.findall(r"vita-train ([a-z]+ [a-z]+) ", text)
     assert len(called) == 3
     for words in called:
         command: Any = typer.main.get_command(build_app())
