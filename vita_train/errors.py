@@ -117,3 +117,12 @@ class StoppedError(VitaError):
     """The job was asked to stop and has saved its state."""
 
     exit_code = EXIT_STOPPED
+
+
+CLASS_OF_EXIT: dict[int, type[VitaError]] = {
+    EXIT_REFUSED: UserError,
+    EXIT_FAILED: VitaError,
+    EXIT_RETRYABLE: PeerLostError,
+    EXIT_STOPPED: StoppedError,
+}
+"""What another process's exit code is raised as here."""

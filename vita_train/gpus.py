@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TERA = 1e12
+TERA = 1e12
 #: Dense bfloat16 TFLOP/s by words of the device's name, from the maker's data sheets; the first
 #: that fits counts.
 _PEAKS = {
@@ -32,7 +32,7 @@ def bfloat16_flops(name: str) -> float | None:
     """
     return next(
         (
-            peak * _TERA
+            peak * TERA
             for words, peak in _PEAKS.items()
             if re.search(rf"\b{words}\b", name, re.IGNORECASE)
         ),

@@ -4,7 +4,7 @@ reach, a tied head."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tests.helpers.no_source import NO_SOURCE
 from vita_train.data.index.corpus import Corpus
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.objectives.base import LossOutput, Objective, StageContext
@@ -24,7 +25,7 @@ WIDTH = 16
 
 
 @dataclass
-class ToyBatch:
+class ToyBatch(MicroBatch):
     """Rows of tokens (B, L) with -1 as padding; images (N, WIDTH) are added to the rows of
     ``owner``."""
 
@@ -33,9 +34,6 @@ class ToyBatch:
     owner: Tensor | None
     sample_ids: list[str]
     modalities: frozenset[str]
-
-    def to(self, device: torch.device) -> ToyBatch:
-        return self
 
 
 class Block(nn.Module):
@@ -56,13 +54,25 @@ class ToyLanguage(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList(Block() for _ in range(2))
-        self.norm = nn.LayerNorm(WIDTH)
+        self.model = nn.ModuleDict(
+            {"layers": nn.ModuleList(Block() for _ in range(2)), "norm": nn.LayerNorm(WIDTH)}
+        )
 
     def forward(self, embeds: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in self.model["layers"]:
             embeds = layer(embeds)
-        return self.norm(embeds)
+        return self.model["norm"](embeds)
+
+
+class ToyTower(nn.Sequential):
+    """A layer with dropout and statistics, and no transformer blocks."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), ToyNorm(WIDTH))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return nn.ModuleList()
 
 
 class ToyNorm(nn.BatchNorm1d):
@@ -91,7 +101,7 @@ def toy_modules(seed: int = 0) -> nn.ModuleDict:
     return nn.ModuleDict(
         {
             "llm": ToyLanguage(),
-            "vision": nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), ToyNorm(WIDTH)),
+            "vision": ToyTower(),
             "projector": nn.Linear(WIDTH, WIDTH),
         }
     )
@@ -105,6 +115,23 @@ def toy_sample(index: int) -> SimpleNamespace:
     return SimpleNamespace(id=f"toy/train/{index:06d}", tokens=tokens, picture=picture)
 
 
+def collate(samples: Sequence[Any], *, seed: int) -> ToyBatch:
+    """Pad tokens, stack images."""
+    longest = max(len(sample.tokens) for sample in samples)
+    tokens = torch.tensor(
+        [sample.tokens + [-1] * (longest - len(sample.tokens)) for sample in samples]
+    )
+    owner = [row for row, sample in enumerate(samples) if sample.picture is not None]
+    pictures = torch.stack([samples[row].picture for row in owner]) if owner else None
+    return ToyBatch(
+        tokens,
+        pictures,
+        torch.tensor(owner) if owner else None,
+        [sample.id for sample in samples],
+        frozenset({"image"} if owner else ()),
+    )
+
+
 class ToyObjective(Objective):
     """Next-token loss of the toy language model."""
 
@@ -112,20 +139,9 @@ class ToyObjective(Objective):
     def modules_used(cls, spec: StageSpec, corpus: Corpus) -> tuple[str, ...]:
         return ("llm", "vision", "projector")
 
-    def collate(self, samples: Sequence[Any], *, seed: int) -> ToyBatch:
-        longest = max(len(sample.tokens) for sample in samples)
-        tokens = torch.tensor(
-            [sample.tokens + [-1] * (longest - len(sample.tokens)) for sample in samples]
-        )
-        owner = [row for row, sample in enumerate(samples) if sample.picture is not None]
-        pictures = torch.stack([samples[row].picture for row in owner]) if owner else None
-        return ToyBatch(
-            tokens,
-            pictures,
-            torch.tensor(owner) if owner else None,
-            [sample.id for sample in samples],
-            frozenset({"image"} if owner else ()),
-        )
+    def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
+        super().__init__(context, modules)
+        self.collate = collate
 
     def order(self, split: str = "train") -> ToyOrder:
         return ToyOrder()
@@ -202,6 +218,7 @@ class ToyOrder:
     """Global batches of ``global_batch``."""
 
     steps_per_epoch = 4
+    ends: Sequence[int] = ()
 
     def rows(self, step: int) -> list[SimpleNamespace]:
         return global_batch(step)
@@ -211,6 +228,15 @@ class ToyOrder:
 
     def ids(self, step: int) -> list[str]:
         return [sample.id for sample in global_batch(step)]
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def seek(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def set_ends(self, ends: Sequence[int]) -> None:
+        self.ends = ends
 
 
 def union(batch: ToyBatch, modalities: frozenset[str]) -> ToyBatch:

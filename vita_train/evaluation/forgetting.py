@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vita_train.evaluation.gates import OBJECTIVES_OWN
+
 #: Last parts of measure names that are shares of right answers: more is better, differences are
 #: points.
 SHARES: tuple[str, ...] = ("accuracy", "attributes", "state_mark", "retrieval")
@@ -24,9 +26,6 @@ ERROR_SHARES: tuple[str, ...] = (
     "wer_original",
     "wer_resynthesis",
 )
-#: Measures that a stage takes of its own dev batches while training. They mean something else in
-#: every stage.
-DEV = "dev."
 
 
 def is_share(measure: str) -> bool:
@@ -103,6 +102,6 @@ def forgetting_table(metrics_by_stage: Mapping[str, Mapping[str, float]]) -> For
     measured: dict[str, dict[str, float]] = {}
     for stage, metrics in metrics_by_stage.items():
         for name in sorted(metrics):
-            if is_share(name) and not name.startswith(DEV):
+            if is_share(name) and not name.startswith(OBJECTIVES_OWN):
                 measured.setdefault(name, {})[stage] = metrics[name]
     return ForgettingTable(tuple(metrics_by_stage), measured)

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from vita_train.errors import GateError
 from vita_train.recipe.stage import Gate, StageSpec
 
+OBJECTIVES_OWN = "dev."
+"""What the names of an objective's own metrics begin with, which a stage takes of the dev splits of
+all its datasets while it trains. They mean something else in every stage."""
+
 
 @dataclass(frozen=True)
 class GateResult:

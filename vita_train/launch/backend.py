@@ -24,10 +24,7 @@ from vita_train.errors import EXIT_RETRYABLE, VitaError
 from vita_train.launch.worker import ENDPOINT
 from vita_train.recipe.load import dump_recipe
 from vita_train.runs.manifest import STEP_DIGEST_VARIABLE
-from vita_train.runs.run import Run
-
-#: Name of the file with the recipe, in the folder of the stage.
-RECIPE = "recipe.yaml"
+from vita_train.runs.run import RECIPE, Run
 
 
 @dataclass(frozen=True)

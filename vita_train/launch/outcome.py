@@ -13,13 +13,12 @@ import signal
 from pathlib import Path
 
 from vita_train.errors import (
+    CLASS_OF_EXIT,
     EXIT_FAILED,
     EXIT_REFUSED,
     EXIT_RETRYABLE,
     EXIT_STOPPED,
     PeerLostError,
-    StoppedError,
-    UserError,
     VitaError,
 )
 from vita_train.printable import printable
@@ -28,12 +27,6 @@ from vita_train.storage.disk_errors import full_disk
 #: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one
 #: that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
-_CLASSES: dict[int, type[VitaError]] = {
-    EXIT_REFUSED: UserError,
-    EXIT_FAILED: VitaError,
-    EXIT_RETRYABLE: PeerLostError,
-    EXIT_STOPPED: StoppedError,
-}
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 #: First line of torchrun's own account of a failure; what a rank said comes before it.
 _EPILOGUE = re.compile(r"^\S.*torch/distributed/elastic/.* failed \(exitcode", re.MULTILINE)
@@ -89,7 +82,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         )
     for code in _ORDER[2:]:
         if code in codes:
-            return _CLASSES[code](
+            return CLASS_OF_EXIT[code](
                 "a process of the job ended so without saying why",
                 where=str(_last_log(logs)),
                 remedy="run the same command again",
@@ -111,13 +104,13 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
     if code == 0:
         return None
     if report := _read(last_words):
-        return _CLASSES[int(str(report["code"]))](
+        return CLASS_OF_EXIT[int(str(report["code"]))](
             str(report.get("what") or "failed"),
             code=str(report.get("error") or ""),
             where=str(report.get("where")),
             remedy=str(report.get("remedy") or f"the log is {logs}"),
         )
-    kind = PeerLostError if code < 0 else _CLASSES.get(code, VitaError)
+    kind = PeerLostError if code < 0 else CLASS_OF_EXIT.get(code, VitaError)
     return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
 
 
@@ -135,7 +128,7 @@ def _error(code: int, report: dict[str, object], logs: Path) -> VitaError:
     remedy = str(report.get("remedy") or "")
     if code == EXIT_FAILED and not remedy:
         remedy = f"the log is {_last_log(logs)}"
-    return _CLASSES[code](
+    return CLASS_OF_EXIT[code](
         str(report.get("what") or "failed"),
         code=str(report.get("error") or ""),
         where=str(report.get("where") or ""),

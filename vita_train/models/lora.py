@@ -84,7 +84,7 @@ def add_adapters(module: nn.Module, config: LoraConfig, *, seed: int = 0) -> Non
 
 def has_adapters(module: nn.Module) -> bool:
     """True once adapters were put into the module, until they are merged."""
-    return hasattr(module, "peft_config")
+    return hasattr(module, "peft_config")  # what PEFT leaves on a module; it has no better sign
 
 
 def release_adapters(module: nn.Module) -> None:

@@ -64,10 +64,10 @@ def quantize_blocks(
         RecipeError: bitsandbytes is not installed.
     """
     library = import_bitsandbytes(where=where)
-    blocks = transformer_blocks(llm)
-    for name, layer in list(blocks.named_modules()):
-        if isinstance(layer, nn.Linear):
-            blocks.set_submodule(name, _quantized(library, layer, spec, device, dtype))
+    for block in transformer_blocks({"llm": llm}):
+        for name, layer in list(block.named_modules()):
+            if isinstance(layer, nn.Linear):
+                block.set_submodule(name, _quantized(library, layer, spec, device, dtype))
     # By these PEFT knows which kind of adapter a layer needs.
     setattr(llm, f"is_loaded_in_{spec.bits}bit", True)
 
@@ -99,7 +99,7 @@ def _quantized(
 
 def elements(parameter: nn.Parameter) -> int:
     """Return the weights that a parameter stands for: a 4-bit one holds two to a byte."""
-    state = getattr(parameter, "quant_state", None)
+    state = getattr(parameter, "quant_state", None)  # of bitsandbytes, which may not be installed
     return int(state.shape.numel()) if state is not None else parameter.numel()
 
 

@@ -77,8 +77,10 @@ def count_quantized(spec: ModelSpec, quantize: QuantizeSpec) -> tuple[int, int]:
     """Return the weights of the language model that would be quantised, and the bytes they would
     take."""
     with torch.device("meta"):
-        blocks = transformer_blocks(build_modules(spec, ["llm"])["llm"])
-    layers = [layer for layer in blocks.modules() if isinstance(layer, nn.Linear)]
+        blocks = [*transformer_blocks(build_modules(spec, ["llm"]))]
+    layers = [
+        layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)
+    ]
     return (
         sum(layer.weight.numel() for layer in layers),
         sum(quantized_bytes(layer, quantize) for layer in layers),

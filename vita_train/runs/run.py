@@ -25,7 +25,8 @@ from vita_train.storage.host_cache import cache_dir
 from vita_train.storage.tar_shards import fetch_tree
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_RECIPE = "recipe.yaml"
+RECIPE = "recipe.yaml"
+"""Name of the file with a resolved recipe, in the folder of a run or of a stage's job."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,14 @@ class Run:
             UserError: there is no run.
         """
         store = open_store(uri)
-        if not store.exists(_RECIPE):
+        if not store.exists(RECIPE):
             raise UserError(
                 "there is no run here",
                 code="VT-USE-097",
                 where=store.uri,
                 remedy="give the directory <storage.root>/<run>",
             )
-        recipe = parse_recipe(
-            store.read(_RECIPE).decode(errors="replace"), f"{store.uri}/{_RECIPE}"
-        )
+        recipe = parse_recipe(store.read(RECIPE).decode(errors="replace"), f"{store.uri}/{RECIPE}")
         root, _, name = store.uri.rstrip("/").rpartition("/")
         # It may have been moved since its recipe was written.
         storage = recipe.storage.model_copy(update={"root": root or "/"})
@@ -188,7 +187,7 @@ class Run:
     def remembered(self) -> Run:
         """Return the run with what earlier commands gave its stages: extensions and accepted
         gates."""
-        key = self.key(_RECIPE)
+        key = self.key(RECIPE)
         if not self.store.exists(key):
             return self
         try:
@@ -200,5 +199,5 @@ class Run:
     def write_recipe(self) -> None:
         """Write the resolved recipe to ``<run>/recipe.yaml``, unless it stands there already."""
         text = dump_recipe(self.recipe).encode()
-        if not self.store.exists(self.key(_RECIPE)) or self.store.read(self.key(_RECIPE)) != text:
-            self.store.write(self.key(_RECIPE), text)
+        if not self.store.exists(self.key(RECIPE)) or self.store.read(self.key(RECIPE)) != text:
+            self.store.write(self.key(RECIPE), text)

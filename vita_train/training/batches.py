@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.errors import RecipeError, VitaError
-from vita_train.training.objectives.base import Objective
+from vita_train.training.objectives.base import Collate, Objective
 from vita_train.training.parallel.distributed import World
 
 
@@ -32,64 +34,121 @@ class BatchOrder(Protocol):
         """Return the ids of all samples of a global batch."""
         ...
 
-    # Orders that must look at what came before to find a step also have state(step) and
-    # seek(state).
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what finds ``step`` at once after a restart, for `seek`; empty where nothing has
+        to be looked for."""
+        ...
+
+    def seek(self, state: Mapping[str, Any]) -> None:
+        """Take over what another process knew; a state of no use is ignored."""
+        ...
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """The step at which each curriculum phase ends; empty without phases."""
+        ...
+
+    def set_ends(self, ends: Sequence[int]) -> None:
+        """Say at which step each curriculum phase ends."""
+        ...
 
 
-def micro_batches(
-    objective: Objective,
-    order: BatchOrder,
-    *,
-    start: int,
-    stop: int,
-    grad_accum: int,
-    world: World,
-    seed: int,
-    workers: int,
-) -> Iterator[list[Any]]:
-    """Yield, for each step from ``start`` to ``stop``, this rank's micro-batches on the CPU.
+class BatchLoader:
+    """This rank's micro-batches of an order.
 
-    Rank r takes rows r, r + world, ... of the global batch and splits them evenly. Neither ranks
-    nor workers change which samples a step holds.
+    Workers are started once, at the first step, and stay: a plan that changes while a stage trains
+    starts no processes beside a checkpoint that is being stored. Where training runs on an
+    accelerator, batches arrive in page-locked memory, so that they are copied while it computes.
 
-    Raises:
-        RecipeError: a global batch has fewer rows than micro-batches over all ranks.
-        DataError: a sample cannot be read; the same message with and without workers.
+    Args:
+        objective: whose `collate` the workers get.
+        order: the global batches.
+        grad_accum: micro-batches of a step.
+        world: this rank among all.
+        seed: of the recipe.
+        workers: processes that read; 0 reads in this one.
     """
-    steps = _Steps(objective, order, grad_accum, world, seed)
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-    )
-    for parts in loader:
-        if isinstance(parts, VitaError):
-            raise parts
-        yield parts
+
+    def __init__(
+        self,
+        objective: Objective,
+        order: BatchOrder,
+        *,
+        grad_accum: int,
+        world: World,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self._order = order
+        self._visits = _Visits()
+        self._loader = DataLoader(
+            _Steps(objective.collate, order, grad_accum, world, seed),
+            batch_size=None,
+            sampler=self._visits,
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=world.device.type != "cpu",
+        )
+
+    def steps(self, start: int, stop: int) -> Iterator[list[MicroBatch]]:
+        """Yield, for each step from ``start`` to ``stop``, this rank's micro-batches on the CPU.
+
+        Rank r takes rows r, r + world, ... of the global batch and splits them evenly. Neither
+        ranks nor workers change which samples a step holds. Asked again, it gives up what it had
+        begun.
+
+        Raises:
+            RecipeError: a global batch has fewer rows than micro-batches over all ranks.
+            DataError: a sample cannot be read; the same message with and without workers.
+        """
+        self._visits.steps = range(start, stop)
+        self._visits.ends = tuple(self._order.ends)
+        for parts in self._loader:
+            if isinstance(parts, VitaError):
+                raise parts
+            yield parts
 
 
-class _Steps(Dataset["list[Any] | VitaError"]):
+class _Visit(NamedTuple):
+    """A step to make batches of. Workers have a copy of the order and learn here how it changed."""
+
+    step: int
+    ends: tuple[int, ...]
+
+
+@dataclass
+class _Visits:
+    """The steps to come, as the loader asks for them."""
+
+    steps: range = range(0)
+    ends: tuple[int, ...] = ()
+
+    def __iter__(self) -> Iterator[_Visit]:
+        return (_Visit(step, self.ends) for step in self.steps)
+
+
+class _Steps(Dataset["list[MicroBatch] | VitaError"]):
     """The micro-batches of a step, or the error that reading them gave: torch would pass it on as
     mere text."""
 
     def __init__(
-        self, objective: Objective, order: BatchOrder, grad_accum: int, world: World, seed: int
+        self, collate: Collate, order: BatchOrder, grad_accum: int, world: World, seed: int
     ) -> None:
-        self._collate = objective.collate
+        self._collate = collate
         self._order = order
         self._grad_accum = grad_accum
         self._rank, self._size = world.rank, world.size
         self._seed = seed
 
-    def __getitem__(self, step: int) -> list[Any] | VitaError:
+    def __getitem__(self, visit: _Visit) -> list[MicroBatch] | VitaError:
+        self._order.set_ends(visit.ends)
         try:
-            return self._parts(step)
+            return self._parts(visit.step)
         except VitaError as error:
             return error
 
-    def _parts(self, step: int) -> list[Any]:
+    def _parts(self, step: int) -> list[MicroBatch]:
         rows = self._order.rows(step)
         if len(rows) < self._size * self._grad_accum:
             raise RecipeError(

@@ -15,14 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from vita_train.evaluation.gates import GateResult
+from vita_train.evaluation.gates import OBJECTIVES_OWN, GateResult
 from vita_train.recipe.stage import Gate, StageSpec
 from vita_train.training.optim.schedule import decay_steps, rate_factor, warmup_steps
 
 #: Key of the stage's own ``until`` in ``met``.
 STAGE = "stage"
-#: What the names of the objective's own metrics over the dev splits of all datasets begin with.
-OBJECTIVES_OWN = "dev."
 #: Share of the steps that the decay takes where a stage trains until something and does not say.
 _DECAY_SHARE = 0.2
 

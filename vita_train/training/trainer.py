@@ -7,14 +7,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from vita_train.console import warn
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.errors import DataError, StoppedError, VitaError
+from vita_train.evaluation.gates import OBJECTIVES_OWN
 from vita_train.recipe.stage import StageSpec
-from vita_train.training.batches import micro_batches
+from vita_train.training.batches import BatchLoader, BatchOrder
 from vita_train.training.engines.base import Engine, not_finite
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.observability.run_log import RunLog
@@ -22,7 +24,7 @@ from vita_train.training.observability.samples import id_sum
 from vita_train.training.observability.telemetry import MetricsSnapshot, Throughput, peak_memory
 from vita_train.training.parallel.distributed import World, peer_errors, sum_over_ranks
 from vita_train.training.resume import Checkpoints, seed_step
-from vita_train.training.step_plan import OBJECTIVES_OWN, StepPlan
+from vita_train.training.step_plan import StepPlan
 from vita_train.training.watchdog import Watchdog
 
 #: Longer stages log every tenth step: a line costs a sum over ranks.
@@ -66,7 +68,7 @@ class Loop:
     world: World
     seed: int
     plan: StepPlan
-    order: Any
+    order: BatchOrder
     run_log: RunLog
     checkpoints: Checkpoints
     watchdog: Watchdog
@@ -85,15 +87,22 @@ class Loop:
             PeerLostError: another rank went away.
             VitaError: gradients were not finite in several steps in a row, or weights are not.
         """
-        if counters.order and hasattr(self.order, "seek"):
-            self.order.seek(counters.order)
+        self.order.seek(counters.order)
         plan, throughput, sums = self.plan, Throughput(), MetricSums()
         plan.met = counters.met
         self._follow_plan()
         self.snapshot.step = counters.step
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
-            batches = self._batches(counters.step)
+            loader = BatchLoader(
+                self.objective,
+                self.order,
+                grad_accum=self.spec.batch.grad_accum,
+                world=self.world,
+                seed=self.seed,
+                workers=self.workers,
+            )
+            batches = loader.steps(counters.step, plan.end)
             while counters.step < plan.end:
                 step, started = counters.step, time.perf_counter()
                 self.watchdog.beat(f"step {step + 1}")
@@ -105,7 +114,8 @@ class Loop:
                 self._count(counters, step, global_step, throughput, time.perf_counter() - started)
                 if plan.is_due(counters.step) and self._check(counters):
                     self._follow_plan()
-                    batches = self._batches(counters.step)  # what follows may be other data
+                    # What follows may be other data.
+                    batches = loader.steps(counters.step, plan.end)
                 last = counters.step == plan.end
                 if counters.step % every == 0 or last:
                     counters.loss = self._log(counters, sums, norm, throughput)
@@ -138,8 +148,7 @@ class Loop:
                 code="VT-FAIL-012",
                 remedy=self._after_divergence(),
             )
-        if hasattr(self.order, "state"):
-            counters.order = self.order.state(counters.step)
+        counters.order = self.order.state(counters.step)
         self.checkpoints.save(
             self.engine,
             counters.step,
@@ -179,22 +188,9 @@ class Loop:
                 remedy=self._after_divergence(),
             )
 
-    def _batches(self, start: int) -> Iterator[list[Any]]:
-        return micro_batches(
-            self.objective,
-            self.order,
-            start=start,
-            stop=self.plan.end,
-            grad_accum=self.spec.batch.grad_accum,
-            world=self.world,
-            seed=self.seed,
-            workers=self.workers,
-        )
-
     def _follow_plan(self) -> None:
         """Tell everyone who counts steps how many there are, as far as is known now."""
-        if self.spec.curriculum:
-            self.order.set_ends(self.plan.phase_ends)
+        self.order.set_ends(self.plan.phase_ends)
         self.snapshot.steps = self.plan.end
         self.run_log.set_steps(self.plan.end)
 
@@ -221,7 +217,7 @@ class Loop:
             counters.step, values
         )  # and with that counters.met, which is the plan's own
 
-    def _agree(self, parts: list[Any], stop: bool) -> GlobalStep:
+    def _agree(self, parts: list[MicroBatch], stop: bool) -> GlobalStep:
         """Sum what all ranks must know of this step in one exchange."""
         ids = [name for part in parts for name in part.sample_ids]
         self.watchdog.holding(ids)
@@ -233,7 +229,7 @@ class Loop:
             sum(self.objective.tokens(part) for part in parts),
         ]
         kinds = ("image", "audio")
-        mine += [float(kind in getattr(part, "modalities", ())) for part in parts for kind in kinds]
+        mine += [float(kind in part.modalities) for part in parts for kind in kinds]
         total = sum_over_ranks(mine)
         if total[0] <= 0:
             raise DataError(
@@ -256,14 +252,14 @@ class Loop:
     def _step(
         self,
         step: int,
-        parts: list[Any],
+        parts: list[MicroBatch],
         global_step: GlobalStep,
         sums: MetricSums,
         counters: Counters,
     ) -> float:
         seed_step(self.seed, step, self.world.rank)
         batches = [
-            _with_modalities(part, modalities).to(self.world.device)
+            part.with_modalities(modalities).to(self.world.device)
             for part, modalities in zip(parts, global_step.modalities, strict=True)
         ]
         factor = self.plan.rate_factor(step)
@@ -347,22 +343,15 @@ class Loop:
             return {}
         sums = MetricSums()
         global_step: GlobalStep | None = None
-        batches = micro_batches(
-            self.objective,
-            order,
-            start=0,
-            stop=self.spec.eval.batches,
-            grad_accum=1,
-            world=self.world,
-            seed=self.seed,
-            workers=0,
+        loader = BatchLoader(
+            self.objective, order, grad_accum=1, world=self.world, seed=self.seed, workers=0
         )
-        for step, parts in enumerate(batches):
+        for step, parts in enumerate(loader.steps(0, self.spec.eval.batches)):
             global_step = self._agree(parts, False)
             seed_step(self.seed, step, self.world.rank)
             for part, modalities in zip(parts, global_step.modalities, strict=True):
                 sums.add(
-                    self.engine.evaluate(_with_modalities(part, modalities).to(self.world.device)),
+                    self.engine.evaluate(part.with_modalities(modalities).to(self.world.device)),
                     "main",
                 )
         metrics = {f"dev.{name}": value for name, value in sums.means().items()}
@@ -453,9 +442,3 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _with_modalities(batch: Any, modalities: frozenset[str]) -> Any:
-    if getattr(batch, "modalities", modalities) == modalities:
-        return batch
-    return replace(batch, modalities=modalities)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.helpers.toy import ToyObjective, ToyOrder, toy_context, toy_modules, toy_recipe
+from tests.helpers.toy import (
+    ToyObjective,
+    ToyOrder,
+    toy_context,
+    toy_modules,
+    toy_recipe,
+    toy_sample,
+)
 from vita_train.errors import DataError, RecipeError
-from vita_train.training.batches import micro_batches
+from vita_train.training.batches import BatchLoader
+from vita_train.training.objectives.speech_tokens import SpeechTokensBatch
 from vita_train.training.parallel.distributed import World
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[list[str]]:
@@ -19,17 +30,10 @@ def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[li
     steps: list[list[str]] = [[] for _ in range(start, 4)]
     for rank in range(size):
         world = World(rank, size, rank, torch.device("cpu"))
-        batches = micro_batches(
-            objective,
-            ToyOrder(),
-            start=start,
-            stop=4,
-            grad_accum=accumulate,
-            world=world,
-            seed=0,
-            workers=workers,
+        loader = BatchLoader(
+            objective, ToyOrder(), grad_accum=accumulate, world=world, seed=0, workers=workers
         )
-        for step, parts in enumerate(batches):
+        for step, parts in enumerate(loader.steps(start, 4)):
             assert len(parts) == accumulate
             steps[step] += [name for part in parts for name in part.sample_ids]
     return [sorted(step) for step in steps]
@@ -51,8 +55,10 @@ def test_starting_later_gives_the_later_batches() -> None:
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(RecipeError, match="8 rows cannot be split into 5 micro-batches on 2 ranks"):
+    with pytest.raises(RecipeError) as caught:
         ids(2, 5)
+    assert caught.value.code == "VT-RECIPE-058"
+    assert caught.value.where == "batch.global_batch_size"
 
 
 class BrokenOrder(ToyOrder):
@@ -67,17 +73,70 @@ class BrokenOrder(ToyOrder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
     objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    batches = micro_batches(
-        objective,
-        BrokenOrder(),
-        start=0,
-        stop=4,
-        grad_accum=1,
-        world=World(0, 1, 0, torch.device("cpu")),
-        seed=0,
-        workers=workers,
+    loader = BatchLoader(
+        objective, BrokenOrder(), grad_accum=1, world=ALONE, seed=0, workers=workers
     )
+    batches = loader.steps(0, 4)
     next(batches)
     with pytest.raises(DataError) as told:
         next(batches)
     assert str(told.value) == "a.jpg: the image is cut off (fetch it again)"
+
+
+class SwitchingOrder(ToyOrder):
+    """Other samples from the end of a phase on; each carries the process that fetched it."""
+
+    def rows(self, step: int) -> list[SimpleNamespace]:
+        phase = sum(step >= end for end in self.ends)
+        return [toy_sample(100 * phase + step + index) for index in range(8)]
+
+    def load(self, row: SimpleNamespace) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(row), "id": f"{row.id}@{os.getpid()}"})
+
+
+def test_workers_stay_and_follow_a_plan_that_changes() -> None:
+    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
+    order = SwitchingOrder()
+    order.set_ends([40])
+    loader = BatchLoader(objective, order, grad_accum=1, world=ALONE, seed=0, workers=2)
+    first = next(loader.steps(0, 40))[0].sample_ids
+    order.set_ends([1])
+    second, third = [parts[0].sample_ids for parts in loader.steps(1, 3)]
+
+    def places(ids: list[str]) -> list[int]:
+        return [int(name.rpartition("@")[0].rpartition("/")[2]) for name in ids]
+
+    def processes(ids: list[str]) -> set[str]:
+        return {name.rpartition("@")[2] for name in ids}
+
+    assert places(first) == [*range(8)]
+    assert places(second) == [*range(101, 109)]
+    assert places(third) == [*range(102, 110)]
+    workers = processes(second) | processes(third)
+    assert processes(first) < workers
+    assert len(workers) == 2
+    assert str(os.getpid()) not in workers
+
+
+def test_every_tensor_of_a_batch_is_pinned_and_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an accelerator nothing can be pinned; what is asked of torch can be seen."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = SpeechTokensBatch(
+        text_ids=torch.zeros(2, 3),
+        text_lengths=torch.zeros(2),
+        codes=[torch.zeros(4), None],
+        waves=[None, torch.zeros(5)],
+        supervised=6,
+        sample_ids=["a", "b"],
+    )
+    pinned = batch.pin_memory()
+    assert float(pinned.text_ids.sum() + pinned.text_lengths.sum()) == 8
+    codes, waves = pinned.codes[0], pinned.waves[1]
+    assert codes is not None
+    assert waves is not None
+    assert (codes.sum(), waves.sum()) == (4, 5)
+    assert (pinned.codes[1], pinned.waves[0], pinned.sample_ids) == (None, None, ["a", "b"])
+    moved = batch.to("meta")
+    assert {moved.text_ids.device.type, moved.text_lengths.device.type} == {"meta"}
+    assert moved.waves[1] is not None
+    assert moved.waves[1].device.type == "meta"

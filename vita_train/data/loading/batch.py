@@ -1,17 +1,68 @@
-"""A packed batch as the model reads it."""
+"""What collators make: a packed batch as the model reads it, and what all batches share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
+class MicroBatch:
+    """Base of the batches, which are dataclasses: tensors, or lists of tensors, and plain values.
+
+    A kind of batch names its fields; how they get to a device is the same for all.
+    """
+
+    sample_ids: list[str]
+    """In reading order."""
+    modalities: frozenset[str] = frozenset()
+    """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of
+    other ranks."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch with its tensors on ``device``."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory, from which copies to a GPU overlap with work.
+
+        The loader calls it where training runs on an accelerator.
+        """
+        return self._each(torch.Tensor.pin_memory)
+
+    def with_modalities(self, modalities: frozenset[str]) -> Self:
+        """Return the batch with the modalities that all ranks together have."""
+        if modalities == self.modalities:
+            return self
+        return self._replace(modalities=modalities)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        found = {field.name: vars(self)[field.name] for field in fields(self)}  # type: ignore[arg-type]
+        return self._replace(
+            **{name: _changed(value, change) for name, value in found.items() if _moves(value)}
+        )
+
+    def _replace(self, **values: Any) -> Self:
+        return replace(self, **values)  # type: ignore[type-var]
+
+
+def _moves(value: Any) -> bool:
+    return isinstance(value, Tensor) or (
+        isinstance(value, list) and any(isinstance(item, Tensor) for item in value)
+    )
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    return [change(item) if isinstance(item, Tensor) else item for item in value]
+
+
 @dataclass
-class Batch:
+class Batch(MicroBatch):
     """B rows of L tokens, N tiles of side S, A clips of at most T filterbank frames."""
 
     input_ids: Tensor
@@ -31,27 +82,9 @@ class Batch:
     fbank_lengths: Tensor | None
     """(A,) long: frames of each clip."""
     sample_ids: list[str]
-    """In reading order."""
     modalities: frozenset[str] = frozenset()
-    """``image`` and ``audio`` if this micro-batch of any rank has them; the loop fills in those of
-    other ranks."""
     tile_tokens: Tensor | None = None
     """(N,) long: tokens each tile is pooled to; None where none is."""
     states: Tensor | None = None
     """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no
     clip has one."""
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on ``device``."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which copies to a GPU overlap with work."""
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **changed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -75,6 +75,22 @@ class _Order:
             }
         )
         """The same digest means the same batches."""
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """Ends of curriculum phases: a single order has none."""
+        return ()
+
+    def set_ends(self, ends: Sequence[int]) -> None:
+        """Take note of no ends, see `ends`."""
+        assert not ends, "a single order has no phases"
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what finds ``step`` at once after a restart, for `seek`: here it is computed."""
+        return {}
+
+    def seek(self, state: Mapping[str, Any]) -> None:
+        """Take over what another process knew."""
 
     def sample(self, ref: Ref) -> Sample:
         """Fetch a sample; its ``seed`` depends on the order's seed, the sample and the visit

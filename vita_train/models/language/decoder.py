@@ -316,6 +316,7 @@ def decode(
 
 def has_experts(module: Any) -> bool:
     """Say whether a module is a language model whose blocks have experts."""
+    # Asked of any module; transformers' configurations have the field where there are experts.
     return hasattr(getattr(module, "config", None), "num_local_experts")
 
 

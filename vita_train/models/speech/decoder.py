@@ -38,12 +38,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from vita_train.errors import DataError
 from vita_train.models.speech.sampling import penalise_repetition, sample
 from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.special_ids import IGNORE_INDEX
 
 ROPE_THETA = 10000.0
 FIRST_DURATION = 8.0
 EMBEDDING_STD = 0.5
 NUM_SPECIAL = 4
-IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,11 @@ class SpeechDecoder(nn.Module):
         if self.duration is not None:
             nn.init.constant_(length.bias, FIRST_DURATION)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in the order in which they run."""
+        return nn.ModuleList([*self.nar_layers, *self.ar_layers])
+
     def forward(
         self,
         text_embeds: Tensor,
@@ -185,8 +190,8 @@ class SpeechDecoder(nn.Module):
         logits = self.head(self.norm(hidden[:, block:])).float()
         loss = F.cross_entropy(
             logits.transpose(1, 2),
-            targets.masked_fill(~supervised, IGNORE),
-            ignore_index=IGNORE,
+            targets.masked_fill(~supervised, IGNORE_INDEX),
+            ignore_index=IGNORE_INDEX,
             reduction="sum",
             label_smoothing=label_smoothing,
         )

@@ -16,10 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vita_train.errors import (
-    EXIT_REFUSED,
-    EXIT_RETRYABLE,
-    EXIT_STOPPED,
-    PeerLostError,
+    CLASS_OF_EXIT,
     StoppedError,
     UserError,
     VitaError,
@@ -34,12 +31,6 @@ from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.selection import Selection
 from vita_train.runs.run import Run
 from vita_train.storage.scratch import sweep_private
-
-_CLASSES: dict[int, type[VitaError]] = {
-    EXIT_REFUSED: UserError,
-    EXIT_RETRYABLE: PeerLostError,
-    EXIT_STOPPED: StoppedError,
-}
 
 
 def run_pipeline(run: Run, selection: Selection, console: Console) -> RunState:
@@ -154,8 +145,9 @@ def _step_error(failed: StepState, home: Path, logs: Path) -> VitaError:
         f"report: {page}" if page.exists() else "",
     )
     remedy = "; ".join(part for part in parts if part)
-    return _CLASSES.get(code, VitaError)(
+    return CLASS_OF_EXIT.get(code, VitaError)(
         f"{failed.step} ({failed.title}) failed: {error.get('what', 'no reason given')}",
+        code=str(error.get("error") or ""),
         where=str(error.get("where") or ""),
         remedy=remedy,
     )

@@ -218,7 +218,8 @@ def _kept(child: nn.Module) -> Iterator[Tensor]:
 def _held(parameter: Tensor) -> Tensor:
     """Return the part of a parameter that this rank holds: all of it, or its shard."""
     shard = getattr(parameter, "ds_tensor", parameter)  # ZeRO-3
-    held: Tensor = shard.to_local() if hasattr(shard, "to_local") else shard  # FSDP2
+    # A DTensor of FSDP2, asked by its method: the class exists only where torch is distributed.
+    held: Tensor = shard.to_local() if hasattr(shard, "to_local") else shard
     return held.detach()
 
 

@@ -1,16 +1,14 @@
 """FSDP2: parameters, gradients and optimizer state sharded over ranks (``fully_shard``),
 checkpoints by DCP.
 
-Transformer blocks (the members of every module list) are sharding units; everything else,
-embeddings and output
-matrix included, belongs to the root and stays gathered from the start of forward to the end of
-backward, because the loss reads the output matrix without calling its module.
+Transformer blocks are sharding units (`models.activations.transformer_blocks`); everything else,
+embeddings and output matrix included, belongs to the root and stays gathered from the start of
+forward to the end of backward, because the loss reads the output matrix without calling its module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from vita_train.errors import CheckpointError
+from vita_train.models.activations import transformer_blocks
 from vita_train.training.engines.base import (
     EngineContext,
     State,
@@ -64,7 +63,7 @@ class Fsdp2Engine:
             )
         cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
         return_tuples(objective)
-        for block in transformer_blocks(objective):
+        for block in transformer_blocks(objective.model_modules()):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(objective, mesh=mesh, mp_policy=policy)
         groups = groups_of(objective, context.spec, "main")
@@ -151,16 +150,6 @@ class Fsdp2Engine:
 
     def close(self) -> None:
         return None
-
-
-def transformer_blocks(objective: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of all module lists, outermost lists first and without those inside a
-    member."""
-    for child in objective.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (member for member in child if any(True for _ in member.parameters()))
-        else:
-            yield from transformer_blocks(child)
 
 
 def split_by_child(full: dict[str, Any], objective: Objective) -> State:

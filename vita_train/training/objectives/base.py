@@ -22,6 +22,7 @@ from vita_train.recipe.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
+    from vita_train.data.loading.batch import MicroBatch
     from vita_train.recipe.schema import Recipe
     from vita_train.recipe.stage import StageSpec
 
@@ -64,13 +65,19 @@ class LossOutput:
     metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
-class OnDevice(Protocol):
-    """What the loop asks of a batch."""
+class Collate(Protocol):
+    """Makes micro-batches in the loader's workers. It holds settings and no weights: each worker
+    has a copy of its own."""
 
-    sample_ids: list[str]
+    def __call__(self, samples: Sequence[Any], *, seed: int) -> MicroBatch:
+        """Return one micro-batch on the CPU.
 
-    def to(self, device: torch.device) -> Any:
-        """Return the batch with its tensors on ``device``."""
+        Args:
+            samples: this rank's share of a global batch: one entry per row, as the order yields
+                them.
+            seed: differs from step to step; randomness must come from it and the sample's id alone.
+        """
+        ...
 
 
 class Objective(nn.Module):
@@ -95,6 +102,9 @@ class Objective(nn.Module):
     ``train_parameters``."""
     options: ClassVar[dict[str, Option]] = {}
     """Names of the stage options this objective knows, with their defaults."""
+
+    collate: Collate
+    """What makes this objective's batches; set by its ``__init__``."""
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__()
@@ -142,16 +152,6 @@ class Objective(nn.Module):
         every rank the same
         result. A checkpoint that training goes on from replaces what it did to modules that train.
         """
-
-    def collate(self, samples: Sequence[Any], *, seed: int) -> Any:
-        """Return one micro-batch on the CPU, with ``to(device)`` and ``sample_ids``.
-
-        Args:
-            samples: this rank's share of a global batch: one entry per row, as the order yields
-                them.
-            seed: differs from step to step; randomness must come from it and the sample's id alone.
-        """
-        raise NotImplementedError
 
     def weight(self, batch: Any) -> float:
         """Return the number of supervised positions of a micro-batch. Runs on the CPU before

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.ctc_vocab import spoken_form
 from vita_train.errors import DataError
 from vita_train.models.vision import VisionTower
@@ -32,7 +33,7 @@ _PERMUTATIONS = list(permutations(range(3)))
 
 
 @dataclass
-class CaptionBatch:
+class CaptionBatch(MicroBatch):
     """B images of N tiles in all."""
 
     tiles: Tensor
@@ -43,14 +44,37 @@ class CaptionBatch:
     """(B, words): 1 where the caption has the word, -1 where it is not known, else 0."""
     sample_ids: list[str]
 
-    def to(self, device: torch.device) -> CaptionBatch:
-        """Return the batch on ``device``."""
-        return replace(
-            self,
-            tiles=self.tiles.to(device),
-            owner=self.owner.to(device),
-            labels=self.labels.to(device),
-        )
+
+@dataclass(frozen=True)
+class CaptionCollator:
+    """Reads images and marks the words of their captions."""
+
+    word_index: Mapping[str, int]
+    colours: Sequence[int]
+    """Words that are not asked for where colours are permuted."""
+    permuted_share: float
+
+    def __call__(self, samples: Sequence[Any], *, seed: int) -> CaptionBatch:
+        """Return the batch of some samples; recolouring follows seed and sample alone."""
+        tiles, owner = [], []
+        labels = torch.zeros(len(samples), len(self.word_index))
+        for row, sample in enumerate(samples):
+            pixels = sample.load_pixels()
+            known = [
+                self.word_index[word]
+                for word in spoken_form(sample.text).split()
+                if word in self.word_index
+            ]
+            labels[row, known] = 1
+            generator = sample_generator(seed, sample.id)
+            share = self.permuted_share if sample.split == "train" else 0.0
+            if float(torch.rand((), generator=generator)) < share:
+                pixels = recolour(pixels, generator)
+                labels[row, list(self.colours)] = -1
+            tiles.append(pixels)
+            owner += [row] * len(pixels)
+        images = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
+        return CaptionBatch(images, torch.tensor(owner), labels, [sample.id for sample in samples])
 
 
 class CaptionWordsObjective(Objective):
@@ -81,40 +105,20 @@ class CaptionWordsObjective(Objective):
                 where=f"stages.{context.stage}.data",
                 remedy="add captions or lower options.min_count",
             )
-        self.word_index = {word: index for index, word in enumerate(self.words)}
-        colours = str(self.option["colour_words"]).split()
-        self.colours = [self.word_index[word] for word in colours if word in self.word_index]
-        if float(self.option["permute_colours"]) > 0 and not self.colours:
+        word_index = {word: index for index, word in enumerate(self.words)}
+        colour_words = str(self.option["colour_words"]).split()
+        colours = [word_index[word] for word in colour_words if word in word_index]
+        permuted_share = float(self.option["permute_colours"])
+        if permuted_share > 0 and not colours:
             raise DataError(
                 "colours are permuted but none of colour_words stands in the captions",
                 code="VT-DATA-037",
                 where=f"stages.{context.stage}.options.colour_words",
                 remedy="name the colour words of the captions, with spaces between",
             )
+        self.collate = CaptionCollator(word_index, colours, permuted_share)
         spec = context.recipe.model.vision
         self.head = _head(spec.feature_size, len(self.words), spec.num_tokens, context.seed)
-
-    def collate(self, samples: Sequence[Any], *, seed: int) -> CaptionBatch:
-        """Read images and mark the words of their captions."""
-        tiles, owner = [], []
-        labels = torch.zeros(len(samples), len(self.words))
-        for row, sample in enumerate(samples):
-            pixels = sample.load_pixels()
-            known = [
-                self.word_index[word]
-                for word in spoken_form(sample.text).split()
-                if word in self.word_index
-            ]
-            labels[row, known] = 1
-            generator = sample_generator(seed, sample.id)
-            share = float(self.option["permute_colours"]) if sample.split == "train" else 0.0
-            if float(torch.rand((), generator=generator)) < share:
-                pixels = recolour(pixels, generator)
-                labels[row, self.colours] = -1
-            tiles.append(pixels)
-            owner += [row] * len(pixels)
-        images = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
-        return CaptionBatch(images, torch.tensor(owner), labels, [sample.id for sample in samples])
 
     def weight(self, batch: CaptionBatch) -> float:
         """Return the number of known words over all images."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, Discriminators, losses
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
@@ -25,7 +26,7 @@ START_BATCHES = 8
 
 
 @dataclass
-class CodecBatch:
+class CodecBatch(MicroBatch):
     """Two crops of each of B utterances."""
 
     wave: Tensor
@@ -34,9 +35,27 @@ class CodecBatch:
     """(B, S), another crop of the same utterance, for the global tokens' consistency."""
     sample_ids: list[str]
 
-    def to(self, device: torch.device) -> CodecBatch:
-        """Return the batch on ``device``."""
-        return replace(self, wave=self.wave.to(device), other=self.other.to(device))
+
+@dataclass(frozen=True)
+class CodecCollator:
+    """Cuts two random crops of each sample; short utterances are followed by silence."""
+
+    sample_rate: int
+    segment: int
+    """Samples of a crop."""
+
+    def __call__(self, samples: Sequence[Sample], *, seed: int) -> CodecBatch:
+        """Return the batch of some samples; crops follow seed and sample alone."""
+        first, second, ids = [], [], []
+        for sample in samples:
+            wave = sample.load_wave(0, self.sample_rate)
+            generator = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])
+            first.append(crop(wave, self.segment, generator))
+            second.append(crop(wave, self.segment, generator))
+            ids.append(sample.id)
+        return CodecBatch(
+            torch.from_numpy(np.stack(first)), torch.from_numpy(np.stack(second)), ids
+        )
 
 
 class CodecObjective(Objective):
@@ -56,6 +75,8 @@ class CodecObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
+        spec = context.recipe.model.codec
+        self.collate: CodecCollator = CodecCollator(spec.sample_rate, spec.segment)
         self.mel_weights = parse_mel_weights(
             str(self.option["mel"]), where=f"stages.{context.stage}.options.mel"
         )
@@ -76,20 +97,6 @@ class CodecObjective(Objective):
         batches = min(START_BATCHES, order.steps_per_epoch)
         samples = [order.load(row) for step in range(batches) for row in order.rows(step)]
         self.codec.start(self.collate(samples, seed=self.context.seed).to(self.context.device).wave)
-
-    def collate(self, samples: Sequence[Sample], *, seed: int) -> CodecBatch:
-        """Cut two random crops of each sample; short utterances are followed by silence."""
-        spec = self.context.recipe.model.codec
-        first, second, ids = [], [], []
-        for sample in samples:
-            wave = sample.load_wave(0, spec.sample_rate)
-            generator = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])
-            first.append(crop(wave, spec.segment, generator))
-            second.append(crop(wave, spec.segment, generator))
-            ids.append(sample.id)
-        return CodecBatch(
-            torch.from_numpy(np.stack(first)), torch.from_numpy(np.stack(second)), ids
-        )
 
     def weight(self, batch: CodecBatch) -> float:
         """Return the number of crops."""

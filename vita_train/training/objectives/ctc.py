@@ -4,13 +4,15 @@ or words."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.data.loading.batch import MicroBatch
+from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.sampling.build import sample_order
 from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.training.objectives.augment import Augmentation, sample_generator
@@ -21,7 +23,7 @@ BLANK = 0
 
 
 @dataclass
-class CtcBatch:
+class CtcBatch(MicroBatch):
     """A utterances of at most T frames; targets of all, one after the other."""
 
     fbank: Tensor
@@ -36,14 +38,31 @@ class CtcBatch:
     """What was said."""
     sample_ids: list[str]
 
-    def to(self, device: torch.device) -> CtcBatch:
-        """Return the batch on ``device``."""
-        return replace(
-            self,
-            fbank=self.fbank.to(device),
-            fbank_lengths=self.fbank_lengths.to(device),
-            targets=self.targets.to(device),
-            target_lengths=self.target_lengths.to(device),
+
+@dataclass(frozen=True)
+class CtcCollator:
+    """Pads features and joins targets."""
+
+    vocab: CtcVocab
+    augmentation: Augmentation | None
+    """How features of the train split are changed, by the sample's own generator."""
+
+    def __call__(self, samples: Sequence[Any], *, seed: int) -> CtcBatch:
+        """Return the batch of some samples."""
+        clips, targets = [], []
+        for sample in samples:
+            features = sample.load_fbank(0)
+            if self.augmentation is not None and sample.split == "train":
+                features = self.augmentation(features, sample_generator(seed, sample.id))
+            clips.append(features)
+            targets.append(torch.tensor(self.vocab.encode(sample.text), dtype=torch.long))
+        return CtcBatch(
+            fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True),
+            fbank_lengths=torch.tensor([len(clip) for clip in clips]),
+            targets=torch.cat(targets),
+            target_lengths=torch.tensor([len(target) for target in targets]),
+            texts=[sample.text for sample in samples],
+            sample_ids=[sample.id for sample in samples],
         )
 
 
@@ -71,7 +90,8 @@ class CtcObjective(Objective):
         chosen: dict[str, Any] = {
             field.name: self.option[field.name] for field in fields(Augmentation)
         }
-        self.augmentation = Augmentation(**chosen)
+        augmentation = Augmentation(**chosen) if self.option["augment"] else None
+        self.collate = CtcCollator(self.vocab, augmentation)
 
     def order(self, split: str = "train") -> Any:
         """Return the order of batches of utterances of similar length."""
@@ -91,25 +111,6 @@ class CtcObjective(Objective):
             return
         mean, istd = feature_statistics(order, int(self.option["cmvn_samples"]))
         self.audio_encoder.set_cmvn(mean.to(cmvn.mean.device), istd.to(cmvn.mean.device))
-
-    def collate(self, samples: Sequence[Any], *, seed: int) -> CtcBatch:
-        """Pad features and join targets; features are changed by the sample's own generator while
-        training."""
-        clips, targets = [], []
-        for sample in samples:
-            features = sample.load_fbank(0)
-            if self.option["augment"] and sample.split == "train":
-                features = self.augmentation(features, sample_generator(seed, sample.id))
-            clips.append(features)
-            targets.append(torch.tensor(self.vocab.encode(sample.text), dtype=torch.long))
-        return CtcBatch(
-            fbank=nn.utils.rnn.pad_sequence(clips, batch_first=True),
-            fbank_lengths=torch.tensor([len(clip) for clip in clips]),
-            targets=torch.cat(targets),
-            target_lengths=torch.tensor([len(target) for target in targets]),
-            texts=[sample.text for sample in samples],
-            sample_ids=[sample.id for sample in samples],
-        )
 
     def weight(self, batch: CtcBatch) -> float:
         """Return the number of target units."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -24,6 +24,7 @@ from vita_train.training.objectives.base import LossOutput, Objective, Option, S
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
+    from vita_train.data.index.sample import Sample
     from vita_train.data.loading.batch import Batch
     from vita_train.recipe.stage import StageSpec
 
@@ -31,6 +32,38 @@ _MODALITY = {
     "image": ("vision", "projector"),
     "audio": ("audio_encoder", "audio_adapter", "audio_prompt"),
 }
+
+
+@dataclass(frozen=True)
+class RowCollator:
+    """Lays the samples of each row one after the other and reads their media."""
+
+    pad_id: int
+    seq_len: int
+    augmentation: Augmentation | None
+    """How speech features of the train split are changed, by the clip's own generator."""
+
+    def __call__(self, samples: Sequence[Sequence[Sample]], *, seed: int) -> Batch:
+        """Return the batch of some rows."""
+        batch = collate_rows(samples, pad_id=self.pad_id, seq_len=self.seq_len)
+        training = all(sample.split == "train" for row in samples for sample in row)
+        if self.augmentation is None or not training:
+            return batch
+        if batch.fbank is None or batch.fbank_lengths is None:
+            return batch
+        names = [
+            f"{sample.id}#{clip}"
+            for row in samples
+            for sample in row
+            for clip in range(len(sample.audios))
+        ]
+        for clip, (name, length) in enumerate(
+            zip(names, batch.fbank_lengths.tolist(), strict=True)
+        ):
+            batch.fbank[clip, :length] = self.augmentation(
+                batch.fbank[clip, :length], sample_generator(seed, name)
+            )
+        return batch
 
 
 class NextTokenObjective(Objective):
@@ -57,8 +90,11 @@ class NextTokenObjective(Objective):
         super().__init__(context, modules)
         # Hidden from torch: its children are this objective's own children under the same names.
         object.__setattr__(self, "omni", Omni(nn.ModuleDict(dict(self.named_children()))))
-        self.augmentation = Augmentation()
-        self.pad_id = pad_id(context.corpus.tokenizer)
+        self.collate = RowCollator(
+            pad_id(context.corpus.tokenizer),
+            context.spec.batch.seq_len,
+            Augmentation() if self.option["augment"] else None,
+        )
         trained = context.spec.trainable
         self.always = frozenset(
             kind for kind, names in _MODALITY.items() if any(name in trained for name in names)
@@ -96,26 +132,6 @@ class NextTokenObjective(Objective):
         return packed_order(
             self.context.corpus, self.context.spec, seed=self.context.seed, split=split
         )
-
-    def collate(self, samples: Sequence[Any], *, seed: int) -> Batch:
-        """Lay the samples of each row one after the other and read their media."""
-        batch = collate_rows(samples, pad_id=self.pad_id, seq_len=self.context.spec.batch.seq_len)
-        if self.option["augment"] and batch.fbank is not None and batch.fbank_lengths is not None:
-            names = [
-                f"{sample.id}#{clip}"
-                for row in samples
-                for sample in row
-                for clip in range(len(sample.audios))
-            ]
-            training = all(sample.split == "train" for row in samples for sample in row)
-            for clip, (name, length) in enumerate(
-                zip(names, batch.fbank_lengths.tolist(), strict=True)
-            ):
-                if training:
-                    batch.fbank[clip, :length] = self.augmentation(
-                        batch.fbank[clip, :length], sample_generator(seed, name)
-                    )
-        return batch
 
     def weight(self, batch: Batch) -> float:
         """Return the number of positions with a label; the first of a row is predicted from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.tokenizer import plain_ids
 from vita_train.errors import DataError
 from vita_train.inference.speech import speech_ids
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class SpeechTokensBatch:
-    """B sentences and how they audio: codes where they are known, waves where the codec still has
+class SpeechTokensBatch(MicroBatch):
+    """B sentences and how they sound: codes where they are known, waves where the codec still has
     to make them."""
 
     text_ids: Tensor
@@ -41,15 +42,54 @@ class SpeechTokensBatch:
     """Codes and ends of all rows."""
     sample_ids: list[str]
 
-    def to(self, device: torch.device) -> SpeechTokensBatch:
-        """Return the batch on ``device``."""
-        return replace(
-            self,
-            text_ids=self.text_ids.to(device),
-            text_lengths=self.text_lengths.to(device),
-            codes=[None if codes is None else codes.to(device) for codes in self.codes],
-            waves=[None if wave is None else wave.to(device) for wave in self.waves],
+
+@dataclass(frozen=True)
+class SpeechTokensCollator:
+    """Tokenises what is spoken and loads the waves that have not been encoded yet."""
+
+    tokenizer: Any
+    sample_rate: int
+    hop_length: int
+    """Samples of a code."""
+    known: CodeCache
+    """Codes that the training process has made; the codec itself stays there."""
+
+    def __call__(self, samples: Sequence[Sample], *, seed: int) -> SpeechTokensBatch:
+        """Return the batch of some samples; nothing in it is random."""
+        codes: list[Tensor | None] = []
+        waves: list[Tensor | None] = []
+        supervised = 0
+        for sample in samples:
+            known = self.known.get(sample.id)
+            if known is None:
+                wave = torch.from_numpy(sample.load_wave(0, self.sample_rate))
+                waves.append(wave)
+                supervised += -(-len(wave) // self.hop_length) + 1
+            else:
+                waves.append(None)
+                supervised += len(known) + 1
+            codes.append(known)
+        text = [self._text(sample) for sample in samples]
+        lengths = torch.tensor([len(ids) for ids in text])
+        return SpeechTokensBatch(
+            pad_sequence(text, batch_first=True),
+            lengths,
+            codes,
+            waves,
+            supervised,
+            [sample.id for sample in samples],
         )
+
+    def _text(self, sample: Sample) -> Tensor:
+        ids = speech_ids(sample.text, partial(plain_ids, self.tokenizer))
+        if not ids:
+            raise DataError(
+                "the reply holds nothing that can be spoken",
+                code="VT-DATA-038",
+                where=sample.id,
+                remedy="remove the record from the data of this stage",
+            )
+        return torch.tensor(ids)
 
 
 class SpeechTokensObjective(Objective):
@@ -73,6 +113,10 @@ class SpeechTokensObjective(Objective):
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
         self._codes = CodeCache()
+        spec = context.recipe.model.codec
+        self.collate = SpeechTokensCollator(
+            context.corpus.tokenizer, spec.sample_rate, spec.hop_length, self._codes
+        )
 
     def order(self, split: str = "train") -> SampleOrder | None:
         """Return the order of batches of utterances of similar length; None if no dataset has the
@@ -92,34 +136,6 @@ class SpeechTokensObjective(Objective):
         sample = order.load(order.rows(0)[0])
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
-
-    def collate(self, samples: Sequence[Sample], *, seed: int) -> SpeechTokensBatch:
-        """Tokenise what is spoken and load the waves that have not been encoded yet. ``seed`` is
-        not used."""
-        spec = self.context.recipe.model.codec
-        codes: list[Tensor | None] = []
-        waves: list[Tensor | None] = []
-        supervised = 0
-        for sample in samples:
-            known = self._codes.get(sample.id)
-            if known is None:
-                wave = torch.from_numpy(sample.load_wave(0, spec.sample_rate))
-                waves.append(wave)
-                supervised += -(-len(wave) // spec.hop_length) + 1
-            else:
-                waves.append(None)
-                supervised += len(known) + 1
-            codes.append(known)
-        text = [self._text(sample) for sample in samples]
-        lengths = torch.tensor([len(ids) for ids in text])
-        return SpeechTokensBatch(
-            pad_sequence(text, batch_first=True),
-            lengths,
-            codes,
-            waves,
-            supervised,
-            [sample.id for sample in samples],
-        )
 
     def weight(self, batch: SpeechTokensBatch) -> float:
         """Return the number of codes and ends."""
@@ -149,17 +165,6 @@ class SpeechTokensObjective(Objective):
         if self.context.recipe.model.speech_decoder.alignment == "durations":
             metrics["duration_error"] = (loss.duration_error, float(len(codes)))
         return LossOutput(loss.loss_sum, float(batch.supervised), metrics)
-
-    def _text(self, sample: Sample) -> Tensor:
-        ids = speech_ids(sample.text, partial(plain_ids, self.context.corpus.tokenizer))
-        if not ids:
-            raise DataError(
-                "the reply holds nothing that can be spoken",
-                code="VT-DATA-038",
-                where=sample.id,
-                remedy="remove the record from the data of this stage",
-            )
-        return torch.tensor(ids)
 
     def _encoded(self, sample_id: str, codes: Tensor | None, wave: Tensor | None) -> Tensor:
         if codes is None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from vita_train.gpus import bfloat16_flops
+from vita_train.gpus import TERA, bfloat16_flops
 from vita_train.training.observability.metrics import PEAK
 
 GIB = 2**30
-_TERA = 1e12
 
 
 @dataclass
@@ -92,7 +91,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     except ValueError:
         teraflops = 0.0
     if teraflops > 0:
-        return teraflops * _TERA
+        return teraflops * TERA
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     return bfloat16_flops(torch.cuda.get_device_name(device))

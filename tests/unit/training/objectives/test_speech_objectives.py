@@ -14,7 +14,7 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, build_discriminators
 from vita_train.recipe.schema import Recipe
-from vita_train.training.batches import micro_batches
+from vita_train.training.batches import BatchLoader
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.code_cache import CodeCache
 from vita_train.training.objectives.codec import CodecObjective, crop, parse_mel_weights
@@ -183,18 +183,15 @@ def test_loader_workers_find_the_codes_that_training_made(
     objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
 
     def first(workers: int) -> Any:
-        (batch,) = next(
-            micro_batches(
-                objective,
-                objective.order(),
-                start=0,
-                stop=1,
-                grad_accum=1,
-                world=World(0, 1, 0, torch.device("cpu")),
-                seed=0,
-                workers=workers,
-            )
+        loader = BatchLoader(
+            objective,
+            objective.order(),
+            grad_accum=1,
+            world=World(0, 1, 0, torch.device("cpu")),
+            seed=0,
+            workers=workers,
         )
+        (batch,) = next(loader.steps(0, 1))
         return batch
 
     with torch.no_grad():
