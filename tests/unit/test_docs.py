@@ -121,6 +121,71 @@ def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
     assert told.strip().splitlines() == ["[1, 4, 24]", "adapter flat hf internvl own vita"]
 
 
+def test_the_language_family_and_the_import_layout_of_the_page_are_known(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "add-a-language-family.md"
+    site = write_package(tmp_path, "my_package", declared="".join(blocks(page, "python")))
+    (model,) = blocks(page, "yaml")
+    small = {"source": None, "num_layers": 1, "hidden_size": 64, "num_heads": 2, "head_dim": 16}
+    small |= {"num_kv_heads": 1, "intermediate_size": 32, "vocab_size": 600}
+    llm = yaml.safe_load(model)["model"]["llm"] | small
+    told = subprocess.run(
+        [sys.executable, "-c", CHECK_FAMILY, str(tmp_path), json.dumps(llm)],
+        env=with_plugin(site),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    # What the recipe says goes before the family's sizes, which go before the schema's.
+    assert told.splitlines() == [
+        "Qwen3ForCausalLM 64 40960 qwen2p5_instruct",
+        "connector ['projector'] 0 faults",
+        "VT-WEIGHTS-005",
+    ]
+
+
+CHECK_FAMILY = """
+import json
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from vita_train.errors import CheckpointError
+from vita_train.models.build import build_modules
+from vita_train.models.inputs import OmniBatch
+from vita_train.models.language.decoder import build_llm, decode, load_llm
+from vita_train.recipe.load import load_recipe
+from vita_train.weights.formats.importing import plan_import
+from vita_train.weights.formats.source import open_source
+
+at = Path(sys.argv[1])
+llm = json.loads(sys.argv[2])
+text = json.dumps({
+    "name": "mine",
+    "model": {"llm": llm, "speech_decoder": {"width": 16, "num_heads": 2},
+              "projector": {"kind": "linear"}},
+    "data": {"source": {"own": {"kind": "records", "registry": "r.json"}}},
+    "stages": {"1.1": {"objective": "next_token", "data": {"caption": 1}, "steps": 1,
+                       "trainable": {"projector": 1e-3}}},
+})
+recipe = load_recipe(text)
+spec = recipe.model.llm
+network = build_llm(spec)
+positions = torch.arange(5)[None]
+mask = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+hidden = decode(network, torch.randn(1, 5, 64), positions, mask).hidden
+print(type(network).__name__, hidden.shape[-1], spec.max_positions, recipe.data.template)
+projector = build_modules(recipe.model, ["projector"])["projector"]
+(at / "theirs").mkdir()
+save_file({f"connector.{name}": value for name, value in projector.state_dict().items()},
+          at / "theirs" / "model.safetensors")
+plan = plan_import(open_source(at / "theirs"), recipe.model)
+print(plan.source.layout.name, list(plan.modules), len(plan.report.faults), "faults")
+network.save_pretrained(at / "llm")
+try:
+    load_llm(spec.model_copy(update={"family": "llama3-8b"}), str(at / "llm"))
+except CheckpointError as error:
+    print(error.code)
+"""
 CHECK_TOWER = """
 import sys
 import torch

@@ -3,8 +3,9 @@ on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vita_train import __version__
@@ -45,15 +46,13 @@ def dataset_digests(
     """Digest what each dataset holds for training: its rows, and the settings that its media are
     loaded with."""
     settings = {name: value for name, value in corpus_settings(recipe).items() if name != "stages"}
-    vocabularies = [
-        corpus / "ctc_vocab.json",
-        *(path for path in (corpus / "tokenizer").iterdir() if path.is_file()),
-    ]
+    # Hashed when they were written.
+    vocabularies = json.loads((corpus / "meta.json").read_text(encoding="utf-8"))["sha256"]
     shared = {
         "settings": settings,
         "template": template_text(recipe),
         "fetched": fetched.digest,
-        "vocabularies": {path.name: sha256_file(path) for path in vocabularies},
+        "vocabularies": {PurePosixPath(name).name: digest for name, digest in vocabularies.items()},
     }
     return {
         split.dataset: digest_of({**shared, "rows": split.digest})

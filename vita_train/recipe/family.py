@@ -1,39 +1,88 @@
-"""Families of language models: what the published model of each looks like, and how it is spoken
-to."""
+"""Families of language models: how the published model of each looks, how it is spoken to, and
+which classes compute it. Declared without torch; a plugin adds one with `register_family`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
-Family = Literal["qwen2p5_instruct", "qwen2p5_fo_instruct", "nemo", "mixtral-8x7b", "llama3-8b"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
+from vita_train.plugins import Registry
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a recipe takes where it says nothing itself."""
+class LanguageFamily:
+    """One family. What a recipe says itself goes before ``template`` to ``speech_decoder``."""
 
+    name: str
+    """As ``model.llm.family`` has it."""
+    model_type: str
+    """What the config.json of its models calls it."""
+    config: str
+    """``package.module:Class`` of a configuration of transformers."""
+    network: str
+    """``package.module:Class`` of a causal language model of transformers, with blocks in
+    ``model.layers``."""
     template: str
-    """Conversation template that is shipped."""
+    """Conversation template: one that is shipped, or the path of a file."""
     state_mode: str = "glyph"
-    shape: dict[str, Any] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of ``model.llm``; Qwen2.5-7B's are the schema's own defaults."""
-    speech_decoder: dict[str, Any] = field(default_factory=dict)
+    speech_decoder: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of ``model.speech_decoder`` that divide those of the language model, likewise."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the configuration is given besides the sizes."""
+    experts: bool = False
+    """Whether its blocks have experts; a recipe then gives ``model.llm.moe``."""
+
+
+FAMILIES: Registry[LanguageFamily] = Registry("language family")
+
+
+def register_family(family: LanguageFamily) -> None:
+    """Add a family.
+
+    Raises:
+        VitaError: its name is taken.
+    """
+    FAMILIES.add(family.name, family)
+
+
+def _of_transformers(model_type: str, prefix: str) -> tuple[str, str, str]:
+    package = f"transformers.models.{model_type}"
+    return (
+        model_type,
+        f"{package}.configuration_{model_type}:{prefix}Config",
+        f"{package}.modeling_{model_type}:{prefix}ForCausalLM",
+    )
 
 
 #: Nobody has published a speech decoder for these; heads stay 64 wide.
 _DECODER = {"width": 1024, "num_heads": 16}
+#: A document's attention reaches back to its beginning.
+_NO_WINDOW = {"sliding_window": None}
 
-#: Shapes are those of config.json of Qwen2.5-7B-Instruct, Mistral-Nemo-Instruct-2407,
-#: Mixtral-8x7B-Instruct-v0.1 and
-#: Meta-Llama-3-8B-Instruct. "fo" is the variant with a state head, after Freeze-Omni.
-PUBLISHED: dict[Family, Published] = {
-    "qwen2p5_instruct": Published("qwen2p5_instruct"),
-    "qwen2p5_fo_instruct": Published("qwen2p5_instruct", "head"),
-    "nemo": Published(
+# Shapes are those of config.json of Qwen2.5-7B-Instruct, Mistral-Nemo-Instruct-2407,
+# Mixtral-8x7B-Instruct-v0.1 and Meta-Llama-3-8B-Instruct. "fo" is the variant with a state head,
+# after Freeze-Omni.
+register_family(
+    LanguageFamily(
+        "qwen2p5_instruct", *_of_transformers("qwen2", "Qwen2"), template="qwen2p5_instruct"
+    )
+)
+register_family(
+    LanguageFamily(
+        "qwen2p5_fo_instruct",
+        *_of_transformers("qwen2", "Qwen2"),
+        template="qwen2p5_instruct",
+        state_mode="head",
+    )
+)
+register_family(
+    LanguageFamily(
         "nemo",
+        *_of_transformers("mistral", "Mistral"),
+        template="nemo",
         shape={
             "vocab_size": 131072,
             "hidden_size": 5120,
@@ -47,9 +96,14 @@ PUBLISHED: dict[Family, Published] = {
             "rms_norm_eps": 1e-5,
         },
         speech_decoder=_DECODER,
-    ),
-    "mixtral-8x7b": Published(
-        "mixtral_two",
+        settings=_NO_WINDOW,
+    )
+)
+register_family(
+    LanguageFamily(
+        "mixtral-8x7b",
+        *_of_transformers("mixtral", "Mixtral"),
+        template="mixtral_two",
         shape={
             "vocab_size": 32000,
             "hidden_size": 4096,
@@ -63,9 +117,15 @@ PUBLISHED: dict[Family, Published] = {
             "moe": {},
         },
         speech_decoder=_DECODER,
-    ),
-    "llama3-8b": Published(
-        "llama3",
+        settings=_NO_WINDOW,
+        experts=True,
+    )
+)
+register_family(
+    LanguageFamily(
+        "llama3-8b",
+        *_of_transformers("llama", "Llama"),
+        template="llama3",
         shape={
             "vocab_size": 128256,
             "hidden_size": 4096,
@@ -78,8 +138,8 @@ PUBLISHED: dict[Family, Published] = {
             "rms_norm_eps": 1e-5,
         },
         speech_decoder=_DECODER,
-    ),
-}
+    )
+)
 
 
 def fill_in_family(recipe: dict[str, Any]) -> None:
@@ -93,19 +153,20 @@ def fill_in_family(recipe: dict[str, Any]) -> None:
     family = llm.get("family") if isinstance(llm, dict) else None
     data = recipe.get("data", {})
     if (
-        family not in FAMILIES
+        not isinstance(family, str)
+        or family not in FAMILIES
         or not isinstance(model, dict)
         or not isinstance(llm, dict)
         or not isinstance(data, dict)
     ):
         return
-    published = PUBLISHED[family]
+    published = FAMILIES[family]
     # Heads of their own width belong to the published model; another width or number of heads
     # divides as usual.
     left = {"head_dim"} if {"hidden_size", "num_heads"} & set(llm) else set()
     for name, value in published.shape.items():
         if name not in left:
             llm.setdefault(name, value)
-    if published.speech_decoder and llm["hidden_size"] == published.shape["hidden_size"]:
+    if published.speech_decoder and llm.get("hidden_size") == published.shape.get("hidden_size"):
         model.setdefault("speech_decoder", dict(published.speech_decoder))
     recipe["data"] = {"template": published.template, "state_mode": published.state_mode, **data}

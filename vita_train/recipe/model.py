@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
 from vita_train.recipe.base import Dropout, Epsilon, OptionalSize, SampleRate, Size, Strict
-from vita_train.recipe.family import Family
+from vita_train.recipe.family import FAMILIES
 from vita_train.recipe.towers.internvit import InternVitSpec
 from vita_train.recipe.vision import ProjectorSpec, VisionSpec
 
@@ -47,8 +47,9 @@ class LlmSpec(Strict):
     ignore: tuple[str, ...] = ()
     """Patterns of tensors of the source that may go unused. All others must have a place in the
     model."""
-    family: Family = "qwen2p5_instruct"
-    """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama."""
+    family: str = Field(default="qwen2p5_instruct", json_schema_extra={"enum": [*FAMILIES]})
+    """Chooses the architecture: Qwen2 (both qwen families), Mistral (nemo), Mixtral or Llama; or
+    one of a plugin."""
     vocab_size: Size = 152064
     """Rows of the embedding table. Never shrunk to the tokenizer's length."""
     hidden_size: Size = 3584
@@ -76,13 +77,22 @@ class LlmSpec(Strict):
     head_dim: Size | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None
-    """Experts; of family mixtral-8x7b, and of no other."""
+    """Experts; of families that have some, as mixtral-8x7b, and of no other."""
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, family: str) -> str:
+        if family not in FAMILIES:
+            raise ValueError(
+                f"there is no language family {family!r}; there are {', '.join(FAMILIES)}"
+            )
+        return family
 
     @model_validator(mode="after")
     def _experts(self) -> LlmSpec:
-        if (self.moe is not None) != (self.family == "mixtral-8x7b"):
+        if (self.moe is not None) != FAMILIES[self.family].experts:
             raise ValueError(
-                "family mixtral-8x7b needs moe"
+                f"family {self.family} needs moe"
                 if self.moe is None
                 else f"moe is given, but family {self.family} has no experts"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from vita_train.compat.vita.conflicts import model_type, tower_kind
 from vita_train.compat.vita.parse import Arguments
-from vita_train.recipe.family import FAMILIES, PUBLISHED, Family
+from vita_train.recipe.family import FAMILIES
 from vita_train.recipe.model import LlmSpec
 from vita_train.recipe.towers.siglip import SiglipSpec
 
@@ -16,7 +16,7 @@ from vita_train.recipe.towers.siglip import SiglipSpec
 _SCALES = (1, 2, 3)
 
 
-def family_of(arguments: Arguments) -> Family:
+def family_of(arguments: Arguments) -> str:
     """Return the family of language models.
 
     Freeze-Omni's differs from Qwen2.5 by its state head alone, which the public code makes only
@@ -30,7 +30,7 @@ def family_of(arguments: Arguments) -> Family:
             "in the public code as well"
         )
         return "qwen2p5_instruct"
-    return next(family for family in FAMILIES if family == named)
+    return named
 
 
 def state_mode_of(arguments: Arguments) -> str:
@@ -42,12 +42,12 @@ def state_mode_of(arguments: Arguments) -> str:
 
 def template_of(arguments: Arguments) -> str:
     """Return the conversation template: the one that is named, or the model type's own."""
-    return str(arguments["version"] or PUBLISHED[family_of(arguments)].template)
+    return str(arguments["version"] or FAMILIES[family_of(arguments)].template)
 
 
 def positions_of(arguments: Arguments) -> int:
     """Return the positions that the published language model was trained for."""
-    shape = PUBLISHED[family_of(arguments)].shape
+    shape = FAMILIES[family_of(arguments)].shape
     return int(shape.get("max_positions", LlmSpec().max_positions))
 
 

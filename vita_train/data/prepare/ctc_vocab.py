@@ -101,7 +101,12 @@ class CtcVocab:
         found: set[str] = set()
         for text in texts:
             found.update(pieces(text, kind))
-        return cls(kind, (BLANK, UNKNOWN, *sorted(found)))
+        return cls.of_units(found, kind)
+
+    @classmethod
+    def of_units(cls, units: Iterable[str], kind: Literal["char", "word"]) -> CtcVocab:
+        """Return the inventory of some characters or words, sorted."""
+        return cls(kind, (BLANK, UNKNOWN, *sorted(units)))
 
     @cached_property
     def _index(self) -> dict[str, int]:

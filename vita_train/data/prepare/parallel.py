@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -62,14 +62,24 @@ class ParallelEncoder:
             self._decoder.close()
 
     def file(
-        self, dataset: str, path: Path, roots: Mapping[str, Path]
+        self,
+        dataset: str,
+        path: Path,
+        roots: Mapping[str, Path],
+        passing: Callable[[Row], None] | None = None,
     ) -> Iterator[Example | Reject]:
         """Examine every row of a record file; results come in the file's order.
+
+        Args:
+            dataset: of which.
+            path: the record file.
+            roots: set key to media directory.
+            passing: gets every row that can be read, in this process and before its result comes.
 
         Raises:
             DataError: the file cannot be read.
         """
-        rows = read_records(path, roots)
+        rows = _shown(read_records(path, roots), passing)
         if self._pool is None:
             encoder = RowEncoder(self._recipe, self._tokenizer, dataset, roots, self._decoder)
             for row in rows:
@@ -84,6 +94,15 @@ class ParallelEncoder:
                 return
             if not task or len(waiting) > 2 * self._workers:
                 yield from waiting.popleft().result()
+
+
+def _shown(
+    rows: Iterator[Row | Reject], passing: Callable[[Row], None] | None
+) -> Iterator[Row | Reject]:
+    for row in rows:
+        if passing is not None and isinstance(row, Row):
+            passing(row)
+        yield row
 
 
 _worker: list[tuple[Recipe, Tokenizer, Decoder]] = []

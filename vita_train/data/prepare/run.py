@@ -14,7 +14,7 @@ from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
 from vita_train.data.prepare.parallel import ParallelEncoder
-from vita_train.data.prepare.vocabulary import TRAIN, make_ctc_vocab, make_tokenizer
+from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder, make_tokenizer
 from vita_train.data.sources.reading import Reject
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
 from vita_train.data.templates import load_template
@@ -142,12 +142,8 @@ def _write(
     progress: Say,
 ) -> PrepareLedger:
     tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
-    ctc_vocab = make_ctc_vocab(recipe, registry, path)
-    ctc_vocab.save(partial / "ctc_vocab.json")
-    progress(
-        f"prepare: tokenizer of {len(tokenizer)} entries, {len(ctc_vocab)} recogniser units "
-        f"({ctc_vocab.kind})"
-    )
+    progress(f"prepare: tokenizer of {len(tokenizer)} entries")
+    transcripts = CtcVocabBuilder(recipe, registry)
     ledgers: list[SplitLedger] = []
     faults: list[str] = []
     with (
@@ -166,7 +162,12 @@ def _write(
             bins = (
                 recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
             )
-            results = encoder.file(dataset, resolve(path, source.records), roots)
+            results = encoder.file(
+                dataset,
+                resolve(path, source.records),
+                roots,
+                transcripts.add if transcripts.reads(dataset, split) else None,
+            )
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
                 for number, result in enumerate(results, 1):
                     counting.add(result)
@@ -192,6 +193,9 @@ def _write(
             remedy=f"all are listed in {kept}; correct the records, or allow a share with "
             "data.max_reject_share",
         )
+    ctc_vocab = transcripts.build()
+    ctc_vocab.save(partial / "ctc_vocab.json")
+    progress(f"prepare: {len(ctc_vocab)} recogniser units ({ctc_vocab.kind})")
     ledger = PrepareLedger(digest=digest, splits=ledgers)
     ledger.save(partial / "ledger.json")
     datasets = {name: sorted(entry.splits) for name, entry in sorted(registry.datasets.items())}

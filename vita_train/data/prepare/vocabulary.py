@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vita_train.data.prepare.ctc_vocab import CtcVocab
+from vita_train.data.prepare.ctc_vocab import CtcVocab, pieces
 from vita_train.data.prepare.prompt import control_texts
 from vita_train.data.prepare.states import mark_ids
 from vita_train.data.prepare.tokenizer import (
@@ -58,28 +58,38 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
     return tokenizer
 
 
-def make_ctc_vocab(recipe: Recipe, registry: Registry, path: Path) -> CtcVocab:
-    """Collect the units of the training transcripts: last answers of the datasets that a recogniser
-    trains on.
+class CtcVocabBuilder:
+    """Collects the units of the training transcripts while the records pass: last answers of the
+    datasets that a recogniser trains on.
 
     Without such a stage, of the datasets whose task is asr; without those, none but blank and
     unknown.
     """
-    named = {
-        name
-        for spec in recipe.stages.values()
-        if OBJECTIVES[spec.objective].transcribes
-        for name in spec.data
-    } or {name for name, task in registry.tasks.items() if task == "asr"}
-    texts = (
-        row.record.conversations[-1].value
-        for name in sorted(named & set(registry.datasets))
-        for row in train_rows(registry, path, [name])
-    )
-    return CtcVocab.from_texts(texts, recipe.model.ctc_head.vocab)
+
+    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+        self._kind = recipe.model.ctc_head.vocab
+        self._units: set[str] = set()
+        self._datasets = {
+            name
+            for spec in recipe.stages.values()
+            if OBJECTIVES[spec.objective].transcribes
+            for name in spec.data
+        } or {name for name, task in registry.tasks.items() if task == "asr"}
+
+    def reads(self, dataset: str, split: str) -> bool:
+        """Say whether the transcripts of a split count."""
+        return split == TRAIN and dataset in self._datasets
+
+    def add(self, row: Row) -> None:
+        """Collect the units of a record that can be read, whatever becomes of it."""
+        self._units.update(pieces(row.record.conversations[-1].value, self._kind))
+
+    def build(self) -> CtcVocab:
+        """Return the inventory."""
+        return CtcVocab.of_units(self._units, self._kind)
 
 
-def train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row]:
+def _train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row]:
     """Yield the readable rows of the train splits of datasets; rejects are counted elsewhere."""
     for name in names:
         source = registry.datasets[name].splits.get(TRAIN)
@@ -98,7 +108,7 @@ def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
     turn."""
     template = load_template(recipe.data.template)
     layout = control_texts(template)
-    for row in train_rows(registry, path, sorted(registry.datasets)):
+    for row in _train_rows(registry, path, sorted(registry.datasets)):
         yield from layout
         yield (
             template.system.video

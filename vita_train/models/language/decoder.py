@@ -7,8 +7,6 @@ none of it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +15,8 @@ from torch import Tensor, nn
 from vita_train.errors import CheckpointError
 from vita_train.models.attention.packed import PACKED, register_packed
 from vita_train.models.loading import check_loaded
-from vita_train.recipe.family import Family
+from vita_train.plugins import named
+from vita_train.recipe.family import FAMILIES, LanguageFamily
 from vita_train.recipe.model import LlmSpec
 
 #: Settings that a source must share with the recipe: its shape, and what its weights were trained
@@ -47,31 +46,6 @@ _MIMETIC_GAIN = 2.0
 #: Length of each pair of channels in the biases of heads that look back: with heads 32 wide the
 #: position that is meant gets 2 nats more than its neighbours.
 _LOOK_BACK_SIZE = 4.0
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where transformers keeps a kind of language model."""
-
-    model_type: str
-    """What ``config.json`` calls it; also the name of its package."""
-    name: str
-    """What its classes begin with."""
-
-    def of_transformers(self, kind: str, suffix: str) -> Any:
-        """Return a class: ``configuration``, ``Config`` or ``modeling``, ``ForCausalLM``."""
-        package = import_module(f"transformers.models.{self.model_type}.{kind}_{self.model_type}")
-        return getattr(package, f"{self.name}{suffix}")
-
-
-QWEN2 = Architecture("qwen2", "Qwen2")
-ARCHITECTURES: dict[Family, Architecture] = {
-    "qwen2p5_instruct": QWEN2,
-    "qwen2p5_fo_instruct": QWEN2,
-    "nemo": Architecture("mistral", "Mistral"),
-    "mixtral-8x7b": Architecture("mixtral", "Mixtral"),
-    "llama3-8b": Architecture("llama", "Llama"),
-}
 
 
 class Decoded(NamedTuple):
@@ -106,18 +80,17 @@ def llm_config(spec: LlmSpec) -> Any:
     }
     if spec.head_dim is not None:
         settings["head_dim"] = spec.head_dim
-    if spec.family in ("nemo", "mixtral-8x7b"):
-        settings["sliding_window"] = None
     if spec.moe is not None:
         settings |= spec.moe.model_dump()
-    config = ARCHITECTURES[spec.family].of_transformers("configuration", "Config")(**settings)
+    family = FAMILIES[spec.family]
+    config = named(family.config)(**settings, **family.settings)
     config._attn_implementation = PACKED if spec.attention == "auto" else spec.attention
     return config
 
 
 def build_llm(spec: LlmSpec) -> Any:
     """Return a randomly initialised language model."""
-    llm = ARCHITECTURES[spec.family].of_transformers("modeling", "ForCausalLM")(llm_config(spec))
+    llm = named(FAMILIES[spec.family].network)(llm_config(spec))
     if spec.init == "mimetic":
         for layer in llm.model.layers:
             _mimic(layer.self_attn)
@@ -174,8 +147,8 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         CheckpointError: nothing readable is there, it is of another family, or its shape is not the
             one the recipe states.
     """
-    architecture = ARCHITECTURES[spec.family]
-    found, wanted = _configuration(architecture, source), llm_config(spec)
+    family = FAMILIES[spec.family]
+    found, wanted = _configuration(family, source), llm_config(spec)
     wrong = [
         f"{name} is {getattr(found, name, None)} there and {getattr(wanted, name, None)} in the "
         f"recipe"
@@ -202,7 +175,7 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
     # part's.
     mapping = {f"^{re.escape(spec.prefix)}": ""} if spec.prefix else None
     try:
-        model, found = architecture.of_transformers("modeling", "ForCausalLM").from_pretrained(
+        model, found = named(family.network).from_pretrained(
             source,
             config=wanted,
             dtype=torch.float32,
@@ -234,22 +207,21 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
     return model
 
 
-def _configuration(architecture: Architecture, source: str) -> Any:
+def _configuration(family: LanguageFamily, source: str) -> Any:
     # transformers takes its own defaults where a directory holds no configuration.
     nothing = CheckpointError(
-        f"no {architecture.name} configuration can be read",
+        f"no configuration of family {family.name} can be read",
         code="VT-WEIGHTS-004",
         where=source,
         remedy="give a directory with config.json and *.safetensors",
     )
-    config = architecture.of_transformers("configuration", "Config")
+    config = named(family.config)
     try:
         values, _ = config.get_config_dict(source)
         kind = values.get("model_type")
-        if kind is not None and kind != architecture.model_type:
+        if kind is not None and kind != family.model_type:
             raise CheckpointError(
-                f"config.json says model_type {kind}, the recipe's family is a "
-                f"{architecture.model_type}",
+                f"config.json says model_type {kind}, the recipe's family is a {family.model_type}",
                 code="VT-WEIGHTS-005",
                 where=source,
                 remedy="set model.llm.family to the family of the source",
@@ -302,9 +274,9 @@ def decode(
         packing["output_router_logits"] = True
     output = llm.model(
         inputs_embeds=embeds,
-        # Qwen2 chooses a mask by the kind of each layer; the other families have one kind.
+        # Where layers are of several kinds, as Qwen2's may be, each chooses its mask by its kind.
         attention_mask={"full_attention": mask}
-        if llm.config.model_type == QWEN2.model_type
+        if getattr(llm.config, "layer_types", None)
         else mask,
         position_ids=position_ids,
         past_key_values=cache,

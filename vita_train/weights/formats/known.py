@@ -1,4 +1,7 @@
-"""The layouts that can be imported, and which of them a source has."""
+"""The layouts that can be imported, and which of them a source has.
+
+A plugin adds one with `register_import_layout`. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vita_train.plugins import Registry
 from vita_train.recipe.modules import MODULES
 from vita_train.weights.formats.tensor_locations import (
     VITA_MODULES,
@@ -26,6 +30,7 @@ class Layout:
     """Someone's way of naming tensors."""
 
     name: str
+    """As ``vita-train model import --layout`` has it."""
     title: str
     modules: tuple[str, ...]
     """Modules that may be in it."""
@@ -35,6 +40,21 @@ class Layout:
     the modules."""
     terms: str = ""
     """Terms of its owners that a user has to accept."""
+    mark: str = ""
+    """A pattern that the beginning of some tensor's name matches in this layout and in none that
+    was declared before; empty where a user has to name the layout."""
+
+
+IMPORT_LAYOUTS: Registry[Layout] = Registry("import layout")
+
+
+def register_import_layout(layout: Layout) -> None:
+    """Add a layout.
+
+    Raises:
+        VitaError: its name is taken.
+    """
+    IMPORT_LAYOUTS.add(layout.name, layout)
 
 
 def _vita_name(name: str) -> str:
@@ -66,55 +86,73 @@ def _tower_name(name: str) -> str | None:
     return name if re.match(r"(embeddings|encoder|layernorm|head)\.", name) else None
 
 
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            "vita",
-            "released VITA-1.5 checkpoint",
-            VITA_MODULES,
-            vita_location,
-            _vita_name,
-            VITA_TERMS,
-        ),
-        Layout(
-            "mm-projector",
-            "VITA's mm_projector.bin",
-            ("projector",),
-            vita_location,
-            _projector_name,
-            VITA_TERMS,
-        ),
-        Layout(
-            "audio-adapter",
-            "VITA's audio_adpter.bin",
-            ("audio_adapter",),
-            vita_location,
-            _adapter_name,
-            VITA_TERMS,
-        ),
-        Layout(
-            "audio-encoder",
-            "VITA's speech encoder directory",
-            ("audio_encoder", "audio_adapter"),
-            vita_location,
-            _speech_name,
-            VITA_TERMS,
-        ),
-        Layout(
-            "internvit", "InternViT, original names", ("vision",), internvit_location, _tower_name
-        ),
-        Layout(
-            "internvl-vision",
-            "InternViT, transformers' names",
-            ("vision",),
-            internvl_vision_location,
-            _tower_name,
-        ),
-        Layout("llm", "language model of transformers", ("llm",), llm_location),
-        Layout("hf", "export of vita-train for transformers", MODULES, flat_location),
-    )
-}
+# In the order in which marks are looked for.
+for _layout in (
+    Layout(
+        "vita",
+        "released VITA-1.5 checkpoint",
+        VITA_MODULES,
+        vita_location,
+        _vita_name,
+        VITA_TERMS,
+        mark=r"model\.(vision_tower|mm_projector|audio_encoder)\.",
+    ),
+    Layout(
+        "mm-projector",
+        "VITA's mm_projector.bin",
+        ("projector",),
+        vita_location,
+        _projector_name,
+        VITA_TERMS,
+    ),
+    Layout(
+        "audio-adapter",
+        "VITA's audio_adpter.bin",
+        ("audio_adapter",),
+        vita_location,
+        _adapter_name,
+        VITA_TERMS,
+    ),
+    Layout(
+        "audio-encoder",
+        "VITA's speech encoder directory",
+        ("audio_encoder", "audio_adapter"),
+        vita_location,
+        _speech_name,
+        VITA_TERMS,
+    ),
+    Layout(
+        "hf",
+        "export of vita-train for transformers",
+        MODULES,
+        flat_location,
+        mark=rf"({'|'.join(MODULES)})\.",
+    ),
+    Layout(
+        "internvit",
+        "InternViT, original names",
+        ("vision",),
+        internvit_location,
+        _tower_name,
+        mark=r"(.*\.)?encoder\.layers\.\d+\.attn\.qkv\.",
+    ),
+    Layout(
+        "internvl-vision",
+        "InternViT, transformers' names",
+        ("vision",),
+        internvl_vision_location,
+        _tower_name,
+        mark=r"(.*\.)?encoder\.layer\.\d+\.attention\.q_proj\.",
+    ),
+    Layout(
+        "llm",
+        "language model of transformers",
+        ("llm",),
+        llm_location,
+        mark=r"model\.embed_tokens\.",
+    ),
+):
+    register_import_layout(_layout)
 
 #: Tensors with a known reason to be left where they are.
 _LEFT_OUT: tuple[tuple[str, str], ...] = (
@@ -134,14 +172,6 @@ def reason_to_leave(name: str) -> str:
 
 def layout_of(names: Iterable[str]) -> str:
     """Return the name of the layout that tensor names speak of; empty if none is known."""
-    marks = (
-        ("vita", r"model\.(vision_tower|mm_projector|audio_encoder)\."),
-        ("hf", rf"({'|'.join(MODULES)})\."),
-        ("internvit", r"(.*\.)?encoder\.layers\.\d+\.attn\.qkv\."),
-        ("internvl-vision", r"(.*\.)?encoder\.layer\.\d+\.attention\.q_proj\."),
-        ("llm", r"model\.embed_tokens\."),
-    )
     given = list(names)
-    return next(
-        (layout for layout, mark in marks if any(re.match(mark, name) for name in given)), ""
-    )
+    marked = ((name, mark) for name in IMPORT_LAYOUTS if (mark := IMPORT_LAYOUTS[name].mark))
+    return next((name for name, mark in marked if any(re.match(mark, key) for key in given)), "")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vita_train.errors import CheckpointError, UserError
 from vita_train.weights.formats.import_report import shown
-from vita_train.weights.formats.known import LAYOUTS, Layout, layout_of
+from vita_train.weights.formats.known import IMPORT_LAYOUTS, Layout, layout_of
 from vita_train.weights.formats.lora_directory import is_lora_directory, read_lora_directory
 from vita_train.weights.formats.shards import read_json, read_shards
 from vita_train.weights.formats.speech_directory import is_speech_directory, read_speech_directory
@@ -49,7 +49,7 @@ def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: 
 
     Args:
         path: a directory or a file.
-        layout: a key of LAYOUTS; recognised by what is there when empty.
+        layout: a key of IMPORT_LAYOUTS; recognised by what is there when empty.
         base: directory of the weights that a LoRA adapter belongs to.
         prefix: what stands before every name that counts; other tensors are left out.
 
@@ -57,12 +57,12 @@ def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: 
         UserError: nothing is there, or its layout is not known.
         CheckpointError: a file is damaged or not to be trusted.
     """
-    if layout and layout not in LAYOUTS:
+    if layout and layout not in IMPORT_LAYOUTS:
         raise UserError(
             f"unknown layout {layout!r}",
             code="VT-USE-121",
             where="--layout",
-            remedy=f"layouts are {', '.join(LAYOUTS)}",
+            remedy=f"layouts are {', '.join(IMPORT_LAYOUTS)}",
         )
     path = Path(path).expanduser().absolute()
     if path.is_file():
@@ -85,7 +85,7 @@ def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: 
         )
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
         tensors, notes, problems = read_speech_directory(path)
-        speech = LAYOUTS["audio-encoder"]
+        speech = IMPORT_LAYOUTS["audio-encoder"]
         within, outside = _within(prefix, _listed(tensors), path)
         return Source(path, speech, within, {}, outside, notes, problems, speech.terms)
     if not any(path.glob("*.safetensors")):
@@ -162,9 +162,9 @@ def _layout(name: str, path: Path, names: Iterable[str]) -> Layout:
             where=str(path),
             remedy=f"names begin with {shown(prefix)}: give --prefix {shown(prefix)}"
             if prefix
-            else f"give --layout, one of {', '.join(LAYOUTS)}",
+            else f"give --layout, one of {', '.join(IMPORT_LAYOUTS)}",
         )
-    return LAYOUTS[name]
+    return IMPORT_LAYOUTS[name]
 
 
 def _prefix(names: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ from torch import nn
 
 from vita_train.errors import CheckpointError
 from vita_train.models.build import cast_parameters
-from vita_train.recipe.family import Family
 from vita_train.recipe.schema import Recipe
 from vita_train.weights.export import check_same, copy_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
@@ -31,7 +30,7 @@ AGAIN = ".again"
 #: Mixtral's experts
 #: lie one by one in the public layout, and joined in transformers' own; Llama the public code does
 #: not know.
-_CLASSES: dict[Family, tuple[str, str]] = {
+_CLASSES: dict[str, tuple[str, str]] = {
     "qwen2p5_instruct": ("VITAQwen2ForCausalLM", "vita-Qwen2"),
     "qwen2p5_fo_instruct": ("VITAFOQwen2ForCausalLM", "vita-fo-Qwen2"),
     "nemo": ("VITAMistralForCausalLM", "vita-Mistral"),

@@ -34,8 +34,7 @@ from vita_train.data.sources.records import Record
 from vita_train.data.templates import Template, load_template
 from vita_train.errors import RecipeError
 from vita_train.recipe.data import StateMode
-from vita_train.recipe.family import FAMILIES as PUBLISHED_FAMILIES
-from vita_train.recipe.family import PUBLISHED
+from vita_train.recipe.family import FAMILIES as PUBLISHED
 from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
 MODES: tuple[StateMode, ...] = get_args(StateMode)
@@ -273,7 +272,7 @@ def test_a_prompt_is_the_front_of_the_record(family: str, mode: StateMode) -> No
 
 
 def test_every_family_has_a_template_that_is_shipped() -> None:
-    assert FAMILIES == PUBLISHED_FAMILIES
+    assert set(FAMILIES) == set(PUBLISHED)
     for family in FAMILIES:
         template = template_of(family)
         assert set(template.control_tokens) <= set(CONTROLS[family])

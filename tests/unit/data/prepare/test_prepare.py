@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from vita_train.data.check.run import check
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.ledger import PrepareLedger
 from vita_train.data.prepare.run import prepare
+from vita_train.data.sources.reading import Reject, Row, read_records
 from vita_train.errors import DataError, RecipeError
 
 QUIET: list[str] = []
@@ -196,6 +199,34 @@ def test_tokenizer_and_units_come_from_training_text_alone(tmp_path: Path) -> No
     assert units.names == ("<blank>", "<unk>", "blue", "green", "one", "red", "the", "yellow")
     assert units.encode("The RED, zebra!") == [6, 5, 1]
     assert units.decode([0, 6, 0, 5, 1]) == "the red <unk>"
+
+
+def test_records_are_parsed_once_where_the_tokenizer_is_given(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large corpus takes hours to parse: units and rows come from the same pass."""
+    prepare(recipe(), registry, tmp_path / "one", progress=QUIET.append)
+    made = recipe()
+    made = made.model_copy(
+        update={
+            "tokenizer": made.tokenizer.model_copy(
+                update={"source": str(tmp_path / "one" / "tokenizer")}
+            )
+        }
+    )
+    parsed: Counter[str] = Counter()
+
+    def counted(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject]:
+        parsed[path.name] += 1
+        return read_records(path, roots)
+
+    monkeypatch.setattr("vita_train.data.prepare.parallel.read_records", counted)
+    monkeypatch.setattr("vita_train.data.prepare.vocabulary.read_records", counted)
+    prepare(made, registry, tmp_path / "two", progress=QUIET.append)
+    assert parsed
+    assert set(parsed.values()) == {1}
+    one, two = (tmp_path / name / "ctc_vocab.json" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_limits_come_from_the_stages_that_pack_the_dataset(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from vita_train.models.inputs import Prompt
 from vita_train.models.language.decoder import balance_loss, build_llm, load_llm, read_share
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
-from vita_train.recipe.family import PUBLISHED
+from vita_train.recipe.family import FAMILIES as PUBLISHED
 from vita_train.recipe.model import LlmSpec, ModelSpec
 
 TYPES = {
