@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.errors import raises_code
 from tests.helpers.kfp_server import FakeKfp, fake_kfp
 from vita_train.errors import PeerLostError, UserError
 from vita_train.pipeline.server import TOKEN_VARIABLE, PipelineServer
@@ -184,10 +185,10 @@ def test_what_the_server_says_is_told(
 
 
 def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pipeline 'vita-train-ladder'"):
+    with raises_code(UserError, "VT-USE-064", "'vita-train-ladder'"):
         PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
-    with pytest.raises(UserError, match="VT-USE-065"):
+    with raises_code(UserError, "VT-USE-065"):
         PipelineServer(kfp.endpoint).upload(tmp_path / "no.yaml")
-    with pytest.raises(PeerLostError, match="VT-PEER-004"):
+    with raises_code(PeerLostError, "VT-PEER-004"):
         PipelineServer("http://127.0.0.1:9").upload(COMPILED / "ladder.yaml")

@@ -114,16 +114,25 @@ class ContrastiveSpec(TowerSpec):
         return self
 
 
-def check_whole_patches(spec: TowerSpec) -> None:
-    """Refuse a tile that is not made of whole patches.
+class ViTLargeSpec(ContrastiveSpec):
+    """A ViT-L/14 at 336 pixels by default, of whole patches, normalised as CLIP's images were."""
 
-    Raises:
-        ValueError: it is not.
-    """
-    if spec.image_size % spec.patch_size:
-        raise ValueError(
-            f"image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}"
-        )
+    image_size: Size = 336
+    """Side of a tile, pixels."""
+    patch_size: Size = 14
+    hidden_size: Size = 1024
+    num_layers: Size = 24
+    num_heads: Size = 16
+    mean: Means = CLIP_MEAN
+    std: Stds = CLIP_STD
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> ViTLargeSpec:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        return self
 
 
 @dataclass(frozen=True)

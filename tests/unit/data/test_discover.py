@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.helpers.data_world import turns
+from tests.helpers.errors import raises_code
 from vita_train.cli.main import build_app
 from vita_train.data.check.run import check
 from vita_train.data.discover import look_at, write_project
@@ -60,7 +61,7 @@ def test_what_is_written_can_be_run_and_loses_no_record(folder: Path, tmp_path: 
     check_recipe(resolved)
     assert list(resolved.stages) == ["learn", "recognise", "listen"]
     assert check(registry, resolved, workers=1).ledger.rejected == 0
-    with pytest.raises(UserError, match="VT-USE-031"):
+    with raises_code(UserError, "VT-USE-031"):
         write_project(look_at(folder, tmp_path / "out"), "", tmp_path / "out")
 
 

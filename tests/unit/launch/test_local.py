@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import EXIT_RETRYABLE, UserError, VitaError
 from vita_train.launch.backend import stage_job
@@ -95,7 +96,7 @@ def test_killed_rank_is_started_again_a_bounded_number_of_times(tmp_path: Path) 
 
 
 def test_done_without_a_commit_is_no_success(tmp_path: Path) -> None:
-    with pytest.raises(VitaError, match="VT-FAIL-004"):
+    with raises_code(VitaError, "VT-FAIL-004"):
         launch(_recipe(tmp_path), "nothing")
 
 

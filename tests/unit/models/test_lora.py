@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError, RecipeError
 from vita_train.models.build import build_modules
 from vita_train.models.language.decoder import build_llm
@@ -107,9 +108,7 @@ def test_roles_name_layers_of_the_blocks_alone(
 
 
 def test_a_module_without_a_role_is_refused(modules: nn.ModuleDict) -> None:
-    with pytest.raises(
-        RecipeError, match=r"lora\.roles: the model has no linear layers of role 'attention'"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-022", "lora.roles", "'attention'"):
         target_layers(modules["projector"], ["attention"])
 
 
@@ -187,7 +186,7 @@ def test_an_adapter_of_other_weights_is_refused(small_spec: ModelSpec, tmp_path:
     _, adapter = trained_adapter(small_spec)
     files = save_adapter(adapter, tmp_path)
     other = language_model(small_spec, seed=1)
-    with pytest.raises(CheckpointError, match="VT-WEIGHTS-018"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-018"):
         attach_adapter(other, files, weights_digest(other))
     assert not has_adapters(other)
     # what stands on an adapter does not stand on the plain weights

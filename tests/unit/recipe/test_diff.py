@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.recipe.diff import ABSENT, Difference, differences
 from vita_train.recipe.load import load_recipe
@@ -59,7 +60,5 @@ def test_a_script_beside_our_stage() -> None:
     assert told["stages.1.2.data.caption"] == (ABSENT, "1.0")
     assert told["storage.keep_last"] == ("1", "2")
     assert "stages.1.2.trainable.vision" not in told
-    with pytest.raises(
-        RecipeError, match=r"llava-s2-pretrain_video: the recipe has no stage '1.1'"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-026", "llava-s2-pretrain_video", "'1.1'"):
         differences(load_recipe("finetune_qwen"), load_recipe("vita-1.5-7b"), stage="1.1")

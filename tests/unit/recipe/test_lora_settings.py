@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -129,9 +130,7 @@ def test_a_frozen_language_model_may_be_quantised_without_adapters() -> None:
 
 def test_adapters_need_weights_to_stand_on() -> None:
     recipe = load_recipe(GOOD.replace("llm: {source: there}, ", ""))
-    with pytest.raises(
-        RecipeError, match=r"stages\.1\.2 adapts llm frozen, but no stage before it trains llm"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-068", "stages.1.2", "llm"):
         check_recipe(recipe)
 
 

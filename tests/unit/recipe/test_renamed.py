@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.renamed import RENAMED_KEYS, upgrade_file, upgrade_recipe
@@ -124,7 +125,7 @@ def test_a_former_key_is_refused_with_its_new_name(former: tuple[str, ...], tmp_
     path = tmp_path / "mine.yaml"
     path.write_text(TODAY)
     key = ".".join("1.1" if part == "*" else part for part in former)
-    with pytest.raises(RecipeError, match="vita-train recipe upgrade") as caught:
+    with raises_code(RecipeError, "VT-RECIPE-049") as caught:
         load_recipe(str(path), [f"{key}=1"])
     assert caught.value.where == f"--set {key}=1"
     assert f"{key} is called {RENAMED_KEYS[former]} now" in caught.value.what
@@ -133,7 +134,7 @@ def test_a_former_key_is_refused_with_its_new_name(former: tuple[str, ...], tmp_
 def test_a_former_key_in_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(TODAY.replace("max_grad_norm:", "clip_norm:"))
-    with pytest.raises(RecipeError, match="is called max_grad_norm now") as caught:
+    with raises_code(RecipeError, "VT-RECIPE-049", "max_grad_norm") as caught:
         load_recipe(str(path))
     assert caught.value.where == f"{path}:18"
 

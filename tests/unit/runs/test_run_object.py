@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import UserError
 from vita_train.recipe.load import load_recipe
 from vita_train.runs.manifest import Manifest
@@ -21,7 +22,7 @@ def run_at(root: Path | str, name: str = "") -> Run:
 def test_it_is_named_after_its_recipe_unless_told_otherwise(tmp_path: Path) -> None:
     assert run_at(tmp_path).name == "smoke"
     assert run_at(tmp_path, "other").key("1.1", "final.json") == "other/1.1/final.json"
-    with pytest.raises(UserError, match="VT-USE-095"):
+    with raises_code(UserError, "VT-USE-095"):
         run_at(tmp_path, "../up")
 
 

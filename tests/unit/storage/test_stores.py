@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.s3_server import S3Server
 from vita_train.errors import UserError
 from vita_train.storage.base import PRIVATE, DamagedError, KeyExistsError, MissingKeyError, Store
@@ -39,7 +40,7 @@ def test_a_trial_leaves_nothing_and_finds_a_store_that_lets_a_second_writer_win(
     monkeypatch.setattr(
         type(store), "write", lambda self, key, data, *, if_absent=False: write(self, key, data)
     )
-    with pytest.raises(UserError, match="VT-USE-116"):
+    with raises_code(UserError, "VT-USE-116"):
         try_store(store)
     assert store.list() == []
 

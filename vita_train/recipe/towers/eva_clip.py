@@ -7,35 +7,17 @@ from typing import Literal
 from pydantic import model_validator
 
 from vita_train.recipe.base import Size
-from vita_train.recipe.tower import (
-    CLIP_MEAN,
-    CLIP_STD,
-    ContrastiveSpec,
-    Means,
-    ReleaseNames,
-    Stds,
-    TowerKind,
-    check_whole_patches,
-    register_tower,
-)
+from vita_train.recipe.tower import ReleaseNames, TowerKind, ViTLargeSpec, register_tower
 
 
-class EvaClipSpec(ContrastiveSpec):
+class EvaClipSpec(ViTLargeSpec):
     """EVA-02-CLIP; L/14 at 336 pixels by default."""
 
     kind: Literal["eva_clip"] = "eva_clip"
-    image_size: Size = 336
-    """Side of a tile, pixels."""
-    patch_size: Size = 14
-    hidden_size: Size = 1024
-    num_layers: Size = 24
-    num_heads: Size = 16
     intermediate_size: Size = 2730
     rope_grid: Size = 16
     """Side of the grid that the rotary positions were trained on; a tile's own grid is laid over
     it."""
-    mean: Means = CLIP_MEAN
-    std: Stds = CLIP_STD
 
     @property
     def released_activation(self) -> str:
@@ -43,8 +25,7 @@ class EvaClipSpec(ContrastiveSpec):
         return "silu"
 
     @model_validator(mode="after")
-    def _grid(self) -> EvaClipSpec:
-        check_whole_patches(self)
+    def _rotary(self) -> EvaClipSpec:
         if self.hidden_size % (4 * self.num_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of 4 x num_heads "

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.helpers.data_world import RATE, image_file, recipe, small_world
+from tests.helpers.errors import raises_code
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.stats import corpus_stats
 from vita_train.data.media.audio import fbank, load_wave
@@ -121,7 +122,7 @@ def test_what_is_missing_is_named(corpus: Corpus, tmp_path: Path) -> None:
 def test_a_damaged_index_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     shutil.copytree(corpus.path, tmp_path / "copy")
     (tmp_path / "copy" / "look" / "train" / "index.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(DataError, match="VT-DATA-003"):
+    with raises_code(DataError, "VT-DATA-003"):
         Corpus.open(tmp_path / "copy").index("look", "train")
 
 
@@ -143,7 +144,7 @@ def test_a_changed_vocabulary_is_found(corpus: Corpus, tmp_path: Path, name: str
     assert Corpus.open(folder).ctc_vocab == corpus.ctc_vocab
     text = (folder / name).read_text()
     (folder / name).write_text(text + " ")  # that it can still be parsed does not make it the same
-    with pytest.raises(DataError, match="VT-DATA-005") as caught:
+    with raises_code(DataError, "VT-DATA-005") as caught:
         _ = (
             Corpus.open(folder).ctc_vocab
             if name == "ctc_vocab.json"
@@ -164,6 +165,6 @@ def test_a_changed_byte_is_found_when_the_first_row_is_read(
     data[len(data) // 2] ^= 1
     (folder / table).write_bytes(data)
     index = Index(folder)  # opening does not read it
-    with pytest.raises(DataError, match="VT-DATA-005") as caught:
+    with raises_code(DataError, "VT-DATA-005") as caught:
         index.sample(0)
     assert caught.value.where == str(folder / table)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.data_world import audio_file, recipe, small_world, turns, write_registry
+from tests.helpers.errors import raises_code
 from vita_train.data.check.run import check
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.ledger import PrepareLedger
@@ -152,7 +153,7 @@ def test_an_old_corpus_survives_a_failed_preparation(tmp_path: Path) -> None:
     prepare(recipe(), registry, out, progress=QUIET.append)
     before = digests(out)
     (tmp_path / "hear-train.json").write_text("[{")
-    with pytest.raises(DataError, match="VT-DATA-025"):
+    with raises_code(DataError, "VT-DATA-025"):
         prepare(recipe(), registry, out, progress=QUIET.append)
     assert digests(out) == before
 
@@ -268,14 +269,14 @@ def test_a_stage_without_data_is_refused_first(registry: Path, tmp_path: Path) -
             "steps": 1,
         }
     }
-    with pytest.raises(DataError, match=r"'nothing'.*datasets with one: hear, look, talk"):
+    with raises_code(DataError, "VT-DATA-014", "'nothing'", "hear, look, talk"):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(registry: Path, tmp_path: Path) -> None:
     model = recipe().model.model_dump()
     model["llm"]["vocab_size"] = 300
-    with pytest.raises(RecipeError, match=r"entries, the model's table has 300 rows"):
+    with raises_code(RecipeError, "VT-RECIPE-005", "300"):
         prepare(recipe(model=model), registry, tmp_path / "corpus", progress=QUIET.append)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.data_world import turns
+from tests.helpers.errors import raises_code
 from vita_train.data.constants import MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
 from vita_train.data.prepare.prompt import MediaCounts, encode, encode_prompt, expand, expand_labels
 from vita_train.data.prepare.tokenizer import Tokenizer, control_id
@@ -169,7 +170,7 @@ def test_a_prompt_is_the_front_of_the_record(tokenizer: Tokenizer) -> None:
 
 
 def test_a_tokenizer_without_the_marks_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(RecipeError, match="VT-RECIPE-003"):
+    with raises_code(RecipeError, "VT-RECIPE-003"):
         control_id(tokenizer, "<1>")
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from tests.helpers.errors import raises_code
 from vita_train.data.sources.fetch import fetch
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.registry import load_registry, resolve
@@ -215,7 +216,7 @@ def test_refusals_are_one_clear_message(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="does not exist"):
         fetch(StampsSource(package=str(tmp_path / "no.deb")), tmp_path / "a", seed=0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="VT-DATA-030"):
+    with raises_code(DataError, "VT-DATA-030"):
         fetch(StampsSource(package=str(tmp_path / "empty")), tmp_path / "b", seed=0)
     (tmp_path / "bad.deb").write_bytes(b"no package")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers.errors import raises_code
 from vita_train.data.sources.fetch import fetch
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.registry import load_registry, resolve
@@ -250,7 +251,7 @@ def test_voices_are_audibly_distinct() -> None:
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="VT-USE-037"):
+    with raises_code(UserError, "VT-USE-037"):
         fetch(SMALL, tmp_path, seed=0)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from tests.helpers.definitions import trainer_definition
+from tests.helpers.errors import raises_code
 from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.backend import StageJob, stage_job
@@ -262,7 +263,7 @@ def test_the_recipe_lies_over_the_platform_and_the_task_over_both() -> None:
 def test_what_cannot_be_said_is_refused() -> None:
     with pytest.raises(RecipeError, match="no image"):
         _job(Platform())
-    with pytest.raises(RecipeError, match="VT-RECIPE-015"):
+    with raises_code(RecipeError, "VT-RECIPE-015"):
         TrainJobs().manifest(_job(Platform(image="i", pod=PodSettings(priority_class="high"))))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kfp.dsl import TaskConfig
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.kubernetes.task import task_settings
 from vita_train.launch.stage import launch_stage
@@ -119,7 +120,7 @@ def test_a_step_in_a_pod_does_not_train_there_when_the_chart_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(POD, "ladder-abc-impl-1")
-    with pytest.raises(UserError, match="VT-USE-090") as refused:
+    with raises_code(UserError, "VT-USE-090") as refused:
         launch_stage(
             Run(load_recipe("smoke", [f"storage.root={tmp_path}"]), "r"), "0.llm", "0" * 64
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, build_codec, build_discriminators
 from vita_train.models.codec.losses import mel_loss
@@ -100,12 +101,12 @@ def test_every_parameter_receives_a_gradient(spec: CodecSpec) -> None:
 
 
 def test_generator_without_room_for_the_voice_is_refused() -> None:
-    with pytest.raises(RecipeError, match="VT-RECIPE-021"):
+    with raises_code(RecipeError, "VT-RECIPE-021"):
         build_codec(WAVEFORM.model_copy(update={"global_dim": 12}))
 
 
 def test_spectral_hop_must_divide_into_frames() -> None:
-    with pytest.raises(RecipeError, match="not a multiple of 4"):
+    with raises_code(RecipeError, "VT-RECIPE-020"):
         build_codec(SPECTRAL.model_copy(update={"hop_length": 162}))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.errors import raises_code
 from tests.helpers.no_source import NO_SOURCE
 from tests.helpers.toy import toy_context
 from vita_train.errors import DataError
@@ -107,7 +108,7 @@ def test_recolouring_moves_channels_alone() -> None:
 
 
 def test_colours_must_be_named() -> None:
-    with pytest.raises(DataError, match="VT-DATA-037"):
+    with raises_code(DataError, "VT-DATA-037"):
         build(permute_colours=0.5)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.objectives import OBJECTIVES
@@ -23,7 +24,7 @@ def test_every_objective_has_a_class() -> None:
 
 def test_unknown_option_names_the_nearest() -> None:
     ctc = objective_class("ctc")
-    with pytest.raises(RecipeError, match="did you mean frequency_masks"):
+    with raises_code(RecipeError, "VT-RECIPE-069", "frequency_masks"):
         resolve_options(ctc, {"freqency_masks": 3}, where="stages.2.1a.options")
     with pytest.raises(RecipeError, match="expected bool, got 1"):
         resolve_options(ctc, {"augment": 1}, where="stages.2.1a.options")
@@ -34,7 +35,7 @@ def test_a_module_that_no_record_reaches_is_refused() -> None:
     nothing = SimpleNamespace(tiles=np.zeros(3), frames=np.zeros(3))
     corpus = SimpleNamespace(index=lambda name, split: nothing)
     spec = load_recipe("smoke").stages["2.1b"]
-    with pytest.raises(RecipeError, match="trains audio_adapter, but no record of asr has audio"):
+    with raises_code(RecipeError, "VT-RECIPE-074", "audio_adapter", "asr", "audio"):
         objective_class("next_token").modules_used(spec, corpus)  # type: ignore[arg-type]
 
 

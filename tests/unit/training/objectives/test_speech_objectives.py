@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.errors import raises_code
 from tests.helpers.evaluation_world import small_corpus, small_model, small_recipe
 from vita_train.data.index.corpus import Corpus
 from vita_train.errors import RecipeError
@@ -127,7 +128,7 @@ def test_adversarial_without_discriminators_is_refused(
     recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
 ) -> None:
     assert CodecObjective(context(recipe, corpus, "3.1"), modules).phases == ("main",)
-    with pytest.raises(RecipeError, match="VT-RECIPE-071"):
+    with raises_code(RecipeError, "VT-RECIPE-071"):
         CodecObjective(context(recipe, corpus, "3.1", options={"adversarial": 1.0}), modules)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises_code
 from tests.helpers.foreign import (
     NAMES,
     imported,
@@ -195,7 +196,7 @@ def test_a_speech_encoder_with_another_adapter_is_refused(
     with pytest.raises(CheckpointError, match=r"model_conf\.norm is batch in train.yaml"):
         write_import(plan(tmp_path, small_spec), tmp_path / "out")
     (tmp_path / "global_cmvn").write_text("[ 1 2 nan 0 ]")
-    with pytest.raises(CheckpointError, match="VT-WEIGHTS-053"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-053"):
         plan(tmp_path, small_spec)
 
 
@@ -314,11 +315,11 @@ def test_an_import_replaces_an_import_and_nothing_else(
     made = plan(tmp_path / "mm_projector.bin", small_spec)
     write_import(made, tmp_path / "out")
     write_import(made, tmp_path / "out")
-    with pytest.raises(UserError, match="exists and is no import"):
+    with raises_code(UserError, "VT-USE-129"):
         write_import(made, tmp_path)
     with pytest.raises(UserError, match="has no llm"):
         plan(tmp_path / "mm_projector.bin", small_spec, ("llm",))
-    with pytest.raises(CheckpointError, match="VT-WEIGHTS-052"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-052"):
         open_source(tmp_path)
 
 
