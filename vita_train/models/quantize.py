@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from vita_train.errors import RecipeError
 from vita_train.models.activations import transformer_blocks
+from vita_train.models.quiet import quiet_bitsandbytes
 from vita_train.recipe.lora import QuantizeSpec
 
 #: Inputs of a layer above this stay in 16 bit (Dettmers et al. 2022, LLM.int8, section 3.2).
@@ -23,12 +23,7 @@ def import_bitsandbytes(*, where: str = "quantize") -> Any:
     Raises:
         RecipeError: it is not installed.
     """
-    for name in (
-        "bitsandbytes.autograd._functions",
-        "bitsandbytes.backends.cpu.ops",
-        "bitsandbytes.cextension",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     try:
         import bitsandbytes
     except ImportError as error:

@@ -36,6 +36,7 @@ from vita_train.weights.module_refs import load_refs
 from vita_train.weights.newest import load_newest
 
 RUN = "r"
+CLI = (sys.executable, "-m", "vita_train.cli.main")
 pytestmark = pytest.mark.timeout(1200)
 
 
@@ -266,8 +267,7 @@ def test_merge_lora_writes_weights_that_any_tool_reads(root: Path, tmp_path: Pat
 def test_libraries_say_nothing_of_their_own(root: Path, tmp_path: Path, command: list[str]) -> None:
     """What a user reads is one line of ours; tools read it too."""
     done = subprocess.run(
-        [sys.executable, "-m", "vita_train.cli.main", "model", *command, str(root / RUN)]
-        + ["--out", str(tmp_path / "out")],
+        [*CLI, "model", *command, str(root / RUN), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
         check=False,

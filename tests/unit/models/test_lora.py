@@ -108,7 +108,9 @@ def test_roles_name_layers_of_the_blocks_alone(
 
 
 def test_a_module_without_a_role_is_refused(modules: nn.ModuleDict) -> None:
-    with raises_code(RecipeError, "VT-RECIPE-022", "lora.roles", "'attention'"):
+    with pytest.raises(
+        RecipeError, match=r"lora\.roles: the model has no linear layers of role 'attention'"
+    ):
         target_layers(modules["projector"], ["attention"])
 
 

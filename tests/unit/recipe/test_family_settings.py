@@ -91,7 +91,7 @@ def test_what_the_recipe_says_counts() -> None:
         (
             "qwen2",
             "",
-            "qwen2p5_instruct', 'qwen2p5_fo_instruct', 'nemo', 'mixtral-8x7b' or 'llama3-8b'",
+            "qwen2p5_instruct, qwen2p5_fo_instruct, nemo, mixtral-8x7b, llama3-8b",
         ),
         ("nemo", ", moe: {}", "moe is given, but family nemo has no experts"),
         ("mixtral-8x7b", ", moe: null", "family mixtral-8x7b needs moe"),

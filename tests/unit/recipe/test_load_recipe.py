@@ -202,7 +202,7 @@ def test_keys_of_a_chosen_source_are_its_own() -> None:
 def test_a_recipe_says_where_its_data_come_from() -> None:
     with raises_code(RecipeError, "VT-RECIPE-044"):
         parse_recipe(GOOD.replace(DATA, ""), "m")
-    with raises_code(RecipeError, "VT-RECIPE-044", "m:9"):
+    with raises_code(RecipeError, "VT-RECIPE-047", "m:9"):
         parse_recipe(GOOD.replace(DATA, "data: {state_mode: none}\n"), "m")
     with pytest.raises(
         RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"

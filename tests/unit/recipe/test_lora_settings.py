@@ -130,7 +130,7 @@ def test_a_frozen_language_model_may_be_quantised_without_adapters() -> None:
 
 def test_adapters_need_weights_to_stand_on() -> None:
     recipe = load_recipe(GOOD.replace("llm: {source: there}, ", ""))
-    with raises_code(RecipeError, "VT-RECIPE-068", "stages.1.2", "llm"):
+    with raises_code(RecipeError, "VT-RECIPE-027", "stages.1.2", "llm"):
         check_recipe(recipe)
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError, RecipeError
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import load_recipe
@@ -55,7 +54,9 @@ def test_a_file_a_folder_and_a_stage_give_the_same_files(tmp_path: Path) -> None
     ):
         pretrained_modules(naming({"llm": str(elsewhere)}))
     (tmp_path / "mm_projector.bin").write_bytes(b"x")
-    with raises_code(CheckpointError, "VT-WEIGHTS-072", "projector"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no weights of projector.*vita-train model import"
+    ):
         pretrained_modules(naming({"projector": str(tmp_path / "mm_projector.bin")}))
     with pytest.raises(CheckpointError, match="holds no weights of vision"):
         pretrained_modules(naming({"vision": str(tmp_path)}))
@@ -101,5 +102,5 @@ def test_a_recipe_may_rest_on_them() -> None:
     with pytest.raises(RecipeError, match=r"weights.audio_encoder can name one"):
         check_recipe(load_recipe("tiny", ALONE))
     check_recipe(load_recipe("tiny", [*ALONE, "weights.audio_encoder=e", "weights.llm=l"]))
-    with raises_code(RecipeError, "VT-RECIPE-018"):
+    with pytest.raises(RecipeError, match="unknown modules"):
         load_recipe("tiny", ["weights.audio=x"])

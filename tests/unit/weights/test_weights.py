@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError, UserError
 from vita_train.models.build import build_modules
 from vita_train.models.vision import load_vision
@@ -207,7 +206,7 @@ def test_a_link_out_of_the_directory_is_refused(small_spec: ModelSpec, tmp_path:
     (tmp_path / "run").mkdir()
     link = tmp_path / "run" / "projector.safetensors"
     link.symlink_to(path)
-    with raises_code(CheckpointError, "VT-WEIGHTS-051"):
+    with pytest.raises(CheckpointError, match="link out of its directory"):
         load_modules(modules, {"projector": link})
     with pytest.raises(CheckpointError, match="no such weights file"):
         load_modules(modules, {"projector": tmp_path / "nothing.safetensors"})
@@ -343,7 +342,7 @@ def test_an_export_that_was_changed_is_refused(
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with raises_code(CheckpointError, "VT-WEIGHTS-033", "projector.safetensors"):
+    with pytest.raises(CheckpointError, match=r"projector.safetensors: was changed"):
         load_exported(out)
     weights.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
@@ -351,7 +350,7 @@ def test_an_export_that_was_changed_is_refused(
     summary = json.loads((out / "export.json").read_text())
     summary["files"] = {"../corpus/ctc_vocab.json": {"bytes": 1, "sha256": ""}}
     (out / "export.json").write_text(json.dumps(summary))
-    with raises_code(CheckpointError, "VT-WEIGHTS-031"):
+    with pytest.raises(CheckpointError, match="lies outside"):
         load_exported(out)
 
 

@@ -31,6 +31,9 @@ def export(
 ) -> None:
     """Write the newest weights of a run with all that is needed to use them, and check that they
     load back."""
+    from vita_train.models.quiet import quiet_libraries
+
+    quiet_libraries()  # before transformers is imported
     from vita_train.runs.run import Run
     from vita_train.weights.formats.exporting import export_run_as
 

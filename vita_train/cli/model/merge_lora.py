@@ -28,6 +28,9 @@ def merge_lora(
 ) -> None:
     """Merge a stage's adapters into the weights they were trained on, and tell how much the logits
     change."""
+    from vita_train.models.quiet import quiet_libraries
+
+    quiet_libraries()  # before transformers is imported
     from vita_train.runs.run import Run
     from vita_train.weights.merge import merge_stage
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from tests.helpers.data_world import turns
-from tests.helpers.errors import raises_code
 from tests.helpers.family_tokenizers import CONTROLS, FAMILIES, byte_tokenizer, family_tokenizer
 from vita_train.data.prepare.prompt import (
     EncodedSample,
@@ -298,7 +297,7 @@ def test_a_tokenizer_whose_controls_can_be_typed_is_refused() -> None:
     tokenizer = byte_tokenizer(("<end>",))
     tokenizer.add_tokens([AddedToken("[INST]", special=False)])
     check_untypable(tokenizer, ["<end>"])
-    with raises_code(RecipeError, "VT-RECIPE-004", "'[INST]'"):
+    with pytest.raises(RecipeError, match=r"'\[INST\]' becomes the control token"):
         check_untypable(tokenizer, ["<end>", "[INST]"])
 
 

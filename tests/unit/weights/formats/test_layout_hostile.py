@@ -33,11 +33,11 @@ def test_a_pickle_with_code_is_refused_and_not_run(
 ) -> None:
     path = tmp_path / "mm_projector.bin"
     torch.save({"model.mm_projector.0.weight": torch.zeros(2), "x": Touch(tmp_path / "ran")}, path)
-    with raises_code(CheckpointError, "VT-WEIGHTS-067", "mm_projector.bin"):
+    with pytest.raises(CheckpointError, match=r"mm_projector.bin: holds more than tensors"):
         open_source(path)
     write_speech_directory(ours, tmp_path, "{}")
     torch.save({"x": Touch(tmp_path / "ran")}, tmp_path / "final.pt")
-    with raises_code(CheckpointError, "VT-WEIGHTS-067", "final.pt"):
+    with pytest.raises(CheckpointError, match=r"final.pt: holds more than tensors"):
         open_source(tmp_path)
     assert not (tmp_path / "ran").exists()
 
@@ -116,7 +116,9 @@ def test_damaged_indices_are_one_line(tmp_path: Path, index: str, message: str) 
 def test_a_tensor_stored_twice_is_refused(tmp_path: Path) -> None:
     for name in "xy":
         save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
-    with raises_code(CheckpointError, "VT-WEIGHTS-044", "'a'", "x.safetensors", "y.safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"'a' is stored twice, in x.safetensors and y.safetensors"
+    ):
         open_source(tmp_path)
 
 

@@ -315,7 +315,7 @@ def test_an_import_replaces_an_import_and_nothing_else(
     made = plan(tmp_path / "mm_projector.bin", small_spec)
     write_import(made, tmp_path / "out")
     write_import(made, tmp_path / "out")
-    with raises_code(UserError, "VT-USE-129"):
+    with pytest.raises(UserError, match="exists and is no import"):
         write_import(made, tmp_path)
     with pytest.raises(UserError, match="has no llm"):
         plan(tmp_path / "mm_projector.bin", small_spec, ("llm",))

@@ -129,7 +129,9 @@ def test_the_base_that_the_adapter_names_is_found(
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "someone/else"})
     )
-    with raises_code(UserError, "VT-USE-120", "someone/else"):
+    with pytest.raises(
+        UserError, match=r"someone/else: the weights that the adapter belongs to .* --base"
+    ):
         open_source(tmp_path / "lora")
     with raises_code(UserError, "VT-USE-123"):
         open_source(base, base=base)
@@ -159,7 +161,7 @@ def test_an_adapter_of_another_model_is_told_matrix_by_matrix(
         "the adapter of model.layers.1.mlp.down_proj.weight is (32, 4) times (2, 48), of rank 4"
         in told
     )
-    with raises_code(CheckpointError, "VT-WEIGHTS-068"):
+    with pytest.raises(CheckpointError, match="belongs to no tensor of the base"):
         write_import(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -168,5 +170,5 @@ def test_what_would_merge_differently_is_refused(
     ours: nn.ModuleDict, base: Path, tmp_path: Path
 ) -> None:
     adapt(ours["llm"], tmp_path / "lora", use_dora=True)
-    with raises_code(CheckpointError, "VT-WEIGHTS-024", "use_dora"):
+    with pytest.raises(CheckpointError, match="uses use_dora, which is not supported"):
         open_source(tmp_path / "lora", base=base)

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
-from tests.helpers.errors import raises_code
 from tests.helpers.foreign import (
     EXPECTED_COUNTS,
     NAMES,
@@ -184,7 +183,9 @@ def test_an_export_that_its_layout_cannot_say_is_refused(
     convolved = spec.model_copy(
         update={"audio_encoder": small_spec.audio_encoder.model_copy(update={"conv_kernel": 3})}
     )
-    with raises_code(CheckpointError, "VT-WEIGHTS-058", "audio_encoder.encoders.0.norm_conv"):
+    with pytest.raises(
+        CheckpointError, match=r"audio_encoder\.encoders\.0\.norm_conv.* has no place"
+    ):
         export_vita(
             build(convolved),
             recipe.model_copy(update={"model": convolved}),
@@ -218,7 +219,7 @@ def test_prompt_and_state_head_come_back_and_other_families_are_named(
             "model": spec.model_copy(update={"llm": llm.model_copy(update={"family": "llama3-8b"})})
         }
     )
-    with raises_code(CheckpointError, "VT-WEIGHTS-057", "llama3-8b"):
+    with pytest.raises(CheckpointError, match="holds no model of family llama3-8b"):
         export_vita(modules, llama, corpus, tmp_path / "llama")
 
 
