@@ -4,15 +4,13 @@ backends, vision towers, projectors and export layouts.
 A package announces its module in its own metadata, and every process that has the package installed
 finds it, the pods of a cluster included:
 
-    [project.entry-points."vita_train.plugins"]
-    mine = "my_package.vita"
+    [project.entry-points."vita_train.plugins"] mine = "my_package.vita"
 
 The module is imported when something is first looked up, and calls ``register_objective``,
-``register_task_kind``,
-``register_source``, ``register_job_backend``, ``register_tower``, ``register_projector`` or
-``register_export_layout``. It declares and does no more: classes and functions are named as
-``package.module:name`` and
-imported when they are used. Neither recipes nor data files can name code.
+``register_task_kind``, ``register_source``, ``register_job_backend``, ``register_tower``,
+``register_projector`` or ``register_export_layout``. It declares and does no more: classes and
+functions are named as ``package.module:name`` and imported when they are used. Neither recipes nor
+data files can name code.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ class Registry(Generic[Item]):
     Args:
         what: what they are, for messages.
         modules: the package's own modules that add some, where a new one is to be found and not
-            listed: ``a.b.*`` are
-            all modules of a package, ``a.b.*.c`` the modules ``c`` of its packages.
+            listed: ``a.b.*`` are all modules of a package, ``a.b.*.c`` the modules ``c`` of its
+            packages.
     """
 
     def __init__(self, what: str, modules: str = "") -> None:

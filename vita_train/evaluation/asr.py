@@ -46,9 +46,8 @@ def word_error_rate(truths: Sequence[str], texts: Sequence[str]) -> float:
     ``spoken_words``.
 
     Each character of Chinese, Japanese, Thai and other scripts without spaces counts as a word, and
-    each
-    word of others, as mixed text is usually counted. Texts without a true word count with their
-    inserted words only.
+    each word of others, as mixed text is usually counted. Texts without a true word count with
+    their inserted words only.
     """
     pairs = [
         (spoken_words(truth), spoken_words(text)) for truth, text in zip(truths, texts, strict=True)

@@ -1,9 +1,8 @@
 """What later stages cost earlier ones: every measure after every stage, and the largest fall.
 
 A stage is measured on its own goals and on the goals of the stages before it, as far as it trained
-anything they
-depend on. A stage that trained nothing a measure depends on leaves it unchanged, and the table says
-so by carrying the value forward instead of measuring the same weights again.
+anything they depend on. A stage that trained nothing a measure depends on leaves it unchanged, and
+the table says so by carrying the value forward instead of measuring the same weights again.
 """
 
 from __future__ import annotations
@@ -68,8 +67,8 @@ class ForgettingTable:
 
     def falls(self) -> list[Fall]:
         """Return each measure's largest fall below its best earlier value, the largest first;
-        improvements are not
-        listed. A measure that stopped being a number fell by everything it had."""
+        improvements are not listed. A measure that stopped being a number fell by everything it
+        had."""
         falls = [fall for measure in self.measured if (fall := self._fall(measure)) is not None]
         return sorted(falls, key=lambda fall: (-fall.points, fall.measure))
 

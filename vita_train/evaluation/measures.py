@@ -81,9 +81,8 @@ def measure(
         corpus: its prepared data.
         modules: the model's modules, by their names in ``recipe.modules.MODULES``.
         names: measures wanted; None takes all that the modules allow. ``tasks.measures_for`` lists
-            a stage's.
-            A wanted measure that cannot be taken with these modules is absent from the result, and
-            a gate on it fails.
+            a stage's. A wanted measure that cannot be taken with these modules is absent from the
+            result, and a gate on it fails.
         max_samples: most samples of a slice.
         device: where the modules are.
     """

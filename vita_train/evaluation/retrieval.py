@@ -1,12 +1,10 @@
 """Does the model use the image? Captions ranked by it, and their loss under a wrong one.
 
 Images and captions are taken in groups of ten. Each caption is read under each image of its group,
-which gives a
-matrix of losses. Where the image is the caption's own, it is the ordinary loss; where it is
-another's, it is the
-loss of a model that knows how captions sound but sees nothing that helps. A caption is ranked by
-how much the image
-lowers its loss below its mean over the group, so that short or common captions have no advantage.
+which gives a matrix of losses. Where the image is the caption's own, it is the ordinary loss; where
+it is another's, it is the loss of a model that knows how captions sound but sees nothing that
+helps. A caption is ranked by how much the image lowers its loss below its mean over the group, so
+that short or common captions have no advantage.
 """
 
 from __future__ import annotations

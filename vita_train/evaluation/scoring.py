@@ -1,11 +1,9 @@
 """Replies measured without generating them.
 
 Greedy generation yields exactly the true reply if and only if, fed the true reply, the model's most
-likely token is
-the next true one at every supervised position: the first position where they differ is where
-generation would leave
-the true reply. So one forward pass over conversation and reply decides exactness, and gives the
-loss as well.
+likely token is the next true one at every supervised position: the first position where they differ
+is where generation would leave the true reply. So one forward pass over conversation and reply
+decides exactness, and gives the loss as well.
 
 The state mark that opens a reply is read apart: a reply counts as exact when everything after the
 mark is, so that a wrong mark is not counted twice.

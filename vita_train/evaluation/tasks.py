@@ -1,9 +1,8 @@
 """Which held-out measures exist, what each needs, and which ones a stage takes.
 
 A stage takes the measures of its own goals and those of every stage before it, as far as it trained
-anything they
-depend on; the others cannot have changed. A dataset becomes a goal with the first stage that trains
-on it.
+anything they depend on; the others cannot have changed. A dataset becomes a goal with the first
+stage that trains on it.
 """
 
 from __future__ import annotations

@@ -2,15 +2,12 @@
 for every backend.
 
 A backend starts ``resources.nodes`` copies of ``command``, one a node, and waits. Each copy starts
-that node's ranks
-with torchrun, which reads from ``PET_*`` variables which node it is and where the ranks meet
-(`node_variables`). The
-command prints the ranks' logs and ends with an exit code of `vita_train.errors`; the file that the
-variable
-``VITA_TRAIN_TERMINATION_LOG`` names then says why (`vita_train.launch.outcome.node_failure`).
-Weights and checkpoints
-lie in the run's store; `vita_train.launch.stage` tries again what may be tried again, and believes
-a success only once it has read the stage's commit.
+that node's ranks with torchrun, which reads from ``PET_*`` variables which node it is and where the
+ranks meet (`node_variables`). The command prints the ranks' logs and ends with an exit code of
+`vita_train.errors`; the file that the variable ``VITA_TRAIN_TERMINATION_LOG`` names then says why
+(`vita_train.launch.outcome.node_failure`). Weights and checkpoints lie in the run's store;
+`vita_train.launch.stage` tries again what may be tried again, and believes a success only once it
+has read the stage's commit.
 """
 
 from __future__ import annotations

@@ -35,9 +35,8 @@ def run_rank(main: Callable[[], int]) -> NoReturn:
     nobody caught.
 
     Exit handlers run; the interpreter is not taken down. Threads of a process group may still hold
-    tensors at that
-    time, and one that lets go of its tensor then aborts the process (pytorch/pytorch#190489): a
-    stage that was trained and committed would count as failed.
+    tensors at that time, and one that lets go of its tensor then aborts the process
+    (pytorch/pytorch#190489): a stage that was trained and committed would count as failed.
     """
     try:
         code = main()

@@ -4,10 +4,9 @@ their end explained.
     python -m vita_train.launch.worker RECIPE STAGE RUN
 
 The topology comes from the ``PET_*`` variables that PyTorchJob and TrainJob alike put into the pod,
-and torchrun reads
-them. torchrun itself ends with 1 whatever a rank ended with, so this passes on the code that says
-whether to try again
-(see `vita_train.errors`), and leaves the reason as the pod's termination message.
+and torchrun reads them. torchrun itself ends with 1 whatever a rank ended with, so this passes on
+the code that says whether to try again (see `vita_train.errors`), and leaves the reason as the
+pod's termination message.
 """
 
 from __future__ import annotations

@@ -51,9 +51,8 @@ def build_modules(
             own.
         empty: for weights that are loaded right after. Parameters are neither drawn nor read from
             ``model.llm.source`` and ``model.vision.source``, and take no memory until something is
-            written to them:
-            billions of numbers would be drawn in minutes, and in float32, for nothing. Audio's own
-            modules are
+            written to them: billions of numbers would be drawn in minutes, and in float32, for
+            nothing. Audio's own modules are
             small: without others beside them they are drawn all the same, sooner than what spares
                 it is imported.
 

@@ -28,9 +28,8 @@ class Omni(nn.Module):
     state head.
 
     Children keep their names from ``recipe.modules.MODULES``. A part that is missing cannot be used
-    by a batch. A part
-    without trainable parameters runs without gradients, but gradients flow through a frozen
-    language model to the parts before it.
+    by a batch. A part without trainable parameters runs without gradients, but gradients flow
+    through a frozen language model to the parts before it.
     """
 
     llm: Any

@@ -1,9 +1,8 @@
 """The state head: does a clip speak to the assistant, or is it audio not meant for it?
 
 After Freeze-Omni (Wang et al. 2024): a linear layer on the language model's last hidden state at
-the end of a clip, two
-states and a third that is never labelled. VITA's code has it switched off; classes and weights are
-those it names.
+the end of a clip, two states and a third that is never labelled. VITA's code has it switched off;
+classes and weights are those it names.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
-from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.storage.digest import digest_of
 from vita_train.weights.pretrained import pretrained_modules
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
 """The steps of the pipeline: each is a function of a run that returns the manifest it committed.
 
 A step that is done already (``final.json`` with the same digest) returns at once. One whose inputs
-changed is done
-again. KFP components call these functions and nothing else. Nothing here imports torch before there
-is work for it.
+changed is done again. KFP components call these functions and nothing else. Nothing here imports
+torch before there is work for it.
 """
 
 from __future__ import annotations

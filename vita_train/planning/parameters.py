@@ -3,9 +3,8 @@
     python -m vita_train.planning.parameters RECIPE.yaml
 
 prints one JSON object: parameters by module, and for stages with adapters those that train. It also
-compares modules
-with the weights on this machine that they are to start from. A process of its own, so that who asks
-need not import torch.
+compares modules with the weights on this machine that they are to start from. A process of its own,
+so that who asks need not import torch.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class StagePlan:
         not included.
 
         A trained weight has a gradient of the compute type and two float32 moments of AdamW, and
-        below float32 a
-        float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in all).
+        below float32 a float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in
+        all).
         """
         total, trained = sum(self.modules.values()), sum(self.trained.values())
         weights = (total - self.quantized) * self.compute_bytes + self.quantized_bytes

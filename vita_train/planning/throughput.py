@@ -13,9 +13,8 @@ def flops_per_token(stage: StagePlan) -> float:
     """Return the model FLOPs of a token, forward and backward.
 
     2 a parameter forward, 2 for its input's gradient where something before it trains, 2 for its
-    own where it trains:
-    6, 4 or 2. As the training loop counts them, towers see one position a token, all experts are
-    read, attention's quadratic part and recomputed activations do not count.
+    own where it trains: 6, 4 or 2. As the training loop counts them, towers see one position a
+    token, all experts are read, attention's quadratic part and recomputed activations do not count.
     """
     before = any(name != LANGUAGE for name in stage.trained)
     total = 0.0

@@ -37,9 +37,8 @@ class AudioEncoderSpec(Strict):
     """Draw chunk masks while training; never in eval."""
     chunk_size: OptionalSize = 0
     """Encoder frames (25 a second) of a chunk, none of which sees a later chunk; 0: every frame
-    sees the whole clip.
-    Holds in eval, and while training without dynamic_chunks. A clip can be encoded while it is
-    heard only with it."""
+    sees the whole clip. Holds in eval, and while training without dynamic_chunks. A clip can be
+    encoded while it is heard only with it."""
     left_chunks: int = Field(default=-1, ge=-1, le=2**24)
     """Chunks before its own that a frame sees; -1: all. Without chunk_size it has no effect."""
     max_positions: Size = 5000

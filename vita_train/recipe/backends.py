@@ -1,11 +1,9 @@
 """The job backends there are: where the processes of a stage can be started.
 
 A backend is declared without its implementation, which is imported when a job is started. The
-package's own lie in
-folders of ``vita_train/launch`` with a module ``declared``; they are found there, so that a new one
-is one folder. A
-package outside this one adds a backend by calling `register_job_backend` from its plugin
-(`vita_train.plugins`).
+package's own lie in folders of ``vita_train/launch`` with a module ``declared``; they are found
+there, so that a new one is one folder. A package outside this one adds a backend by calling
+`register_job_backend` from its plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations

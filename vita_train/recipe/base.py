@@ -1,9 +1,8 @@
 """The strict base of everything a recipe holds, and the bounds of its numbers.
 
 Every number of a recipe has a lower and an upper bound, so that what cannot be right is refused
-when the recipe is
-read, with its line, and not by whatever meets it first. Upper bounds lie far above anything
-sensible.
+when the recipe is read, with its line, and not by whatever meets it first. Upper bounds lie far
+above anything sensible.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ class AudioSpec(Strict):
     max_seconds: float = Field(default=60.0, gt=0, le=86_400)
     channel: Literal["mix", "first"] = "mix"
     """Of audio with several channels: mix takes the mean of those that carry audio (where they
-    cancel each other, the
-    loudest alone); first (VITA-1.5) the first, and rejects a clip where that one is silent."""
+    cancel each other, the loudest alone); first (VITA-1.5) the first, and rejects a clip where that
+    one is silent."""
     store_features: bool = False
     """Write float16 features beside the index when preparing, instead of computing them at each
     visit."""
@@ -124,16 +124,15 @@ class DataSpec(Strict):
         Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source
     ] = {}
     """Where records come from: one or several sources, by names of your own. The datasets of all of
-    them make up one
-    registry, so that no two may have a name in common. A recipe cannot do without; how data are
-    read can."""
+    them make up one registry, so that no two may have a name in common. A recipe cannot do without;
+    how data are read can."""
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
     state_mode: StateMode = "glyph"
     """glyph: a state mark opens each reply (audio query, negative query, text query). digit: the
-    same, written as
-    ``<1>``, ``<2>`` or ``<3>`` for tokenizers that have no such glyphs. head: no mark is written;
-    module state_head tells from the end of each clip whether it was meant for the assistant."""
+    same, written as ``<1>``, ``<2>`` or ``<3>`` for tokenizers that have no such glyphs. head: no
+    mark is written; module state_head tells from the end of each clip whether it was meant for the
+    assistant."""
     image: ImageSpec = ImageSpec()
     video: VideoSpec = VideoSpec()
     shared_position_stride: Count = 1

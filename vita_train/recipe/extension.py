@@ -1,9 +1,8 @@
 """Stages that train longer than their recipe says, or go on although a gate was missed.
 
 Both are settings of a stage (``extend``, ``accept``) that a user gives once, when a run has shown
-the need for them.
-The run remembers them: they hold for every later command on it, until the stage's own settings
-change.
+the need for them. The run remembers them: they hold for every later command on it, until the
+stage's own settings change.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def check_graph(nodes: Mapping[str, Node]) -> None:
 
     Raises:
         GraphError: a name will not do, a stage starts after one that does not exist or in the end
-            after itself, or a
-            module is trained by two stages of which neither comes after the other, so that nothing
-            says which of the two a later stage (or the finished model) goes on with.
+            after itself, or a module is trained by two stages of which neither comes after the
+            other, so that nothing says which of the two a later stage (or the finished model) goes
+            on with.
     """
     for name, node in nodes.items():
         if not NAME.fullmatch(name):
@@ -132,9 +132,9 @@ def blocks(after: Mapping[str, Sequence[str]], group: Mapping[str, str]) -> list
     """Return the stages in blocks of one group each, in the order they run.
 
     A pipeline can nest a block as one task: no stage of it waits for less than all that the block
-    waits for, and
-    nothing that waits for one of its stages could do with less than all of them. A group whose
-    stages are further apart makes several blocks; a stage without a group is a block of its own.
+    waits for, and nothing that waits for one of its stages could do with less than all of them. A
+    group whose stages are further apart makes several blocks; a stage without a group is a block of
+    its own.
     """
     before = {name: set(ancestors(after, name)) for name in after}
     found: list[tuple[str, ...]] = []

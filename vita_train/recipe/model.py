@@ -63,14 +63,12 @@ class LlmSpec(Strict):
     tie_embeddings: bool = False
     attention: Literal["auto", "sdpa"] = "auto"
     """How packed documents are kept apart. auto: nothing is computed across documents (torch's
-    variable-length kernel
-    on GPUs in half precision, one document after the other on processors). sdpa: by a mask over the
-    whole row."""
+    variable-length kernel on GPUs in half precision, one document after the other on processors).
+    sdpa: by a mask over the whole row."""
     init: Literal["normal", "mimetic"] = "normal"
     """How a model without a source begins. normal: as the family's own initialisation. mimetic:
-    with keys equal to
-    queries, so that attention begins by finding equal tokens again; small models learn from little
-    text sooner."""
+    with keys equal to queries, so that attention begins by finding equal tokens again; small models
+    learn from little text sooner."""
     look_back: int = Field(default=0, ge=0, le=64)
     """Heads of the first layer that begin by attending to the position 1, 2, 3, ... before,
     in a model without a source. Only families whose queries and keys have biases have them."""

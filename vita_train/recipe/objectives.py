@@ -1,10 +1,9 @@
 """What each training objective reads, needs, packs and measures, said without torch.
 
 The planner, the checks, preparation and evaluation go by these declarations and never by an
-objective's name. The
-class that computes the loss is imported when a stage trains (`vita_train.training.objectives`). A
-package outside this
-one adds an objective by calling `register_objective` from its plugin (`vita_train.plugins`).
+objective's name. The class that computes the loss is imported when a stage trains
+(`vita_train.training.objectives`). A package outside this one adds an objective by calling
+`register_objective` from its plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Measure:
 
     kind: str
     """What is run: a name that `vita_train.evaluation.measures` knows, or
-    ``package.module:function`` of a plugin,
-    called with the `EvalContext` and the samples, which returns values by name."""
+    ``package.module:function`` of a plugin, called with the `EvalContext` and the samples, which
+    returns values by name."""
     modules: tuple[str, ...]
     """Modules the measures depend on."""
     names: tuple[str, ...]

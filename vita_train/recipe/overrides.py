@@ -1,9 +1,8 @@
 """Settings from the command line: ``a.b=c`` laid over what the file says.
 
 Names may contain dots (stage 2.1b, measure vqa.test_seen.accuracy), so a path is read along the
-recipe's own shape;
-quotes around a name work as well. ``null`` for an entry of a mapping such as ``stages`` or ``data``
-removes it.
+recipe's own shape; quotes around a name work as well. ``null`` for an entry of a mapping such as
+``stages`` or ``data`` removes it.
 """
 
 from __future__ import annotations

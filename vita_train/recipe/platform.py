@@ -2,8 +2,8 @@
 recipe.
 
 The chart puts it into a ConfigMap, which the pipelines mount; ``VITA_TRAIN_PLATFORM`` names another
-file. A recipe's
-``launch.settings.kubernetes.pod`` and the settings of a KFP task are laid over its ``pod``.
+file. A recipe's ``launch.settings.kubernetes.pod`` and the settings of a KFP task are laid over its
+``pod``.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class Platform(Strict):
     times: TimeSpec = TimeSpec()
     restart_policy: Literal["Never", "OnFailure", "ExitCode"] = "Never"
     """What a PyTorchJob does about a failed pod. Never: the launcher starts the whole job again,
-    which is the only one
-    that restarts all pods together. OnFailure and ExitCode: the kubelet or the operator restarts
-    single pods."""
+    which is the only one that restarts all pods together. OnFailure and ExitCode: the kubelet or
+    the operator restarts single pods."""
     preemptions: OptionalCount = 20
     """Times a job may be preempted before that counts as a failure; they do not use up
     ``launch.restarts``."""

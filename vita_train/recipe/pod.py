@@ -95,9 +95,8 @@ class PodSettings(Strict):
     nothing."""
     grace: int = Field(default=300, ge=30, le=10**9)
     """Seconds between SIGTERM and SIGKILL; must exceed twice the worst time to save and upload a
-    checkpoint, as one may
-    be under way, and the two minutes for which a store that is away is tried again. Training warns
-    if it does not."""
+    checkpoint, as one may be under way, and the two minutes for which a store that is away is tried
+    again. Training warns if it does not."""
     run_as: int = Field(default=65532, ge=1, le=2**31 - 1)
     """User and group id of the ranks. Root is not offered: the pods fit Pod Security's restricted
     level."""

@@ -25,9 +25,8 @@ class ProjectorKind:
     """As ``model.projector.kind`` has it, or what stands for a family in messages."""
     implementation: str
     """``package.module:function``, called as ``build(features, width, kind)`` with the widths of a
-    token before and
-    after; the module takes (N, tokens, features), tokens a square row by row, and gives (N,
-    num_tokens, width)."""
+    token before and after; the module takes (N, tokens, features), tokens a square row by row, and
+    gives (N, num_tokens, width)."""
     num_tokens: Callable[[int], int] = _all
     """Tokens left of a square of ``side`` x ``side``; a ValueError says what it cannot take, as the
     end of a sentence that begins with the projector's name."""

@@ -90,9 +90,8 @@ class Recipe(Strict):
     data: DataSpec
     weights: dict[str, str] = {}
     """Module to the weights it starts from: an import (``vita-train model import``), an export, the
-    folder of a
-    finished stage, each on disk or on S3, or a safetensors file with the module's own tensor
-    names."""
+    folder of a finished stage, each on disk or on S3, or a safetensors file with the module's own
+    tensor names."""
     stages: dict[str, StageSpec]
     """Stages by name, any name that may be a folder's. They run in the order that their ``after``
     asks for, else as they are written."""

@@ -59,9 +59,8 @@ class SourceKind:
     """Its settings; a field ``kind`` of a literal type with a default tells them from others."""
     build: str
     """``package.module:function``, called as ``build(spec, folder, seed=seed, workers=workers)``:
-    brings the data to
-    the folder and returns their `vita_train.data.sources.registry.Registry`, with paths relative to
-    ``folder/registry.json``."""
+    brings the data to the folder and returns their `vita_train.data.sources.registry.Registry`,
+    with paths relative to ``folder/registry.json``."""
 
 
 SOURCES: Registry[SourceKind] = Registry("kind of data source")

@@ -58,9 +58,8 @@ class OptimSpec(Strict):
 
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's
-    update size so that
-    the same rates serve; AdamW for embeddings, convolutions, heads, biases and norms. Needs engine
-    kind torch."""
+    update size so that the same rates serve; AdamW for embeddings, convolutions, heads, biases and
+    norms. Needs engine kind torch."""
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: Epsilon = 1e-8
     weight_decay: float = Field(default=0.0, ge=0, le=10)
@@ -71,9 +70,8 @@ class OptimSpec(Strict):
     """Steps, or a share of all steps when below 1."""
     decay: float | None = Field(default=None, gt=0, le=1e9)
     """Steps the decay takes at the end of the stage, or a share of all steps when below 1; before
-    it the rate stays
-    at its peak. None: from the end of the warm-up on, or over the last fifth where the stage trains
-    ``until`` something."""
+    it the rate stays at its peak. None: from the end of the warm-up on, or over the last fifth
+    where the stage trains ``until`` something."""
     min_lr_ratio: Share = 0.0
     """Rate at the end as a share of the peak."""
 
@@ -165,8 +163,7 @@ class StageSpec(Strict):
     own."""
     after: list[str] | None = None
     """Stages that must be done before it; it goes on with their weights. Empty: the prepared data
-    are enough. When not
-    given: the stage written before it."""
+    are enough. When not given: the stage written before it."""
     data: dict[str, MixWeight]
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0
     each twice."""
@@ -180,10 +177,9 @@ class StageSpec(Strict):
     epochs: float | None = Field(default=None, gt=0, le=1e6)
     until: dict[str, Gate] = {}
     """Train until these measures on the dev split are all within their bounds:
-    ``<dataset>.dev.<measure>``, such as
-    ``textqa.dev.accuracy``, or ``dev.<metric>`` of the objective over all datasets, such as
-    ``dev.loss``. The rate
-    stays at its peak until then and decays over ``optim.decay`` steps afterwards."""
+    ``<dataset>.dev.<measure>``, such as ``textqa.dev.accuracy``, or ``dev.<metric>`` of the
+    objective over all datasets, such as ``dev.loss``. The rate stays at its peak until then and
+    decays over ``optim.decay`` steps afterwards."""
     max_steps: Count | None = None
     """Most optimizer steps where the stage trains ``until`` something; the decay begins in time for
     them."""

@@ -2,9 +2,8 @@
 measured.
 
 A registry file names the kind of each dataset; evaluation, preparation and the report go by it and
-never by a dataset's
-name. A package outside this one adds a kind by calling `register_task_kind` from its plugin
-(`vita_train.plugins`).
+never by a dataset's name. A package outside this one adds a kind by calling `register_task_kind`
+from its plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 release.
 
 One module of ``vita_train/recipe/towers`` declares each tower; they are found there. The network is
-named and imported
-when a model is built (`vita_train.models.vision`). A package outside this one adds a tower by
-calling `register_tower` from its plugin (`vita_train.plugins`).
+named and imported when a model is built (`vita_train.models.vision`). A package outside this one
+adds a tower by calling `register_tower` from its plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -96,8 +95,8 @@ class ContrastiveSpec(TowerSpec):
 
     feature_layer: int = Field(default=-2, ge=-1000, le=-1)
     """Which block's output becomes the features: -1 the last, -2 (VITA-1.5) the one before. Blocks
-    after it, and what
-    follows them in the released model, are not built: nothing would come of training them."""
+    after it, and what follows them in the released model, are not built: nothing would come of
+    training them."""
 
     @property
     def num_blocks(self) -> int:

@@ -1,6 +1,6 @@
 """Read a run, finished or not, into what the page shows. A file that is missing or damaged costs
-its part of the
-page, never the page: a run that failed is the one people most want to read about."""
+its part of the page, never the page: a run that failed is the one people most want to read
+about."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The small JSON documents that steps hand to each other in place of weights and data.
 
 A manifest names files by URI, size and sha256. A module that a stage did not train is named at the
-URI of the
-stage that did, so nothing is copied and every weight can be traced to the stage, the recipe and the
-rows it came from.
+URI of the stage that did, so nothing is copied and every weight can be traced to the stage, the
+recipe and the rows it came from.
 """
 
 from __future__ import annotations

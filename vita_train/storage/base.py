@@ -1,9 +1,8 @@
 """What a store is: whole files under relative keys, on a local disk or on S3.
 
 Both kinds promise the same: a key is either absent or holds all of the bytes of one write, and a
-failure is an error
-that names the URI. Nothing else is assumed, no rename, no append, no locking, so that any S3 server
-will do.
+failure is an error that names the URI. Nothing else is assumed, no rename, no append, no locking,
+so that any S3 server will do.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 when not.
 
 The cache is keyed by sha256 and holds only files that were verified before they got their name, so
-that any number of
-processes may share it and a process that dies leaves nothing that could be taken for a file. What
-it left half written is removed by the next that wants the same.
+that any number of processes may share it and a process that dies leaves nothing that could be taken
+for a file. What it left half written is removed by the next that wants the same.
 """
 
 from __future__ import annotations

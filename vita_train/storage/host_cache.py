@@ -40,10 +40,9 @@ def known_digest(path: Path) -> str:
     it is.
 
     Eight ranks that ask for the weights of a 7B model then wait for the first, instead of reading
-    them eight times; and
-    a stage that goes on after it was stopped does not read them at all. As it is means size,
-    modification time and
-    inode. Without a cache folder that can be written to, every process reads for itself.
+    them eight times; and a stage that goes on after it was stopped does not read them at all. As it
+    is means size, modification time and inode. Without a cache folder that can be written to, every
+    process reads for itself.
     """
     stat = path.stat()
     if stat.st_size < _LARGE:

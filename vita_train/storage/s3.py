@@ -1,14 +1,12 @@
 """A store on S3, or on anything that speaks its protocol.
 
 Servers differ: some lower-case metadata, some make their ETag from other things than MD5, some
-ignore conditional
-writes. So nothing here is read from metadata or ETags, hashes are ours, and a conditional write is
-trusted only after a probe has shown that the server refuses the second of two.
+ignore conditional writes. So nothing here is read from metadata or ETags, hashes are ours, and a
+conditional write is trusted only after a probe has shown that the server refuses the second of two.
 
 boto3 repeats a request that fails, up to a budget that all threads share; a body that breaks off
-after its first bytes
-it does not repeat. So every operation here is repeated as a whole, for as long as the store is
-patient.
+after its first bytes it does not repeat. So every operation here is repeated as a whole, for as
+long as the store is patient.
 """
 
 from __future__ import annotations

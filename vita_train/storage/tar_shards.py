@@ -2,11 +2,9 @@
 to others.
 
 Shards are plain tar. Files stand in sorted order, without times and owners, so the same folder
-gives the same bytes. A
-file beside the folder holds the digest of its shards, and size and time of the last change of every
-file, so that a
-folder is fetched once per node, whoever asks first, and again when a file of it was changed or its
-step, done anew, made others of the same inputs.
+gives the same bytes. A file beside the folder holds the digest of its shards, and size and time of
+the last change of every file, so that a folder is fetched once per node, whoever asks first, and
+again when a file of it was changed or its step, done anew, made others of the same inputs.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ def apply_trainable(
 ) -> list[str]:
     """Freeze every module of the model that ``trainable`` does not name, and release the others.
 
-    Of a module with adapters only these are released.
-    Throw-away heads (children that are no modules of the model) always train. Frozen modules are
-    put in eval mode and stay there, because ``Objective.train`` forces it again.
+    Of a module with adapters only these are released. Throw-away heads (children that are no
+    modules of the model) always train. Frozen modules are put in eval mode and stay there, because
+    ``Objective.train`` forces it again.
 
     Returns:
         Names of all parameters that train, in order.

@@ -2,11 +2,10 @@
 reached.
 
 A stage is a row of curriculum phases, its own data, the decay of the rate, and any extensions.
-Phases and stages that
-train ``until`` measures reach their bounds end at the step at which that was seen; the plan notes
-these steps in
-``met``, which is saved with every checkpoint, so that a resumed stage follows the same plan. Apart
-from ``met`` everything here is a pure function of the recipe and the step.
+Phases and stages that train ``until`` measures reach their bounds end at the step at which that was
+seen; the plan notes these steps in ``met``, which is saved with every checkpoint, so that a resumed
+stage follows the same plan. Apart from ``met`` everything here is a pure function of the recipe and
+the step.
 """
 
 from __future__ import annotations

@@ -75,9 +75,8 @@ def computed_in_float32(module: nn.Module) -> Iterator[None]:
     while it runs.
 
     A copy of the whole would take twice the memory of the weights, which may be in files. Layers
-    are modules with
-    parameters of their own; what a module reads of its parts' weights, a type for instance, it
-    reads as stored.
+    are modules with parameters of their own; what a module reads of its parts' weights, a type for
+    instance, it reads as stored.
     """
     kept: dict[nn.Parameter, Tensor] = {}
 

@@ -1,9 +1,8 @@
 """The layouts that a finished model can be written in, declared without torch.
 
 Each of the package's own is a module of ``vita_train/weights/formats``, found there; ``own`` alone
-stands below. A
-package outside this one adds a layout by calling `register_export_layout` from its plugin
-(`vita_train.plugins`).
+stands below. A package outside this one adds a layout by calling `register_export_layout` from its
+plugin (`vita_train.plugins`).
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ class ExportLayout:
     """What it is for, in a few words."""
     implementation: str
     """``package.module:function``, called as ``write(modules, recipe, corpus_dir, out)``: writes
-    the directory ``out``
-    and checks that what it wrote loads back to the same model. The modules are those of
-    `vita_train.weights.export.load_run`, left in their files."""
+    the directory ``out`` and checks that what it wrote loads back to the same model. The modules
+    are those of `vita_train.weights.export.load_run`, left in their files."""
     takes_run: bool = False
     """Whether it is called as ``write(run, out)`` instead, and chooses itself what of the run it
     writes."""

@@ -56,17 +56,15 @@ def load_modules(
         source: files of each module, or the manifest of the stage that wrote them.
         endpoint: of the S3 store that the manifest names, when it is not AWS.
         mapped: parameters on the CPU become views of their files where type and alignment are
-            right, as in all files
-            that are written here, so that a model larger than the memory can be used. Writing to
-            them changes no
-            file. The files may be replaced or deleted while the modules live, but not changed in
-            place.
+            right, as in all files that are written here, so that a model larger than the memory can
+            be used. Writing to them changes no file. The files may be replaced or deleted while the
+            modules live, but not changed in place.
 
     Raises:
         CheckpointError: a module has no files, a file is refused, or tensors are missing,
-            unexpected or of another
-            shape or kind. All differences of all modules are reported at once, before anything is
-            changed. Or values are not finite, which shows when they have been read.
+            unexpected or of another shape or kind. All differences of all modules are reported at
+            once, before anything is changed. Or values are not finite, which shows when they have
+            been read.
     """
     files = (
         _manifest_files(source, endpoint, list(modules)) if isinstance(source, Manifest) else source

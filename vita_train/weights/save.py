@@ -24,9 +24,9 @@ def save_modules(
     """Write each module, or its state dict, and return its files.
 
     One file ``<module>.safetensors``; above ``shard_bytes``,
-    ``<module>-00001-of-00003.safetensors`` and so on. Of
-    tensors that share their memory (tied embeddings) the first is written. Files get their name
-    when they are whole; the same tensors make the same bytes.
+    ``<module>-00001-of-00003.safetensors`` and so on. Of tensors that share their memory (tied
+    embeddings) the first is written. Files get their name when they are whole; the same tensors
+    make the same bytes.
 
     Raises:
         UserError, StorageError: a file cannot be written.

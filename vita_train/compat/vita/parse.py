@@ -1,9 +1,8 @@
 """A command line as the public HfArgumentParser reads it.
 
 ``--flag value``, ``--flag=value`` and ``--flag-with-dashes``; booleans as ``--flag``, ``--flag
-True`` or, where they
-are true by default, ``--no_flag``; the last of several counts. Unlike there, a shortened name is
-refused.
+True`` or, where they are true by default, ``--no_flag``; the last of several counts. Unlike there,
+a shortened name is refused.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def fbank(wave: np.ndarray | Tensor, rate: int = 16000, bins: int = 80) -> Tenso
     """Return Kaldi filterbank features (frames, bins), dither 0, of a wave in [-1, 1].
 
     As Kaldi's compute-fbank: samples x 32768, mean of each window taken out, pre-emphasis 0.97,
-    Povey window,
-    power spectrum, triangles on the mel scale from 20 Hz to half the rate, natural logarithm.
+    Povey window, power spectrum, triangles on the mel scale from 20 Hz to half the rate, natural
+    logarithm.
     """
     import torch
 

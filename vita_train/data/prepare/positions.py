@@ -12,9 +12,8 @@ def positions_of(ids: np.ndarray, stride: int = 1) -> np.ndarray:
     0.
 
     With a stride k above 1, k visual tokens that follow each other share a position, and so do
-    those left over at the
-    end of a stretch (VITA-1.5, ``shared_v_pid_stride``: each advances the position by 1/k, r left
-    over by 1/r, and the sum is rounded up). Every other token has its own.
+    those left over at the end of a stretch (VITA-1.5, ``shared_v_pid_stride``: each advances the
+    position by 1/k, r left over by 1/r, and the sum is rounded up). Every other token has its own.
     """
     visual = ids == IMAGE_ID
     if stride == 1 or not visual.any():

@@ -101,9 +101,8 @@ def encode_prompt(
 
     Args:
         turns: texts of human, gpt, human, ... turns; the last is human. Replies carry no state
-            mark: as in training,
-            the mark of a past reply follows from the turn before it (a past negative turn is
-            written as spoken).
+            mark: as in training, the mark of a past reply follows from the turn before it (a past
+            negative turn is written as spoken).
 
     Raises:
         ValueError: the number of turns is even.
@@ -258,9 +257,9 @@ def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, in
     """Set the newlines around media: an image or video is followed by one, an audio clip by none.
 
     The newline that a record writes next to an image, and the one after an audio clip, are its
-    formatting and dropped.
-    Images that all stand at the very end of a turn come first; anywhere else they stay where they
-    are. ``parts`` alternates text and media and begins and ends with text.
+    formatting and dropped. Images that all stand at the very end of a turn come first; anywhere
+    else they stay where they are. ``parts`` alternates text and media and begins and ends with
+    text.
     """
     trimmed = list(parts)
     for index, part in enumerate(parts):

@@ -40,8 +40,8 @@ def prepare(
 
     Written are ``tokenizer/``, ``ctc_vocab.json``, ``<dataset>/<split>/`` (see `index_writer`),
     ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all;
-    if it is there
-    already with the same digest, nothing is done. The result does not depend on ``workers``.
+    if it is there already with the same digest, nothing is done. The result does not depend on
+    ``workers``.
 
     Args:
         recipe: settings of the corpus.

@@ -14,9 +14,8 @@ class CurriculumOrder:
     """Global batches of each phase for its number of steps, then of the last order without end.
 
     As with a single order, which samples a batch holds follows from the data, the seed, the step
-    and the ends of the
-    phases alone. A phase that trains until something is reached ends earlier than its most steps:
-    ``set_ends``.
+    and the ends of the phases alone. A phase that trains until something is reached ends earlier
+    than its most steps: ``set_ends``.
 
     Args:
         phases: most steps and order, in turn. Every order knows the indexes of all.

@@ -40,11 +40,9 @@ class Mix:
     twice.
 
     Each dataset is gone through in shuffled order again and again; an epoch takes the next ``weight
-    x size`` records
-    of each and shuffles them together. So with weight 0.2 five epochs take every record once.
-    Orders come from a
-    keyed permutation of the integers, not from a list, so that memory and the cost of a window do
-    not depend on the sizes.
+    x size`` records of each and shuffles them together. So with weight 0.2 five epochs take every
+    record once. Orders come from a keyed permutation of the integers, not from a list, so that
+    memory and the cost of a window do not depend on the sizes.
 
     Args:
         sizes: rows of each dataset.
@@ -124,9 +122,8 @@ def permute(values: np.ndarray, size: int, key: int) -> np.ndarray:
     """Apply a keyed pseudo-random permutation of 0..size-1 to values in that range.
 
     A balanced Feistel network on the smallest even number of bits that holds ``size``; results
-    outside the range are
-    permuted again until they fall inside (cycle walking; Black and Rogaway 2002), at most four
-    times on average.
+    outside the range are permuted again until they fall inside (cycle walking; Black and Rogaway
+    2002), at most four times on average.
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     result = np.asarray(values, dtype=np.uint64)

@@ -2,9 +2,8 @@
 step.
 
 Neither the number of ranks nor that of workers matters. Planning goes by windows of the endless
-stream of a
-:class:`~vita_train.data.sampling.mix.Mix`, so that memory stays constant and a step deep inside is
-reached as fast as the first.
+stream of a :class:`~vita_train.data.sampling.mix.Mix`, so that memory stays constant and a step
+deep inside is reached as fast as the first.
 """
 
 from __future__ import annotations
@@ -122,9 +121,8 @@ class PackedOrder(_Order):
     """Global batches of packed rows.
 
     Epochs follow one another without a break: a batch may end one and begin the next. A step is
-    found from the
-    nearest window whose first row is known; ``state`` and ``seek`` carry that knowledge over a
-    restart, without which the windows before are packed again.
+    found from the nearest window whose first row is known; ``state`` and ``seek`` carry that
+    knowledge over a restart, without which the windows before are packed again.
     """
 
     def __init__(

@@ -27,9 +27,8 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     """Fill rows by best fit, largest first: samples with media, then text into what is left.
 
     Each round knows one number a sample: for samples with media the largest share of any budget it
-    takes, for text
-    its positions. So the row it fits best is found by one shift, without a search over three
-    numbers.
+    takes, for text its positions. So the row it fits best is found by one shift, without a search
+    over three numbers.
 
     Args:
         lengths: (n, 3) tokens, tiles and frames of each sample.

@@ -2,8 +2,8 @@
 objects.
 
 Every call outlasts an API server that stutters: too many requests, server errors and cut
-connections are tried again
-with growing pauses until ``outage`` seconds have passed since the first one.
+connections are tried again with growing pauses until ``outage`` seconds have passed since the first
+one.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class Cluster:
         tried again.
 
         Raises:
-            GoneError: the version is too old.
-            ApiException, urllib3.exceptions.HTTPError: the stream broke.
+            GoneError: the version is too old. ApiException, urllib3.exceptions.HTTPError: the
+            stream broke.
         """
         wanted = {
             **query,

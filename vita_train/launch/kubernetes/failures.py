@@ -168,9 +168,8 @@ def blocked(
     """Return why a job does not start, or None if nothing speaks against it.
 
     An image that cannot be pulled is final. Missing room is not: nodes may come, so the caller
-    waits for its clock.
-    What ended a container before the one that runs now is history, and so are refusals of pods once
-    all are there.
+    waits for its clock. What ended a container before the one that runs now is history, and so are
+    refusals of pods once all are there.
 
     Args:
         pods: that are there now.

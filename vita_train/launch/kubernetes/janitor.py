@@ -1,9 +1,8 @@
 """Orphaned jobs: the launcher deletes its own, this finds those it could not.
 
 A run that is terminated while its launcher is killed outright, or a namespace of jobs apart from
-that of the Workflows,
-leaves a job that keeps its GPUs. A job that is over and was never deleted keeps its pods and their
-logs.
+that of the Workflows, leaves a job that keeps its GPUs. A job that is over and was never deleted
+keeps its pods and their logs.
 """
 
 from __future__ import annotations

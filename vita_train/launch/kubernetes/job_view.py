@@ -17,9 +17,8 @@ class JobView:
     """A job and its pods, kept up to date from a watch.
 
     Pods are kept under their uid after they are gone, because a controller removes failed pods
-    within seconds and they
-    hold the reason. ``on_failed`` is called once for each pod that fails, while its log may still
-    be there.
+    within seconds and they hold the reason. ``on_failed`` is called once for each pod that fails,
+    while its log may still be there.
     """
 
     backend: JobKind

@@ -24,9 +24,8 @@ class LogFollower:
     """A thread that writes one pod's log, line by line, each line once.
 
     Lines carry the kubelet's time in front, to the nanosecond: what was written up to the last one
-    seen is skipped
-    when a connection comes back. A container that was restarted is read to its end before the next
-    one.
+    seen is skipped when a connection comes back. A container that was restarted is read to its end
+    before the next one.
 
     Args:
         cluster, namespace, pod, container: whose log.

@@ -1,8 +1,8 @@
 """What a KFP task was told about its pod, as settings of the job's pods.
 
 A component with ``task_config_passthroughs`` receives resources, variables, volumes and placement
-of its task instead
-of having them applied to its own pod, which only waits (kfp 2.17, ``dsl.TaskConfig``).
+of its task instead of having them applied to its own pod, which only waits (kfp 2.17,
+``dsl.TaskConfig``).
 """
 
 from __future__ import annotations

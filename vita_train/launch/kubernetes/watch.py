@@ -20,9 +20,8 @@ class Watcher:
     """A thread that hands every change of some objects to a queue.
 
     What is handed over: ``(kind, "SYNC", [objects])`` after each listing, ``(kind,
-    "ADDED|MODIFIED|DELETED", object)``
-    for changes, and ``(kind, "FAILED", error)`` once, as the last, when the API stayed away too
-    long or refuses.
+    "ADDED|MODIFIED|DELETED", object)`` for changes, and ``(kind, "FAILED", error)`` once, as the
+    last, when the API stayed away too long or refuses.
 
     Args:
         cluster: where to watch.

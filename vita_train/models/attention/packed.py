@@ -26,15 +26,14 @@ def packed_attention(
     sdpa does.
 
     On a GPU the variable-length kernel of torch reads all documents at once. It takes half
-    precision only and does not
-    exist for processors, where the documents are read one after the other: rows of a few long
-    documents cost a fraction of what a dense mask does.
+    precision only and does not exist for processors, where the documents are read one after the
+    other: rows of a few long documents cost a fraction of what a dense mask does.
 
     Args:
         query: (1, heads, positions, size); keys and values may have fewer heads.
         options: ``cu_seq_lens_q``, the int32 offsets of documents and the end, with
-            ``max_length_q``, for the kernel;
-            or ``document_lengths``, positions of each document in turn, as a list.
+            ``max_length_q``, for the kernel; or ``document_lengths``, positions of each document in
+            turn, as a list.
 
     Returns:
         (1, positions, heads, size), and no weights.

@@ -117,9 +117,8 @@ class FrameBatchNorm(nn.BatchNorm1d):
     micro-batch.
 
     A micro-batch of one frame has no variance: it takes the running statistics and leaves them
-    alone. So does the
-    placeholder clip that passes through where a batch has no audio. With several ranks the
-    statistics are rank 0's.
+    alone. So does the placeholder clip that passes through where a batch has no audio. With several
+    ranks the statistics are rank 0's.
     """
 
     def __init__(self, width: int) -> None:

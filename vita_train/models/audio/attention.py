@@ -138,8 +138,8 @@ def random_chunk_mask(time: int, device: torch.device) -> Tensor | None:
     attention.
 
     A length in 1..T-1 is drawn; above half of T attention is full, otherwise chunks have 1 to 25
-    frames and a random
-    number of chunks to the left is seen. One or two frames leave nothing to draw.
+    frames and a random number of chunks to the left is seen. One or two frames leave nothing to
+    draw.
     """
     if time < 3:
         return None

@@ -113,12 +113,12 @@ class AudioEncoder(nn.Module):
     """Filterbank frames to speech frames, 25 a second.
 
     Outputs depend on real frames only, bit for bit. In eval mode they are deterministic: attention
-    is full, or in fixed
-    chunks where the settings name a size. Random chunk masks are drawn while training only.
+    is full, or in fixed chunks where the settings name a size. Random chunk masks are drawn while
+    training only.
 
     A clip of more than ``max_positions`` frames after subsampling is cut there into windows of as
-    many, which do not
-    see each other and whose positions start at 0; lengths stay what they would be without.
+    many, which do not see each other and whose positions start at 0; lengths stay what they would
+    be without.
     """
 
     def __init__(self, spec: AudioEncoderSpec) -> None:

@@ -20,9 +20,8 @@ class AudioStream:
     whole.
 
     A chunk is encoded as soon as its frames have been heard: ``chunk_size`` frames of 40 ms, and 30
-    ms more that the
-    convolutions look ahead. What later chunks may see of it is kept as keys and values, in each
-    block.
+    ms more that the convolutions look ahead. What later chunks may see of it is kept as keys and
+    values, in each block.
 
     Args:
         encoder: in eval mode, with ``chunk_size`` in its settings and without ``conv_kernel``.

@@ -1,9 +1,8 @@
 """Discriminators of the codec: by period, by scale, and on complex spectrograms.
 
 Sources: HiFi-GAN (Kong et al. 2020) for the first two, EnCodec (Défossez et al. 2022) for the
-third. Channels are the
-published ones for a codec 512 wide and in proportion for others; all use weight norm, also the
-first scale.
+third. Channels are the published ones for a codec 512 wide and in proportion for others; all use
+weight norm, also the first scale.
 """
 
 from __future__ import annotations

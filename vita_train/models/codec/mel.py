@@ -1,8 +1,8 @@
 """Log-mel spectrograms of waveforms, as the codec sees and scores them.
 
 Framing and compression follow HiFi-GAN (Kong et al. 2020): reflect padding so that a wave of ``T *
-hop`` samples gives
-exactly T frames, magnitudes, Slaney-normalised triangles, natural logarithm with a floor of 1e-5.
+hop`` samples gives exactly T frames, magnitudes, Slaney-normalised triangles, natural logarithm
+with a floor of 1e-5.
 """
 
 from __future__ import annotations

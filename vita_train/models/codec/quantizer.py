@@ -1,8 +1,8 @@
 """Vector quantisers: one codebook, straight-through gradients.
 
 Two ways to move the codebook (van den Oord et al. 2017): by its own loss (``learned``, as TiCodec
-does), or as a moving
-average of the vectors that choose a code, with restart of codes nobody chooses (``ema``).
+does), or as a moving average of the vectors that choose a code, with restart of codes nobody
+chooses (``ema``).
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ class EmaQuantizer(nn.Module):
     = s / n.
 
     Forward passes that train gather counts and sums; :meth:`after_step` adds those of all ranks,
-    moves the codebook
-    once, and puts every code whose usage fell below a fifth of the even share on a recent vector.
-    Which vector is a
-    function of the number of updates alone, so a resumed run restarts the same codes.
+    moves the codebook once, and puts every code whose usage fell below a fifth of the even share on
+    a recent vector. Which vector is a function of the number of updates alone, so a resumed run
+    restarts the same codes.
     """
 
     codebook: Tensor

@@ -102,8 +102,8 @@ def build_llm(spec: LlmSpec) -> Any:
 @torch.no_grad()
 def _mimic(attention: Any) -> None:
     """Make keys equal to queries, and both larger: the product of the two then resembles the
-    identity, as it does in
-    trained models (Trockman and Kolter, "Mimetic initialization of self-attention layers", 2023).
+    identity, as it does in trained models (Trockman and Kolter, "Mimetic initialization of
+    self-attention layers", 2023).
 
     Values and outputs stay as they are: starting those as the paper does made no difference to the
     demo.
@@ -307,9 +307,8 @@ def balance_loss(llm: Any, routers: tuple[Tensor, ...], real: Tensor) -> Tensor:
     Where all experts are used alike it is the number of experts that a position is read by.
 
     Switch Transformer (Fedus et al. 2021), equations 4 to 6, over the positions of all blocks
-    together, as
-    transformers has it for Mixtral: the number of experts x the sum over experts of (share of
-    choices) x (mean probability).
+    together, as transformers has it for Mixtral: the number of experts x the sum over experts of
+    (share of choices) x (mean probability).
 
     Args:
         llm: the model with experts.

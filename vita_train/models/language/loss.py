@@ -29,9 +29,8 @@ def chunked_cross_entropy(
     """Return the summed cross-entropy of next tokens over supervised positions.
 
     Only supervised positions are projected to the vocabulary, ``chunk`` at a time, and each chunk's
-    logits are
-    computed again in backward instead of being kept. The label of a document's first position must
-    be -100, so that no document is predicted from the one before it.
+    logits are computed again in backward instead of being kept. The label of a document's first
+    position must be -100, so that no document is predicted from the one before it.
 
     Args:
         hidden: (B, L, D) last hidden states.

@@ -2,26 +2,21 @@
 autoregressive.
 
 It reads the language model's *input embeddings* of the reply, never its hidden states; each text
-token becomes
-``hidden_size / width`` positions. Layout of a row, every position with its own mask and rotary
-index::
+token becomes ``hidden_size / width`` positions. Layout of a row, every position with its own mask
+and rotary index::
 
     separator  NAR(text)  start  y1 ... yT          targets from ``start`` on: y1 ... yT end
 
 The text block sees all of itself; speech sees the whole text block and earlier speech. Speech
-positions count on from
-the real end of the text, so that nothing depends on padding. Source: VITA-1.5 (Fu et al. 2025),
-Freeze-Omni (Wang et
-al. 2024). Different from the public code: mean loss per token, independent depths, dropout before
-the parts are
-joined, positions per sample, special ids never generated, no second target after the end.
+positions count on from the real end of the text, so that nothing depends on padding. Source:
+VITA-1.5 (Fu et al. 2025), Freeze-Omni (Wang et al. 2024). Different from the public code: mean loss
+per token, independent depths, dropout before the parts are joined, positions per sample, special
+ids never generated, no second target after the end.
 
 ``alignment: durations`` is for small data and not part of VITA-1.5. A head guesses how many codes
-each text position
-lasts, learned from nothing but the length of whole utterances; text and speech are then counted
-from the same origin,
-text in guessed codes, so that what is being spoken stays at a constant rotary distance from the
-speech.
+each text position lasts, learned from nothing but the length of whole utterances; text and speech
+are then counted from the same origin, text in guessed codes, so that what is being spoken stays at
+a constant rotary distance from the speech.
 """
 
 from __future__ import annotations

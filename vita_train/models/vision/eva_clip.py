@@ -1,9 +1,8 @@
 """EVA-02-CLIP's image encoder, which transformers does not have.
 
 Sources: Fang et al. 2023 (EVA-02: rotary positions in two dimensions beside learned ones, SwiGLU, a
-norm inside
-attention and perceptron), Sun et al. 2023 (EVA-CLIP), and the tensor names and shapes of the
-released L/14.
+norm inside attention and perceptron), Sun et al. 2023 (EVA-CLIP), and the tensor names and shapes
+of the released L/14.
 """
 
 from __future__ import annotations
@@ -149,8 +148,8 @@ def rotary_angles(grid: int, trained_grid: int, head_width: int) -> Tensor:
     row.
 
     The first half of a head's channels turns with the row, the second with the column; neighbours
-    turn together. A
-    grid of another size than the trained one is laid over it, so that its positions are fractions.
+    turn together. A grid of another size than the trained one is laid over it, so that its
+    positions are fractions.
     """
     half = head_width // 2
     rates = _ROPE_THETA ** -(torch.arange(0, half, 2).float() / half)

@@ -13,8 +13,8 @@ class InternVitTower(VisionTower):
     """InternViT-300M (Chen et al. 2023), the tower of VITA-1.5.
 
     The last layer's features, class token dropped, times ``feature_scale`` (0.5 in VITA-1.5: part
-    of the function
-    its weights were trained with), folded ``shuffle`` x ``shuffle`` patches to a token.
+    of the function its weights were trained with), folded ``shuffle`` x ``shuffle`` patches to a
+    token.
     """
 
     spec: InternVitSpec

@@ -14,9 +14,8 @@ class VisionTower(nn.Module):
     """Tiles to features for the projector.
 
     ``spec`` says what goes in and comes out: ``tile_size``, ``num_tokens`` (a square of
-    ``grid_size``, row by row) and
-    ``feature_size``. A subclass has ``model``, the network that pretrained weights fit, and
-    ``encode``.
+    ``grid_size``, row by row) and ``feature_size``. A subclass has ``model``, the network that
+    pretrained weights fit, and ``encode``.
     """
 
     model: Any

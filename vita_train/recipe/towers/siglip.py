@@ -34,9 +34,8 @@ class SiglipSpec(ContrastiveSpec):
     std: Stds = (0.5, 0.5, 0.5)
     scales: tuple[Size, ...] = ()
     """S2: sides that a tile is seen at, rising from image_size in multiples of it (VITA-1.5: 384,
-    768, 1152). Tiles are
-    cut at the largest; larger views pass in squares of image_size; the features of all are
-    joined."""
+    768, 1152). Tiles are cut at the largest; larger views pass in squares of image_size; the
+    features of all are joined."""
 
     @property
     def tile_size(self) -> int:

@@ -2,9 +2,8 @@
 before it.
 
 The number fences: of two processes that both believe they train a stage, the later one is right,
-and the earlier one
-finds out before it commits anything. Where files go while they are on their way to the store is
-decided here too.
+and the earlier one finds out before it commits anything. Where files go while they are on their way
+to the store is decided here too.
 """
 
 from __future__ import annotations

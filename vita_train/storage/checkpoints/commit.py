@@ -9,14 +9,12 @@
     and its sha256
 
 A checkpoint exists once its marker does. Readers go by markers alone, check what they point to, and
-fall back to the
-one before when anything is missing or has another size; the bytes themselves are checked when they
-are restored.
+fall back to the one before when anything is missing or has another size; the bytes themselves are
+checked when they are restored.
 
 On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``run_step``.
-`AsyncCommitter`
-does both in a thread while training goes on. To resume: ``latest_commit`` on rank 0, then
-``restore`` on each.
+`AsyncCommitter` does both in a thread while training goes on. To resume: ``latest_commit`` on rank
+0, then ``restore`` on each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Upload and commit checkpoints in a thread, while training goes on.
 
 The thread uses no collectives: ranks learn of each other through the store. Rank 0 waits there for
-every rank's list
-of files, so that one slow or dead rank can delay a commit but never leave half of one.
+every rank's list of files, so that one slow or dead rank can delay a commit but never leave half of
+one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Markers: the small files that make a checkpoint count.
 
 A marker is never written over: where an earlier attempt has committed the step, a later one's is
-called
-``step-00001000.restart-000002.json``. So two attempts that do not know of each other cannot undo
-each other's commits.
+called ``step-00001000.restart-000002.json``. So two attempts that do not know of each other cannot
+undo each other's commits.
 """
 
 from __future__ import annotations

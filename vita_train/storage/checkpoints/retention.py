@@ -17,9 +17,8 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
     """Delete old checkpoints and what attempts that died left half written.
 
     Rank 0 of the current attempt calls this after a commit of its own. Each checkpoint's marker
-    goes before its data,
-    so that no marker ever points to files that are being deleted. An attempt that began later is
-    never touched.
+    goes before its data, so that no marker ever points to files that are being deleted. An attempt
+    that began later is never touched.
 
     Args:
         store: where.

@@ -1,8 +1,8 @@
 """What every engine does with an objective.
 
 An engine receives sums, never means: the loop divides by the supervised positions of the global
-batch through
-``scale``, and the engine makes sure that gradients are *added* over ranks and micro-batches.
+batch through ``scale``, and the engine makes sure that gradients are *added* over ranks and
+micro-batches.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def return_tuples(objective: Objective) -> None:
     """Make the objective's forward return (loss_sum, count, metrics) instead of a LossOutput.
 
     Sharding engines hang their backward hooks on the tensors they find in a module's output, and
-    they look into
-    tuples and dictionaries only. Without the hooks a parameter read outside its own module (the
-    output matrix, by the chunked loss) would be gone when backward computes a chunk again.
+    they look into tuples and dictionaries only. Without the hooks a parameter read outside its own
+    module (the output matrix, by the chunked loss) would be gone when backward computes a chunk
+    again.
     """
     inner = objective.forward
 

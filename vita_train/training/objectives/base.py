@@ -1,9 +1,8 @@
 """What every objective is: modules, an order of batches, a collate function and a loss that sums.
 
 An objective never divides its loss. It returns the sum over its supervised positions and their
-number; the loop
-divides by the number in the whole global batch, so that the mathematics do not depend on ranks or
-accumulation.
+number; the loop divides by the number in the whole global batch, so that the mathematics do not
+depend on ranks or accumulation.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ class LossOutput:
     """A loss that has not been divided yet.
 
     ``metrics`` holds (sum, count) pairs: both are added over micro-batches and ranks before one is
-    divided by the
-    other. Values may be Python numbers or detached tensors; tensors avoid a synchronisation with
-    the device.
+    divided by the other. Values may be Python numbers or detached tensors; tensors avoid a
+    synchronisation with the device.
     """
 
     loss_sum: Tensor
@@ -84,10 +82,9 @@ class Objective(nn.Module):
     """Base of the objectives.
 
     Children that are modules of the model carry their name of ``recipe.modules.MODULES``. Any other
-    child is a
-    throw-away head: it trains at the highest rate of the stage, is saved in checkpoints and never
-    handed on.
-    Buffers that training changes (moving averages) must be updated equally on every rank.
+    child is a throw-away head: it trains at the highest rate of the stage, is saved in checkpoints
+    and never handed on. Buffers that training changes (moving averages) must be updated equally on
+    every rank.
 
     Args:
         context: the stage.
@@ -149,8 +146,8 @@ class Objective(nn.Module):
         statistics).
 
         Runs at every start on every rank, before the engine wraps the objective, and must give
-        every rank the same
-        result. A checkpoint that training goes on from replaces what it did to modules that train.
+        every rank the same result. A checkpoint that training goes on from replaces what it did to
+        modules that train.
         """
 
     def weight(self, batch: Any) -> float:

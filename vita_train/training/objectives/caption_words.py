@@ -2,8 +2,8 @@
 caption an image deserves.
 
 Every token of the image votes for every word and the votes are pooled by log-sum-exp, a soft
-"somewhere in the
-image", so that what is seen stays where it is seen. The head is thrown away after the stage.
+"somewhere in the image", so that what is seen stays where it is seen. The head is thrown away after
+the stage.
 """
 
 from __future__ import annotations

@@ -70,11 +70,10 @@ class NextTokenObjective(Objective):
     """Cross-entropy of the supervised positions of packed rows.
 
     Where the stage trains a state head, each label of a clip counts as one token of a reply does,
-    times the weight of
-    its class. Where a language model with experts trains, its load-balancing loss is added to the
-    mean loss times
-    ``router_aux_loss_coef``. That loss is no sum over positions: it is taken of each micro-batch by
-    itself, as transformers does, and averaged over them by their supervised positions.
+    times the weight of its class. Where a language model with experts trains, its load-balancing
+    loss is added to the mean loss times ``router_aux_loss_coef``. That loss is no sum over
+    positions: it is taken of each micro-batch by itself, as transformers does, and averaged over
+    them by their supervised positions.
     """
 
     options: ClassVar[dict[str, Option]] = {
@@ -147,9 +146,8 @@ class NextTokenObjective(Objective):
         its own.
 
         Towers count as if they saw one position per token; they are small beside the language
-        model. Of experts those
-        count that a position is read by. Attention's quadratic part and recomputed activations do
-        not count.
+        model. Of experts those count that a position is read by. Attention's quadratic part and
+        recomputed activations do not count.
         """
         children = self.model_modules()
         before_llm = any(name != "llm" and name not in self.frozen for name in children)

@@ -93,9 +93,8 @@ def served(
     port.
 
     A port that cannot be had costs the metrics and a line in the log, never the training: hours on
-    GPUs are worth more
-    than their curves, which are in the run log anyway, and the alert on missing ranks tells whoever
-    watches.
+    GPUs are worth more than their curves, which are in the run log anyway, and the alert on missing
+    ranks tells whoever watches.
     """
     asked = environ.get(metrics.PORT, "")
     if not asked:

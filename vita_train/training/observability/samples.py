@@ -1,11 +1,9 @@
 """Which samples each global batch held, small enough to keep for every step of a long run.
 
 One line a step: ``{"step": 12, "count": 16, "sum": 1234, "ids": ["asr/train/:3,7-9", ...]}``.
-``ids`` are the ids
-grouped by what stands before their last number, with the numbers as ranges; they are what the order
-says. ``sum`` is
-computed from what the ranks really trained on: the sum of a 32-bit hash of every id, which depends
-neither on order nor on the number of ranks.
+``ids`` are the ids grouped by what stands before their last number, with the numbers as ranges;
+they are what the order says. ``sum`` is computed from what the ranks really trained on: the sum of
+a 32-bit hash of every id, which depends neither on order nor on the number of ranks.
 """
 
 from __future__ import annotations

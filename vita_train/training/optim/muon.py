@@ -1,16 +1,14 @@
 """Muon for weight matrices beside AdamW for everything else, in one optimizer.
 
 A matrix moves along its momentum with all singular values brought near one by a quintic
-Newton-Schulz iteration
-(Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024). The update is
-scaled by 0.2 * sqrt(max(rows, columns)), the root mean square of an AdamW update (Liu et al., arXiv
-2502.16982), so that the
-learning rates of a recipe serve both. Small models reach the same loss in a fraction of the tokens.
+Newton-Schulz iteration (Jordan et al., "Muon: an optimizer for hidden layers in neural networks",
+2024). The update is scaled by 0.2 * sqrt(max(rows, columns)), the root mean square of an AdamW
+update (Liu et al., arXiv 2502.16982), so that the learning rates of a recipe serve both. Small
+models reach the same loss in a fraction of the tokens.
 
 torch.optim.Muon iterates in bfloat16, which processors without native bfloat16 emulate 10 to 50
-times slower; here
-the iteration runs in float32 off the GPU, on all matrices of one shape at a time. Ranks of a
-data-parallel job hold the same gradients, so they divide the matrices among them.
+times slower; here the iteration runs in float32 off the GPU, on all matrices of one shape at a
+time. Ranks of a data-parallel job hold the same gradients, so they divide the matrices among them.
 """
 
 from __future__ import annotations

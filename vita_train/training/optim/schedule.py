@@ -25,9 +25,8 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
     """Return the factor on every peak rate at ``step`` (from 0) of ``steps``.
 
     Linear warm-up that reaches 1 at its last step; 1 until ``decay_from``, if the warm-up ends
-    before it; then from 1
-    towards ``optim.min_lr_ratio``, which would be met at step ``steps``: along half a cosine, along
-    a line, geometrically, or not at all (constant).
+    before it; then from 1 towards ``optim.min_lr_ratio``, which would be met at step ``steps``:
+    along half a cosine, along a line, geometrically, or not at all (constant).
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:

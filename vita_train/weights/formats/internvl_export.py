@@ -6,9 +6,8 @@ VITA's features are halved. Both are undone by weights alone, so that the classe
 - the tower is widened by a few channels. Its residual stream holds the features without their mean
 over channels, and
   the mean, made small, in two of the new channels with opposite signs. The mean over channels is
-  then always zero, and
-  a LayerNorm takes nothing away. LayerNorms in the tower see the same vectors as before, up to a
-  factor that their weights take back;
+  then always zero, and a LayerNorm takes nothing away. LayerNorms in the tower see the same vectors
+  as before, up to a factor that their weights take back;
 - the stream is scaled down until its variance is nothing beside the epsilon of the projector's
 LayerNorm, which
   then divides by a constant.

@@ -57,9 +57,8 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
     """Return mean and inverse standard deviation (bins,) of a statistics file, as float32.
 
     Two forms are read: JSON with the sums ``mean_stat`` and ``var_stat`` and their ``frame_num``,
-    and Kaldi's text
-    form, a matrix of two rows: the sums with the count behind them, the sums of squares with a zero
-    behind them.
+    and Kaldi's text form, a matrix of two rows: the sums with the count behind them, the sums of
+    squares with a zero behind them.
 
     Raises:
         CheckpointError: it is of neither form, or the numbers cannot be statistics.

@@ -1,10 +1,9 @@
 """The speech synthesiser espeak-ng, driven through its C interface.
 
 The library keeps state between utterances that nothing resets (the phase of the voice's flutter,
-for one), so the
-same sentence differs by a few samples after different histories. What is deterministic is a whole
-history: a fresh
-process that speaks the same list. ``render`` therefore works in blocks, a process each.
+for one), so the same sentence differs by a few samples after different histories. What is
+deterministic is a whole history: a fresh process that speaks the same list. ``render`` therefore
+works in blocks, a process each.
 """
 
 from __future__ import annotations

@@ -47,11 +47,10 @@ def check_leaks(registry: Registry, base: Path) -> list[str]:
     clean.
 
     Compared over all datasets are: a question together with what it is about (or a whole
-    conversation that is about
-    nothing given), bytes of media files, scenes shown, sentences spoken, the voices of the slice of
-    new voices, and
-    the colour-shape pairs of the slices of unseen combinations. Scenes, sentences, voices and pairs
-    need the facts that the synthetic world writes beside its registry.
+    conversation that is about nothing given), bytes of media files, scenes shown, sentences spoken,
+    the voices of the slice of new voices, and the colour-shape pairs of the slices of unseen
+    combinations. Scenes, sentences, voices and pairs need the facts that the synthetic world writes
+    beside its registry.
 
     Args:
         registry: what to check.

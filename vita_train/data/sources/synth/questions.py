@@ -1,9 +1,8 @@
 """Questions about scenes, each with its one right answer of a word or two.
 
 The same wording serves questions about images, about scenes told in text, and spoken questions, so
-that what is
-learnt in one form carries over to the others. Within a kind, answers are drawn before questions
-where that is needed to keep any constant answer from scoring well.
+that what is learnt in one form carries over to the others. Within a kind, answers are drawn before
+questions where that is needed to keep any constant answer from scoring well.
 """
 
 from __future__ import annotations

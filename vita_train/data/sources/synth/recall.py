@@ -2,11 +2,9 @@
 beside others.
 
 Language models that learn from little text stay on a plateau where they name something of a scene,
-but not what was
-asked for: finding a word again and reading what stands beside it pay off only together. Here each
-pays by itself, and
-nearly every supervised token needs it. Trained on this first, a model finds the other in a few
-hundred steps (``benchmarks/results/tiny_quality.md``).
+but not what was asked for: finding a word again and reading what stands beside it pay off only
+together. Here each pays by itself, and nearly every supervised token needs it. Trained on this
+first, a model finds the other in a few hundred steps (``benchmarks/results/tiny_quality.md``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Media files from their descriptions, in blocks of one process each.
 
 A block is a fixed list of files rendered by a fresh process, so the bytes depend neither on how
-many processes run
-beside each other nor on what was rendered before (see ``espeak`` for why that matters). Blocks run
-as ``python -m vita_train.data.sources.synth.render`` with the description on standard input.
+many processes run beside each other nor on what was rendered before (see ``espeak`` for why that
+matters). Blocks run as ``python -m vita_train.data.sources.synth.render`` with the description on
+standard input.
 """
 
 from __future__ import annotations

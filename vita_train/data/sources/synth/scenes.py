@@ -1,8 +1,8 @@
 """The world model: coloured shapes of two sizes at five places, and the sentence that says it all.
 
 Colours come in orbits under the exchange of RGB channels (red, green, blue; yellow, cyan, pink;
-black; white), so a
-image whose channels are exchanged is again an image of this world with other colour words.
+black; white), so a image whose channels are exchanged is again an image of this world with other
+colour words.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Who is held out: sentences, scenes, colour-shape pairs and voices of train, dev and test.
 
 A sentence or scene belongs to one split for all datasets, by a seeded hash of its text, so that no
-dataset trains on
-what another one tests. Words are protected first: as many sentences as are needed for every word to
-occur in training are given to it before anything is held out.
+dataset trains on what another one tests. Words are protected first: as many sentences as are needed
+for every word to occur in training are given to it before anything is held out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Datasets of text alone: textqa, instruct, dialogue.
 
 They teach the language model what the later stages only give it another way to hear and see: scenes
-stand in words
-where an image will stand, sentences where speech will. Every pair of colour and shape occurs here,
-also those held out from images.
+stand in words where an image will stand, sentences where speech will. Every pair of colour and
+shape occurs here, also those held out from images.
 """
 
 from __future__ import annotations
