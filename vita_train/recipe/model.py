@@ -69,9 +69,6 @@ class LlmSpec(Strict):
     """How a model without a source begins. normal: as the family's own initialisation. mimetic:
     with keys equal to queries, so that attention begins by finding equal tokens again; small models
     learn from little text sooner."""
-    look_back: int = Field(default=0, ge=0, le=64)
-    """Heads of the first layer that begin by attending to the position 1, 2, 3, ... before,
-    in a model without a source. Only families whose queries and keys have biases have them."""
     head_dim: Size | None = None
     """Width of an attention head; none is hidden_size / num_heads."""
     moe: MoeSpec | None = None
@@ -93,20 +90,6 @@ class LlmSpec(Strict):
                 f"family {self.family} needs moe"
                 if self.moe is None
                 else f"moe is given, but family {self.family} has no experts"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _looks_back(self) -> LlmSpec:
-        if self.look_back > self.num_heads:
-            raise ValueError(f"look_back {self.look_back} is more than num_heads {self.num_heads}")
-        if self.look_back and self.num_kv_heads != self.num_heads:
-            raise ValueError(
-                "look_back needs heads with keys of their own: as many num_kv_heads as num_heads"
-            )
-        if self.look_back and not self.family.startswith("qwen2"):
-            raise ValueError(
-                f"look_back needs biases of queries and keys, which family {self.family} has not"
             )
         return self
 

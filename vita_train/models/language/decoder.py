@@ -43,11 +43,6 @@ _SHARED = (
 _MIMETIC_GAIN = 2.0
 
 
-#: Length of each pair of channels in the biases of heads that look back: with heads 32 wide the
-#: position that is meant gets 2 nats more than its neighbours.
-_LOOK_BACK_SIZE = 4.0
-
-
 class Decoded(NamedTuple):
     """What a language model makes of its input."""
 
@@ -94,8 +89,6 @@ def build_llm(spec: LlmSpec) -> Any:
     if spec.init == "mimetic":
         for layer in llm.model.layers:
             _mimic(layer.self_attn)
-    if spec.look_back:
-        _look_back(llm.model.layers[0].self_attn, spec)
     return llm
 
 
@@ -113,30 +106,6 @@ def _mimic(attention: Any) -> None:
     heads = query.unflatten(0, (-1, attention.head_dim))
     # Query heads that share a key differ; the key follows the first of them.
     key.copy_(heads[:: len(query) // len(key)].flatten(0, 1))
-
-
-@torch.no_grad()
-def _look_back(attention: Any, spec: LlmSpec) -> None:
-    """Let the first heads of a layer begin by attending to the position 1, 2, 3, ... before, and by
-    handing on what stands there.
-
-    Attention that finds a word again needs such heads to say what stood beside it (Olsson et al.,
-    "In-context learning and induction heads", 2022), and learns them late. Rotary positions turn
-    the i-th pair of channels by the angle ``f_i`` a position: a query bias that is turned by
-    ``-d f_i`` against the key bias gives the score ``sum_i a^2 cos((m - n - d) f_i)``, which is
-    largest ``d`` positions back whatever the tokens are. Outputs are the transpose of values.
-    """
-    width = attention.head_dim
-    frequencies = spec.rope_theta ** (-torch.arange(0, width, 2) / width)
-    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-    for head in range(spec.look_back):
-        rows = slice(head * width, (head + 1) * width)
-        angle = (head + 1) * frequencies
-        query.bias[rows] = _LOOK_BACK_SIZE * torch.cat([angle.cos(), -angle.sin()])
-        key.bias[rows] = _LOOK_BACK_SIZE * torch.cat([torch.ones_like(angle), 0 * angle])
-        # What the tokens are would blur where the head looks.
-        query.weight[rows], key.weight[rows] = 0.0, 0.0
-        attention.o_proj.weight[:, rows] = value.weight[rows].T
 
 
 def load_llm(spec: LlmSpec, source: str) -> Any:

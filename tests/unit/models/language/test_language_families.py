@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -386,46 +385,3 @@ def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_head
             others = scores[~torch.eye(32, dtype=torch.bool)]
             assert scores.diagonal().mean() > 2 * others.std()  # heads here are 8 wide
             assert scores.diagonal().min() > 0
-
-
-def test_heads_begin_by_looking_back(small_spec: ModelSpec) -> None:
-    torch.manual_seed(0)
-    width, number = 32, 3
-    spec = small_spec.llm.model_copy(
-        update={
-            "hidden_size": 4 * width,
-            "num_heads": 4,
-            "num_kv_heads": 4,
-            "look_back": number,
-            "rope_theta": 10000.0,
-        }
-    )
-    llm = build_llm(spec).eval()
-    llm.config._attn_implementation = "eager"
-    tokens = torch.randint(0, spec.vocab_size, (1, 24))
-    shares = llm(tokens, output_attentions=True).attentions[0][0]
-    for head in range(number):
-        seen = shares[head, 12:].argmax(-1)
-        assert seen.tolist() == [position - head - 1 for position in range(12, 24)]
-        assert shares[head, 20, 19 - head] > 0.7
-    assert shares[number, 20].max() < 0.5, "the others look at what the tokens are"
-    # What such a head hands on resembles the token that it looked at.
-    attention, state = llm.model.layers[0].self_attn, torch.randn(width * 4)
-    values = attention.v_proj.weight[:width] @ state
-    assert F.cosine_similarity(attention.o_proj.weight[:, :width] @ values, state, dim=0) > 0.3
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"look_back": 5},
-        {"look_back": 1, "num_kv_heads": 2},
-        {"look_back": 1, "family": "llama3-8b"},
-    ],
-)
-def test_heads_that_cannot_look_back_are_refused(
-    small_spec: ModelSpec, change: dict[str, object]
-) -> None:
-    spec = {**small_spec.llm.model_dump(), "num_heads": 4, "num_kv_heads": 4}
-    with pytest.raises(ValidationError, match="look_back"):
-        LlmSpec.model_validate({**spec, **change})
