@@ -9,10 +9,11 @@ from pathlib import Path
 from vita_train.console import say
 from vita_train.data.prepare.ledger import Counting, PrepareLedger
 from vita_train.data.prepare.parallel import ParallelEncoder
-from vita_train.data.prepare.run import Say, check_datasets, splits_of
+from vita_train.data.prepare.run import Say, check_datasets, with_registry
 from vita_train.data.prepare.vocabulary import make_tokenizer
 from vita_train.data.sources.reading import Reject
-from vita_train.data.sources.registry import load_registry, resolve
+from vita_train.data.sources.registry import load_registry
+from vita_train.data.sources.source import open_splits
 from vita_train.recipe.schema import Recipe
 
 
@@ -44,6 +45,7 @@ def check(
     registry_path = registry_path.resolve()
     registry = load_registry(registry_path)
     check_datasets(recipe, registry, registry_path)
+    recipe = with_registry(recipe, registry)
     report = CheckReport(PrepareLedger())
     audio = recipe.data.audio.model_copy(update={"store_features": False})
     unstored = recipe.model_copy(update={"data": recipe.data.model_copy(update={"audio": audio})})
@@ -51,10 +53,10 @@ def check(
         tokenizer = Path(scratch) / "tokenizer"
         make_tokenizer(recipe, registry, registry_path, tokenizer)
         with ParallelEncoder(unstored, tokenizer, workers) as encoder:
-            for dataset, split, source in splits_of(registry):
+            for source in open_splits(registry_path, registry):
+                dataset, split = source.dataset, source.split
                 counting = Counting(dataset, split)
-                roots = {key: resolve(registry_path, root) for key, root in source.roots.items()}
-                for result in encoder.file(dataset, resolve(registry_path, source.records), roots):
+                for result in encoder.split(source):
                     counting.add(result)
                     if isinstance(result, Reject):
                         report.rejects.append((dataset, split, result))

@@ -14,6 +14,10 @@ from vita_train.data.media.video import count_video_tiles, probe_video, video_fr
 from vita_train.recipe.audio import AdapterSpec
 from vita_train.recipe.data import DataSpec
 
+Span = tuple[float | None, float | None]
+"""First second of a video, and the second at which it ends; None is the whole."""
+WHOLE: Span = (None, None)
+
 
 @dataclass(frozen=True)
 class MediaFile:
@@ -23,6 +27,8 @@ class MediaFile:
     path: Path
     tiled: bool = True
     """False for images and videos of a set that is never tiled."""
+    span: Span = WHOLE
+    """Of a video, the seconds that are taken."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             )
         if file.kind == "video":
             video = probe_video(file.path)
-            indices = video_frame_indices(video, data.video)
+            indices = video_frame_indices(video, data.video, *file.span)
             return Measured(
                 count_video_tiles(video, len(indices), data, side, tiled=file.tiled), tuple(indices)
             )
