@@ -83,6 +83,73 @@ def init(
     )
 
 
+@group.command("import-config")
+def import_config(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with the public trainer's dataset_config.py and __init__.py.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Registry to write.")] = Path("registry.yaml"),
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="NAME=KIND", help="Task kind of a dataset."),
+    ] = None,
+    image_folder: Annotated[
+        str | None,
+        typer.Option(
+            "--image-folder", "--image_folder", help="Takes the place of every image root."
+        ),
+    ] = None,
+    audio_segment: Annotated[
+        bool,
+        typer.Option(
+            "--audio-segment", help="Look for audio in AudioFolder/audio, as the public code does."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a registry of the public trainer's data configuration, which is read and never
+    executed."""
+    from vita_train.compat.vita.dataset_config import check_chat_paths, read_config
+    from vita_train.data.sources.public_config import to_registry
+    from vita_train.errors import UserError
+    from vita_train.recipe.yaml_tree import dump_yaml
+
+    pairs = [word.partition("=") for word in kinds or []]
+    if wrong := next((name for name, _, kind in pairs if not kind), None):
+        raise UserError(
+            f"--kind {wrong} names no kind", code="VT-USE-132", remedy="write --kind NAME=KIND"
+        )
+    if out.exists() and not force:
+        raise UserError(
+            "is already there",
+            code="VT-USE-133",
+            where=str(out),
+            remedy="give another --out, or --force",
+        )
+    config = read_config(folder)
+    imported = to_registry(
+        config,
+        kinds={name: kind for name, _, kind in pairs},
+        image_folder=image_folder,
+        audio_segment=audio_segment,
+    )
+    for name, kind in imported.inferred.items():
+        typer.echo(f"{name}: {kind}, ratio {config.datasets[name].ratio:g}")
+    for name, members in imported.registry.groups.items():
+        typer.echo(f"group {name}: {', '.join(members)}")
+    for note in (*imported.notes, *check_chat_paths(config)):
+        typer.echo(f"note: {note}", err=True)
+    part = out.with_name(f"{out.name}.part")
+    value = imported.registry.model_dump(mode="json")
+    part.write_text(dump_yaml(value), encoding="utf-8")
+    os.replace(part, out)
+    typer.echo(f"wrote {out}\ntrain:  vita-train train --registry {out} --dataset_use NAME ...")
+
+
 @group.command()
 def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
     """Bring the data that a recipe names to a directory and write its registry."""

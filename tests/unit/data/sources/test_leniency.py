@@ -15,7 +15,15 @@ from tests.helpers.data_world import recipe, small_world, turns
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.leniency import ADAPTERS, LENIENCIES
-from vita_train.data.sources.reading import MAX_RECORD, MediaRef, Reject, Row, Rules, read_records
+from vita_train.data.sources.reading import (
+    MAX_RECORD,
+    STRICT,
+    MediaRef,
+    Reject,
+    Row,
+    Rules,
+    read_records,
+)
 from vita_train.data.sources.registry import load_registry
 from vita_train.errors import DataError
 
@@ -48,7 +56,7 @@ NEEDS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-def one(tmp_path: Path, record: Any, rules: Rules = Rules()) -> Row | Reject:
+def one(tmp_path: Path, record: Any, rules: Rules = STRICT) -> Row | Reject:
     (tmp_path / "records.json").write_text(json.dumps([record]))
     (row,) = read_records(tmp_path / "records.json", ROOTS, rules)
     return row
