@@ -163,32 +163,70 @@ def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers =
 
 @group.command()
 def check(
-    recipe: RecipeName,
-    registry: RegistryPath,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="Record file or registry; with REGISTRY, the recipe that lengths are measured by.",
+            show_default=False,
+        ),
+    ],
+    registry: Annotated[
+        Path | None, typer.Argument(help="Registry file.", show_default=False)
+    ] = None,
     settings: Set = None,
+    roots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root", metavar="[KEY=]DIR", help="Of a record file: where media lie, by set."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of a record file: the layout that it has.")
+    ] = None,
+    lenient: Annotated[
+        list[str] | None, typer.Option(help="Of a record file: a leniency. Repeatable.")
+    ] = None,
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            help="Rejected records that are allowed: a number, or below 1 a share of each split. "
+            "A recipe has data.max_reject_share.",
+            min=0,
+        ),
+    ] = 0,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="A finding that turns the data down, `leak: media` say. Repeatable."),
+    ] = None,
+    no_media: Annotated[bool, typer.Option("--no-media", help="Look at no media file.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Write every rejected record as a line of JSON.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with examples to look at and listen to.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts.")] = None,
     workers: Workers = _CORES,
     limit: Annotated[int, typer.Option(help="Rejected rows to print.", min=0)] = 20,
 ) -> None:
-    """Check every record and its media as preparation does, and write nothing."""
-    from vita_train.data.check.run import check as check_data
-    from vita_train.data.prepare.ledger import reject_line
-    from vita_train.errors import DataError
-    from vita_train.recipe.load import load_recipe
+    """Check records and their media, and write no corpus: structure, media, repetition, leaks."""
+    from vita_train.cli.checking import run_check
 
-    report = check_data(registry, load_recipe(recipe, settings or []), workers=workers)
-    for dataset, split, reject in report.rejects[:limit]:
-        typer.echo(reject_line(dataset, split, reject), nl=False)
-    ledger = report.ledger
-    if not report.ok:
-        raise DataError(
-            "; ".join(report.faults[:3]),
-            code="VT-DATA-001",
-            where=str(registry),
-            remedy="correct the records, or allow a share with data.max_reject_share",
-        )
-    typer.echo(
-        f"{registry}: ok, {ledger.used} of {ledger.records} records can be used, {ledger.rejected} "
-        f"rejected"
+    run_check(
+        target,
+        registry,
+        settings or [],
+        roots=roots or [],
+        adapter=adapter,
+        lenient=lenient or [],
+        max_rejects=max_rejects,
+        fail_on=tuple(fail_on or ()),
+        media=not no_media,
+        rejects=rejects,
+        html=html,
+        json_out=json_out,
+        workers=workers,
+        limit=limit,
     )
 
 

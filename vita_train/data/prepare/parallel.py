@@ -69,7 +69,7 @@ class ParallelEncoder:
         Raises:
             DataError: the file cannot be read.
         """
-        rows, dataset, roots = source.rows(), source.dataset, source.roots
+        rows, dataset, roots = source.checked_rows(), source.dataset, source.roots
         if self._pool is None:
             encoder = RowEncoder(
                 self._recipe, self._tokenizer, dataset, roots, self._decoder, source.audio

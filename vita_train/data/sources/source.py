@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from vita_train.data.sources.reading import Reject, Row, Rules, read_records
 from vita_train.data.sources.registry import AudioLimits, Dataset, Registry, resolve
 from vita_train.data.sources.splitting import TRAIN, Partition, SplitOff, keys_of, partition
+from vita_train.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,39 @@ class RecordSource:
                 continue
             keys = keys_of(row, self.split_off) if isinstance(row, Row) else None
             yield keys if isinstance(keys, Reject) else row
+
+    def checked_rows(self) -> Iterator[Row | Reject]:
+        """Yield the rows as `rows` does, and stop at the first file below a root that is missing or
+        holds nothing: every record of it would be rejected one by one.
+
+        Raises:
+            DataError: such a root, or as of `rows`.
+        """
+        sound: set[str] = set()
+        for row in self.rows():
+            if isinstance(row, Row):
+                for ref in (*row.images, *row.videos, *row.audios):
+                    if ref.root not in sound:
+                        self._check_root(ref.root)
+                        sound.add(ref.root)
+            yield row
+
+    def _check_root(self, key: str) -> None:
+        root = self.roots[key]
+        try:
+            with os.scandir(root) as entries:
+                fault = "" if next(entries, None) else "is empty"
+        except FileNotFoundError:
+            fault = "does not exist"
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if fault:
+            raise DataError(
+                f"the media root {key!r} of {self.dataset}/{self.split}, {root}, {fault}",
+                code="VT-DATA-044",
+                where=str(self.path),
+                remedy="fetch or unpack the media, or correct the root",
+            )
 
     def _partition(self) -> Partition:
         assert self.split_off is not None
