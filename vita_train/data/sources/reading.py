@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,14 +128,14 @@ def read_records(
         DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after
             the fault cannot be found, so the file as a whole is refused).
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(
-            "record file is no regular file",
-            code="VT-DATA-040",
-            where=str(path),
-            remedy="give a file; a pipe or a device cannot be read twice",
-        )
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise DataError(
+                "record file is no regular file",
+                code="VT-DATA-040",
+                where=str(path),
+                remedy="give a file; a pipe or a device cannot be read twice",
+            )
         encoding = _encoding_of(path)
         # Bytes that are not UTF-8 cost their rows only; in the wider encodings nothing behind one
         # can be read.
@@ -207,12 +208,11 @@ def _checked(row: int, value: Any, roots: Mapping[str, Path], rules: Rules) -> R
             id=name,
             record=record,
             images=tuple(
-                _locate(kind, key or rules.default, file, roots)
+                _locate(kind, rules.default if key is None else key, file, roots)
                 for kind, key, file in zip(["image"] * len(sets), sets, record.images, strict=True)
             ),
             videos=tuple(
-                _locate("video", _one_set(record) or rules.default, file, roots)
-                for file in record.videos
+                _locate("video", _one_set(record, rules), file, roots) for file in record.videos
             ),
             audios=tuple(_locate("audio", "audio", file, roots) for file in record.audios),
             lenient=used,
@@ -235,8 +235,9 @@ def row_id(row: int, value: Mapping[str, Any]) -> str:
     )
 
 
-def _one_set(record: Record) -> str | None:
-    return record.set[0] if isinstance(record.set, list) else record.set
+def _one_set(record: Record, rules: Rules) -> str | None:
+    key = record.set[0] if isinstance(record.set, list) else record.set
+    return rules.default if key is None else key
 
 
 def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) -> MediaRef:
