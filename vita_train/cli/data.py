@@ -36,6 +36,9 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
+    from vita_train.cli.tools import tools
+
+    group.add_typer(tools, name="tools")
     app.add_typer(group, name="data")
 
 

@@ -128,6 +128,17 @@ def read_records(
         DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after
             the fault cannot be found, so the file as a whole is refused).
     """
+    for row, value in enumerate(read_values(path)):
+        yield _named(value_to_row(row, value, roots, rules), path)
+
+
+def read_values(path: Path) -> Iterator[Any]:
+    """Yield the decoded JSON values of a record file, in order; a `RowError` for a line that is
+    none.
+
+    Raises:
+        DataError: as of `read_records`.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise DataError(
@@ -143,9 +154,7 @@ def read_records(
         with _text_of(path, encoding, errors) as stream:
             first = _first_character(stream)
         with _text_of(path, encoding, errors) as stream:
-            values = _array_values(stream, path) if first == "[" else _line_values(stream)
-            for row, value in enumerate(values):
-                yield _named(value_to_row(row, value, roots, rules), path)
+            yield from _array_values(stream, path) if first == "[" else _line_values(stream)
     except UnicodeDecodeError as error:
         raise DataError(
             f"record file is not valid {error.encoding}: {error.reason}",
