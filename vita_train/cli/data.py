@@ -86,6 +86,44 @@ def init(
     )
 
 
+@group.command()
+def records(
+    folder: Annotated[Path, typer.Argument(help="Folder with recordings.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where records and registry go.")] = Path("."),
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "speech",
+    table: Annotated[
+        Path | None,
+        typer.Option(help="CSV or TSV with a header: audio, text and perhaps speaker."),
+    ] = None,
+    speaker: Annotated[
+        str, typer.Option(help="Regular expression; its first group is the speaker in a path.")
+    ] = r"^([^/]+)/",
+    any_speaker: Annotated[
+        bool, typer.Option("--any-speaker", help="Let splits share speakers.")
+    ] = False,
+    dev: Annotated[float, typer.Option(help="Share of recordings.", min=0, max=0.5)] = 0.05,
+    test: Annotated[float, typer.Option(help="Share of recordings.", min=0, max=0.5)] = 0.05,
+    seed: Annotated[int, typer.Option(help="Another seed, other speakers.", min=0)] = 0,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Lower case, letters and digits only.")
+    ] = False,
+    prompt: Annotated[
+        str, typer.Option(help="What is asked of each recording.")
+    ] = "<audio>\nTranscribe the speech.",
+) -> None:
+    """Make records and a registry of recordings with transcripts; splits share no speaker."""
+    from vita_train.data.recordings import RecordingSettings, read_recordings, write_recordings
+
+    found = read_recordings(folder, RecordingSettings(prompt, normalise, speaker), table)
+    parts = {split: share for split, share in (("dev", dev), ("test", test)) if share}
+    write_recordings(found, folder, out, name, parts, seed=seed, any_speaker=any_speaker)
+    typer.echo(
+        f"wrote {out / 'registry.yaml'}: {len(found.records)} records of "
+        f"{len(set(found.speakers))} speakers; {len(found.skipped)} files or lines not used "
+        f"(skipped.jsonl)\ncheck:  vita-train data check {out / 'registry.yaml'}"
+    )
+
+
 @group.command("import-config")
 def import_config(
     folder: Annotated[
