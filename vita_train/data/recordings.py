@@ -243,10 +243,11 @@ def _beside(folder: Path, names: list[str], found: Recordings) -> dict[str, str]
         beside = next((stem + ending for ending in _TEXTS if stem + ending in listed), None)
         text = lines.get(stem)
         if text is None and beside is not None:
-            text = _text(folder / beside)
-            if text is None:
+            read = _text(folder / beside)
+            if read is None:
                 found.skip(name, "transcript is not UTF-8")
                 continue
+            text = read
         if text is not None:
             taken[stem] = name
             texts[name] = text
