@@ -231,8 +231,8 @@ def _beside(folder: Path, names: list[str], found: Recordings) -> dict[str, str]
     lines: dict[str, str] = {}
     for name in [name for name in names if name.endswith(_TRANS)]:
         for line in (_text(folder / name) or "").splitlines():
-            stem, _, text = line.strip().partition(" ")
-            lines[(PurePosixPath(name).parent / stem).as_posix()] = text
+            stem, _, words = line.strip().partition(" ")
+            lines[(PurePosixPath(name).parent / stem).as_posix()] = words
     texts: dict[str, str] = {}
     taken: dict[str, str] = {}
     for name in [name for name in names if PurePosixPath(name).suffix.lower() in AUDIO]:
