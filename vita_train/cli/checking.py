@@ -52,14 +52,14 @@ def run_check(
     if unknown := sorted(set(fail_on) - set(FINDINGS)):
         raise UserError(
             f"there is no finding {unknown[0]!r}",
-            code="VT-USE-159",
+            code="VT-USE-133",
             where="--fail-on",
             remedy=f"there are {', '.join(FINDINGS)}",
         )
     if registry is not None and (max_rejects or not media):
         raise UserError(
             "--max-rejects and --no-media are for checks without a recipe",
-            code="VT-USE-160",
+            code="VT-USE-134",
             where="data check",
             remedy="set data.max_reject_share in the recipe",
         )
@@ -152,7 +152,7 @@ def _opened(path: Path) -> TextIO:
     except OSError as error:
         raise UserError(
             f"cannot be written: {error.strerror}",
-            code="VT-USE-161",
+            code="VT-USE-135",
             where=str(path),
             remedy="give another path",
         ) from error

@@ -162,12 +162,12 @@ def import_config(
     pairs = [word.partition("=") for word in kinds or []]
     if wrong := next((name for name, _, kind in pairs if not kind), None):
         raise UserError(
-            f"--kind {wrong} names no kind", code="VT-USE-132", remedy="write --kind NAME=KIND"
+            f"--kind {wrong} names no kind", code="VT-USE-136", remedy="write --kind NAME=KIND"
         )
     if out.exists() and not force:
         raise UserError(
             "is already there",
-            code="VT-USE-133",
+            code="VT-USE-137",
             where=str(out),
             remedy="give another --out, or --force",
         )

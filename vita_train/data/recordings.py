@@ -84,7 +84,7 @@ def read_recordings(
     if not folder.is_dir():
         raise UserError(
             "is not a folder",
-            code="VT-USE-168",
+            code="VT-USE-161",
             where=str(folder),
             remedy="give the folder of the recordings",
         )
@@ -93,14 +93,14 @@ def read_recordings(
     except re.error as error:
         raise UserError(
             f"is no regular expression: {error}",
-            code="VT-USE-169",
+            code="VT-USE-162",
             where=f"--speaker {settings.speaker}",
             remedy="its first group, (...), is the speaker",
         ) from None
     if not pattern.groups:
         raise UserError(
             "has no group",
-            code="VT-USE-170",
+            code="VT-USE-163",
             where=f"--speaker {settings.speaker}",
             remedy="put the speaker into (...)",
         )
@@ -134,7 +134,7 @@ def read_recordings(
         raise UserError(
             "holds no recording with a transcript: "
             + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no audio"),
-            code="VT-USE-171",
+            code="VT-USE-164",
             where=str(folder),
             remedy="put a text of the same stem beside each recording, or give --table",
         )
@@ -155,7 +155,7 @@ def split_speakers(
     if len(order) <= len(parts):
         raise DataError(
             f"{len(order)} speakers cannot be divided into train and {', '.join(parts)}",
-            code="VT-DATA-048",
+            code="VT-DATA-044",
             where="speakers",
             remedy="give another --speaker pattern, fewer splits (--dev 0, --test 0), or "
             "--any-speaker to let splits share speakers",
@@ -193,7 +193,7 @@ def write_recordings(
     if registry_path.exists():
         raise UserError(
             "is already there",
-            code="VT-USE-172",
+            code="VT-USE-165",
             where=str(registry_path),
             remedy="give another --out",
         )
@@ -202,7 +202,7 @@ def write_recordings(
         first = found.records[keys.index("")]["id"]
         raise DataError(
             f"the speaker of {keys.count('')} recordings is unknown, the first is {first}",
-            code="VT-DATA-049",
+            code="VT-DATA-045",
             where=str(folder),
             remedy="give a --speaker pattern that finds it in the path, a table with a speaker "
             "column, or --any-speaker to let splits share speakers",
@@ -270,7 +270,7 @@ def _from_table(
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot be read: {error}",
-            code="VT-USE-173",
+            code="VT-USE-166",
             where=str(table),
             remedy="give a CSV or TSV in UTF-8",
         ) from error
@@ -288,7 +288,7 @@ def _from_table(
         if chosen[what] is None:
             raise UserError(
                 f"has no column for {what}; its columns are {', '.join(columns) or 'none'}",
-                code="VT-USE-174",
+                code="VT-USE-167",
                 where=str(table),
                 remedy=f"call it one of {', '.join(_COLUMNS[what])}",
             )
@@ -309,7 +309,7 @@ def _from_table(
     except csv.Error as error:
         raise UserError(
             f"is no table: {error}",
-            code="VT-USE-175",
+            code="VT-USE-168",
             where=f"{table}:{reader.line_num}",
             remedy="correct the line",
         ) from error

@@ -74,7 +74,7 @@ def read_config(folder: Path) -> PublicConfig:
     if not names:
         raise UserError(
             "holds neither dataset_config.py nor __init__.py",
-            code="VT-USE-134",
+            code="VT-USE-138",
             where=str(folder),
             remedy="give the folder of the public configuration, vita/config",
         )
@@ -101,7 +101,7 @@ def read_config(folder: Path) -> PublicConfig:
     if not isinstance(stages, dict):
         raise UserError(
             f"{_STAGES} is no dictionary",
-            code="VT-USE-135",
+            code="VT-USE-139",
             where=config.where,
             remedy="map stages to groups",
         )
@@ -110,7 +110,7 @@ def read_config(folder: Path) -> PublicConfig:
     if not config.datasets:
         raise UserError(
             "names no dataset",
-            code="VT-USE-136",
+            code="VT-USE-140",
             where=config.where,
             remedy=f"a dataset is a dictionary with {CHAT_PATH}",
         )
@@ -140,7 +140,7 @@ class _Reader:
             if key in _RESERVED:
                 raise UserError(
                     f"{key!r} is a reserved word and no media root",
-                    code="VT-USE-137",
+                    code="VT-USE-141",
                     where=found.at(key),
                     remedy=f"settings are {CHAT_PATH} and {DATA_RATIO}; any other key names a root",
                 )
@@ -157,7 +157,7 @@ class _Reader:
         if not isinstance(group, list):
             raise UserError(
                 f"{where} is {type(group).__name__}, no list of datasets",
-                code="VT-USE-138",
+                code="VT-USE-142",
                 where=self._config.where,
                 remedy="give a group, or a list of groups",
             )
@@ -206,7 +206,7 @@ def add_stage(config: PublicConfig, name: str, datasets: Sequence[str]) -> None:
     if name in config.stages:
         raise UserError(
             f"stage {name!r} exists",
-            code="VT-USE-139",
+            code="VT-USE-143",
             where=config.where,
             remedy="replace its group instead",
         )
@@ -222,7 +222,7 @@ def replace_group(config: PublicConfig, name: str, datasets: Sequence[str]) -> N
     if name not in config.stages:
         raise UserError(
             f"there is no stage {name!r}",
-            code="VT-USE-140",
+            code="VT-USE-144",
             where=config.where,
             remedy=f"stages are {', '.join(config.stages) or 'none'}",
         )
@@ -248,7 +248,7 @@ def _known(config: PublicConfig, datasets: Sequence[str]) -> list[str]:
         if name not in config.datasets:
             raise UserError(
                 f"there is no dataset {name!r}",
-                code="VT-USE-141",
+                code="VT-USE-145",
                 where=config.where,
                 remedy=f"datasets are {', '.join(config.datasets)}",
             )
@@ -266,7 +266,7 @@ def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(
             f"is {value!r:.60}, no path",
-            code="VT-USE-142",
+            code="VT-USE-146",
             where=f"{where}: {key}" if where else key,
             remedy="give a text",
         )
@@ -277,7 +277,7 @@ def _texts(value: Any, key: str, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise UserError(
             f"{key} is no dictionary",
-            code="VT-USE-143",
+            code="VT-USE-147",
             where=where,
             remedy="map set keys to folders",
         )
@@ -288,7 +288,7 @@ def _names(value: Any, key: str, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise UserError(
             f"{key} is no list of set keys",
-            code="VT-USE-144",
+            code="VT-USE-148",
             where=where,
             remedy="give a list of texts",
         )
@@ -301,7 +301,7 @@ def _special(value: Any, where: str) -> dict[str, dict[str, Any]]:
     if isinstance(value, dict):
         return {key: each if isinstance(each, dict) else {} for key, each in value.items()}
     raise UserError(
-        f"{_SPECIAL} is no list", code="VT-USE-145", where=where, remedy="give a list of datasets"
+        f"{_SPECIAL} is no list", code="VT-USE-149", where=where, remedy="give a list of datasets"
     )
 
 
@@ -309,14 +309,14 @@ def _ratio(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(
             f"is {value!r:.60}, no number",
-            code="VT-USE-146",
+            code="VT-USE-150",
             where=where,
             remedy="give a number above 0",
         )
     if not (value > 0 and math.isfinite(value)):
         raise UserError(
             f"is {value}, which leaves no data",
-            code="VT-USE-147",
+            code="VT-USE-151",
             where=where,
             remedy="give a share above 0; more than 1 repeats records",
         )

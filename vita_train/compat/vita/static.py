@@ -62,7 +62,7 @@ class Folder:
         if name in self._modules:
             raise UserError(
                 "imports itself, by way of other files",
-                code="VT-USE-148",
+                code="VT-USE-152",
                 where=str(path),
                 remedy="take one of the imports out",
             )
@@ -77,7 +77,7 @@ class Folder:
         """Return the error for something that is not understood."""
         return UserError(
             f"{what} is not understood: the file is read, never executed",
-            code="VT-USE-149",
+            code="VT-USE-153",
             where=f"{module.path}:{getattr(node, 'lineno', 1)}",
             remedy="write the value out",
         )
@@ -203,7 +203,7 @@ class Folder:
             if key in value:
                 raise UserError(
                     f"the key {key!r} is given twice",
-                    code="VT-USE-150",
+                    code="VT-USE-154",
                     where=f"{module.path}:{key_node.lineno}",
                     remedy="take one of them out",
                 )
@@ -270,21 +270,21 @@ def _parsed(path: Path) -> ast.Module:
     except SyntaxError as error:
         raise UserError(
             f"is not valid Python: {error.msg}",
-            code="VT-USE-151",
+            code="VT-USE-155",
             where=f"{path}:{error.lineno or 1}",
             remedy="correct the line",
         ) from error
     except OSError as error:
         raise UserError(
             f"cannot be read: {error.strerror}",
-            code="VT-USE-152",
+            code="VT-USE-156",
             where=str(path),
             remedy="give the folder that holds dataset_config.py",
         ) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(
             f"is no configuration: {error or 'it is nested too deeply'}",
-            code="VT-USE-153",
+            code="VT-USE-157",
             where=str(path),
             remedy="correct the file",
         ) from error

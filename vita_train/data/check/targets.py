@@ -55,7 +55,7 @@ def open_target(
         if roots or adapter or lenient:
             raise UserError(
                 "roots and leniencies of a registry stand in the registry",
-                code="VT-USE-162",
+                code="VT-USE-158",
                 where=str(path),
                 remedy="leave --root, --adapter and --lenient out",
             )
@@ -64,7 +64,7 @@ def open_target(
         names = leniencies(adapter, lenient)
     except ValueError as error:
         raise UserError(
-            str(error), code="VT-USE-163", where="--adapter, --lenient", remedy="give one of those"
+            str(error), code="VT-USE-159", where="--adapter, --lenient", remedy="give one of those"
         ) from None
     named: dict[str, Path] = {}
     rest: Path | None = None
@@ -77,7 +77,7 @@ def open_target(
         else:
             raise UserError(
                 f"{word!r} names no root",
-                code="VT-USE-164",
+                code="VT-USE-160",
                 where="--root",
                 remedy="write --root DIR or KEY=DIR",
             )

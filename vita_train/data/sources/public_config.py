@@ -73,14 +73,14 @@ def to_registry(
         if name not in config.datasets:
             raise UserError(
                 f"--kind names {name!r}, which is no dataset",
-                code="VT-USE-154",
+                code="VT-USE-169",
                 where=config.where,
                 remedy=f"datasets are {', '.join(config.datasets)}",
             )
         if kind not in TASK_KINDS:
             raise UserError(
                 f"there is no task kind {kind!r}",
-                code="VT-USE-155",
+                code="VT-USE-170",
                 where=f"--kind {name}",
                 remedy=f"kinds are {', '.join(TASK_KINDS)}",
             )
@@ -101,7 +101,7 @@ def to_registry(
     if unknown:
         raise UserError(
             f"the task kind of {', '.join(unknown)} cannot be told from their names",
-            code="VT-USE-156",
+            code="VT-USE-171",
             where=config.where,
             remedy="give "
             + " ".join(f"--kind {name}=KIND" for name in unknown)
@@ -143,7 +143,7 @@ def _refuse_empty(config: PublicConfig, image_folder: str | None) -> None:
     if empty:
         raise UserError(
             "\n  ".join(["has empty paths", *empty]),
-            code="VT-USE-157",
+            code="VT-USE-172",
             where=config.where,
             remedy="fill them in, or take the keys out; --image_folder stands for all image roots",
         )
@@ -193,7 +193,7 @@ def _limits(name: str, limits: dict[str, Any], config: PublicConfig) -> AudioLim
     except (TypeError, ValueError):
         raise UserError(
             f"AudioSpecialSets[{name!r}] is {limits!r:.80}",
-            code="VT-USE-158",
+            code="VT-USE-173",
             where=config.where,
             remedy="give min_seconds and max_seconds, or nothing",
         ) from None

@@ -143,7 +143,7 @@ def read_values(path: Path) -> Iterator[Any]:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise DataError(
                 "record file is no regular file",
-                code="VT-DATA-040",
+                code="VT-DATA-046",
                 where=str(path),
                 remedy="give a file; a pipe or a device cannot be read twice",
             )
@@ -165,7 +165,7 @@ def read_values(path: Path) -> Iterator[Any]:
     except (EOFError, zlib.error) as error:
         raise DataError(
             f"compressed record file is damaged or cut short: {error}",
-            code="VT-DATA-041",
+            code="VT-DATA-047",
             where=str(path),
             remedy="fetch or write it again",
         ) from error

@@ -204,7 +204,7 @@ class Registry(Strict):
         if name not in self.groups:
             raise DataError(
                 f"there is no dataset or group {name!r}",
-                code="VT-DATA-042",
+                code="VT-DATA-048",
                 remedy=f"there are {', '.join(sorted({*self.datasets, *self.groups}))}",
             )
         return {member: float(count) for member, count in Counter(self.groups[name]).items()}

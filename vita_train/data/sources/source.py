@@ -72,7 +72,7 @@ class RecordSource:
         if fault:
             raise DataError(
                 f"the media root {key!r} of {self.dataset}/{self.split}, {root}, {fault}",
-                code="VT-DATA-044",
+                code="VT-DATA-049",
                 where=str(self.path),
                 remedy="fetch or unpack the media, or correct the root",
             )

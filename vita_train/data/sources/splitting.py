@@ -178,7 +178,7 @@ def _too_few(name: str, taken: int, places: Counter[int], where: str) -> DataErr
     return DataError(
         f"split {name} would get {taken} records: there are {places.total()} in {len(places)} "
         "groups that must not be divided",
-        code="VT-DATA-043",
+        code="VT-DATA-050",
         where=where,
         remedy="give split_off other sizes or another seed, or group by something finer",
     )

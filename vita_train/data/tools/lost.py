@@ -65,7 +65,7 @@ def remove_rows(path: Path, rows: Collection[int], out: Path) -> tuple[int, int]
     if out.exists() and out.samefile(path):
         raise DataError(
             "would be overwritten",
-            code="VT-DATA-045",
+            code="VT-DATA-051",
             where=str(path),
             remedy="give another file to write",
         )
@@ -81,7 +81,7 @@ def remove_rows(path: Path, rows: Collection[int], out: Path) -> tuple[int, int]
                 part.unlink()
                 raise DataError(
                     f"row {row} is not JSON and not among the lost: {value.detail}",
-                    code="VT-DATA-046",
+                    code="VT-DATA-052",
                     where=str(path),
                     remedy="check the file first, and take its list",
                 )
@@ -104,7 +104,7 @@ def rows_of(path: Path) -> set[int]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"is no list of lost records: {error}",
-            code="VT-DATA-047",
+            code="VT-DATA-053",
             where=str(path),
             remedy="give what check_image_lost, check_audio_lost or data check --rejects wrote",
         ) from error

@@ -71,7 +71,7 @@ def _pairs(folder: Path, out: Path, endings: set[str]) -> Iterator[tuple[Path, P
     if not folder.is_dir():
         raise UserError(
             "is not a folder",
-            code="VT-USE-165",
+            code="VT-USE-174",
             where=str(folder),
             remedy="give the folder of the media",
         )
@@ -79,7 +79,7 @@ def _pairs(folder: Path, out: Path, endings: set[str]) -> Iterator[tuple[Path, P
     if real == out.resolve() or real in out.resolve().parents:
         raise UserError(
             "would be written into the folder that is read",
-            code="VT-USE-166",
+            code="VT-USE-175",
             where=str(out),
             remedy="give a folder outside it: originals stay as they are",
         )

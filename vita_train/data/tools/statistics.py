@@ -58,7 +58,7 @@ def count_tokens(source: RecordSource, recipe: Recipe, *, workers: int = 1) -> d
     if recipe.tokenizer.source is None:
         raise UserError(
             "the recipe trains its tokenizer on its own data, so that one file has no token counts",
-            code="VT-USE-167",
+            code="VT-USE-176",
             where="tokenizer.source",
             remedy="name a recipe with a tokenizer, or --set tokenizer.source=NAME",
         )
