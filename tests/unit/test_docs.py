@@ -61,7 +61,9 @@ def test_commands_and_options_exist(page: str, line: str) -> None:
 
 
 def test_the_recipe_and_registry_of_your_data_are_valid(tmp_path: Path) -> None:
-    registry, recipe = blocks(ROOT / "docs" / "your-data.md", "yaml")
+    registry, public, recipe = blocks(ROOT / "docs" / "your-data.md", "yaml")
+    (tmp_path / "public.yaml").write_text(public)
+    assert load_registry(tmp_path / "public.yaml").datasets["mix665k"].split_off
     (tmp_path / "registry.yaml").write_text(registry)
     assert set(load_registry(tmp_path / "registry.yaml").datasets) == {"shop", "hotline"}
     (tmp_path / "shop.yaml").write_text(recipe)

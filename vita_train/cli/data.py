@@ -36,6 +36,9 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
+    from vita_train.cli.tools import tools
+
+    group.add_typer(tools, name="tools")
     app.add_typer(group, name="data")
 
 
@@ -84,6 +87,111 @@ def init(
 
 
 @group.command()
+def records(
+    folder: Annotated[Path, typer.Argument(help="Folder with recordings.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where records and registry go.")] = Path("."),
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "speech",
+    table: Annotated[
+        Path | None,
+        typer.Option(help="CSV or TSV with a header: audio, text and perhaps speaker."),
+    ] = None,
+    speaker: Annotated[
+        str, typer.Option(help="Regular expression; its first group is the speaker in a path.")
+    ] = r"^([^/]+)/",
+    any_speaker: Annotated[
+        bool, typer.Option("--any-speaker", help="Let splits share speakers.")
+    ] = False,
+    dev: Annotated[float, typer.Option(help="Share of recordings.", min=0, max=0.5)] = 0.05,
+    test: Annotated[float, typer.Option(help="Share of recordings.", min=0, max=0.5)] = 0.05,
+    seed: Annotated[int, typer.Option(help="Another seed, other speakers.", min=0)] = 0,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Lower case, letters and digits only.")
+    ] = False,
+    prompt: Annotated[
+        str, typer.Option(help="What is asked of each recording.")
+    ] = "<audio>\nTranscribe the speech.",
+) -> None:
+    """Make records and a registry of recordings with transcripts; splits share no speaker."""
+    from vita_train.data.recordings import RecordingSettings, read_recordings, write_recordings
+
+    found = read_recordings(folder, RecordingSettings(prompt, normalise, speaker), table)
+    parts = {split: share for split, share in (("dev", dev), ("test", test)) if share}
+    write_recordings(found, folder, out, name, parts, seed=seed, any_speaker=any_speaker)
+    typer.echo(
+        f"wrote {out / 'registry.yaml'}: {len(found.records)} records of "
+        f"{len(set(found.speakers))} speakers; {len(found.skipped)} files or lines not used "
+        f"(skipped.jsonl)\ncheck:  vita-train data check {out / 'registry.yaml'}"
+    )
+
+
+@group.command("import-config")
+def import_config(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with the public trainer's dataset_config.py and __init__.py.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Registry to write.")] = Path("registry.yaml"),
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="NAME=KIND", help="Task kind of a dataset."),
+    ] = None,
+    image_folder: Annotated[
+        str | None,
+        typer.Option(
+            "--image-folder", "--image_folder", help="Takes the place of every image root."
+        ),
+    ] = None,
+    audio_segment: Annotated[
+        bool,
+        typer.Option(
+            "--audio-segment", help="Look for audio in AudioFolder/audio, as the public code does."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a registry of the public trainer's data configuration, which is read and never
+    executed."""
+    from vita_train.compat.vita.dataset_config import check_chat_paths, read_config
+    from vita_train.data.sources.public_config import to_registry
+    from vita_train.errors import UserError
+    from vita_train.recipe.yaml_tree import dump_yaml
+
+    pairs = [word.partition("=") for word in kinds or []]
+    if wrong := next((name for name, _, kind in pairs if not kind), None):
+        raise UserError(
+            f"--kind {wrong} names no kind", code="VT-USE-136", remedy="write --kind NAME=KIND"
+        )
+    if out.exists() and not force:
+        raise UserError(
+            "is already there",
+            code="VT-USE-137",
+            where=str(out),
+            remedy="give another --out, or --force",
+        )
+    config = read_config(folder)
+    imported = to_registry(
+        config,
+        kinds={name: kind for name, _, kind in pairs},
+        image_folder=image_folder,
+        audio_segment=audio_segment,
+    )
+    for name, kind in imported.inferred.items():
+        typer.echo(f"{name}: {kind}, ratio {config.datasets[name].ratio:g}")
+    for name, members in imported.registry.groups.items():
+        typer.echo(f"group {name}: {', '.join(members)}")
+    for note in (*imported.notes, *check_chat_paths(config)):
+        typer.echo(f"note: {note}", err=True)
+    part = out.with_name(f"{out.name}.part")
+    value = imported.registry.model_dump(mode="json")
+    part.write_text(dump_yaml(value), encoding="utf-8")
+    os.replace(part, out)
+    typer.echo(f"wrote {out}\ntrain:  vita-train train --registry {out} --dataset_use NAME ...")
+
+
+@group.command()
 def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
     """Bring the data that a recipe names to a directory and write its registry."""
     from vita_train.data.sources.fetch import fetch_all
@@ -96,32 +204,70 @@ def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers =
 
 @group.command()
 def check(
-    recipe: RecipeName,
-    registry: RegistryPath,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="Record file or registry; with REGISTRY, the recipe that lengths are measured by.",
+            show_default=False,
+        ),
+    ],
+    registry: Annotated[
+        Path | None, typer.Argument(help="Registry file.", show_default=False)
+    ] = None,
     settings: Set = None,
+    roots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root", metavar="[KEY=]DIR", help="Of a record file: where media lie, by set."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of a record file: the layout that it has.")
+    ] = None,
+    lenient: Annotated[
+        list[str] | None, typer.Option(help="Of a record file: a leniency. Repeatable.")
+    ] = None,
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            help="Rejected records that are allowed: a number, or below 1 a share of each split. "
+            "A recipe has data.max_reject_share.",
+            min=0,
+        ),
+    ] = 0,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="A finding that turns the data down, `leak: media` say. Repeatable."),
+    ] = None,
+    no_media: Annotated[bool, typer.Option("--no-media", help="Look at no media file.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Write every rejected record as a line of JSON.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with examples to look at and listen to.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts.")] = None,
     workers: Workers = _CORES,
     limit: Annotated[int, typer.Option(help="Rejected rows to print.", min=0)] = 20,
 ) -> None:
-    """Check every record and its media as preparation does, and write nothing."""
-    from vita_train.data.check.run import check as check_data
-    from vita_train.data.prepare.ledger import reject_line
-    from vita_train.errors import DataError
-    from vita_train.recipe.load import load_recipe
+    """Check records and their media, and write no corpus: structure, media, repetition, leaks."""
+    from vita_train.cli.checking import run_check
 
-    report = check_data(registry, load_recipe(recipe, settings or []), workers=workers)
-    for dataset, split, reject in report.rejects[:limit]:
-        typer.echo(reject_line(dataset, split, reject), nl=False)
-    ledger = report.ledger
-    if not report.ok:
-        raise DataError(
-            "; ".join(report.faults[:3]),
-            code="VT-DATA-001",
-            where=str(registry),
-            remedy="correct the records, or allow a share with data.max_reject_share",
-        )
-    typer.echo(
-        f"{registry}: ok, {ledger.used} of {ledger.records} records can be used, {ledger.rejected} "
-        f"rejected"
+    run_check(
+        target,
+        registry,
+        settings or [],
+        roots=roots or [],
+        adapter=adapter,
+        lenient=lenient or [],
+        max_rejects=max_rejects,
+        fail_on=tuple(fail_on or ()),
+        media=not no_media,
+        rejects=rejects,
+        html=html,
+        json_out=json_out,
+        workers=workers,
+        limit=limit,
     )
 
 

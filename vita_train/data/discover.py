@@ -108,7 +108,7 @@ def look_at(folder: Path, out: Path) -> Findings:
             where=str(folder),
             remedy="give the folder that holds records and media",
         )
-    paths = list(_walk(folder))
+    paths = list(walk(folder))
     media: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in _KIND:
@@ -222,7 +222,7 @@ def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder in a fixed order; hidden ones and links to folders are passed
     over."""
     for place, folders, names in os.walk(folder):

@@ -59,7 +59,13 @@ def train(
     if flags:
         typer.echo(document(), nl=False)
         return
-    run = public_run(context.args, stage=stage, settings=settings or [], like_public=like_public)
+    run = public_run(
+        context.args,
+        stage=stage,
+        settings=settings or [],
+        like_public=like_public,
+        members=_members,
+    )
     for note in run.notes:
         typer.echo(f"note: {note}", err=True)
     check_recipe(run.recipe)
@@ -80,6 +86,16 @@ def train(
         work(opened, Selection())
     typer.echo(f"run {opened.name}: stage {run.stage}", err=True)
     run_stage_of(opened, run.stage)
+
+
+def _members(registry: str, name: str) -> dict[str, float]:
+    """The datasets that a name of a registry stands for; a registry that is not there yet (a dry
+    run) has no groups."""
+    from vita_train.data.sources.registry import load_registry
+
+    if not Path(registry).exists():
+        return {name: 1.0}
+    return load_registry(Path(registry)).members(name)
 
 
 def _write(path: Path, text: str) -> None:

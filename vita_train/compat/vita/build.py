@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vita_train.compat.vita.conflicts import Given, refuse_conflicts, tower_kind
@@ -44,6 +44,9 @@ _NEEDED = {
 }
 
 
+Members = Callable[[str, str], Mapping[str, float]]
+
+
 class PublicRun(NamedTuple):
     """What a command line asks for."""
 
@@ -59,6 +62,7 @@ def public_run(
     stage: str = "",
     settings: Sequence[str] = (),
     like_public: bool = False,
+    members: Members | None = None,
 ) -> PublicRun:
     """Return the recipe of one stage that a command line of the public trainer describes.
 
@@ -68,6 +72,8 @@ def public_run(
         settings: settings of the recipe, ``a.b=c``, laid over it.
         like_public: where flags contradict each other and the public code goes on all the same, so
             does the recipe.
+        members: of a registry and a name in it, the datasets that the name stands for and how often
+            each is taken; none takes the name for a dataset.
 
     Raises:
         UserError: a flag is unknown or missing, flags contradict each other, or no recipe can say
@@ -86,6 +92,11 @@ def public_run(
     refuse_missing(arguments, parts)
     stage = _named(stage) if stage else stage_of(arguments, parts)
     tree = Tree(_recipe(arguments, stage, parts, zero, like_public), "train")
+    if members is not None:
+        used = members(str(arguments["registry"]), str(arguments["dataset_use"]))
+        tree.value["stages"][stage]["data"] = {
+            name: times * arguments["data_ratio"] for name, times in used.items()
+        }
     apply_overrides(tree, settings)
     fill_in_family(tree.value)
     recipe = validated(Recipe, tree)

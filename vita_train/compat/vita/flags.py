@@ -141,7 +141,7 @@ _MODEL = (
     ),
 )
 _DATA = (
-    Flag("Data", "dataset_use", str, "temp", "the dataset of the stage; must be given"),
+    Flag("Data", "dataset_use", str, "temp", "dataset or group of the registry; must be given"),
     Flag(
         "Data",
         "lazy_preprocess",

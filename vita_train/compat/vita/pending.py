@@ -26,7 +26,11 @@ PENDING: tuple[Pending, ...] = (
         "another template; without --version, --set data.template=FILE takes a file",
     ),
     Pending("lora_bias", ("none", "all"), "the biases of adapted layers alone"),
-    Pending("image_folder", (None,), "one root for all images; edit the roots in the registry"),
+    Pending(
+        "image_folder",
+        (None,),
+        "one root for all images; give it to vita-train data import-config, or edit the registry",
+    ),
     Pending("fp16", (False,), "computing in float16; take --bf16"),
     Pending("optim", ("adamw_torch", "adamw_torch_fused", "adamw_hf"), "another optimizer"),
     Pending(

@@ -205,6 +205,8 @@ class Corpus:
         """Dataset name to its splits."""
         self.tasks: dict[str, str] = meta["tasks"]
         """Dataset name to the kind of its task."""
+        self.ratios: dict[str, float] = meta.get("ratios", {})
+        """Dataset name to the registry's ratio, where it is not 1."""
         self._sha256: dict[str, str] = meta.get("sha256", {})  # of tokenizer and units
         self._open: dict[tuple[str, str], Index] = {}
 

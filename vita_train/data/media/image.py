@@ -69,7 +69,7 @@ def open_image(path: Path) -> Image.Image:
         MediaError: missing, not an image, truncated, or too large to decode safely.
     """
     path = find_file(path, "image")
-    with decoding(path, "image"), Image.open(path, formats=image_formats()) as image:
+    with decoding(path, "image"), _opened(path) as image:
         first_page(image)
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -78,6 +78,13 @@ def open_image(path: Path) -> Image.Image:
             )
         image.load()
         return as_shown(image)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=image_formats())
+    except Image.DecompressionBombError as error:
+        raise MediaError("too large", f"{path}: {error}") from None
 
 
 def cut_tiles(image: Image.Image, spec: ImageSpec, side: int, *, tiled: bool = True) -> np.ndarray:

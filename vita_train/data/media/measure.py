@@ -8,11 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from vita_train.data.media.audio import check_length, load_wave
+from vita_train.data.media.details import (
+    Details,
+    audio_details,
+    image_details,
+    video_details,
+)
 from vita_train.data.media.door import Kind, decoding
 from vita_train.data.media.image import count_tiles, open_image
 from vita_train.data.media.video import count_video_tiles, probe_video, video_frame_indices
 from vita_train.recipe.audio import AdapterSpec
 from vita_train.recipe.data import DataSpec
+
+Span = tuple[float | None, float | None]
+"""First second of a video, and the second at which it ends; None is the whole."""
+WHOLE: Span = (None, None)
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class MediaFile:
     path: Path
     tiled: bool = True
     """False for images and videos of a set that is never tiled."""
+    span: Span = WHOLE
+    """Of a video, the seconds that are taken."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,10 @@ class MeasureSettings:
     adapter: AdapterSpec
     with_waves: bool = False
     """Hand the samples of audio over, for features that are stored."""
+    details: bool = False
+    """Say more of a file than training needs."""
+    preview: bool = False
+    """Have a preview among the details."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Measured:
     """Of audio, at the recipe's rate."""
     wave: np.ndarray | None = None
     """(samples,) float32, where it was asked for."""
+    details: Details | None = None
 
 
 def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
@@ -59,14 +76,28 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
     data, side = settings.data, settings.side
     with decoding(file.path, file.kind):
         if file.kind == "image":
+            image = open_image(file.path)
             return Measured(
-                count_tiles(*open_image(file.path).size, data.image, side, tiled=file.tiled)
+                count_tiles(*image.size, data.image, side, tiled=file.tiled),
+                details=image_details(file.path, image, preview=settings.preview)
+                if settings.details
+                else None,
             )
         if file.kind == "video":
             video = probe_video(file.path)
-            indices = video_frame_indices(video, data.video)
+            indices = video_frame_indices(video, data.video, *file.span)
             return Measured(
-                count_video_tiles(video, len(indices), data, side, tiled=file.tiled), tuple(indices)
+                count_video_tiles(video, len(indices), data, side, tiled=file.tiled),
+                tuple(indices),
+                details=video_details(
+                    file.path,
+                    video.width,
+                    video.height,
+                    video.frames / video.rate,
+                    preview=settings.preview,
+                )
+                if settings.details
+                else None,
             )
         wave = load_wave(
             file.path,
@@ -75,4 +106,10 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             channel=data.audio.channel,
         )
         check_length(file.path, wave, data.audio, settings.adapter)
-        return Measured(samples=len(wave), wave=wave if settings.with_waves else None)
+        return Measured(
+            samples=len(wave),
+            wave=wave if settings.with_waves else None,
+            details=audio_details(file.path, wave, data.audio.sample_rate, preview=settings.preview)
+            if settings.details
+            else None,
+        )

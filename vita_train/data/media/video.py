@@ -73,9 +73,49 @@ def frame_indices(total: int, native: float, spec: VideoSpec) -> list[int]:
     return indices
 
 
-def video_frame_indices(video: VideoInfo, spec: VideoSpec) -> list[int]:
+#: How much further than the video the end of a record may lie: tables of segments round up.
+_END_TOLERANCE = 1.0
+
+
+def video_frame_indices(
+    video: VideoInfo, spec: VideoSpec, start: float | None = None, end: float | None = None
+) -> list[int]:
     """Return which frames of a video are taken: `frame_indices`, and by time where its rate is not
     constant.
+
+    Args:
+        video: the video.
+        spec: how many frames are taken.
+        start: second from which frames are taken; None is the beginning.
+        end: second before which they are taken; None is the end.
+
+    Raises:
+        MediaError: the video ends before the seconds that are asked for.
+    """
+    if start is None and end is None:
+        return _whole_indices(video, spec)
+    seconds = video.times[-1] if video.times else video.frames / video.rate
+    if (start or 0) >= seconds or (end is not None and end > seconds + _END_TOLERANCE):
+        last = f"{end:g}" if end is not None else "its end"
+        raise MediaError(
+            "start and end", f"seconds {start or 0:g} to {last} of a video of {seconds:.2f} s"
+        )
+    low, high = start or 0.0, min(seconds, end if end is not None else seconds)
+    if not video.times:
+        first = min(int(low * video.rate), video.frames - 1)
+        last_frame = max(first + 1, min(video.frames, round(high * video.rate)))
+        part = video._replace(frames=last_frame - first)
+        return [first + index for index in _whole_indices(part, spec)]
+    starts = np.asarray(video.times[:-1])
+    first = max(0, int(np.searchsorted(starts, low, side="right")) - 1)
+    stop = max(first + 1, int(np.searchsorted(starts, high, side="left")))
+    times = np.maximum(starts[first:stop] - low, 0).tolist()
+    part = video._replace(frames=stop - first, times=(*times, high - low))
+    return [first + index for index in _whole_indices(part, spec)]
+
+
+def _whole_indices(video: VideoInfo, spec: VideoSpec) -> list[int]:
+    """Return which frames are taken of all of a video.
 
     By time means: the frame on screen at each of evenly spaced moments, one every ``1 / spec.rate``
     seconds, thinned to ``max_frames``; where these are fewer than ``min_frames``, as many from the

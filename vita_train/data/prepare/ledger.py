@@ -29,6 +29,8 @@ class SplitLedger(Strict):
     rejected: int
     reasons: dict[str, int] = {}
     """Rejected rows by category."""
+    lenient: dict[str, int] = {}
+    """Used rows that needed a leniency, by its name; a row may need several."""
     tokens: int = 0
     """Tokens, media included."""
     supervised: int = 0
@@ -103,6 +105,7 @@ class Counting:
     def __init__(self, dataset: str, split: str) -> None:
         self.dataset, self.split = dataset, split
         self.reasons: Counter[str] = Counter()
+        self.lenient: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.seconds = 0.0
         self.first: list[Reject] = []
@@ -123,6 +126,7 @@ class Counting:
             frames=result.frames,
         )
         self.seconds += result.seconds
+        self.lenient.update(result.lenient)
 
     def close(self) -> SplitLedger:
         """Return the counts."""
@@ -134,6 +138,7 @@ class Counting:
             used=self.sums["used"],
             rejected=rejected,
             reasons=dict(sorted(self.reasons.items())),
+            lenient=dict(sorted(self.lenient.items())),
             tokens=self.sums["tokens"],
             supervised=self.sums["supervised"],
             tiles=self.sums["tiles"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -14,7 +14,9 @@ from types import TracebackType
 from vita_train.data.media.apart import Decoder
 from vita_train.data.prepare.row_encoder import Example, RowEncoder, measure_settings
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
-from vita_train.data.sources.reading import Reject, Row, read_records
+from vita_train.data.sources.reading import Reject, Row
+from vita_train.data.sources.registry import AudioLimits
+from vita_train.data.sources.source import RecordSource
 from vita_train.recipe.schema import Recipe
 
 _ROWS_PER_TASK = 64
@@ -61,27 +63,24 @@ class ParallelEncoder:
         else:
             self._decoder.close()
 
-    def file(
-        self,
-        dataset: str,
-        path: Path,
-        roots: Mapping[str, Path],
-        passing: Callable[[Row], None] | None = None,
+    def split(
+        self, source: RecordSource, passing: Callable[[Row], None] | None = None
     ) -> Iterator[Example | Reject]:
-        """Examine every row of a record file; results come in the file's order.
+        """Examine every row of a split; results come in the file's order.
 
         Args:
-            dataset: of which.
-            path: the record file.
-            roots: set key to media directory.
+            source: of its rows.
             passing: gets every row that can be read, in this process and before its result comes.
 
         Raises:
             DataError: the file cannot be read.
         """
-        rows = _shown(read_records(path, roots), passing)
+        rows = _shown(source.checked_rows(), passing)
+        dataset, roots = source.dataset, source.roots
         if self._pool is None:
-            encoder = RowEncoder(self._recipe, self._tokenizer, dataset, roots, self._decoder)
+            encoder = RowEncoder(
+                self._recipe, self._tokenizer, dataset, roots, self._decoder, source.audio
+            )
             for row in rows:
                 yield encoder.encode(row) if isinstance(row, Row) else row
             return
@@ -89,7 +88,7 @@ class ParallelEncoder:
         while True:
             task = list(islice(rows, _ROWS_PER_TASK))
             if task:
-                waiting.append(self._pool.submit(_encode, dataset, dict(roots), task))
+                waiting.append(self._pool.submit(_encode, dataset, dict(roots), source.audio, task))
             if not waiting:
                 return
             if not task or len(waiting) > 2 * self._workers:
@@ -118,8 +117,8 @@ def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
 
 
 def _encode(
-    dataset: str, roots: dict[str, Path], rows: list[Row | Reject]
+    dataset: str, roots: dict[str, Path], audio: AudioLimits | None, rows: list[Row | Reject]
 ) -> list[Example | Reject]:
     recipe, tokenizer, decoder = _worker[0]
-    encoder = RowEncoder(recipe, tokenizer, dataset, roots, decoder)
+    encoder = RowEncoder(recipe, tokenizer, dataset, roots, decoder, audio)
     return [encoder.encode(row) if isinstance(row, Row) else row for row in rows]

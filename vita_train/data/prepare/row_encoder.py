@@ -14,11 +14,12 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.audio import frames_of
 from vita_train.data.media.door import Kind
-from vita_train.data.media.measure import Measured, MeasureSettings, MediaFile, measure
+from vita_train.data.media.measure import WHOLE, Measured, MeasureSettings, MediaFile, Span, measure
 from vita_train.data.prepare.ctc_vocab import ctc_frames_needed
 from vita_train.data.prepare.prompt import MediaCounts, encode
 from vita_train.data.prepare.tokenizer import Tokenizer
 from vita_train.data.sources.reading import MediaRef, Reject, Row
+from vita_train.data.sources.registry import AudioLimits
 from vita_train.data.templates import load_template
 from vita_train.errors import VitaError
 from vita_train.recipe.audio import encoder_frames
@@ -67,6 +68,8 @@ class Example:
     """For the state head: place of a clip in ``ids``, its class, place, class, ..."""
     features: list[np.ndarray] = field(default_factory=list)
     """float16 filterbank features of each clip, when they are stored."""
+    lenient: tuple[str, ...] = ()
+    """Leniencies that the record needed."""
 
 
 def limits_of(recipe: Recipe, dataset: str) -> Limits:
@@ -104,6 +107,7 @@ class RowEncoder:
         dataset: name, for its limits.
         roots: set key to media directory.
         decoder: decodes media in a process of its own; without one they are decoded in this one.
+        audio: limits of the dataset's recordings, within the recipe's.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class RowEncoder:
         dataset: str,
         roots: Mapping[str, Path],
         decoder: Decoder | None = None,
+        audio: AudioLimits | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -120,6 +125,7 @@ class RowEncoder:
         self.limits = limits_of(recipe, dataset)
         self.roots = roots
         self.decoder = decoder
+        self.audio = audio
         self._real_roots = {key: os.path.realpath(root) for key, root in roots.items()}
         self.recognised = any(
             OBJECTIVES[spec.objective].transcribes and dataset in spec.data
@@ -143,8 +149,11 @@ class RowEncoder:
         data, model = self.recipe.data, self.recipe.model
         per_tile = model.tokens_per_tile
         images = [self._measure("image", ref) for ref in row.images]
-        videos = [self._measure("video", ref) for ref in row.videos]
+        span = (row.record.start, row.record.end)
+        videos = [self._measure("video", ref, span) for ref in row.videos]
         audios = [self._measure("audio", ref) for ref in row.audios]
+        for clip, ref in zip(audios, row.audios, strict=True):
+            self._check_special(clip.samples / data.audio.sample_rate, ref)
         tiles = [image.tiles for image in images]
         frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
@@ -175,9 +184,12 @@ class RowEncoder:
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
             states=[value for state in encoded.states for value in state],
+            lenient=row.lenient,
         )
         if fault := self._too_long(example):
             return Reject(row.row, "too long", fault, row.id)
+        if self.recognised and not row.audios:
+            return Reject(row.row, "no audio", "has no recording to transcribe", row.id)
         if self.recognised and (fault := self._too_wordy(example)):
             return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
@@ -187,6 +199,21 @@ class RowEncoder:
                 for clip, ref in zip(audios, row.audios, strict=True)
             ]
         return example
+
+    def _check_special(self, seconds: float, ref: MediaRef) -> None:
+        """Hold a recording against the limits of its audio special set.
+
+        Raises:
+            MediaError: it is shorter or longer.
+        """
+        if self.audio is None or self.audio.min_seconds <= seconds <= self.audio.max_seconds:
+            return
+        name = "short" if seconds < self.audio.min_seconds else "long"
+        raise MediaError(
+            f"audio too {name}",
+            f"{ref} lasts {seconds:.3f} s, audio_sets allows {self.audio.min_seconds:g} to "
+            f"{self.audio.max_seconds:g} s",
+        )
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
@@ -214,17 +241,16 @@ class RowEncoder:
             f"{given}"
         )
 
-    def _measure(self, kind: Kind, ref: MediaRef) -> Measured:
+    def _measure(self, kind: Kind, ref: MediaRef, span: Span = WHOLE) -> Measured:
         """Decode a file below its root.
 
         Raises:
             MediaError: it cannot be used, or a link leads out of the root.
         """
-        path = ref.path(self.roots)
-        real, root = os.path.realpath(path), self._real_roots[ref.root]
-        if os.path.commonpath((real, root)) != root:
-            raise MediaError("path outside its root", f"{path} is a link to {real}, outside {root}")
-        file = MediaFile(kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets)
+        path = inside_root(ref, self.roots, self._real_roots[ref.root])
+        file = MediaFile(
+            kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets, span=span
+        )
         return (
             self.decoder.measure(file)
             if self.decoder
@@ -243,6 +269,21 @@ class RowEncoder:
                 "unreadable audio", f"{ref.path(self.roots)}: its features are not finite"
             )
         return features
+
+
+def inside_root(ref: MediaRef, roots: Mapping[str, Path], real_root: str) -> Path:
+    """Return where a media file lies.
+
+    Raises:
+        MediaError: a link leads out of its root.
+    """
+    path = ref.path(roots)
+    real = os.path.realpath(path)
+    if os.path.commonpath((real, real_root)) != real_root:
+        raise MediaError(
+            "path outside its root", f"{path} is a link to {real}, outside {real_root}"
+        )
+    return path
 
 
 def measure_settings(recipe: Recipe) -> MeasureSettings:

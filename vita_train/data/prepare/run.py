@@ -17,6 +17,7 @@ from vita_train.data.prepare.parallel import ParallelEncoder
 from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder, make_tokenizer
 from vita_train.data.sources.reading import Reject
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sources.source import open_splits
 from vita_train.data.templates import load_template
 from vita_train.errors import DataError
 from vita_train.recipe.corpus import corpus_settings
@@ -25,6 +26,8 @@ from vita_train.storage.digest import digest_of, sha256_file
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
+DEV = "dev"
+"""The split that is measured while a stage trains."""
 
 
 def prepare(
@@ -60,6 +63,9 @@ def prepare(
     registry_path, out = registry_path.resolve(), out.resolve()
     registry = load_registry(registry_path)
     check_datasets(recipe, registry, registry_path)
+    recipe = with_registry(recipe, registry)
+    for line in (*shares(recipe, registry), *unmeasured(recipe, registry)):
+        progress(f"prepare: {line}")
     digest = input_digest(recipe, registry, registry_path)
     if not force and _is_done(out, digest):
         progress(f"prepare: {out} is up to date")
@@ -122,12 +128,46 @@ def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
     )
 
 
-def splits_of(registry: Registry) -> list[tuple[str, str, SplitSource]]:
-    """Return dataset, split and source of everything registered, sorted."""
+def with_registry(recipe: Recipe, registry: Registry) -> Recipe:
+    """Return the recipe with what the registry adds to its settings: sets that are never tiled."""
+    image = recipe.data.image
+    never = tuple(dict.fromkeys((*image.no_tile_sets, *registry.no_tile_sets)))
+    if never == image.no_tile_sets:
+        return recipe
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(
+                update={"image": image.model_copy(update={"no_tile_sets": never})}
+            )
+        }
+    )
+
+
+def shares(recipe: Recipe, registry: Registry) -> list[str]:
+    """Return a line for each stage in which the registry's ratios change the recipe's weights."""
+    lines = []
+    for stage, spec in recipe.stages.items():
+        ratios = {name: registry.datasets[name].ratio for name in spec.data}
+        if any(ratio != 1 for ratio in ratios.values()):
+            lines.append(
+                f"stage {stage} takes "
+                + ", ".join(
+                    f"{name} {weight * ratios[name]:g} times ({weight:g} x {ratios[name]:g})"
+                    for name, weight in spec.data.items()
+                )
+            )
+    return lines
+
+
+def unmeasured(recipe: Recipe, registry: Registry) -> list[str]:
+    """Return a line for each stage that is to be measured while it trains and has nothing to be
+    measured on."""
     return [
-        (name, split, entry.splits[split])
-        for name, entry in sorted(registry.datasets.items())
-        for split in sorted(entry.splits)
+        f"stage {stage} measures nothing while it trains: no dataset of it has a dev split; give "
+        "one in the registry, or split_off: {parts: {dev: 0.02}}"
+        for stage, spec in recipe.stages.items()
+        if spec.eval.interval
+        and not any(DEV in registry.datasets[name].split_names for name in spec.data)
     ]
 
 
@@ -150,23 +190,22 @@ def _write(
         (partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
         ParallelEncoder(recipe, partial / "tokenizer", workers) as encoder,
     ):
-        for dataset, split, source in splits_of(registry):
+        for opened in open_splits(path, registry):
+            dataset, split = opened.dataset, opened.split
             counting = Counting(dataset, split)
             meta: dict[str, object] = {
                 "dataset": dataset,
                 "split": split,
                 "settings": media_settings(recipe).model_dump(mode="json"),
-                "roots": _portable_roots(source, path, out / dataset / split),
+                "roots": _portable_roots(
+                    source_of(registry, dataset, split), path, out / dataset / split
+                ),
             }
-            roots = {key: resolve(path, root) for key, root in source.roots.items()}
             bins = (
                 recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
             )
-            results = encoder.file(
-                dataset,
-                resolve(path, source.records),
-                roots,
-                transcripts.add if transcripts.reads(dataset, split) else None,
+            results = encoder.split(
+                opened, transcripts.add if transcripts.reads(dataset, split) else None
             )
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
                 for number, result in enumerate(results, 1):
@@ -181,7 +220,7 @@ def _write(
             faults += [fault] if (fault := counting.fault(recipe.data.max_reject_share)) else []
             progress(
                 f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} "
-                f"rejected"
+                f"rejected{leniencies_used(ledgers[-1])}"
             )
     if faults:
         kept = out.with_name(f"{out.name}.rejects.jsonl")
@@ -198,19 +237,32 @@ def _write(
     progress(f"prepare: {len(ctc_vocab)} recogniser units ({ctc_vocab.kind})")
     ledger = PrepareLedger(digest=digest, splits=ledgers)
     ledger.save(partial / "ledger.json")
-    datasets = {name: sorted(entry.splits) for name, entry in sorted(registry.datasets.items())}
+    datasets = {
+        name: sorted(entry.split_names) for name, entry in sorted(registry.datasets.items())
+    }
     meta_text = json.dumps(
         {
             "format": "vita-train/corpus/v1",
             "digest": digest,
             "datasets": datasets,
             "tasks": registry.tasks,
+            "ratios": {
+                name: entry.ratio
+                for name, entry in sorted(registry.datasets.items())
+                if entry.ratio != 1
+            },
             "sha256": _vocabularies(partial),
         },
         indent=1,
     )
     (partial / "meta.json").write_text(meta_text + "\n", encoding="utf-8")
     return ledger
+
+
+def leniencies_used(ledger: SplitLedger) -> str:
+    """Return how many rows needed which leniency, as the end of a line."""
+    counts = ", ".join(f"{name} {count}" for name, count in ledger.lenient.items())
+    return f"; lenient: {counts}" if counts else ""
 
 
 def _vocabularies(corpus: Path) -> dict[str, str]:
@@ -234,6 +286,12 @@ def media_settings(recipe: Recipe) -> MediaSettings:
         adapter=model.audio_adapter,
         mel_bins=model.audio_encoder.num_mel_bins,
     )
+
+
+def source_of(registry: Registry, dataset: str, split: str) -> SplitSource:
+    """Return the entry that a split's records come from: train's, where they are split off it."""
+    splits = registry.datasets[dataset].splits
+    return splits.get(split) or splits[TRAIN]
 
 
 def _portable_roots(source: SplitSource, registry: Path, at: Path) -> dict[str, str]:

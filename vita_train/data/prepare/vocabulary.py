@@ -14,15 +14,17 @@ from vita_train.data.prepare.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
-from vita_train.data.sources.reading import Row, read_records
+from vita_train.data.sources.reading import Row
 from vita_train.data.sources.records import literal
-from vita_train.data.sources.registry import Registry, resolve
+from vita_train.data.sources.registry import Registry
+from vita_train.data.sources.source import open_split
+from vita_train.data.sources.splitting import TRAIN
 from vita_train.data.templates import load_template
 from vita_train.errors import RecipeError
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 
-TRAIN = "train"
+__all__ = ["TRAIN", "CtcVocabBuilder", "make_tokenizer"]
 
 
 def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) -> Tokenizer:
@@ -92,15 +94,9 @@ class CtcVocabBuilder:
 def _train_rows(registry: Registry, path: Path, names: list[str]) -> Iterator[Row]:
     """Yield the readable rows of the train splits of datasets; rejects are counted elsewhere."""
     for name in names:
-        source = registry.datasets[name].splits.get(TRAIN)
-        if source is None:
-            continue
-        roots = {key: resolve(path, root) for key, root in source.roots.items()}
-        yield from (
-            row
-            for row in read_records(resolve(path, source.records), roots)
-            if isinstance(row, Row)
-        )
+        if TRAIN in registry.datasets[name].splits:
+            source = open_split(path, registry, name, TRAIN)
+            yield from (row for row in source.rows() if isinstance(row, Row))
 
 
 def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:

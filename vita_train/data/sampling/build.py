@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from vita_train.data.index.corpus import Corpus
@@ -40,7 +41,7 @@ def packed_order(
                 phase.most_steps,
                 PackedOrder(
                     indexes,
-                    phase.data,
+                    _shares(corpus, phase.data),
                     batch.global_batch_size,
                     budgets,
                     key_of(seed, "lesson", number),
@@ -84,9 +85,14 @@ def sample_order(
 
 def _weights(corpus: Corpus, spec: StageSpec, split: str) -> dict[str, float]:
     if split == TRAIN:
-        return dict(spec.data)
+        return _shares(corpus, spec.data)
     return {
         name: 1.0
         for name in spec.data
         if split in corpus.datasets.get(name, []) and len(corpus.index(name, split))
     }
+
+
+def _shares(corpus: Corpus, weights: Mapping[str, float]) -> dict[str, float]:
+    """Return how often each dataset is taken: the stage's weight times the registry's ratio."""
+    return {name: weight * corpus.ratios.get(name, 1.0) for name, weight in weights.items()}

@@ -45,9 +45,11 @@ def fetch_all(
     def build(source_workers: int) -> Registry:
         datasets: dict[str, Dataset] = {}
         owners: dict[str, str] = {}
+        parts: list[Registry] = []
         for name, source in sources.items():
             (out / name).mkdir()
-            for dataset, entry in _build(source, out / name, seed, source_workers).datasets.items():
+            built = _build(source, out / name, seed, source_workers)
+            for dataset, entry in built.datasets.items():
                 if dataset in owners:
                     raise DataError(
                         f"both {owners[dataset]} and {name} have a dataset {dataset!r}",
@@ -57,7 +59,8 @@ def fetch_all(
                     )
                 owners[dataset] = name
                 datasets[dataset] = _below(entry, name)
-        return Registry(datasets=datasets)
+            parts.append(built)
+        return _joined(datasets, parts)
 
     return _written(build, out, workers)
 
@@ -97,6 +100,20 @@ def _build(source: Source, out: Path, seed: int, workers: int) -> Registry:
     the other's parts."""
     registry: Registry = named(SOURCES[source.kind].build)(source, out, seed=seed, workers=workers)
     return registry
+
+
+def _joined(datasets: dict[str, Dataset], parts: list[Registry]) -> Registry:
+    """Return one registry of several; groups of the same name become one."""
+    groups: dict[str, list[str]] = {}
+    for part in parts:
+        for group, members in part.groups.items():
+            groups[group] = groups.get(group, []) + members
+    return Registry(
+        datasets=datasets,
+        groups=groups,
+        no_tile_sets=sorted({key for part in parts for key in part.no_tile_sets}),
+        audio_sets={name: limits for part in parts for name, limits in part.audio_sets.items()},
+    )
 
 
 def _below(dataset: Dataset, folder: str) -> Dataset:

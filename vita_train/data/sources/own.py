@@ -55,16 +55,13 @@ def with_paths(registry: Registry, moved: Callable[[str], str]) -> Registry:
             }
         )
 
-    return Registry(
-        datasets={
-            name: dataset.model_copy(
-                update={
-                    "splits": {key: split_moved(split) for key, split in dataset.splits.items()}
-                }
-            )
-            for name, dataset in registry.datasets.items()
-        }
-    )
+    datasets = {
+        name: dataset.model_copy(
+            update={"splits": {key: split_moved(split) for key, split in dataset.splits.items()}}
+        )
+        for name, dataset in registry.datasets.items()
+    }
+    return registry.model_copy(update={"datasets": datasets})
 
 
 def own_versions(source: RecordsSource) -> dict[str, str]:

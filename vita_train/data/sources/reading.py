@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
+import stat
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
+import pyarrow as pa
 from charset_normalizer import from_bytes
 from pydantic import ValidationError
 
+from vita_train.data.sources.leniency import LENIENCIES, TWICE, loosen
 from vita_train.data.sources.records import Record
 from vita_train.errors import DataError
 
 _CHUNK = 1 << 20
 #: Bytes of a file by which its encoding is told.
 _SAMPLE = 1 << 16
+#: Characters of one record; a compressed file of a few kilobytes can hold a line of any length.
+MAX_RECORD = 64 << 20
+#: How compressed files begin, whatever they are called.
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 #: Digits of a number that Python reads by default.
 _MAX_DIGITS = 4300
 #: A fault nearer to the end of what was read than this may come from the cut: the longest token but
@@ -62,6 +74,21 @@ class Row:
     images: tuple[MediaRef, ...] = ()
     videos: tuple[MediaRef, ...] = ()
     audios: tuple[MediaRef, ...] = ()
+    lenient: tuple[str, ...] = ()
+    """Leniencies without which it would have been rejected."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the records of a dataset are read."""
+
+    lenient: tuple[str, ...] = ()
+    """Names of leniencies (`vita_train.data.sources.leniency`); none is the strict format."""
+    default: str | None = None
+    """Root of images and videos of records without ``set``."""
+
+
+STRICT = Rules()
 
 
 @dataclass(frozen=True)
@@ -85,29 +112,49 @@ class RowError(ValueError):
         self.detail = detail
 
 
-def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject]:
+def read_records(
+    path: Path, roots: Mapping[str, Path], rules: Rules = STRICT
+) -> Iterator[Row | Reject]:
     """Yield every row of a JSON array or JSON Lines file, in order, as :class:`Row` or
     :class:`Reject`.
 
     Args:
-        path: the record file, in UTF-8, UTF-16 or UTF-32; an array is read piece by piece, never as
-            a whole.
+        path: the record file, in UTF-8, UTF-16 or UTF-32, plain or compressed by gzip or zstd; an
+            array is read piece by piece, never as a whole.
         roots: set key to media directory; the key ``audio`` serves audio files.
+        rules: leniencies and default root of the dataset.
 
     Raises:
         DataError: the file is missing, unreadable, or an array that is not valid JSON (rows after
             the fault cannot be found, so the file as a whole is refused).
     """
+    for row, value in enumerate(read_values(path)):
+        yield _named(value_to_row(row, value, roots, rules), path)
+
+
+def read_values(path: Path) -> Iterator[Any]:
+    """Yield the decoded JSON values of a record file, in order; a `RowError` for a line that is
+    none.
+
+    Raises:
+        DataError: as of `read_records`.
+    """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise DataError(
+                "record file is no regular file",
+                code="VT-DATA-046",
+                where=str(path),
+                remedy="give a file; a pipe or a device cannot be read twice",
+            )
         encoding = _encoding_of(path)
         # Bytes that are not UTF-8 cost their rows only; in the wider encodings nothing behind one
         # can be read.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-        with path.open(encoding=encoding, errors=errors) as stream:
+        with _text_of(path, encoding, errors) as stream:
             first = _first_character(stream)
-            values = _array_values(stream, path) if first == "[" else _line_values(stream)
-            for row, value in enumerate(values):
-                yield _named(value_to_row(row, value, roots), path)
+        with _text_of(path, encoding, errors) as stream:
+            yield from _array_values(stream, path) if first == "[" else _line_values(stream)
     except UnicodeDecodeError as error:
         raise DataError(
             f"record file is not valid {error.encoding}: {error.reason}",
@@ -115,17 +162,45 @@ def read_records(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject
             where=str(path),
             remedy="write it again in UTF-8",
         ) from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(
+            f"compressed record file is damaged or cut short: {error}",
+            code="VT-DATA-047",
+            where=str(path),
+            remedy="fetch or write it again",
+        ) from error
     except OSError as error:
         raise DataError(
-            f"record file cannot be read: {error.strerror}",
+            f"record file cannot be read: {error.strerror or error}",
             code="VT-DATA-024",
             where=str(path),
             remedy="check the path in the registry",
         ) from error
 
 
-def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Reject:
-    """Check one decoded JSON value (or the RowError that decoding it gave)."""
+def value_to_row(
+    row: int, value: Any, roots: Mapping[str, Path], rules: Rules = STRICT
+) -> Row | Reject:
+    """Check one decoded JSON value (or the RowError that decoding it gave).
+
+    The detail of a reject names the leniencies that would take the record, if there are any.
+    """
+    found = _checked(row, value, roots, rules)
+    if isinstance(found, Row) or not isinstance(value, dict):
+        return found
+    others = tuple(name for name in LENIENCIES if name not in rules.lenient)
+    try:
+        looser = _checked(row, deepcopy(value), roots, replace(rules, lenient=others))
+    except RecursionError:
+        return found
+    if isinstance(looser, Reject) or not looser.lenient:
+        return found
+    return replace(
+        found, detail=f"{found.detail}; lenient: [{', '.join(looser.lenient)}] would take it"
+    )
+
+
+def _checked(row: int, value: Any, roots: Mapping[str, Path], rules: Rules) -> Row | Reject:
     name = ""
     try:
         if isinstance(value, RowError):
@@ -134,6 +209,7 @@ def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Rejec
             raise RowError("not an object", f"expected an object, found {type(value).__name__}")
         name = row_id(row, value)
         _check_characters(value)
+        used = loosen(value, rules.lenient)
         record = Record.model_validate(value)
         sets = record.image_sets
         return Row(
@@ -141,11 +217,14 @@ def value_to_row(row: int, value: Any, roots: Mapping[str, Path]) -> Row | Rejec
             id=name,
             record=record,
             images=tuple(
-                _locate(kind, key, file, roots)
+                _locate(kind, rules.default if key is None else key, file, roots)
                 for kind, key, file in zip(["image"] * len(sets), sets, record.images, strict=True)
             ),
-            videos=tuple(_locate("video", _one_set(record), file, roots) for file in record.videos),
+            videos=tuple(
+                _locate("video", _one_set(record, rules), file, roots) for file in record.videos
+            ),
             audios=tuple(_locate("audio", "audio", file, roots) for file in record.audios),
+            lenient=used,
         )
     except RowError as error:
         return Reject(row, error.reason, error.detail, name)
@@ -165,8 +244,9 @@ def row_id(row: int, value: Mapping[str, Any]) -> str:
     )
 
 
-def _one_set(record: Record) -> str | None:
-    return record.set[0] if isinstance(record.set, list) else record.set
+def _one_set(record: Record, rules: Rules) -> str | None:
+    key = record.set[0] if isinstance(record.set, list) else record.set
+    return rules.default if key is None else key
 
 
 def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) -> MediaRef:
@@ -175,7 +255,9 @@ def _locate(kind: str, key: str | None, name: str, roots: Mapping[str, Path]) ->
         if len(with_image) != 1:
             known = ", ".join(with_image) or "none"
             raise RowError(
-                "no set", f"{kind} {name!r} needs a set that names its root; roots are: {known}"
+                "no set",
+                f"{kind} {name!r} needs a set that names its root, or the split a default; "
+                f"roots are: {known}",
             )
         key = with_image[0]
     if key not in roots:
@@ -194,7 +276,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     kind = first["type"]
     if kind == "extra_forbidden":
         return (
-            "duplicate key" if place.endswith(_TWICE) else "unknown key"
+            "duplicate key" if place.endswith(TWICE) else "unknown key"
         ), f"unknown key {place!r}"
     if kind == "missing":
         return "missing key", f"missing key {place!r}"
@@ -215,6 +297,8 @@ def _category(message: str) -> str:
         ("is empty", "empty turn"),
         ("image and video", "image and video"),
         ("end_tag", "end_tag"),
+        ("seconds of a video", "start and end"),
+        ("is not after start", "start and end"),
     ):
         if words in message:
             return category
@@ -232,9 +316,35 @@ def _check_characters(value: Any) -> None:
         ) from None
 
 
+@contextmanager
+def _bytes_of(path: Path) -> Iterator[IO[bytes]]:
+    """Open a record file; what gzip or zstd has compressed is unpacked as it is read."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        stream.seek(0)
+        if start.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        elif start == _ZSTD:
+            with pa.CompressedInputStream(stream, "zstd") as unpacked:
+                yield unpacked
+        else:
+            yield stream
+
+
+@contextmanager
+def _text_of(path: Path, encoding: str, errors: str) -> Iterator[TextIO]:
+    with _bytes_of(path) as stream:
+        text = io.TextIOWrapper(stream, encoding=encoding, errors=errors)
+        try:
+            yield text
+        finally:
+            text.detach()
+
+
 def _encoding_of(path: Path) -> str:
     """UTF-8, UTF-16 or UTF-32, by a byte order mark or the zeros between ASCII characters."""
-    with path.open("rb") as stream:
+    with _bytes_of(path) as stream:
         return json.detect_encoding(stream.read(4))
 
 
@@ -248,7 +358,7 @@ def _named(row: Row | Reject, path: Path) -> Row | Reject:
 @lru_cache(maxsize=8)
 def _seeming_encoding(path: Path) -> str:
     """What a file that is not UTF-8 seems to be, for messages; empty where that cannot be told."""
-    with path.open("rb") as stream:
+    with _bytes_of(path) as stream:
         found = from_bytes(stream.read(_SAMPLE)).best()
     if found is None or found.encoding in ("ascii", "utf_8"):
         return ""
@@ -259,11 +369,7 @@ def _first_character(stream: TextIO) -> str:
     while character := stream.read(1):
         if not character.isspace() and character != "\ufeff":
             break
-    stream.seek(0)
     return character
-
-
-_TWICE = " (twice)"
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -272,7 +378,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        value[next(name for name in names if names.count(name) > 1) + _TWICE] = None
+        value[next(name for name in names if names.count(name) > 1) + TWICE] = None
     return value
 
 
@@ -302,7 +408,12 @@ def _decode_at(text: str, place: int) -> tuple[Any, int]:
 
 
 def _line_values(stream: TextIO) -> Iterator[Any]:
-    for line in stream:
+    while line := stream.readline(MAX_RECORD + 1):
+        if len(line) > MAX_RECORD:
+            while line and not line.endswith("\n"):
+                line = stream.readline(_CHUNK)
+            yield RowError("too large", f"line is longer than {MAX_RECORD} characters")
+            continue
         text = line.strip().removeprefix("\ufeff")
         if not text:
             continue
@@ -391,6 +502,8 @@ def _element(buffer: _Buffer, path: Path, row: int) -> Any:
                 raise _broken(path, row, fault) from None
         except RecursionError:
             raise _broken(path, row, "is nested too deeply") from None
+        if len(buffer.text) - buffer.place > MAX_RECORD:
+            raise _broken(path, row, f"an element is longer than {MAX_RECORD} characters")
         if not buffer.more():
             raise _broken(path, row, fault)
 

@@ -32,6 +32,10 @@ class Record(Strict):
     conversations: list[Turn] = Field(min_length=2)
     image: str | list[str] | None = None
     video: str | None = None
+    start: float | None = Field(default=None, ge=0, le=1e6, strict=True)
+    """Second of the video at which the record begins."""
+    end: float | None = Field(default=None, gt=0, le=1e6, strict=True)
+    """Second at which it ends."""
     audio: str | list[str] | None = None
     inserted_id: int | None = Field(default=None, ge=0, le=10**9, strict=True)
     """Index of the gpt turn that answers audio not meant for the assistant."""
@@ -68,6 +72,7 @@ class Record(Strict):
     def _consistent(self) -> Record:
         _check_turns(self.conversations)
         _check_media(self)
+        _check_span(self)
         _check_inserted(self)
         return self
 
@@ -129,6 +134,15 @@ def _check_media(record: Record) -> None:
             raise ValueError("set is an empty list")
         if len(record.set) != max(1, len(record.images)) and len(set(record.set)) > 1:
             raise ValueError(f"{len(record.set)} sets for {len(record.images)} images")
+
+
+def _check_span(record: Record) -> None:
+    if record.start is None and record.end is None:
+        return
+    if record.video is None:
+        raise ValueError("start and end are seconds of a video, and there is none")
+    if record.end is not None and record.end <= (record.start or 0):
+        raise ValueError(f"end {record.end:g} s is not after start {record.start or 0:g} s")
 
 
 def _check_inserted(record: Record) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
+from vita_train.data.sources.leniency import leniencies
+from vita_train.data.sources.splitting import TRAIN, SplitOff
 from vita_train.errors import DataError, RecipeError
-from vita_train.recipe.base import MAX_NAME, Strict
+from vita_train.recipe.base import MAX_NAME, MixWeight, Strict
 from vita_train.recipe.tasks import TASK_KINDS
 from vita_train.recipe.yaml_tree import parse_yaml
 
@@ -18,9 +21,19 @@ class SplitSource(Strict):
     """Record file and media roots of one split."""
 
     records: str
-    """JSON array or JSON Lines; relative paths are relative to the registry file."""
+    """JSON array or JSON Lines, plain or compressed by gzip or zstd; relative paths are relative to
+    the registry file."""
     roots: dict[str, str] = Field(default_factory=dict)
     """Set key to directory. The key ``audio`` serves all audio files."""
+    default: str | None = None
+    """Key of the root of images and videos of records that name no set."""
+
+    @field_validator("records")
+    @classmethod
+    def _some_file(cls, records: str) -> str:
+        if not records.strip():
+            raise ValueError("the path of the record file is empty")
+        return records
 
     @field_validator("roots")
     @classmethod
@@ -28,7 +41,31 @@ class SplitSource(Strict):
         bad = [key for key in roots if not key or ":" in key]
         if bad:
             raise ValueError(f"root keys must not be empty or hold a colon: {bad}")
+        if empty := [key for key, root in roots.items() if not root.strip()]:
+            raise ValueError(f"the path of root {empty[0]!r} is empty")
         return roots
+
+    @model_validator(mode="after")
+    def _known_default(self) -> SplitSource:
+        if self.default is not None and self.default not in self.roots:
+            raise ValueError(f"default {self.default!r} is none of the roots {sorted(self.roots)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: Any) -> dict[str, Any]:
+        value: dict[str, Any] = handler(self)
+        if self.default is None:
+            value.pop("default", None)
+        return value
+
+
+class AudioLimits(Strict):
+    """How the recordings of an audio special set are taken, within what the recipe allows."""
+
+    min_seconds: float = Field(default=0.0, ge=0, le=86_400)
+    """Shorter recordings are rejected."""
+    max_seconds: float = Field(default=86_400, gt=0, le=86_400)
+    """Longer recordings are rejected."""
 
 
 class Dataset(Strict):
@@ -39,17 +76,35 @@ class Dataset(Strict):
 
     task: str
     """Kind of its task, which says how it is measured; `vita_train.recipe.tasks` has the list."""
+    adapter: str | None = None
+    """A layout of public files: a named set of leniencies."""
+    lenient: list[str] = []
+    """Leniencies beside the adapter's; without any the format is strict."""
+    ratio: MixWeight = 1.0
+    """Times the weight that a stage gives the dataset is how often its records are taken."""
+    split_off: SplitOff | None = None
+    """Splits that are made of the train records."""
     splits: dict[str, SplitSource]
+
+    @property
+    def leniencies(self) -> tuple[str, ...]:
+        """Names of all leniencies, the adapter's included, in the order of their use."""
+        return leniencies(self.adapter, self.lenient)
+
+    @property
+    def split_names(self) -> list[str]:
+        """Every split, those that are split off included."""
+        return [*self.splits, *(self.split_off.parts if self.split_off else ())]
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, value: Any) -> Any:
         if not isinstance(value, dict) or (
-            isinstance(value.get("splits"), dict) and set(value) <= {"task", "splits"}
+            isinstance(value.get("splits"), dict) and set(value) <= {*_OWN, "splits"}
         ):
             return value
-        splits = {name: split for name, split in value.items() if name != "task"}
-        return {**({"task": value["task"]} if "task" in value else {}), "splits": splits}
+        splits = {name: split for name, split in value.items() if name not in _OWN}
+        return {**{key: value[key] for key in _OWN if key in value}, "splits": splits}
 
     @field_validator("task")
     @classmethod
@@ -58,12 +113,33 @@ class Dataset(Strict):
             raise ValueError(f"there is no task kind {task!r}; {_kinds()}")
         return task
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Dataset:
+        leniencies(self.adapter, self.lenient)
+        if self.split_off is not None:
+            if TRAIN not in self.splits:
+                raise ValueError("split_off takes records of train, and there is no such split")
+            if both := sorted(set(self.split_off.parts) & set(self.splits)):
+                raise ValueError(f"split_off makes {both[0]!r}, which the dataset has already")
+        return self
+
     @model_serializer
     def _beside(self) -> dict[str, Any]:
+        own = {
+            "adapter": self.adapter,
+            "lenient": self.lenient,
+            "ratio": self.ratio if self.ratio != 1 else None,
+            "split_off": self.split_off.model_dump() if self.split_off else None,
+        }
         return {
             "task": self.task,
+            **{key: value for key, value in own.items() if value},
             **{name: split.model_dump() for name, split in self.splits.items()},
         }
+
+
+#: Keys of a dataset that are no splits.
+_OWN = ("task", "adapter", "lenient", "ratio", "split_off")
 
 
 class Registry(Strict):
@@ -71,11 +147,20 @@ class Registry(Strict):
 
     format: Literal["vita-train/registry/v1"] = "vita-train/registry/v1"
     datasets: dict[str, Dataset]
+    groups: dict[str, list[str]] = {}
+    """Names under which several datasets are used together; one that stands twice counts twice."""
+    no_tile_sets: list[str] = []
+    """Set keys whose images and video frames are never tiled, beside the recipe's."""
+    audio_sets: dict[str, AudioLimits] = {}
+    """Datasets whose recordings have limits of their own."""
 
     @field_validator("datasets")
     @classmethod
     def _plain_names(cls, datasets: dict[str, Dataset]) -> dict[str, Dataset]:
-        names = [*datasets, *(split for dataset in datasets.values() for split in dataset.splits)]
+        names = [
+            *datasets,
+            *(split for dataset in datasets.values() for split in dataset.split_names),
+        ]
         bad = [name for name in names if not name or not name.replace("-", "_").isidentifier()]
         if bad:
             raise ValueError(
@@ -87,6 +172,42 @@ class Registry(Strict):
                 f"names of datasets and splits become folders, of at most {MAX_NAME} bytes: {long}"
             )
         return datasets
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Registry:
+        for group, members in self.groups.items():
+            if group in self.datasets:
+                raise ValueError(f"group {group!r} has the name of a dataset")
+            if not members:
+                raise ValueError(f"group {group!r} is empty")
+        for what, names in (
+            *((f"group {group!r}", members) for group, members in self.groups.items()),
+            ("audio_sets", list(self.audio_sets)),
+        ):
+            if unknown := [name for name in names if name not in self.datasets]:
+                raise ValueError(f"{what} names {unknown[0]!r}, which is no dataset")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: Any) -> dict[str, Any]:
+        value: dict[str, Any] = handler(self)
+        return {key: entry for key, entry in value.items() if entry or key == "datasets"}
+
+    def members(self, name: str) -> dict[str, float]:
+        """Return the datasets that a name stands for, with how often each is taken.
+
+        Raises:
+            DataError: it is neither a group nor a dataset; those that exist are listed.
+        """
+        if name in self.datasets:
+            return {name: 1.0}
+        if name not in self.groups:
+            raise DataError(
+                f"there is no dataset or group {name!r}",
+                code="VT-DATA-048",
+                remedy=f"there are {', '.join(sorted({*self.datasets, *self.groups}))}",
+            )
+        return {member: float(count) for member, count in Counter(self.groups[name]).items()}
 
     @property
     def tasks(self) -> dict[str, str]:

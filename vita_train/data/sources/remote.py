@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vita_train.console import progress, say
-from vita_train.data.sources.reading import Row, read_records
+from vita_train.data.sources.reading import Row, Rules, read_records
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry
 from vita_train.errors import DataError, UserError
 from vita_train.recipe.sources import RecordsSource
@@ -109,24 +109,24 @@ def bring(source: RecordsSource, registry: Registry, out: Path) -> Registry:
             suffixes = "".join(Path(records).suffixes[-2:])
             records = f"records/{dataset}.{name}{suffixes}"
             _download_records(source, split.records, out / records)
-        for key, file in _named_files(out / records, roots):
+        rules = Rules(registry.datasets[dataset].leniencies, split.default)
+        for key, file in _named_files(out / records, roots, rules):
             if is_remote(split.roots[key]):
                 wanted[split.roots[key], file] = out / roots[key] / file
         return split.model_copy(update={"records": records, "roots": roots})
 
-    brought = Registry(
-        datasets={
-            name: dataset.model_copy(
-                update={
-                    "splits": {
-                        split: split_brought(name, split, entry)
-                        for split, entry in dataset.splits.items()
-                    }
+    datasets = {
+        name: dataset.model_copy(
+            update={
+                "splits": {
+                    split: split_brought(name, split, entry)
+                    for split, entry in dataset.splits.items()
                 }
-            )
-            for name, dataset in registry.datasets.items()
-        }
-    )
+            }
+        )
+        for name, dataset in registry.datasets.items()
+    }
+    brought = registry.model_copy(update={"datasets": datasets})
     for root in {root for root, _ in wanted}:
         (out / _folder(root)).mkdir(parents=True, exist_ok=True)
     _download_media(source, wanted)
@@ -144,10 +144,12 @@ def _download_records(source: RecordsSource, uri: str, path: Path) -> None:
         ) from error
 
 
-def _named_files(records: Path, roots: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def _named_files(
+    records: Path, roots: Mapping[str, str], rules: Rules
+) -> Iterable[tuple[str, str]]:
     """Yield root key and name of every media file that a sound record names. What is wrong with
     the others is for the preparation to say."""
-    for row in read_records(records, {key: Path(root) for key, root in roots.items()}):
+    for row in read_records(records, {key: Path(root) for key, root in roots.items()}, rules):
         if isinstance(row, Row):
             for reference in (*row.images, *row.videos, *row.audios):
                 yield reference.root, reference.name

@@ -111,7 +111,7 @@ def test_pipes_links_out_of_the_root_and_odd_rows_are_rejects(tmp_path: Path) ->
     )
     report = check(registry, recipe(), progress=lambda line: None)
     assert [(reject.id, reject.reason) for _, _, reject in report.rejects] == [
-        ("mute", "cannot be examined"),
+        ("mute", "no audio"),
         ("link", "path outside its root"),
         ("pipe", "unreadable image"),
     ]

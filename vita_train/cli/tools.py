@@ -1,0 +1,218 @@
+"""``vita-train data tools``: the public tools under their names.
+
+Exit codes are those of the public guides: 0 clean, 1 problems found, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vita_train.data.media import MediaError
+    from vita_train.data.media.door import Kind
+    from vita_train.data.sources.source import RecordSource
+    from vita_train.recipe.data import AudioSpec
+
+DataPath = Annotated[
+    Path, typer.Option("--data_path", "--data-path", help="Record file.", show_default=False)
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="[KEY=]DIR", help="Where media lie, by set; repeatable."),
+]
+Adapter = Annotated[str, typer.Option(help="Layout of the records; `strict` is the format's own.")]
+Output = Annotated[
+    Path | None, typer.Option("--output_path", "--output-path", help="Write the result as JSON.")
+]
+InputDir = Annotated[Path, typer.Option("--input_dir", "--input-dir", show_default=False)]
+OutputDir = Annotated[Path, typer.Option("--output_dir", "--output-dir", show_default=False)]
+
+tools = typer.Typer(help="The public tools, under their names.", no_args_is_help=True)
+
+
+def _source(data_path: Path, roots: Sequence[str] | None, adapter: str) -> RecordSource:
+    from vita_train.data.check.targets import open_target
+
+    (source,) = open_target(
+        data_path, roots=roots or [], adapter=None if adapter == "strict" else adapter
+    )
+    return source
+
+
+def _end(problems: int) -> None:
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write(path: Path | None, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=True)
+    if path is None:
+        typer.echo(text)
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _check(source: RecordSource, *, media: bool) -> None:
+    from vita_train.cli.checking import as_json
+    from vita_train.data.check.run import CheckSettings, check_sources
+    from vita_train.data.prepare.ledger import reject_line
+
+    report = check_sources([source], CheckSettings(media=media))
+    for dataset, split, reject in report.rejects[:50]:
+        typer.echo(reject_line(dataset, split, reject), nl=False)
+    counts = as_json(report)
+    _write(None, {key: counts[key] for key in ("records", "used", "reasons", "findings")})
+    _end(report.ledger.rejected)
+
+
+@tools.command("check_json")
+def check_json(data_path: DataPath, root: Roots = None, adapter: Adapter = "vita") -> None:
+    """Check records: fields, roles, empty turns, placeholders against files, sets."""
+    _check(_source(data_path, root or ["."], adapter), media=False)
+
+
+@tools.command("validate_dataset")
+def validate_dataset(
+    dataset_path: Annotated[
+        Path, typer.Option("--dataset_path", "--dataset-path", show_default=False)
+    ],
+    root: Roots = None,
+    check_images: Annotated[bool, typer.Option("--check_images", "--check-images")] = False,
+    check_audio: Annotated[bool, typer.Option("--check_audio", "--check-audio")] = False,
+    adapter: Adapter = "vita",
+) -> None:
+    """Check records, and all their media when asked for one kind or both."""
+    _check(_source(dataset_path, root or ["."], adapter), media=check_images or check_audio)
+
+
+def _lost(kind: Kind, source: RecordSource, output: Path, audio: AudioSpec | None = None) -> None:
+    from vita_train.data.tools.lost import lost_files
+
+    part = output.with_name(f"{output.name}.part")
+    total = lost = 0
+    with part.open("w", encoding="utf-8") as stream:
+        for found in lost_files(source, kind, audio):
+            total += 1
+            if found is not None:
+                lost += 1
+                stream.write(json.dumps(asdict(found), ensure_ascii=True) + "\n")
+    part.replace(output)
+    typer.echo(f"{lost} of {total} records cannot be used; {output} lists them with the cause")
+    _end(lost)
+
+
+@tools.command("check_image_lost")
+def check_image_lost(
+    data_path: DataPath,
+    root: Roots = None,
+    output: Annotated[Path, typer.Option(help="List to write.")] = Path("lost_image.jsonl"),
+    adapter: Adapter = "vita",
+) -> None:
+    """Open every image that records name, and list those that cannot be used."""
+    _lost("image", _source(data_path, root or ["."], adapter), output)
+
+
+@tools.command("check_audio_lost")
+def check_audio_lost(
+    data_path: DataPath,
+    root: Roots = None,
+    output: Annotated[Path, typer.Option(help="List to write.")] = Path("lost_audio.jsonl"),
+    min_seconds: Annotated[float, typer.Option(min=0)] = 0.5,
+    max_seconds: Annotated[float, typer.Option(min=0.1)] = 30.0,
+    adapter: Adapter = "vita",
+) -> None:
+    """Decode every recording that records name, and list those that cannot be used."""
+    from vita_train.recipe.data import AudioSpec
+
+    limits = AudioSpec(min_seconds=min(min_seconds, max_seconds), max_seconds=max_seconds)
+    _lost("audio", _source(data_path, root or ["."], adapter), output, limits)
+
+
+@tools.command("rm_lost")
+def rm_lost(
+    data_path: DataPath,
+    lost: Annotated[Path, typer.Option(help="List of lost records.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Record file to write.", show_default=False)],
+) -> None:
+    """Write a record file without lost records; the input stays as it is."""
+    from vita_train.data.tools.lost import remove_rows, rows_of
+
+    kept, dropped = remove_rows(data_path, rows_of(lost), output)
+    typer.echo(f"{output}: {kept} records, {dropped} left out")
+
+
+@tools.command("statistics_data_num")
+def statistics_data_num(
+    data_path: DataPath, output_path: Output = None, adapter: Adapter = "vita"
+) -> None:
+    """Count records, rounds, questions by kind, files and negatives."""
+    from vita_train.data.tools.statistics import count_records
+
+    _write(output_path, count_records(_source(data_path, ["."], adapter).rows()))
+
+
+@tools.command("statistics_token_num")
+def statistics_token_num(
+    data_path: DataPath,
+    recipe: Annotated[str, typer.Option(help="Recipe with tokenizer and tiling.")] = "vita-1.5-7b",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+    ] = None,
+    root: Roots = None,
+    output_path: Output = None,
+    adapter: Adapter = "vita",
+) -> None:
+    """Count the tokens of each record, media included, and list long ones."""
+    from vita_train.data.tools.statistics import count_tokens
+    from vita_train.recipe.load import load_recipe
+
+    source = _source(data_path, root or ["."], adapter)
+    _write(output_path, count_tokens(source, load_recipe(recipe, settings or [])))
+
+
+@tools.command("preprocess_images")
+def preprocess_images(
+    input_dir: InputDir,
+    output_dir: OutputDir,
+    size: Annotated[int, typer.Option(help="Pixels of the shorter side.", min=1)] = 448,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge smaller images.")] = False,
+) -> None:
+    """Write images upright, in RGB, of a size; originals stay as they are."""
+    from vita_train.data.tools.preprocess import preprocess_images as process
+
+    _processed(process(input_dir, output_dir, size, enlarge=enlarge))
+
+
+@tools.command("preprocess_audio")
+def preprocess_audio(
+    input_dir: InputDir,
+    output_dir: OutputDir,
+    sample_rate: Annotated[
+        int, typer.Option("--sample_rate", "--sample-rate", min=1000, max=768_000)
+    ] = 16000,
+) -> None:
+    """Write recordings as mono WAV of a rate; originals stay as they are."""
+    from vita_train.data.tools.preprocess import preprocess_audio as process
+
+    _processed(process(input_dir, output_dir, sample_rate))
+
+
+def _processed(files: Iterable[tuple[Path, MediaError | None]]) -> None:
+    from vita_train.printable import printable
+
+    total = bad = 0
+    for _, error in files:
+        total += 1
+        if error is not None:
+            bad += 1
+            typer.echo(f"{error.reason}: {printable(error.detail)}", err=True)
+    typer.echo(f"{total - bad} of {total} files written or up to date, {bad} cannot be used")
+    _end(bad)

@@ -1,0 +1,136 @@
+"""The records of one split, as the registry says they are to be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vita_train.data.sources.reading import Reject, Row, Rules, read_records
+from vita_train.data.sources.registry import AudioLimits, Dataset, Registry, resolve
+from vita_train.data.sources.splitting import TRAIN, Partition, SplitOff, keys_of, partition
+from vita_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """Record file, media roots and rules of one split."""
+
+    dataset: str
+    split: str
+    path: Path
+    roots: Mapping[str, Path]
+    rules: Rules
+    audio: AudioLimits | None = None
+    """Limits of the recordings of an audio special set."""
+    split_off: SplitOff | None = None
+    """What is split off the file; only the records of ``split`` are read then."""
+
+    def rows(self) -> Iterator[Row | Reject]:
+        """Yield the rows of the split; row numbers are those of the file.
+
+        Raises:
+            DataError: the file cannot be read, or cannot be divided as the registry says.
+        """
+        if self.split_off is None:
+            yield from read_records(self.path, self.roots, self.rules)
+            return
+        dealt = self._partition()
+        for row in read_records(self.path, self.roots, self.rules):
+            if dealt.of(row) != self.split:
+                continue
+            keys = keys_of(row, self.split_off) if isinstance(row, Row) else None
+            yield keys if isinstance(keys, Reject) else row
+
+    def checked_rows(self) -> Iterator[Row | Reject]:
+        """Yield the rows as `rows` does, and stop at the first file below a root that is missing or
+        holds nothing: every record of it would be rejected one by one.
+
+        Raises:
+            DataError: such a root, or as of `rows`.
+        """
+        sound: set[str] = set()
+        for row in self.rows():
+            if isinstance(row, Row):
+                for ref in (*row.images, *row.videos, *row.audios):
+                    if ref.root not in sound:
+                        self._check_root(ref.root)
+                        sound.add(ref.root)
+            yield row
+
+    def _check_root(self, key: str) -> None:
+        root = self.roots[key]
+        try:
+            with os.scandir(root) as entries:
+                fault = "" if next(entries, None) else "is empty"
+        except FileNotFoundError:
+            fault = "does not exist"
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if fault:
+            raise DataError(
+                f"the media root {key!r} of {self.dataset}/{self.split}, {root}, {fault}",
+                code="VT-DATA-049",
+                where=str(self.path),
+                remedy="fetch or unpack the media, or correct the root",
+            )
+
+    def _partition(self) -> Partition:
+        assert self.split_off is not None
+        status = self.path.stat() if self.path.exists() else None
+        return _dealt(
+            self.split_off.model_dump_json(),
+            self.path,
+            tuple(sorted(self.roots.items())),
+            self.rules,
+            (status.st_mtime_ns, status.st_size) if status else (0, 0),
+            self.dataset,
+        )
+
+
+@lru_cache(maxsize=16)
+def _dealt(
+    spec: str,
+    path: Path,
+    roots: tuple[tuple[str, Path], ...],
+    rules: Rules,
+    _changed: tuple[int, int],
+    dataset: str,
+) -> Partition:
+    return partition(
+        SplitOff.model_validate_json(spec),
+        lambda: read_records(path, dict(roots), rules),
+        f"{dataset} ({path})",
+    )
+
+
+def open_split(registry_path: Path, registry: Registry, dataset: str, split: str) -> RecordSource:
+    """Return where and how the records of a split are read; ``registry_path`` is the registry's
+    file."""
+    entry = registry.datasets[dataset]
+    source = entry.splits.get(split) or entry.splits[TRAIN]
+    return RecordSource(
+        dataset,
+        split,
+        resolve(registry_path, source.records),
+        {key: resolve(registry_path, root) for key, root in source.roots.items()},
+        Rules(entry.leniencies, source.default),
+        registry.audio_sets.get(dataset),
+        _off(entry, split),
+    )
+
+
+def _off(entry: Dataset, split: str) -> SplitOff | None:
+    is_part = entry.split_off is not None and (split == TRAIN or split in entry.split_off.parts)
+    return entry.split_off if is_part else None
+
+
+def open_splits(registry_path: Path, registry: Registry) -> list[RecordSource]:
+    """Return every split of a registry, those that are split off included, sorted."""
+    return [
+        open_split(registry_path, registry, name, split)
+        for name in sorted(registry.datasets)
+        for split in sorted(registry.datasets[name].split_names)
+    ]
