@@ -36,6 +36,9 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
+    from vita_train.cli import data_catalogue
+
+    data_catalogue.register(group)
     app.add_typer(group, name="data")
 
 
@@ -81,17 +84,6 @@ def init(
         f"wrote {', '.join(map(str, files))}\ncheck:  vita-train data check {files[1]} {files[0]}\n"
         f"train:  vita-train run {files[1]}"
     )
-
-
-@group.command()
-def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
-    """Bring the data that a recipe names to a directory and write its registry."""
-    from vita_train.data.sources.fetch import fetch_all
-    from vita_train.recipe.load import load_recipe
-
-    resolved = load_recipe(recipe, settings or [])
-    registry = fetch_all(resolved.data.source, out, seed=resolved.seed, workers=workers)
-    typer.echo(f"{out / 'registry.json'}: {', '.join(sorted(registry.datasets))}")
 
 
 @group.command()

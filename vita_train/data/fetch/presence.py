@@ -1,0 +1,83 @@
+"""Which files are in the target folder already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vita_train.data.fetch.folder import part_path, to_final_name
+from vita_train.data.fetch.lock import LockedFile, LockFile
+from vita_train.data.fetch.origin import RemoteFile
+from vita_train.errors import DataError, UserError
+from vita_train.storage.digest import sha256_file
+
+
+def is_there(file: RemoteFile, name: str, lock: LockFile, root: Path, *, update: bool) -> bool:
+    """Say whether a file need not be fetched, and take up one that a kill left between lock and
+    final name.
+
+    Args:
+        file: of a source.
+        name: the source's.
+        lock: of the target folder.
+        root: the target folder.
+        update: whether another version than that of the lock file is wanted.
+
+    Raises:
+        UserError: another file stands in its place.
+        DataError: its publisher states another checksum than the lock file.
+    """
+    source = lock.source(name)
+    locked, path = source.files.get(file.path), root / file.path
+    if update and locked is not None and locked.sha256 != file.sha256:
+        return False
+    if locked is not None and file.sha256 not in (None, locked.sha256):
+        raise DataError(
+            f"its sha256 is {file.sha256} now, and was {locked.sha256} when it was fetched first",
+            where=file.path,
+            remedy="its publisher changed it; take the new version by --update",
+        )
+    if locked is None:
+        if path.exists():
+            return _adopt(file, name, lock, path)
+        return False
+    if any(file.path in unpacked.parts for unpacked in source.unpacked.values()):
+        return True
+    if path.is_file():
+        if path.stat().st_size == locked.bytes:
+            return True
+        raise UserError(
+            f"has {path.stat().st_size} bytes, {locked.bytes} were fetched",
+            where=str(path),
+            remedy="remove it to fetch it again",
+        )
+    part = part_path(root, file.path)
+    if (
+        part.is_file()
+        and part.stat().st_size == locked.bytes
+        and sha256_file(part) == locked.sha256
+    ):
+        to_final_name(part, path)
+        return True
+    return False
+
+
+def _adopt(file: RemoteFile, name: str, lock: LockFile, path: Path) -> bool:
+    """Take a file that someone else put there, if it is the one that would be fetched."""
+    digest = sha256_file(path) if path.is_file() else ""
+    if file.sha256 is None or digest != file.sha256:
+        raise UserError(
+            "something stands there that this command did not fetch",
+            where=str(path),
+            remedy="move it away, or choose another folder by --to",
+        )
+    lock.add_file(
+        name,
+        file.path,
+        LockedFile(
+            origin=file.origin.where,
+            bytes=path.stat().st_size,
+            sha256=digest,
+            verified="published",
+        ),
+    )
+    return True
