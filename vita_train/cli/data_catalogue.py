@@ -138,7 +138,11 @@ def fetch(
 
     folder = to or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
     if folder is None:
-        raise UserError("no target folder was named", remedy=f"give one by --to DIR, or set {DATA}")
+        raise UserError(
+            "no target folder was named",
+            code="VT-USE-132",
+            remedy=f"give one by --to DIR, or set {DATA}",
+        )
     folder = folder.expanduser()
     if len(sources) == 1 and _is_recipe(sources[0]):
         _fetch_recipe(sources[0], folder, settings or [], workers)

@@ -39,6 +39,7 @@ class Catalogue:
         near = get_close_matches(name, self.entries, n=3)
         raise UserError(
             f"the catalogue has no entry {name!r}",
+            code="VT-USE-133",
             remedy=(f"did you mean {' or '.join(near)}? " if near else "")
             + "vita-train data list shows all; vita-train data add FILE adds one",
         )
@@ -82,6 +83,7 @@ def load_catalogue(folders: Sequence[Path] = ()) -> Catalogue:
         if not folder.is_dir():
             raise UserError(
                 "catalogue folder does not exist",
+                code="VT-USE-134",
                 where=str(folder),
                 remedy=f"correct {CATALOGUE} or --catalogue",
             )
@@ -94,6 +96,7 @@ def load_catalogue(folders: Sequence[Path] = ()) -> Catalogue:
             if entry.name != path.stem:
                 raise DataError(
                     f"the entry's name is {entry.name!r}, its file is named {path.stem!r}",
+                    code="VT-DATA-040",
                     where=str(path),
                     remedy="give both the same name",
                 )
@@ -113,6 +116,7 @@ def load_entry(path: Path) -> Entry:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
             f"catalogue entry cannot be read: {reason}",
+            code="VT-DATA-041",
             where=str(path),
             remedy="give the path of a YAML file",
         ) from error
@@ -121,12 +125,16 @@ def load_entry(path: Path) -> Entry:
         key = ".".join(str(part) for part in first["loc"])
         raise DataError(
             f"catalogue entry is not valid: {key}{': ' if key else ''}{first['msg']}",
+            code="VT-DATA-042",
             where=str(path),
             remedy="correct the key; docs/how-to/get-public-data.md shows an entry",
         ) from error
     except RecipeError as error:
         raise DataError(
-            error.what, where=error.where, remedy=error.remedy or "correct the file"
+            error.what,
+            code=error.code,
+            where=error.where,
+            remedy=error.remedy or "correct the file",
         ) from error
 
 
@@ -144,6 +152,7 @@ def add_entry(path: Path, folder: Path | None = None) -> Path:
         if place.exists() and place.read_bytes() != text:
             raise UserError(
                 f"there is another entry {entry.name!r} in your catalogue",
+                code="VT-USE-135",
                 where=str(place),
                 remedy="rename the new one, or remove the old file first",
             )
@@ -154,6 +163,7 @@ def add_entry(path: Path, folder: Path | None = None) -> Path:
     except OSError as error:
         raise UserError(
             f"cannot be written: {error.strerror}",
+            code="VT-USE-136",
             where=str(place),
             remedy=f"choose a folder of yours by {CATALOGUE}",
         ) from error

@@ -60,6 +60,7 @@ def archives_among(paths: Iterable[str]) -> list[Archive]:
             if last not in known:
                 raise DataError(
                     "parts of a zip are there, but not its last one",
+                    code="VT-DATA-043",
                     where=last,
                     remedy="fetch all parts: .z01, .z02 and so on, and .zip",
                 )
@@ -96,6 +97,7 @@ def _check_complete(name: str, keys: list[tuple[int, str]]) -> None:
         wanted = set(range(min(numbers[0], 1), numbers[-1])) - set(numbers)
         raise DataError(
             f"parts of the archive are missing: {sorted(wanted)[:5]} of those up to {numbers[-1]}",
+            code="VT-DATA-044",
             where=name,
             remedy="fetch all parts of it",
         )

@@ -95,6 +95,7 @@ def _check_form(name: str, place: Form, root: Path) -> None:
     if not there:
         raise UserError(
             f"{name} has files that only you can get: {place.about}",
+            code="VT-USE-137",
             where=place.url,
             remedy=f"put them in {folder}, then run the same command again",
         )

@@ -69,6 +69,7 @@ def need_room(root: Path, count: int, what: str) -> None:
     if count + _MARGIN > free:
         raise UserError(
             f"{what} need {size(count)}, and {size(free)} are free on the disk",
+            code="VT-USE-138",
             where=str(root),
             remedy=f"free {size(count + _MARGIN - free)}, or choose a folder on another disk "
             "by --to",
@@ -94,6 +95,7 @@ def refused(error: OSError, root: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             "the disk is full; what came is kept",
+            code="VT-USE-139",
             where=where,
             remedy="free some space, then run the same command again; it continues where it "
             "stopped",
@@ -101,12 +103,14 @@ def refused(error: OSError, root: Path) -> UserError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
             "permission denied",
+            code="VT-USE-140",
             where=where,
             remedy="change the owner or mode of the folder, or choose another one by --to; do not "
             "run as root for it",
         )
     return UserError(
         f"cannot be written: {error.strerror or error}",
+        code="VT-USE-141",
         where=where,
         remedy="remove what is in the way, or choose another folder by --to",
     )

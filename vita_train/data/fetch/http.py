@@ -128,6 +128,7 @@ may be needed"
             self._refuse(answer)
         raise UserError(
             f"is redirected more than {_MOST_REDIRECTS} times",
+            code="VT-USE-142",
             where=self.url,
             remedy="check the URL in a browser",
         )
@@ -140,6 +141,7 @@ may be needed"
             raise UserError(
                 f"the server redirects from https to {urlsplit(to).scheme}, where anyone on the "
                 "way could change the files",
+                code="VT-USE-143",
                 where=self.url,
                 remedy="find the https address of the file, or fetch it elsewhere and use a "
                 "file: source",
@@ -147,6 +149,7 @@ may be needed"
         if urlsplit(to).scheme not in ("http", "https"):
             raise UserError(
                 f"the server redirects to {urlsplit(to).scheme or 'nowhere'}",
+                code="VT-USE-144",
                 where=self.url,
                 remedy="check the URL in a browser",
             )
@@ -167,15 +170,20 @@ may be needed"
             raise UserError(
                 f"access is refused ({status}); "
                 + ("a token was sent" if seen else "no token was sent"),
+                code="VT-USE-145",
                 where=self.url,
                 remedy=self.refused,
             )
         if status in (404, 410):
             raise UserError(
-                f"there is no such file ({status})", where=self.url, remedy=self.missing
+                f"there is no such file ({status})",
+                code="VT-USE-146",
+                where=self.url,
+                remedy=self.missing,
             )
         raise UserError(
             f"the server refuses the request ({status})",
+            code="VT-USE-147",
             where=self.url,
             remedy="check the URL in a browser",
         )
@@ -204,6 +212,7 @@ def _request(method: str, url: str, headers: dict[str, str]) -> Any:
 def _untrusted(url: str, error: Exception) -> UserError:
     return UserError(
         f"no secure connection: {_reason(error)}",
+        code="VT-USE-148",
         where=url,
         remedy="check the clock and the proxy; name a CA file of your own by SSL_CERT_FILE",
     )
@@ -255,6 +264,7 @@ def away(where: str, error: AwayError, remedy: str = "") -> StorageError:
     """Return the error of a server that stayed away."""
     return StorageError(
         f"cannot be reached: {error.reason}",
+        code="VT-STORE-010",
         where=where,
         remedy=remedy
         or "check the network and the proxy (HTTPS_PROXY), then run the same command again",

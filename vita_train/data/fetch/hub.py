@@ -96,12 +96,14 @@ def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) ->
     except errors.GatedRepoError as error:
         raise UserError(
             f"access to the repository is refused: it asks to accept its terms first; {seen}",
+            code="VT-USE-149",
             where=page,
             remedy=_access(page),
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UserError(
             f"the repository has no revision {place.revision!r}",
+            code="VT-USE-150",
             where=page,
             remedy="name a branch, a tag or a commit of it",
         ) from error
@@ -110,6 +112,7 @@ def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) ->
         status = getattr(getattr(error, "response", None), "status_code", 404)
         raise UserError(
             f"there is no such {place.type}, or it is private ({status}); {seen}",
+            code="VT-USE-151",
             where=page,
             remedy=(f"did you mean {' or '.join(near)}? " if near else "")
             + "check the name; for a private one set HF_TOKEN to a token that may read it",
@@ -119,6 +122,7 @@ def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) ->
         if status in (401, 403):
             raise UserError(
                 f"the hub refuses access ({status}); {seen}",
+                code="VT-USE-152",
                 where=page,
                 remedy=f"{_access(page)}; a token that is no longer valid is refused everywhere",
             ) from error
@@ -130,6 +134,7 @@ def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) ->
 def _hub_away(page: str, reason: str) -> StorageError:
     return StorageError(
         f"the hub does not answer: {reason}",
+        code="VT-STORE-011",
         where=page,
         remedy="check the network and the proxy (HTTPS_PROXY), or name a mirror by HF_ENDPOINT; "
         "then run the same command again",

@@ -31,6 +31,7 @@ def refuse_pointers(paths: Iterable[Path], where: Path) -> None:
         raise DataError(
             f"{len(found)} of the files are pointers of Git LFS, not the files themselves: "
             + ", ".join(path.name for path in found[:3]),
+            code="VT-DATA-045",
             where=str(where),
             remedy="in the checkout run git lfs install and git lfs pull, or fetch the repository "
             "by its hub name",

@@ -37,6 +37,7 @@ def accept_licences(entries: Sequence[Entry], lock: LockFile, accepted: bool) ->
     if not accepted and not (sys.stdin.isatty() and _ask()):
         raise UserError(
             f"the licences of {', '.join(entry.name for entry in new)} were not accepted",
+            code="VT-USE-153",
             remedy="read them, then run the same command with --accept-licence",
         )
     for entry in new:

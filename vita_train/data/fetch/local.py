@@ -62,7 +62,10 @@ def resolve_local(place: LocalFiles) -> list[RemoteFile]:
     root = Path(place.path).expanduser().absolute()
     if not root.exists():
         raise UserError(
-            "there is no such file or folder", where=str(root), remedy="correct the path"
+            "there is no such file or folder",
+            code="VT-USE-154",
+            where=str(root),
+            remedy="correct the path",
         )
     files = {root.name: root} if root.is_file() else dict(_walk(root))
     names = chosen(files, place.files, str(root))
@@ -88,6 +91,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
 def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot be read: {error.strerror}",
+        code="VT-USE-155",
         where=str(path),
         remedy="correct the path, or change the file's owner or mode",
     )

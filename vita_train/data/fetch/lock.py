@@ -153,6 +153,7 @@ def read_lock(folder: Path) -> FetchLock:
         reason = error.strerror if isinstance(error, OSError) else "it is no lock file"
         raise DataError(
             f"cannot be used: {reason}",
+            code="VT-DATA-046",
             where=str(path),
             remedy="restore it, or remove it to record every file anew",
         ) from error

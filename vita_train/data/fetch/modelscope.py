@@ -83,6 +83,7 @@ def _listed(origin: HttpOrigin, page: str) -> list[dict[str, Any]]:
         pass
     raise StorageError(
         "the answer is not a list of files",
+        code="VT-STORE-012",
         where=page,
         remedy="check MODELSCOPE_ENDPOINT, and whether a proxy or a login page stands before it",
     )

@@ -28,6 +28,7 @@ def chosen(names: Iterable[str], patterns: Sequence[str], where: str) -> list[st
             near = get_close_matches(pattern, known, n=3)
             raise UserError(
                 f"has no file {pattern!r}",
+                code="VT-USE-156",
                 where=where,
                 remedy=f"did you mean {' or '.join(near)}?"
                 if near
@@ -54,6 +55,7 @@ def within(folder: str, name: str, where: str) -> str:
     if unsafe:
         raise DataError(
             f"names a file {name[:200]!r} outside the target folder",
+            code="VT-DATA-047",
             where=where,
             remedy="do not use this source",
         )

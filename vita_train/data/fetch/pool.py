@@ -12,6 +12,7 @@ from vita_train.data.fetch.lfs import is_pointer
 from vita_train.data.fetch.limits import Limits, Stop
 from vita_train.data.fetch.lock import LockedFile, LockFile
 from vita_train.data.fetch.origin import RemoteFile
+from vita_train.data.fetch.presence import changed
 from vita_train.data.fetch.progress import Progress
 from vita_train.data.fetch.transfer import StoppedTransfer, transfer
 from vita_train.errors import DataError
@@ -91,6 +92,7 @@ def _transfer_one(
             part.unlink()
             raise DataError(
                 "is a pointer of Git LFS, not the file itself",
+                code="VT-DATA-048",
                 where=file.origin.where,
                 remedy="fetch the repository by its hub name (hf:datasets/OWNER/NAME), or pull its "
                 "LFS files in a checkout",
@@ -98,12 +100,7 @@ def _transfer_one(
         earlier = lock.source(name).files.get(file.path)
         if not update and earlier is not None and earlier.sha256 != arrived.sha256:
             part.unlink()
-            raise DataError(
-                f"its sha256 is {arrived.sha256}, and was {earlier.sha256} when it was fetched "
-                "first",
-                where=file.origin.where,
-                remedy="its publisher changed it; take the new version by --update",
-            )
+            raise changed(file.origin.where, arrived.sha256, earlier.sha256)
         sync(part)
         lock.add_file(
             name,

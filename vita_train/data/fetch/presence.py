@@ -31,11 +31,7 @@ def is_there(file: RemoteFile, name: str, lock: LockFile, root: Path, *, update:
     if update and locked is not None and locked.sha256 != file.sha256:
         return False
     if locked is not None and file.sha256 not in (None, locked.sha256):
-        raise DataError(
-            f"its sha256 is {file.sha256} now, and was {locked.sha256} when it was fetched first",
-            where=file.path,
-            remedy="its publisher changed it; take the new version by --update",
-        )
+        raise changed(file.path, str(file.sha256), locked.sha256)
     if locked is None:
         if path.exists():
             return _adopt(file, name, lock, path)
@@ -47,6 +43,7 @@ def is_there(file: RemoteFile, name: str, lock: LockFile, root: Path, *, update:
             return True
         raise UserError(
             f"has {path.stat().st_size} bytes, {locked.bytes} were fetched",
+            code="VT-USE-157",
             where=str(path),
             remedy="remove it to fetch it again",
         )
@@ -67,6 +64,7 @@ def _adopt(file: RemoteFile, name: str, lock: LockFile, path: Path) -> bool:
     if file.sha256 is None or digest != file.sha256:
         raise UserError(
             "something stands there that this command did not fetch",
+            code="VT-USE-158",
             where=str(path),
             remedy="move it away, or choose another folder by --to",
         )
@@ -81,3 +79,13 @@ def _adopt(file: RemoteFile, name: str, lock: LockFile, path: Path) -> bool:
         ),
     )
     return True
+
+
+def changed(where: str, now: str, before: str) -> DataError:
+    """Return the error of a file that is not the one that was fetched first."""
+    return DataError(
+        f"its sha256 is {now} now, and was {before} when it was fetched first",
+        code="VT-DATA-050",
+        where=where,
+        remedy="its publisher changed it; take the new version by --update",
+    )

@@ -137,6 +137,7 @@ def _resolved(
     except KeyError as error:
         raise UserError(
             f"{entry.name} has no mirror {mirror!r}",
+            code="VT-USE-159",
             remedy=f"it has {', '.join(entry.mirrors)}",
         ) from error
     for place in places:
@@ -156,6 +157,7 @@ def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
             if where != file.origin.where:
                 raise UserError(
                     f"{name} and {one.entry.name} both have a file {file.path}",
+                    code="VT-USE-160",
                     where=file.path,
                     remedy="fetch them to different folders by --to",
                 )

@@ -52,6 +52,7 @@ def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
         host = re.split(r"[:/]", re.sub(r"^[\w+]+://", "", text).rpartition("@")[2])[0]
         raise UserError(
             "SSH remotes are not fetched from: keys and agents of yours are needed for them",
+            code="VT-USE-161",
             where=text,
             remedy=f"use the https address or the hub name with a token (HF_TOKEN), or clone "
             f"from {host} yourself, pull its LFS files, and name the checkout as file:PATH",
@@ -59,6 +60,7 @@ def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
     if holds_credentials(text):
         raise UserError(
             "holds a user, a password or a key inside a URL",
+            code="VT-USE-162",
             where=text,
             remedy="give tokens by the environment: HF_TOKEN, MODELSCOPE_API_TOKEN, AWS_*",
         )
@@ -69,6 +71,7 @@ def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
     except ValidationError as error:
         raise UserError(
             f"is not an address of files: {error.errors()[0]['msg']}",
+            code="VT-USE-163",
             where=text,
             remedy=f"a source is {FORMS}",
         ) from error
@@ -109,6 +112,7 @@ def _place(
         return DebianPackage(package=name, to=name)
     raise UserError(
         f"{scheme}: is not an address that files are fetched from",
+        code="VT-USE-164",
         where=text,
         remedy=f"a source is {FORMS}",
     )

@@ -104,6 +104,7 @@ def transfer(
                 raise StorageError(
                     f"the transfer failed {failures} times in a row ({error.reason}); "
                     f"{state.size} bytes are kept",
+                    code="VT-STORE-013",
                     where=remote.origin.where,
                     remedy="check the network, then run the same command again; it continues where "
                     "it stopped",
@@ -115,15 +116,16 @@ def transfer(
         wrong += 1
         report(-state.size)
         part.unlink()
-        state = _opened(part)
-        best = 0
+        state.note.unlink()
         if wrong >= _WRONG:
             raise DataError(
                 f"{fault}, {wrong} times in a row; nothing of it is kept",
+                code="VT-DATA-051",
                 where=remote.origin.where,
                 remedy="the file was changed or is changed on its way: compare with its page, and "
                 "try another mirror",
             )
+        state, best = _opened(part), 0
         stop.wait(limits.pause(wrong, None))
 
 
@@ -159,6 +161,9 @@ def _fill(remote: RemoteFile, state: _State, stop: Stop, report: Callable[[int],
                 say(f"{remote.path}: the server sends no ranges or another version; from the start")
                 report(-state.size)
             state.begin(file, body)
+        elif body.total == state.size and remote.size in (None, state.size):
+            state.total = body.total  # no more of it is there; the length was wrong before
+            return
         if body.total is not None and body.total != (stated := remote.size or state.total):
             # One of the two is wrong, and nothing tells which: this counts as a failure, and the
             # next try asks for the whole file again.

@@ -112,7 +112,9 @@ class Writer:
 
     def refused(self, what: str) -> DataError:
         """Return the error of an archive that does what none of data does."""
-        return DataError(what, where=self.where, remedy="do not use this archive")
+        return DataError(
+            what, code="VT-DATA-052", where=self.where, remedy="do not use this archive"
+        )
 
 
 def unpack(
@@ -159,6 +161,7 @@ def _damaged(where: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return DataError(
         f"the archive is damaged or of another kind than its name says: {reason}",
+        code="VT-DATA-053",
         where=where,
         remedy="remove it and run the same command again; if it stays so, its source is broken",
     )
@@ -247,6 +250,7 @@ def merge(staging: Path, target: Path) -> None:
         elif place.is_dir() or (entry.is_dir() and place.exists()):
             raise DataError(
                 "a file stands where the archive has a folder, or the other way round",
+                code="VT-DATA-054",
                 where=str(place),
                 remedy="remove it, then run the same command again",
             )
