@@ -6,6 +6,7 @@ import hashlib
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class HostileServer:
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     """By path, taken one after another; when they are used up, all goes well."""
     chaos: Callable[[int, str], Fault | None] | None = None
-    """Asked for the fault of the n-th GET of anything."""
+    """Asked for the fault of the n-th GET of a path."""
     ranges: bool = True
     validators: bool = True
     """Whether an ETag is sent."""
@@ -63,17 +64,17 @@ class HostileServer:
     """Other answers, by a regular expression of path and query."""
     requests: list[Request] = field(default_factory=list)
     mutex: threading.Lock = field(default_factory=threading.Lock)
-    gets: int = 0
+    gets: Counter[str] = field(default_factory=Counter)
 
     def next_fault(self, method: str, path: str) -> Fault:
         """Take the fault of a request."""
         with self.mutex:
             if method != "GET":
                 return Fault()
-            self.gets += 1
+            self.gets[path] += 1
             if queue := self.faults.get(path):
                 return queue.pop(0)
-            return (self.chaos(self.gets, path) if self.chaos else None) or Fault()
+            return (self.chaos(self.gets[path], path) if self.chaos else None) or Fault()
 
     def sent(self, path: str) -> int:
         """Return the bytes of a file that went out, all requests together."""

@@ -47,6 +47,8 @@ class _State:
     total: int | None
     validator: str
     digest: hashlib._Hash
+    doubted: bool = False
+    """Whether the last answer spoke of another length."""
 
     @property
     def note(self) -> Path:
@@ -165,10 +167,12 @@ def _fill(remote: RemoteFile, state: _State, stop: Stop, report: Callable[[int],
             state.total = body.total  # no more of it is there; the length was wrong before
             return
         if body.total is not None and body.total != (stated := remote.size or state.total):
-            # One of the two is wrong, and nothing tells which: this counts as a failure, and the
-            # next try asks for the whole file again.
-            report(-state.size)
-            state.begin(file, Body(0, None, "", iter(())))
+            # One of the two is wrong. If it happens twice it is not this answer, but that with
+            # which the part file began: the next try asks for the whole file.
+            if state.doubted:
+                report(-state.size)
+                state.begin(file, Body(0, None, "", iter(())))
+            state.doubted = not state.doubted
             raise AwayError(f"the server says {body.total} bytes, {stated} are expected")
         file.seek(state.size)
         for data in body.chunks:

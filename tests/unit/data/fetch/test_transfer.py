@@ -199,7 +199,7 @@ def test_many_files_from_a_server_of_chance_all_arrive(
 
     def chaos(number: int, path: str) -> Fault | None:
         kinds = [Fault(status=429), Fault(status=500), Fault(cut=123_456), Fault(lie=3), None, None]
-        return kinds[number % len(kinds)]
+        return kinds[(number + int(path.strip("/.bin"))) % len(kinds)]
 
     server.chaos = chaos
     bring(*[f"{server.url}{path}" for path in server.files])
