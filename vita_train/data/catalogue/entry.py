@@ -167,8 +167,8 @@ class Entry(Strict):
     """media: only images, audio or videos, which the records of other corpora name."""
     stages: tuple[Annotated[str, AfterValidator(_known_stage)], ...] = ()
     licence: Licence = Licence()
-    places: tuple[Place, ...] = Field(min_length=1)
-    """All of them make up the entry."""
+    places: tuple[Place, ...] = ()
+    """All of them make up the entry, with those of the entries that it needs."""
     mirrors: dict[str, tuple[Place, ...]] = Field(default_factory=dict)
     """Other places of the same files, by the name that ``--from`` takes."""
     needs: tuple[Name, ...] = ()
@@ -197,6 +197,8 @@ class Entry(Strict):
             raise ValueError("an adapter needs task and records_from")
         if self.kind == "corpus" and self.task is None:
             raise ValueError("a corpus needs a task")
+        if not self.places and not self.needs:
+            raise ValueError("an entry needs places, or other entries")
         if self.name in self.needs:
             raise ValueError("needs itself")
         return self
