@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vita_train.console import say
 from vita_train.data.catalogue.entry import Entry
-from vita_train.data.sources.files import write_records
 from vita_train.errors import DataError
 
 
@@ -40,46 +39,31 @@ class Rejected:
     """One of a few words, for counting."""
 
 
-@dataclass
-class RecordWriter:
-    """Writes the records of one split, and counts."""
+def write_rows(path: Path, rows: Iterable[dict[str, Any] | Rejected]) -> None:
+    """Write the records of one split as JSON Lines, and what was rejected to a file beside it.
 
-    path: Path
-    counts: Counter[str] = field(default_factory=Counter)
-    rejected: list[Rejected] = field(default_factory=list)
-
-    def write(self, rows: Iterable[dict[str, Any] | Rejected]) -> int:
-        """Write all rows and the rejects file beside; return the number of records.
-
-        Raises:
-            DataError: there are none.
-        """
-
-        def kept() -> Iterable[dict[str, Any]]:
-            for row in rows:
-                self.counts["read"] += 1
-                if isinstance(row, Rejected):
-                    self.counts[f"rejected: {row.reason}"] += 1
-                    self.rejected.append(row)
-                else:
-                    self.counts["records"] += 1
-                    yield row
-
-        write_records(self.path, kept())
-        rejects = self.path.with_suffix(".rejects.jsonl")
-        with rejects.open("w", encoding="utf-8") as file:
-            for row in self.rejected:
-                file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
-        say(f"{self.path.name}: {counts or 'nothing'}")
-        if not self.counts["records"]:
-            raise DataError(
-                f"no record came of it: {counts or 'there are no rows'}",
-                code="VT-DATA-055",
-                where=str(self.path),
-                remedy=f"look at {rejects} and at what was fetched",
-            )
-        return self.counts["records"]
+    Raises:
+        DataError: no record is among them.
+    """
+    counts: Counter[str] = Counter()
+    rejects = path.with_suffix(".rejects.jsonl")
+    with path.open("w", encoding="utf-8") as kept, rejects.open("w", encoding="utf-8") as refused:
+        for row in rows:
+            if isinstance(row, Rejected):
+                counts[f"rejected: {row.reason}"] += 1
+                refused.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
+            else:
+                counts["records"] += 1
+                kept.write(json.dumps(row, ensure_ascii=False) + "\n")
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no rows"
+    say(f"{path.name}: {told}")
+    if not counts["records"]:
+        raise DataError(
+            f"no record came of it: {told}",
+            code="VT-DATA-059",
+            where=str(path),
+            remedy=f"look at {rejects} and at what was fetched",
+        )
 
 
 def missing(path: Path) -> DataError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vita_train.data.adapters.base import Input, RecordWriter, Rejected, missing
+from vita_train.data.adapters.base import Input, Rejected, missing, write_rows
 from vita_train.data.sources.registry import Dataset, SplitSource
 from vita_train.errors import DataError
 
@@ -29,7 +29,7 @@ def adapt(given: Input) -> Dataset:
         if not path.is_file():
             raise missing(path)
         records = given.out / f"{split}.jsonl"
-        RecordWriter(records).write(_rows(path, split))
+        write_rows(records, _rows(path, split))
         splits[split] = SplitSource(records=records.name, roots={split: given.root(split)})
     return Dataset(task="caption", splits=splits)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vita_train.data.adapters.base import Input, RecordWriter, Rejected, missing
+from vita_train.data.adapters.base import Input, Rejected, missing, write_rows
 from vita_train.data.sources.registry import Dataset, SplitSource
 
 QUESTION = "<audio>\nWrite down what you hear."
@@ -45,6 +45,6 @@ def adapt_parts(given: Input, rows: Rows) -> Dataset:
                 raise missing(root / "train-*")
             continue
         records = given.out / f"{split}.jsonl"
-        RecordWriter(records).write(row for part in parts for row in rows(part, part.name))
+        write_rows(records, (row for part in parts for row in rows(part, part.name)))
         splits[split] = SplitSource(records=records.name, roots={"audio": str(root)})
     return Dataset(task=str(given.entry.task), splits=splits)
