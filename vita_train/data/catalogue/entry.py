@@ -64,7 +64,7 @@ class Hub(Strict):
     """Files of a Hugging Face repository."""
 
     kind: Literal["hub"] = "hub"
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    repo: Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
     type: Literal["dataset", "model"] = "dataset"
     revision: str = "main"
     """Branch, tag or commit. The commit that it stands for is kept in the lock file."""
@@ -80,7 +80,7 @@ class ModelScope(Strict):
     """Files of a ModelScope repository; fields as of a hub repository."""
 
     kind: Literal["modelscope"] = "modelscope"
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    repo: Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
     type: Literal["dataset", "model"] = "dataset"
     revision: str = "master"
     files: tuple[str, ...] = ("*",)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.hostile_http import Fault, HostileServer
+from tests.unit.data.fetch import codes
 from tests.unit.data.fetch.conftest import QUICK, Fetch
 from vita_train.data.catalogue.entry import Download, Entry
 from vita_train.data.catalogue.load import Catalogue
@@ -126,7 +127,7 @@ def test_what_is_never_as_stated_leaves_nothing(server: HostileServer, tmp_path:
     server.files["/a.bin"] = DATA
     with pytest.raises(DataError) as caught:
         bring_entry(entry(server, sha256="0" * 64), tmp_path)
-    assert caught.value.code == "VT-DATA-051"
+    assert caught.value.code == codes.WRONG_BYTES
     assert not (tmp_path / "a.bin").exists()
     assert not list((tmp_path / ".vita-fetch").glob("*.part"))
 
@@ -148,7 +149,7 @@ def test_lengths_that_are_always_too_short_end_in_an_error(
     server.chaos = lambda number, path: Fault(lie=-9)
     with pytest.raises(StorageError) as caught:
         bring_entry(entry(server, bytes=len(DATA)), tmp_path)
-    assert caught.value.code == "VT-STORE-013"
+    assert caught.value.code == codes.INTERRUPTED
     assert not (tmp_path / "a.bin").exists()
 
 
@@ -174,7 +175,7 @@ def test_a_file_that_its_publisher_changed_is_told_from_the_first(
     server.files["/a.bin"] = DATA[::-1]
     with pytest.raises(DataError) as caught:
         bring(f"{server.url}/a.bin")
-    assert caught.value.code == "VT-DATA-050"
+    assert caught.value.code == codes.CHANGED
     bring(f"{server.url}/a.bin", update=True)
     assert (tmp_path / "to" / "a.bin").read_bytes() == DATA[::-1]
 
@@ -187,7 +188,7 @@ def test_a_file_of_someone_else_is_never_replaced(
     (tmp_path / "to" / "a.bin").write_bytes(b"mine")
     with pytest.raises(UserError) as caught:
         bring(f"{server.url}/a.bin")
-    assert caught.value.code == "VT-USE-158"
+    assert caught.value.code == codes.FOREIGN_FILE
     assert (tmp_path / "to" / "a.bin").read_bytes() == b"mine"
 
 
