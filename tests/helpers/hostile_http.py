@@ -63,6 +63,8 @@ class HostileServer:
     )
     """Other answers, by a regular expression of path and query."""
     requests: list[Request] = field(default_factory=list)
+    kept: list[tuple[int, str, int]] = field(default_factory=list)
+    """What a client was seen to hold: number of requests until then, path, bytes."""
     mutex: threading.Lock = field(default_factory=threading.Lock)
     gets: Counter[str] = field(default_factory=Counter)
 

@@ -6,12 +6,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from vita_train.data.catalogue.entry import Entry
 
 Folders = Annotated[
     list[Path] | None,
@@ -133,7 +130,7 @@ def fetch(
     from vita_train.data.fetch.folder import DATA
     from vita_train.data.fetch.limits import Limits
     from vita_train.data.fetch.run import fetch as fetch_entries
-    from vita_train.data.fetch.source import parse_source
+    from vita_train.data.fetch.source import parse_sources, with_needs
     from vita_train.errors import UserError
 
     folder = to or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
@@ -148,15 +145,11 @@ def fetch(
         _fetch_recipe(sources[0], folder, settings or [], workers)
         return
     known = load_catalogue(catalogue or [])
-    entries: dict[str, Entry] = {}
-    for source in sources:
-        entry = parse_source(source, known, unpack)
-        entries[entry.name] = entry
+    entries = parse_sources(sources, known, unpack)
     if needs:
-        named = [name for name in entries if ":" not in name]
-        entries |= {name: known[name] for name in known.with_needs(named)}
+        entries = with_needs(entries, known)
     done = fetch_entries(
-        list(entries.values()),
+        entries,
         folder,
         catalogue=known,
         accept_licence=accept_licence,

@@ -27,6 +27,7 @@ from vita_train.data.fetch.pool import transfer_all
 from vita_train.data.fetch.presence import is_there
 from vita_train.data.fetch.progress import size
 from vita_train.data.fetch.resolve import resolve
+from vita_train.data.fetch.source import ADDRESSES
 from vita_train.errors import UserError
 
 
@@ -84,7 +85,9 @@ def fetch(
     """
     with opened(root), translated(root):
         lock = LockFile(root)
-        accept_licences([entry for entry in entries if ":" not in entry.name], lock, accept_licence)
+        accept_licences(
+            [entry for entry in entries if entry.name != ADDRESSES], lock, accept_licence
+        )
         repos = {
             place.repo
             for known in catalogue.entries.values()

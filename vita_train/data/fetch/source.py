@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -16,11 +17,14 @@ from vita_train.data.catalogue.entry import (
     Hub,
     LocalFiles,
     ModelScope,
+    Place,
     S3Files,
 )
 from vita_train.data.catalogue.load import Catalogue
 from vita_train.errors import UserError
 
+#: Name of the entry that addresses on a command line make up; no entry of a catalogue can have it.
+ADDRESSES = "addresses:"
 #: Prefix of an address to what it is of.
 _HUBS = {
     "hf:": ("hub", "model"),
@@ -37,17 +41,43 @@ FORMS = (
 )
 
 
-def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
-    """Return the entry that a word stands for; an address becomes an entry of its own.
+def parse_sources(words: Sequence[str], catalogue: Catalogue, unpack: bool) -> list[Entry]:
+    """Return the entries that words stand for, each once. All addresses make up one entry, so that
+    parts of an archive may come from several of them.
 
     Args:
-        text: the word.
+        words: names and addresses.
         catalogue: of names.
-        unpack: whether archives at an address are unpacked.
+        unpack: whether archives at addresses are unpacked.
 
     Raises:
-        UserError: it is neither a name nor an address that we fetch from.
+        UserError: one is neither a name nor an address that we fetch from.
     """
+    entries: dict[str, Entry] = {}
+    places = []
+    for word in words:
+        found = _parsed(word, catalogue, unpack)
+        if isinstance(found, Entry):
+            entries[found.name] = found
+        else:
+            places.append(found)
+    if places:
+        entries[ADDRESSES] = Entry.model_construct(
+            name=ADDRESSES, title=ADDRESSES, kind="media", places=tuple(places)
+        )
+    return list(entries.values())
+
+
+def with_needs(entries: Sequence[Entry], catalogue: Catalogue) -> list[Entry]:
+    """Return entries followed by those with the media that their records name, each once."""
+    found = {entry.name: entry for entry in entries}
+    names = [entry.name for entry in entries if entry.name != ADDRESSES]
+    for name in catalogue.with_needs(names):
+        found.setdefault(name, catalogue[name])
+    return list(found.values())
+
+
+def _parsed(text: str, catalogue: Catalogue, unpack: bool) -> Entry | Place:
     if _SSH.match(text):
         host = re.split(r"[:/]", re.sub(r"^[\w+]+://", "", text).rpartition("@")[2])[0]
         raise UserError(
@@ -67,7 +97,7 @@ def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
     if ":" not in text:
         return catalogue[text]
     try:
-        place = _place(text, "" if unpack else None)
+        return _place(text, "" if unpack else None)
     except ValidationError as error:
         raise UserError(
             f"is not an address of files: {error.errors()[0]['msg']}",
@@ -75,14 +105,9 @@ def parse_source(text: str, catalogue: Catalogue, unpack: bool) -> Entry:
             where=text,
             remedy=f"a source is {FORMS}",
         ) from error
-    return Entry.model_construct(
-        name=text, title=text, kind="media", places=(place,), mirrors={}, needs=()
-    )
 
 
-def _place(
-    text: str, unpack: str | None
-) -> Hub | ModelScope | Download | S3Files | LocalFiles | DebianPackage:
+def _place(text: str, unpack: str | None) -> Place:
     prefix = max((key for key in _HUBS if text.startswith(key)), key=len, default="")
     if prefix:
         kind, type_ = _HUBS[prefix]

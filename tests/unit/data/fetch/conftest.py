@@ -11,7 +11,7 @@ from tests.helpers.hostile_http import HostileServer, hostile_http
 from vita_train.data.catalogue.load import Catalogue
 from vita_train.data.fetch.limits import Limits
 from vita_train.data.fetch.run import Fetched, fetch
-from vita_train.data.fetch.source import parse_source
+from vita_train.data.fetch.source import parse_sources
 
 QUICK = Limits(tries=6, first_pause=0.01, longest_pause=0.05)
 Fetch = Callable[..., Fetched]
@@ -30,7 +30,7 @@ def bring(tmp_path: Path) -> Fetch:
     def run(*sources: str, unpack: bool = False, **settings: object) -> Fetched:
         nothing = Catalogue({}, {})
         return fetch(
-            [parse_source(source, nothing, unpack) for source in sources],
+            parse_sources(sources, nothing, unpack),
             tmp_path / "to",
             catalogue=nothing,
             limits=QUICK,

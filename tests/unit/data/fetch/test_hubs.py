@@ -107,12 +107,12 @@ def test_a_wrong_name_is_answered_with_the_nearest(
 ) -> None:
     from vita_train.data.catalogue.load import load_catalogue
     from vita_train.data.fetch.run import fetch
-    from vita_train.data.fetch.source import parse_source
+    from vita_train.data.fetch.source import parse_sources
 
     known = load_catalogue()
-    source = parse_source("hf:datasets/liuhaotian/LLaVA-Instruct-158K", known, False)
+    sources = parse_sources(["hf:datasets/liuhaotian/LLaVA-Instruct-158K"], known, False)
     with pytest.raises(UserError) as caught:
-        fetch([source], tmp_path / "to", catalogue=known)
+        fetch(sources, tmp_path / "to", catalogue=known)
     assert caught.value.code == codes.NO_REPO
     assert "liuhaotian/LLaVA-Instruct-150K" in caught.value.remedy
 

@@ -18,7 +18,7 @@ from vita_train.data.catalogue.load import Catalogue
 from vita_train.data.fetch import folder as folder_module
 from vita_train.data.fetch.http import HttpOrigin
 from vita_train.data.fetch.run import fetch
-from vita_train.data.fetch.source import parse_source
+from vita_train.data.fetch.source import parse_sources
 from vita_train.errors import DataError, StorageError, UserError
 
 NOTHING = Catalogue({}, {})
@@ -133,7 +133,7 @@ def test_redirects_without_end_are_refused(server: HostileServer, bring: Fetch) 
 )
 def test_ssh_remotes_are_refused_with_the_token_way(source: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_source(source, NOTHING, True)
+        parse_sources([source], NOTHING, True)
     assert caught.value.code == codes.SSH
     assert "HF_TOKEN" in caught.value.remedy
 
@@ -152,7 +152,7 @@ def test_ssh_remotes_are_refused_with_the_token_way(source: str) -> None:
 )
 def test_other_addresses_are_refused_without_their_secrets(source: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_source(source, NOTHING, True)
+        parse_sources([source], NOTHING, True)
     assert "secret" not in str(caught.value)
 
 
