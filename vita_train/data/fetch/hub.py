@@ -87,7 +87,6 @@ def _access(page: str) -> str:
 
 @contextmanager
 def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) -> Iterator[None]:
-    from httpx2 import HTTPError
     from huggingface_hub import errors
 
     seen = "a token was sent" if has_token else "no token was found"
@@ -127,7 +126,7 @@ def _translated(place: Hub, page: str, has_token: bool, known: Iterable[str]) ->
                 remedy=f"{_access(page)}; a token that is no longer valid is refused everywhere",
             ) from error
         raise _hub_away(page, f"it answers {status}") from error
-    except (HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # of the client's own HTTP library
         raise _hub_away(page, type(error).__name__) from error
 
 
