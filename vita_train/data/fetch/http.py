@@ -24,8 +24,9 @@ _MOST_REDIRECTS = 10
 #: Answers that may be others later. 403 is none of them.
 _LATER = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_WHOLE_RANGE = re.compile(r"bytes \*/(\d+)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
+_WHOLE_RANGE = re.compile(r"bytes \*/([0-9]{1,18})")
 #: Longest wait that a server may ask for, in seconds.
 _LONGEST_RETRY_AFTER = 600.0
 _pools = threading.Lock()
@@ -73,8 +74,7 @@ may be needed"
 
     def _body(self, answer: Any, start: int, validator: str) -> Body:
         now = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        length = answer.headers.get("Content-Length", "")
-        total = int(length) if length.isdigit() else None
+        total = _length(answer)
         if answer.status == 200:
             return Body(0, total, now, _chunks(answer))
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -90,8 +90,7 @@ may be needed"
     def probe(self) -> int | None:
         answer = self._ask("HEAD", {**self.headers, "Accept-Encoding": "identity"})
         answer.close()
-        length = answer.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() and answer.status == 200 else None
+        return _length(answer) if answer.status == 200 else None
 
     def read(self, most: int) -> bytes:
         """Return the whole answer, of at most so many bytes; for listings.
@@ -136,24 +135,28 @@ may be needed"
     def _follow(
         self, url: str, location: str, headers: dict[str, str]
     ) -> tuple[str, dict[str, str]]:
-        to = urljoin(url, location)
-        if urlsplit(url).scheme == "https" and urlsplit(to).scheme != "https":
+        try:
+            to = urljoin(url, location)
+            scheme, host = urlsplit(to).scheme, urlsplit(to).netloc
+        except ValueError:
+            to = scheme = host = ""
+        if urlsplit(url).scheme == "https" and scheme == "http":
             raise UserError(
-                f"the server redirects from https to {urlsplit(to).scheme}, where anyone on the "
-                "way could change the files",
+                "the server redirects from https to http, where anyone on the way could change "
+                "the files",
                 code="VT-USE-143",
                 where=self.url,
                 remedy="find the https address of the file, or fetch it elsewhere and use a "
                 "file: source",
             )
-        if urlsplit(to).scheme not in ("http", "https"):
+        if scheme not in ("http", "https") or not host:
             raise UserError(
-                f"the server redirects to {urlsplit(to).scheme or 'nowhere'}",
+                "the server redirects to what is no http(s) address",
                 code="VT-USE-144",
                 where=self.url,
                 remedy="check the URL in a browser",
             )
-        if urlsplit(to).netloc != urlsplit(url).netloc:
+        if host != urlsplit(url).netloc:
             headers = {
                 name: value
                 for name, value in headers.items()
@@ -243,6 +246,11 @@ def _chunks(answer: Any) -> Iterator[bytes]:
         raise AwayError(f"the transfer broke off ({_reason(error)})") from error
     finally:
         answer.close()
+
+
+def _length(answer: Any) -> int | None:
+    found = _LENGTH.fullmatch(answer.headers.get("Content-Length", ""))
+    return int(found[0]) if found else None
 
 
 def _retry_after(answer: Any) -> float | None:

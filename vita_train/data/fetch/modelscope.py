@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -63,7 +64,7 @@ def resolve_modelscope(
                 headers,
                 refused=access,
             ),
-            size=int(files[path]["Size"]) if files[path].get("Size") else None,
+            size=files[path].get("Size"),
             sha256=files[path].get("Sha256") or None,
             unpack=place.unpack,
         )
@@ -75,15 +76,24 @@ def _listed(origin: HttpOrigin, page: str) -> list[dict[str, Any]]:
     try:
         answer = json.loads(origin.read(_MOST))
         files = answer["Data"]["Files"]
-        if all(isinstance(file["Path"], str) for file in files):
+        if all(_is_file(file) for file in files):
             return list(files)
     except AwayError as error:
         raise away(page, error) from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise StorageError(
         "the answer is not a list of files",
         code="VT-STORE-012",
         where=page,
         remedy="check MODELSCOPE_ENDPOINT, and whether a proxy or a login page stands before it",
+    )
+
+
+def _is_file(file: Any) -> bool:
+    size, digest = file.get("Size"), file.get("Sha256")
+    return (
+        isinstance(file["Path"], str)
+        and (size is None or (isinstance(size, int) and size >= 0))
+        and (not digest or bool(re.fullmatch("[0-9a-f]{64}", str(digest))))
     )

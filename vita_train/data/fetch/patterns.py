@@ -49,6 +49,7 @@ def within(folder: str, name: str, where: str) -> str:
         not parts
         or name.startswith("/")
         or any(part in ("..", ".") or "\0" in part or "\\" in part for part in parts)
+        or any("\ud800" <= letter <= "\udfff" for letter in name)
         or len(name.encode()) > 4000
         or any(len(part.encode()) > 255 for part in parts)
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vita_train.console import say
-from vita_train.data.catalogue.entry import DebianPackage, Entry, Form, Hub
+from vita_train.data.catalogue.entry import DebianPackage, Entry, Form, Hub, Place
 from vita_train.data.catalogue.load import Catalogue
 from vita_train.data.fetch.finish import finish
 from vita_train.data.fetch.folder import (
@@ -28,7 +29,10 @@ from vita_train.data.fetch.presence import is_there
 from vita_train.data.fetch.progress import size
 from vita_train.data.fetch.resolve import resolve
 from vita_train.data.fetch.source import ADDRESSES
-from vita_train.errors import UserError
+from vita_train.errors import EXIT_RETRYABLE, StorageError, UserError
+
+#: Times that a hub is asked for its files.
+_ASKED = 3
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ def fetch(
             if isinstance(place, Hub)
         }
         wanted = [
-            _resolved(entry, {} if update else lock.source(entry.name).pinned, repos, mirror)
+            _resolved(
+                entry, {} if update else lock.source(entry.name).pinned, repos, mirror, limits
+            )
             for entry in entries
         ]
         _refuse_collisions(wanted)
@@ -131,12 +137,19 @@ def tree(entry: Entry) -> list[str]:
 
 
 def _resolved(
-    entry: Entry, pinned: Mapping[str, str], repos: set[str], mirror: str | None
+    entry: Entry,
+    pinned: Mapping[str, str],
+    repos: set[str],
+    mirror: str | None,
+    limits: Limits,
 ) -> Wanted:
     files: list[RemoteFile] = []
     commits: dict[str, str] = {}
+    if mirror is not None and not entry.mirrors:
+        say(f"{entry.name} has no mirrors; it is fetched from its own places")
+        mirror = None
     try:
-        places = entry.places_from(mirror if entry.mirrors else None)
+        places = entry.places_from(mirror)
     except KeyError as error:
         raise UserError(
             f"{entry.name} has no mirror {mirror!r}",
@@ -146,10 +159,24 @@ def _resolved(
     for place in places:
         if isinstance(place, Form | DebianPackage):
             continue
-        found, stand_for = resolve(place, pinned, repos)
+        found, stand_for = _asked(place, pinned, repos, limits)
         files += found
         commits |= stand_for
     return Wanted(entry, tuple(files), commits)
+
+
+def _asked(
+    place: Place, pinned: Mapping[str, str], repos: set[str], limits: Limits
+) -> tuple[list[RemoteFile], dict[str, str]]:
+    """Resolve a place; a hub that does not answer is asked a few times."""
+    for failures in range(1, _ASKED):
+        try:
+            return resolve(place, pinned, repos)
+        except StorageError as error:
+            if error.exit_code != EXIT_RETRYABLE:
+                raise
+            time.sleep(limits.pause(failures, None))
+    return resolve(place, pinned, repos)
 
 
 def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
@@ -201,8 +228,14 @@ def _check_room(
         part.stat().st_size for _, file in missing if (part := part_path(root, file.path)).is_file()
     )
     need = sum(file.size or file.expected or 0 for _, file in missing) - here
-    names = {name for name, _ in missing}
-    need += sum(one.entry.unpacked_bytes or 0 for one in wanted if one.entry.name in names)
     if missing:
         say(f"to fetch: {len(missing)} files, {size(max(need, 0))}")
-    need_room(root, max(need, 0), "the files")
+    names = {name for name, _ in missing}
+    # Media do not become much larger by unpacking, where nothing is stated.
+    need += sum(
+        getattr(one.entry, "unpacked_bytes", None)
+        or sum(file.size or 0 for file in one.files if file.unpack is not None)
+        for one in wanted
+        if one.entry.name in names
+    )
+    need_room(root, max(need, 0), "the files, and what archives among them unpack to,")

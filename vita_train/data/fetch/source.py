@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -128,7 +128,8 @@ def _place(text: str, unpack: str | None) -> Place:
     if scheme == "s3":
         return S3Files(uri=text, unpack=unpack)
     if scheme == "file":
-        path = unquote(urlsplit(text).path) if "://" in text else text.removeprefix("file:")
+        path = text.removeprefix("file:")
+        path = unquote(path.removeprefix("//")) if path.startswith("//") else path
         whole = Path(path).expanduser()
         to = PurePosixPath(whole.name).name if whole.is_dir() else ""
         return LocalFiles(path=str(whole), to=to, unpack=unpack)

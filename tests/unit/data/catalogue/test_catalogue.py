@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vita_train.data.adapters import ADAPTERS
 from vita_train.data.catalogue.entry import STAGES, Download, Entry, Form, Hub
@@ -127,3 +129,12 @@ def test_entries_say_what_they_need_once() -> None:
     assert len(entries) == len(set(entries))
     assert "coco-train2017" in entries
     assert isinstance(CATALOGUE["coco-train2017"], Entry)
+
+
+def test_the_entry_of_the_page_is_one(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "get-public-data.md"
+    recipe, entry = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "shelf.yaml").write_text(entry)
+    assert load_entry(tmp_path / "shelf.yaml").roots == {"photos": "shelf/photos"}
+    for source in yaml.safe_load(recipe)["data"]["source"].values():
+        assert source["name"] in NAMES
