@@ -137,7 +137,7 @@ def fetch(
     if folder is None:
         raise UserError(
             "no target folder was named",
-            code="VT-USE-132",
+            code="VT-USE-167",
             remedy=f"give one by --to DIR, or set {DATA}",
         )
     folder = folder.expanduser()
