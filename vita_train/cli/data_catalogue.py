@@ -127,13 +127,13 @@ def fetch(
 ) -> None:
     """Fetch corpora and models to a folder: resumed, checked, unpacked, with a lock file."""
     from vita_train.data.catalogue.load import load_catalogue
-    from vita_train.data.fetch.folder import DATA
+    from vita_train.data.fetch.folder import DATA, data_folder
     from vita_train.data.fetch.limits import Limits
     from vita_train.data.fetch.run import fetch as fetch_entries
     from vita_train.data.fetch.source import parse_sources, with_needs
     from vita_train.errors import UserError
 
-    folder = to or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
+    folder = to or data_folder()
     if folder is None:
         raise UserError(
             "no target folder was named",

@@ -64,9 +64,10 @@ def finish(
 
 def _unpack_once(name: str, archive: Archive, folder: str, lock: LockFile, root: Path) -> bool:
     digests = {part: lock.source(name).files[part].sha256 for part in archive.parts}
-    done = lock.source(name).unpacked.get(archive.name)
-    if done is not None and done.parts == digests and done.to == folder:
-        return False
+    for other, done in lock.shared_unpacked():
+        if (other, done.parts, done.to) == (archive.name, digests, folder):
+            lock.add_unpacked(name, archive.name, done)
+            return False
     staging = staging_path(root, archive.name)
     if staging.exists():
         shutil.rmtree(staging)

@@ -94,6 +94,18 @@ class LockFile:
         """Return what is known of a source."""
         return self._lock.sources.get(name, LockedSource())
 
+    def shared_file(self, path: str, origin: str) -> LockedFile | None:
+        """Return a file that any source has at a path, if it is from the same place."""
+        for source in self._lock.sources.values():
+            file = source.files.get(path)
+            if file is not None and file.origin == origin:
+                return file
+        return None
+
+    def shared_unpacked(self) -> list[tuple[str, Unpacked]]:
+        """Return the archives of all sources that were unpacked, with their names."""
+        return [item for source in self._lock.sources.values() for item in source.unpacked.items()]
+
     def pin(self, name: str, pinned: dict[str, str]) -> None:
         """Note the commits of a source's repositories."""
         self._change(name, pinned={**self.source(name).pinned, **pinned})

@@ -26,8 +26,10 @@ def is_there(file: RemoteFile, name: str, lock: LockFile, root: Path, *, update:
         UserError: another file stands in its place.
         DataError: its publisher states another checksum than the lock file.
     """
-    source = lock.source(name)
-    locked, path = source.files.get(file.path), root / file.path
+    locked, path = lock.source(name).files.get(file.path), root / file.path
+    if locked is None and (shared := lock.shared_file(file.path, file.origin.where)):
+        lock.add_file(name, file.path, shared)
+        locked = shared
     if update and locked is not None and locked.sha256 != file.sha256:
         return False
     if locked is not None and file.sha256 not in (None, locked.sha256):
@@ -36,7 +38,7 @@ def is_there(file: RemoteFile, name: str, lock: LockFile, root: Path, *, update:
         if path.exists():
             return _adopt(file, name, lock, path)
         return False
-    if any(file.path in unpacked.parts for unpacked in source.unpacked.values()):
+    if any(file.path in unpacked.parts for _, unpacked in lock.shared_unpacked()):
         return True
     if path.is_file():
         if path.stat().st_size == locked.bytes:

@@ -105,12 +105,7 @@ def fetch(
             for entry in entries
         ]
         _refuse_collisions(wanted)
-        missing = [
-            (one.entry.name, file)
-            for one in wanted
-            for file in one.files
-            if not is_there(file, one.entry.name, lock, root, update=update)
-        ]
+        missing = _missing(wanted, lock, root, update=update)
         say(f"target tree below {root}:")
         for one in wanted:
             for line in tree(one.entry):
@@ -120,10 +115,27 @@ def fetch(
         for one in wanted:
             lock.pin(one.entry.name, one.pinned)
         transfer_all(missing, lock, root, limits, update=update)
+        for one in wanted:  # those that another of them brought
+            for file in one.files:
+                is_there(file, one.entry.name, lock, root, update=False)
         unpacked = sum(
             finish(one.entry, one.files, lock, root, keep_archives=keep_archives) for one in wanted
         )
         return Fetched(sum(len(one.files) for one in wanted), len(missing), unpacked)
+
+
+def _missing(
+    wanted: Sequence[Wanted], lock: LockFile, root: Path, *, update: bool
+) -> list[tuple[str, RemoteFile]]:
+    """Return the files to transfer, each once, with the name of the first that wants it."""
+    found: dict[str, tuple[str, RemoteFile]] = {}
+    for one in wanted:
+        for file in one.files:
+            if file.path not in found and not is_there(
+                file, one.entry.name, lock, root, update=update
+            ):
+                found[file.path] = (one.entry.name, file)
+    return list(found.values())
 
 
 def tree(entry: Entry) -> list[str]:

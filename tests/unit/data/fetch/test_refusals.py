@@ -234,6 +234,33 @@ def test_archives_are_unpacked_once_and_removed(server: HostileServer, tmp_path:
     assert (again.transferred, again.unpacked) == (0, 0)
 
 
+def test_what_two_entries_have_in_common_is_fetched_and_unpacked_once(
+    server: HostileServer, tmp_path: Path
+) -> None:
+    from tests.unit.data.fetch.test_unpack import make_tar
+
+    server.files["/a.tar"] = make_tar({"x/1": b"one"})
+    one = entry(f"{server.url}/a.tar")
+    other = one.model_copy(update={"name": "other"})
+    third = one.model_copy(update={"name": "third"})
+    known = Catalogue({"mine": one, "other": other, "third": third}, {})
+    done = fetch([one, other], tmp_path, catalogue=known, accept_licence=True)
+    assert (done.transferred, done.unpacked) == (1, 1)
+    done = fetch([third, one], tmp_path, catalogue=known, accept_licence=True)
+    assert (done.transferred, done.unpacked) == (0, 0)
+    assert server.sent("/a.tar") == len(server.files["/a.tar"])
+
+
+def test_two_files_for_one_place_are_refused(server: HostileServer, tmp_path: Path) -> None:
+    server.files |= {"/a.bin": b"a", "/sub/a.bin": b"b"}
+    one = entry(f"{server.url}/a.bin")
+    other = entry(f"{server.url}/sub/a.bin").model_copy(update={"name": "other"})
+    known = Catalogue({"mine": one, "other": other}, {})
+    with pytest.raises(UserError):
+        fetch([one, other], tmp_path, catalogue=known, accept_licence=True)
+    assert not server.requests
+
+
 def test_a_damaged_archive_is_kept_and_leaves_nothing(
     server: HostileServer, tmp_path: Path
 ) -> None:
