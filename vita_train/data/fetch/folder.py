@@ -36,6 +36,11 @@ def part_path(root: Path, path: str) -> Path:
     return root / STATE / f"{sha256(path.encode()).hexdigest()[:32]}.part"
 
 
+def journal_path(root: Path) -> Path:
+    """Return the journal of the lock file."""
+    return root / STATE / "journal.jsonl"
+
+
 def staging_path(root: Path, archive: str) -> Path:
     """Return the folder that an archive is unpacked in."""
     return root / STATE / f"{sha256(archive.encode()).hexdigest()[:32]}.unpack"

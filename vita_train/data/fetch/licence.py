@@ -22,7 +22,7 @@ def accept_licences(entries: Sequence[Entry], lock: LockFile, accepted: bool) ->
     Raises:
         UserError: they were not accepted.
     """
-    known = lock.value.licences
+    known = lock.licences
     new = [
         entry
         for entry in entries

@@ -8,7 +8,9 @@ error.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -73,30 +75,38 @@ class FetchLock(Strict):
 
 
 class LockFile:
-    """The lock file of a folder, open for changes by any thread; each change is written at once,
-    whole or not at all.
+    """The lock file of a folder, open for changes by any thread.
+
+    A file is noted by a line of a journal, so that thousands of them do not write the whole lock
+    file thousands of times; every other change writes the lock file, with what the journal holds,
+    whole or not at all. After a kill the journal is read first.
+
+    Args:
+        folder: the target folder.
+        journal: path of the journal.
 
     Raises:
         DataError: what is there is no lock file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK
+    def __init__(self, folder: Path, journal: Path) -> None:
+        self._path, self._journal = folder / LOCK, journal
         self._mutex = Lock()
-        self._lock = read_lock(folder)
-
-    @property
-    def value(self) -> FetchLock:
-        """What it says now."""
-        return self._lock
+        lock = read_lock(folder)
+        self.licences = dict(lock.licences)
+        self._sources = {name: _copied(source) for name, source in lock.sources.items()}
+        for name, path, file in _replayed(journal):
+            self.source(name).files[path] = file
+        if journal.exists():
+            self._write()
 
     def source(self, name: str) -> LockedSource:
         """Return what is known of a source."""
-        return self._lock.sources.get(name, LockedSource())
+        return self._sources.setdefault(name, LockedSource())
 
     def shared_file(self, path: str, origin: str) -> LockedFile | None:
         """Return a file that any source has at a path, if it is from the same place."""
-        for source in self._lock.sources.values():
+        for source in self._sources.values():
             file = source.files.get(path)
             if file is not None and file.origin == origin:
                 return file
@@ -104,50 +114,83 @@ class LockFile:
 
     def shared_unpacked(self) -> list[tuple[str, Unpacked]]:
         """Return the archives of all sources that were unpacked, with their names."""
-        return [item for source in self._lock.sources.values() for item in source.unpacked.items()]
-
-    def pin(self, name: str, pinned: dict[str, str]) -> None:
-        """Note the commits of a source's repositories."""
-        self._change(name, pinned={**self.source(name).pinned, **pinned})
+        return [item for source in self._sources.values() for item in source.unpacked.items()]
 
     def add_file(self, name: str, path: str, file: LockedFile) -> None:
         """Note a file of a source."""
+        line = json.dumps({"source": name, "path": path, "file": file.model_dump()})
         with self._mutex:
-            self._change(name, files={**self.source(name).files, path: file})
+            self.source(name).files[path] = file
+            with self._journal.open("a", encoding="utf-8") as journal:
+                journal.write(line + "\n")
+                journal.flush()
+                os.fsync(journal.fileno())
+
+    def pin(self, name: str, pinned: dict[str, str]) -> None:
+        """Note the commits of a source's repositories."""
+        self.source(name).pinned.update(pinned)
+        self._write()
 
     def add_unpacked(self, name: str, archive: str, unpacked: Unpacked) -> None:
         """Note an archive of a source as unpacked."""
-        self._change(name, unpacked={**self.source(name).unpacked, archive: unpacked})
+        self.source(name).unpacked[archive] = unpacked
+        self._write()
 
     def finish(self, name: str) -> None:
         """Note that all of a source is there."""
-        self._change(name, complete=True)
+        self._sources[name] = self.source(name).model_copy(update={"complete": True})
+        self._write()
 
     def accept(self, name: str, licence: Licence) -> None:
         """Note that a licence was accepted."""
         day = datetime.now(UTC).date().isoformat()
-        self._lock = self._lock.model_copy(
-            update={
-                "licences": {
-                    **self._lock.licences,
-                    name: Acceptance(licence=licence, accepted=day),
-                }
-            }
-        )
-        self._write()
-
-    def _change(self, name: str, **update: object) -> None:
-        sources = {**self._lock.sources, name: self.source(name).model_copy(update=update)}
-        self._lock = self._lock.model_copy(update={"sources": dict(sorted(sources.items()))})
+        self.licences[name] = Acceptance(licence=licence, accepted=day)
         self._write()
 
     def _write(self) -> None:
+        sources = {
+            name: source.model_copy(
+                update={
+                    "files": dict(sorted(source.files.items())),
+                    "unpacked": dict(sorted(source.unpacked.items())),
+                }
+            )
+            for name, source in sorted(self._sources.items())
+        }
+        lock = FetchLock(licences=dict(sorted(self.licences.items())), sources=sources)
         part = self._path.with_suffix(".tmp")
         with part.open("w", encoding="utf-8") as file:
-            file.write(self._lock.model_dump_json(indent=1) + "\n")
+            file.write(lock.model_dump_json(indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self._path)
+        self._journal.unlink(missing_ok=True)
+
+
+def _copied(source: LockedSource) -> LockedSource:
+    """Return a source whose mappings may be changed."""
+    return source.model_copy(
+        update={
+            "pinned": dict(source.pinned),
+            "files": dict(source.files),
+            "unpacked": dict(source.unpacked),
+        }
+    )
+
+
+def _replayed(journal: Path) -> Iterator[tuple[str, str, LockedFile]]:
+    """Return what a journal holds; a last line that a kill cut is left out, for the file that it
+    is of has no final name yet."""
+    try:
+        lines = journal.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            note = json.loads(line)
+            yield note["source"], note["path"], LockedFile.model_validate(note["file"])
+        except (ValueError, KeyError, TypeError):
+            return
 
 
 def read_lock(folder: Path) -> FetchLock:

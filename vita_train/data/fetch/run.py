@@ -14,6 +14,7 @@ from vita_train.data.catalogue.entry import DebianPackage, Entry, Form, Hub, Pla
 from vita_train.data.catalogue.load import Catalogue
 from vita_train.data.fetch.finish import finish
 from vita_train.data.fetch.folder import (
+    journal_path,
     need_room,
     opened,
     part_path,
@@ -88,7 +89,7 @@ def fetch(
         StorageError: a server stayed away.
     """
     with opened(root), translated(root):
-        lock = LockFile(root)
+        lock = LockFile(root, journal_path(root))
         accept_licences(
             [entry for entry in entries if entry.name != ADDRESSES], lock, accept_licence
         )
