@@ -96,7 +96,7 @@ def load_catalogue(folders: Sequence[Path] = ()) -> Catalogue:
             if entry.name != path.stem:
                 raise DataError(
                     f"the entry's name is {entry.name!r}, its file is named {path.stem!r}",
-                    code="VT-DATA-040",
+                    code="VT-DATA-060",
                     where=str(path),
                     remedy="give both the same name",
                 )
@@ -116,7 +116,7 @@ def load_entry(path: Path) -> Entry:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
             f"catalogue entry cannot be read: {reason}",
-            code="VT-DATA-041",
+            code="VT-DATA-061",
             where=str(path),
             remedy="give the path of a YAML file",
         ) from error
@@ -125,7 +125,7 @@ def load_entry(path: Path) -> Entry:
         key = ".".join(str(part) for part in first["loc"])
         raise DataError(
             f"catalogue entry is not valid: {key}{': ' if key else ''}{first['msg']}",
-            code="VT-DATA-042",
+            code="VT-DATA-062",
             where=str(path),
             remedy="correct the key; docs/how-to/get-public-data.md shows an entry",
         ) from error

@@ -60,7 +60,7 @@ def archives_among(paths: Iterable[str]) -> list[Archive]:
             if last not in known:
                 raise DataError(
                     "parts of a zip are there, but not its last one",
-                    code="VT-DATA-043",
+                    code="VT-DATA-063",
                     where=last,
                     remedy="fetch all parts: .z01, .z02 and so on, and .zip",
                 )
