@@ -36,8 +36,10 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
+    from vita_train.cli import data_catalogue
     from vita_train.cli.tools import tools
 
+    data_catalogue.register(group)
     group.add_typer(tools, name="tools")
     app.add_typer(group, name="data")
 
@@ -189,17 +191,6 @@ def import_config(
     part.write_text(dump_yaml(value), encoding="utf-8")
     os.replace(part, out)
     typer.echo(f"wrote {out}\ntrain:  vita-train train --registry {out} --dataset_use NAME ...")
-
-
-@group.command()
-def fetch(recipe: RecipeName, out: Out, settings: Set = None, workers: Workers = _CORES) -> None:
-    """Bring the data that a recipe names to a directory and write its registry."""
-    from vita_train.data.sources.fetch import fetch_all
-    from vita_train.recipe.load import load_recipe
-
-    resolved = load_recipe(recipe, settings or [])
-    registry = fetch_all(resolved.data.source, out, seed=resolved.seed, workers=workers)
-    typer.echo(f"{out / 'registry.json'}: {', '.join(sorted(registry.datasets))}")
 
 
 @group.command()

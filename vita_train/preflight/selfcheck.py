@@ -37,6 +37,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "data": (
         *_STEPS,
         "transformers",
+        "vita_train.data.adapters.build",
+        "vita_train.data.fetch.run",
         "vita_train.data.media.audio",
         "vita_train.data.media.image",
         "vita_train.data.media.video",

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import Field, model_validator
 
 from vita_train.recipe.base import MAX_NAME, Count, SampleRate, Share, Size, Strict
-from vita_train.recipe.sources import SOURCES, RecordsSource, StampsSource, SynthSource
+from vita_train.recipe.sources import (
+    SOURCES,
+    CatalogueSource,
+    RecordsSource,
+    StampsSource,
+    SynthSource,
+)
 
 #: Every kind of source, those of plugins included.
 if TYPE_CHECKING:
-    Source = SynthSource | StampsSource | RecordsSource
+    Source = SynthSource | StampsSource | RecordsSource | CatalogueSource
 else:
     Source = Annotated[
         Union[tuple(SOURCES[name].spec for name in SOURCES)],  # noqa: UP007

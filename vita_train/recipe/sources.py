@@ -51,6 +51,16 @@ class RecordsSource(Strict):
     environment."""
 
 
+class CatalogueSource(Strict):
+    """A public corpus of the catalogue, as `vita-train data fetch` brought it."""
+
+    kind: Literal["catalogue"] = "catalogue"
+    name: str
+    """Name of its entry; `vita-train data list` shows all."""
+    folder: str | None = None
+    """Folder that was fetched to; none takes VITA_TRAIN_DATA."""
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """One kind of source."""
@@ -78,3 +88,4 @@ def register_source(kind: SourceKind) -> None:
 register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
 register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
 register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))
+register_source(SourceKind(CatalogueSource, "vita_train.data.adapters.build:build_catalogue"))

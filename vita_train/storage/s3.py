@@ -16,6 +16,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -67,6 +68,16 @@ RETRY_TIMEOUT = 120.0
 # endpoint came from.
 for _talker in ("botocore.credentials", "botocore.configprovider"):
     logging.getLogger(_talker).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class OpenedRange:
+    """The rest of a file from an offset on."""
+
+    version: str
+    """The server's ETag: it tells this content from others under the key, and no more."""
+    chunks: Iterator[bytes]
+    """Raises StorageError where the transfer breaks off."""
 
 
 class S3Store:
@@ -251,6 +262,28 @@ class S3Store:
                     remedy="run the step that made it again",
                 )
             os.replace(temporary, path)
+
+    def open_range(self, key: str, start: int, buffer: int) -> OpenedRange:
+        """Begin to read a file at an offset, in pieces of at most ``buffer`` bytes.
+
+        Raises:
+            MissingKeyError: there is none.
+        """
+        name = self._key(key)
+        answer = self._ask(
+            key,
+            lambda: checked(
+                self._client.get_object(Bucket=self.bucket, Key=name, Range=f"bytes={start}-")
+                if start
+                else self._client.get_object(Bucket=self.bucket, Key=name),
+                self.uri_of(key),
+            ),
+        )
+        return OpenedRange(str(answer.get("ETag", "")), self._chunks(key, answer["Body"], buffer))
+
+    def _chunks(self, key: str, body: Any, buffer: int) -> Iterator[bytes]:
+        with self._translate_s3_errors(key):
+            yield from body.iter_chunks(buffer)
 
     def exists(self, key: str) -> bool:
         try:

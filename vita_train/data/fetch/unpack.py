@@ -1,0 +1,259 @@
+"""Archives unpacked: safely, within limits, whole or not at all.
+
+Only regular files and folders are made. A link inside an archive to a file that it has brought
+before becomes that file; every other link, and every device, is refused, and so is a name that
+leads out of the folder. What an archive unpacks to stands in a folder of its own until all of it is
+there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any
+
+from vita_train.data.fetch.archives import Archive
+from vita_train.data.fetch.joined import JoinedFile
+from vita_train.data.fetch.patterns import within
+from vita_train.errors import DataError
+
+_BUFFER = 1 << 20
+#: An archive may become this many times larger, and this much in any case.
+_RATIO = 200
+_ALWAYS = 256 << 20
+#: Files and folders that one archive may hold.
+_MOST_MEMBERS = 20_000_000
+#: What a damaged archive makes the libraries raise.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    struct.error,
+    NotImplementedError,
+    ValueError,
+    RuntimeError,
+)
+
+
+@dataclass
+class Writer:
+    """Writes members below a folder and counts them.
+
+    Args:
+        folder: where; empty at first.
+        where: the archive, for messages.
+        limit: bytes that all members together may have.
+        report: is told of bytes that were written.
+    """
+
+    folder: Path
+    where: str
+    limit: int
+    report: Callable[[int], None]
+    files: int = 0
+    size: int = 0
+    _members: int = 0
+    _written: set[str] = field(default_factory=set)
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder."""
+        self._count()
+        if name.strip("/") not in ("", "."):
+            (self.folder / self._place(name.rstrip("/"))).mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, source: IO[bytes]) -> None:
+        """Write a file."""
+        self._count()
+        place = self._place(name)
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            while data := source.read(_BUFFER):
+                self.size += len(data)
+                if self.size > self.limit:
+                    raise self.refused(
+                        f"unpacks to more than {self.limit} bytes, which is no archive of data"
+                    )
+                file.write(data)
+                self.report(len(data))
+        self.files += 1
+        self._written.add(place)
+
+    def link(self, name: str, target: str) -> None:
+        """Make a file of another name for one that was written before."""
+        self._count()
+        place, to = self._place(name), self._place(os.path.normpath(target))
+        if to not in self._written:
+            raise self.refused(f"holds a link {name!r} to {target!r}, which is no file of it")
+        path = self.folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(self.folder / to, path)
+        self.files += 1
+        self._written.add(place)
+
+    def _place(self, name: str) -> str:
+        return within("", name.removeprefix("./"), self.where)
+
+    def _count(self) -> None:
+        self._members += 1
+        if self._members > _MOST_MEMBERS:
+            raise self.refused(f"holds more than {_MOST_MEMBERS} files")
+
+    def refused(self, what: str) -> DataError:
+        """Return the error of an archive that does what none of data does."""
+        return DataError(
+            what, code="VT-DATA-061", where=self.where, remedy="do not use this archive"
+        )
+
+
+def unpack(
+    archive: Archive, root: Path, staging: Path, report: Callable[[int], None]
+) -> tuple[int, int]:
+    """Unpack an archive into ``staging``, an empty folder.
+
+    Args:
+        archive: its parts are relative to ``root``.
+        root: target folder.
+        staging: where to; what is there after an error is to be removed.
+        report: is told of bytes that were written.
+
+    Returns:
+        Number of files and their bytes.
+
+    Raises:
+        DataError: it is damaged or does what no archive of data does.
+        OSError: the disk refuses it.
+    """
+    where = str(root / archive.name)
+    with JoinedFile([root / part for part in archive.parts]) as joined:
+        limit = max(_ALWAYS, _RATIO * joined.starts[-1])
+        writer = Writer(staging, where, limit, report)
+        source = BufferedReader(joined, _BUFFER)
+        try:
+            if archive.kind == "zip":
+                _unzip(joined, source, writer)
+            elif archive.kind == "tar":
+                _untar(source, archive.compression, writer)
+            else:
+                with _decompressed(source, archive.compression) as plain:
+                    writer.write(Path(archive.name).name.rpartition(".")[0], plain)
+        except _DAMAGED as error:
+            raise _damaged(where, error) from error
+        except OSError as error:
+            if error.errno is None:  # of a decompressor, not of the disk
+                raise _damaged(where, error) from error
+            raise
+    return writer.files, writer.size
+
+
+def _damaged(where: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(
+        f"the archive is damaged or of another kind than its name says: {reason}",
+        code="VT-DATA-062",
+        where=where,
+        remedy="remove it and run the same command again; if it stays so, its source is broken",
+    )
+
+
+def _unzip(joined: JoinedFile, source: Any, writer: Writer) -> None:
+    with zipfile.ZipFile(source) as archive:
+        members = archive.infolist()
+        _locate(members, joined, archive)
+        stated = sum(member.file_size for member in members)
+        if stated > writer.limit:
+            raise writer.refused(f"says that it unpacks to {stated} bytes")
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if member.is_dir():
+                writer.make_folder(member.filename)
+            elif kind not in (0, stat.S_IFREG):
+                raise writer.refused(f"holds {member.filename!r}, a link or a device")
+            elif member.flag_bits & 1:
+                raise writer.refused(f"{member.filename!r} in it is encrypted")
+            else:
+                with archive.open(member) as file:
+                    writer.write(member.filename, file)
+
+
+def _locate(members: list[zipfile.ZipInfo], joined: JoinedFile, archive: Any) -> None:
+    """Correct the offsets of an archive that Info-ZIP split: there they count from the part that a
+    member begins in.
+
+    zipfile takes the whole for one part, and adds to every offset what it thinks stands before the
+    archive.
+    """
+    if not any(member.volume for member in members):
+        return
+    joined.seek(joined.starts[-1] - 22)
+    end = joined.read(22) or b""
+    if end[:4] != b"PK\x05\x06":
+        raise zipfile.BadZipFile("a split archive with a comment")
+    added = archive.start_dir - struct.unpack("<L", end[16:20])[0]
+    for member in members:
+        member.header_offset += joined.starts[member.volume] - added
+
+
+def _untar(source: Any, compression: str, writer: Writer) -> None:
+    with (
+        _decompressed(source, compression) as plain,
+        tarfile.open(fileobj=plain, mode="r|", errorlevel=2) as archive,
+    ):
+        for member in archive:
+            if member.isdir():
+                writer.make_folder(member.name)
+            elif member.isreg():
+                file = archive.extractfile(member)
+                if file is None:
+                    raise writer.refused(f"{member.name!r} in it cannot be read")
+                writer.write(member.name, file)
+            elif member.issym():
+                writer.link(
+                    member.name, os.path.join(os.path.dirname(member.name), member.linkname)
+                )
+            elif member.islnk():
+                writer.link(member.name, member.linkname)
+            else:
+                raise writer.refused(f"holds {member.name!r}, a device or a pipe")
+
+
+@contextmanager
+def _decompressed(source: Any, compression: str) -> Iterator[Any]:
+    if not compression:
+        yield source
+        return
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.PythonFile(source, mode="r"), compression) as plain:
+        yield plain
+
+
+def merge(staging: Path, target: Path) -> None:
+    """Move what was unpacked to its place; files that are there are replaced. It may be repeated
+    after it was stopped."""
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(staging.iterdir()):
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            merge(entry, place)
+        elif place.is_dir() or (entry.is_dir() and place.exists()):
+            raise DataError(
+                "a file stands where the archive has a folder, or the other way round",
+                code="VT-DATA-063",
+                where=str(place),
+                remedy="remove it, then run the same command again",
+            )
+        else:
+            os.replace(entry, place)
+    shutil.rmtree(staging, ignore_errors=True)
