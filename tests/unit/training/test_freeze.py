@@ -141,8 +141,8 @@ def test_groups_carry_each_modules_rate_and_spare_vectors_from_decay() -> None:
 def test_empty_group_is_an_error() -> None:
     rates = {"llm": 1e-3, "projector": 1e-3}
     modules = toy_modules()
-    modules["projector"].weight = modules["llm"].layers[0].linear.weight
-    modules["projector"].bias = modules["llm"].layers[0].linear.bias
+    modules["projector"].weight = modules["llm"].model["layers"][0].linear.weight
+    modules["projector"].bias = modules["llm"].model["layers"][0].linear.bias
     objective = ToyObjective(toy_context(toy_recipe(trainable=rates), "1.2"), modules)
     apply_trainable(objective, rates)
     with pytest.raises(RecipeError, match="'projector' is empty"):

@@ -30,7 +30,7 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
 
 
 def test_a_directory_without_a_model_is_refused(small_spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no Qwen2 configuration"):
+    with raises_code("VT-WEIGHTS-004"):
         build_modules(with_source(small_spec, tmp_path), ["llm"])
 
 
