@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError
 from vita_train.models.build import build_modules
 from vita_train.recipe.model import ModelSpec
@@ -30,7 +31,7 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
 
 
 def test_a_directory_without_a_model_is_refused(small_spec: ModelSpec, tmp_path: Path) -> None:
-    with raises_code("VT-WEIGHTS-004"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-004"):
         build_modules(with_source(small_spec, tmp_path), ["llm"])
 
 
