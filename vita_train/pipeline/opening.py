@@ -24,6 +24,7 @@ from vita_train.storage.factory import open_file, open_store
 
 #: Keys below a root where the names of runs lie that hold a date, by the Workflow they belong to.
 _NAMES = "run-names"
+_URI = re.compile(r"[a-z][a-z0-9]*://\S+")
 #: What the command line calls its way to change a setting.
 _OPTION = re.compile(r"--set (?=[\w.]+=)")
 
@@ -51,9 +52,8 @@ def open_run(
             machines.
     """
     settings = [*overrides, *([f"storage.root={storage_root}"] if storage_root else [])]
-    resolved = load_recipe(
-        _text_at(recipe) if "://" in recipe.partition("\n")[0] else recipe, settings
-    )
+    # A recipe's text may be one line, and hold URIs itself.
+    resolved = load_recipe(_text_at(recipe) if _URI.fullmatch(recipe) else recipe, settings)
     resolved = reachable(resolved, load_platform(), is_asked_for=bool(storage_root))
     opened = Run(resolved, _name(run, resolved)).remembered()
     opened.write_recipe()

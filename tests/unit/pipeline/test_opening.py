@@ -14,8 +14,9 @@ import pytest
 from vita_train import recipe as recipes
 from vita_train.errors import EXIT_REFUSED, RecipeError, UserError
 from vita_train.pipeline.opening import on_the_page, open_run, reachable, shown_on
-from vita_train.recipe.load import load_recipe
+from vita_train.recipe.load import load_recipe, one_line
 from vita_train.recipe.platform import WORKFLOW, Platform
+from vita_train.recipe.sources import RecordsSource
 from vita_train.runs.dated import dated
 
 PRESETS = Path(recipes.__file__).parent / "presets"
@@ -32,6 +33,13 @@ def test_open_run_writes_the_resolved_recipe_and_reads_text(tmp_path: Path) -> N
     assert load_recipe(str(tmp_path / "smoke" / "recipe.yaml")) == run.recipe
     again, _ = open_run((tmp_path / "smoke" / "recipe.yaml").as_uri())
     assert again == run
+
+
+def test_a_recipe_in_one_line_may_name_what_lies_in_a_store(tmp_path: Path) -> None:
+    mine = RecordsSource(registry="s3://mine/registry.json")
+    data = load_recipe("smoke").data.model_copy(update={"source": {"mine": mine}})
+    text = one_line(load_recipe("smoke").model_copy(update={"data": data}))
+    assert open_run(text, "", str(tmp_path))[0].recipe.data.source == {"mine": mine}
 
 
 STORE = "s3://omni/runs"
