@@ -122,6 +122,7 @@ class CtcHeadSpec(Strict):
 #: Samples of the longest window of the published discriminators, which are not padded.
 LONGEST_WINDOW = 2048
 
+#: How the waveform codec, its discriminators and its mel loss are computed.
 CodecVariant = Literal["revised", "ticodec"]
 
 

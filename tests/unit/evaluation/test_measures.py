@@ -51,7 +51,7 @@ def test_codes_of_several_codebooks_are_counted_apart(world: Any) -> None:
     )
     torch.manual_seed(0)
     codec = build_codec(recipe.model.codec).eval()
-    first, second = codec.quantizer.rounds[0]
+    first, second = codec.quantizer.books
     first.codebook.normal_()
     second.codebook.copy_(first.codebook)
     half = codec.encoder.outlet.out_features // 2

@@ -169,34 +169,23 @@ class GroupedResidualQuantizer(nn.Module):
         self, kind: Literal["learned", "ema"], size: int, dim: int, groups: int, residuals: int
     ) -> None:
         super().__init__()
-        self.groups = groups
-        self.rounds = nn.ModuleList(
-            nn.ModuleList(build_quantizer(kind, size, dim // groups) for _ in range(groups))
-            for _ in range(residuals)
+        self.groups, self.residuals = groups, residuals
+        self.books = nn.ModuleList(
+            build_quantizer(kind, size, dim // groups) for _ in range(residuals * groups)
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors (..., D) of ``codes`` (..., residuals * groups)."""
-        rounds = codes.unflatten(-1, (len(self.rounds), self.groups)).unbind(-2)
-        return torch.stack(
-            [
-                torch.cat(
-                    [
-                        book.lookup(ids)
-                        for book, ids in zip(books, of_round.unbind(-1), strict=True)
-                    ],
-                    dim=-1,
-                )
-                for books, of_round in zip(self.rounds, rounds, strict=True)
-            ]
-        ).sum(0)
+        pairs = zip(self.books, codes.unbind(-1), strict=True)
+        parts = torch.cat([book.lookup(ids) for book, ids in pairs], dim=-1)  # type: ignore[operator]
+        return parts.unflatten(-1, (self.residuals, -1)).sum(-2)
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantise ``vectors`` (B, T, D)."""
         rest, total = vectors, torch.zeros_like(vectors)
         codes, losses = [], []
-        for books in self.rounds:
-            parts = _quantize_parts(books, rest)
+        for turn in range(self.residuals):
+            parts = self._quantize(turn, rest)
             chosen = torch.cat([part.vectors for part in parts], dim=-1)
             # By straight-through gradients the rest has none: the first round alone moves the
             # encoder.
@@ -209,17 +198,20 @@ class GroupedResidualQuantizer(nn.Module):
     def start(self, vectors: Tensor) -> None:
         """Start each round's moving-average codebooks on what the rounds before it leave of
         ``vectors`` (B, T, D)."""
-        for books in self.rounds:
-            for book, part in zip(books, vectors.chunk(self.groups, dim=-1), strict=True):
-                book.start(part)
-            parts = _quantize_parts(books, vectors)
+        for turn in range(self.residuals):
+            pairs = zip(self._books(turn), vectors.chunk(self.groups, dim=-1), strict=True)
+            for book, part in pairs:
+                book.start(part)  # type: ignore[operator]
+            parts = self._quantize(turn, vectors)
             vectors = vectors - torch.cat([part.vectors for part in parts], dim=-1)
 
+    def _books(self, turn: int) -> nn.ModuleList:
+        return self.books[turn * self.groups : (turn + 1) * self.groups]
 
-def _quantize_parts(books: nn.ModuleList, vectors: Tensor) -> list[Quantized]:
-    """Quantise each of the equal parts of ``vectors`` (..., D) with its own codebook."""
-    parts = vectors.chunk(len(books), dim=-1)
-    return [book(part) for book, part in zip(books, parts, strict=True)]
+    def _quantize(self, turn: int, vectors: Tensor) -> list[Quantized]:
+        """Quantise each part of ``vectors`` (B, T, D) with its own codebook of a round."""
+        parts = vectors.chunk(self.groups, dim=-1)
+        return [book(part) for book, part in zip(self._books(turn), parts, strict=True)]
 
 
 Quantizer = LearnedQuantizer | EmaQuantizer

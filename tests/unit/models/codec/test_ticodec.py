@@ -177,7 +177,7 @@ def books_of(state: State, groups: int, residuals: int) -> list[list[Tensor]]:
     if groups == residuals == 1:
         return [[state["quantizer.codebook"]]]
     return [
-        [state[f"quantizer.rounds.{turn}.{group}.codebook"] for group in range(groups)]
+        [state[f"quantizer.books.{turn * groups + group}.codebook"] for group in range(groups)]
         for turn in range(residuals)
     ]
 
@@ -221,7 +221,7 @@ def plain_codec(
 
 def plain_log_mel(wave: Tensor, n_fft: int) -> Tensor:
     hop = {1024: 240, 512: 120, 256: 60}[n_fft]
-    margin = (n_fft - hop) // 2
+    margin, wave = (n_fft - hop) // 2, wave.float()
     spectrum = torch.stft(
         F.pad(wave[:, None], (margin, margin), mode="reflect")[:, 0],
         n_fft,
@@ -350,8 +350,10 @@ def test_codes_and_waves_are_the_published_ones(hop: int, books: tuple[int, int]
 @pytest.mark.parametrize("hop", HOPS)
 def test_losses_and_gradients_are_the_published_ones(hop: int, books: tuple[int, int]) -> None:
     spec = spec_of(hop, *books)
-    # Batch norm of two vectors is a sign, whatever they are: four.
-    codec, wave, other = codec_of(spec).train(), waves(4), waves(4).flip(1)
+    # Batch norm of few vectors that are much alike magnifies rounding: in float64, and of four,
+    # because of two it is a sign whatever they are. Spectrograms are float32 in either.
+    codec, wave = codec_of(spec).train().double(), waves(4).double()
+    other = wave.flip(1)
     state = state_of(codec)
     made, _, _, vector, quantizer = plain_codec(state, wave, spec, training=True)
     second = plain_voice(state, plain_encoder(state, other, hop)[1], training=True).detach()
@@ -372,8 +374,8 @@ def test_losses_and_gradients_are_the_published_ones(hop: int, books: tuple[int,
     for name, ours, theirs in zip(names, found, wanted, strict=True):
         assert (ours is None) == (theirs is None), name
         if theirs is not None:
-            bound = 1e-3 * theirs.abs().max().item() + 1e-5
-            torch.testing.assert_close(ours, theirs, atol=bound, rtol=1e-3, msg=name)
+            bound = 1e-4 * theirs.abs().max().item() + 1e-7
+            torch.testing.assert_close(ours, theirs, atol=bound, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("hop", HOPS)
@@ -444,7 +446,7 @@ def test_published_sizes() -> None:
         (64, 64, 3),
         (128, 64, 3),
     ]
-    assert codec.quantizer.rounds[1][1].codebook.shape == (1024, 256)
+    assert [book.codebook.shape for book in codec.quantizer.books] == [(1024, 256)] * 4
 
 
 def test_the_variants_are_different_functions() -> None:
