@@ -172,5 +172,5 @@ def test_the_text_is_taken_as_it_is(decoder: SpeechDecoder) -> None:
     losses = [
         decoder(scale * embeds, text_lengths, codes, code_lengths).loss_sum for scale in (1, 10)
     ]
-    assert not torch.isclose(*losses, rtol=1e-3)
+    assert (losses[0] - losses[1]).abs() > 1e-3  # with text_norm it would be rounding
     assert not [name for name in state_of(decoder) if name.startswith("text_norm")]
