@@ -201,11 +201,14 @@ def _recogniser(context: EvalContext, samples: Sequence[Sample]) -> dict[str, fl
 
 
 def _codec(context: EvalContext, samples: Sequence[Sample]) -> dict[str, float]:
-    """Distance of resynthesised speech, different codes in use, and the codes' perplexity."""
+    """Distance of resynthesised speech, different codes in use, and the codes' perplexity, both
+    over all codebooks."""
     spec = context.recipe.model.codec
     waves = codec_waves(context, samples)
     made, codes = resynthesise(context.modules["codec"], waves, device=context.device)
-    use = codebook_use(codes, spec.codebook_size)
+    books = torch.arange(spec.num_codebooks) * spec.codebook_size  # no two share a code
+    codes = [row.reshape(len(row), -1) + books for row in codes]
+    use = codebook_use(codes, spec.num_codebooks * spec.codebook_size)
     distances = [
         mel_distance(wave, other, spec.sample_rate) for wave, other in zip(waves, made, strict=True)
     ]

@@ -28,8 +28,8 @@ def resynthesise(
     *,
     device: torch.device,
 ) -> tuple[list[np.ndarray], list[Tensor]]:
-    """Return what the codec makes of each wave (samples,), cut to its length, and the codes
-    (T,)."""
+    """Return what the codec makes of each wave (samples,), cut to its length, and the codes (T,),
+    of Q codebooks (T, Q)."""
     made, codes = [], []
     for wave in waves:
         ids, voice = codec.encode(torch.from_numpy(wave)[None].to(device))

@@ -71,6 +71,12 @@ def _sizes(recipe: Recipe) -> list[str]:
                 f"model.llm.hidden_size {model.llm.hidden_size} is not a multiple of "
                 f"speech_decoder.width {decoder.width}"
             )
+        if model.codec.num_codebooks > 1:
+            problems.append(
+                f"model.codec has {model.codec.code_groups} x {model.codec.code_residuals} "
+                f"codebooks, but the speech decoder writes one code a position: set code_groups "
+                f"and code_residuals to 1, or train the codec alone"
+            )
         if decoder.width % (2 * decoder.num_heads):
             problems.append(
                 f"model.speech_decoder.width {decoder.width} is not an even multiple of num_heads "

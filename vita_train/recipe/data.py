@@ -57,6 +57,9 @@ class VideoSpec(Strict):
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames a second, instead of a variant."""
     min_frames: Count = 4
+    short: Literal["spread", "published"] = "spread"
+    """Which frames a clip has that holds fewer than ``min_frames`` at this rate. spread: as many
+    as asked for, evenly over the clip. published (VITA-1.5): those at this rate, repeated."""
     max_frames: int = Field(default=16, ge=1, le=100_000)
     tile_frames: bool = False
     """Tile frames as images are, as far as ``tile_budget`` allows; which ones, the sample's seed

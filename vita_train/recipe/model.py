@@ -119,12 +119,25 @@ class CtcHeadSpec(Strict):
     """What is recognised. The inventory comes from the training transcripts; blank is unit 0."""
 
 
+#: Samples of the longest window of the published discriminators, which are not padded.
+LONGEST_WINDOW = 2048
+
+#: How the waveform codec, its discriminators and its mel loss are computed.
+CodecVariant = Literal["revised", "ticodec"]
+
+
 class CodecSpec(Strict):
     """The speech codec of stage 3.1."""
 
     kind: Literal["waveform", "spectral"] = "waveform"
     """waveform: strided convolutions, HiFi-GAN-like generator (TiCodec). spectral: log-mel in,
     inverse STFT out."""
+    variant: CodecVariant = "revised"
+    """How the waveform codec, its discriminators and its mel loss compute where ours and the
+    published ones part. ticodec: as published, so that released weights compute what they did.
+    revised: the voice enters a generator stage before its residual blocks, encoder stages run
+    their kernels from small to large, three centred STFT discriminators, fewer mel bands in short
+    transforms. Weights of one do not fit the other."""
     sample_rate: SampleRate = 24000
     hop_length: Size = 600
     """Samples per code; 24000/600 = 40 codes a second."""
@@ -136,6 +149,13 @@ class CodecSpec(Strict):
     num_blocks: Size = 8
     """spectral: ConvNeXt blocks in encoder and in decoder."""
     codebook_size: int = Field(default=1024, ge=2, le=2**24)
+    code_groups: int = Field(default=1, ge=1, le=64)
+    """Equal parts that a vector is cut into, each with codebooks of its own (TiCodec's
+    n_code_groups); must divide code_dim."""
+    code_residuals: int = Field(default=1, ge=1, le=64)
+    """Rounds of quantisation, each of what the rounds before it left over (TiCodec's
+    residul_layer). A position takes code_groups x code_residuals codes. The speech decoder writes
+    one, so stage 3.2 needs 1 of either."""
     code_dim: Size = 512
     quantizer: Literal["learned", "ema"] = "learned"
     """learned: codebook trained by its loss (TiCodec). ema: moving average with restart of dead
@@ -153,6 +173,17 @@ class CodecSpec(Strict):
                 f"global_dim {self.global_dim} is not a multiple of num_global_tokens "
                 f"{self.num_global_tokens}"
             )
+        if self.code_dim % self.code_groups:
+            raise ValueError(
+                f"code_dim {self.code_dim} is not a multiple of code_groups {self.code_groups}"
+            )
+        if self.variant == "ticodec" and self.kind != "waveform":
+            raise ValueError(f"variant ticodec is a way to compute kind waveform, not {self.kind}")
+        if self.variant == "ticodec" and self.segment < LONGEST_WINDOW:
+            raise ValueError(
+                f"segment {self.segment} is below {LONGEST_WINDOW}, the longest window of the "
+                f"discriminators of variant ticodec"
+            )
         if self.segment < self.hop_length:
             raise ValueError(
                 f"segment {self.segment} is below hop_length {self.hop_length}: a crop would hold "
@@ -162,6 +193,11 @@ class CodecSpec(Strict):
         if problem:
             raise ValueError(problem)
         return self
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes of a position."""
+        return self.code_groups * self.code_residuals
 
     def _waveform_problem(self) -> str:
         rates, kernels = self.upsample_rates, self.upsample_kernels
@@ -205,6 +241,11 @@ class SpeechDecoderSpec(Strict):
     num_heads: Size = 14
     intermediate_size: Size = 4864
     dropout: Dropout = 0.0
+    text_norm: bool = True
+    """Bring the text's embeddings to unit size before anything reads them; small data then
+    suffices. VITA-1.5 takes them as they are: false."""
+    head_bias: bool = False
+    """A bias in the layer that scores codes; VITA-1.5 has one."""
     alignment: Literal["none", "durations"] = "none"
     """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is
     placed beside the speech it stands for; little data then suffices."""

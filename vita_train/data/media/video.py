@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vita_train.data.media import MediaError
@@ -59,18 +60,20 @@ def frame_indices(total: int, native: float, spec: VideoSpec) -> list[int]:
 
     One every ``native / spec.rate`` frames (at least one apart); more than ``max_frames`` are
     thinned evenly. Where that gives fewer than ``min_frames``, as many are spread evenly over the
-    clip, repeated if it is shorter still.
+    clip, repeated if it is shorter still; with ``short: published`` those few are repeated instead.
     """
     stride = max(1, round(native / spec.rate))
     indices = list(range(0, total, stride))
-    if len(indices) > spec.max_frames:
-        return [
-            indices[index]
-            for index in np.linspace(0, len(indices) - 1, spec.max_frames).astype(int)
-        ]
-    if len(indices) < spec.min_frames:
+    if len(indices) < spec.min_frames and spec.short == "spread":
         return [int(index) for index in np.linspace(0, total - 1, spec.min_frames)]
-    return indices
+    return [indices[index] for index in _even(len(indices), spec)]
+
+
+def _even(number: int, spec: VideoSpec) -> NDArray[np.int_]:
+    """Return which of ``number`` sampled moments are taken, evenly: from ``min_frames`` to
+    ``max_frames``."""
+    wanted = min(max(number, spec.min_frames), spec.max_frames)
+    return np.linspace(0, number - 1, wanted).astype(int)
 
 
 #: How much further than the video the end of a record may lie: tables of segments round up.
@@ -119,18 +122,16 @@ def _whole_indices(video: VideoInfo, spec: VideoSpec) -> list[int]:
 
     By time means: the frame on screen at each of evenly spaced moments, one every ``1 / spec.rate``
     seconds, thinned to ``max_frames``; where these are fewer than ``min_frames``, as many from the
-    first frame to the last.
+    first frame to the last, or with ``short: published`` these repeated.
     """
     if not video.times:
         return frame_indices(video.frames, video.rate, spec)
     starts, end = np.asarray(video.times[:-1]), video.times[-1]
     count = max(1, int(np.ceil(end * spec.rate - 1e-6)))
-    if count > spec.max_frames:
-        moments = np.linspace(0, count - 1, spec.max_frames).astype(int) / spec.rate
-    elif count < spec.min_frames:
+    if count < spec.min_frames and spec.short == "spread":
         moments = np.linspace(0, starts[-1], spec.min_frames)
     else:
-        moments = np.arange(count) / spec.rate
+        moments = _even(count, spec) / spec.rate
     return [int(index) for index in np.searchsorted(starts, moments + 1e-6, side="right") - 1]
 
 

@@ -138,8 +138,8 @@ def random_chunk_mask(time: int, device: torch.device) -> Tensor | None:
     attention.
 
     A length in 1..T-1 is drawn; above half of T attention is full, otherwise chunks have 1 to 25
-    frames and a random number of chunks to the left is seen. One or two frames leave nothing to
-    draw.
+    frames and a random number of chunks to the left is seen, as published never all that there can
+    be. One or two frames leave nothing to draw.
     """
     if time < 3:
         return None
@@ -147,5 +147,5 @@ def random_chunk_mask(time: int, device: torch.device) -> Tensor | None:
     if drawn > time // 2:
         return None
     chunk = drawn % 25 + 1
-    left = int(torch.randint(0, (time - 1) // chunk + 1, ()))
+    left = int(torch.randint(0, (time - 1) // chunk, ()))
     return chunk_mask(time, chunk, left, device)

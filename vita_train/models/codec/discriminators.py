@@ -1,8 +1,11 @@
 """Discriminators of the codec: by period, by scale, and on complex spectrograms.
 
 Sources: HiFi-GAN (Kong et al. 2020) for the first two, EnCodec (Défossez et al. 2022) for the
-third. Channels are the published ones for a codec 512 wide and in proportion for others; all use
-weight norm, also the first scale.
+third. Channels are the published ones for a codec 512 wide and in proportion for others.
+
+Variant ``ticodec`` judges as published (TiCodec, Ren et al. 2023): spectral norm in the first
+scale, five spectrograms of whole windows divided by the window's norm, a slope of their own, and
+their scores are no features. ``revised`` has three centred spectrograms and weight norm throughout.
 """
 
 from __future__ import annotations
@@ -13,32 +16,80 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
-from vita_train.recipe.model import CodecSpec
+from vita_train.recipe.model import LONGEST_WINDOW, CodecSpec, CodecVariant
 
 SLOPE = 0.1
+#: Slope of the published spectrogram discriminators.
+STFT_SLOPE = 0.2
 PERIODS = (2, 3, 5, 7, 11)
 NUM_SCALES = 3
-STFT_SIZES = (1024, 2048, 512)
+STFT_SIZES: dict[CodecVariant, tuple[int, ...]] = {
+    "revised": (1024, 2048, 512),
+    "ticodec": (1024, LONGEST_WINDOW, 512, 256, 128),
+}
 
 #: Scores of one discriminator and the activations of its layers, first to last.
 Judgement = tuple[Tensor, list[Tensor]]
 
 
-class _Stack(nn.Module):
-    """Convolutions with leaky ReLU; returns the last one's output and all activations."""
+class _SpectralNorm(nn.Module):
+    """Divides a weight by its largest singular value (Miyato et al. 2018), which one power
+    iteration a training forward follows.
 
-    def __init__(self, convs: list[nn.Module]) -> None:
+    Unlike torch's own it keeps its vectors in float32 whatever the weight is cast to.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(weight_norm(conv) for conv in convs)
+        rows, columns = weight.flatten(1).shape
+        self.register_buffer("left", F.normalize(torch.randn(rows), dim=0, eps=1e-12))
+        self.register_buffer("right", F.normalize(torch.randn(columns), dim=0, eps=1e-12))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = weight.flatten(1).float()
+        if self.training:
+            with torch.no_grad():
+                self.right.copy_(F.normalize(matrix.T @ self.left, dim=0, eps=1e-12))
+                self.left.copy_(F.normalize(matrix @ self.right, dim=0, eps=1e-12))
+        # Copies, because the next forward moves the vectors before this one's gradients are taken.
+        return weight / torch.dot(self.left.clone(), matrix @ self.right.clone()).to(weight.dtype)
+
+
+def spectral_norm(conv: nn.Module) -> nn.Module:
+    """Return ``conv`` with its weight under spectral norm."""
+    assert isinstance(conv.weight, Tensor)
+    register_parametrization(conv, "weight", _SpectralNorm(conv.weight))
+    return conv
+
+
+class _Stack(nn.Module):
+    """Convolutions with leaky ReLU; returns the last one's output and all activations.
+
+    Args:
+        convs: with their norms.
+        slope: of the leaky ReLU.
+        match_scores: count the last one's output among the activations.
+    """
+
+    def __init__(
+        self, convs: list[nn.Module], slope: float = SLOPE, *, match_scores: bool = True
+    ) -> None:
+        super().__init__()
+        self.convs, self.slope = nn.ModuleList(convs), slope
+        self.match_scores = match_scores
 
     def forward(self, x: Tensor) -> Judgement:
         features: list[Tensor] = []
         for conv in self.convs[:-1]:
-            x = F.leaky_relu(conv(x), SLOPE)
+            x = F.leaky_relu(conv(x), self.slope)
             features.append(x)
         x = self.convs[-1](x)
-        return x.flatten(1), [*features, x]
+        return x.flatten(1), [*features, x] if self.match_scores else features
 
 
 class PeriodDiscriminator(nn.Module):
@@ -55,7 +106,7 @@ class PeriodDiscriminator(nn.Module):
             nn.Conv2d(sizes[-1], sizes[-1], (5, 1), 1, (2, 0)),
             nn.Conv2d(sizes[-1], 1, (3, 1), 1, (1, 0)),
         ]
-        self.stack = _Stack(convs)
+        self.stack = _Stack([weight_norm(conv) for conv in convs])
 
     def forward(self, wave: Tensor) -> Judgement:
         """Judge ``wave`` (B, S)."""
@@ -66,22 +117,22 @@ class PeriodDiscriminator(nn.Module):
 class ScaleDiscriminator(nn.Module):
     """Looks at the wave averaged over ``2**scale`` samples."""
 
-    def __init__(self, scale: int, width: int) -> None:
+    def __init__(self, scale: int, width: int, variant: CodecVariant) -> None:
         super().__init__()
         self.scale = scale
         w = width  # 32 in HiFi-GAN
-        self.stack = _Stack(
-            [
-                nn.Conv1d(1, 4 * w, 15, 1, 7),
-                nn.Conv1d(4 * w, 4 * w, 41, 2, 20, groups=4),
-                nn.Conv1d(4 * w, 8 * w, 41, 2, 20, groups=w // 2),
-                nn.Conv1d(8 * w, 16 * w, 41, 4, 20, groups=w // 2),
-                nn.Conv1d(16 * w, 32 * w, 41, 4, 20, groups=w // 2),
-                nn.Conv1d(32 * w, 32 * w, 41, 1, 20, groups=w // 2),
-                nn.Conv1d(32 * w, 32 * w, 5, 1, 2),
-                nn.Conv1d(32 * w, 1, 3, 1, 1),
-            ]
-        )
+        convs: list[nn.Module] = [
+            nn.Conv1d(1, 4 * w, 15, 1, 7),
+            nn.Conv1d(4 * w, 4 * w, 41, 2, 20, groups=4),
+            nn.Conv1d(4 * w, 8 * w, 41, 2, 20, groups=w // 2),
+            nn.Conv1d(8 * w, 16 * w, 41, 4, 20, groups=w // 2),
+            nn.Conv1d(16 * w, 32 * w, 41, 4, 20, groups=w // 2),
+            nn.Conv1d(32 * w, 32 * w, 41, 1, 20, groups=w // 2),
+            nn.Conv1d(32 * w, 32 * w, 5, 1, 2),
+            nn.Conv1d(32 * w, 1, 3, 1, 1),
+        ]
+        norm = spectral_norm if variant == "ticodec" and scale == 0 else weight_norm
+        self.stack = _Stack([norm(conv) for conv in convs])
 
     def forward(self, wave: Tensor) -> Judgement:
         """Judge ``wave`` (B, S)."""
@@ -94,33 +145,40 @@ class ScaleDiscriminator(nn.Module):
 class StftDiscriminator(nn.Module):
     """Looks at the real and imaginary parts of a spectrogram, dilated over time."""
 
-    def __init__(self, n_fft: int, width: int) -> None:
+    def __init__(self, n_fft: int, width: int, variant: CodecVariant) -> None:
         super().__init__()
-        self.n_fft = n_fft
+        self.n_fft, self.published = n_fft, variant == "ticodec"
         convs: list[nn.Module] = [nn.Conv2d(2, width, (3, 9), padding=(1, 4))]
         convs += [
             nn.Conv2d(width, width, (3, 9), (1, 2), (d, 4), dilation=(d, 1)) for d in (1, 2, 4)
         ]
         convs += [nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)]
-        self.stack = _Stack(convs)
+        if self.published:  # its first convolution has no norm
+            rest = [weight_norm(conv) for conv in convs[1:]]
+            self.stack = _Stack([convs[0], *rest], STFT_SLOPE, match_scores=False)
+        else:
+            self.stack = _Stack([weight_norm(conv) for conv in convs])
 
     def forward(self, wave: Tensor) -> Judgement:
-        """Judge ``wave`` (B, S)."""
+        """Judge ``wave`` (B, S); as published S must be ``n_fft`` or more."""
         window = torch.hann_window(self.n_fft, device=wave.device)
         spectrum = torch.stft(
             wave.float(),
             self.n_fft,
             self.n_fft // 4,
             window=window,
-            normalized=True,
+            center=not self.published,
+            normalized=not self.published,
             return_complex=True,
         )
+        if self.published:
+            spectrum = spectrum / window.norm()
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         return self.stack(parts.to(wave.dtype))
 
 
 class Discriminators(nn.Module):
-    """Five period, three scale and three spectrogram discriminators."""
+    """Five period, three scale and three spectrogram discriminators, as published five."""
 
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
@@ -130,8 +188,11 @@ class Discriminators(nn.Module):
         self.judges = nn.ModuleList(
             [
                 *(PeriodDiscriminator(period, width) for period in PERIODS),
-                *(ScaleDiscriminator(scale, width) for scale in range(NUM_SCALES)),
-                *(StftDiscriminator(n_fft, width) for n_fft in STFT_SIZES),
+                *(ScaleDiscriminator(scale, width, spec.variant) for scale in range(NUM_SCALES)),
+                *(
+                    StftDiscriminator(n_fft, width, spec.variant)
+                    for n_fft in STFT_SIZES[spec.variant]
+                ),
             ]
         )
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vita_train.models.codec.quantizer import EmaQuantizer, build_quantizer
+from vita_train.models.codec.quantizer import build_quantizer
 from vita_train.recipe.model import CodecSpec
 
 
@@ -41,8 +41,11 @@ class GlobalEncoder(nn.Module):
     def __init__(self, spec: CodecSpec, channels: int, norm: Literal["batch", "layer"]) -> None:
         super().__init__()
         width = max(channels // 2, 1)
-        sizes = [channels, channels, width, channels]
-        self.convs = nn.ModuleList(nn.Conv1d(a, b, 3, padding=1) for a, b in pairwise(sizes))
+        published = spec.variant == "ticodec"
+        sizes = [channels, width if published else channels, width, channels]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(a, b, 3, padding=1, bias=not published) for a, b in pairwise(sizes)
+        )
         self.project = nn.Linear(channels, spec.global_dim)
         self.norm = (
             nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
@@ -70,8 +73,7 @@ class GlobalEncoder(nn.Module):
         """Put the codes of moving-average codebooks on vectors of ``features`` (B, C, T)."""
         groups = self.vector(features).chunk(len(self.quantizers), dim=1)
         for quantizer, group in zip(self.quantizers, groups, strict=True):
-            if isinstance(quantizer, EmaQuantizer):
-                quantizer.start(group)
+            quantizer.start(group)  # type: ignore[operator]
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Return the vectors (B, global_dim) of ``tokens`` (B, num_global_tokens)."""

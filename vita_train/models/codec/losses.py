@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vita_train.models.codec.discriminators import Judgement
 from vita_train.models.codec.mel import log_mel, loss_resolution
+from vita_train.recipe.model import CodecVariant
 
 MEL_WEIGHTS: Mapping[int, float] = {1024: 45.0, 512: 1.0, 256: 1.0}
 QUANTIZER_WEIGHT = 10.0
@@ -45,13 +46,17 @@ def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tenso
 
 
 def mel_loss(
-    wave: Tensor, made: Tensor, sample_rate: int, weights: Mapping[int, float] = MEL_WEIGHTS
+    wave: Tensor,
+    made: Tensor,
+    sample_rate: int,
+    weights: Mapping[int, float] = MEL_WEIGHTS,
+    variant: CodecVariant = "revised",
 ) -> Tensor:
     """Weighted sum over resolutions (transform size to weight) of the L1 distance of log-mel
     spectrograms (B, S)."""
     terms = []
     for n_fft, weight in weights.items():
-        settings = loss_resolution(sample_rate, n_fft)
+        settings = loss_resolution(sample_rate, n_fft, variant)
         terms.append(weight * F.l1_loss(log_mel(made, settings), log_mel(wave, settings)))
     return torch.stack(terms).sum()
 

@@ -7,6 +7,7 @@ with a floor of 1e-5.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita_train.models.codec.precision import full_precision
+from vita_train.recipe.model import CodecVariant
 
 FLOOR = 1e-5
+MOST_MELS = 80
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class MelSettings:
     """Triangular filters between 0 Hz and the Nyquist frequency."""
 
 
-def loss_resolution(sample_rate: int, n_fft: int) -> MelSettings:
+def loss_resolution(sample_rate: int, n_fft: int, variant: CodecVariant = "revised") -> MelSettings:
     """Return the settings a reconstruction is scored with: hop 240 at 1024 and in proportion, at
     most 80 filters.
 
-    Short transforms get fewer filters, because 80 triangles over 129 bins leave many empty.
+    Variant ``ticodec`` always has 80. Otherwise short transforms get fewer filters, because 80
+    triangles over 129 bins leave many empty.
     """
-    return MelSettings(sample_rate, n_fft, n_fft * 15 // 64, min(80, n_fft // 8))
+    mels = MOST_MELS if variant == "ticodec" else min(MOST_MELS, n_fft // 8)
+    return MelSettings(sample_rate, n_fft, n_fft * 15 // 64, mels)
 
 
 @lru_cache(maxsize=32)
@@ -47,15 +52,18 @@ def _filters(settings: MelSettings, device: torch.device) -> Tensor:
     constants."""
     from transformers.audio_utils import mel_filter_bank
 
-    bank = mel_filter_bank(
-        num_frequency_bins=settings.n_fft // 2 + 1,
-        num_mel_filters=settings.num_mels,
-        min_frequency=0.0,
-        max_frequency=settings.sample_rate / 2,
-        sampling_rate=settings.sample_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    with warnings.catch_warnings():
+        # Of 80 triangles over 129 bins some are empty, as published.
+        warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+        bank = mel_filter_bank(
+            num_frequency_bins=settings.n_fft // 2 + 1,
+            num_mel_filters=settings.num_mels,
+            min_frequency=0.0,
+            max_frequency=settings.sample_rate / 2,
+            sampling_rate=settings.sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
     return torch.tensor(bank.T, dtype=torch.float32, device=device)
 
 

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita_train.models.codec.global_encoder import GlobalEncoder
-from vita_train.models.codec.quantizer import EmaQuantizer, build_quantizer
+from vita_train.models.codec.quantizer import (
+    EmaQuantizer,
+    GroupedResidualQuantizer,
+    build_quantizer,
+)
 from vita_train.models.codec.spectral import SpectralDecoder, SpectralEncoder
 from vita_train.models.codec.waveform import WaveformDecoder, WaveformEncoder
 from vita_train.recipe.model import CodecSpec
@@ -22,7 +26,7 @@ class CodecOutput:
     wave: Tensor
     """(B, T * hop)."""
     codes: Tensor
-    """(B, T) long."""
+    """(B, T) long; (B, T, Q) of Q codebooks."""
     global_tokens: Tensor
     """(B, num_global_tokens) long."""
     global_vector: Tensor
@@ -47,7 +51,17 @@ class Codec(nn.Module):
         self.global_encoder = GlobalEncoder(
             spec, self.encoder.global_channels, "batch" if spec.kind == "waveform" else "layer"
         )
-        self.quantizer = build_quantizer(spec.quantizer, spec.codebook_size, spec.code_dim)
+        self.quantizer = (
+            build_quantizer(spec.quantizer, spec.codebook_size, spec.code_dim)
+            if spec.num_codebooks == 1
+            else GroupedResidualQuantizer(
+                spec.quantizer,
+                spec.codebook_size,
+                spec.code_dim,
+                spec.code_groups,
+                spec.code_residuals,
+            )
+        )
 
     def forward(self, wave: Tensor) -> CodecOutput:
         """Encode and decode ``wave`` (B, S); the reconstruction has ceil(S / hop) * hop samples."""
@@ -64,7 +78,7 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Return codes (B, ceil(S / hop)) and global tokens (B, num_global_tokens) of ``wave`` (B,
-        S), both long."""
+        S), both long; codes of Q codebooks are (B, ceil(S / hop), Q)."""
         vectors, voice = self.encoder(self._whole_codes(wave))
         return self.quantizer(vectors).codes, self.global_encoder(voice).tokens
 
@@ -74,8 +88,8 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, global_tokens: Tensor) -> Tensor:
-        """Return the wave (B, T * hop) of ``codes`` (B, T) and ``global_tokens`` (B,
-        num_global_tokens)."""
+        """Return the wave (B, T * hop) of ``codes`` (B, T), of Q codebooks (B, T, Q), and
+        ``global_tokens`` (B, num_global_tokens)."""
         dtype = next(self.decoder.parameters()).dtype  # codebooks that are buffers stay float32
         vectors, voice = self.quantizer.lookup(codes), self.global_encoder.lookup(global_tokens)
         return self.decoder(vectors.to(dtype), voice.to(dtype))
@@ -85,8 +99,7 @@ class Codec(nn.Module):
         """Put the codes of moving-average codebooks on vectors of ``wave`` (B, S); call once before
         training."""
         vectors, voice = self.encoder(self._whole_codes(wave))
-        if isinstance(self.quantizer, EmaQuantizer):
-            self.quantizer.start(vectors)
+        self.quantizer.start(vectors)
         self.global_encoder.start(voice)
 
     def after_step(self) -> None:

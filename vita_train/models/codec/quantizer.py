@@ -1,8 +1,9 @@
-"""Vector quantisers: one codebook, straight-through gradients.
+"""Vector quantisers: one codebook or several, straight-through gradients.
 
 Two ways to move the codebook (van den Oord et al. 2017): by its own loss (``learned``, as TiCodec
 does), or as a moving average of the vectors that choose a code, with restart of codes nobody
-chooses (``ema``).
+chooses (``ema``). Several codebooks quantise parts of a vector, and what is left of it in rounds
+(TiCodec, Ren et al. 2023).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Quantized(NamedTuple):
     vectors: Tensor
     """(B, T, D), equal to the chosen codes; gradients pass straight through to the input."""
     codes: Tensor
-    """(B, T) long."""
+    """(B, T) long; (B, T, Q) of Q codebooks."""
     loss: Tensor
     """Scalar: codebook (learned only) plus 0.25 commitment."""
 
@@ -60,6 +61,9 @@ class LearnedQuantizer(nn.Module):
             chosen, vectors.detach()
         ) + COMMITMENT_WEIGHT * F.mse_loss(vectors, chosen.detach())
         return Quantized(vectors + (chosen - vectors).detach(), codes, loss)
+
+    def start(self, vectors: Tensor) -> None:
+        """Leave the codebook where it was drawn: its loss moves it."""
 
 
 class EmaQuantizer(nn.Module):
@@ -152,6 +156,62 @@ class EmaQuantizer(nn.Module):
 def _rows(vectors: Tensor) -> Tensor:
     """Flatten to (N, D) float32, without gradient."""
     return vectors.detach().reshape(-1, vectors.shape[-1]).float()
+
+
+class GroupedResidualQuantizer(nn.Module):
+    """``residuals`` rounds of ``groups`` codebooks: each round cuts what the rounds before it left
+    into equal parts and quantises each; the chosen codes add up.
+
+    Codes (B, T, residuals * groups) stand round by round. The loss is the mean over the rounds.
+    """
+
+    def __init__(
+        self, kind: Literal["learned", "ema"], size: int, dim: int, groups: int, residuals: int
+    ) -> None:
+        super().__init__()
+        self.groups, self.residuals = groups, residuals
+        self.books = nn.ModuleList(
+            build_quantizer(kind, size, dim // groups) for _ in range(residuals * groups)
+        )
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors (..., D) of ``codes`` (..., residuals * groups)."""
+        pairs = zip(self.books, codes.unbind(-1), strict=True)
+        parts = torch.cat([book.lookup(ids) for book, ids in pairs], dim=-1)  # type: ignore[operator]
+        return parts.unflatten(-1, (self.residuals, -1)).sum(-2)
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """Quantise ``vectors`` (B, T, D)."""
+        rest, total = vectors, torch.zeros_like(vectors)
+        codes, losses = [], []
+        for turn in range(self.residuals):
+            parts = self._quantize(turn, rest)
+            chosen = torch.cat([part.vectors for part in parts], dim=-1)
+            # By straight-through gradients the rest has none: the first round alone moves the
+            # encoder.
+            rest, total = rest - chosen, total + chosen
+            codes += [part.codes for part in parts]
+            losses.append(torch.stack([part.loss for part in parts]).mean())
+        return Quantized(total, torch.stack(codes, dim=-1), torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Start each round's moving-average codebooks on what the rounds before it leave of
+        ``vectors`` (B, T, D)."""
+        for turn in range(self.residuals):
+            pairs = zip(self._books(turn), vectors.chunk(self.groups, dim=-1), strict=True)
+            for book, part in pairs:
+                book.start(part)  # type: ignore[operator]
+            parts = self._quantize(turn, vectors)
+            vectors = vectors - torch.cat([part.vectors for part in parts], dim=-1)
+
+    def _books(self, turn: int) -> nn.ModuleList:
+        return self.books[turn * self.groups : (turn + 1) * self.groups]
+
+    def _quantize(self, turn: int, vectors: Tensor) -> list[Quantized]:
+        """Quantise each part of ``vectors`` (B, T, D) with its own codebook of a round."""
+        parts = vectors.chunk(self.groups, dim=-1)
+        return [book(part) for book, part in zip(self._books(turn), parts, strict=True)]
 
 
 Quantizer = LearnedQuantizer | EmaQuantizer

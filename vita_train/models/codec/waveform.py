@@ -1,5 +1,10 @@
 """The waveform codec's networks: strided convolutions in, a HiFi-GAN-like generator out (TiCodec,
-Ren et al. 2023)."""
+Ren et al. 2023).
+
+Variant ``ticodec`` is the published function. ``revised`` is ours: the voice enters before the
+residual blocks of its stage, which then shape it; the encoder's kernels run from small to large;
+one slope throughout.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.model import CodecSpec
 
 SLOPE = 0.1
+#: Slope of the encoder's last activation as published.
+LAST_SLOPE = 0.01
 KERNELS = (3, 7, 11)
 DILATIONS = (1, 3, 5)
 
@@ -49,14 +56,14 @@ class ResidualBlock(nn.Module):
 
 class ResidualStage(nn.Module):
     """The mean of three residual blocks of different kernels; with ``norm``, GroupNorm on the
-    running sum."""
+    running sum, so that the order of the kernels matters."""
 
-    def __init__(self, channels: int, *, norm: bool) -> None:
+    def __init__(self, channels: int, *, norm: bool, kernels: tuple[int, ...] = KERNELS) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels, kernel) for kernel in KERNELS)
+        self.blocks = nn.ModuleList(ResidualBlock(channels, kernel) for kernel in kernels)
         groups = max(channels // 16, 1)
         self.norms = nn.ModuleList(
-            nn.GroupNorm(groups, channels, eps=1e-6) if norm else nn.Identity() for _ in KERNELS
+            nn.GroupNorm(groups, channels, eps=1e-6) if norm else nn.Identity() for _ in kernels
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,8 +92,17 @@ class WaveformEncoder(nn.Module):
             _conv(widths[i], widths[i + 1], kernel, stride=rate)
             for i, (rate, kernel) in enumerate(zip(rates, kernels, strict=True))
         )
-        self.stages = nn.ModuleList(ResidualStage(width, norm=True) for width in widths[1:])
-        self.outlet = _conv(spec.channels, spec.code_dim, 3)
+        published = spec.variant == "ticodec"
+        order = KERNELS[::-1] if published else KERNELS
+        self.stages = nn.ModuleList(
+            ResidualStage(width, norm=True, kernels=order) for width in widths[1:]
+        )
+        self.last_slope = LAST_SLOPE if published else SLOPE
+        self.outlet = (
+            nn.Conv1d(spec.channels, spec.code_dim, 3, padding=1)
+            if published
+            else _conv(spec.channels, spec.code_dim, 3)
+        )
 
     def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors (B, S / hop, code_dim) and voice features (B, global_channels, frames)."""
@@ -95,7 +111,7 @@ class WaveformEncoder(nn.Module):
             x = stage(down(F.leaky_relu(x, SLOPE)))
             if number == self.tap:
                 voice = x
-        return self.outlet(F.leaky_relu(x, SLOPE)).transpose(1, 2), voice
+        return self.outlet(F.leaky_relu(x, self.last_slope)).transpose(1, 2), voice
 
 
 class WaveformDecoder(nn.Module):
@@ -117,6 +133,7 @@ class WaveformDecoder(nn.Module):
                 remedy=f"choose one of {', '.join(map(str, widths[1:]))}",
             )
         self.global_stage = widths[1:].index(spec.global_dim)
+        self.voice_last = spec.variant == "ticodec"
         self.inlet = _conv(spec.code_dim, spec.channels, 7)
         self.up = nn.ModuleList(
             _transposed(widths[i], widths[i + 1], kernel, rate)
@@ -132,7 +149,10 @@ class WaveformDecoder(nn.Module):
         x = self.inlet(vectors.transpose(1, 2))
         for number, (up, stage) in enumerate(zip(self.up, self.stages, strict=True)):
             x = up(F.leaky_relu(x, SLOPE))
-            if number == self.global_stage:
-                x = x + voice[:, :, None]
-            x = stage(x)
+            if number != self.global_stage:
+                x = stage(x)
+            elif self.voice_last:
+                x = stage(x) + voice[:, :, None]
+            else:
+                x = stage(x + voice[:, :, None])
         return torch.tanh(self.outlet(F.leaky_relu(x, SLOPE)))[:, 0]

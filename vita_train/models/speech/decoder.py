@@ -11,7 +11,8 @@ The text block sees all of itself; speech sees the whole text block and earlier 
 positions count on from the real end of the text, so that nothing depends on padding. Source:
 VITA-1.5 (Fu et al. 2025), Freeze-Omni (Wang et al. 2024). Different from the public code: mean loss
 per token, independent depths, dropout before the parts are joined, positions per sample, special
-ids never generated, no second target after the end.
+ids never generated, no second target after the end. With ``text_norm: false`` and ``head_bias:
+true`` the function is the published one.
 
 ``alignment: durations`` is for small data and not part of VITA-1.5. A head guesses how many codes
 each text position lasts, learned from nothing but the length of whole utterances; text and speech
@@ -110,8 +111,11 @@ class SpeechDecoder(nn.Module):
         self.dropout = nn.Dropout(self.spec.dropout)
         # Embeddings of language models are small (about 0.02); unnormalised, what the first layers
         # add would drown
-        # which token it is, and the decoder would learn to babble before it learns to listen.
-        self.text_norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
+        # which token it is, and with little data the decoder would learn to babble before it learns
+        # to listen.
+        self.text_norm = (
+            LlamaRMSNorm(width, eps=config.rms_norm_eps) if self.spec.text_norm else nn.Identity()
+        )
         self.embedding = nn.Embedding(size + NUM_SPECIAL, width)
         self.nar_layers = nn.ModuleList(
             LlamaDecoderLayer(config, i) for i in range(self.spec.nar_layers)
@@ -120,7 +124,7 @@ class SpeechDecoder(nn.Module):
             LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers)
         )
         self.norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
-        self.head = nn.Linear(width, size + NUM_SPECIAL, bias=False)
+        self.head = nn.Linear(width, size + NUM_SPECIAL, bias=self.spec.head_bias)
         self.duration = None
         if self.spec.alignment == "durations":
             length = nn.Linear(width, 1)
@@ -319,7 +323,7 @@ class SpeechDecoder(nn.Module):
     def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
         """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in
         front."""
-        hidden = embeds.to(self.text_norm.weight.dtype).reshape(len(embeds), -1, self.spec.width)
+        hidden = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.

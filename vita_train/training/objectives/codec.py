@@ -129,11 +129,13 @@ class CodecObjective(Objective):
     def _rebuild(self, batch: CodecBatch) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.codec(batch.wave)
         made = output.wave[:, : batch.wave.shape[1]]
-        rate = self.context.recipe.model.codec.sample_rate
+        spec = self.context.recipe.model.codec
         with torch.no_grad():
             other = self.codec.global_vector(batch.other)
         terms = {
-            "mel": losses.mel_loss(batch.wave, made, rate, self.mel_weights),
+            "mel": losses.mel_loss(
+                batch.wave, made, spec.sample_rate, self.mel_weights, spec.variant
+            ),
             "quantizer": float(self.option["quantizer"]) * output.quantizer_loss,
             "consistency": float(self.option["consistency"])
             * losses.consistency_loss(output.global_vector, other),

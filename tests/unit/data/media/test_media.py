@@ -117,6 +117,21 @@ def test_frames_follow_rate_and_bounds() -> None:
     assert frame_indices(8, 0.2, spec) == list(range(8))  # the native rate is under half the target
 
 
+@pytest.mark.parametrize("total", [1, 2, 24, 26, 30, 51, 75, 99, 100, 101, 400, 2000])
+def test_short_clips_repeat_their_sampled_frames_as_published(total: int) -> None:
+    """Sampled at the rate; of fewer than four, every place of four between the first and the last
+    takes the one at or before it."""
+    sampled = [place for place in range(total) if place % 25 == 0]
+    wanted = sampled
+    if len(sampled) < 4:
+        wanted = [sampled[step * (len(sampled) - 1) // 3] for step in range(4)]
+    if len(sampled) > 16:
+        wanted = [sampled[step * (len(sampled) - 1) // 15] for step in range(16)]
+    assert frame_indices(total, 25, VideoSpec(short="published")) == wanted
+    if len(sampled) >= 4:
+        assert frame_indices(total, 25, VideoSpec()) == wanted
+
+
 def test_videos_are_decoded_where_asked(tmp_path: Path) -> None:
     path = video_file(tmp_path / "f.mp4", frames=9, fps=3)
     assert probe_video(path) == (9, 3.0, 64, 48, ())

@@ -245,6 +245,8 @@ def test_frames_are_taken_by_time_where_the_rate_is_not_constant(
     assert video_frame_indices(film, VideoSpec(fps=2, max_frames=16)) == [0, 10, 10, 11, 11, 12, 12]
     assert video_frame_indices(film, VideoSpec(fps=2, max_frames=4)) == [0, 10, 11, 12]
     assert video_frame_indices(film, VideoSpec(min_frames=8)) == [0, 10, 10, 11, 11, 12, 12, 13]
+    repeated = VideoSpec(min_frames=8, short="published")  # of the frames shown at 0, 1, 2 and 3 s
+    assert video_frame_indices(film, repeated) == [0, 0, 0, 10, 10, 11, 11, 12]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])

@@ -118,6 +118,19 @@ def test_newlines_around_pictures(tokenizer: Tokenizer, turn: str, expected: str
 
 
 @pytest.mark.parametrize(
+    "turn",
+    ["{}\nwhat?", "{}what?", "what?\n{}", "what?{}", "one\n{}\ntwo", "one\n\n{} two"],
+)
+def test_newlines_around_videos_are_those_around_pictures(tokenizer: Tokenizer, turn: str) -> None:
+    texts = [
+        written(tokenizer, turn.format(f"<{kind}>"), "b", set="s", **{kind: "a"})[0]
+        for kind in ("image", "video")
+    ]
+    image, video = (text.partition("user\n")[2] for text in texts)
+    assert video == image  # the system's text differs
+
+
+@pytest.mark.parametrize(
     ("turn", "expected"),
     [
         ("<audio>\nwrite.", "{A}write."),

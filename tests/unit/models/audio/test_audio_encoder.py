@@ -221,6 +221,23 @@ def test_chunk_masks() -> None:
         assert drawn is None or drawn.diagonal().all()
 
 
+def test_drawn_chunks_never_see_every_chunk_there_can_be() -> None:
+    """As published the number of left chunks is drawn below the largest there is, so that the last
+    frame of a chunked clip never sees the first chunk; every number below it occurs."""
+    time, seen = 12, set()
+    for seed in range(300):
+        torch.manual_seed(seed)
+        mask = random_chunk_mask(time, torch.device("cpu"))
+        if mask is None:
+            continue
+        chunk = int(mask[0].sum())
+        first = int(mask[-1].nonzero()[0])
+        left = (time - 1) // chunk - first // chunk
+        assert 0 <= left < (time - 1) // chunk
+        seen.add((chunk, left))
+    assert seen == {(c, left) for c in range(2, 8) for left in range((time - 1) // c)}
+
+
 def test_a_longer_clip_is_encoded_in_windows() -> None:
     model = encoder(max_positions=25)
     fbank = torch.randn(2, 260, 80)
