@@ -16,7 +16,7 @@ help: ## Show this list
 
 setup: $(READY) ## Make the environment in .venv
 
-demo: $(READY) ## Train a small omni model from raw data to spoken answers (about an hour)
+demo: $(READY) ## Train a small omni model from raw data to spoken answers (some 40 minutes)
 	$(BIN)/vita-train run tiny
 
 smoke: $(READY) ## Run every stage for a few steps (about 2 minutes)
