@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vita_train.data.index.sample import REMEDY, MediaSettings, Sample
+from vita_train.data.index.sample import REMEDY, FirstReads, MediaSettings, Sample
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
@@ -68,6 +68,7 @@ class Index:
                 remedy=REMEDY,
             ) from error
         self._batch: tuple[int, Any] = (-1, None)
+        self._first_reads = FirstReads(self._rows)
 
     def _map(
         self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False
@@ -151,9 +152,7 @@ class Index:
         images, videos = (
             [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos")
         )
-        states = (
-            get("states") if "states" in batch.schema.names else []
-        )  # corpora of before have no such column
+        states = get("states")
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
@@ -174,6 +173,8 @@ class Index:
             video_tiled=[ref.root not in never for ref in videos],
             audios=self._paths(get("audios")),
             audio_frames=audio_frames,
+            media_digests=get("media_digests"),
+            first_reads=self._first_reads,
             tokens=tokens,
             tiles=tiles,
             frames=frames,
