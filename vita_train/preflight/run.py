@@ -21,6 +21,8 @@ from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
 from vita_train.preflight.disk import plan_disk
+from vita_train.preflight.features import feature_bytes
+from vita_train.preflight.records import splits_here
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.load import dump_recipe
@@ -321,7 +323,15 @@ def _resources(
             for stage in recipe.stages
             if stage in steps and (selection.force or not _is_done(run, stage))
         ]
-        plan = plan_disk(recipe, todo, trained, sum(parameters.values()), exports="export" in steps)
+        prepares = "prepare" in steps and (selection.force or not _is_done(run, "prepare"))
+        plan = plan_disk(
+            recipe,
+            todo,
+            trained,
+            sum(parameters.values()),
+            exports="export" in steps,
+            features=feature_bytes(recipe, splits_here(run)) if prepares else 0,
+        )
         disk = _LEAST_FREE + plan.total
         free = shutil.disk_usage(run.dir).free
         if free < disk:
@@ -330,7 +340,7 @@ def _resources(
                 f"checkpoints of "
                 f"{len(todo)} stages take {(plan.checkpoints + plan.in_flight) / _GIB:.1f} GiB, "
                 f"weights "
-                f"{plan.weights / _GIB:.1f} GiB",
+                f"{plan.weights / _GIB:.1f} GiB, stored features {plan.features / _GIB:.1f} GiB",
                 code="VT-USE-130",
                 where=str(run.dir),
                 remedy=f"free some space, choose another storage.root, or lower storage.keep_last "

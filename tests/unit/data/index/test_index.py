@@ -21,7 +21,6 @@ from vita_train.data.sources.reading import Row, read_records
 from vita_train.errors import DataError
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
-
 #: A media file is not what was prepared.
 CHANGED = "VT-DATA-072"
 

@@ -1,0 +1,36 @@
+"""The records of a run as far as they can be seen from here, before anything is fetched or
+prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vita_train.recipe.sources import RecordsSource
+from vita_train.runs.run import Run
+
+if TYPE_CHECKING:
+    from vita_train.data.sources.source import RecordSource
+
+
+def splits_here(run: Run) -> Iterator[RecordSource]:
+    """Yield each split whose record file lies on this machine: of the fetched data, else of the
+    registries that the recipe names.
+
+    Raises:
+        DataError: a registry cannot be read.
+        StorageError: the store that one lies in stays away.
+    """
+    from vita_train.data.sources.own import own_registry
+    from vita_train.data.sources.registry import load_registry
+    from vita_train.data.sources.source import open_splits
+
+    fetched = run.raw_dir / "registry.json"
+    if fetched.is_file():
+        registries = [(fetched, load_registry(fetched))]
+    else:
+        own = [s for s in run.recipe.data.source.values() if isinstance(s, RecordsSource)]
+        registries = [(Path("/registry"), own_registry(source)) for source in own]
+    for path, registry in registries:
+        yield from (split for split in open_splits(path, registry) if split.path.is_file())
