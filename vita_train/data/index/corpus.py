@@ -127,6 +127,14 @@ class Index:
             for value in self._reader.get_batch(number).column(name).to_pylist()
         ]
 
+    def total(self, name: str) -> int:
+        """Return the sum of a column of numbers, one batch of rows in memory at a time."""
+        self._check_tables()
+        return sum(
+            int(np.sum(self._reader.get_batch(number).column(name).to_numpy()))
+            for number in range(self._reader.num_record_batches)
+        )
+
     def sample(self, index: int) -> Sample:
         """Fetch a row. Touches the pages of that row only, but for the first, before which the
         tables are checked.
