@@ -25,11 +25,10 @@ _TRAIN = "train"
 
 
 def check_coverage(run: Run) -> Found:
-    """Say how much of each dataset's train split is supervised.
+    """Look at the prepared corpus of a run, where it lies on this machine.
 
     Raises:
-        DataError: a dataset that a stage trains on supervises nothing, or files of its records are
-            gone.
+        DataError: as of `corpus_coverage`.
     """
     from vita_train.data.index.corpus import Corpus
 
@@ -37,8 +36,17 @@ def check_coverage(run: Run) -> Found:
         return Found("not prepared yet")
     if not run.corpus_dir.is_dir():
         return Found("prepared on another machine; looked at where its corpus is")
-    corpus = Corpus.open(run.corpus_dir)
-    names = sorted({name for spec in run.recipe.stages.values() for name in spec.datasets})
+    return corpus_coverage(run.recipe, Corpus.open(run.corpus_dir))
+
+
+def corpus_coverage(recipe: Recipe, corpus: Corpus) -> Found:
+    """Say how much of each dataset's train split is supervised.
+
+    Raises:
+        DataError: a dataset that a stage trains on supervises nothing, or files of its records are
+            gone.
+    """
+    names = sorted({name for spec in recipe.stages.values() for name in spec.datasets})
     shares = {}
     for name in names:
         index = corpus.index(name, _TRAIN)
@@ -60,7 +68,7 @@ def check_coverage(run: Run) -> Found:
     ]
     return Found(
         "supervised are " + ", ".join(f"{share:.0%} of {name}" for name, share in shares.items()),
-        (*low, *modality_warnings(run.recipe, corpus)),
+        (*low, *modality_warnings(recipe, corpus)),
     )
 
 
