@@ -4,6 +4,7 @@ prepared."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def splits_here(run: Run) -> Iterator[RecordSource]:
-    """Yield each split whose record file lies on this machine: of the fetched data, else of the
-    registries that the recipe names.
+    """Yield each split whose record file lies on this machine, with the media roots that do: of the
+    fetched data, else of the registries that the recipe names.
 
     Raises:
         DataError: a registry cannot be read.
@@ -24,7 +25,9 @@ def splits_here(run: Run) -> Iterator[RecordSource]:
     """
     from vita_train.data.sources.own import own_registry
     from vita_train.data.sources.registry import load_registry
+    from vita_train.data.sources.remote import is_remote
     from vita_train.data.sources.source import open_splits
+    from vita_train.data.sources.splitting import TRAIN
 
     fetched = run.raw_dir / "registry.json"
     if fetched.is_file():
@@ -33,4 +36,9 @@ def splits_here(run: Run) -> Iterator[RecordSource]:
         own = [s for s in run.recipe.data.source.values() if isinstance(s, RecordsSource)]
         registries = [(Path("/registry"), own_registry(source)) for source in own]
     for path, registry in registries:
-        yield from (split for split in open_splits(path, registry) if split.path.is_file())
+        for split in open_splits(path, registry):
+            splits = registry.datasets[split.dataset].splits
+            named = (splits.get(split.split) or splits[TRAIN]).roots
+            here = {key: split.roots[key] for key, root in named.items() if not is_remote(root)}
+            if split.path.is_file():
+                yield replace(split, roots=here)
