@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vita_train.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from vita_train.data.media.apart import Decoder
     from vita_train.data.sources.source import RecordSource
 
 #: Records of a file that are read; the rest is taken to be like them.
@@ -32,23 +33,30 @@ def feature_bytes(recipe: Recipe, splits: Iterable[RecordSource]) -> int:
     """
     if not recipe.data.audio.store_features:
         return 0
+    from vita_train.data.media.apart import Decoder
+    from vita_train.data.media.measure import MeasureSettings
+
+    settings = MeasureSettings(
+        recipe.data, recipe.model.vision.tile_size, recipe.model.audio_adapter
+    )
     # What is split off a file lies in it too.
     files = {split.path: split for split in splits}
-    frames = sum(_frames(recipe, split) for split in files.values())
+    with Decoder(settings) as decoder:
+        frames = sum(
+            _frames(split, decoder, recipe.data.audio.sample_rate) for split in files.values()
+        )
     return round(frames * recipe.model.audio_encoder.num_mel_bins * _VALUE_BYTES)
 
 
-def _frames(recipe: Recipe, split: RecordSource) -> float:
+def _frames(split: RecordSource, decoder: Decoder, rate: int) -> float:
     """Return about how many filterbank frames the recordings of a record file have."""
     from vita_train.data.media import MediaError
-    from vita_train.data.media.apart import Decoder
     from vita_train.data.media.audio import frames_of
-    from vita_train.data.media.measure import MeasureSettings, MediaFile
+    from vita_train.data.media.measure import MediaFile
     from vita_train.data.sources.reading import MediaRef, Row, read_values, value_to_row
 
-    values = islice(read_values(split.path), _RECORDS + 1)
     size, count, recordings = 0, 0, list[MediaRef]()
-    for number, value in enumerate(values):
+    for number, value in enumerate(islice(read_values(split.path), _RECORDS + 1)):
         if number == _RECORDS:
             break
         size += len(json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace"))
@@ -58,17 +66,13 @@ def _frames(recipe: Recipe, split: RecordSource) -> float:
             recordings += row.audios[: _RECORDINGS - len(recordings)]
     else:
         size = split.path.stat().st_size  # these were all
-    settings = MeasureSettings(
-        recipe.data, recipe.model.vision.tile_size, recipe.model.audio_adapter
-    )
     lengths = []
-    with Decoder(settings) as decoder:
-        for recording in recordings:
-            try:
-                samples = decoder.measure(MediaFile("audio", recording.path(split.roots))).samples
-                lengths.append(frames_of(samples, recipe.data.audio.sample_rate))
-            except MediaError:
-                continue  # preparation will say so
+    for recording in recordings:
+        try:
+            samples = decoder.measure(MediaFile("audio", recording.path(split.roots))).samples
+            lengths.append(frames_of(samples, rate))
+        except MediaError:
+            continue  # preparation will say so
     if not lengths:
         return 0
     return sum(lengths) / len(lengths) * count * max(1, split.path.stat().st_size / max(size, 1))
