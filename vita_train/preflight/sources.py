@@ -45,7 +45,7 @@ def check_sources(recipe: Recipe, *, ask_hub: bool) -> Found:
         "model.vision.source": recipe.model.vision.source,
         "tokenizer.source": recipe.tokenizer.source,
     }
-    details, warnings = [], []
+    details, warnings = list[str](), list[str]()
     for setting, source in named.items():
         if source is None:
             continue
