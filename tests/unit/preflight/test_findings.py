@@ -159,7 +159,7 @@ def test_without_a_network_nothing_is_refused(
 def records_run(tmp_path: Path) -> Run:
     registry = small_world(tmp_path / "world", 2)
     source = {"kind": "records", "registry": str(registry)}
-    made = recipe(data={"source": source}, storage={"root": str(tmp_path / "runs")})
+    made = recipe(data={"source": {"mine": source}}, storage={"root": str(tmp_path / "runs")})
     return Run(made, "r")
 
 
