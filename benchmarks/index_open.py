@@ -113,10 +113,12 @@ def _batch(generator: np.random.Generator) -> pa.RecordBatch:
             "video_frame_indices": [],
             "audios": [],
             "audio_frames": [],
+            "media_digests": [],
             "feature_offset": 0,
             "seconds": 0.0,
             "turns": ["what is to be seen here?" * 2, "a shelf " * 8],
             "inserted": -1,
+            "states": [],
         }
 
     return pa.RecordBatch.from_pylist(

@@ -80,32 +80,46 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a check found that nothing is wrong with."""
+
+    detail: str
+    warnings: tuple[str, ...] = ()
+    """What may be meant, but often is not, or what could not be checked; each with its remedy."""
+
+
+@dataclass(frozen=True)
 class Check:
     """One line of the list."""
 
     name: str
     ok: bool
     detail: str
+    warnings: tuple[str, ...] = ()
 
 
-def check(name: str, work: Callable[[], str]) -> Check:
+def check(name: str, work: Callable[[], str | Found]) -> Check:
     """Return a check's outcome: what ``work`` returns, or the error it raises."""
     try:
-        return Check(name, True, work())
+        found = work()
     except VitaError as error:
         return Check(name, False, str(error))
+    if isinstance(found, str):
+        return Check(name, True, found)
+    return Check(name, True, found.detail, found.warnings)
 
 
 def show_checks(
     checks: list[Check], console: Console, *, what: str = "preflight", always: bool = False
 ) -> None:
-    """Print the checks, numbered, with a tick or a cross each.
+    """Print the checks, numbered, with a tick or a cross each, their warnings, and a verdict.
 
     Args:
         checks: what to print.
         console: where to.
         what: is checked, for the last line.
-        always: print also when every check passed; otherwise one line says so.
+        always: print also when every check passed; otherwise the warnings and one line that says
+            so.
 
     Raises:
         UserError: a check failed; what was checked would fail as well.
@@ -118,11 +132,23 @@ def show_checks(
             console.print(
                 printable_message(check.detail), markup=False, highlight=False, soft_wrap=True
             )
+            _show_warnings(check, console, indent="   ")
     else:
-        console.print(f"{what}: {len(checks)} checks passed", highlight=False)
-    if failed:
+        for check in checks:
+            _show_warnings(check, console, indent=f"{check.name}: ")
+    warnings = sum(len(check.warnings) for check in checks)
+    if not failed:
+        noted = f", {warnings} warning{'s'[: warnings - 1]}" if warnings else ""
+        console.print(f"{what}: {len(checks)} checks passed{noted}", highlight=False)
+    else:
         raise UserError(
             f"{what} refused: {', '.join(check.name for check in failed)}",
             code="VT-USE-028",
             remedy="fix what is marked above, then run the same command again",
         )
+
+
+def _show_warnings(check: Check, console: Console, *, indent: str) -> None:
+    for warning in check.warnings:
+        console.print(f"{indent}[yellow]![/] ", end="", highlight=False)
+        console.print(printable_message(warning), markup=False, highlight=False, soft_wrap=True)

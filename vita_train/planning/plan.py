@@ -47,7 +47,11 @@ class StagePlan:
 
     def state_bytes(self, zero: int, ranks: int) -> int:
         """Return bytes of weights, gradients and optimizer state on one of ``ranks``, activations
-        not included.
+        not included."""
+        return sum(self.state_parts(zero, ranks))
+
+    def state_parts(self, zero: int, ranks: int) -> tuple[int, int, int]:
+        """Return bytes of weights, of gradients and of optimizer state on one of ``ranks``.
 
         A trained weight has a gradient of the compute type and two float32 moments of AdamW, and
         below float32 a float32 copy of itself (Rajbhandari et al. 2020, section 3.1: 16 bytes in
@@ -57,12 +61,11 @@ class StagePlan:
         weights = (total - self.quantized) * self.compute_bytes + self.quantized_bytes
         gradients = trained * self.compute_bytes
         optimizer = trained * (8 if self.compute_bytes == 4 else 12)
-        shares = [
+        return (
             weights // (ranks if zero >= 3 else 1),
             gradients // (ranks if zero >= 2 else 1),
             optimizer // (ranks if zero >= 1 else 1),
-        ]
-        return sum(shares)
+        )
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,13 @@ class DiskPlan:
     in_flight: int
     """The largest checkpoint: a new one is whole before an old one goes."""
 
+    features: int = 0
+    """Features of audio that preparation stores."""
+
     @property
     def total(self) -> int:
         """All of it."""
-        return self.checkpoints + self.weights + self.in_flight
+        return self.checkpoints + self.weights + self.in_flight + self.features
 
 
 def plan_disk(
@@ -40,6 +43,7 @@ def plan_disk(
     parameters: int,
     *,
     exports: bool,
+    features: int = 0,
 ) -> DiskPlan:
     """Add up what stages will write.
 
@@ -49,6 +53,7 @@ def plan_disk(
         trained: parameters that each trains; of an adapter, its own.
         parameters: of the whole model.
         exports: the run writes an export too.
+        features: bytes of features that preparation stores.
     """
     bytes_each = 4 if recipe.model.dtype == "float32" else 2
     # Weights of another type than the master copy stand beside it.
@@ -59,7 +64,7 @@ def plan_disk(
         for stage, size in sizes.items()
     )
     finals = sum(trained[stage] for stage in stages) + (parameters if exports else 0)
-    return DiskPlan(kept, finals * bytes_each, max(sizes.values(), default=0))
+    return DiskPlan(kept, finals * bytes_each, max(sizes.values(), default=0), features)
 
 
 def _kept(spec: StageSpec, keep_last: int) -> int:

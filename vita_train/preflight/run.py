@@ -7,23 +7,28 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vita_train import __version__
-from vita_train.console import Check, check
+from vita_train.console import Check, Found, check
 from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
+from vita_train.preflight.coverage import check_coverage
 from vita_train.preflight.disk import plan_disk
+from vita_train.preflight.features import feature_bytes
+from vita_train.preflight.media import check_roots
+from vita_train.preflight.memory import check_memory
+from vita_train.preflight.packages import check_packages
+from vita_train.preflight.rates import rate_warnings
+from vita_train.preflight.records import splits_here
+from vita_train.preflight.sources import check_sources
+from vita_train.preflight.subprocesses import RefusedError, ask
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
-from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
@@ -44,28 +49,46 @@ _RETRY_TIMEOUT = 10.0
 _LEAST_FREE = 2 * _GIB
 
 
-def check_all(run: Run, selection: Selection | None = None) -> list[Check]:
+def check_all(
+    run: Run, selection: Selection | None = None, *, thorough: bool = False, gpu: str = ""
+) -> list[Check]:
     """Return the outcome of every check, in order. A check that fails does not keep the others from
-    being made."""
+    being made.
+
+    Args:
+        run: of which.
+        selection: the steps to be done; all where not given.
+        thorough: ask the hub for pretrained sources too, and read the prepared index.
+        gpu: what the recipe will run on, its memory in GB at the end: ``h100-80``; its memory is
+            looked at in place of this machine's.
+    """
     recipe, chosen = run.recipe, selection or Selection()
     parameters: dict[str, int] = {}
     adapters: dict[str, dict[str, int]] = {}
-    checks: list[tuple[str, Callable[[], str]]] = [
+    checks: list[tuple[str, Callable[[], str | Found]]] = [
         ("recipe", lambda: _recipe(recipe, chosen)),
+        ("packages", lambda: check_packages(recipe)),
         ("storage", lambda: _storage(run)),
         ("job backend", lambda: open_backend(recipe).check(run)),
         ("data sources", lambda: _source(recipe)),
+        ("media folders", lambda: check_roots(run)),
         ("prepared data", lambda: _prepared(run)),
+        *([("supervision", lambda: check_coverage(run))] if thorough else []),
         ("earlier stages", lambda: _earlier(run, chosen)),
+        ("pretrained", lambda: check_sources(recipe, ask_hub=thorough)),
         *([("initial weights", lambda: initial_weights(recipe))] if recipe.weights else []),
         ("model", lambda: _model(run, parameters, adapters)),
-        ("memory and disk", lambda: _resources(run, chosen, parameters, adapters)),
+        *([("memory of GPUs", lambda: check_memory(recipe, gpu))] if gpu else []),
+        (
+            "memory and disk",
+            lambda: _resources(run, chosen, parameters, adapters, elsewhere=bool(gpu)),
+        ),
         ("ports", _ports),
     ]
     return [check(name, work) for name, work in checks]
 
 
-def _recipe(recipe: Recipe, selection: Selection) -> str:
+def _recipe(recipe: Recipe, selection: Selection) -> Found:
     check_recipe(recipe)
     steps = selection.steps(recipe)
     if not steps:
@@ -74,19 +97,10 @@ def _recipe(recipe: Recipe, selection: Selection) -> str:
             code="VT-USE-076",
             remedy=f"its stages are {', '.join(recipe.stages)}",
         )
-    quantized = [
-        stage for stage in steps if stage in recipe.stages and recipe.stages[stage].quantize
-    ]
-    if quantized and backend_of(recipe).here and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "bitsandbytes is not installed",
-            code="VT-USE-077",
-            where=f"stages.{quantized[0]}.quantize",
-            remedy="pip install 'vita-train[quant]', or take quantize out",
-        )
-    return (
+    return Found(
         f"{recipe.name}, {len(recipe.stages)} stages, seed {recipe.seed}; to do: {steps[0]} to "
-        f"{steps[-1]}"
+        f"{steps[-1]}",
+        rate_warnings(recipe),
     )
 
 
@@ -266,30 +280,26 @@ def _counted_before(cache: Path, digest: str) -> dict[str, Any] | None:
 
 
 def _count(recipe: Recipe) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "recipe.yaml"
-        path.write_text(dump_recipe(recipe), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "vita_train.planning.parameters", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    try:
+        return ask("vita_train.planning.parameters", recipe)
+    except RefusedError as error:
         raise UserError(
-            f"the model cannot be built: {reason}",
+            f"the model cannot be built: {error}",
             code="VT-USE-085",
             where="model",
             remedy="correct the model's sizes",
-        )
-    counted: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return counted
+        ) from None
 
 
 def _resources(
-    run: Run, selection: Selection, parameters: dict[str, int], adapters: dict[str, dict[str, int]]
+    run: Run,
+    selection: Selection,
+    parameters: dict[str, int],
+    adapters: dict[str, dict[str, int]],
+    *,
+    elsewhere: bool = False,
 ) -> str:
+    """Hold memory and disk of this machine against the recipe; ``elsewhere``: not its memory."""
     if not parameters:
         return "not estimated, because the model cannot be built"
     recipe = run.recipe
@@ -303,7 +313,9 @@ def _resources(
     state, stage = max((count * (bytes_each + 12), stage) for stage, count in trained.items())
     memory = recipe.launch.nproc * (_PROCESS_BYTES + weights + state)
     parts = [f"about {memory / _GIB:.1f} GiB in {recipe.launch.nproc} processes at stage {stage}"]
-    if not has_gpu():
+    if not elsewhere and not backend_of(recipe).here:
+        parts.append("of the cluster's; --gpu h100-80 holds them against its GPUs")
+    elif not elsewhere and not has_gpu():
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if memory > there:
             raise UserError(
@@ -321,7 +333,15 @@ def _resources(
             for stage in recipe.stages
             if stage in steps and (selection.force or not _is_done(run, stage))
         ]
-        plan = plan_disk(recipe, todo, trained, sum(parameters.values()), exports="export" in steps)
+        prepares = "prepare" in steps and (selection.force or not _is_done(run, "prepare"))
+        plan = plan_disk(
+            recipe,
+            todo,
+            trained,
+            sum(parameters.values()),
+            exports="export" in steps,
+            features=feature_bytes(recipe, splits_here(run)) if prepares else 0,
+        )
         disk = _LEAST_FREE + plan.total
         free = shutil.disk_usage(run.dir).free
         if free < disk:
@@ -330,7 +350,7 @@ def _resources(
                 f"checkpoints of "
                 f"{len(todo)} stages take {(plan.checkpoints + plan.in_flight) / _GIB:.1f} GiB, "
                 f"weights "
-                f"{plan.weights / _GIB:.1f} GiB",
+                f"{plan.weights / _GIB:.1f} GiB, stored features {plan.features / _GIB:.1f} GiB",
                 code="VT-USE-130",
                 where=str(run.dir),
                 remedy=f"free some space, choose another storage.root, or lower storage.keep_last "

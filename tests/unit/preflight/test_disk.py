@@ -8,8 +8,16 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.helpers.data_world import recipe as small_recipe
+from tests.helpers.data_world import small_world
+from vita_train.data.index.corpus import Corpus
+from vita_train.data.prepare.run import prepare
+from vita_train.data.sources.registry import load_registry
+from vita_train.data.sources.source import open_splits
 from vita_train.errors import UserError
+from vita_train.preflight import features
 from vita_train.preflight.disk import plan_disk
+from vita_train.preflight.features import feature_bytes
 from vita_train.preflight.run import _resources
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
@@ -108,3 +116,29 @@ def test_a_disk_too_small_for_all_stages_is_told_with_what_to_lower(
         assert caught.value.where == str(run.dir)
         only = Selection.parse(run.recipe, "1.1", "", "", False)
         assert "of disk" in _resources(run, only, parameters, {}), "one stage still fits"
+
+
+def test_features_are_counted_as_they_will_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = small_world(tmp_path, 12)
+    made = small_recipe(data={"audio": {"store_features": True}, "video": {"max_frames": 4}})
+    splits = open_splits(registry, load_registry(registry))
+    prepare(made, registry, tmp_path / "corpus", progress=[].append)
+    corpus = Corpus.open(tmp_path / "corpus")
+    stored = sum(
+        (tmp_path / "corpus" / dataset / split / "features.bin").stat().st_size
+        for dataset, names in corpus.datasets.items()
+        for split in names
+    )
+    assert stored > 0
+    assert feature_bytes(made, splits) == pytest.approx(stored, rel=0.1)
+    monkeypatch.setattr(features, "_RECORDS", 4)  # the others are taken to be like these
+    assert feature_bytes(made, splits) == pytest.approx(stored, rel=0.25)
+    assert feature_bytes(small_recipe(), splits) == 0
+
+
+def test_features_count_towards_the_disk(tmp_path: Path) -> None:
+    smoke = recipe(tmp_path)
+    without = plan_disk(smoke, [], {}, 0, exports=False)
+    assert plan_disk(smoke, [], {}, 0, exports=False, features=123).total == without.total + 123

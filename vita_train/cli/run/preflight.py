@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from vita_train.cli.run.run import Recipe, RunName, Set
@@ -12,9 +14,21 @@ def register(app: typer.Typer) -> None:
     app.command("preflight")(preflight)
 
 
-def preflight(recipe: Recipe, run: RunName = "", settings: Set = None) -> None:
-    """Check that a run can succeed before it starts: recipe, storage, data, model, memory,
-    ports."""
+def preflight(
+    recipe: Recipe,
+    run: RunName = "",
+    settings: Set = None,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help="GPU of the recipe's nodes, its memory in GB at the end: h100-80; in place of "
+            "this machine's memory.",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Check that a run can succeed before it starts: recipe, packages, storage, data and media,
+    pretrained sources, model, memory, ports. Ends with 2 where it cannot; warnings do not count."""
     from rich.console import Console
 
     from vita_train.console import show_checks
@@ -23,4 +37,4 @@ def preflight(recipe: Recipe, run: RunName = "", settings: Set = None) -> None:
     from vita_train.runs.run import Run
 
     opened = Run(load_recipe(recipe, settings or []), run).remembered()
-    show_checks(check_all(opened), Console(), always=True)
+    show_checks(check_all(opened, thorough=True, gpu=gpu), Console(), always=True)

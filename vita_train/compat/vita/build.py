@@ -11,7 +11,7 @@ from vita_train.compat.vita.model import adapted, model_of, state_mode_of, templ
 from vita_train.compat.vita.parse import Arguments, parse_arguments
 from vita_train.compat.vita.pending import refuse_missing
 from vita_train.compat.vita.trainable import rates, trainable_parts
-from vita_train.compat.vita.zero import Zero, read_zero
+from vita_train.compat.vita.zero import FLAG_OF, Zero, disagreements, read_zero
 from vita_train.errors import RecipeError, UserError
 from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.family import fill_in_family
@@ -87,6 +87,8 @@ def public_run(
                 f"--{name} is missing", code="VT-USE-005", where="train", remedy=f"it names {what}"
             )
     zero = read_zero(arguments["deepspeed"]) if arguments["deepspeed"] else None
+    if zero is not None:
+        _check_file(zero, arguments)
     parts = trainable_parts(arguments, like_public=like_public)
     refuse_conflicts(Given(arguments, zero, tower_kind(arguments), parts), like_public=like_public)
     refuse_missing(arguments, parts)
@@ -110,6 +112,25 @@ def public_run(
             remedy="give less; --like-public does as the public code",
         )
     return PublicRun(recipe, stage, arguments.notes)
+
+
+def _check_file(zero: Zero, arguments: Arguments) -> None:
+    """Hold a DeepSpeed file against the command line, and name what of it has no effect.
+
+    Raises:
+        UserError: the two disagree.
+    """
+    values = {flag: arguments[flag] for flag in FLAG_OF.values()}
+    where = arguments.shown("deepspeed")
+    if wrong := disagreements(zero, values, arguments["nnodes"] * arguments["nproc_per_node"]):
+        raise UserError(
+            "; ".join(wrong),
+            code="VT-USE-219",
+            where=where,
+            remedy="make them agree, or write auto in the file",
+        )
+    if zero.ignored:
+        arguments.note(f"{where}: no effect has {', '.join(zero.ignored)}")
 
 
 def _named(name: str) -> str:

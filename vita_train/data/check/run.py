@@ -321,6 +321,7 @@ def _counted(found: Examined) -> Example:
         video_frame_indices=[],
         audios=[],
         audio_frames=[],
+        media_digests=[],
         seconds=sum(facts.seconds for kind, facts in found.media if kind == "audio"),
         turns=[],
         inserted=-1,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vita_train.data.index.sample import REMEDY, MediaSettings, Sample
+from vita_train.data.index.sample import REMEDY, FirstReads, MediaSettings, Sample
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
@@ -68,6 +68,7 @@ class Index:
                 remedy=REMEDY,
             ) from error
         self._batch: tuple[int, Any] = (-1, None)
+        self._first_reads = FirstReads(self._rows)
 
     def _map(
         self, name: str, kind: str, shape: tuple[int, int], *, soon: bool = False
@@ -126,6 +127,14 @@ class Index:
             for value in self._reader.get_batch(number).column(name).to_pylist()
         ]
 
+    def total(self, name: str) -> int:
+        """Return the sum of a column of numbers, one batch of rows in memory at a time."""
+        self._check_tables()
+        return sum(
+            int(np.sum(self._reader.get_batch(number).column(name).to_numpy()))
+            for number in range(self._reader.num_record_batches)
+        )
+
     def sample(self, index: int) -> Sample:
         """Fetch a row. Touches the pages of that row only, but for the first, before which the
         tables are checked.
@@ -151,9 +160,7 @@ class Index:
         images, videos = (
             [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos")
         )
-        states = (
-            get("states") if "states" in batch.schema.names else []
-        )  # corpora of before have no such column
+        states = get("states")
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
@@ -174,6 +181,8 @@ class Index:
             video_tiled=[ref.root not in never for ref in videos],
             audios=self._paths(get("audios")),
             audio_frames=audio_frames,
+            media_digests=get("media_digests"),
+            first_reads=self._first_reads,
             tokens=tokens,
             tiles=tiles,
             frames=frames,

@@ -22,6 +22,8 @@ from vita_train.recipe.visual import image_tokens, video_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vita_train.data.media.door import Kind
+
 #: What to do when a prepared corpus does not fit what it was made from.
 REMEDY = "prepare the data again"
 
@@ -39,6 +41,27 @@ class MediaSettings(Strict):
     def tokens_per_tile(self) -> int:
         """Tokens a tile takes, before any pooling."""
         return self.projector.num_tokens(self.vision.grid_size)
+
+
+class FirstReads:
+    """Which rows' files this process has held against their digests already.
+
+    Args:
+        rows: of the index.
+    """
+
+    PIXELS, AUDIO = 1, 2
+
+    def __init__(self, rows: int) -> None:
+        self._seen = np.zeros(rows, np.uint8)  # memory comes with the rows that are read
+
+    def has(self, row: int, files: int) -> bool:
+        """Say whether these files of a row have been looked at."""
+        return bool(self._seen[row] & files)
+
+    def add(self, row: int, files: int) -> None:
+        """Take note that these files of a row are what was prepared."""
+        self._seen[row] |= files
 
 
 @dataclass
@@ -70,6 +93,10 @@ class Sample:
     """False for videos of a set that is never tiled."""
     audios: list[Path]
     audio_frames: list[int]
+    media_digests: list[bytes]
+    """Of each file of ``images``, ``videos`` and ``audios``, in this order, as prepared."""
+    first_reads: FirstReads = field(repr=False)
+    """Of the index: files are held against their digests at the first read of this process."""
     tokens: int
     """Tokens after expansion."""
     tiles: int
@@ -150,6 +177,7 @@ class Sample:
 
         data, side = self.settings.data, self.settings.vision.tile_size
         try:
+            self._check_pixels()
             parts = [
                 cut_tiles(open_image(path), data.image, side, tiled=tiled)
                 for path, tiled in zip(self.images, self.image_tiled, strict=True)
@@ -176,13 +204,15 @@ class Sample:
         """Return a clip as (samples,) float32 at ``rate`` (the recipe's if none).
 
         Raises:
-            DataError: the file cannot be decoded any more.
+            DataError: the file cannot be decoded any more, or has changed since the data was
+                prepared.
         """
         from vita_train.data.media import MediaError
         from vita_train.data.media.audio import load_wave
 
         spec = self.settings.data.audio
         try:
+            self._check_audio()
             return load_wave(
                 self.audios[clip],
                 rate or spec.sample_rate,
@@ -211,6 +241,43 @@ class Sample:
         features = fbank(self.load_wave(clip), rate, self.settings.mel_bins)
         self._unchanged(len(features), self.audio_frames[clip], "audio frames")
         return features
+
+    def _check_pixels(self) -> None:
+        self._check_files(
+            FirstReads.PIXELS,
+            [("image", path) for path in self.images] + [("video", path) for path in self.videos],
+            self.media_digests[: len(self.images) + len(self.videos)],
+        )
+
+    def _check_audio(self) -> None:
+        self._check_files(
+            FirstReads.AUDIO,
+            [("audio", path) for path in self.audios],
+            self.media_digests[len(self.images) + len(self.videos) :],
+        )
+
+    def _check_files(
+        self, which: int, files: list[tuple[Kind, Path]], digests: list[bytes]
+    ) -> None:
+        """Hold files against what was prepared, at the first read of this process.
+
+        Raises:
+            DataError: one has changed.
+            MediaError: one cannot be read.
+        """
+        if self.first_reads.has(self.index, which):
+            return
+        from vita_train.data.media.door import content_digest
+
+        for (kind, path), digest in zip(files, digests, strict=True):
+            if content_digest(path, kind) != digest:
+                raise DataError(
+                    f"{kind} {path} has changed since the data was prepared",
+                    code="VT-DATA-072",
+                    where=self.name,
+                    remedy=f"put the file back as it was, or {REMEDY} (--only prepare --force)",
+                )
+        self.first_reads.add(self.index, which)
 
     def _unchanged(self, found: int, prepared: int, what: str) -> None:
         if found != prepared:

@@ -48,7 +48,7 @@ def split_stats(index: Index) -> SplitStats:
         tokens=int(tokens.sum()),
         tiles=int(index.tiles.sum()),
         hours=float(seconds.sum() / 3600),
-        supervised=sum(index.column("supervised")),
+        supervised=index.total("supervised"),
         longest=int(tokens.max(initial=0)),
         negatives=sum(turn >= 0 for turn in index.column("inserted")),
         token_counts=_histogram(tokens, TOKEN_EDGES),

@@ -3,6 +3,7 @@ a `MediaError`."""
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import Literal
 from vita_train.data.media import MediaError
 
 Kind = Literal["image", "audio", "video"]
+
+#: Bytes of a file's digest that an index keeps; chance hides one changed file in 2**64.
+DIGEST_BYTES = 8
 
 #: What decoders say of a file that ends too early, in lower case.
 _CUT_SHORT = ("truncated", "unexpected end", "end of file")
@@ -42,6 +46,16 @@ def find_file(path: Path, kind: Kind) -> Path:
     if status.st_size == 0:
         raise MediaError("empty file", f"{kind} {path} is empty")
     return path
+
+
+def content_digest(path: Path, kind: Kind) -> bytes:
+    """Return the first ``DIGEST_BYTES`` bytes of the sha256 of a media file.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with decoding(path, kind), find_file(path, kind).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()[:DIGEST_BYTES]
 
 
 @contextmanager

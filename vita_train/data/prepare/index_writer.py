@@ -11,10 +11,11 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
+from vita_train.data.media.door import DIGEST_BYTES
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.storage.digest import sha256_file
 
-INDEX_FORMAT = "vita-train/index/v1"
+INDEX_FORMAT = "vita-train/index/v2"
 ROWS_PER_BATCH = 8192
 """Rows of an Arrow record batch; every batch but the last is full, so that a row's place is a
 division."""
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         ("video_frame_indices", _INTS),
         ("audios", _TEXTS),
         ("audio_frames", _INTS),
+        ("media_digests", pa.list_(pa.binary(DIGEST_BYTES))),
         ("feature_offset", pa.int64()),
         ("seconds", pa.float32()),
         ("turns", _TEXTS),
@@ -78,7 +80,8 @@ class IndexWriter:
 
     @property
     def digest(self) -> str:
-        """Digest of the rows written: ids, labels, lengths, names of media and stored features."""
+        """Digest of the rows written: ids, labels, lengths, names and bytes of media and stored
+        features."""
         return self._digest.hexdigest()
 
     def add(self, example: Example) -> None:
@@ -151,6 +154,7 @@ class IndexWriter:
                         e.videos,
                         e.video_frame_indices,
                         e.audios,
+                        e.media_digests,
                         e.turns,
                     )
                     for e in self._pending

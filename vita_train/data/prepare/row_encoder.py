@@ -4,7 +4,7 @@ stages."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.audio import frames_of
-from vita_train.data.media.door import Kind
+from vita_train.data.media.door import Kind, content_digest
 from vita_train.data.media.measure import WHOLE, Measured, MeasureSettings, MediaFile, Span, measure
 from vita_train.data.prepare.ctc_vocab import ctc_frames_needed
 from vita_train.data.prepare.prompt import MediaCounts, encode
@@ -59,6 +59,8 @@ class Example:
     """Frames taken of the video."""
     audios: list[str]
     audio_frames: list[int]
+    media_digests: list[bytes]
+    """Of each file of ``images``, ``videos`` and ``audios``, in this order."""
     seconds: float
     """Of all audio."""
     turns: list[str]
@@ -180,6 +182,11 @@ class RowEncoder:
             video_frame_indices=[index for video in videos for index in video.frame_indices],
             audios=[str(ref) for ref in row.audios],
             audio_frames=frames,
+            media_digests=[
+                content_digest(ref.path(self.roots), kind)
+                for kind, refs in _media(row)
+                for ref in refs
+            ],
             seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
             turns=[turn.value for turn in row.record.conversations],
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
@@ -269,6 +276,10 @@ class RowEncoder:
                 "unreadable audio", f"{ref.path(self.roots)}: its features are not finite"
             )
         return features
+
+
+def _media(row: Row) -> tuple[tuple[Kind, Sequence[MediaRef]], ...]:
+    return ("image", row.images), ("video", row.videos), ("audio", row.audios)
 
 
 def inside_root(ref: MediaRef, roots: Mapping[str, Path], real_root: str) -> Path:

@@ -60,18 +60,21 @@ class RecordSource:
                         sound.add(ref.root)
             yield row
 
-    def _check_root(self, key: str) -> None:
-        root = self.roots[key]
+    def root_fault(self, key: str) -> str:
+        """Say what is wrong with a media root as a whole; nothing where it holds something."""
         try:
-            with os.scandir(root) as entries:
-                fault = "" if next(entries, None) else "is empty"
+            with os.scandir(self.roots[key]) as entries:
+                return "" if next(entries, None) else "is empty"
         except FileNotFoundError:
-            fault = "does not exist"
+            return "does not exist"
         except OSError as error:
-            fault = f"cannot be read: {error.strerror}"
-        if fault:
+            return f"cannot be read: {error.strerror}"
+
+    def _check_root(self, key: str) -> None:
+        if fault := self.root_fault(key):
             raise DataError(
-                f"the media root {key!r} of {self.dataset}/{self.split}, {root}, {fault}",
+                f"the media root {key!r} of {self.dataset}/{self.split}, {self.roots[key]}, "
+                f"{fault}",
                 code="VT-DATA-049",
                 where=str(self.path),
                 remedy="fetch or unpack the media, or correct the root",

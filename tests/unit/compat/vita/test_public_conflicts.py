@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.compat.vita.build import public_run
 from vita_train.compat.vita.conflicts import CONFLICTS, tower_kind
 from vita_train.compat.vita.parse import parse_arguments
-from vita_train.compat.vita.zero import SHIPPED, Zero, read_zero
+from vita_train.compat.vita.zero import SHIPPED, Zero, disagreements, read_zero
 from vita_train.errors import UserError
 from vita_train.recipe.lora import QuantizeSpec
 
@@ -177,3 +178,101 @@ def test_deepspeed_files_that_make_no_sense(tmp_path: Path, text: str, words: st
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         read_zero(str(path))
+
+
+DEEPSPEED = {
+    "fp16": {"enabled": "auto", "loss_scale_window": 1000, "hysteresis": 2},
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {"stage": 3, "overlap_comm": True, "reduce_bucket_size": "auto"},
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_clipping": "auto",
+    "steps_per_print": 2000,
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.999]}},
+    "flops_profiler": {"enabled": False, "whatever": 1},
+}
+
+
+def test_settings_of_a_deepspeed_file_without_effect_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(DEEPSPEED))
+    zero = read_zero(str(path))
+    assert zero.ignored == (
+        "fp16.loss_scale_window",
+        "fp16.hysteresis",
+        "zero_optimization.overlap_comm",
+        "steps_per_print",
+        "flops_profiler",
+    )
+    assert zero.stated == (("optimizer.params.betas[0]", 0.9), ("optimizer.params.betas[1]", 0.999))
+
+
+@pytest.mark.parametrize(
+    ("changed", "near"),
+    [
+        ({"zero_optimisation": {"stage": 2}}, "did you mean zero_optimization?"),
+        ({"zero_optimization": {"stages": 2}}, "did you mean stage?"),
+        ({"bf16": {"enable": True}}, "did you mean enabled?"),
+        ({"zero_optimization": {"offload_param": {"devise": "cpu"}}}, "did you mean device?"),
+        ({"zzz": 1}, "remove it"),
+    ],
+)
+def test_a_misspelt_setting_of_a_deepspeed_file_is_refused(
+    tmp_path: Path, changed: dict[str, object], near: str
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(changed))
+    with raises_code(UserError, "VT-USE-221", near, str(path)):
+        read_zero(str(path))
+
+
+def test_a_deepspeed_file_with_another_optimizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"optimizer": {"type": "Lion"}}')
+    with raises_code(UserError, "VT-USE-220", "Lion"):
+        read_zero(str(path))
+
+
+FLAGS = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "max_grad_norm": 1.0,
+    "bf16": True,
+    "fp16": False,
+    "learning_rate": 1e-5,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "names"),
+    [
+        ({"train_micro_batch_size_per_gpu": 2, "train_batch_size": 64}, ""),
+        ({"train_batch_size": 32}, "train_batch_size"),
+        ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping"),
+        ({"bf16": {"enabled": False}}, "bf16.enabled"),
+        ({"optimizer": {"params": {"betas": [0.9, 0.95]}}}, "optimizer.params.betas[1]"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1}}}, "warmup_max_lr"),
+    ],
+)
+def test_a_deepspeed_file_must_agree_with_the_flags(
+    tmp_path: Path, stated: dict[str, object], names: str
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(stated))
+    lines = disagreements(read_zero(str(path)), FLAGS, ranks=8)
+    assert len(lines) == bool(names)
+    assert all(names in line for line in lines)
+
+
+def test_a_run_with_a_deepspeed_file_that_disagrees_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 3}')
+    words = [*BASE, "--registry", "r.json", "--deepspeed", str(path)]
+    with raises_code(UserError, "VT-USE-219", "gradient_accumulation_steps is 3", str(path)):
+        public_run(words)
+    path.write_text('{"zero_optimization": {"stage": 2}, "steps_per_print": 3}')
+    assert any("steps_per_print" in note for note in public_run(words).notes)

@@ -21,6 +21,9 @@ from vita_train.data.sources.reading import Row, read_records
 from vita_train.errors import DataError
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
+#: A media file is not what was prepared.
+CHANGED = "VT-DATA-072"
+
 
 def test_samples_are_what_examining_the_record_gives(corpus: Corpus, registry: Path) -> None:
     index = corpus.index("look", "train")
@@ -93,12 +96,66 @@ def test_changed_media_are_noticed(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 3)
     prepare(recipe(), registry, tmp_path / "corpus", progress=[].append)
     index = Corpus.open(tmp_path / "corpus").index("look", "train")
-    image_file(tmp_path / "pics" / "p0.jpg", 200, 50)
-    with pytest.raises(DataError, match=r"look/train/0 \(look-0\).*tiles but had"):
+    image_file(tmp_path / "pics" / "p0.jpg", 30, 30, seed=99)  # of the same size
+    with raises_code(DataError, CHANGED) as caught:
+        index.sample(0).load_pixels()
+    assert caught.value.where == "look/train/0 (look-0)"
+    assert str(tmp_path / "pics" / "p0.jpg") in caught.value.what
+    assert "--force" in caught.value.remedy
+    with raises_code(DataError, CHANGED):  # and not only the first time
         index.sample(0).load_pixels()
     (tmp_path / "pics" / "p1.jpg").unlink()
     with pytest.raises(DataError, match="does not exist"):
         index.sample(1).load_pixels()
+
+
+def test_a_changed_recording_and_a_changed_video_are_noticed(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 3)
+    prepare(recipe(), registry, tmp_path / "corpus", progress=[].append)
+    corpus = Corpus.open(tmp_path / "corpus")
+    spoken = corpus.index("hear", "train").sample(0)
+    with spoken.audios[0].open("r+b") as file:  # one sample of half a second
+        file.seek(-3, 2)
+        file.write(b"\x01")
+    for read in (spoken.load_fbank, spoken.load_wave):
+        with raises_code(DataError, CHANGED):
+            read()
+    look = corpus.index("look", "train")
+    shown = next(s for s in map(look.sample, range(len(look))) if s.videos)
+    with shown.videos[0].open("ab") as file:
+        file.write(b"\0")
+    with raises_code(DataError, CHANGED):
+        shown.load_pixels()
+
+
+def test_only_the_first_read_of_a_process_is_checked(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 3)
+    prepare(recipe(), registry, tmp_path / "corpus", progress=[].append)
+    index = Corpus.open(tmp_path / "corpus").index("look", "train")
+    first = index.sample(0).load_pixels()
+    image_file(tmp_path / "pics" / "p0.jpg", 30, 30, seed=99)
+    assert not np.array_equal(index.sample(0).load_pixels(), first)
+    another = pickle.loads(pickle.dumps(index))  # as another process gets it
+    with raises_code(DataError, CHANGED):
+        another.sample(0).load_pixels()
+
+
+def test_a_corpus_of_before_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(corpus.path, tmp_path / "copy")
+    meta = tmp_path / "copy" / "look" / "train" / "meta.json"
+    meta.write_text(meta.read_text().replace("vita-train/index/v2", "vita-train/index/v1"))
+    with raises_code(DataError, "VT-DATA-002") as caught:
+        Corpus.open(tmp_path / "copy").index("look", "train")
+    assert "prepare" in caught.value.remedy
+
+
+def test_stored_features_are_not_held_against_recordings(tmp_path: Path) -> None:
+    registry = small_world(tmp_path, 3)
+    made = recipe(data={"audio": {"store_features": True}, "video": {"max_frames": 4}})
+    prepare(made, registry, tmp_path / "corpus", progress=[].append)
+    sample = Corpus.open(tmp_path / "corpus").index("hear", "train").sample(0)
+    sample.audios[0].unlink()
+    assert len(sample.load_fbank()) == sample.frames
 
 
 def test_an_index_can_be_sent_to_another_process(corpus: Corpus) -> None:

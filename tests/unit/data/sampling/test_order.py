@@ -69,6 +69,7 @@ def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
                     video_frame_indices=[],
                     audios=[],
                     audio_frames=[],
+                    media_digests=[],
                     seconds=0.0,
                     turns=["a", "b"],
                     inserted=-1,
