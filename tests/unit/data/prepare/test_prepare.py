@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +217,11 @@ def test_records_are_parsed_once_where_the_tokenizer_is_given(
     )
     parsed: Counter[str] = Counter()
 
-    def counted(path: Path, roots: Mapping[str, Path]) -> Iterator[Row | Reject]:
+    def counted(path: Path, *arguments: Any) -> Iterator[Row | Reject]:
         parsed[path.name] += 1
-        return read_records(path, roots)
+        return read_records(path, *arguments)
 
-    monkeypatch.setattr("vita_train.data.prepare.parallel.read_records", counted)
-    monkeypatch.setattr("vita_train.data.prepare.vocabulary.read_records", counted)
+    monkeypatch.setattr("vita_train.data.sources.source.read_records", counted)
     prepare(made, registry, tmp_path / "two", progress=QUIET.append)
     assert parsed
     assert set(parsed.values()) == {1}
