@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vita_train.cli.data_convert import CORES, RecipeOption, Roots, Set, Workers, run_concat
+
 if TYPE_CHECKING:
     from vita_train.data.media import MediaError
     from vita_train.data.media.door import Kind
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
 
 DataPath = Annotated[
     Path, typer.Option("--data_path", "--data-path", help="Record file.", show_default=False)
-]
-Roots = Annotated[
-    list[str] | None,
-    typer.Option("--root", metavar="[KEY=]DIR", help="Where media lie, by set; repeatable."),
 ]
 Adapter = Annotated[str, typer.Option(help="Layout of the records; `strict` is the format's own.")]
 Output = Annotated[
@@ -162,10 +160,8 @@ def statistics_data_num(
 @tools.command("statistics_token_num")
 def statistics_token_num(
     data_path: DataPath,
-    recipe: Annotated[str, typer.Option(help="Recipe with tokenizer and tiling.")] = "vita-1.5-7b",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
-    ] = None,
+    recipe: RecipeOption = "vita-1.5-7b",
+    settings: Set = None,
     root: Roots = None,
     output_path: Output = None,
     adapter: Adapter = "vita",
@@ -176,6 +172,45 @@ def statistics_token_num(
 
     source = _source(data_path, root or ["."], adapter)
     _write(output_path, count_tokens(source, load_recipe(recipe, settings or [])))
+
+
+@tools.command("concat_data_patch")
+def concat_data_patch(
+    output_dir: OutputDir,
+    input_dirs: Annotated[
+        list[Path],
+        typer.Option(
+            "--input_dirs", "--input-dirs", help="Folders of record files.", show_default=False
+        ),
+    ],
+    more_dirs: Annotated[list[Path] | None, typer.Argument(metavar="...", hidden=True)] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", "--max-tokens", min=1)] = 6000,
+    same_set: Annotated[
+        bool, typer.Option("--same_set", "--same-set", help="Join only records of the same sets.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    recipe: RecipeOption = "vita-1.5-7b",
+    settings: Set = None,
+    root: Roots = None,
+    adapter: Adapter = "strict",
+    workers: Workers = CORES,
+) -> None:
+    """Join the short records of folders into conversations up to a number of tokens."""
+    from vita_train.data.convert.concat import ConcatSettings, record_files
+
+    folders = [*input_dirs, *(more_dirs or [])]
+    files = record_files(folders)
+    name = files[0].name.split(".")[0] if len(files) == 1 else "all"
+    report = run_concat(
+        files,
+        output_dir / f"{name}-QwenPatchConcat{max_tokens}.json",
+        ConcatSettings(max_tokens, not same_set, seed),
+        recipe=(recipe, settings or []),
+        roots=root or ["."],
+        adapter=None if adapter == "strict" else adapter,
+        workers=workers,
+    )
+    _end(report.reasons.total())
 
 
 @tools.command("preprocess_images")
