@@ -1,15 +1,17 @@
-"""``vita-train data concat``: record files and their media made into others."""
+"""``vita-train data concat``, ``convert`` and ``count``: records and media made into others, and
+counted."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from vita_train.data.convert.concat import ConcatReport, ConcatSettings
+    from vita_train.data.convert.media import ConvertReport
 
 Roots = Annotated[
     list[str] | None,
@@ -22,12 +24,20 @@ Set = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Processes; the result does not depend on it.", min=1)]
 
+MediaChoice = Literal["image", "audio"]
+Side = Literal["longest", "shortest", "square"]
+Square = Literal["pad", "crop", "squash"]
+ImageFormats = Literal["jpeg", "png", "webp", "keep"]
+AudioFormats = Literal["wav", "flac"]
+
 CORES = os.cpu_count() or 1
 
 
 def register(group: typer.Typer) -> None:
     """Add the commands to the ``data`` group."""
     group.command()(concat)
+    group.command()(convert)
+    group.command()(count)
 
 
 def concat(
@@ -63,6 +73,123 @@ def concat(
         recipe=(recipe, changes),
         roots=root or ["."],
         adapter=adapter,
+        workers=workers,
+    )
+
+
+def convert(
+    folder: Annotated[Path, typer.Argument(help="Folder with media.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    only: Annotated[
+        MediaChoice | None, typer.Option(help="Convert only this kind of media.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels of an image; 0 keeps sizes.", min=0)] = 448,
+    side: Annotated[Side, typer.Option(help="What --size is the length of.")] = "longest",
+    square: Annotated[
+        Square, typer.Option(help="With --side square, how an image becomes one.")
+    ] = "pad",
+    image_format: Annotated[ImageFormats, typer.Option(help="Format of images.")] = "jpeg",
+    quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge smaller images.")] = False,
+    rate: Annotated[int, typer.Option(help="Samples a second.", min=1000, max=768_000)] = 16000,
+    audio_format: Annotated[AudioFormats, typer.Option(help="Format of audio.")] = "wav",
+    max_seconds: Annotated[
+        float, typer.Option(help="Longer recordings are rejected.", min=1, max=86_400)
+    ] = 3600,
+    records: Annotated[
+        Path | None, typer.Option(help="Record file whose media lie in the folder.")
+    ] = None,
+    out_records: Annotated[
+        Path | None, typer.Option(help="Where to write it with the new names.")
+    ] = None,
+    max_rejects: Annotated[int, typer.Option(help="Rejects that are allowed.", min=0)] = 0,
+    workers: Workers = CORES,
+) -> None:
+    """Write images of one size and format and audio as mono of one rate; originals stay."""
+    from vita_train.data.convert.media import ConvertSettings, convert_folder
+    from vita_train.data.convert.rename import rename_media
+    from vita_train.data.media.encode import AudioOutput, ImageOutput, Output
+    from vita_train.errors import DataError, UserError
+
+    if (records is None) != (out_records is None):
+        raise UserError(
+            "--records and --out-records go together",
+            code="VT-USE-214",
+            where="data convert",
+            remedy="give both, or none",
+        )
+    image = ImageOutput(size or None, side, square, image_format, quality, enlarge)
+    settings = ConvertSettings(
+        Output(image, AudioOutput(rate, audio_format)),
+        (only,) if only else ("image", "audio"),
+        max_seconds,
+    )
+    report = convert_folder(folder, out, settings, workers=workers)
+    print_conversion(report)
+    rejected = report.reasons.total()
+    if records is not None and out_records is not None:
+        kept, reasons = rename_media(records, out_records, report.targets, settings.kinds)
+        for reason, number in sorted(reasons.items()):
+            typer.echo(f"records rejected: {reason} {number}")
+        typer.echo(f"{out_records}: {kept} records, {reasons.total()} rejected")
+        rejected += reasons.total()
+    if rejected > max_rejects:
+        raise DataError(
+            f"{rejected} files and records rejected, {max_rejects} are allowed; the others are "
+            "written",
+            code="VT-DATA-072",
+            where=str(folder),
+            remedy=f"see {out / 'convert.jsonl'}; correct them, or allow some: --max-rejects",
+        )
+
+
+def print_conversion(report: ConvertReport, limit: int = 20) -> None:
+    """Print what became of the files of a folder."""
+    from vita_train.printable import printable
+
+    for each in report.rejects[:limit]:
+        typer.echo(f"{each.reason}: {printable(each.detail)}", err=True)
+    for reason, number in sorted(report.reasons.items()):
+        typer.echo(f"rejected: {reason} {number}")
+    typer.echo(
+        f"{report.files} files: {report.written} written, {report.current} up to date, "
+        f"{report.reasons.total()} cannot be used; {report.others} other files left out"
+    )
+
+
+def count(
+    targets: Annotated[
+        list[Path],
+        typer.Argument(help="Record files, registries, prepared corpora.", show_default=False),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure tokens, tiles and seconds by this recipe, and print the mixture of its "
+            "stages.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Set = None,
+    root: Roots = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of record files: the layout that they have.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts.")] = None,
+    workers: Workers = CORES,
+) -> None:
+    """Count records, turns, media, tokens and scripts, before and after preparation."""
+    from vita_train.cli.counting import run_count
+
+    run_count(
+        targets,
+        recipe=recipe,
+        settings=settings or [],
+        roots=root or [],
+        adapter=adapter,
+        as_json=as_json,
+        html=html,
         workers=workers,
     )
 

@@ -6,17 +6,25 @@ Exit codes are those of the public guides: 0 clean, 1 problems found, 2 wrong us
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita_train.cli.data_convert import CORES, RecipeOption, Roots, Set, Workers, run_concat
+from vita_train.cli.data_convert import (
+    CORES,
+    RecipeOption,
+    Roots,
+    Set,
+    Workers,
+    print_conversion,
+    run_concat,
+)
 
 if TYPE_CHECKING:
-    from vita_train.data.media import MediaError
+    from vita_train.data.convert.media import ConvertSettings
     from vita_train.data.media.door import Kind
     from vita_train.data.sources.source import RecordSource
     from vita_train.recipe.data import AudioSpec
@@ -219,11 +227,14 @@ def preprocess_images(
     output_dir: OutputDir,
     size: Annotated[int, typer.Option(help="Pixels of the shorter side.", min=1)] = 448,
     enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge smaller images.")] = False,
+    workers: Workers = CORES,
 ) -> None:
     """Write images upright, in RGB, of a size; originals stay as they are."""
-    from vita_train.data.tools.preprocess import preprocess_images as process
+    from vita_train.data.convert.media import ConvertSettings
+    from vita_train.data.media.encode import ImageOutput, Output
 
-    _processed(process(input_dir, output_dir, size, enlarge=enlarge))
+    image = ImageOutput(size, "shortest", format="keep", enlarge=enlarge)
+    _convert(input_dir, output_dir, ConvertSettings(Output(image=image), ("image",)), workers)
 
 
 @tools.command("preprocess_audio")
@@ -233,21 +244,19 @@ def preprocess_audio(
     sample_rate: Annotated[
         int, typer.Option("--sample_rate", "--sample-rate", min=1000, max=768_000)
     ] = 16000,
+    workers: Workers = CORES,
 ) -> None:
     """Write recordings as mono WAV of a rate; originals stay as they are."""
-    from vita_train.data.tools.preprocess import preprocess_audio as process
+    from vita_train.data.convert.media import ConvertSettings
+    from vita_train.data.media.encode import AudioOutput, Output
 
-    _processed(process(input_dir, output_dir, sample_rate))
+    audio = AudioOutput(sample_rate)
+    _convert(input_dir, output_dir, ConvertSettings(Output(audio=audio), ("audio",)), workers)
 
 
-def _processed(files: Iterable[tuple[Path, MediaError | None]]) -> None:
-    from vita_train.printable import printable
+def _convert(folder: Path, out: Path, settings: ConvertSettings, workers: int) -> None:
+    from vita_train.data.convert.media import convert_folder
 
-    total = bad = 0
-    for _, error in files:
-        total += 1
-        if error is not None:
-            bad += 1
-            typer.echo(f"{error.reason}: {printable(error.detail)}", err=True)
-    typer.echo(f"{total - bad} of {total} files written or up to date, {bad} cannot be used")
-    _end(bad)
+    report = convert_folder(folder, out, settings, workers=workers)
+    print_conversion(report)
+    _end(report.reasons.total())
