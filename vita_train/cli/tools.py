@@ -142,6 +142,17 @@ def check_audio_lost(
     _lost("audio", _source(data_path, root or ["."], adapter), output, limits)
 
 
+@tools.command("check_video_lost")
+def check_video_lost(
+    data_path: DataPath,
+    root: Roots = None,
+    output: Annotated[Path, typer.Option(help="List to write.")] = Path("lost_video.jsonl"),
+    adapter: Adapter = "vita",
+) -> None:
+    """Decode every video that records name, and list those that cannot be used."""
+    _lost("video", _source(data_path, root or ["."], adapter), output)
+
+
 @tools.command("rm_lost")
 def rm_lost(
     data_path: DataPath,

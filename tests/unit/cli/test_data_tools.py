@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.helpers.data_world import audio_file, image_file, small_world, turns
+from tests.helpers.data_world import audio_file, image_file, small_world, turns, video_file
 from vita_train.cli.main import build_app
 from vita_train.data.prepare.tokenizer import train_tokenizer
 from vita_train.errors import UserError
@@ -90,6 +90,20 @@ def test_lost_files_are_listed_and_their_records_taken_out(files: Path) -> None:
     assert (files / "r.json").read_bytes() == before
     (files / "bad.jsonl").write_text("{}")
     assert run(*same[:-1], files / "bad.jsonl", "--output", files / "x.json")[0] == 2
+
+
+def test_lost_videos_are_listed(tmp_path: Path) -> None:
+    video_file(tmp_path / "v.mp4")
+    (tmp_path / "w.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:200])
+    rows = [
+        {"id": name, "video": name, "conversations": turns("<video>", "x")}
+        for name in ("v.mp4", "w.mp4")
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    words = ["--data_path", tmp_path / "r.json", "--root", tmp_path, "--output", tmp_path / "l"]
+    assert run("check_video_lost", *words)[0] == 1
+    lost = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
+    assert [(each["row"], Path(each["file"]).name) for each in lost] == [(1, "w.mp4")]
 
 
 def test_numbers(files: Path) -> None:

@@ -32,39 +32,14 @@ from vita_train.storage.digest import digest_of
 LEDGER = "convert.jsonl"
 MediaKind = Literal["image", "audio"]
 #: Endings of the files that are converted, in lower case.
-ENDINGS: dict[MediaKind, frozenset[str]] = {
-    "image": frozenset(
-        [
-            ".jpg",
-            ".jpeg",
-            ".png",
-            ".webp",
-            ".bmp",
-            ".gif",
-            ".tif",
-            ".tiff",
-            ".avif",
-            ".jp2",
-            ".ppm",
-            ".tga",
-            ".qoi",
-        ]
+ENDINGS: dict[MediaKind, tuple[str, ...]] = {
+    "image": (
+        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
+        *(".ppm", ".tga", ".qoi"),
     ),
-    "audio": frozenset(
-        [
-            ".wav",
-            ".flac",
-            ".ogg",
-            ".opus",
-            ".mp3",
-            ".m4a",
-            ".aac",
-            ".wma",
-            ".aiff",
-            ".aif",
-            ".au",
-            ".amr",
-        ]
+    "audio": (
+        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".aiff", ".aif"),
+        *(".au", ".amr"),
     ),
 }
 _PROGRESS = 1000

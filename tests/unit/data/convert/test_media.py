@@ -163,7 +163,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
 def test_records_get_the_new_names(folder: Path, tmp_path: Path) -> None:
     rows: list[Any] = [
         {"id": 0, "image": "a/one.png", "model": "kept", "conversations": turns("<image>", "x")},
-        {"id": 1, "image": ["two.jpg", "a\\one.png"], "conversations": turns("<image><image>", "x")},
+        {"id": 1, "image": ["two.jpg", "a\\one.png"], "conversations": turns("<image>" * 2, "x")},
         {"id": 2, "audio": "t.flac", "video": "v.mp4", "conversations": turns("<audio>", "x")},
         {"id": 3, "image": "bad.jpg", "conversations": turns("<image>", "x")},
         {"id": 4, "image": 7},
