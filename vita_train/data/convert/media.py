@@ -226,7 +226,7 @@ def _media_below(
     folder: Path, kinds: tuple[MediaKind, ...], report: ConvertReport
 ) -> Iterator[tuple[str, MediaKind]]:
     by_ending: dict[str, MediaKind] = {end: kind for kind in kinds for end in ENDINGS[kind]}
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in sorted(names):
             path = Path(place) / name
@@ -235,6 +235,16 @@ def _media_below(
                 report.others += 1
             else:
                 yield path.relative_to(folder).as_posix(), kind
+
+
+def _refuse(error: OSError) -> None:
+    """Stop at a folder that cannot be listed, rather than leave its files out in silence."""
+    raise UserError(
+        f"cannot be listed: {error.strerror}",
+        code="VT-USE-216",
+        where=str(error.filename),
+        remedy="make it readable, or move it out of the folder",
+    )
 
 
 def _check_folders(folder: Path, out: Path) -> None:
