@@ -6,25 +6,31 @@ Exit codes are those of the public guides: 0 clean, 1 problems found, 2 wrong us
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vita_train.cli.data_convert import (
+    CORES,
+    RecipeOption,
+    Roots,
+    Set,
+    Workers,
+    print_conversion,
+    run_concat,
+)
+
 if TYPE_CHECKING:
-    from vita_train.data.media import MediaError
+    from vita_train.data.convert.media import ConvertSettings
     from vita_train.data.media.door import Kind
     from vita_train.data.sources.source import RecordSource
     from vita_train.recipe.data import AudioSpec
 
 DataPath = Annotated[
     Path, typer.Option("--data_path", "--data-path", help="Record file.", show_default=False)
-]
-Roots = Annotated[
-    list[str] | None,
-    typer.Option("--root", metavar="[KEY=]DIR", help="Where media lie, by set; repeatable."),
 ]
 Adapter = Annotated[str, typer.Option(help="Layout of the records; `strict` is the format's own.")]
 Output = Annotated[
@@ -136,6 +142,17 @@ def check_audio_lost(
     _lost("audio", _source(data_path, root or ["."], adapter), output, limits)
 
 
+@tools.command("check_video_lost")
+def check_video_lost(
+    data_path: DataPath,
+    root: Roots = None,
+    output: Annotated[Path, typer.Option(help="List to write.")] = Path("lost_video.jsonl"),
+    adapter: Adapter = "vita",
+) -> None:
+    """Decode every video that records name, and list those that cannot be used."""
+    _lost("video", _source(data_path, root or ["."], adapter), output)
+
+
 @tools.command("rm_lost")
 def rm_lost(
     data_path: DataPath,
@@ -162,10 +179,8 @@ def statistics_data_num(
 @tools.command("statistics_token_num")
 def statistics_token_num(
     data_path: DataPath,
-    recipe: Annotated[str, typer.Option(help="Recipe with tokenizer and tiling.")] = "vita-1.5-7b",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
-    ] = None,
+    recipe: RecipeOption = "vita-1.5-7b",
+    settings: Set = None,
     root: Roots = None,
     output_path: Output = None,
     adapter: Adapter = "vita",
@@ -178,17 +193,59 @@ def statistics_token_num(
     _write(output_path, count_tokens(source, load_recipe(recipe, settings or [])))
 
 
+@tools.command("concat_data_patch")
+def concat_data_patch(
+    output_dir: OutputDir,
+    input_dirs: Annotated[
+        list[Path],
+        typer.Option(
+            "--input_dirs", "--input-dirs", help="Folders of record files.", show_default=False
+        ),
+    ],
+    more_dirs: Annotated[list[Path] | None, typer.Argument(metavar="...", hidden=True)] = None,
+    max_tokens: Annotated[int, typer.Option("--max_tokens", "--max-tokens", min=1)] = 6000,
+    same_set: Annotated[
+        bool, typer.Option("--same_set", "--same-set", help="Join only records of the same sets.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    recipe: RecipeOption = "vita-1.5-7b",
+    settings: Set = None,
+    root: Roots = None,
+    adapter: Adapter = "strict",
+    workers: Workers = CORES,
+) -> None:
+    """Join the short records of folders into conversations up to a number of tokens."""
+    from vita_train.data.convert.concat import ConcatSettings, record_files
+
+    folders = [*input_dirs, *(more_dirs or [])]
+    files = record_files(folders)
+    name = files[0].name.split(".")[0] if len(files) == 1 else "all"
+    report = run_concat(
+        files,
+        output_dir / f"{name}-QwenPatchConcat{max_tokens}.json",
+        ConcatSettings(max_tokens, not same_set, seed),
+        recipe=(recipe, settings or []),
+        roots=root or ["."],
+        adapter=None if adapter == "strict" else adapter,
+        workers=workers,
+    )
+    _end(report.reasons.total())
+
+
 @tools.command("preprocess_images")
 def preprocess_images(
     input_dir: InputDir,
     output_dir: OutputDir,
     size: Annotated[int, typer.Option(help="Pixels of the shorter side.", min=1)] = 448,
     enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge smaller images.")] = False,
+    workers: Workers = CORES,
 ) -> None:
     """Write images upright, in RGB, of a size; originals stay as they are."""
-    from vita_train.data.tools.preprocess import preprocess_images as process
+    from vita_train.data.convert.media import ConvertSettings
+    from vita_train.data.media.encode import ImageOutput, Output
 
-    _processed(process(input_dir, output_dir, size, enlarge=enlarge))
+    image = ImageOutput(size, "shortest", format="keep", enlarge=enlarge)
+    _convert(input_dir, output_dir, ConvertSettings(Output(image=image), ("image",)), workers)
 
 
 @tools.command("preprocess_audio")
@@ -198,21 +255,19 @@ def preprocess_audio(
     sample_rate: Annotated[
         int, typer.Option("--sample_rate", "--sample-rate", min=1000, max=768_000)
     ] = 16000,
+    workers: Workers = CORES,
 ) -> None:
     """Write recordings as mono WAV of a rate; originals stay as they are."""
-    from vita_train.data.tools.preprocess import preprocess_audio as process
+    from vita_train.data.convert.media import ConvertSettings
+    from vita_train.data.media.encode import AudioOutput, Output
 
-    _processed(process(input_dir, output_dir, sample_rate))
+    audio = AudioOutput(sample_rate)
+    _convert(input_dir, output_dir, ConvertSettings(Output(audio=audio), ("audio",)), workers)
 
 
-def _processed(files: Iterable[tuple[Path, MediaError | None]]) -> None:
-    from vita_train.printable import printable
+def _convert(folder: Path, out: Path, settings: ConvertSettings, workers: int) -> None:
+    from vita_train.data.convert.media import convert_folder
 
-    total = bad = 0
-    for _, error in files:
-        total += 1
-        if error is not None:
-            bad += 1
-            typer.echo(f"{error.reason}: {printable(error.detail)}", err=True)
-    typer.echo(f"{total - bad} of {total} files written or up to date, {bad} cannot be used")
-    _end(bad)
+    report = convert_folder(folder, out, settings, workers=workers)
+    print_conversion(report)
+    _end(report.reasons.total())

@@ -51,6 +51,9 @@ class BatchSpec(Strict):
     """Tiles a packed row may hold."""
     max_audio_frames: Count = 20000
     """Filterbank frames a packed row may hold."""
+    packing: bool = True
+    """Fill each row with as many samples as fit. False: a row is one sample, in the shuffled order
+    of the data, so that the samples of each batch can be held against those of another trainer."""
 
 
 class OptimSpec(Strict):

@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.helpers.data_world import audio_file, image_file, small_world, turns
+from tests.helpers.data_world import audio_file, image_file, small_world, turns, video_file
 from vita_train.cli.main import build_app
 from vita_train.data.prepare.tokenizer import train_tokenizer
 from vita_train.errors import UserError
@@ -92,6 +92,20 @@ def test_lost_files_are_listed_and_their_records_taken_out(files: Path) -> None:
     assert run(*same[:-1], files / "bad.jsonl", "--output", files / "x.json")[0] == 2
 
 
+def test_lost_videos_are_listed(tmp_path: Path) -> None:
+    video_file(tmp_path / "v.mp4")
+    (tmp_path / "w.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:200])
+    rows = [
+        {"id": name, "video": name, "conversations": turns("<video>", "x")}
+        for name in ("v.mp4", "w.mp4")
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    words = ["--data_path", tmp_path / "r.json", "--root", tmp_path, "--output", tmp_path / "l"]
+    assert run("check_video_lost", *words)[0] == 1
+    lost = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
+    assert [(each["row"], Path(each["file"]).name) for each in lost] == [(1, "w.mp4")]
+
+
 def test_numbers(files: Path) -> None:
     counts = json.loads(run("statistics_data_num", "--data_path", files / "r.json")[1])
     assert counts == {
@@ -128,12 +142,12 @@ def test_folders_of_media_are_made_uniform(tmp_path: Path) -> None:
     code, told = run("preprocess_images", "--input_dir", folder, "--output_dir", out)
     assert code == 1
     assert "unreadable image" in told
-    sizes = {path.name: Image.open(path).size for path in out.rglob("*.*")}
+    sizes = {path.name: Image.open(path).size for path in out.rglob("*.*g")}
     assert sizes == {"large.jpg": (672, 448), "small.png": (40, 30), "c.jpg": (627, 448)}
     assert Image.open(out / "c.jpg").mode == "RGB"
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")}
     run("preprocess_images", "--input_dir", folder, "--output_dir", out)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")} == before
     assert run("preprocess_images", "--input_dir", folder, "--output_dir", folder / "b")[0] == 2
     assert run("preprocess_images", "--input_dir", tmp_path / "no", "--output_dir", out)[0] == 2
 

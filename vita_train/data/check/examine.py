@@ -4,10 +4,12 @@ measured as preparation does."""
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +23,7 @@ from vita_train.data.prepare.row_encoder import Example, RowEncoder, inside_root
 from vita_train.data.prepare.tokenizer import load_tokenizer
 from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.sources.source import RecordSource
+from vita_train.errors import UserError
 from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import AudioSpec, DataSpec
 from vita_train.recipe.schema import Recipe
@@ -166,6 +169,32 @@ class Examiner:
             self._decoders.append(self._local.decoder)
         decoder: _Recording = self._local.decoder
         return decoder
+
+
+@contextmanager
+def length_examiner(recipe: Recipe, *, workers: int = 1) -> Iterator[Examiner]:
+    """An examiner that measures records of any length in the recipe's tokens, up to the model's
+    context.
+
+    Raises:
+        UserError: the recipe names no tokenizer.
+        DataError: the tokenizer cannot be loaded.
+    """
+    if recipe.tokenizer.source is None:
+        raise UserError(
+            "the recipe trains its tokenizer on its own data, so that one file has no token counts",
+            code="VT-USE-176",
+            where="tokenizer.source",
+            remedy="name a recipe with a tokenizer, or --set tokenizer.source=NAME",
+        )
+    audio = recipe.data.audio.model_copy(update={"store_features": False})
+    data = recipe.data.model_copy(update={"audio": audio})
+    # Without stages nothing but the model's context bounds a record.
+    unbounded = recipe.model_copy(update={"stages": {}, "data": data})
+    with tempfile.TemporaryDirectory() as scratch:
+        load_tokenizer(recipe.tokenizer.source).save_pretrained(scratch)
+        with Examiner(unbounded, Path(scratch), workers=workers) as examiner:
+            yield examiner
 
 
 def measure_row(row: Row, roots: Mapping[str, Path], decoder: Decoder) -> Reject | None:

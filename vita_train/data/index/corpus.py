@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -120,12 +120,14 @@ class Index:
 
     def column(self, name: str) -> list[Any]:
         """Return a whole column (statistics, small splits)."""
+        return [value for (values,) in self.pieces(name) for value in values]
+
+    def pieces(self, *names: str) -> Iterator[list[list[Any]]]:
+        """Yield some columns piece by piece, so that memory does not depend on the rows."""
         self._check_tables()
-        return [
-            value
-            for number in range(self._reader.num_record_batches)
-            for value in self._reader.get_batch(number).column(name).to_pylist()
-        ]
+        for number in range(self._reader.num_record_batches):
+            batch = self._reader.get_batch(number)
+            yield [batch.column(name).to_pylist() for name in names]
 
     def total(self, name: str) -> int:
         """Return the sum of a column of numbers, one batch of rows in memory at a time."""

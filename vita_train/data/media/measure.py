@@ -15,6 +15,7 @@ from vita_train.data.media.details import (
     video_details,
 )
 from vita_train.data.media.door import Kind, decoding
+from vita_train.data.media.encode import Output, encode_audio, encode_image
 from vita_train.data.media.image import count_tiles, open_image
 from vita_train.data.media.video import count_video_tiles, probe_video, video_frame_indices
 from vita_train.recipe.audio import AdapterSpec
@@ -51,6 +52,8 @@ class MeasureSettings:
     """Say more of a file than training needs."""
     preview: bool = False
     """Have a preview among the details."""
+    output: Output | None = None
+    """Encode images and audio anew as this says, and measure nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Measured:
     wave: np.ndarray | None = None
     """(samples,) float32, where it was asked for."""
     details: Details | None = None
+    encoded: bytes = b""
+    """The file as ``output`` says it is written."""
 
 
 def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
@@ -75,6 +80,8 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
     """
     data, side = settings.data, settings.side
     with decoding(file.path, file.kind):
+        if settings.output is not None:
+            return Measured(encoded=_encoded(file, settings.output, data.audio.max_seconds))
         if file.kind == "image":
             image = open_image(file.path)
             return Measured(
@@ -113,3 +120,9 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             if settings.details
             else None,
         )
+
+
+def _encoded(file: MediaFile, output: Output, max_seconds: float) -> bytes:
+    if file.kind == "image":
+        return encode_image(file.path, output.image)
+    return encode_audio(file.path, output.audio, max_seconds=max_seconds)

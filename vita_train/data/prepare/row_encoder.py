@@ -128,7 +128,7 @@ class RowEncoder:
         self.roots = roots
         self.decoder = decoder
         self.audio = audio
-        self._real_roots = {key: os.path.realpath(root) for key, root in roots.items()}
+        self._real_roots: dict[str, str] = {}
         self.recognised = any(
             OBJECTIVES[spec.objective].transcribes and dataset in spec.data
             for spec in recipe.stages.values()
@@ -254,6 +254,8 @@ class RowEncoder:
         Raises:
             MediaError: it cannot be used, or a link leads out of the root.
         """
+        if ref.root not in self._real_roots:  # roots may serve more keys than they list
+            self._real_roots[ref.root] = os.path.realpath(self.roots[ref.root])
         path = inside_root(ref, self.roots, self._real_roots[ref.root])
         file = MediaFile(
             kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets, span=span

@@ -32,7 +32,9 @@ def packed_order(
     budgets = Budgets(batch.seq_len, batch.max_tiles, batch.max_audio_frames)
     phases = spec.curriculum if split == TRAIN else []
     indexes = {name: corpus.index(name, split) for name in (spec.datasets if phases else weights)}
-    order = PackedOrder(indexes, weights, batch.global_batch_size, budgets, seed)
+    order = PackedOrder(
+        indexes, weights, batch.global_batch_size, budgets, seed, packing=batch.packing
+    )
     if not phases:
         return order
     return CurriculumOrder(
@@ -45,6 +47,7 @@ def packed_order(
                     batch.global_batch_size,
                     budgets,
                     key_of(seed, "lesson", number),
+                    packing=batch.packing,
                 ),
             )
             for number, phase in enumerate(phases)

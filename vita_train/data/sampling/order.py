@@ -19,7 +19,7 @@ import numpy as np
 from vita_train.data.index.corpus import Index
 from vita_train.data.index.sample import Sample
 from vita_train.data.sampling.mix import Mix, Refs, key_of
-from vita_train.data.sampling.pack import Budgets, TooLargeError, pack
+from vita_train.data.sampling.pack import Budgets, TooLargeError, one_each, pack
 from vita_train.errors import DataError
 from vita_train.storage.digest import digest_of
 
@@ -122,7 +122,8 @@ class PackedOrder(_Order):
 
     Epochs follow one another without a break: a batch may end one and begin the next. A step is
     found from the nearest window whose first row is known; ``state`` and ``seek`` carry that
-    knowledge over a restart, without which the windows before are packed again.
+    knowledge over a restart, without which the windows before are packed again. Without ``packing``
+    each row is one sample, and rows come in the order of the mix.
     """
 
     def __init__(
@@ -134,9 +135,12 @@ class PackedOrder(_Order):
         seed: int,
         *,
         window: int = WINDOW,
+        packing: bool = True,
     ) -> None:
-        super().__init__(indexes, weights, rows, seed, [list(budgets), window])
+        extra = [list(budgets), window, *([] if packing else ["one sample a row"])]
+        super().__init__(indexes, weights, rows, seed, extra)
         self.budgets = budgets
+        self._packing = packing
         self._window = window
         self._starts: list[tuple[int, int, int]] = [
             (0, 0, 0)
@@ -208,8 +212,9 @@ class PackedOrder(_Order):
         if key not in self._packed:
             size, parts = self.mix.epoch_size(epoch), self._windows(epoch)
             refs = self.mix.window(epoch, size * window // parts, size * (window + 1) // parts)
+            arrange = pack if self._packing else one_each
             try:
-                indices = pack(
+                indices = arrange(
                     self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window)
                 )
             except TooLargeError as error:

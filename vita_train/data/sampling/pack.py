@@ -42,11 +42,7 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     Raises:
         TooLargeError: a sample is larger than a row.
     """
-    table = np.asarray(lengths, dtype=np.int64).reshape(-1, 3)
-    limits = np.asarray(budgets, dtype=np.int64)
-    over = np.flatnonzero((table > limits).any(axis=1))
-    if len(over):
-        raise TooLargeError(int(over[0]))
+    table, limits = _checked(lengths, budgets)
     media = (table[:, 1:] > 0).any(axis=1)
     rows: list[list[int]] = []
     left: list[list[int]] = []
@@ -57,6 +53,22 @@ def pack(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
     _best_fit(np.flatnonzero(~media), table[:, 0], table, budgets, rows, left, shares=False)
     mixed = np.random.default_rng(seed).permutation(len(rows))
     return [np.array(rows[row], dtype=np.int64) for row in mixed]
+
+
+def one_each(lengths: np.ndarray, budgets: Budgets, seed: int) -> list[np.ndarray]:
+    """Make each sample a row of its own, in their order; arguments and errors as of `pack`."""
+    table, _ = _checked(lengths, budgets)
+    return list(np.arange(len(table)).reshape(-1, 1))
+
+
+def _checked(lengths: np.ndarray, budgets: Budgets) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and budgets as arrays, every sample within a row."""
+    table = np.asarray(lengths, dtype=np.int64).reshape(-1, 3)
+    limits = np.asarray(budgets, dtype=np.int64)
+    over = np.flatnonzero((table > limits).any(axis=1))
+    if len(over):
+        raise TooLargeError(int(over[0]))
+    return table, limits
 
 
 def _best_fit(

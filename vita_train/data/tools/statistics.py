@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from vita_train.data.check.examine import Examiner
+from vita_train.data.check.examine import length_examiner
 from vita_train.data.index.stats import TOKEN_EDGES
 from vita_train.data.prepare.row_encoder import Example
-from vita_train.data.prepare.tokenizer import load_tokenizer
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.data.sources.records import split_placeholders
 from vita_train.data.sources.source import RecordSource
-from vita_train.errors import UserError
 from vita_train.recipe.schema import Recipe
 
 #: Records of more tokens than this are listed.
@@ -55,31 +51,20 @@ def count_tokens(source: RecordSource, recipe: Recipe, *, workers: int = 1) -> d
         UserError: the recipe names no tokenizer.
         DataError: the file cannot be read, or a media root is missing or empty.
     """
-    if recipe.tokenizer.source is None:
-        raise UserError(
-            "the recipe trains its tokenizer on its own data, so that one file has no token counts",
-            code="VT-USE-176",
-            where="tokenizer.source",
-            remedy="name a recipe with a tokenizer, or --set tokenizer.source=NAME",
-        )
-    # Without stages nothing but the model's context bounds a record.
-    unbounded = recipe.model_copy(update={"stages": {}})
     histogram = [0] * len(TOKEN_EDGES)
     reasons: Counter[str] = Counter()
     long: list[dict[str, Any]] = []
     total = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        load_tokenizer(recipe.tokenizer.source).save_pretrained(scratch)
-        with Examiner(unbounded, Path(scratch), workers=workers) as examiner:
-            for found in examiner.split(source):
-                if isinstance(found.result, Example):
-                    tokens = found.result.tokens
-                    total += tokens
-                    histogram[bisect_right(TOKEN_EDGES, tokens) - 1] += 1
-                    if tokens > LONG:
-                        long.append({"row": found.row.row, "id": found.row.id, "tokens": tokens})
-                elif found.reject is not None:
-                    reasons[found.reject.reason] += 1
+    with length_examiner(recipe, workers=workers) as examiner:
+        for found in examiner.split(source):
+            if isinstance(found.result, Example):
+                tokens = found.result.tokens
+                total += tokens
+                histogram[bisect_right(TOKEN_EDGES, tokens) - 1] += 1
+                if tokens > LONG:
+                    long.append({"row": found.row.row, "id": found.row.id, "tokens": tokens})
+            elif found.reject is not None:
+                reasons[found.reject.reason] += 1
     return {
         "records": sum(histogram),
         "rejected": dict(sorted(reasons.items())),

@@ -332,3 +332,41 @@ def test_orders_of_a_stage(corpus: Corpus) -> None:
     assert sample_order(corpus, spec, seed=0, split="dev").ids(0)[0].startswith("look/dev/")  # type: ignore[union-attr]
     with pytest.raises(DataError, match="no split nothing/train"):
         packed_order(corpus, spec.model_copy(update={"data": {"nothing": 1.0}}), seed=0)
+
+
+def test_without_packing_batches_are_the_shuffled_stream_cut_into_pieces(corpus: Corpus) -> None:
+    spec = StageSpec(
+        objective="next_token",
+        data={"look": 1.0, "talk": 0.5},
+        trainable={"llm": 1e-3},
+        steps=1,
+        batch=BatchSpec(global_batch_size=5, seq_len=128, packing=False),
+    )
+    order = packed_order(corpus, spec, seed=3)
+    assert order is not None
+    sizes = {name: len(corpus.index(name, "train")) for name in ("look", "talk")}
+    # The stream, written out without orders and windows: whole epochs, one after the other.
+    mix = Mix(sizes, {"look": 1.0, "talk": 0.5}, 3)
+    stream = [
+        (mix.names[dataset], row)
+        for epoch in range(4)
+        for whole in [mix.window(epoch, 0, mix.epoch_size(epoch))]
+        for dataset, row in zip(whole.dataset.tolist(), whole.index.tolist(), strict=True)
+    ]
+    batches = [order.rows(step) for step in range(len(stream) // 5)]
+    assert all(len(row) == 1 for batch in batches for row in batch)
+    assert [(row[0].dataset, row[0].row) for batch in batches for row in batch] == stream[
+        : len(batches) * 5
+    ]
+    first = Counter(stream[: mix.epoch_size(0)])
+    assert {name for name in first if name[0] == "look"} == {
+        ("look", row) for row in range(sizes["look"])
+    }
+    assert max(first.values()) == 1
+    assert order.steps_per_epoch == -(-mix.epoch_size(0) // 5)
+    packed_spec = spec.model_copy(update={"batch": BatchSpec(global_batch_size=5, seq_len=128)})
+    assert packed_order(corpus, packed_spec, seed=3).digest != order.digest  # type: ignore[union-attr]
+    tight = spec.batch.model_copy(update={"max_tiles": 1, "seq_len": 16})
+    with pytest.raises(DataError) as caught:
+        packed_order(corpus, spec.model_copy(update={"batch": tight}), seed=3).rows(0)  # type: ignore[union-attr]
+    assert caught.value.code == "VT-DATA-019"
