@@ -19,6 +19,7 @@ from vita_train.recipe.load import dump_recipe, parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.final import final_key, read_final, write_final
 from vita_train.runs.manifest import Manifest
+from vita_train.runs.moved import follow_move
 from vita_train.storage.base import Store, is_local, local_path
 from vita_train.storage.factory import open_store
 from vita_train.storage.host_cache import cache_dir
@@ -165,12 +166,13 @@ class Run:
         )
 
     def final(self, step: str) -> Manifest | None:
-        """Return what a step committed; None if it is not done.
+        """Return what a step committed, its files where the run lies now; None if it is not done.
 
         Raises:
             CheckpointError: its ``final.json`` is damaged.
         """
-        return read_final(self.store, self.key(step))
+        manifest = read_final(self.store, self.key(step))
+        return follow_move(manifest, self.store, self.name) if manifest else None
 
     def final_key(self, step: str) -> str:
         """Return the key of a step's ``final.json``."""
