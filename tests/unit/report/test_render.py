@@ -100,7 +100,7 @@ def test_what_decided_the_length_of_a_stage_and_that_it_was_let_pass(tmp_path: P
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["stages"]["0.llm"] |= {
         "until": {"textqa.dev.accuracy": {"min": 0.9}},
-        "max_steps": 900,
+        "max_steps": 1900,
         "steps": None,
         "extend": [30],
         "gates": {"textqa.test.accuracy": {"min": 0.999}},

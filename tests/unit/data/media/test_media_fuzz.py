@@ -16,7 +16,8 @@ from vita_train.data.media.apart import Decoder
 from vita_train.data.prepare.parallel import ParallelEncoder
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.prepare.tokenizer import train_tokenizer
-from vita_train.data.sources.reading import Reject
+from vita_train.data.sources.reading import Reject, Rules
+from vita_train.data.sources.source import RecordSource
 
 GIGABYTE = 1 << 30
 
@@ -73,9 +74,10 @@ def fuzz(at: Path, files: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> Co
     train_tokenizer(["what is it? a test.\n", "user\n", "assistant\n"] * 20, 400, at / "tokenizer")
     outcomes: Counter[str] = Counter()
     with ParallelEncoder(recipe(), at / "tokenizer") as encoder:
-        for row, result in zip(
-            rows, encoder.file("look", at / "rows.jsonl", {"pics": at, "audio": at}), strict=True
-        ):
+        source = RecordSource(
+            "look", "train", at / "rows.jsonl", {"pics": at, "audio": at}, Rules()
+        )
+        for row, result in zip(rows, encoder.split(source), strict=True):
             assert result.id == row["id"]
             if isinstance(result, Reject):
                 assert result.detail
