@@ -24,6 +24,7 @@ from vita_train.data.prepare.ledger import reject_line
 from vita_train.data.sources.reading import Reject
 from vita_train.errors import DataError, UserError
 from vita_train.recipe.load import load_recipe
+from vita_train.storage.whole_file import whole_file
 
 
 def run_check(
@@ -136,30 +137,29 @@ def _print(report: CheckReport, limit: int) -> None:
 @contextmanager
 def _writing(path: Path) -> Iterator[OnReject]:
     """A rejects file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with _opened(part) as stream:
+    with _opened(path) as stream:
 
         def write(dataset: str, split: str, reject: Reject) -> None:
             stream.write(reject_line(dataset, split, reject))
 
         yield write
-    part.replace(path)
 
 
-def _opened(path: Path) -> TextIO:
-    try:
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot be written: {error.strerror}",
-            code="VT-USE-135",
-            where=str(path),
-            remedy="give another path",
-        ) from error
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(whole_file(path))
+        except OSError as error:
+            raise UserError(
+                f"cannot be written: {error.strerror}",
+                code="VT-USE-135",
+                where=str(path),
+                remedy="give another path",
+            ) from error
+        yield stream
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with _opened(part) as stream:
+    with _opened(path) as stream:
         stream.write(text)
-    part.replace(path)

@@ -161,6 +161,7 @@ def import_config(
     from vita_train.data.sources.public_config import to_registry
     from vita_train.errors import UserError
     from vita_train.recipe.yaml_tree import dump_yaml
+    from vita_train.storage.whole_file import whole_file
 
     pairs = [word.partition("=") for word in kinds or []]
     if wrong := next((name for name, _, kind in pairs if not kind), None):
@@ -187,10 +188,8 @@ def import_config(
         typer.echo(f"group {name}: {', '.join(members)}")
     for note in (*imported.notes, *check_chat_paths(config)):
         typer.echo(f"note: {note}", err=True)
-    part = out.with_name(f"{out.name}.part")
-    value = imported.registry.model_dump(mode="json")
-    part.write_text(dump_yaml(value), encoding="utf-8")
-    os.replace(part, out)
+    with whole_file(out) as stream:
+        stream.write(dump_yaml(imported.registry.model_dump(mode="json")))
     typer.echo(f"wrote {out}\ntrain:  vita-train train --registry {out} --dataset_use NAME ...")
 
 

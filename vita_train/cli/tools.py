@@ -22,6 +22,7 @@ from vita_train.cli.data_convert import (
     print_conversion,
     run_concat,
 )
+from vita_train.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
     from vita_train.data.convert.media import ConvertSettings
@@ -61,9 +62,8 @@ def _write(path: Path | None, value: Any) -> None:
     if path is None:
         typer.echo(text)
         return
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as stream:
+        stream.write(text + "\n")
 
 
 def _check(source: RecordSource, *, media: bool) -> None:
@@ -102,15 +102,13 @@ def validate_dataset(
 def _lost(kind: Kind, source: RecordSource, output: Path, audio: AudioSpec | None = None) -> None:
     from vita_train.data.tools.lost import lost_files
 
-    part = output.with_name(f"{output.name}.part")
     total = lost = 0
-    with part.open("w", encoding="utf-8") as stream:
+    with whole_file(output) as stream:
         for found in lost_files(source, kind, audio):
             total += 1
             if found is not None:
                 lost += 1
                 stream.write(json.dumps(asdict(found), ensure_ascii=True) + "\n")
-    part.replace(output)
     typer.echo(f"{lost} of {total} records cannot be used; {output} lists them with the cause")
     _end(lost)
 

@@ -28,6 +28,7 @@ from vita_train.data.sources.splitting import TRAIN
 from vita_train.data.sources.stamps import normalise_transcript
 from vita_train.errors import DataError, UserError
 from vita_train.recipe.yaml_tree import dump_yaml
+from vita_train.storage.whole_file import whole_file
 
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".wma"}
 _TEXTS = (".txt", ".lab", ".normalized.txt")
@@ -219,9 +220,8 @@ def write_recordings(
     registry = Registry(datasets={name: Dataset(task="asr", splits=sources)})
     skipped = "".join(json.dumps(entry, ensure_ascii=True) + "\n" for entry in found.skipped)
     (out / "skipped.jsonl").write_text(skipped, encoding="utf-8")
-    part = registry_path.with_name(f"{registry_path.name}.part")
-    part.write_text(dump_yaml(registry.model_dump(mode="json")), encoding="utf-8")
-    part.replace(registry_path)
+    with whole_file(registry_path) as stream:
+        stream.write(dump_yaml(registry.model_dump(mode="json")))
     return registry
 
 

@@ -7,12 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vita_train import __version__
 from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
+from vita_train.page import page_environment
 from vita_train.recipe.modules import MODULES
 from vita_train.report import words
 from vita_train.report.collect import (
@@ -66,13 +66,7 @@ def build_report(*stores: Store) -> str:
         )
     reader = RunReader(stores)
     run = read_run(reader)
-    environment = Environment(
-        loader=PackageLoader("vita_train.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("vita_train.report")
     environment.filters.update(count=words.count, duration=words.duration, size=words.size)
     folder = files("vita_train.report") / "templates"
     return environment.get_template("report.html.j2").render(

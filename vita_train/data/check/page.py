@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vita_train.data.check.examine import media_of, plain_settings
 from vita_train.data.check.run import FINDINGS, CheckReport, Shown
 from vita_train.data.media import MediaError
@@ -21,7 +19,9 @@ from vita_train.data.media.apart import Decoder
 from vita_train.data.sources.reading import Row
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import VitaError
+from vita_train.page import page_environment
 from vita_train.printable import printable, printable_lines
+from vita_train.storage.whole_file import whole_file
 
 #: Characters of a turn that are shown.
 _MOST = 1200
@@ -30,13 +30,7 @@ _TYPES = {"image": "image/jpeg", "video": "image/jpeg", "audio": "audio/wav"}
 
 def render_page(report: CheckReport, sources: Sequence[RecordSource], title: str) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("vita_train.data.check"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("vita_train.data.check")
     by_name = {(source.dataset, source.split): source for source in sources}
     with Decoder(plain_settings(preview=True)) as decoder:
 
@@ -96,6 +90,5 @@ def write_page(
     path: Path, report: CheckReport, sources: Sequence[RecordSource], title: str
 ) -> None:
     """Write the page, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(render_page(report, sources, title), encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as stream:
+        stream.write(render_page(report, sources, title))

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vita_train.data.count.gather import SplitCounts
 from vita_train.data.count.shares import StageShares
+from vita_train.page import page_environment
+from vita_train.storage.whole_file import whole_file
 
 
 def write_page(
     path: Path, splits: Sequence[SplitCounts], shares: Sequence[StageShares], title: str
 ) -> None:
     """Write the page, whole or not at all."""
-    environment = Environment(
-        loader=PackageLoader("vita_train.data.count"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    text = (
+        page_environment("vita_train.data.count")
+        .get_template("count.html.j2")
+        .render(title=title, splits=splits, shares=shares)
     )
-    text = environment.get_template("count.html.j2").render(
-        title=title, splits=splits, shares=shares
-    )
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    part.replace(path)
+    with whole_file(path, errors="backslashreplace") as stream:
+        stream.write(text)

@@ -15,6 +15,7 @@ from vita_train.data.sources.reading import Reject, RowError, read_values
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import DataError
 from vita_train.recipe.data import AudioSpec
+from vita_train.storage.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,13 @@ def remove_rows(path: Path, rows: Collection[int], out: Path) -> tuple[int, int]
             remedy="give another file to write",
         )
     kept = dropped = 0
-    part = out.with_name(f"{out.name}.part")
-    with part.open("w", encoding="utf-8") as stream:
+    with whole_file(out) as stream:
         stream.write("[")
         for row, value in enumerate(read_values(path)):
             if row in rows:
                 dropped += 1
                 continue
             if isinstance(value, RowError):
-                part.unlink()
                 raise DataError(
                     f"row {row} is not JSON and not among the lost: {value.detail}",
                     code="VT-DATA-052",
@@ -88,7 +87,6 @@ def remove_rows(path: Path, rows: Collection[int], out: Path) -> tuple[int, int]
             stream.write((",\n" if kept else "\n") + json.dumps(value, ensure_ascii=True))
             kept += 1
         stream.write("\n]\n")
-    part.replace(out)
     return kept, dropped
 
 
