@@ -260,6 +260,7 @@ def _train(
                 checkpoints,
                 watchdog,
                 workers=recipe.launch.workers,
+                most_unreadable=recipe.launch.most_unreadable,
                 snapshot=snapshot,
                 measure=measure,
             ).run(counters)
@@ -413,6 +414,7 @@ def _lineage(
         "memory_gib": round(peak_memory(world.device), 3),
         "loss": counters.loss if math.isfinite(counters.loss) else None,
         "skipped": counters.skipped,
+        "unreadable": counters.unreadable,
         "adapters": {name: adapter.base for name, adapter in adapters.items()},
         "engine": stage_run.spec.engine.model_dump(mode="json"),
         "world": world.size,

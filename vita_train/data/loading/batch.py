@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -47,6 +47,21 @@ class MicroBatch:
 
     def _replace(self, **values: Any) -> Self:
         return replace(self, **values)  # type: ignore[type-var]
+
+
+class Collate(Protocol):
+    """Makes micro-batches in the loader's workers. It holds settings and no weights: each worker
+    has a copy of its own."""
+
+    def __call__(self, samples: Sequence[Any], *, seed: int) -> MicroBatch:
+        """Return one micro-batch on the CPU.
+
+        Args:
+            samples: this rank's share of a global batch: one entry per row, as the order yields
+                them.
+            seed: differs from step to step; randomness must come from it and the sample's id alone.
+        """
+        ...
 
 
 def _moves(value: Any) -> bool:
