@@ -234,8 +234,8 @@ class Loop:
         """
         for rank_samples in gather_json(mine):
             for name, reason in rank_samples:
-                if name not in counters.unreadable:
-                    warn(f"passed over: {reason}", everywhere=self.world.rank == 0)
+                if name not in counters.unreadable and self.world.rank == 0:
+                    warn(f"passed over: {reason}")
                 counters.unreadable[name] = reason
         if len(counters.unreadable) > self.most_unreadable:
             raise DataError(
