@@ -34,6 +34,7 @@ from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
+from vita_train.storage.disk_errors import machine_faults
 from vita_train.storage.factory import open_file
 from vita_train.storage.local import LocalStore
 from vita_train.storage.store_probe import try_store
@@ -86,7 +87,7 @@ def check_all(
         ),
         ("ports", _ports),
     ]
-    return [check(name, work) for name, work in checks]
+    return [check(name, machine_faults()(work)) for name, work in checks]
 
 
 def check_before_submission(recipe: Recipe, selection: Selection, *, gpu: str = "") -> list[Check]:
@@ -105,7 +106,7 @@ def check_before_submission(recipe: Recipe, selection: Selection, *, gpu: str = 
         ("model", lambda: _described(recipe, _count(recipe)["modules"])),
         *([("memory of GPUs", lambda: check_memory(recipe, gpu))] if gpu else []),
     ]
-    return [check(name, work) for name, work in checks]
+    return [check(name, machine_faults()(work)) for name, work in checks]
 
 
 def _recipe(recipe: Recipe, selection: Selection) -> Found:
@@ -281,10 +282,15 @@ def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, i
 
 def _described(recipe: Recipe, parameters: Mapping[str, int]) -> str:
     counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
+    tile = recipe.model.tile_tokens
+    merged = (
+        f", {tile.merged} where its tokens are merged ({tile.merged / tile.whole:.3f})"
+        if tile.are_merged
+        else ""
+    )
     return (
         f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of "
-        f"{recipe.model.vision.tile_size} "
-        f"pixels takes {recipe.model.tokens_per_tile} positions"
+        f"{recipe.model.vision.tile_size} pixels takes {tile.whole} positions{merged}"
     )
 
 
