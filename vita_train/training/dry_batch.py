@@ -52,8 +52,9 @@ def small_model(spec: ModelSpec) -> ModelSpec:
 
     Where the width cannot change (a projector without weights), it stays.
     """
-    plain = spec.model_dump()
-    shallow = _shallow(plain)
+    shallow = _shallow(spec.model_dump())
+    if spec.vision.merge is not None:  # what a block merges depends on how many there are
+        shallow["vision"]["num_layers"] = spec.vision.num_layers
     if spec.projector.declared.weightless:
         return ModelSpec.model_validate(shallow)
     ratio = max(1, spec.llm.hidden_size // spec.speech_decoder.width)
@@ -108,6 +109,7 @@ def dry_batches(recipe: Recipe, corpus: Corpus) -> dict[str, dict[str, float]]:
 
 def _dry_stage(recipe: Recipe, stage: str, corpus: Corpus) -> dict[str, float]:
     spec = recipe.stages[stage].model_copy(update={"quantize": None})  # 4 bits need a GPU
+    corpus = corpus.for_stage(spec)
     where = f"stages.{stage}"
     kind = objective_class(spec.objective)
     names = kind.modules_used(spec, corpus)

@@ -83,7 +83,7 @@ class StageRun:
         self.prefix = run.key(self.stage)
         self.directory = run.dir / self.stage
         self.logs = logs or run.logs_dir(self.stage)
-        self.corpus = Corpus.open(run.present_corpus())
+        self.corpus = Corpus.open(run.present_corpus()).for_stage(self.spec)
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property

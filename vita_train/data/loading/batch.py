@@ -99,7 +99,8 @@ class Batch(MicroBatch):
     sample_ids: list[str]
     modalities: frozenset[str] = frozenset()
     tile_tokens: Tensor | None = None
-    """(N,) long: tokens each tile is pooled to; None where none is."""
+    """(N,) long: tokens each tile is pooled or merged to; None where none is. Empty where tiles are
+    merged and the batch has none."""
     states: Tensor | None = None
     """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no
     clip has one."""

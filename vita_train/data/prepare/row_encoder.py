@@ -36,6 +36,8 @@ class Limits:
     tiles: int
     frames: int
     stage: str
+    whole: bool = False
+    """Tiles count as if no tokens were merged, since a stage merges none."""
 
 
 @dataclass
@@ -97,6 +99,7 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
         choose(s.batch.max_tiles for s in chosen),
         choose(s.batch.max_audio_frames for s in chosen),
         "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch",
+        whole=not all(s.merge_visual_tokens for s in chosen),
     )
 
 
@@ -149,7 +152,7 @@ class RowEncoder:
 
     def _example(self, row: Row) -> Example | Reject:
         data, model = self.recipe.data, self.recipe.model
-        per_tile = model.tokens_per_tile
+        tile = model.tile_tokens
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)
         videos = [self._measure("video", ref, span) for ref in row.videos]
@@ -159,8 +162,8 @@ class RowEncoder:
         tiles = [image.tiles for image in images]
         frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
-            images=tuple(sum(image_tokens(count, per_tile)) for count in tiles),
-            videos=tuple(sum(video_tokens(video.tiles, per_tile, data.video)) for video in videos),
+            images=tuple(sum(image_tokens(count, tile)) for count in tiles),
+            videos=tuple(sum(video_tokens(video.tiles, tile, data.video)) for video in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
         encoded = encode(
@@ -224,8 +227,10 @@ class RowEncoder:
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
+        tile = self.recipe.model.tile_tokens
+        saved = tile.saved(example.tiles, len(example.videos)) if limits.whole else 0
         for name, taken, most in (
-            ("positions", example.tokens, limits.tokens),
+            ("positions", example.tokens + saved, limits.tokens),
             ("tiles", example.tiles, limits.tiles),
             ("audio frames", example.frames, limits.frames),
         ):

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from vita_train.errors import DataError
 from vita_train.models.vision.pooling import pool_tiles
 from vita_train.recipe.data import VideoSpec
-from vita_train.recipe.visual import video_tokens
+from vita_train.recipe.visual import TileTokens, video_tokens
 
 
 @pytest.mark.parametrize("grid", [16, 4, 27])
 def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> None:
-    counts = video_tokens(9, grid**2, VideoSpec(slowfast=True))
+    counts = video_tokens(9, TileTokens(grid**2, grid**2), VideoSpec(slowfast=True))
     counts.insert(3, grid**2)  # an image's tile among them keeps all
     features = torch.randn(10, grid**2, 6, requires_grad=True)
     expected = []
