@@ -28,6 +28,8 @@ _LOST = (
     "connection was likely closed",
     "application timeout caused pair closure",
 )
+#: Longest time that ranks wait for one that computes by itself.
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,15 @@ def gather_json(value: Any) -> list[Any]:
     """Return the values of all ranks (anything JSON can say), in their order, on every rank."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     return [broadcast_json(value, rank) for rank in range(ranks)]
+
+
+def gather_when_done(value: Any) -> list[Any]:
+    """Return the values of all ranks as `gather_json` does, however long some of them take."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        patient = dist.new_group(backend="gloo", timeout=_DAY)
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)
+    return gather_json(value)
 
 
 def broadcast_json(value: Any, source: int = 0) -> Any:
