@@ -196,7 +196,7 @@ def test_what_the_server_says_is_told(
 
 
 def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pipeline 'vita-train-ladder'"):
+    with raises_code(UserError, "VT-USE-064", "vita-train-ladder"):
         PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
     with raises_code(UserError, "VT-USE-065"):

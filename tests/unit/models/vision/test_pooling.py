@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import DataError
 from vita_train.models.vision.pooling import pool_tiles
 from vita_train.recipe.data import VideoSpec
@@ -32,5 +33,5 @@ def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> Non
 
 
 def test_tiles_and_counts_must_agree() -> None:
-    with pytest.raises(DataError, match="2 tiles are to be pooled but there are 3"):
+    with raises_code(DataError, "VT-DATA-035"):
         pool_tiles(torch.zeros(3, 16, 2), torch.tensor([9, 4]))
