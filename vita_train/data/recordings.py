@@ -12,16 +12,18 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vita_train.data.discover import walk
+from vita_train.data.segments import Segment, cut_segments
 from vita_train.data.sources.files import write_records
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.splitting import TRAIN
@@ -39,6 +41,8 @@ _COLUMNS = {
     "audio": ("audio", "path", "file", "wav", "audio_path", "audio_filepath", "filename"),
     "text": ("text", "transcript", "sentence", "transcription", "normalized_text"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id"),
+    "start": ("start", "begin", "start_time", "begin_time", "offset"),
+    "end": ("end", "stop", "end_time"),
 }
 PROMPT = "<audio>\nTranscribe the speech."
 
@@ -55,6 +59,36 @@ class Recordings:
     def skip(self, file: str, reason: str) -> None:
         """Note what is not used."""
         self.skipped.append({"file": file, "reason": reason})
+
+    def add(
+        self, name: str, audio: str, spoken: str, speaker: str, settings: RecordingSettings
+    ) -> None:
+        """Add the record of a recording; one whose transcript is empty is skipped."""
+        text = " ".join(unicodedata.normalize("NFC", spoken).split())
+        text = normalise_transcript(text) if settings.normalise else text
+        if not text:
+            self.skip(name, "empty transcript")
+            return
+        turns = [{"from": "human", "value": settings.prompt}, {"from": "gpt", "value": text}]
+        self.records.append({"id": name, "audio": audio, "conversations": turns})
+        self.speakers.append(speaker)
+
+    def require(self, folder: Path) -> None:
+        """Refuse a folder of which nothing can be used.
+
+        Raises:
+            UserError: with the reasons.
+        """
+        if self.records:
+            return
+        reasons = Counter(entry["reason"] for entry in self.skipped)
+        raise UserError(
+            "holds no recording with a transcript: "
+            + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no audio"),
+            code="VT-USE-164",
+            where=str(folder),
+            remedy="put a text of the same stem beside each recording, or give --table",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,27 +152,10 @@ def read_recordings(
             if name not in said:
                 found.skip(name, "no transcript")
             continue
-        text = " ".join(unicodedata.normalize("NFC", texts[name]).split())
-        text = normalise_transcript(text) if settings.normalise else text
-        if not text:
-            found.skip(name, "empty transcript")
-            continue
         match = pattern.search(name)
-        found.speakers.append(speakers.get(name) or (match.group(1) or "" if match else ""))
-        turns = [
-            {"from": "human", "value": settings.prompt},
-            {"from": "gpt", "value": text},
-        ]
-        found.records.append({"id": name, "audio": name, "conversations": turns})
-    if not found.records:
-        reasons = Counter(entry["reason"] for entry in found.skipped)
-        raise UserError(
-            "holds no recording with a transcript: "
-            + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no audio"),
-            code="VT-USE-164",
-            where=str(folder),
-            remedy="put a text of the same stem beside each recording, or give --table",
-        )
+        speaker = speakers.get(name) or (match.group(1) or "" if match else "")
+        found.add(name, name, texts[name], speaker, settings)
+    found.require(folder)
     return found
 
 
@@ -265,6 +282,28 @@ def _text(path: Path) -> str | None:
 def _from_table(
     table: Path, folder: Path, names: set[str], found: Recordings
 ) -> tuple[dict[str, str], dict[str, str]]:
+    texts: dict[str, str] = {}
+    speakers: dict[str, str] = {}
+    for where, row in read_table(table):
+        name = _listed(row["audio"], folder)
+        if name not in names:
+            found.skip(where, "names no recording of the folder")
+        elif name in texts:
+            found.skip(where, "names a recording again")
+        else:
+            texts[name] = row["text"]
+            if "speaker" in row:
+                speakers[name] = row["speaker"].strip()
+    return texts, speakers
+
+
+def read_table(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the place of each row of a CSV or TSV, and its values by what they are: audio, text,
+    and speaker, start and end where there are such columns.
+
+    Raises:
+        UserError: it is no table, or has no column for audio or text.
+    """
     try:
         content = table.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -281,31 +320,22 @@ def _from_table(
         reader = csv.DictReader(stream)
     columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
     chosen = {
-        what: next((columns[name] for name in known if name in columns), None)
+        what: column
         for what, known in _COLUMNS.items()
+        if (column := next((columns[name] for name in known if name in columns), None))
     }
     for what in ("audio", "text"):
-        if chosen[what] is None:
+        if what not in chosen:
             raise UserError(
                 f"has no column for {what}; its columns are {', '.join(columns) or 'none'}",
                 code="VT-USE-167",
                 where=str(table),
                 remedy=f"call it one of {', '.join(_COLUMNS[what])}",
             )
-    texts: dict[str, str] = {}
-    speakers: dict[str, str] = {}
     try:
         for row in reader:
-            name = _listed(str(row.get(chosen["audio"] or "") or ""), folder)
-            where = f"{table.name}:{reader.line_num}"
-            if name not in names:
-                found.skip(where, "names no recording of the folder")
-            elif name in texts:
-                found.skip(where, "names a recording again")
-            else:
-                texts[name] = str(row.get(chosen["text"] or "") or "")
-                if chosen["speaker"]:
-                    speakers[name] = str(row.get(chosen["speaker"]) or "").strip()
+            values = {what: str(row.get(column) or "") for what, column in chosen.items()}
+            yield f"{table.name}:{reader.line_num}", values
     except csv.Error as error:
         raise UserError(
             f"is no table: {error}",
@@ -313,7 +343,61 @@ def _from_table(
             where=f"{table}:{reader.line_num}",
             remedy="correct the line",
         ) from error
-    return texts, speakers
+
+
+def read_segments(
+    folder: Path, settings: RecordingSettings, table: Path, out: Path
+) -> Recordings | None:
+    """Cut the pieces out of long recordings that a table with columns for start and end names, and
+    return their records; None where it has no such columns.
+
+    Args:
+        folder: holds the recordings.
+        settings: how records are made; the pattern of speakers is held against the recording.
+        table: audio, text, start and end in seconds, and perhaps speaker.
+        out: folder for the pieces.
+
+    Raises:
+        UserError: as of `read_recordings`, or ``out`` holds something.
+    """
+    rows = list(read_table(table))
+    if not rows or not {"start", "end"} <= rows[0][1].keys():
+        return None
+    if out.exists() and any(out.iterdir()):
+        raise UserError(
+            "is not empty", code="VT-USE-233", where=str(out), remedy="give another --out"
+        )
+    found, pattern = Recordings(), re.compile(settings.speaker)
+    spoken: list[tuple[Segment, str, dict[str, str]]] = []
+    for where, row in rows:
+        name = _listed(row["audio"], folder)
+        start, end = _seconds(row["start"]), _seconds(row["end"])
+        if name.startswith("../") or not os.path.isfile(folder / name):
+            found.skip(where, "names no recording of the folder")
+        elif start is None or end is None or end <= start:
+            found.skip(where, "start and end are no seconds in this order")
+        else:
+            spoken.append((Segment(folder / name, start, end), name, row))
+    spoken.sort(key=lambda one: (one[1], one[0].start, one[0].end))
+    cuts = cut_segments([segment for segment, *_ in spoken], out)
+    for (segment, name, row), cut in zip(spoken, cuts, strict=True):
+        place = f"{name}#{segment.start:g}-{segment.end:g}"
+        match = pattern.search(name)
+        speaker = row.get("speaker", "").strip() or (match.group(1) or "" if match else "")
+        if cut.name:
+            found.add(place, cut.name, row["text"], speaker, settings)
+        else:
+            found.skip(place, cut.reason)
+    found.require(folder)
+    return found
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _listed(name: str, folder: Path) -> str:

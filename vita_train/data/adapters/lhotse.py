@@ -15,25 +15,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vita_train.data.adapters.base import Input, Rejected, missing, write_rows
 from vita_train.data.adapters.speech import recording
-from vita_train.data.media import MediaError
-from vita_train.data.media.apart import Decoder
-from vita_train.data.media.encode import AudioOutput, Output
-from vita_train.data.media.measure import MeasureSettings, MediaFile
+from vita_train.data.segments import Segment, cut_segments
 from vita_train.data.sources.registry import Dataset, SplitSource
 from vita_train.errors import DataError
-from vita_train.recipe.audio import SubsamplingAdapterSpec
-from vita_train.recipe.data import AudioSpec, DataSpec
 
 #: Seconds by which a supervision may fall short of its recording and still cover it.
 _NEAR = 0.05
-#: Longest recording that is decoded to be cut.
-_LONGEST = 4 * 3600.0
 _SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "test": "test"}
 
 
@@ -47,19 +39,15 @@ def adapt(given: Input) -> Dataset:
     pairs = dict(_manifests(root))
     if "train" not in pairs:
         raise missing(root / "*supervisions*train*.jsonl.gz")
-    data = DataSpec(audio=AudioSpec(max_seconds=_LONGEST))
-    output = Output(audio=AudioOutput(16000, "flac"))
-    settings = MeasureSettings(data, 448, SubsamplingAdapterSpec(), output=output)
     splits = {}
-    with Decoder(settings) as decoder:
-        for split, (supervisions, recordings) in sorted(pairs.items()):
-            utterances = list(_utterances(supervisions, recordings, root))
-            whole = all(isinstance(one, Rejected) or one.is_whole for one in utterances)
-            audio = root if whole else given.out / "segments" / split
-            rows = _in_place(utterances, root) if whole else _cut(utterances, audio, decoder)
-            records = given.out / f"{split}.jsonl"
-            write_rows(records, rows)
-            splits[split] = SplitSource(records=records.name, roots={"audio": str(audio)})
+    for split, (supervisions, recordings) in sorted(pairs.items()):
+        utterances = list(_utterances(supervisions, recordings, root))
+        whole = all(isinstance(one, Rejected) or one.is_whole for one in utterances)
+        audio = root if whole else given.out / "segments" / split
+        rows = _in_place(utterances, root) if whole else _cut(utterances, audio)
+        records = given.out / f"{split}.jsonl"
+        write_rows(records, rows)
+        splits[split] = SplitSource(records=records.name, roots={"audio": str(audio)})
     return Dataset(task=str(given.entry.task), splits=splits)
 
 
@@ -117,28 +105,13 @@ def _in_place(
 
 
 def _cut(
-    utterances: Sequence[_Utterance | Rejected], out: Path, decoder: Decoder
+    utterances: Sequence[_Utterance | Rejected], out: Path
 ) -> Iterator[dict[str, Any] | Rejected]:
-    out.mkdir(parents=True, exist_ok=True)
     yield from (one for one in utterances if isinstance(one, Rejected))
     spoken = [one for one in utterances if isinstance(one, _Utterance)]
-    written = 0
-    for path, group in groupby(spoken, key=lambda one: one.path):  # each is decoded once
-        parts = list(group)
-        try:
-            cuts = tuple((one.start, one.end) for one in parts)
-            pieces = decoder.measure(MediaFile("audio", path, cuts=cuts)).pieces
-        except MediaError as error:
-            yield from (Rejected(one.id, error.reason) for one in parts)
-            continue
-        for one, piece in zip(parts, pieces, strict=True):
-            if not piece:
-                yield Rejected(one.id, "outside its recording")
-                continue
-            name = f"{written:08d}.flac"  # ids may hold anything
-            (out / name).write_bytes(piece)
-            yield recording(one.id, one.text, name)
-            written += 1
+    cuts = cut_segments([Segment(one.path, one.start, one.end) for one in spoken], out)
+    for one, cut in zip(spoken, cuts, strict=True):
+        yield recording(one.id, one.text, cut.name) if cut.name else Rejected(one.id, cut.reason)
 
 
 def _number(value: Any) -> float:
