@@ -119,12 +119,8 @@ def records(
     ] = "<audio>\nTranscribe the speech.",
 ) -> None:
     """Make records and a registry of recordings with transcripts; splits share no speaker."""
-    from vita_train.data.recordings import (
-        RecordingSettings,
-        read_recordings,
-        read_segments,
-        write_recordings,
-    )
+    from vita_train.data.recording_segments import read_segments
+    from vita_train.data.recordings import RecordingSettings, read_recordings, write_recordings
 
     settings, pieces = RecordingSettings(prompt, normalise, speaker), out / "segments"
     found = read_segments(folder, settings, table, pieces) if table else None

@@ -53,7 +53,7 @@ def speak(
     settings = SpeakSettings(tuple(voices.split(",")), factors, max_error=max_error, seed=seed)
     listens = None
     if judge:
-        from vita_train.inference.recogniser import open_recogniser
+        from vita_train.evaluation.recogniser import open_recogniser
 
         listens = open_recogniser(judge)
     (source,) = open_target(target, roots=root or [], adapter=adapter or None)

@@ -8,22 +8,19 @@ changed unless it is asked for.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import math
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vita_train.data.discover import walk
-from vita_train.data.segments import Segment, cut_segments
+from vita_train.data.recording_table import listed, read_table
 from vita_train.data.sources.files import write_records
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.splitting import TRAIN
@@ -36,14 +33,6 @@ AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".wm
 _TEXTS = (".txt", ".lab", ".normalized.txt")
 _TRANS = ".trans.txt"
 _LONGEST = 100_000
-#: Names of columns, as tables of public corpora have them.
-_COLUMNS = {
-    "audio": ("audio", "path", "file", "wav", "audio_path", "audio_filepath", "filename"),
-    "text": ("text", "transcript", "sentence", "transcription", "normalized_text"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id"),
-    "start": ("start", "begin", "start_time", "begin_time", "offset"),
-    "end": ("end", "stop", "end_time"),
-}
 PROMPT = "<audio>\nTranscribe the speech."
 
 
@@ -285,7 +274,7 @@ def _from_table(
     texts: dict[str, str] = {}
     speakers: dict[str, str] = {}
     for where, row in read_table(table):
-        name = _listed(row["audio"], folder)
+        name = listed(row["audio"], folder)
         if name not in names:
             found.skip(where, "names no recording of the folder")
         elif name in texts:
@@ -295,114 +284,3 @@ def _from_table(
             if "speaker" in row:
                 speakers[name] = row["speaker"].strip()
     return texts, speakers
-
-
-def read_table(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the place of each row of a CSV or TSV, and its values by what they are: audio, text,
-    and speaker, start and end where there are such columns.
-
-    Raises:
-        UserError: it is no table, or has no column for audio or text.
-    """
-    try:
-        content = table.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot be read: {error}",
-            code="VT-USE-166",
-            where=str(table),
-            remedy="give a CSV or TSV in UTF-8",
-        ) from error
-    stream = io.StringIO(content, newline="")
-    if "\t" in content.split("\n", 1)[0]:  # public TSV files are written without quoting
-        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(stream)
-    columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
-    chosen = {
-        what: column
-        for what, known in _COLUMNS.items()
-        if (column := next((columns[name] for name in known if name in columns), None))
-    }
-    for what in ("audio", "text"):
-        if what not in chosen:
-            raise UserError(
-                f"has no column for {what}; its columns are {', '.join(columns) or 'none'}",
-                code="VT-USE-167",
-                where=str(table),
-                remedy=f"call it one of {', '.join(_COLUMNS[what])}",
-            )
-    try:
-        for row in reader:
-            values = {what: str(row.get(column) or "") for what, column in chosen.items()}
-            yield f"{table.name}:{reader.line_num}", values
-    except csv.Error as error:
-        raise UserError(
-            f"is no table: {error}",
-            code="VT-USE-168",
-            where=f"{table}:{reader.line_num}",
-            remedy="correct the line",
-        ) from error
-
-
-def read_segments(
-    folder: Path, settings: RecordingSettings, table: Path, out: Path
-) -> Recordings | None:
-    """Cut the pieces out of long recordings that a table with columns for start and end names, and
-    return their records; None where it has no such columns.
-
-    Args:
-        folder: holds the recordings.
-        settings: how records are made; the pattern of speakers is held against the recording.
-        table: audio, text, start and end in seconds, and perhaps speaker.
-        out: folder for the pieces.
-
-    Raises:
-        UserError: as of `read_recordings`, or ``out`` holds something.
-    """
-    rows = list(read_table(table))
-    if not rows or not {"start", "end"} <= rows[0][1].keys():
-        return None
-    if out.exists() and any(out.iterdir()):
-        raise UserError(
-            "is not empty", code="VT-USE-233", where=str(out), remedy="give another --out"
-        )
-    found, pattern = Recordings(), re.compile(settings.speaker)
-    spoken: list[tuple[Segment, str, dict[str, str]]] = []
-    for where, row in rows:
-        name = _listed(row["audio"], folder)
-        start, end = _seconds(row["start"]), _seconds(row["end"])
-        if name.startswith("../") or not os.path.isfile(folder / name):
-            found.skip(where, "names no recording of the folder")
-        elif start is None or end is None or end <= start:
-            found.skip(where, "start and end are no seconds in this order")
-        else:
-            spoken.append((Segment(folder / name, start, end), name, row))
-    spoken.sort(key=lambda one: (one[1], one[0].start, one[0].end))
-    cuts = cut_segments([segment for segment, *_ in spoken], out)
-    for (segment, name, row), cut in zip(spoken, cuts, strict=True):
-        place = f"{name}#{segment.start:g}-{segment.end:g}"
-        match = pattern.search(name)
-        speaker = row.get("speaker", "").strip() or (match.group(1) or "" if match else "")
-        if cut.name:
-            found.add(place, cut.name, row["text"], speaker, settings)
-        else:
-            found.skip(place, cut.reason)
-    found.require(folder)
-    return found
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def _listed(name: str, folder: Path) -> str:
-    """A path of a table below the folder; tables also name files by absolute paths."""
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    if path.is_absolute() and path.is_relative_to(folder.resolve().as_posix()):
-        path = path.relative_to(folder.resolve().as_posix())
-    return path.as_posix()
