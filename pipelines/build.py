@@ -232,7 +232,7 @@ def _nested(
         }
         tasks: dict[str, dsl.PipelineTask] = {}
         last = max(position(resolved.stages, stage) for stage in block)
-        with dsl.If(todo <= last, name="to do"):
+        with dsl.If(todo <= last, name=f"{block[0]} to {block[-1]}"):
             for stage in block:
                 task = named(trainer_of(stage)(stage=stage, **common), resolved, stage)
                 known = [tasks[other] for other in after[stage] if other in tasks]

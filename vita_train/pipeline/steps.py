@@ -245,6 +245,16 @@ def publish_page(run: Run, manifest: Manifest | None, page: Any) -> None:
     Path(page.path).write_bytes(text)
 
 
+def publish_samples(run: Run, manifest: Manifest | None, page: Any) -> None:
+    """Hand the samples of an evaluation to KFP as an HTML artifact."""
+    text = "<p>The evaluation was not asked for.</p>"
+    if manifest is not None:
+        from vita_train.report.samples import build_sheet
+
+        text = build_sheet(run.own_store())
+    Path(page.path).write_text(text, encoding="utf-8")
+
+
 def _once(
     run: Run, step: str, selection: Selection, work: Callable[[str], Manifest]
 ) -> Manifest | None:

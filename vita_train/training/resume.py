@@ -197,7 +197,13 @@ class Checkpoints:
         return attempt
 
     def save(
-        self, engine: Engine, step: int, counters: dict[str, Any], *, extended: Sequence[int] = ()
+        self,
+        engine: Engine,
+        step: int,
+        counters: dict[str, Any],
+        *,
+        extended: Sequence[int] = (),
+        best: float | None = None,
     ) -> None:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
 
@@ -206,6 +212,7 @@ class Checkpoints:
             step: steps done.
             counters: what `restore` gives back.
             extended: the extensions that these steps reach into.
+            best: step of the checkpoint with the best measure so far, which is kept.
 
         Raises:
             UserError: there is no space for it on this machine.
@@ -229,7 +236,10 @@ class Checkpoints:
             if path.is_file()
         }
         self._committer.submit(
-            step, files, meta={"digest": self._digest, "step": step, "extended": list(extended)}
+            step,
+            files,
+            meta={"digest": self._digest, "step": step, "extended": list(extended)},
+            best=best,
         )
 
     def committed_at(self) -> float | None:

@@ -144,6 +144,18 @@ def test_older_checkpoints_stay_until_the_new_one_can_be_read_back(tmp_path: Pat
     assert checkpoints_in(store).restore(ENGINE) == {"step": 3}
 
 
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    checkpoints = checkpoints_in(store, keep_last=1)
+    checkpoints.begin()
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(ENGINE, step, {"step": step}, best=best)
+    checkpoints.wait()
+    kept = {key.split("/")[-2] for key in store.list("run/1.1/attempt-") if key.endswith(".pt")}
+    assert kept == {"step-00000002", "step-00000004"}
+    assert checkpoints_in(store).restore(ENGINE) == {"step": 4}
+
+
 @pytest.mark.parametrize(("grace", "warnings"), [("0.001", 1), ("3600", 0), ("", 0)])
 def test_a_grace_too_short_for_a_save_is_told_once(
     grace: str,
