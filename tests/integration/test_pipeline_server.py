@@ -197,7 +197,7 @@ def test_what_the_server_says_is_told(
 
 def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
     with raises_code(UserError, "VT-USE-064", "vita-train-ladder"):
-        PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
+        PipelineServer(kfp.endpoint).start("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
     with raises_code(UserError, "VT-USE-065"):
         PipelineServer(kfp.endpoint).upload(tmp_path / "no.yaml")

@@ -1,4 +1,4 @@
-"""What the nodes of a pipeline's graph are called: the page cuts a name after twenty letters or so."""
+"""What the nodes of a pipeline are called: the page cuts a name after twenty letters or so."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ def _verdict(run: RunView) -> Verdict:
         stage = failed[0]
         return Verdict(
             "bad",
-            f"Stage {stage.name}, {stage.title}, {stage.state}. {len(done)} of {len(run.stages)} stages are done{spent}.",
+            f"Stage {stage.name}, {stage.title}, {stage.state}. "
+            f"{len(done)} of {len(run.stages)} stages are done{spent}.",
         )
     if run.failed_steps:
         step = next(iter(run.failed_steps))
