@@ -29,7 +29,7 @@ from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.workflow import WORKFLOWS, Workflow
 from vita_train.launch.stage import finish
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.platform import Platform, TimeSpec
+from vita_train.recipe.platform import Platform, QueueSpec, TimeSpec
 from vita_train.recipe.pod import PodSettings
 from vita_train.runs.run import Run
 
@@ -229,6 +229,50 @@ def test_a_killed_pod_starts_the_whole_job_again(
     killer.join()
     assert any("starting it again" in line for line in lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
+
+
+def test_a_queue_that_takes_a_job_off_and_admits_it_again_costs_no_restart(
+    cluster: Cluster, namespace: str, node: Kubelet, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """Kueue admits a job by setting ``suspend`` to false and preempts it by setting it to true;
+    here the test does."""
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
+        "first = not list(here.iterdir()); (here / str(os.getpid())).touch()\n"
+        "time.sleep(600 if first else 0)"
+    )
+    job = small_job(namespace, code, nodes=1)
+    queued = job.platform.model_copy(update={"queue": QueueSpec(name="team")})
+    job, lines = replace(job, platform=queued), list[str]()
+
+    def suspend(wanted: bool) -> None:
+        client.CustomObjectsApi(control_plane.api).patch_namespaced_custom_object(
+            JOBS.resource.group,
+            JOBS.resource.version,
+            namespace,
+            JOBS.resource.plural,
+            job.name,
+            {"spec": {"runPolicy": {"suspend": wanted}}},
+        )
+
+    launcher = Launcher(cluster, JOBS, job, None, restarts=0, out=lines.append)
+    running = threading.Thread(target=launcher.run)
+    running.start()
+    until(lambda: jobs_of(control_plane, namespace))
+    assert jobs_of(control_plane, namespace)[0]["spec"]["runPolicy"]["suspend"] is True
+    time.sleep(1)
+    assert not _pods(control_plane, namespace), "nobody has admitted it"
+    suspend(False)
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    suspend(True)
+    until(lambda: not _pods(control_plane, namespace))
+    assert running.is_alive()
+    suspend(False)
+    running.join(timeout=60)
+    assert not running.is_alive()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sum(line.endswith("suspended") for line in lines) == 2, lines
+    launcher.delete(wait=True)
 
 
 def _code(job: TrainingJob, *, workflow: str = "", name: str = "") -> str:

@@ -131,7 +131,9 @@ class Checkpoints:
             return None
         first = world.rank - world.local_rank
         ranks = {0, *range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", "1")))}
-        names = {name for part in commit.manifest.ranks if part.rank in ranks for name in part.files}
+        names = {
+            name for part in commit.manifest.ranks if part.rank in ranks for name in part.files
+        }
         return names.__contains__
 
     def _pass_over(self, key: str, why: str) -> None:
