@@ -131,10 +131,8 @@ class Checkpoints:
             return None
         first = world.rank - world.local_rank
         ranks = {0, *range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", "1")))}
-        names = {
-            name for part in commit.manifest.ranks if part.rank in ranks for name in part.files
-        }
-        return names.__contains__
+        parts = [part for part in commit.manifest.ranks if part.rank in ranks]
+        return {name for part in parts for name in part.files}.__contains__
 
     def _pass_over(self, key: str, why: str) -> None:
         """Note, once, a checkpoint of this stage that cannot be used."""

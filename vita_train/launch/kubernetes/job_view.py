@@ -81,9 +81,8 @@ class JobView:
         pods and those of a suspended job not counted."""
         counts: dict[int, int] = {}
         for pod in self.by_node:
-            if pod["metadata"]["uid"] in self.taken_away or any(
-                failure.reason == Reason.PREEMPTED for failure in pod_failures(pod)
-            ):
+            preempted = any(failure.reason == Reason.PREEMPTED for failure in pod_failures(pod))
+            if preempted or pod["metadata"]["uid"] in self.taken_away:
                 continue
             node = self.backend.node_rank(pod)
             counts[node] = counts.get(node, -1) + 1 + restart_count(pod)
