@@ -19,8 +19,8 @@ _RECIPE, _STAGE = "smoke", "0.vision"
 _SMALL = (
     "data.source.world.scale=0.005",
     "data.source.world.test_size=2",
-    "launch.settings.kubernetes.pod.gpu_resource=",
-    "launch.settings.kubernetes.pod.cpu=1",
+    'launch.settings.kubernetes.pod.gpu_resource=""',
+    'launch.settings.kubernetes.pod.cpu="1"',
     "launch.settings.kubernetes.pod.memory=4Gi",
 )
 #: What makes the stage last until it is terminated.
