@@ -397,12 +397,18 @@ def test_an_evicted_launcher_leaves_its_job_and_a_terminated_run_does_not(
 
 
 @pytest.mark.usefixtures("node", "workflows")
+@pytest.mark.parametrize(
+    "turn", range(int(os.environ.get("VITA_TRAIN_TEST_TERMINATIONS", "8")) // 4)
+)
 def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
-    namespace: str, control_plane: ControlPlane, tmp_path: Path
+    namespace: str, control_plane: ControlPlane, tmp_path: Path, turn: int
 ) -> None:
     """Kubeflow Pipelines' own launcher dies at SIGTERM, and the container is killed within a second
-    of it. The cancel stands in the Workflow from 0.5 s (4 s are usual) before that."""
-    number = 8
+    of it. The cancel stands in the Workflow from 0.5 s (4 s are usual) before that.
+
+    Four runs a turn; VITA_TRAIN_TEST_TERMINATIONS asks for more of them.
+    """
+    number = 4
     jobs = [
         replace(
             small_job(namespace, "import time; time.sleep(600)", nodes=1),
@@ -410,20 +416,10 @@ def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
         )
         for place in range(number)
     ]
-    steps = []
-    for place, job in enumerate(jobs):
-        make_workflow(control_plane, namespace, f"run-{place}", phase="Running")
-        child = _code(job, workflow=f"run-{place}", name=job.name)
-        parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-        steps.append(
-            subprocess.Popen(
-                [sys.executable, "-c", parent],
-                env={**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)},
-                stdout=(tmp_path / f"{place}.log").open("w"),
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        )
+    steps = [
+        _as_a_step(control_plane, job, f"run-{place}", tmp_path / f"{place}.log")
+        for place, job in enumerate(jobs)
+    ]
     until(lambda: len(jobs_of(control_plane, namespace)) == number, seconds=120)
     until(lambda: len(_pods(control_plane, namespace)) == number, seconds=120)
     for place, step in enumerate(steps):
@@ -444,6 +440,22 @@ def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
     until(lambda: not jobs_of(control_plane, namespace), seconds=60)
     for place in range(number):
         assert "VT-STOP-002" in (tmp_path / f"{place}.log").read_text().splitlines()[-1]
+
+
+def _as_a_step(
+    control_plane: ControlPlane, job: TrainingJob, workflow: str, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a launcher as the child of a process that dies at SIGTERM, as a step of a Workflow."""
+    make_workflow(control_plane, job.namespace, workflow, phase="Running")
+    child = _code(job, workflow=workflow, name=job.name)
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    return subprocess.Popen(
+        [sys.executable, "-c", parent],
+        env={**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)},
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def test_unknown_fields_are_refused_and_not_dropped(

@@ -146,7 +146,7 @@ def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_o
     compiled = list(kfp.versions["vita-train-mine"].values())[-1].decode()
     assert "registry.example/launcher:" in compiled
     assert "configMapName: omni-platform" in compiled
-    assert "words words" in compiled
+    assert "name: words" in compiled
     assert _vita("submit", str(own), "--endpoint", kfp.endpoint, "--no-check").returncode == 0
     assert len(kfp.versions["vita-train-mine"]) == 1, "the same pipeline is uploaded once"
 
