@@ -48,8 +48,8 @@ class LivePage:
     def _write(self) -> None:
         try:
             run, store = self._run, self._run.own_store()
-            # What this machine has logged since it was last published is newer there.
-            stores = (store,) if run.is_local else (open_store(str(run.dir)), store)
+            # The prepared corpus lies on this machine alone.
+            stores = (store,) if run.is_local else (store, open_store(str(run.dir)))
             store.write(REPORT_KEY, build_report(*stores).encode())
         except Exception as error:
             say(f"the report could not be refreshed: {error}")
