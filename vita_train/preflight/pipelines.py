@@ -126,6 +126,7 @@ class _Trial:
     def _failed(self, run: str, what: str, waited: float) -> UserError:
         return UserError(
             f"run {self.name}: {what}, after at most {waited:.0f} s",
+            code="VT-USE-234",
             where=self.server.page(run),
             remedy="look at the log of the step that failed or waits there",
         )
