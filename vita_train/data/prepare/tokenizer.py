@@ -130,7 +130,10 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     if not text:
         return []
     guard = _guard(tokenizer)
-    ids = _encoded(tokenizer, f"\n{text}" if guard else text)
+    return _unguarded(_encoded(tokenizer, f"\n{text}" if guard else text), guard)
+
+
+def _unguarded(ids: list[int], guard: tuple[int, ...]) -> list[int]:
     if tuple(ids[: len(guard)]) != guard:
         raise RecipeError(
             "the tokenizer joins the beginning of a text with a newline before it",
@@ -139,6 +142,28 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
             remedy="use a tokenizer that keeps newlines apart, or one over bytes",
         )
     return ids[len(guard) :]
+
+
+def batch_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return each text with its `plain_ids`, all found in one call: several times as fast as one by
+    one.
+
+    Raises:
+        RecipeError: as of `plain_ids`.
+    """
+    distinct = list(dict.fromkeys(texts))
+    guard = _guard(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    found = backend.encode_batch_fast(
+        [f"\n{text}" for text in distinct] if guard else distinct, add_special_tokens=False
+    )
+    return {
+        text: _unguarded(encoding.ids, guard) if text else []
+        for text, encoding in zip(distinct, found, strict=True)
+    }
 
 
 @lru_cache(maxsize=8)
@@ -158,6 +183,7 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+@lru_cache(maxsize=256)
 def control_id(tokenizer: Tokenizer, token: str) -> int:
     """Return the id of a control token or state mark.
 
