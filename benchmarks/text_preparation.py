@@ -88,7 +88,11 @@ def write_world(at: Path, records: int, *, array: bool) -> Writer:
     (at / "recipe.yaml").write_text(RECIPE)
     (at / "registry.json").write_text(
         json.dumps(
-            {"datasets": {"d": {"task": "dialogue", "train": {"records": "rows.json", "roots": {}}}}}
+            {
+                "datasets": {
+                    "d": {"task": "dialogue", "train": {"records": "rows.json", "roots": {}}}
+                }
+            }
         )
     )
     return writer

@@ -73,6 +73,8 @@ class Loop:
     checkpoints: Checkpoints
     watchdog: Watchdog
     workers: int = 0
+    ahead: int = 0
+    """Steps for which loader workers pull media out of shards."""
     snapshot: MetricsSnapshot = field(default_factory=MetricsSnapshot)
     """The newest values, for whoever looks in while it trains."""
     measure: Callable[[Sequence[str]], dict[str, float]] | None = None
@@ -101,6 +103,7 @@ class Loop:
                 world=self.world,
                 seed=self.seed,
                 workers=self.workers,
+                ahead=self.ahead,
             )
             batches = loader.steps(counters.step, plan.end)
             while counters.step < plan.end:
@@ -344,7 +347,13 @@ class Loop:
         sums = MetricSums()
         global_step: GlobalStep | None = None
         loader = BatchLoader(
-            self.objective, order, grad_accum=1, world=self.world, seed=self.seed, workers=0
+            self.objective,
+            order,
+            grad_accum=1,
+            world=self.world,
+            seed=self.seed,
+            workers=0,
+            ahead=self.ahead,
         )
         for step, parts in enumerate(loader.steps(0, self.spec.eval.batches)):
             global_step = self._agree(parts, False)

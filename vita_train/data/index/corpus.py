@@ -14,25 +14,32 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vita_train.data.index.media_shards import TABLE, ShardedMedia, shards_of
 from vita_train.data.index.sample import REMEDY, FirstReads, MediaSettings, Sample
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.sources.reading import MediaRef
 from vita_train.errors import DataError, VitaError
+from vita_train.runs.run import Run
 from vita_train.storage.host_cache import known_digest
 
 
 class Index:
     """Rows of one split. Opening reads the footer only; it can be sent to other processes.
 
+    Args:
+        path: directory of the split.
+        shards: where the media are, if they were packed.
+
     Attributes:
         lengths: (rows, 3) int32, memory-mapped: tokens, tiles, filterbank frames.
         digest: of ids, tokens and lengths of all rows.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shards: ShardedMedia | None = None) -> None:
         self.path = path
+        self._shards = shards
         meta = _read_json(path / "meta.json")
         if meta.get("format") != INDEX_FORMAT:
             raise DataError(
@@ -86,8 +93,8 @@ class Index:
             mapped.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(mapped, dtype=kind).reshape(shape)
 
-    def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
-        return Index, (self.path,)
+    def __reduce__(self) -> tuple[type[Index], tuple[Path, ShardedMedia | None]]:
+        return Index, (self.path, self._shards)
 
     def __len__(self) -> int:
         return self._rows
@@ -185,6 +192,7 @@ class Index:
             audio_frames=audio_frames,
             media_digests=get("media_digests"),
             first_reads=self._first_reads,
+            shards=self._shards,
             tokens=tokens,
             tiles=tiles,
             frames=frames,
@@ -209,8 +217,11 @@ class Corpus:
     """Everything that preparation made: tokenizer, recogniser units and the index of every
     split."""
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, meta: dict[str, Any], shards: ShardedMedia | None = None
+    ) -> None:
         self.path = path
+        self._shards = shards
         self.digest: str = meta["digest"]
         self.datasets: dict[str, list[str]] = meta["datasets"]
         """Dataset name to its splits."""
@@ -222,8 +233,12 @@ class Corpus:
         self._open: dict[tuple[str, str], Index] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Corpus:
+    def open(cls, path: Path | str, shards: ShardedMedia | None = None) -> Corpus:
         """Open a prepared directory.
+
+        Args:
+            path: the directory.
+            shards: where its media are, if they were packed (`open_corpus` finds them).
 
         Raises:
             DataError: it is not one.
@@ -237,7 +252,7 @@ class Corpus:
                 where=str(path / "meta.json"),
                 remedy=REMEDY,
             )
-        return cls(path, meta)
+        return cls(path, meta, shards)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -285,8 +300,25 @@ class Corpus:
             )
         key = (dataset, split)
         if key not in self._open:
-            self._open[key] = Index(self.path / dataset / split)
+            self._open[key] = Index(self.path / dataset / split, self._shards)
         return self._open[key]
+
+
+def open_corpus(run: Run) -> Corpus:
+    """Open the prepared corpus of a run on this machine, brought here first if another one prepared
+    it; its media too, unless they lie in shards.
+
+    Raises:
+        DataError: it is none.
+        StorageError, UserError: as `Store` says.
+    """
+    storage = run.recipe.storage
+    if storage.media == "in_place":
+        return Corpus.open(run.present_corpus())
+    path, prepared = run.present_corpus(media=False), run.final("prepare")
+    shards = shards_of(prepared.files) if prepared else []
+    limit = int(storage.media_cache_gb * 1e9)
+    return Corpus.open(path, ShardedMedia(path / TABLE, shards, storage.endpoint, limit))
 
 
 def check_file(path: Path, sha256: str) -> None:

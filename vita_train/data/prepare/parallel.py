@@ -74,9 +74,7 @@ class PartMaker:
         else:
             self._encoder.close()
 
-    def split(
-        self, source: RecordSource, *, units: bool
-    ) -> Iterator[tuple[tuple[int, ...], Part]]:
+    def split(self, source: RecordSource, *, units: bool) -> Iterator[tuple[tuple[int, ...], Part]]:
         """Yield, in the file's order, the places of a shard's records in it and the shard's part.
 
         Args:
@@ -120,7 +118,7 @@ class PartMaker:
             except BrokenProcessPool as error:
                 raise VitaError(
                     "a process that prepares data was ended from outside",
-                    code="VT-FAIL-000",
+                    code="VT-FAIL-017",
                     where=str(self._store.root),
                     remedy="look to the machine's memory and run the same command again: what is "
                     "done is kept",

@@ -47,9 +47,7 @@ class Stamp(Strict):
         """Look at a file."""
         try:
             status = find_file(path, kind).stat()
-            return cls(
-                path=str(path), kind=kind, bytes=status.st_size, changed=status.st_mtime_ns
-            )
+            return cls(path=str(path), kind=kind, bytes=status.st_size, changed=status.st_mtime_ns)
         except (MediaError, OSError):
             return cls(path=str(path), kind=kind, bytes=-1, changed=0)
 
@@ -129,8 +127,7 @@ class PartStore:
                 (not info.places or info.places == places_digest(rows))
                 and all(Stamp.of(Path(each.path), each.kind) == each for each in info.media)
                 and all(
-                    (folder / name).stat().st_size == size
-                    and sha256_file(folder / name) == sha256
+                    (folder / name).stat().st_size == size and sha256_file(folder / name) == sha256
                     for name, (sha256, size) in info.files.items()
                 )
             )

@@ -12,8 +12,8 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.door import Kind
 from vita_train.data.sources.reading import Reject
-from vita_train.data.sources.texts import RowError, read_values
 from vita_train.data.sources.source import RecordSource
+from vita_train.data.sources.texts import RowError, read_values
 from vita_train.errors import DataError
 from vita_train.recipe.data import AudioSpec
 from vita_train.storage.whole_file import whole_file
