@@ -1,5 +1,5 @@
-"""Files that the processes of a node share in a folder of bounded size; what was used least recently
-goes first.
+"""Files that the processes of a node share in a folder of bounded size; what was used least
+recently goes first.
 
 A reader gets a hard link of its own, so that a file which is evicted under it stays until it is
 done. A file has its name only when it is whole, and the names are digests of the content: a process

@@ -1,5 +1,5 @@
-"""Parts made of the shards of a split, in one process or several, those that are there already taken
-over."""
+"""Parts made of the shards of a split, in one process or several, those that are there already
+taken over."""
 
 from __future__ import annotations
 

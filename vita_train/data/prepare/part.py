@@ -1,5 +1,5 @@
-"""What becomes of a shard: a folder with its rows, what was rejected and what was counted, that gets
-its name when it is whole.
+"""What becomes of a shard: a folder with its rows, what was rejected and what was counted, that
+gets its name when it is whole.
 
 A part is found again by the digest of its shard and of all settings that its rows depend on. What a
 digest cannot know is looked at: the size and time of every media file, the bytes of its own files,

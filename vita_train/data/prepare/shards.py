@@ -1,5 +1,5 @@
-"""Records cut into shards, the units of preparation: the same records give the same shards, whatever
-stands before or behind them."""
+"""Records cut into shards, the units of preparation: the same records give the same shards,
+whatever stands before or behind them."""
 
 from __future__ import annotations
 

@@ -235,7 +235,8 @@ def _lines(stream: TextIO) -> Iterator[str | RowError]:
 
 
 def _elements(stream: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield text and value of the elements of a JSON array, holding one element and one chunk in memory.
+    """Yield text and value of the elements of a JSON array, holding one element and one chunk in
+    memory.
 
     The text read so far is copied once a chunk, not once an element.
     """

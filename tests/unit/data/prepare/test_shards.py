@@ -1,5 +1,5 @@
-"""Preparation by shards: the same bytes however the work is dealt out, and only what changed is done
-again."""
+"""Preparation by shards: the same bytes however the work is dealt out, and only what changed is
+done again."""
 
 from __future__ import annotations
 
