@@ -1,4 +1,4 @@
-"""Media in shards: the very bytes of the files, by range from a real server, through a small cache."""
+"""Media in shards: the very bytes of the files, by range from a real server, through a cache."""
 
 from __future__ import annotations
 
