@@ -52,11 +52,11 @@ class Writer:
         self._chance = np.random.default_rng(0)
         letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
         odds = np.linspace(2, 0.2, 26)
-        lengths = self._chance.integers(2, 11, 40_000)
+        lengths = self._chance.integers(2, 11, 12_000)
         self._words = np.array(
             ["".join(self._chance.choice(letters, n, p=odds / odds.sum())) for n in lengths]
         )
-        self._odds = 1 / np.arange(10, 40_010)
+        self._odds = 1 / np.arange(10, 12_010)
         self._odds /= self._odds.sum()
 
     def text(self, words: int) -> str:
@@ -82,7 +82,7 @@ def write_world(at: Path, records: int, *, array: bool) -> Writer:
     from vita_train.data.prepare.tokenizer import train_tokenizer
 
     writer = Writer()
-    train_tokenizer((writer.text(60) for _ in range(5000)), 16384, at / "tokenizer")
+    train_tokenizer((writer.text(60) for _ in range(20_000)), 16384, at / "tokenizer")
     rows = writer.records(0, records)
     write_records(at / "rows.json", rows, array=array)
     (at / "recipe.yaml").write_text(RECIPE)

@@ -142,8 +142,10 @@ def _known(store: Store, key: str) -> _Packed | None:
     tar = key.removesuffix(".json") + ".tar"
     if not store.exists(tar) or store.size(tar) != packed.tar.bytes:
         return None
-    packed.tar.uri = store.uri_of(tar)  # a run that was moved lies elsewhere now
-    return packed
+    # A run that was moved lies elsewhere now.
+    return packed.model_copy(
+        update={"tar": packed.tar.model_copy(update={"uri": store.uri_of(tar)})}
+    )
 
 
 def _pack(group: list[_Member], store: Store, name: str, beside: Path) -> _Packed:

@@ -67,17 +67,14 @@ class Draft:
 
     parts: list[str | int] = field(default_factory=list)
     """Texts, and ids of control tokens, state marks and media."""
+    texts: list[str] = field(default_factory=list)
+    """The texts among them."""
     spans: list[tuple[int, int]] = field(default_factory=list)
     """Supervised stretches of ``parts``: first, one past the last."""
     runs: list[int] = field(default_factory=list)
     """Tokens of each media id, in order."""
     states: list[tuple[int, int]] = field(default_factory=list)
     """For the state head: the place of each clip in ``parts``, and its class."""
-
-    @property
-    def texts(self) -> Iterator[str]:
-        """The texts, in order."""
-        return (part for part in self.parts if isinstance(part, str))
 
     def encoded(self, ids_of: Callable[[str], Sequence[int]]) -> EncodedSample:
         """Return the sample, with ``ids_of`` each text."""
@@ -253,7 +250,9 @@ class _Writer:
         }
 
     def text(self, text: str) -> None:
-        self.draft.parts.append(text)
+        if text:
+            self.draft.parts.append(text)
+            self.draft.texts.append(text)
 
     def pieces(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:

@@ -153,6 +153,7 @@ class RowEncoder:
         self.decoder = decoder
         self.audio = audio
         self._real_roots: dict[str, str] = {}
+        self._tokens_per_tile = recipe.model.tokens_per_tile
         self.recognised = is_transcribed(recipe, dataset)
 
     def encode(self, row: Row) -> Example | Reject:
@@ -199,7 +200,7 @@ class RowEncoder:
             MediaError: a file cannot be used.
         """
         data, model = self.recipe.data, self.recipe.model
-        per_tile = model.tokens_per_tile
+        per_tile = self._tokens_per_tile
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)
         videos = [self._measure("video", ref, span) for ref in row.videos]

@@ -13,9 +13,9 @@ from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
-from vita_train.data.prepare.parallel import PartMaker
+from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
 from vita_train.data.prepare.part import FEATURES, PartStore
-from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder, make_tokenizer
+from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
 from vita_train.data.sources.reading import named
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
 from vita_train.data.sources.source import open_splits
@@ -194,8 +194,8 @@ def _write(
     workers: int,
     progress: Say,
 ) -> PrepareLedger:
-    tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
-    progress(f"prepare: tokenizer of {len(tokenizer)} entries")
+    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer", apart=workers > 1)
+    progress(f"prepare: tokenizer of {entries} entries")
     transcripts = CtcVocabBuilder(recipe, registry)
     ledgers: list[SplitLedger] = []
     faults: list[str] = []

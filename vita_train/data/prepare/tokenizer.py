@@ -3,9 +3,11 @@ text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from vita_train.data.constants import STATE_MARKS
@@ -115,6 +117,41 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
             remedy="use one with tokenizer.json",
         )
     return tokenizer
+
+
+class SavedTokenizer:
+    """What encoding takes of a tokenizer that was saved, without transformers: importing that takes
+    longer than some ten thousand records, and half a gigabyte.
+
+    Args:
+        folder: with ``tokenizer.json``, as `load_tokenizer` or `train_tokenizer` saved it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self.backend_tokenizer = Backend.from_file(str(folder / "tokenizer.json"))
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        unknown = config.get("unk_token")
+        token = unknown.get("content") if isinstance(unknown, dict) else unknown
+        self.unk_token_id = self.convert_tokens_to_ids(token) if token else None
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """Return the id of a token; None where there is none."""
+        found: int | None = self.backend_tokenizer.token_to_id(token)
+        return found
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return the tokens of ids."""
+        return [self.backend_tokenizer.id_to_token(token) for token in ids]
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
+    ) -> SimpleNamespace:
+        """Encode a text; ``input_ids`` are its ids."""
+        self.backend_tokenizer.encode_special_tokens = split_special_tokens
+        encoded = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return SimpleNamespace(input_ids=encoded.ids)
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -13,7 +13,13 @@ from pydantic import ValidationError
 
 from vita_train.data.sources.leniency import LENIENCIES, TWICE, loosen
 from vita_train.data.sources.records import Record
-from vita_train.data.sources.texts import FOREIGN, RowError, read_values, seeming_encoding
+from vita_train.data.sources.texts import (
+    FOREIGN,
+    RowError,
+    read_values,
+    seeming_encoding,
+    value_of,
+)
 
 
 @dataclass(frozen=True)
@@ -97,14 +103,35 @@ def read_records(
         yield named(value_to_row(row, value, roots, rules), path)
 
 
+def text_to_row(
+    row: int, text: str | RowError, roots: Mapping[str, Path], rules: Rules = STRICT
+) -> Row | Reject:
+    """Check the JSON text of one record, as `value_to_row` does its value."""
+    # Nothing but an escape makes characters beyond ASCII of such a text, and not half of one.
+    is_plain = isinstance(text, str) and text.isascii() and "\\u" not in text
+    return value_to_row(row, value_of(text), roots, rules, is_plain=is_plain)
+
+
 def value_to_row(
-    row: int, value: Any, roots: Mapping[str, Path], rules: Rules = STRICT
+    row: int,
+    value: Any,
+    roots: Mapping[str, Path],
+    rules: Rules = STRICT,
+    *,
+    is_plain: bool = False,
 ) -> Row | Reject:
     """Check one decoded JSON value (or the RowError that decoding it gave).
 
+    Args:
+        row: its place in the file.
+        value: it.
+        roots: set key to media directory.
+        rules: of the dataset.
+        is_plain: it can hold no character that is not valid Unicode.
+
     The detail of a reject names the leniencies that would take the record, if there are any.
     """
-    found = _checked(row, value, roots, rules)
+    found = _checked(row, value, roots, rules, is_plain=is_plain)
     if isinstance(found, Row) or not isinstance(value, dict):
         return found
     others = tuple(name for name in LENIENCIES if name not in rules.lenient)
@@ -119,7 +146,9 @@ def value_to_row(
     )
 
 
-def _checked(row: int, value: Any, roots: Mapping[str, Path], rules: Rules) -> Row | Reject:
+def _checked(
+    row: int, value: Any, roots: Mapping[str, Path], rules: Rules, *, is_plain: bool = False
+) -> Row | Reject:
     name = ""
     try:
         if isinstance(value, RowError):
@@ -127,7 +156,8 @@ def _checked(row: int, value: Any, roots: Mapping[str, Path], rules: Rules) -> R
         if not isinstance(value, dict):
             raise RowError("not an object", f"expected an object, found {type(value).__name__}")
         name = row_id(row, value)
-        _check_characters(value)
+        if not is_plain:
+            _check_characters(value)
         used = loosen(value, rules.lenient)
         record = Record.model_validate(value)
         sets = record.image_sets

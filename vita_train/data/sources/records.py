@@ -111,16 +111,19 @@ def _check_turns(turns: list[Turn]) -> None:
 
 
 def _check_media(record: Record) -> None:
-    files = {"image": record.images, "video": record.videos, "audio": record.audios}
+    images = record.images
+    files = {"image": images, "video": record.videos, "audio": record.audios}
     for kind, names in files.items():
         if not names and getattr(record, kind) is not None:
             raise ValueError(f"{kind} is an empty list")
         if any(not name.strip() for name in names):
             raise ValueError(f"{kind} holds an empty file name")
-    if record.images and record.videos:
+    if images and record.video:
         raise ValueError("image and video in one record are not supported")
     counts = dict.fromkeys(PLACEHOLDERS, 0)
     for turn in record.conversations[::2]:
+        if "<" not in turn.value:
+            continue
         for kind in split_placeholders(turn.value)[1::2]:
             counts[kind] += 1
     for kind, names in files.items():

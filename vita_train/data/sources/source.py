@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vita_train.data.sources.reading import Reject, Row, Rules, read_records, value_to_row
+from vita_train.data.sources.reading import Reject, Row, Rules, read_records, text_to_row
 from vita_train.data.sources.registry import AudioLimits, Dataset, Registry, resolve
 from vita_train.data.sources.splitting import TRAIN, Partition, SplitOff, keys_of, partition
-from vita_train.data.sources.texts import RowError, read_texts, value_of
+from vita_train.data.sources.texts import RowError, read_texts
 from vita_train.errors import DataError
 
 
@@ -58,12 +58,12 @@ class RecordSource:
             return
         dealt = self._partition()
         for row, text in texts:
-            if dealt.of(value_to_row(row, value_of(text), self.roots, self.rules)) == self.split:
+            if dealt.of(text_to_row(row, text, self.roots, self.rules)) == self.split:
                 yield row, text
 
     def row_of(self, row: int, text: str | RowError) -> Row | Reject:
         """Check a record that `records` gave."""
-        found = value_to_row(row, value_of(text), self.roots, self.rules)
+        found = text_to_row(row, text, self.roots, self.rules)
         if self.split_off is None or isinstance(found, Reject):
             return found
         keys = keys_of(found, self.split_off)

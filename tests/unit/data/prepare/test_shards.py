@@ -278,7 +278,7 @@ def test_a_killed_preparation_goes_on_with_the_shards_that_are_left(
     tmp_path: Path, given: Recipe, made: list[int], small_shards: None
 ) -> None:
     settings = text_recipe(given)
-    registry = world(tmp_path, [talk(number) for number in range(20_000)])
+    registry = world(tmp_path, [talk(number) for number in range(4000)])
     (tmp_path / "recipe.yaml").write_text(dump_recipe(settings))
     process = subprocess.Popen(
         [sys.executable, "-c", _PREPARE, str(tmp_path)], env=os.environ, cwd=tmp_path
