@@ -120,12 +120,7 @@ def _check_media(record: Record) -> None:
             raise ValueError(f"{kind} holds an empty file name")
     if images and record.video:
         raise ValueError("image and video in one record are not supported")
-    counts = dict.fromkeys(PLACEHOLDERS, 0)
-    for turn in record.conversations[::2]:
-        if "<" not in turn.value:
-            continue
-        for kind in split_placeholders(turn.value)[1::2]:
-            counts[kind] += 1
+    counts = _placeholders(record.conversations[::2])
     for kind, names in files.items():
         if counts[kind] != len(names):
             raise ValueError(
@@ -137,6 +132,16 @@ def _check_media(record: Record) -> None:
             raise ValueError("set is an empty list")
         if len(record.set) != max(1, len(record.images)) and len(set(record.set)) > 1:
             raise ValueError(f"{len(record.set)} sets for {len(record.images)} images")
+
+
+def _placeholders(turns: list[Turn]) -> dict[str, int]:
+    """Return how often each placeholder stands in turns."""
+    counts = dict.fromkeys(PLACEHOLDERS, 0)
+    for turn in turns:
+        if "<" in turn.value:
+            for kind in split_placeholders(turn.value)[1::2]:
+                counts[kind] += 1
+    return counts
 
 
 def _check_span(record: Record) -> None:
