@@ -34,7 +34,7 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.data.index.media_shards import TABLE, ShardedMedia, shards_of
 from vita_train.data.loading.batch import Batch
 from vita_train.data.loading.collate import collate_rows
-from vita_train.data.prepare.pack_media import pack_media
+from vita_train.data.packing.media import pack_media
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sampling.order import PackedOrder
 from vita_train.data.sampling.pack import Budgets

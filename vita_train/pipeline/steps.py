@@ -339,7 +339,7 @@ def _packed(run: Run) -> dict[str, FileRef]:
     """Pack the media of the prepared corpus, if the recipe wants them so."""
     if run.recipe.storage.media != "shards":
         return {}
-    from vita_train.data.prepare.pack_media import pack_media
+    from vita_train.data.packing.media import pack_media
 
     return pack_media(run.corpus_dir, run.store, run.key("prepare", "media"))
 
