@@ -1,4 +1,4 @@
-"""A run whose media lie in shards: what one machine prepared another trains on without the files."""
+"""A run whose media lie in shards: one machine prepares, another trains without the files."""
 
 from __future__ import annotations
 
