@@ -59,21 +59,23 @@ class Writer:
         self._odds = 1 / np.arange(10, 12_010)
         self._odds /= self._odds.sum()
 
-    def text(self, words: int) -> str:
-        """Return so many words."""
-        return " ".join(self._chance.choice(self._words, words, p=self._odds)) + "."
+    def texts(self, count: int, words: int) -> list[str]:
+        """Return texts of so many words."""
+        drawn = self._chance.choice(self._words, (count, words), p=self._odds)
+        return [" ".join(row) + "." for row in drawn.tolist()]
 
     def records(self, first: int, count: int) -> list[dict[str, object]]:
         """Return records, numbered from ``first``."""
+        pairs = zip(self.texts(count, 20), self.texts(count, 40), strict=True)
         return [
             {
                 "id": f"record-{number}",
                 "conversations": [
-                    {"from": "human", "value": self.text(20)},
-                    {"from": "gpt", "value": self.text(40)},
+                    {"from": "human", "value": asked},
+                    {"from": "gpt", "value": answered},
                 ],
             }
-            for number in range(first, first + count)
+            for number, (asked, answered) in enumerate(pairs, first)
         ]
 
 
@@ -82,7 +84,7 @@ def write_world(at: Path, records: int, *, array: bool) -> Writer:
     from vita_train.data.prepare.tokenizer import train_tokenizer
 
     writer = Writer()
-    train_tokenizer((writer.text(60) for _ in range(20_000)), 16384, at / "tokenizer")
+    train_tokenizer(writer.texts(20_000, 60), 16384, at / "tokenizer")
     rows = writer.records(0, records)
     write_records(at / "rows.json", rows, array=array)
     (at / "recipe.yaml").write_text(RECIPE)

@@ -267,11 +267,12 @@ class Sample:
         visual = [*self.images, *self.videos]
         digests = self.media_digests[: len(visual)]
         if self.shards is not None:
-            with self.shards.files(digests, visual) as files:
-                yield files
+            with self.shards.files(digests, visual) as taken:
+                yield taken
             return
-        kinds: list[Kind] = ["image"] * len(self.images) + ["video"] * len(self.videos)
-        self._check_files(FirstReads.PIXELS, list(zip(kinds, visual, strict=True)), digests)
+        files: list[tuple[Kind, Path]] = [("image", path) for path in self.images]
+        files += [("video", path) for path in self.videos]
+        self._check_files(FirstReads.PIXELS, files, digests)
         yield visual
 
     @contextmanager

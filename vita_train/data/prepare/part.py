@@ -64,7 +64,7 @@ class RejectedRow(Strict):
 class PartInfo(Strict):
     """The marker of a part, written last."""
 
-    format: Literal["vita-train/part/v1"] = PART_FORMAT
+    format: Literal["vita-train/part/v1"] = "vita-train/part/v1"
     records: int
     counts: Counts
     rejects: list[RejectedRow]

@@ -143,7 +143,7 @@ class SavedTokenizer:
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         """Return the tokens of ids."""
-        return [self.backend_tokenizer.id_to_token(token) for token in ids]
+        return [self.backend_tokenizer.id_to_token(token) or "" for token in ids]
 
     def __call__(
         self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
