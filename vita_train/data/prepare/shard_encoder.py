@@ -183,9 +183,10 @@ class _PartWriter:
                 continue
             examples.append(result)
             offsets.append(self._frames)
-            for clip in result.features if self._features else ():
-                self._features.write(stored(clip))
-                self._frames += len(clip)
+            if self._features:
+                for clip in result.features:
+                    self._features.write(stored(clip))
+                    self._frames += len(clip)
             self._sums.update(
                 used=1,
                 tokens=result.tokens,

@@ -100,7 +100,8 @@ def read_records(
             the fault cannot be found, so the file as a whole is refused).
     """
     for row, value in enumerate(read_values(path)):
-        yield named(value_to_row(row, value, roots, rules), path)
+        found = value_to_row(row, value, roots, rules)
+        yield found if isinstance(found, Row) else named(found, path)
 
 
 def text_to_row(
@@ -265,8 +266,8 @@ def _check_characters(value: Any) -> None:
         ) from None
 
 
-def named(row: Row | Reject, path: Path) -> Row | Reject:
-    """Return a row, where it is not UTF-8 with what encoding its file seems to have."""
-    if isinstance(row, Reject) and (row.reason == "not UTF-8" or row.detail.endswith(FOREIGN)):
-        return replace(row, detail=row.detail + seeming_encoding(path))
-    return row
+def named(reject: Reject, path: Path) -> Reject:
+    """Return a reject, where it is not UTF-8 with what encoding its file seems to have."""
+    if reject.reason == "not UTF-8" or reject.detail.endswith(FOREIGN):
+        return replace(reject, detail=reject.detail + seeming_encoding(path))
+    return reject
