@@ -113,7 +113,7 @@ def test_submit_starts_the_newest_version_with_the_checked_recipe(
 
 
 def test_submit_uploads_the_pipeline_that_the_server_lacks(kfp: FakeKfp) -> None:
-    done = _vita("submit", "smoke", "--endpoint", kfp.endpoint)
+    done = _vita("submit", "smoke", "--endpoint", kfp.endpoint, "--no-check")
     assert done.returncode == 0, done.stderr
     [run] = kfp.runs
     assert run["pipeline_version_reference"]["pipeline_id"] == "vita-train-ladder"
@@ -140,14 +140,14 @@ def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_o
         "name: mine\ndata: {source: {world: {kind: synth}}}\nstages:\n"
         "  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1}\n"
     )
-    done = _vita("submit", str(own), "--endpoint", kfp.endpoint)
+    done = _vita("submit", str(own), "--endpoint", kfp.endpoint, "--no-check")
     assert done.returncode == 0, done.stderr
     assert kfp.runs[0]["pipeline_version_reference"]["pipeline_id"] == "vita-train-mine"
     compiled = list(kfp.versions["vita-train-mine"].values())[-1].decode()
     assert "registry.example/launcher:" in compiled
     assert "configMapName: omni-platform" in compiled
     assert "words words" in compiled
-    assert _vita("submit", str(own), "--endpoint", kfp.endpoint).returncode == 0
+    assert _vita("submit", str(own), "--endpoint", kfp.endpoint, "--no-check").returncode == 0
     assert len(kfp.versions["vita-train-mine"]) == 1, "the same pipeline is uploaded once"
 
 
@@ -156,6 +156,17 @@ def test_a_wrong_recipe_is_refused_before_anything_is_started(kfp: FakeKfp) -> N
     assert done.returncode == 2
     assert "sed" in done.stderr
     assert kfp.runs == []
+
+
+def test_what_the_cluster_would_say_after_minutes_is_said_before_anything_is_started(
+    kfp: FakeKfp,
+) -> None:
+    small = ("--set", "launch.nodes=1", "--set", "launch.nproc=1", "--gpu", "l4-24")
+    done = _vita("submit", "vita-1.5-7b", "--endpoint", kfp.endpoint, *small)
+    assert done.returncode == 2
+    assert "VT-USE-213" in done.stderr
+    assert kfp.runs == []
+    assert not kfp.versions
 
 
 def test_the_pods_token_is_sent(
@@ -185,7 +196,7 @@ def test_what_the_server_says_is_told(
 
 
 def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pipeline 'vita-train-ladder'"):
+    with raises_code(UserError, "VT-USE-064", "vita-train-ladder"):
         PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
     with raises_code(UserError, "VT-USE-065"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.evaluation_world import small_corpus, small_recipe
 from vita_train.errors import EXIT_DONE, EXIT_REFUSED, UserError
 from vita_train.launch.nodes import (
@@ -136,7 +137,7 @@ def test_network_variables_are_one_preset_and_obsolete_ones_are_named() -> None:
     found = network_environment("public", {"NCCL_DEBUG": "WARN"})
     assert found == {name: value for name, value in PUBLIC_NETWORK.items() if name != "NCCL_DEBUG"}
     assert network_environment("", {}) == {}
-    with pytest.raises(UserError, match="public"):
+    with raises_code(UserError, "VT-USE-060", "public"):
         network_environment("fast", {})
     assert [
         line.split()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.credentials import holds_credentials, without_credentials
 from vita_train.errors import UserError
 from vita_train.pipeline.server import PipelineServer
@@ -70,5 +71,5 @@ def test_other_doors_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
             door()
         assert SECRET not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", URLS[0])
-    with pytest.raises(UserError, match="holds a user"):
+    with raises_code(UserError, "VT-USE-108"):
         S3Store("bucket")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import UserError, VitaError
 from vita_train.plugins import Registry
 from vita_train.recipe.backends import JOB_BACKENDS
@@ -48,8 +49,8 @@ def test_names_are_taken_once_and_near_ones_are_told() -> None:
     registry: Registry[int] = Registry("number")
     registry.add("seven", 7)
     registry.add("seven", 7)
-    with pytest.raises(VitaError, match="two of number 'seven'"):
+    with raises_code(VitaError, "VT-FAIL-007"):
         registry.add("seven", 8)
-    with pytest.raises(UserError, match="no number 'sevn'") as refused:
+    with raises_code(UserError, "VT-USE-070") as refused:
         registry["sevn"]
     assert refused.value.remedy == "did you mean seven?"

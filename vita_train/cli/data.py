@@ -36,11 +36,12 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
-    from vita_train.cli import data_catalogue, data_convert
+    from vita_train.cli import data_catalogue, data_convert, data_speak
     from vita_train.cli.tools import tools
 
     data_catalogue.register(group)
     data_convert.register(group)
+    data_speak.register(group)
     group.add_typer(tools, name="tools")
     app.add_typer(group, name="data")
 
@@ -96,7 +97,10 @@ def records(
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "speech",
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV or TSV with a header: audio, text and perhaps speaker."),
+        typer.Option(
+            help="CSV or TSV with a header: audio, text, perhaps speaker; with start and end in "
+            "seconds, pieces are cut out."
+        ),
     ] = None,
     speaker: Annotated[
         str, typer.Option(help="Regular expression; its first group is the speaker in a path.")
@@ -115,11 +119,15 @@ def records(
     ] = "<audio>\nTranscribe the speech.",
 ) -> None:
     """Make records and a registry of recordings with transcripts; splits share no speaker."""
+    from vita_train.data.recording_segments import read_segments
     from vita_train.data.recordings import RecordingSettings, read_recordings, write_recordings
 
-    found = read_recordings(folder, RecordingSettings(prompt, normalise, speaker), table)
+    settings, pieces = RecordingSettings(prompt, normalise, speaker), out / "segments"
+    found = read_segments(folder, settings, table, pieces) if table else None
+    root = folder if found is None else pieces
+    found = found or read_recordings(folder, settings, table)
     parts = {split: share for split, share in (("dev", dev), ("test", test)) if share}
-    write_recordings(found, folder, out, name, parts, seed=seed, any_speaker=any_speaker)
+    write_recordings(found, root, out, name, parts, seed=seed, any_speaker=any_speaker)
     typer.echo(
         f"wrote {out / 'registry.yaml'}: {len(found.records)} records of "
         f"{len(set(found.speakers))} speakers; {len(found.skipped)} files or lines not used "

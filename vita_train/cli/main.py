@@ -7,7 +7,6 @@ nothing heavy at the top, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from vita_train import __version__
-from vita_train.errors import EXIT_FAILED, UserError, VitaError
+from vita_train.errors import EXIT_FAILED, VitaError
 from vita_train.printable import printable
 
 #: Modules of `vita_train.cli` in the order their commands are listed.
@@ -39,14 +38,6 @@ COMMANDS: tuple[str, ...] = (
     "model",
     "cluster",
 )
-
-#: Faults of the machine that the reader can fix: a full disk, a quota, a port that is taken.
-_MACHINE_FAULTS: dict[int, str] = {
-    errno.ENOSPC: "",
-    errno.EDQUOT: "",  # told as every full disk is
-    errno.EADDRINUSE: "stop the process that uses the port, or choose another port",
-    errno.EROFS: "choose a directory that can be written",
-}
 
 
 class _Commands(TyperGroup):
@@ -102,31 +93,16 @@ def main() -> None:
         build_app()()
     except VitaError as error:
         sys.exit(_show(error))
-    except OSError as error:
-        if error.errno in _MACHINE_FAULTS:
-            sys.exit(_show(_machine_fault(error)))
-        sys.exit(_show_unexpected(error))
     except Exception as error:  # the last resort: a fault of ours, reported in one line
-        sys.exit(_show_unexpected(error))
+        from vita_train.storage.disk_errors import machine_fault
+
+        fault = machine_fault(error)
+        sys.exit(_show(fault) if fault else _show_unexpected(error))
 
 
 def _show(error: VitaError) -> int:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
-
-
-def _machine_fault(error: OSError) -> UserError:
-    from vita_train.storage.disk_errors import as_full_disk
-
-    if full := as_full_disk(error, Path()):
-        return full
-    what = error.strerror or str(error)
-    return UserError(
-        what[0].lower() + what[1:],
-        code="VT-USE-001",
-        where=str(error.filename or ""),
-        remedy=_MACHINE_FAULTS[error.errno or 0],
-    )
 
 
 def _show_unexpected(error: Exception) -> int:

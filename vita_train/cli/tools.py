@@ -6,7 +6,7 @@ Exit codes are those of the public guides: 0 clean, 1 problems found, 2 wrong us
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vita_train.data.convert.media import ConvertSettings
     from vita_train.data.media.door import Kind
     from vita_train.data.sources.source import RecordSource
+    from vita_train.data.tools.decoded import Fault
+    from vita_train.data.tools.media_statistics import Statistics
     from vita_train.recipe.data import AudioSpec
 
 DataPath = Annotated[
@@ -102,15 +104,21 @@ def validate_dataset(
 def _lost(kind: Kind, source: RecordSource, output: Path, audio: AudioSpec | None = None) -> None:
     from vita_train.data.tools.lost import lost_files
 
-    total = lost = 0
-    with whole_file(output) as stream:
-        for found in lost_files(source, kind, audio):
-            total += 1
-            if found is not None:
-                lost += 1
-                stream.write(json.dumps(asdict(found), ensure_ascii=True) + "\n")
+    total, lost = _list(lost_files(source, kind, audio), output)
     typer.echo(f"{lost} of {total} records cannot be used; {output} lists them with the cause")
     _end(lost)
+
+
+def _list(faults: Iterable[Fault | None], output: Path) -> tuple[int, int]:
+    """Write faults as JSON Lines; return how many were looked at, and how many have one."""
+    total = faulty = 0
+    with whole_file(output) as stream:
+        for fault in faults:
+            total += 1
+            if fault is not None:
+                faulty += 1
+                stream.write(json.dumps(asdict(fault), ensure_ascii=True) + "\n")
+    return total, faulty
 
 
 @tools.command("check_image_lost")
@@ -151,6 +159,25 @@ def check_video_lost(
     _lost("video", _source(data_path, root or ["."], adapter), output)
 
 
+@tools.command("check_image_space_ratio")
+def check_image_space_ratio(
+    data_path: DataPath,
+    root: Roots = None,
+    output: Annotated[Path, typer.Option(help="List to write.")] = Path("long_image.jsonl"),
+    most: Annotated[
+        float, typer.Option(min=1, help="Times that one side may be as long as the other.")
+    ] = 12.0,
+    adapter: Adapter = "vita",
+) -> None:
+    """List images that are much longer than wide, or wider than long, and those that cannot be
+    read."""
+    from vita_train.data.tools.media_statistics import long_images
+
+    total, long = _list(long_images(_source(data_path, root or ["."], adapter), most), output)
+    typer.echo(f"{long} of {total} images; {output} lists them with the cause")
+    _end(long)
+
+
 @tools.command("rm_lost")
 def rm_lost(
     data_path: DataPath,
@@ -172,6 +199,56 @@ def statistics_data_num(
     from vita_train.data.tools.statistics import count_records
 
     _write(output_path, count_records(_source(data_path, ["."], adapter).rows()))
+
+
+@tools.command("statistics_image_num")
+def statistics_image_num(
+    data_path: DataPath, output_path: Output = None, adapter: Adapter = "vita"
+) -> None:
+    """Count records by their number of images."""
+    from vita_train.data.tools.media_statistics import images_per_record
+
+    _write(output_path, images_per_record(_source(data_path, ["."], adapter).rows()))
+
+
+def _statistics(found: Statistics, output_path: Path | None) -> None:
+    _write(output_path, asdict(found))
+    _end(len(found.faults))
+
+
+@tools.command("statistics_audio_duration")
+def statistics_audio_duration(
+    data_path: DataPath, root: Roots = None, output_path: Output = None, adapter: Adapter = "vita"
+) -> None:
+    """Count recordings by their seconds."""
+    from vita_train.data.tools.media_statistics import durations
+
+    _statistics(durations(_source(data_path, root or ["."], adapter)), output_path)
+
+
+@tools.command("statistics_resolution")
+def statistics_resolution(
+    data_path: DataPath,
+    root: Roots = None,
+    videos: Annotated[bool, typer.Option("--videos", help="Videos instead of images.")] = False,
+    output_path: Output = None,
+    adapter: Adapter = "vita",
+) -> None:
+    """Count images by the pixels of their shorter side."""
+    from vita_train.data.tools.media_statistics import resolutions
+
+    source = _source(data_path, root or ["."], adapter)
+    _statistics(resolutions(source, "video" if videos else "image"), output_path)
+
+
+@tools.command("statistics_video_filesize")
+def statistics_video_filesize(
+    data_path: DataPath, root: Roots = None, output_path: Output = None, adapter: Adapter = "vita"
+) -> None:
+    """Count videos by the megabytes of their files."""
+    from vita_train.data.tools.media_statistics import video_sizes
+
+    _statistics(video_sizes(_source(data_path, root or ["."], adapter)), output_path)
 
 
 @tools.command("statistics_token_num")

@@ -8,9 +8,7 @@ changed unless it is asked for.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -22,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vita_train.data.discover import walk
+from vita_train.data.recording_table import listed, read_table
 from vita_train.data.sources.files import write_records
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.splitting import TRAIN
@@ -34,12 +33,6 @@ AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".wm
 _TEXTS = (".txt", ".lab", ".normalized.txt")
 _TRANS = ".trans.txt"
 _LONGEST = 100_000
-#: Names of columns, as tables of public corpora have them.
-_COLUMNS = {
-    "audio": ("audio", "path", "file", "wav", "audio_path", "audio_filepath", "filename"),
-    "text": ("text", "transcript", "sentence", "transcription", "normalized_text"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id"),
-}
 PROMPT = "<audio>\nTranscribe the speech."
 
 
@@ -55,6 +48,36 @@ class Recordings:
     def skip(self, file: str, reason: str) -> None:
         """Note what is not used."""
         self.skipped.append({"file": file, "reason": reason})
+
+    def add(
+        self, name: str, audio: str, spoken: str, speaker: str, settings: RecordingSettings
+    ) -> None:
+        """Add the record of a recording; one whose transcript is empty is skipped."""
+        text = " ".join(unicodedata.normalize("NFC", spoken).split())
+        text = normalise_transcript(text) if settings.normalise else text
+        if not text:
+            self.skip(name, "empty transcript")
+            return
+        turns = [{"from": "human", "value": settings.prompt}, {"from": "gpt", "value": text}]
+        self.records.append({"id": name, "audio": audio, "conversations": turns})
+        self.speakers.append(speaker)
+
+    def require(self, folder: Path) -> None:
+        """Refuse a folder of which nothing can be used.
+
+        Raises:
+            UserError: with the reasons.
+        """
+        if self.records:
+            return
+        reasons = Counter(entry["reason"] for entry in self.skipped)
+        raise UserError(
+            "holds no recording with a transcript: "
+            + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no audio"),
+            code="VT-USE-164",
+            where=str(folder),
+            remedy="put a text of the same stem beside each recording, or give --table",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,27 +141,10 @@ def read_recordings(
             if name not in said:
                 found.skip(name, "no transcript")
             continue
-        text = " ".join(unicodedata.normalize("NFC", texts[name]).split())
-        text = normalise_transcript(text) if settings.normalise else text
-        if not text:
-            found.skip(name, "empty transcript")
-            continue
         match = pattern.search(name)
-        found.speakers.append(speakers.get(name) or (match.group(1) or "" if match else ""))
-        turns = [
-            {"from": "human", "value": settings.prompt},
-            {"from": "gpt", "value": text},
-        ]
-        found.records.append({"id": name, "audio": name, "conversations": turns})
-    if not found.records:
-        reasons = Counter(entry["reason"] for entry in found.skipped)
-        raise UserError(
-            "holds no recording with a transcript: "
-            + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no audio"),
-            code="VT-USE-164",
-            where=str(folder),
-            remedy="put a text of the same stem beside each recording, or give --table",
-        )
+        speaker = speakers.get(name) or (match.group(1) or "" if match else "")
+        found.add(name, name, texts[name], speaker, settings)
+    found.require(folder)
     return found
 
 
@@ -265,60 +271,16 @@ def _text(path: Path) -> str | None:
 def _from_table(
     table: Path, folder: Path, names: set[str], found: Recordings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    try:
-        content = table.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot be read: {error}",
-            code="VT-USE-166",
-            where=str(table),
-            remedy="give a CSV or TSV in UTF-8",
-        ) from error
-    stream = io.StringIO(content, newline="")
-    if "\t" in content.split("\n", 1)[0]:  # public TSV files are written without quoting
-        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(stream)
-    columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
-    chosen = {
-        what: next((columns[name] for name in known if name in columns), None)
-        for what, known in _COLUMNS.items()
-    }
-    for what in ("audio", "text"):
-        if chosen[what] is None:
-            raise UserError(
-                f"has no column for {what}; its columns are {', '.join(columns) or 'none'}",
-                code="VT-USE-167",
-                where=str(table),
-                remedy=f"call it one of {', '.join(_COLUMNS[what])}",
-            )
     texts: dict[str, str] = {}
     speakers: dict[str, str] = {}
-    try:
-        for row in reader:
-            name = _listed(str(row.get(chosen["audio"] or "") or ""), folder)
-            where = f"{table.name}:{reader.line_num}"
-            if name not in names:
-                found.skip(where, "names no recording of the folder")
-            elif name in texts:
-                found.skip(where, "names a recording again")
-            else:
-                texts[name] = str(row.get(chosen["text"] or "") or "")
-                if chosen["speaker"]:
-                    speakers[name] = str(row.get(chosen["speaker"]) or "").strip()
-    except csv.Error as error:
-        raise UserError(
-            f"is no table: {error}",
-            code="VT-USE-168",
-            where=f"{table}:{reader.line_num}",
-            remedy="correct the line",
-        ) from error
+    for where, row in read_table(table):
+        name = listed(row["audio"], folder)
+        if name not in names:
+            found.skip(where, "names no recording of the folder")
+        elif name in texts:
+            found.skip(where, "names a recording again")
+        else:
+            texts[name] = row["text"]
+            if "speaker" in row:
+                speakers[name] = row["speaker"].strip()
     return texts, speakers
-
-
-def _listed(name: str, folder: Path) -> str:
-    """A path of a table below the folder; tables also name files by absolute paths."""
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    if path.is_absolute() and path.is_relative_to(folder.resolve().as_posix()):
-        path = path.relative_to(folder.resolve().as_posix())
-    return path.as_posix()

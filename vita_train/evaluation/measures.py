@@ -86,14 +86,34 @@ def measure(
         max_samples: most samples of a slice.
         device: where the modules are.
     """
+    tasks = wanted_tasks(recipe, corpus, modules, names)
+    found = measure_tasks(recipe, corpus, modules, tasks, max_samples=max_samples, device=device)
+    return {name: value for name, value in found.items() if names is None or name in names}
+
+
+def wanted_tasks(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, names: Sequence[str] | None
+) -> list[Task]:
+    """Return the tasks that give some measures, of those that the modules allow; all for None."""
     wanted = None if names is None else set(names)
-    tasks = [
+    return [
         task
         for task in all_tasks(recipe, corpus, modules.keys())
         if wanted is None or wanted.intersection(task.names)
     ]
-    found = measure_tasks(recipe, corpus, modules, tasks, max_samples=max_samples, device=device)
-    return {name: value for name, value in found.items() if wanted is None or name in wanted}
+
+
+def task_cost(task: Task, corpus: Corpus, max_samples: int) -> float:
+    """Return about how long a task takes, in no unit: kinds that generate, or read a sample many
+    times, take a multiple for each."""
+    number = _samples(task, corpus, max_samples)
+    return number * (max(1.0, 400 / SLOW_LIMITS[task.kind]) * 2 if task.kind in SLOW_LIMITS else 1)
+
+
+def _samples(task: Task, corpus: Corpus, max_samples: int) -> int:
+    """Return how many samples of its slice a task takes."""
+    most = min(max_samples, SLOW_LIMITS.get(task.kind, max_samples))
+    return min(len(corpus.index(task.dataset, task.slice)), most)
 
 
 def measure_tasks(
@@ -118,7 +138,7 @@ def measure_tasks(
 def run_task(context: EvalContext, task: Task, max_samples: int) -> dict[str, float]:
     """Return the measures of one task over the first samples of its slice."""
     index = context.corpus.index(task.dataset, task.slice)
-    number = min(len(index), max_samples, SLOW_LIMITS.get(task.kind, max_samples))
+    number = _samples(task, context.corpus, max_samples)
     samples = [index.sample(position) for position in range(number)]
     values = _measurer(task.kind)(context, samples)
     return {

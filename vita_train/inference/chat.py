@@ -243,9 +243,9 @@ class Chat:
     def prompt(self, asked: Conversation) -> Prompt:
         """Return a conversation as the model reads it, up to where its reply begins."""
         model, data = self.recipe.model, self.recipe.data
-        per_tile = model.tokens_per_tile
-        images = [image_tokens(len(tiles), per_tile) for tiles in asked.images]
-        videos = [video_tokens(len(tiles), per_tile, data.video) for tiles in asked.videos]
+        tile = model.tile_tokens
+        images = [image_tokens(len(tiles), tile) for tiles in asked.images]
+        videos = [video_tokens(len(tiles), tile, data.video) for tiles in asked.videos]
         counts = MediaCounts(
             images=tuple(map(sum, images)),
             videos=tuple(map(sum, videos)),
@@ -258,7 +258,8 @@ class Chat:
             np.asarray(encoded.ids, dtype=np.int64), np.asarray(encoded.runs, dtype=np.int64)
         )
         tiles = [*asked.images, *asked.videos]
-        tokens = [count for of in (*images, *videos) for count in of] if data.video.slowfast else []
+        pooled = data.video.slowfast or tile.are_merged
+        tokens = [count for of in (*images, *videos) for count in of] if pooled else []
         return Prompt(
             torch.from_numpy(ids),
             torch.cat(tiles) if tiles else None,

@@ -17,6 +17,7 @@ from vita_train.models.inputs import OmniBatch
 from vita_train.models.language.decoder import Decoded, decode
 from vita_train.models.vision import VisionTower
 from vita_train.models.vision.pooling import pool_tiles
+from vita_train.recipe.merging import MergeSpec
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 #: Shortest clip the speech encoder gives a frame for.
@@ -93,7 +94,7 @@ class Omni(nn.Module):
         if tiles is not None and len(tiles):
             features = self.image_features(tiles, batch.tile_tokens)
         elif "image" in batch.modalities:
-            features, real = self.image_features(self._dummy_tile(ids.device)), False
+            features, real = self._dummy_image(batch.tile_tokens, ids.device), False
         embeds = _place(embeds, ids == IMAGE_ID, features, real, "image", batch.sample_ids)
         features, real = None, True
         if fbank is not None and lengths is not None and len(fbank):
@@ -106,13 +107,50 @@ class Omni(nn.Module):
         """Return the tokens of tiles (N, 3, S, S), joined in order: (positions, D).
 
         Each tile has as many as tower and projector give, or as ``tokens`` (N,) says it is pooled
-        to.
+        or merged to.
         """
-        with _gradients(self.vision):
-            features = self.vision(tiles)
+        if tokens is not None and self.vision.spec.merge is not None:
+            return self._merged_features(tiles, tokens, self.vision.spec.merge)
+        features = self._project(tiles)
         with _gradients(self.vision, self.projector):
-            features = self.projector(features)
             return features.flatten(0, 1) if tokens is None else pool_tiles(features, tokens)
+
+    def _project(self, tiles: Tensor, removals: Sequence[int] = ()) -> Tensor:
+        """Return the tokens of tiles (N, 3, S, S) behind the projector, (N, T, D); the tower merges
+        ``removals`` away."""
+        with _gradients(self.vision):
+            features = (
+                self.vision.merged(tiles, removals).hidden if removals else self.vision(tiles)
+            )
+        with _gradients(self.vision, self.projector):
+            return self.projector(features)
+
+    def _merged_features(self, tiles: Tensor, tokens: Tensor, merge: MergeSpec) -> Tensor:
+        """Return the tokens of tiles of which the tower merges those that are not to stay whole.
+
+        With ``slowfast`` both kinds pass through the tower on every rank, whichever it has, so that
+        all make the same collective calls.
+        """
+        spec = self.vision.spec
+        whole = tokens == spec.num_tokens
+        if (wrong := ~whole & (tokens != spec.merged_tokens)).any():
+            raise DataError(
+                f"a tile has {int(tokens[wrong][0])} positions in the text, but the tower leaves "
+                f"{spec.merged_tokens} of {spec.num_tokens} tokens",
+                code="VT-DATA-082",
+                where="batch",
+                remedy="prepare the data again with the model settings of this recipe",
+            )
+        owner = torch.arange(len(tokens), device=tiles.device).repeat_interleave(tokens)
+        parts, places, nothing = [], [], torch.zeros((), device=tiles.device)
+        for chosen, removals in ((~whole, spec.removals), (whole, ())):
+            if chosen.any():
+                parts.append(self._project(tiles[chosen], removals).flatten(0, 1))
+                places.append(chosen[owner].nonzero().flatten())
+            elif merge.slowfast:
+                dummy = self._project(self._dummy_tiles(1, tiles.device), removals)
+                nothing = nothing + dummy.sum() * 0
+        return torch.cat(parts)[torch.cat(places).argsort()] + nothing
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
         """Return the tokens of clips (A, T, bins), padding left out, joined in order: (positions,
@@ -136,9 +174,18 @@ class Omni(nn.Module):
             adapter_length(encoder_length(torch.tensor(frames)), self.audio_adapter.stride)
         )
 
-    def _dummy_tile(self, device: torch.device) -> Tensor:
+    def _dummy_image(self, tokens: Tensor | None, device: torch.device) -> Tensor:
+        """Return features of nothing that pass through the tower as those of other ranks do."""
+        spec = self.vision.spec
+        if tokens is None or spec.merge is None:
+            return self.image_features(self._dummy_tiles(1, device))
+        both = torch.tensor([spec.merged_tokens, spec.num_tokens], device=device)
+        count = 2 if spec.merge.slowfast else 1
+        return self.image_features(self._dummy_tiles(count, device), both[:count])
+
+    def _dummy_tiles(self, count: int, device: torch.device) -> Tensor:
         side = self.vision.spec.tile_size
-        return torch.zeros(1, 3, side, side, device=device)
+        return torch.zeros(count, 3, side, side, device=device)
 
     def _dummy_clip(self, device: torch.device) -> tuple[Tensor, Tensor]:
         bins = self.audio_encoder.spec.num_mel_bins

@@ -20,6 +20,7 @@ from vita_train.recipe.selection import Selection
 from vita_train.runs.dated import dated, has_date
 from vita_train.runs.run import Run
 from vita_train.storage.base import KeyExistsError, is_local
+from vita_train.storage.disk_errors import machine_faults
 from vita_train.storage.factory import open_file, open_store
 
 #: Keys below a root where the names of runs lie that hold a date, by the Workflow they belong to.
@@ -103,7 +104,8 @@ def one_message() -> Iterator[None]:
     """End the process with the message of an error that a user can do something about, as the last
     of its log and without a traceback."""
     try:
-        yield
+        with machine_faults():
+            yield
     except VitaError as error:
         print(f"error: {on_the_page(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -119,7 +121,8 @@ def shown_on(page: Any) -> Iterator[None]:
         page: KFP HTML artifact.
     """
     try:
-        yield
+        with machine_faults():
+            yield
     except VitaError as error:
         message = on_the_page(str(error))
         print(f"error: {message}", file=sys.stderr, flush=True)

@@ -40,11 +40,13 @@ def stage_summary(recipe: Recipe, manifest: Manifest, folder: str) -> str:
     spec, lineage = recipe.stages[manifest.stage], manifest.lineage
     samples = lineage.get("samples", {})
     seconds, world = float(lineage.get("seconds", 0.0)), int(lineage.get("world", 1))
+    lost = len(lineage.get("unreadable", {}))
     lines = [
         f"## {manifest.stage} {spec.title}",
         "",
         f"Run **{manifest.run}**, {samples.get('steps', 0)} steps over "
-        f"{samples.get('count', 0):,} samples and {lineage.get('tokens', 0):,} tokens.",
+        f"{samples.get('count', 0):,} samples and {lineage.get('tokens', 0):,} tokens"
+        + (f"; {lost} samples could not be read." if lost else "."),
         "",
         *_table(("trained", "parameters"), _counts(lineage.get("trained", {}))),
     ]

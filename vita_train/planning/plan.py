@@ -93,7 +93,7 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
 
 def media_positions(recipe: Recipe) -> dict[str, int]:
     """Return the tokens that images, videos and clips take."""
-    tile = recipe.model.tokens_per_tile
+    tile = recipe.model.tile_tokens
     image, video = recipe.data.image, recipe.data.video
     tiles = most_tiles(image)
     videos = {
@@ -111,7 +111,7 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
         for length in sorted({1.0, 10.0, recipe.data.audio.max_seconds})
     }
     return {
-        "image, one tile": tile,
+        "image, one tile": tile.merged,
         f"image, at most ({tiles} tiles)": sum(image_tokens(tiles, tile)),
         **shown,
         **seconds,

@@ -32,7 +32,7 @@ def image_cost(size: str, recipe: Recipe) -> str:
     spec, side = recipe.data.image, recipe.model.vision.tile_size
     columns, rows = choose_grid(width, height, spec.min_tiles, spec.max_tiles, side)
     tiles = count_tiles(width, height, spec, side)
-    positions = sum(image_tokens(tiles, recipe.model.tokens_per_tile))
+    positions = sum(image_tokens(tiles, recipe.model.tile_tokens))
     return f"{columns} x {rows} grid, {tiles} tiles, {positions} positions"
 
 
@@ -42,7 +42,7 @@ def video_cost(seconds: float, recipe: Recipe) -> str:
     data = recipe.data
     frames = len(frame_indices(max(1, round(seconds * _VIDEO_RATE)), _VIDEO_RATE, data.video))
     tiles = most_video_tiles(frames, data.image, data.video)
-    positions = sum(video_tokens(tiles, recipe.model.tokens_per_tile, data.video))
+    positions = sum(video_tokens(tiles, recipe.model.tile_tokens, data.video))
     return (
         f"{frames} frames, {f'at most {tiles} tiles, ' if tiles > frames else ''}{positions} "
         f"positions"

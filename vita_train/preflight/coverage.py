@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vita_train.console import Found
-from vita_train.errors import DataError
+from vita_train.errors import DataError, UserError
+from vita_train.preflight.subprocesses import RefusedError, ask
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.run import Run
@@ -32,11 +33,39 @@ def check_coverage(run: Run) -> Found:
     """
     from vita_train.data.index.corpus import Corpus
 
-    if run.final("prepare") is None:
-        return Found("not prepared yet")
-    if not run.corpus_dir.is_dir():
-        return Found("prepared on another machine; looked at where its corpus is")
+    if why := not_here(run):
+        return Found(why)
     return corpus_coverage(run.recipe, Corpus.open(run.corpus_dir))
+
+
+def check_dry_batch(run: Run) -> str:
+    """Train a batch of every mix of modalities of every stage on a small model, on the processor.
+
+    Raises:
+        UserError: what the stage's first steps would stumble over.
+    """
+    if why := not_here(run):
+        return why
+    try:
+        losses = ask("vita_train.training.dry_batch", run.recipe, run.name)
+    except RefusedError as error:
+        raise UserError(
+            f"a batch cannot be trained on: {error}",
+            code="VT-USE-228",
+            where="prepared data",
+            remedy="correct what it says, and prepare again if it is the data",
+        ) from None
+    mixes = sum(map(len, losses.values()))
+    return f"{mixes} mixes of modalities in {len(losses)} stages train, on a small model"
+
+
+def not_here(run: Run) -> str:
+    """Return why the prepared corpus cannot be looked at here; empty if it can."""
+    if run.final("prepare") is None:
+        return "not prepared yet"
+    if not run.corpus_dir.is_dir():
+        return "prepared on another machine; looked at where its corpus is"
+    return ""
 
 
 def corpus_coverage(recipe: Recipe, corpus: Corpus) -> Found:

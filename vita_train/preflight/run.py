@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
-from vita_train.preflight.coverage import check_coverage
+from vita_train.preflight.coverage import check_coverage, check_dry_batch
 from vita_train.preflight.disk import plan_disk
 from vita_train.preflight.features import feature_bytes
 from vita_train.preflight.media import check_roots
@@ -34,6 +34,7 @@ from vita_train.recipe.selection import Selection, input_stages, run_steps
 from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
+from vita_train.storage.disk_errors import machine_faults
 from vita_train.storage.factory import open_file
 from vita_train.storage.local import LocalStore
 from vita_train.storage.store_probe import try_store
@@ -74,6 +75,7 @@ def check_all(
         ("media folders", lambda: check_roots(run)),
         ("prepared data", lambda: _prepared(run)),
         *([("supervision", lambda: check_coverage(run))] if thorough else []),
+        *([("dry batches", lambda: check_dry_batch(run))] if thorough else []),
         ("earlier stages", lambda: _earlier(run, chosen)),
         ("pretrained", lambda: check_sources(recipe, ask_hub=thorough)),
         *([("initial weights", lambda: initial_weights(recipe))] if recipe.weights else []),
@@ -85,7 +87,26 @@ def check_all(
         ),
         ("ports", _ports),
     ]
-    return [check(name, work) for name, work in checks]
+    return [check(name, machine_faults()(work)) for name, work in checks]
+
+
+def check_before_submission(recipe: Recipe, selection: Selection, *, gpu: str = "") -> list[Check]:
+    """Return the outcome of the checks that need no cluster: what the server's own first steps
+    would say after minutes is said before anything is uploaded.
+
+    Args:
+        recipe: resolved.
+        selection: the steps to be done.
+        gpu: what the recipe will run on, as of `check_all`; nothing is held against it where it is
+            empty.
+    """
+    checks: list[tuple[str, Callable[[], str | Found]]] = [
+        ("recipe", lambda: _recipe(recipe, selection)),
+        ("pretrained", lambda: check_sources(recipe, ask_hub=True)),
+        ("model", lambda: _described(recipe, _count(recipe)["modules"])),
+        *([("memory of GPUs", lambda: check_memory(recipe, gpu))] if gpu else []),
+    ]
+    return [check(name, machine_faults()(work)) for name, work in checks]
 
 
 def _recipe(recipe: Recipe, selection: Selection) -> Found:
@@ -256,11 +277,20 @@ def _model(run: Run, parameters: dict[str, int], adapters: dict[str, dict[str, i
         )  # whole or absent after a full disk or a power cut
     parameters.update(counted["modules"])
     adapters.update(counted["adapters"])
+    return _described(recipe, parameters)
+
+
+def _described(recipe: Recipe, parameters: Mapping[str, int]) -> str:
     counts = ", ".join(f"{name} {_millions(count)}" for name, count in parameters.items() if count)
+    tile = recipe.model.tile_tokens
+    merged = (
+        f", {tile.merged} where its tokens are merged ({tile.merged / tile.whole:.3f})"
+        if tile.are_merged
+        else ""
+    )
     return (
         f"{_millions(sum(parameters.values()))} parameters: {counts}; a tile of "
-        f"{recipe.model.vision.tile_size} "
-        f"pixels takes {recipe.model.tokens_per_tile} positions"
+        f"{recipe.model.vision.tile_size} pixels takes {tile.whole} positions{merged}"
     )
 
 

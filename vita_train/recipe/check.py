@@ -96,6 +96,17 @@ def _sizes(recipe: Recipe) -> list[str]:
             f"or more, "
             f"but tower and projector give {per_tile} tokens a tile"
         )
+    merge = model.vision.merge
+    if merge is not None and recipe.data.video.slowfast:
+        problems.append(
+            "data.video.slowfast pools the tokens of frames and model.vision.merge merges them: "
+            "leave one of them out"
+        )
+    if merge is not None and merge.slowfast and recipe.data.video.tile_frames:
+        problems.append(
+            "model.vision.merge.slowfast keeps the first frame of a video whole, but "
+            "data.video.tile_frames makes several tiles of it: leave one of them out"
+        )
     if recipe.tokenizer.source is None and recipe.tokenizer.vocab_size > model.llm.vocab_size:
         problems.append(
             f"tokenizer.vocab_size {recipe.tokenizer.vocab_size} is above model.llm.vocab_size "
@@ -112,7 +123,8 @@ def _batches(recipe: Recipe) -> list[str]:
                 f"stages.{stage}.batch.seq_len {spec.batch.seq_len} is above "
                 f"model.llm.max_positions {positions}"
             )
-        tile = recipe.model.tokens_per_tile
+        tiles = recipe.model.tile_tokens
+        tile = tiles.merged if spec.merge_visual_tokens and not tiles.first_whole else tiles.whole
         if "projector" in modules_needed(recipe, stage) and spec.batch.seq_len < tile:
             problems.append(
                 f"stages.{stage}.batch.seq_len {spec.batch.seq_len} is below the {tile} positions "

@@ -25,6 +25,7 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
             model.tokens_per_tile,
             list(model.vision.mean),
             list(model.vision.std),
+            *([model.vision.merge.model_dump(mode="json")] if model.vision.merge else []),
         ],
         "audio": model.audio_encoder.num_mel_bins,
         "adapter": model.audio_adapter.model_dump(mode="json"),
@@ -36,6 +37,7 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
                 spec.batch.seq_len,
                 spec.batch.max_tiles,
                 spec.batch.max_audio_frames,
+                *([] if spec.merge_visual_tokens else ["whole"]),
             ]
             for stage, spec in recipe.stages.items()
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
@@ -110,7 +111,8 @@ def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
     sources = data.get("source") if isinstance(data, dict) else None
     for source in sources.values() if isinstance(sources, dict) else ():
         registry = source.get("registry") if isinstance(source, dict) else None
-        if isinstance(registry, str) and (beside := folder.resolve() / registry).is_file():
+        # Not pathlib's: a name that is too long for the file system is no file, and no error.
+        if isinstance(registry, str) and os.path.isfile(beside := folder.resolve() / registry):
             source["registry"] = str(beside)
 
 

@@ -11,7 +11,8 @@ from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, Subsampl
 from vita_train.recipe.base import Dropout, Epsilon, OptionalSize, SampleRate, Size, Strict
 from vita_train.recipe.family import FAMILIES
 from vita_train.recipe.towers.internvit import InternVitSpec
-from vita_train.recipe.vision import ProjectorSpec, VisionSpec
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec, tile_tokens
+from vita_train.recipe.visual import TileTokens
 
 
 class MoeSpec(Strict):
@@ -274,6 +275,11 @@ class ModelSpec(Strict):
         return self.projector.num_tokens(self.vision.grid_size)
 
     @property
+    def tile_tokens(self) -> TileTokens:
+        """Tokens a tile takes, token merging in the tower counted."""
+        return tile_tokens(self.vision, self.projector)
+
+    @property
     def weightless(self) -> frozenset[str]:
         """Modules that hold no weights: there is nothing to train or to load."""
         return frozenset({"projector"} if self.projector.declared.weightless else ())
@@ -297,9 +303,14 @@ class ModelSpec(Strict):
                 f"{self.vision.feature_size} on, "
                 f"llm.hidden_size is {self.llm.hidden_size}"
             )
-        self.projector.num_tokens(
+        left = self.projector.num_tokens(
             self.vision.grid_size
         )  # raises where it cannot take the tower's tokens
+        if self.vision.removals and left != self.vision.num_tokens:
+            raise ValueError(
+                f"projector {self.projector.kind} joins neighbours in the tower's square of "
+                f"tokens, which is none after vision.merge: take linear or an mlpNx_gelu"
+            )
         return self
 
 

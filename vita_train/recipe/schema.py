@@ -53,6 +53,11 @@ class LaunchSpec(Strict):
     """CPU threads per process."""
     workers: int = Field(default=0, ge=0, le=100_000)
     """Loader workers per process."""
+    unreadable: Literal["fail", "skip"] = "fail"
+    """What happens when a sample's file cannot be read, or is not what was prepared, while a stage
+    trains: the stage ends, or the sample is passed over, named and counted."""
+    max_unreadable: int = Field(default=100, ge=1, le=1_000_000)
+    """With ``unreadable: skip``: samples of a stage that may be passed over; one more ends it."""
     step_timeout: Seconds = 600.0
     """Seconds a step may take before every rank prints its stack and exits retryably."""
     restarts: OptionalCount = 1
@@ -71,6 +76,11 @@ class LaunchSpec(Strict):
                 + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
             )
         return backend
+
+    @property
+    def most_unreadable(self) -> int:
+        """Samples of a stage that may be passed over because they cannot be read."""
+        return self.max_unreadable if self.unreadable == "skip" else 0
 
     @property
     def ranks(self) -> int:

@@ -199,6 +199,9 @@ class StageSpec(Strict):
     engine: EngineSpec = EngineSpec()
     lora: LoraSpec | None = None
     """Train adapters in place of the modules it names."""
+    merge_visual_tokens: bool = True
+    """Where ``model.vision.merge`` is given: merge tokens in this stage. Stages that align can see
+    whole tiles and later ones fewer tokens."""
     quantize: QuantizeSpec | None = None
     """Hold the frozen matrices of the language model in 4 or 8 bit."""
     eval: EvalSpec = EvalSpec()

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from vita_train.plugins import Registry
 from vita_train.recipe.base import Dropout, Size, Strict
+from vita_train.recipe.merging import MergeSpec, kept_tokens, removals
 
 #: Of pixels between 0 and 1, by channel.
 _Mean = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +46,8 @@ class TowerSpec(Strict):
     """Stochastic depth of the last block while training; it grows linearly from 0 at the first."""
     mean: Means
     std: Stds
+    merge: MergeSpec | None = None
+    """Token merging; none keeps every token. clip, and siglip at one scale."""
 
     @property
     def tile_size(self) -> int:
@@ -73,9 +76,40 @@ class TowerSpec(Strict):
         return self.num_layers
 
     @property
+    def merges(self) -> bool:
+        """True if the tower can merge tokens."""
+        return False
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens before the patches."""
+        return 1
+
+    @property
+    def removals(self) -> tuple[int, ...]:
+        """Tokens that each block merges away; empty without ``merge``."""
+        if self.merge is None or self.merge.keep == 1:
+            return ()
+        return removals(
+            self.merge, self.num_tokens, self.num_blocks, self.num_layers, self.class_tokens
+        )
+
+    @property
+    def merged_tokens(self) -> int:
+        """Tokens left of a tile that is merged."""
+        return kept_tokens(self.num_tokens, self.removals, self.class_tokens)
+
+    @property
     def released_activation(self) -> str:
         """Activation as a release's config.json names it; empty where none is to be compared."""
         return ""
+
+    @model_validator(mode="after")
+    def _merging(self) -> TowerSpec:
+        if self.merge is not None and not self.merges:
+            raise ValueError(f"a tower of kind {self.kind} cannot merge tokens with these settings")
+        _ = self.removals  # raises where they cannot be reached
+        return self
 
     @model_validator(mode="after")
     def _heads(self) -> TowerSpec:

@@ -10,6 +10,7 @@ from vita_train.recipe.base import Strict
 from vita_train.recipe.projectors import PROJECTORS, ProjectorKind, projector_of
 from vita_train.recipe.tower import TOWERS, TowerSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
+from vita_train.recipe.visual import TileTokens
 
 #: The kind of settings that name none: VITA-1.5's own.
 DEFAULT_TOWER = str(InternVitSpec.model_fields["kind"].default)
@@ -73,3 +74,14 @@ class ProjectorSpec(Strict):
             return self.declared.num_tokens(side)
         except ValueError as error:
             raise ValueError(f"projector {self.kind} {error}") from error
+
+
+def tile_tokens(vision: TowerSpec, projector: ProjectorSpec) -> TileTokens:
+    """Return the tokens that a tile takes behind tower and projector."""
+    whole = projector.num_tokens(vision.grid_size)
+    merge = vision.merge
+    return TileTokens(
+        whole,
+        vision.merged_tokens if vision.removals else whole,
+        merge is not None and merge.slowfast,
+    )

@@ -5,6 +5,7 @@ Preparation, planner, training and chat all count with these functions and no ot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
 
 from vita_train.recipe.data import ImageSpec, VideoSpec
@@ -48,21 +49,44 @@ def most_video_tiles(frames: int, image: ImageSpec, video: VideoSpec) -> int:
     return max(video_tiles(frames, tiles, video) for tiles in range(1, most_tiles(image) + 1))
 
 
-def image_tokens(tiles: int, per_tile: int) -> list[int]:
+@dataclass(frozen=True)
+class TileTokens:
+    """Tokens that a tile takes."""
+
+    whole: int
+    """What tower and projector give."""
+    merged: int
+    """Where the tower merges tokens; as many as ``whole`` where it does not."""
+    first_whole: bool = False
+    """The first tile of a video is not merged."""
+
+    def saved(self, tiles: int, videos: int) -> int:
+        """Return the positions that merging saves on tiles, those of videos among them."""
+        return (tiles - (videos if self.first_whole else 0)) * (self.whole - self.merged)
+
+    @property
+    def are_merged(self) -> bool:
+        """True if any tile is."""
+        return self.merged != self.whole
+
+
+def image_tokens(tiles: int, tile: TileTokens) -> list[int]:
     """Return the tokens of each tile of an image."""
-    return [per_tile] * tiles
+    return [tile.merged] * tiles
 
 
-def video_tokens(tiles: int, per_tile: int, spec: VideoSpec) -> list[int]:
+def video_tokens(tiles: int, tile: TileTokens, spec: VideoSpec) -> list[int]:
     """Return the tokens of each tile of a video, in order.
 
     With slow-fast pooling every fourth tile is slow, counted over the tiles as the public code
     counts them. So it does not matter for the number of positions which frames are tiled.
     """
     if not spec.slowfast:
-        return [per_tile] * tiles
-    slow, fast = slowfast_sides(isqrt(per_tile))
-    return [slow**2 if tile % SLOW_EVERY == 0 else fast**2 for tile in range(tiles)]
+        return [tile.whole if tile.first_whole else tile.merged][:tiles] + [tile.merged] * (
+            tiles - 1
+        )
+    slow, fast = slowfast_sides(isqrt(tile.whole))
+    return [slow**2 if number % SLOW_EVERY == 0 else fast**2 for number in range(tiles)]
 
 
 def slowfast_sides(grid: int) -> tuple[int, int]:

@@ -60,8 +60,12 @@ def _short(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items())
+        return _joined([f"{key}: {_short(item)}" for key, item in value.items()], most=32)
     if isinstance(value, list | tuple):
-        shown = ", ".join(_short(item) for item in value[:8])
-        return f"{shown}, … ({len(value)} in all)" if len(value) > 8 else shown
+        return _joined([_short(item) for item in value], most=8)
     return str(value)
+
+
+def _joined(items: list[str], *, most: int) -> str:
+    shown = ", ".join(items[:most])
+    return f"{shown}, … ({len(items)} in all)" if len(items) > most else shown

@@ -22,6 +22,46 @@ _NOTHING_LEFT = 64 << 10
 _PLACE = "storage.root or VITA_TRAIN_CACHE"
 
 
+#: Faults of a name or of the machine that can reach a user from anywhere, and what to do.
+_FAULTS: dict[int, str] = {
+    errno.EADDRINUSE: "stop the process that uses the port, or choose another port",
+    errno.EROFS: "choose a directory that can be written",
+    errno.ENAMETOOLONG: "give a shorter name: file systems hold 255 bytes between two slashes",
+    errno.ELOOP: "the links lead in a circle: correct them",
+    errno.ENOTDIR: "a part of the path is a file: correct the path",
+    errno.EISDIR: "this is a directory: give a file in it",
+}
+
+
+def machine_fault(error: BaseException) -> UserError | None:
+    """Return what a user is told of an operating system's error that comes from a name they gave or
+    from their machine; None where it may be a fault of ours."""
+    if not isinstance(error, OSError):
+        return None
+    if full := as_full_disk(error, Path()):
+        return full
+    if error.errno not in _FAULTS:
+        return None
+    what = error.strerror or str(error)
+    return UserError(
+        what[0].lower() + what[1:],
+        code="VT-USE-001",
+        where=str(error.filename or ""),
+        remedy=_FAULTS[error.errno],
+    )
+
+
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """Turn the errors that `machine_fault` knows into ours, and let every other error pass."""
+    try:
+        yield
+    except OSError as error:
+        if fault := machine_fault(error):
+            raise fault from error
+        raise
+
+
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into ours, with the path in them."""

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from vita_train.data.loading.batch import MicroBatch
+from vita_train.data.loading.batch import Collate, MicroBatch
+from vita_train.data.loading.unreadable import Unreadable, collate_readable
 from vita_train.errors import RecipeError, VitaError
-from vita_train.training.objectives.base import Collate, Objective
+from vita_train.training.objectives.base import Objective
 from vita_train.training.parallel.distributed import World
 
 AHEAD = 4
@@ -58,6 +59,15 @@ class BatchOrder(Protocol):
         ...
 
 
+class LoadedStep(NamedTuple):
+    """What the loader hands over for a step."""
+
+    parts: list[MicroBatch]
+    """This rank's micro-batches, on the CPU."""
+    unreadable: list[Unreadable]
+    """Its samples that are in none of them."""
+
+
 class BatchLoader:
     """This rank's micro-batches of an order.
 
@@ -73,6 +83,7 @@ class BatchLoader:
         seed: of the recipe.
         workers: processes that read; 0 reads in this one.
         ahead: steps for which each pulls media out of shards before it makes their batches.
+        skip: pass over samples that cannot be read, and name them; without it they end the stage.
     """
 
     def __init__(
@@ -85,11 +96,12 @@ class BatchLoader:
         seed: int,
         workers: int,
         ahead: int = 0,
+        skip: bool = False,
     ) -> None:
         self._order = order
         self._visits = _Visits(ahead=ahead, stride=max(1, workers))
         self._loader = DataLoader(
-            _Steps(objective.collate, order, grad_accum, world, seed),
+            _Steps(objective.collate, order, grad_accum, world, seed, skip),
             batch_size=None,
             sampler=self._visits,
             num_workers=workers,
@@ -98,8 +110,8 @@ class BatchLoader:
             pin_memory=world.device.type != "cpu",
         )
 
-    def steps(self, start: int, stop: int) -> Iterator[list[MicroBatch]]:
-        """Yield, for each step from ``start`` to ``stop``, this rank's micro-batches on the CPU.
+    def steps(self, start: int, stop: int) -> Iterator[LoadedStep]:
+        """Yield this rank's micro-batches of each step from ``start`` to ``stop``.
 
         Rank r takes rows r, r + world, ... of the global batch and splits them evenly. Neither
         ranks nor workers change which samples a step holds. Asked again, it gives up what it had
@@ -111,10 +123,10 @@ class BatchLoader:
         """
         self._visits.steps = range(start, stop)
         self._visits.ends = tuple(self._order.ends)
-        for parts in self._loader:
-            if isinstance(parts, VitaError):
-                raise parts
-            yield parts
+        for loaded in self._loader:
+            if isinstance(loaded, VitaError):
+                raise loaded
+            yield loaded
 
 
 class _Visit(NamedTuple):
@@ -142,26 +154,33 @@ class _Visits:
             yield _Visit(step, self.ends, range(step + self.stride, last, self.stride))
 
 
-class _Steps(Dataset["list[MicroBatch] | VitaError"]):
+class _Steps(Dataset["LoadedStep | VitaError"]):
     """The micro-batches of a step, or the error that reading them gave: torch would pass it on as
     mere text."""
 
     def __init__(
-        self, collate: Collate, order: BatchOrder, grad_accum: int, world: World, seed: int
+        self,
+        collate: Collate,
+        order: BatchOrder,
+        grad_accum: int,
+        world: World,
+        seed: int,
+        skip: bool,
     ) -> None:
         self._collate = collate
         self._order = order
         self._grad_accum = grad_accum
         self._rank, self._size = world.rank, world.size
         self._seed = seed
+        self._skip = skip
         self._opened: dict[tuple[int, tuple[int, ...]], list[Any]] = {}
 
-    def __getitem__(self, visit: _Visit) -> list[MicroBatch] | VitaError:
+    def __getitem__(self, visit: _Visit) -> LoadedStep | VitaError:
         self._order.set_ends(visit.ends)
         try:
             mine = self._opened.pop((visit.step, visit.ends), None) or self._open(visit.step)
             self._pull(visit)
-            return self._parts(visit.step, mine)
+            return self._load(visit.step, mine)
         except VitaError as error:
             return error
 
@@ -192,7 +211,14 @@ class _Steps(Dataset["list[MicroBatch] | VitaError"]):
             )
         return [self._order.load(row) for row in rows[self._rank :: self._size]]
 
-    def _parts(self, step: int, mine: list[Any]) -> list[MicroBatch]:
+    def _load(self, step: int, mine: list[Any]) -> LoadedStep:
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         bounds = [len(mine) * part // self._grad_accum for part in range(self._grad_accum + 1)]
-        return [self._collate(mine[begin:end], seed=seed) for begin, end in pairwise(bounds)]
+        loaded = LoadedStep([], [])
+        for begin, end in pairwise(bounds):
+            part, unreadable = collate_readable(
+                self._collate, mine[begin:end], seed=seed, skip=self._skip
+            )
+            loaded.parts.append(part)
+            loaded.unreadable.extend(unreadable)
+        return loaded

@@ -44,8 +44,8 @@ def gather_result(
     ctc_vocab_size: int,
     device: torch.device,
 ) -> Result | None:
-    """Return the final weights on rank 0, None on the others. Every rank must call it; it closes
-    the engine.
+    """Return the final weights on rank 0, and on every rank whose modules are whole; None on the
+    others. Every rank must call it; it closes the engine.
 
     Adapters, quantised weights and the parts of sharding engines are left behind: the modules are
     loaded anew as the stage found them, and what was trained is put into them.
@@ -53,10 +53,10 @@ def gather_result(
     spec = recipe.stages[stage]
     state = engine.gather()
     engine.close()
-    if state is None:
-        return None
     adapters: dict[str, Adapter] = {}
-    if spec.engine.kind != "torch" or spec.adapted or spec.quantize:
+    if not everywhere(spec):
+        if state is None:
+            return None
         modules = load_inputs(recipe, inputs, tuple(modules), ctc_vocab_size=ctc_vocab_size)
         for name, tensors in state.items():
             if name in modules and name not in spec.adapted:
@@ -66,6 +66,11 @@ def gather_result(
         )
     modules = cast_parameters(modules, getattr(torch, recipe.model.dtype))
     return Result(modules.to(device), adapters)
+
+
+def everywhere(spec: StageSpec) -> bool:
+    """Say whether every rank ends a stage with whole modules that can be used as they are."""
+    return spec.engine.kind == "torch" and not spec.adapted and not spec.quantize
 
 
 def store_result(

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from vita_train.training.advice import extension_advice, recent_trend
 from vita_train.training.batches import AHEAD
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
-from vita_train.training.evaluate import DevMeasures, all_processors, measure_stage
+from vita_train.training.evaluate import DevMeasures, measure_stage
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.inputs import (
     Inputs,
@@ -57,13 +57,12 @@ from vita_train.training.parallel.distributed import (
     process_group,
     world_from_environment,
 )
-from vita_train.training.results import Result, gather_result, store_result
+from vita_train.training.results import Result, everywhere, gather_result, store_result
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
 from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
-from vita_train.weights.adapters import Adapter
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts
@@ -84,7 +83,7 @@ class StageRun:
         self.prefix = run.key(self.stage)
         self.directory = run.dir / self.stage
         self.logs = logs or run.logs_dir(self.stage)
-        self.corpus = open_corpus(run)
+        self.corpus = open_corpus(run).for_stage(self.spec)
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
@@ -160,11 +159,21 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
             trained = _train(stage_run, world, inputs, digest, watchdog)
         if trained is None:
             return None
-    counters, objective, result, attempt, run_log = trained
-    with _failures(run_log):
-        return _finish(
-            stage_run, world, inputs, digest, counters, objective, result, attempt, run_log
-        )
+    with _failures(trained.run_log):
+        return _finish(stage_run, world, inputs, digest, trained)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage has when its last step is done, on rank 0."""
+
+    counters: Counters
+    objective: Objective
+    result: Result
+    measured: dict[str, float] | None
+    """Held-out measures, where all ranks took them together."""
+    attempt: Attempt
+    run_log: RunLog
 
 
 def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
@@ -180,8 +189,9 @@ def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
 
 def _train(
     stage_run: StageRun, world: World, inputs: Inputs, digest: str, watchdog: Watchdog
-) -> tuple[Counters, Objective, Result, Attempt, RunLog] | None:
-    """Train to the last step; on rank 0 return what the manifest is made from."""
+) -> Trained | None:
+    """Train to the last step, and measure where all ranks can; on rank 0 return what the manifest
+    is made from."""
     recipe, spec = stage_run.recipe, stage_run.spec
     watchdog.beat("the start of the stage")
     dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
@@ -262,6 +272,7 @@ def _train(
                 watchdog,
                 workers=recipe.launch.workers,
                 ahead=AHEAD if recipe.storage.media == "shards" else 0,
+                most_unreadable=recipe.launch.most_unreadable,
                 snapshot=snapshot,
                 measure=measure,
             ).run(counters)
@@ -275,7 +286,34 @@ def _train(
                 ctc_vocab_size=stage_run.ctc_vocab_size,
                 device=world.device,
             )
-    return None if result is None else (counters, objective, result, attempt, run_log)
+            measured: dict[str, float] | None = None
+            if result is not None and everywhere(spec):
+                with watchdog.off():
+                    measured = _measure(stage_run, world, inputs, result, run_log, together=True)
+    if result is None or world.rank > 0:
+        return None
+    return Trained(counters, objective, result, measured, attempt, run_log)
+
+
+def _measure(
+    stage_run: StageRun,
+    world: World,
+    inputs: Inputs,
+    result: Result,
+    run_log: RunLog,
+    *,
+    together: bool,
+) -> dict[str, float]:
+    run_log.progress(phase="measuring")
+    return measure_stage(
+        stage_run.stage,
+        stage_run.recipe,
+        stage_run.corpus,
+        result.modules.eval(),
+        inputs,
+        world,
+        together=together,
+    )
 
 
 def _collector(
@@ -308,31 +346,23 @@ def _collector(
 
 
 def _finish(
-    stage_run: StageRun,
-    world: World,
-    inputs: Inputs,
-    digest: str,
-    counters: Counters,
-    objective: Objective,
-    result: Result,
-    attempt: Attempt,
-    run_log: RunLog,
+    stage_run: StageRun, world: World, inputs: Inputs, digest: str, trained: Trained
 ) -> Manifest:
-    """Write weights, measure, pass the gate, commit."""
-    recipe, spec, modules = stage_run.recipe, stage_run.spec, result.modules
+    """Write weights, measure what was not, pass the gate, commit."""
+    counters, result, run_log = trained.counters, trained.result, trained.run_log
+    recipe, spec = stage_run.recipe, stage_run.spec
     refs = store_result(
         recipe,
         stage_run.stage,
         result,
         inputs,
         stage_run.store,
-        f"{stage_run.prefix}/final/{attempt.id}",
+        f"{stage_run.prefix}/final/{trained.attempt.id}",
         stage_run.directory,
     )
-    modules.eval()
-    run_log.progress(phase="measuring")
-    with all_processors(world):  # the other ranks have ended
-        measured = measure_stage(stage_run.stage, recipe, objective.context.corpus, modules, inputs)
+    measured = trained.measured
+    if measured is None:
+        measured = _measure(stage_run, world, inputs, result, run_log, together=False)
     metrics = {**counters.dev, **counters.checks, **measured}
     if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
         raise VitaError(
@@ -345,7 +375,7 @@ def _finish(
     accepted = check_gates(
         spec, metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, metrics)
     )
-    lineage = _lineage(stage_run, world, inputs, counters, objective, result.adapters, attempt)
+    lineage = _lineage(stage_run, world, inputs, trained)
     manifest = Manifest(
         kind="model",
         run=stage_run.run.name,
@@ -362,15 +392,11 @@ def _finish(
 
 
 def _lineage(
-    stage_run: StageRun,
-    world: World,
-    inputs: Inputs,
-    counters: Counters,
-    objective: Objective,
-    adapters: Mapping[str, Adapter],
-    attempt: Attempt,
+    stage_run: StageRun, world: World, inputs: Inputs, trained_stage: Trained
 ) -> dict[str, Any]:
     """Return where the weights come from and what they cost."""
+    counters, objective = trained_stage.counters, trained_stage.objective
+    attempt, adapters = trained_stage.attempt, trained_stage.result.adapters
     children = objective.model_modules()
     trained: dict[str, int] = {}
     frozen: dict[str, int] = {}
@@ -415,6 +441,7 @@ def _lineage(
         "memory_gib": round(peak_memory(world.device), 3),
         "loss": counters.loss if math.isfinite(counters.loss) else None,
         "skipped": counters.skipped,
+        "unreadable": counters.unreadable,
         "adapters": {name: adapter.base for name, adapter in adapters.items()},
         "engine": stage_run.spec.engine.model_dump(mode="json"),
         "world": world.size,

@@ -13,16 +13,17 @@ from typing import Any
 
 from vita_train.console import warn
 from vita_train.data.loading.batch import MicroBatch
+from vita_train.data.loading.unreadable import Unreadable
 from vita_train.errors import DataError, StoppedError, VitaError
 from vita_train.evaluation.gates import OBJECTIVES_OWN
 from vita_train.recipe.stage import StageSpec
-from vita_train.training.batches import BatchLoader, BatchOrder
+from vita_train.training.batches import BatchLoader, BatchOrder, LoadedStep
 from vita_train.training.engines.base import Engine, not_finite
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.samples import id_sum
 from vita_train.training.observability.telemetry import MetricsSnapshot, Throughput, peak_memory
-from vita_train.training.parallel.distributed import World, peer_errors, sum_over_ranks
+from vita_train.training.parallel.distributed import World, gather_json, peer_errors, sum_over_ranks
 from vita_train.training.resume import Checkpoints, seed_step
 from vita_train.training.step_plan import StepPlan
 from vita_train.training.watchdog import Watchdog
@@ -44,6 +45,8 @@ class Counters:
     """Sum of the id hashes of all samples so far, modulo 2**53."""
     skipped: int = 0
     """Steps without an update, because a gradient was not finite."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Samples that were passed over because they could not be read, with the reason."""
     skipped_in_a_row: int = 0
     seconds: float = 0.0
     loss: float = math.nan
@@ -75,6 +78,9 @@ class Loop:
     workers: int = 0
     ahead: int = 0
     """Steps for which loader workers pull media out of shards."""
+    most_unreadable: int = 0
+    """Samples that may be passed over because they cannot be read; with 0 the first ends the
+    stage."""
     snapshot: MetricsSnapshot = field(default_factory=MetricsSnapshot)
     """The newest values, for whoever looks in while it trains."""
     measure: Callable[[Sequence[str]], dict[str, float]] | None = None
@@ -104,16 +110,19 @@ class Loop:
                 seed=self.seed,
                 workers=self.workers,
                 ahead=self.ahead,
+                skip=self.most_unreadable > 0,
             )
             batches = loader.steps(counters.step, plan.end)
             while counters.step < plan.end:
                 step, started = counters.step, time.perf_counter()
                 self.watchdog.beat(f"step {step + 1}")
-                parts = next(batches)
+                loaded = next(batches)
                 throughput.waited(waited := time.perf_counter() - started)
                 self.snapshot.data_wait_s += waited
-                global_step = self._agree(parts, stopping())
-                norm = self._step(step, parts, global_step, sums, counters)
+                global_step = self._agree(loaded, stopping())
+                if global_step.unreadable:
+                    self._pass_over(counters, loaded.unreadable)
+                norm = self._step(step, loaded.parts, global_step, sums, counters)
                 self._count(counters, step, global_step, throughput, time.perf_counter() - started)
                 if plan.is_due(counters.step) and self._check(counters):
                     self._follow_plan()
@@ -220,16 +229,39 @@ class Loop:
             counters.step, values
         )  # and with that counters.met, which is the plan's own
 
-    def _agree(self, parts: list[MicroBatch], stop: bool) -> GlobalStep:
+    def _pass_over(self, counters: Counters, mine: Sequence[Unreadable]) -> None:
+        """Note the samples of all ranks that could not be read.
+
+        Raises:
+            DataError: they are more than may be passed over.
+        """
+        for rank_samples in gather_json(mine):
+            for name, reason in rank_samples:
+                if name not in counters.unreadable and self.world.rank == 0:
+                    warn(f"passed over: {reason}")
+                counters.unreadable[name] = reason
+        if len(counters.unreadable) > self.most_unreadable:
+            raise DataError(
+                f"{len(counters.unreadable)} samples could not be read, "
+                f"{self.most_unreadable} may be passed over",
+                code="VT-DATA-078",
+                where=f"samples {', '.join(list(counters.unreadable)[-8:])}",
+                remedy="look whether the media are still where they were prepared; if so many may "
+                "be missing, raise launch.max_unreadable, and the same command goes on",
+            )
+
+    def _agree(self, loaded: LoadedStep, stop: bool) -> GlobalStep:
         """Sum what all ranks must know of this step in one exchange."""
+        parts = loaded.parts
         ids = [name for part in parts for name in part.sample_ids]
         self.watchdog.holding(ids)
         mine = [
             sum(self.objective.weight(part) for part in parts),
             float(stop),
-            float(id_sum(ids)),
+            float(id_sum([*ids, *(sample.id for sample in loaded.unreadable)])),
             float(len(ids)),
             sum(self.objective.tokens(part) for part in parts),
+            float(len(loaded.unreadable)),
         ]
         kinds = ("image", "audio")
         mine += [float(kind in part.modalities) for part in parts for kind in kinds]
@@ -241,7 +273,7 @@ class Loop:
                 where=f"samples {', '.join(ids[:8])}",
                 remedy="check the labels of these records",
             )
-        flags = total[5:]
+        flags = total[6:]
         modalities = [
             frozenset(
                 kind for kind, flag in zip(kinds, flags[2 * i : 2 * i + 2], strict=True) if flag
@@ -249,7 +281,14 @@ class Loop:
             for i in range(len(parts))
         ]
         return GlobalStep(
-            total[0], bool(total[1]), int(total[2]), int(total[3]), int(total[4]), modalities, ids
+            total[0],
+            bool(total[1]),
+            int(total[2]),
+            int(total[3]),
+            int(total[4]),
+            int(total[5]),
+            modalities,
+            ids,
         )
 
     def _step(
@@ -330,6 +369,7 @@ class Loop:
                 **rates,
                 "memory_gib": memory,
                 **({"skipped": counters.skipped} if counters.skipped else {}),
+                **({"unreadable": len(counters.unreadable)} if counters.unreadable else {}),
             },
         )
         self.run_log.progress(step=counters.step, loss=loss, eta_s=round(left, 1))
@@ -354,11 +394,14 @@ class Loop:
             seed=self.seed,
             workers=0,
             ahead=self.ahead,
+            skip=self.most_unreadable > 0,
         )
-        for step, parts in enumerate(loader.steps(0, self.spec.eval.batches)):
-            global_step = self._agree(parts, False)
+        for step, loaded in enumerate(loader.steps(0, self.spec.eval.batches)):
+            global_step = self._agree(loaded, False)
+            if global_step.unreadable:
+                self._pass_over(counters, loaded.unreadable)
             seed_step(self.seed, step, self.world.rank)
-            for part, modalities in zip(parts, global_step.modalities, strict=True):
+            for part, modalities in zip(loaded.parts, global_step.modalities, strict=True):
                 sums.add(
                     self.engine.evaluate(part.with_modalities(modalities).to(self.world.device)),
                     "main",
@@ -397,8 +440,12 @@ class GlobalStep:
     weight: float
     stop: bool
     id_sum: int
+    """Of all its samples, those that could not be read among them."""
     samples: int
+    """That are trained on."""
     tokens: int
+    unreadable: int
+    """Samples of all ranks that were passed over."""
     modalities: list[frozenset[str]]
     """Per micro-batch, over all ranks."""
     ids: list[str]

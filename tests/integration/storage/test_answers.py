@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.checkpoints import STAGE, assert_told, save, whole_step
+from tests.helpers.errors import raises_code
 from tests.helpers.s3_faults import FaultProxy, Headers, Lie
 from vita_train.errors import EXIT_RETRYABLE, CheckpointError, StorageError
 from vita_train.runs.final import final_key, read_final, write_final
@@ -149,7 +150,7 @@ def test_what_is_no_marker_never_makes_a_stage_begin_anew(
         assert caught.value.exit_code == EXIT_RETRYABLE
         assert_told(caught.value, direct.uri)
     elif name == "longer":
-        with pytest.raises(StorageError, match="run the same command again"):
+        with raises_code(StorageError, "VT-STORE-006"):
             latest_commit(hasty, STAGE, passed_over=noted)
     else:
         assert latest_commit(hasty, STAGE, passed_over=noted) is None

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.helpers.toy import ToyBatch, ToyObjective, toy_context, toy_modules, toy_recipe
-from vita_train.errors import VitaError
+from tests.helpers.toy import (
+    ToyBatch,
+    ToyObjective,
+    collate,
+    toy_context,
+    toy_modules,
+    toy_recipe,
+)
+from vita_train.errors import DataError, VitaError
 from vita_train.launch.process import run_rank
 from vita_train.storage.factory import open_store
 from vita_train.training.engines.base import EngineContext
@@ -90,6 +97,14 @@ class Faulty(ToyObjective):
             time.sleep(60)
 
 
+def collate_readable(samples: Sequence[Any], *, seed: int) -> ToyBatch:
+    """As the toy's, but the files of some samples are gone."""
+    for sample in samples:
+        if sample.id in case["unreadable"]:
+            raise DataError("cannot be read", code="VT-DATA-009", where=sample.id)
+    return collate(samples, seed=seed)
+
+
 def main() -> int:
     """Train; return the exit code that the command line would have."""
     world = world_from_environment()
@@ -108,6 +123,8 @@ def main() -> int:
     try:
         with process_group(world, timeout=300, always=True), peer_errors():
             objective = Faulty(toy_context(recipe, "1.2", world.rank, world.size), toy_modules())
+            if "unreadable" in case:
+                objective.collate = collate_readable
             apply_trainable(objective, spec.trainable)
             engine = build_engine(
                 objective,
@@ -132,7 +149,9 @@ def main() -> int:
                 run_log,
                 checkpoints,
                 watchdog,
+                most_unreadable=case.get("most_unreadable", 0),
             ).run(counters)
+            (root / f"counters-{world.rank}.json").write_text(json.dumps(vars(counters)))
             engine.close()
     except VitaError as error:
         write_outcome(logs, world.rank, error)

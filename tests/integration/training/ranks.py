@@ -80,3 +80,9 @@ def outcome(root: Path, rank: int) -> dict[str, Any]:
         (root / "run" / "1.2" / "logs" / f"rank-{rank}.error.json").read_text()
     )
     return found
+
+
+def counters(root: Path, rank: int) -> dict[str, Any]:
+    """Return what a rank has counted by the end."""
+    found: dict[str, Any] = json.loads((root / f"counters-{rank}.json").read_text())
+    return found

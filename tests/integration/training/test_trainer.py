@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.toy import ToyOrder
 from tests.integration.training import ranks
-from vita_train.errors import EXIT_RETRYABLE, EXIT_STOPPED
+from vita_train.errors import EXIT_REFUSED, EXIT_RETRYABLE, EXIT_STOPPED
 
 # Two ranks on a machine that does other work too may take minutes.
 pytestmark = pytest.mark.timeout(1200)
@@ -48,6 +49,32 @@ def test_one_rank_goes_on_from_two_with_the_same_global_batches(
     assert ranks.batches(tmp_path) == ranks.batches(whole)
     # Only the noise of the toy, which ranks draw for themselves, differs.
     assert ranks.losses(tmp_path) == pytest.approx(ranks.losses(whole), rel=0.02)
+
+
+def test_samples_passed_over_are_committed_and_resume_is_exact(whole: Path, tmp_path: Path) -> None:
+    lost = [ToyOrder().ids(step)[place] for step, place in ((1, 0), (5, 3))]
+    visits = [name for step in range(8) for name in ToyOrder().ids(step) if name in lost]
+    case = {"unreadable": lost, "most_unreadable": 2}
+    code, output = ranks.train(tmp_path / "calm", case)
+    assert code == 0, output[-4000:]
+    assert output.count("passed over: ") == 2
+    counted = [ranks.counters(tmp_path / "calm", rank) for rank in (0, 1)]
+    assert [sorted(one["unreadable"]) for one in counted] == [sorted(lost)] * 2
+    assert counted[0]["samples"] == 8 * 8 - len(visits)
+    assert ranks.batches(tmp_path / "calm") == ranks.batches(whole)  # as planned
+    code, _ = ranks.train(tmp_path / "killed", {**case, "fault": {"kind": "kill", "step": 4}})
+    assert code != 0
+    code, output = ranks.train(tmp_path / "killed", case)
+    assert code == 0, output[-4000:]
+    assert ranks.losses(tmp_path / "killed") == ranks.losses(tmp_path / "calm")
+    assert ranks.counters(tmp_path / "killed", 0)["unreadable"] == counted[0]["unreadable"]
+
+
+def test_more_than_may_be_passed_over_end_the_stage(tmp_path: Path) -> None:
+    lost = ToyOrder().ids(1)[:2]
+    code, output = ranks.train(tmp_path, {"unreadable": lost, "most_unreadable": 1}, ranks=1)
+    assert code == EXIT_REFUSED, output[-4000:]
+    assert ranks.outcome(tmp_path, 0)["error"] == "VT-DATA-078"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.evaluation_world import small_corpus, small_recipe
 from tests.integration.training import ranks
 from vita_train.errors import COMMAND, GateError, RecipeError
@@ -159,13 +160,13 @@ def test_a_checkpoint_of_another_extension_is_left_aside(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["caption.dev.attributes", "textqa.test.accuracy"])
 def test_measures_of_other_data_are_refused(root: Path, name: str) -> None:
-    with pytest.raises(RecipeError, match=r"textqa"):
+    with raises_code(RecipeError, "VT-RECIPE-027", "textqa"):
         check_recipe(recipe_of(root, until={name: {"min": 0.5}}, max_steps=10))
 
 
 def test_a_measure_that_cannot_be_taken_is_refused_before_the_first_step(root: Path) -> None:
     recipe = recipe_of(root, until={"textqa.dev.wer": {"min": 0.5}}, max_steps=10)
-    with pytest.raises(RecipeError, match=r"textqa\.dev\.accuracy"):
+    with raises_code(RecipeError, "VT-RECIPE-061", "textqa.dev.accuracy"):
         run_stage(Run(recipe, RUN), "0.llm")
     assert not (root / RUN / "0.llm" / "events.jsonl").exists()
 

@@ -124,6 +124,25 @@ def test_faults_of_the_machine_have_a_remedy(
     assert shown.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "check"],
+        ["data", "init"],
+        ["data", "records"],
+        ["data", "import-config"],
+        ["run"],
+        ["recipe", "check"],
+    ],
+)
+def test_a_name_that_no_file_system_holds_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*command, "é" * 200, monkeypatch=monkeypatch) == EXIT_REFUSED
+    assert "éééé" in (told := capsys.readouterr().err)
+    assert "traceback" not in told
+
+
 def test_unexpected_errors_leave_a_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

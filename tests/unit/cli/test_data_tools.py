@@ -114,6 +114,44 @@ def test_numbers(files: Path) -> None:
     }  # fmt: skip
 
 
+def test_media_are_counted_by_size_and_duration(files: Path) -> None:
+    image_file(files / "m" / "long.png", 130, 10)
+    video_file(files / "m" / "v.mp4")
+    rows = json.loads((files / "r.json").read_text())
+    rows += [
+        {"id": 5, "image": ["long.png", "a.jpg"], "conversations": turns("<image><image>", "x")},
+        {"id": 6, "video": "v.mp4", "conversations": turns("<video>", "x")},
+    ]
+    (files / "r.json").write_text(json.dumps(rows))
+    words = ["--data_path", files / "r.json"]
+    images = json.loads(run("statistics_image_num", *words)[1])
+    assert images["histogram"] == {"0": 4, "1": 2, "2": 1}
+    assert images["images"] == 4
+    words += ["--root", files / "m"]
+
+    def counted(tool: str, *more: str) -> tuple[int, dict[str, int], list[Any]]:
+        code, told = run(tool, *words, *more)
+        found = json.loads(told)
+        bins = {name: count for name, count in found["histogram"].items() if count}
+        assert sum(bins.values()) == found["files"]
+        return code, bins, found["faults"]
+
+    assert counted("statistics_audio_duration") == (0, {"0-1": 1, "1-5": 2}, [])
+    code, bins, faults = counted("statistics_resolution")
+    assert (code, sum(bins.values()), bins["0-112"]) == (1, 3, 3)
+    assert [(fault["row"], fault["reason"]) for fault in faults] == [(1, "unreadable image")]
+    assert counted("statistics_resolution", "--videos")[0] == 0
+    assert counted("statistics_video_filesize") == (0, {"0-1": 1}, [])
+    assert run("check_image_space_ratio", *words, "--output", files / "l")[0] == 1
+    listed = [json.loads(line) for line in (files / "l").read_text().splitlines()]
+    assert [(each["row"], each["reason"]) for each in listed] == [
+        (1, "unreadable image"),
+        (5, "long image"),
+    ]
+    assert run("check_image_space_ratio", *words, "--output", files / "l", "--most", "13")[0] == 1
+    assert len((files / "l").read_text().splitlines()) == 1
+
+
 def test_tokens(tmp_path: Path) -> None:
     small_world(tmp_path, 4)
     train_tokenizer(["the red circle"] * 20, 420, tmp_path / "tokenizer")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from tests.helpers.data_world import audio_file
@@ -152,3 +153,43 @@ def test_every_split_has_a_speaker(count: int) -> None:
     splits = split_speakers(speakers, {"dev": 0.4, "test": 0.4})
     assert set(splits.values()) == {"train", "dev", "test"}
     assert set(splits) == set(speakers)
+
+
+def test_a_table_of_pieces_cuts_them_out_of_long_recordings(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for who in range(4):
+        audio_file(folder / f"s{who}" / "talk.wav", 3.0, seed=who)
+    rows = [
+        f"s{who}/talk.wav\tline {who}.{part}\t{part}\t{part + 0.5}"
+        for who in range(4)
+        for part in (1, 0)
+    ]
+    rows += ["s0/talk.wav\tbeyond\t2.5\t9", "s0/talk.wav\tback\t2\t1", "s9/talk.wav\tgone\t0\t1"]
+    (tmp_path / "t.tsv").write_text("\n".join(["path\tsentence\tstart\tend", *rows]))
+    code, told = run(
+        "records",
+        folder,
+        "--table",
+        tmp_path / "t.tsv",
+        "--out",
+        out,
+        "--dev",
+        "0",
+        "--test",
+        "0.2",
+    )
+    assert code == 0, told
+    read_back = read(out)
+    found = {row.id: row for part in read_back.values() for row in part}
+    assert len(found) == 8
+    row = found["s2/talk.wav#1-1.5"]
+    assert row.record.conversations[1].value == "line 2.1"
+    piece, rate = soundfile.read(row.audios[0].path({"audio": out / "segments"}))
+    whole, _ = soundfile.read(folder / "s2" / "talk.wav")
+    assert len(piece) == rate // 2
+    assert abs(piece - whole[rate : rate + rate // 2]).max() < 1e-4
+    assert {row.id.partition("/")[0] for row in read_back["test"]}.isdisjoint(
+        {row.id.partition("/")[0] for row in read_back["train"]}
+    )
+    skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [one["file"] for one in skipped] == ["t.tsv:11", "t.tsv:12", "s0/talk.wav#2.5-9"]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import EXIT_REFUSED, GateError
 from vita_train.evaluation.gates import check_gates, gate_results
 from vita_train.recipe.stage import StageSpec
@@ -43,7 +44,7 @@ def test_every_failed_gate_is_named_with_value_and_bound() -> None:
 
 @pytest.mark.parametrize("metrics", [{}, {"a.accuracy": math.nan}])
 def test_a_measure_that_is_missing_or_not_a_number_meets_no_gate(metrics: dict[str, float]) -> None:
-    with pytest.raises(GateError, match=r"a\.accuracy"):
+    with raises_code(GateError, "VT-GATE-001", "a.accuracy"):
         check_gates(stage(a__accuracy={"min": 0.0}), metrics)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import UserError
 from vita_train.evaluation.measures import measure
 from vita_train.evaluation.run import evaluate_run
@@ -67,5 +68,5 @@ def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_pa
 
 def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:
     recipe = world.recipe.model_copy(update={"storage": StorageSpec(root=str(tmp_path))})
-    with pytest.raises(UserError, match="no stage of this run is finished"):
+    with raises_code(UserError, "VT-USE-128"):
         load_newest(Run(recipe, "none"), ctc_vocab_size=4)

@@ -5,6 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.helpers.errors import raises_code
 from tests.helpers.omni_batches import document
 from vita_train.errors import DataError
 from vita_train.inference.generate import answer, draw, generate, generate_ids, stream_text
@@ -133,7 +134,7 @@ def test_modes_are_given_back(lively: Omni) -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused(lively: Omni) -> None:
-    with pytest.raises(DataError, match="long: the prompt takes 256 positions, the model has 256"):
+    with raises_code(DataError, "VT-DATA-032", "256"):
         list(
             generate_ids(
                 lively,

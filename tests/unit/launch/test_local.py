@@ -81,7 +81,7 @@ def test_retryable_end_is_started_again(tmp_path: Path) -> None:
 
 
 def test_crash_names_the_log_and_quotes_its_end(tmp_path: Path) -> None:
-    with pytest.raises(VitaError, match="RuntimeError: shapes differ") as caught:
+    with raises_code(VitaError, "VT-FAIL-003") as caught:
         launch(_recipe(tmp_path), "crash")
     assert caught.value.exit_code == 1
     assert Path(caught.value.where).exists()
@@ -89,7 +89,7 @@ def test_crash_names_the_log_and_quotes_its_end(tmp_path: Path) -> None:
 
 
 def test_killed_rank_is_started_again_a_bounded_number_of_times(tmp_path: Path) -> None:
-    with pytest.raises(VitaError, match="SIGKILL") as caught:
+    with raises_code(VitaError, "VT-PEER-002", "SIGKILL") as caught:
         launch(_recipe(tmp_path, restarts=1), "killed")
     assert caught.value.exit_code == EXIT_RETRYABLE
     assert _attempts(tmp_path) == 2

@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.s3_server import S3Server
 from vita_train.errors import DataError, UserError
 from vita_train.pipeline import steps
@@ -127,7 +128,7 @@ def test_unpicked_step_returns_its_commit_or_nothing_and_reads_no_inputs(recipe:
 
 
 def test_missing_input_names_the_step_and_the_command(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"1\.1 needs prepare") as caught:
+    with raises_code(UserError, "VT-USE-068", "1.1") as caught:
         steps.train_step(Run(recipe, "r"), "1.1")
     assert "vita-train run smoke --run r --until prepare" in str(caught.value)
 

@@ -2,6 +2,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises_code
 from vita_train.cli.run import plan as command
 from vita_train.errors import RecipeError
 from vita_train.models.audio.adapter import adapter_length
@@ -91,7 +92,7 @@ def test_tied_embeddings_count_once(small_spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("name", ["h100", "h100-", "h100-0", ""])
 def test_a_gpu_without_a_size_is_refused(name: str) -> None:
-    with pytest.raises(RecipeError, match="--gpu"):
+    with raises_code(RecipeError, "VT-RECIPE-025", "--gpu"):
         gpu_bytes(name)
 
 

@@ -45,5 +45,5 @@ def test_a_codec_alone_may_have_several_codebooks() -> None:
 
 
 def test_a_spectral_codec_has_no_published_variant() -> None:
-    with pytest.raises(RecipeError, match=r"variant ticodec.*waveform"):
+    with raises_code(RecipeError, "VT-RECIPE-047", "waveform"):
         load_recipe("smoke", ["model.codec.variant=ticodec"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import UserError
 from vita_train.recipe.extension import extended, remember
 from vita_train.recipe.load import load_recipe
@@ -35,7 +36,7 @@ def test_what_is_not_an_extension(text: str) -> None:
 @pytest.mark.parametrize(("extend", "accept"), [(["2.1a=5"], []), ([], ["2.1a"])])
 def test_a_stage_that_the_recipe_lacks(extend: Sequence[str], accept: Sequence[str]) -> None:
     recipe = smoke("stages.2.1a=null", "stages.2.1b.after=[1.3]")
-    with pytest.raises(UserError, match="no stage"):
+    with raises_code(UserError, "VT-RECIPE-026"):
         extended(recipe, extend, accept)
 
 

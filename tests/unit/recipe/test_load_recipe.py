@@ -240,14 +240,14 @@ def test_anchors_that_multiply_are_stopped() -> None:
 
 
 def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="did you mean tiny"):
+    with raises_code(RecipeError, "VT-RECIPE-035"):
         load_recipe("tinny")
     with raises_code(RecipeError, "VT-RECIPE-034"):
         load_recipe(str(tmp_path / "gone.yaml"))
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with raises_code(RecipeError, "VT-RECIPE-029"):
         load_recipe(str(tmp_path))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="UTF-8"):
+    with raises_code(RecipeError, "VT-RECIPE-028", "UTF-8"):
         load_recipe(str(tmp_path / "binary.yaml"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.errors import raises_code
 from tests.helpers.fabricated_run import fabricate_run
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
@@ -204,6 +205,6 @@ def test_a_run_in_a_remote_store_is_read_beside_its_local_files(tmp_path: Path) 
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run here"):
+    with raises_code(UserError, "VT-USE-094"):
         render_report(tmp_path)
     assert not (tmp_path / "report").exists()

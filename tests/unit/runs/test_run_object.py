@@ -56,7 +56,7 @@ def test_a_run_is_found_where_it_was_moved_to(tmp_path: Path) -> None:
     assert found.name == "s"
     assert found.dir == tmp_path / "new" / "s"
     assert found.recipe.stages == run.recipe.stages
-    with pytest.raises(UserError, match="no run here"):
+    with raises_code(UserError, "VT-USE-097"):
         Run.open(str(tmp_path / "old"))
 
 

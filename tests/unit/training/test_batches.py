@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.helpers.toy import (
+    ToyBatch,
     ToyObjective,
     ToyOrder,
+    collate,
     toy_context,
     toy_modules,
     toy_recipe,
     toy_sample,
 )
+from vita_train.data.loading.unreadable import collate_readable
 from vita_train.errors import DataError, RecipeError
 from vita_train.training.batches import BatchLoader
 from vita_train.training.objectives.speech_tokens import SpeechTokensBatch
@@ -33,8 +37,9 @@ def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[li
         loader = BatchLoader(
             objective, ToyOrder(), grad_accum=accumulate, world=world, seed=0, workers=workers
         )
-        for step, parts in enumerate(loader.steps(start, 4)):
+        for step, (parts, unreadable) in enumerate(loader.steps(start, 4)):
             assert len(parts) == accumulate
+            assert not unreadable
             steps[step] += [name for part in parts for name in part.sample_ids]
     return [sorted(step) for step in steps]
 
@@ -83,6 +88,51 @@ def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
     assert str(told.value) == "a.jpg: the image is cut off (fetch it again)"
 
 
+def unreadable_collate(samples: Sequence[SimpleNamespace], *, seed: int) -> ToyBatch:
+    """As the toy's, but every fifth sample's file is gone."""
+    for sample in samples:
+        if int(sample.id.rpartition("/")[2]) % 5 == 0:
+            raise DataError("cannot be read", code="VT-DATA-009", where=sample.id)
+    return collate(samples, seed=seed)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_cannot_be_read_are_left_out_and_named(workers: int) -> None:
+    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
+    objective.collate = unreadable_collate
+    loader = BatchLoader(
+        objective, ToyOrder(), grad_accum=2, world=ALONE, seed=0, workers=workers, skip=True
+    )
+    found = list(loader.steps(0, 3))
+    for step, loaded in enumerate(found):
+        kept = [name for part in loaded.parts for name in part.sample_ids]
+        lost = [sample.id for sample in loaded.unreadable]
+        assert all(reason.startswith(name) for name, reason in loaded.unreadable)
+        assert sorted(kept + lost) == sorted(ToyOrder().ids(step))
+        assert {int(name[-6:]) % 5 == 0 for name in lost} <= {True}
+    assert any(loaded.unreadable for loaded in found)
+
+
+def test_a_micro_batch_of_which_nothing_can_be_read_ends_the_stage() -> None:
+    def nothing(samples: Sequence[SimpleNamespace], *, seed: int) -> ToyBatch:
+        raise DataError("cannot be read", code="VT-DATA-009", where=samples[0].id)
+
+    with pytest.raises(DataError) as told:
+        collate_readable(nothing, ToyOrder().rows(0), seed=0, skip=True)
+    assert told.value.code == "VT-DATA-009"
+
+
+def test_only_what_cannot_be_read_leaves_a_packed_row() -> None:
+    rows = [[toy_sample(4), toy_sample(5), toy_sample(6)], [toy_sample(10)], [toy_sample(11)]]
+
+    def packed(samples: Sequence[list[SimpleNamespace]], *, seed: int) -> ToyBatch:
+        return unreadable_collate([sample for row in samples for sample in row], seed=seed)
+
+    batch, unreadable = collate_readable(packed, rows, seed=0, skip=True)
+    assert [name[-2:] for name in batch.sample_ids] == ["04", "06", "11"]
+    assert [sample.id[-2:] for sample in unreadable] == ["05", "10"]
+
+
 class SwitchingOrder(ToyOrder):
     """Other samples from the end of a phase on; each carries the process that fetched it."""
 
@@ -99,9 +149,9 @@ def test_workers_stay_and_follow_a_plan_that_changes() -> None:
     order = SwitchingOrder()
     order.set_ends([40])
     loader = BatchLoader(objective, order, grad_accum=1, world=ALONE, seed=0, workers=2)
-    first = next(loader.steps(0, 40))[0].sample_ids
+    first = next(loader.steps(0, 40)).parts[0].sample_ids
     order.set_ends([1])
-    second, third = [parts[0].sample_ids for parts in loader.steps(1, 3)]
+    second, third = [loaded.parts[0].sample_ids for loaded in loader.steps(1, 3)]
 
     def places(ids: list[str]) -> list[int]:
         return [int(name.rpartition("@")[0].rpartition("/")[2]) for name in ids]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
+from tests.helpers.errors import raises_code
 from tests.helpers.toy import (
     ToyBatch,
     ToyObjective,
@@ -103,17 +103,17 @@ def test_assertion_notices_a_switched_parameter_and_a_woken_module() -> None:
     objective = objective_with({"llm": 1e-3})
     names = apply_trainable(objective, {"llm": 1e-3})
     objective.projector.weight.requires_grad_(True)
-    with pytest.raises(VitaError, match=r"projector\.weight"):
+    with raises_code(VitaError, "VT-FAIL-009", "projector.weight"):
         assert_trainable(objective, names)
     objective.projector.weight.requires_grad_(False)
     objective.vision[1].train()
-    with pytest.raises(VitaError, match="training mode: vision"):
+    with raises_code(VitaError, "VT-FAIL-010"):
         assert_trainable(objective, names)
 
 
 def test_unused_module_is_refused() -> None:
     objective = objective_with({"codec": 1e-3})
-    with pytest.raises(RecipeError, match="codec"):
+    with raises_code(RecipeError, "VT-RECIPE-062", "codec"):
         apply_trainable(objective, {"codec": 1e-3})
 
 
@@ -145,7 +145,7 @@ def test_empty_group_is_an_error() -> None:
     modules["projector"].bias = modules["llm"].model["layers"][0].linear.bias
     objective = ToyObjective(toy_context(toy_recipe(trainable=rates), "1.2"), modules)
     apply_trainable(objective, rates)
-    with pytest.raises(RecipeError, match="'projector' is empty"):
+    with raises_code(RecipeError, "VT-RECIPE-064"):
         param_groups(objective, rates, 0.0)
 
 
@@ -183,5 +183,5 @@ def test_other_engines_refuse_phases() -> None:
         toy_context(toy_recipe(trainable=rates, engine={"kind": "fsdp2"}), "1.2"), toy_modules()
     )
     apply_trainable(objective, rates)
-    with pytest.raises(RecipeError, match="alternates between discriminators and main"):
+    with raises_code(RecipeError, "VT-RECIPE-060"):
         build_engine(objective, EngineContext(objective.context.spec, ALONE, torch.float32))

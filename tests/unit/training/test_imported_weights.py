@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError, RecipeError, StorageError, UserError
 from vita_train.pipeline.step_inputs import pretrained_digests
 from vita_train.preflight.run import check_all, initial_weights
@@ -153,7 +154,7 @@ def test_preflight_looks_at_every_file(tmp_path: Path) -> None:
     recipe = recipe_with(tmp_path, tmp_path / "a")
     assert initial_weights(recipe) == f"llm from {tmp_path / 'a'}"
     (tmp_path / "a" / "llm.safetensors").write_bytes(b"o")
-    with pytest.raises(UserError, match="has 1 bytes, 3 are listed"):
+    with raises_code(UserError, "VT-USE-084"):
         initial_weights(recipe)
     (tmp_path / "a" / "llm.safetensors").unlink()
     with pytest.raises(StorageError, match=r"llm\.safetensors"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from vita_train.cli.run.run import Recipe, RunName, Set
+from vita_train.cli.run.run import Gpu, Recipe, RunName, Set
 
 
 def register(app: typer.Typer) -> None:
@@ -18,14 +16,7 @@ def preflight(
     recipe: Recipe,
     run: RunName = "",
     settings: Set = None,
-    gpu: Annotated[
-        str,
-        typer.Option(
-            help="GPU of the recipe's nodes, its memory in GB at the end: h100-80; in place of "
-            "this machine's memory.",
-            show_default=False,
-        ),
-    ] = "",
+    gpu: Gpu = "",
 ) -> None:
     """Check that a run can succeed before it starts: recipe, packages, storage, data and media,
     pretrained sources, model, memory, ports. Ends with 2 where it cannot; warnings do not count."""

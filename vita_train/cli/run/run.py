@@ -58,6 +58,14 @@ Accept = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Do the chosen steps again even if committed.")
 ]
+Gpu = Annotated[
+    str,
+    typer.Option(
+        help="GPU of the recipe's nodes, its memory in GB at the end: h100-80; in place of "
+        "this machine's memory.",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

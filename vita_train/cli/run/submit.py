@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vita_train.cli.run.run import Force, Only, Recipe, RunName, Set, Since, Until
+from vita_train.cli.run.run import Force, Gpu, Only, Recipe, RunName, Set, Since, Until
 
 if TYPE_CHECKING:
     from vita_train.pipeline.server import PipelineServer
@@ -59,14 +59,23 @@ def submit(
         ),
     ] = "",
     namespace: Namespace = "",
+    gpu: Gpu = "",
+    check: Annotated[
+        bool, typer.Option(help="Look at pretrained sources and build the model's shape first.")
+    ] = True,
 ) -> None:
-    """Start a run on a server. The recipe is checked here first, and travels with the run.
+    """Start a run on a server. The recipe is checked here first, with its pretrained sources and
+    the model's sizes, and travels with the run.
 
     A recipe with stages of its own gets a pipeline of its own, with the images and names that the
     pipelines on the server were compiled with; VITA_TRAIN_TRAINER_IMAGE and its like go first.
     """
+    from rich.console import Console
+
+    from vita_train.console import show_checks
     from vita_train.pipeline.compiled import serving_pipeline
     from vita_train.pipeline.server import PipelineServer
+    from vita_train.preflight.run import check_before_submission
     from vita_train.recipe.check import check_recipe
     from vita_train.recipe.load import dump_recipe, load_recipe
     from vita_train.recipe.presets import preset_names
@@ -77,7 +86,10 @@ def submit(
     overrides = [*(settings or []), *([f"storage.root={storage}"] if storage else [])]
     resolved = load_recipe(recipe, overrides)
     check_recipe(resolved)
-    Selection.parse(resolved, only, since, until, force)
+    selection = Selection.parse(resolved, only, since, until, force)
+    if check:
+        outcome = check_before_submission(resolved, selection, gpu=gpu)
+        show_checks(outcome, Console(stderr=True))
     name = Run(resolved, dated(run, datetime.now(UTC))).name
     server = PipelineServer(endpoint, namespace)
     if not pipeline:

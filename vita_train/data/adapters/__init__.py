@@ -21,5 +21,18 @@ def register_adapter(name: str, function: str) -> None:
     ADAPTERS.add(name, function)
 
 
-for _name in ("records", "coco_captions", "librispeech", "libritts"):
+for _name in (
+    "aishell1",
+    "aishell3",
+    "coco_captions",
+    "gigaspeech",
+    "hifi_tts",
+    "lhotse",
+    "librispeech",
+    "libritts",
+    "ljspeech",
+    "magicdata",
+    "records",
+    "vctk",
+):
     register_adapter(_name, f"vita_train.data.adapters.{_name}:adapt")

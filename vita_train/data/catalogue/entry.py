@@ -74,6 +74,8 @@ class Hub(Strict):
     """Folder of the target tree."""
     unpack: Inside | None = None
     """Folder that archives among the files are unpacked to; none leaves them as they are."""
+    inside: str = ""
+    """Pattern of further archives within those; each is unpacked where it lies, and removed."""
 
 
 class ModelScope(Strict):
@@ -86,6 +88,7 @@ class ModelScope(Strict):
     files: tuple[str, ...] = ("*",)
     to: Inside = ""
     unpack: Inside | None = None
+    inside: str = ""
 
 
 class Download(Strict):
@@ -98,6 +101,7 @@ class Download(Strict):
     bytes: Bytes | None = None
     sha256: Sha256 | None = None
     unpack: Inside | None = None
+    inside: str = ""
 
     @property
     def path(self) -> str:
@@ -115,6 +119,7 @@ class S3Files(Strict):
     files: tuple[str, ...] = ("*",)
     to: Inside = ""
     unpack: Inside | None = None
+    inside: str = ""
 
 
 class LocalFiles(Strict):
@@ -125,6 +130,7 @@ class LocalFiles(Strict):
     files: tuple[str, ...] = ("*",)
     to: Inside = ""
     unpack: Inside | None = None
+    inside: str = ""
 
 
 class DebianPackage(Strict):

@@ -13,7 +13,7 @@ from vita_train.data.fetch.folder import staging_path
 from vita_train.data.fetch.lock import LockFile, Unpacked
 from vita_train.data.fetch.origin import RemoteFile
 from vita_train.data.fetch.progress import Progress
-from vita_train.data.fetch.unpack import merge, unpack
+from vita_train.data.fetch.unpack import merge, unpack, unpack_inside
 from vita_train.errors import UserError
 
 
@@ -42,14 +42,14 @@ def finish(
         UserError: files are missing that only a person gets.
     """
     name = entry.name
-    by_folder: dict[str, list[str]] = {}
+    by_folder: dict[tuple[str, str], list[str]] = {}
     for file in files:
         if file.unpack is not None:
-            by_folder.setdefault(file.unpack, []).append(file.path)
+            by_folder.setdefault((file.unpack, file.inside), []).append(file.path)
     count = 0
-    for folder, paths in sorted(by_folder.items()):
+    for (folder, inside), paths in sorted(by_folder.items()):
         for archive in archives_among(paths):
-            count += _unpack_once(name, archive, folder, lock, root)
+            count += _unpack_once(name, archive, folder, inside, lock, root)
             if not keep_archives:
                 for part in archive.parts:
                     (root / part).unlink(missing_ok=True)
@@ -62,7 +62,9 @@ def finish(
     return count
 
 
-def _unpack_once(name: str, archive: Archive, folder: str, lock: LockFile, root: Path) -> bool:
+def _unpack_once(
+    name: str, archive: Archive, folder: str, inside: str, lock: LockFile, root: Path
+) -> bool:
     digests = {part: lock.source(name).files[part].sha256 for part in archive.parts}
     for other, done in lock.shared_unpacked():
         if (other, done.parts, done.to) == (archive.name, digests, folder):
@@ -76,6 +78,9 @@ def _unpack_once(name: str, archive: Archive, folder: str, lock: LockFile, root:
     try:
         with progress.shown():
             files, count = unpack(archive, root, staging, progress.add)
+            if inside:
+                more = unpack_inside(staging, inside, progress.add)
+                files, count = files + more[0], count + more[1]
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

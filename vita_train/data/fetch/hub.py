@@ -74,6 +74,7 @@ def resolve_hub(
             size=files[path].size,
             sha256=files[path].lfs.sha256 if files[path].lfs else None,
             unpack=place.unpack,
+            inside=place.inside,
         )
         for path in chosen(files, place.files, page)
     ], {key: commit}

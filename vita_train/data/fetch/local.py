@@ -71,7 +71,12 @@ def resolve_local(place: LocalFiles) -> list[RemoteFile]:
     names = chosen(files, place.files, str(root))
     refuse_pointers((files[name] for name in names), root)
     return [
-        RemoteFile(within(place.to, name, str(root)), LocalOrigin(files[name]), unpack=place.unpack)
+        RemoteFile(
+            within(place.to, name, str(root)),
+            LocalOrigin(files[name]),
+            unpack=place.unpack,
+            inside=place.inside,
+        )
         for name in names
     ]
 

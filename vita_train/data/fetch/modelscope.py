@@ -67,6 +67,7 @@ def resolve_modelscope(
             size=files[path].get("Size"),
             sha256=files[path].get("Sha256") or None,
             unpack=place.unpack,
+            inside=place.inside,
         )
         for path in chosen(files, place.files, page)
     ], {key: revision}

@@ -86,3 +86,5 @@ class RemoteFile:
     """Bytes as a server said when it was asked; nothing is checked by it."""
     unpack: str | None = None
     """Folder of the target tree that it is unpacked to if it is an archive."""
+    inside: str = ""
+    """Pattern of archives in it that are unpacked where they lie."""

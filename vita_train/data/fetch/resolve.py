@@ -48,6 +48,7 @@ def resolve(
                     size=place.bytes,
                     sha256=place.sha256,
                     unpack=place.unpack,
+                    inside=place.inside,
                 )
             ], {}
     raise TypeError(type(place).__name__)

@@ -74,6 +74,7 @@ def resolve_s3(place: S3Files) -> list[RemoteFile]:
             within(place.to, name, place.uri),
             S3Origin(store, name),
             unpack=place.unpack,
+            inside=place.inside,
         )
         for name in names
     ]

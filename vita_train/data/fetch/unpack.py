@@ -22,9 +22,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from vita_train.data.fetch.archives import Archive
+from vita_train.data.fetch.archives import Archive, archives_among
 from vita_train.data.fetch.joined import JoinedFile
-from vita_train.data.fetch.patterns import within
+from vita_train.data.fetch.patterns import chosen, within
 from vita_train.errors import DataError
 
 _BUFFER = 1 << 20
@@ -155,6 +155,34 @@ def unpack(
                 raise _damaged(where, error) from error
             raise
     return writer.files, writer.size
+
+
+def unpack_inside(folder: Path, pattern: str, report: Callable[[int], None]) -> tuple[int, int]:
+    """Unpack archives below a folder where they lie, and remove them.
+
+    Args:
+        folder: what an archive was unpacked to.
+        pattern: of their paths; ``*`` crosses slashes.
+        report: is told of bytes that were written.
+
+    Returns:
+        How many files there are more, and their bytes more.
+
+    Raises:
+        DataError: none fits the pattern, or as of `unpack`.
+    """
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    files = size = 0
+    for archive in archives_among(chosen(paths, (pattern,), str(folder))):
+        place = folder / archive.name
+        staging = place.with_name(f"{place.name}.unpacked")
+        more = unpack(archive, folder, staging, report)
+        for part in archive.parts:
+            files, size = files - 1, size - (folder / part).stat().st_size
+            (folder / part).unlink()
+        merge(staging, place.parent)
+        files, size = files + more[0], size + more[1]
+    return files, size
 
 
 def _damaged(where: str, error: Exception) -> DataError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER
 from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
 from vita_train.data.sources.reading import MediaRef
 from vita_train.errors import DataError, VitaError
+from vita_train.recipe.special_ids import IMAGE_ID
+from vita_train.recipe.stage import StageSpec
+from vita_train.recipe.visual import TileTokens
 from vita_train.runs.run import Run
 from vita_train.storage.host_cache import known_digest
 
@@ -28,16 +31,19 @@ from vita_train.storage.host_cache import known_digest
 class Index:
     """Rows of one split. Opening reads the footer only; it can be sent to other processes.
 
-    Args:
-        path: directory of the split.
-        shards: where the media are, if they were packed.
-
     Attributes:
         lengths: (rows, 3) int32, memory-mapped: tokens, tiles, filterbank frames.
         digest: of ids, tokens and lengths of all rows.
+
+    Args:
+        path: of the split.
+        shards: where the media are, if they were packed.
+        whole: as if no tokens of tiles were merged, for stages that merge none.
     """
 
-    def __init__(self, path: Path, shards: ShardedMedia | None = None) -> None:
+    def __init__(
+        self, path: Path, shards: ShardedMedia | None = None, *, whole: bool = False
+    ) -> None:
         self.path = path
         self._shards = shards
         meta = _read_json(path / "meta.json")
@@ -74,6 +80,10 @@ class Index:
                 where=str(path),
                 remedy=REMEDY,
             ) from error
+        self._merged = self.settings.tile_tokens if whole else None
+        if self._merged is not None:
+            self.settings = self.settings.whole
+            self.lengths = self._whole_lengths(self._merged)
         self._batch: tuple[int, Any] = (-1, None)
         self._first_reads = FirstReads(self._rows)
 
@@ -93,8 +103,18 @@ class Index:
             mapped.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(mapped, dtype=kind).reshape(shape)
 
-    def __reduce__(self) -> tuple[type[Index], tuple[Path, ShardedMedia | None]]:
-        return Index, (self.path, self._shards)
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[Path, ShardedMedia | None]]:
+        return partial(Index, whole=self._merged is not None), (self.path, self._shards)
+
+    def _whole_lengths(self, tile: TileTokens) -> np.ndarray:
+        """Return the lengths without merging."""
+        lengths = self.lengths.copy()
+        videos = list(map(len, self.column("videos"))) if tile.first_whole else [0] * len(self)
+        lengths[:, 0] += [
+            tile.saved(tiles, films)
+            for tiles, films in zip(lengths[:, 1].tolist(), videos, strict=True)
+        ]
+        return lengths
 
     def __len__(self) -> int:
         return self._rows
@@ -169,7 +189,12 @@ class Index:
         images, videos = (
             [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos")
         )
-        states = get("states")
+        states, image_tiles = get("states"), get("image_tiles")
+        ids, runs = np.asarray(get("ids"), np.int32), np.asarray(get("runs"), np.int32)
+        if self._merged is not None:
+            of_video = tiles - sum(image_tiles)
+            shown = [*image_tiles, of_video] if of_video else image_tiles
+            runs[ids[ids < 0] == IMAGE_ID] = np.asarray(shown) * self._merged.whole
         never = self.settings.data.image.no_tile_sets
         audio_frames = get("audio_frames")
         return Sample(
@@ -177,13 +202,13 @@ class Index:
             split=self.split,
             index=index,
             record_id=get("id"),
-            ids=np.asarray(get("ids"), dtype=np.int32),
+            ids=ids,
             spans=list(zip(spans[::2], spans[1::2], strict=True)),
-            runs=np.asarray(get("runs"), dtype=np.int32),
+            runs=runs,
             turns=get("turns"),
             inserted=get("inserted"),
             images=[ref.path(self.roots) for ref in images],
-            image_tiles=get("image_tiles"),
+            image_tiles=image_tiles,
             image_tiled=[ref.root not in never for ref in images],
             videos=[ref.path(self.roots) for ref in videos],
             video_frame_indices=get("video_frame_indices"),
@@ -218,10 +243,15 @@ class Corpus:
     split."""
 
     def __init__(
-        self, path: Path, meta: dict[str, Any], shards: ShardedMedia | None = None
+        self,
+        path: Path,
+        meta: dict[str, Any],
+        shards: ShardedMedia | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         self.path = path
-        self._shards = shards
+        self._meta, self._shards, self._whole = meta, shards, whole
         self.digest: str = meta["digest"]
         self.datasets: dict[str, list[str]] = meta["datasets"]
         """Dataset name to its splits."""
@@ -253,6 +283,14 @@ class Corpus:
                 remedy=REMEDY,
             )
         return cls(path, meta, shards)
+
+    def for_stage(self, spec: StageSpec) -> Corpus:
+        """Return the corpus as a stage sees it, which may leave tokens of tiles unmerged."""
+        return (
+            self
+            if spec.merge_visual_tokens
+            else Corpus(self.path, self._meta, self._shards, whole=True)
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -300,7 +338,7 @@ class Corpus:
             )
         key = (dataset, split)
         if key not in self._open:
-            self._open[key] = Index(self.path / dataset / split, self._shards)
+            self._open[key] = Index(self.path / dataset / split, self._shards, whole=self._whole)
         return self._open[key]
 
 

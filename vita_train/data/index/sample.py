@@ -18,8 +18,8 @@ from vita_train.printable import printable
 from vita_train.recipe.audio import AudioAdapterSpec
 from vita_train.recipe.base import Strict
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.vision import ProjectorSpec, VisionSpec
-from vita_train.recipe.visual import image_tokens, video_tokens
+from vita_train.recipe.vision import ProjectorSpec, VisionSpec, tile_tokens
+from vita_train.recipe.visual import TileTokens, image_tokens, video_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +41,14 @@ class MediaSettings(Strict):
     mel_bins: int
 
     @property
-    def tokens_per_tile(self) -> int:
-        """Tokens a tile takes, before any pooling."""
-        return self.projector.num_tokens(self.vision.grid_size)
+    def tile_tokens(self) -> TileTokens:
+        """Tokens a tile takes, before any pooling of videos."""
+        return tile_tokens(self.vision, self.projector)
+
+    @property
+    def whole(self) -> MediaSettings:
+        """The same, but no tokens are merged."""
+        return self.model_copy(update={"vision": self.vision.model_copy(update={"merge": None})})
 
 
 class FirstReads:
@@ -162,12 +167,12 @@ class Sample:
 
     def tile_tokens(self) -> list[int] | None:
         """Return the tokens of each tile, in the order of the placeholders; None where none is
-        pooled."""
-        video, per_tile = self.settings.data.video, self.settings.tokens_per_tile
-        if not video.slowfast:
+        pooled or merged."""
+        video, tile = self.settings.data.video, self.settings.tile_tokens
+        if not video.slowfast and not tile.are_merged:
             return None
         images = sum(self.image_tiles)
-        return image_tokens(images, per_tile) + video_tokens(self.tiles - images, per_tile, video)
+        return image_tokens(images, tile) + video_tokens(self.tiles - images, tile, video)
 
     def load_pixels(self) -> np.ndarray:
         """Return tiles and frames as (N, S, S, 3) uint8, in the order of the placeholders.

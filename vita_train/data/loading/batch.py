@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -49,6 +49,21 @@ class MicroBatch:
         return replace(self, **values)  # type: ignore[type-var]
 
 
+class Collate(Protocol):
+    """Makes micro-batches in the loader's workers. It holds settings and no weights: each worker
+    has a copy of its own."""
+
+    def __call__(self, samples: Sequence[Any], *, seed: int) -> MicroBatch:
+        """Return one micro-batch on the CPU.
+
+        Args:
+            samples: this rank's share of a global batch: one entry per row, as the order yields
+                them.
+            seed: differs from step to step; randomness must come from it and the sample's id alone.
+        """
+        ...
+
+
 def _moves(value: Any) -> bool:
     return isinstance(value, Tensor) or (
         isinstance(value, list) and any(isinstance(item, Tensor) for item in value)
@@ -84,7 +99,8 @@ class Batch(MicroBatch):
     sample_ids: list[str]
     modalities: frozenset[str] = frozenset()
     tile_tokens: Tensor | None = None
-    """(N,) long: tokens each tile is pooled to; None where none is."""
+    """(N,) long: tokens each tile is pooled or merged to; None where none is. Empty where tiles are
+    merged and the batch has none."""
     states: Tensor | None = None
     """(B, L) long: class of each clip at its last position, IGNORE_INDEX elsewhere; none where no
     clip has one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,28 @@ def encode_audio(path: Path, output: AudioOutput, *, max_seconds: float) -> byte
     Raises:
         MediaError: it cannot be used, see `load_wave`.
     """
+    return _written(load_wave(path, output.rate, max_seconds=max_seconds), output)
+
+
+def cut_audio(
+    path: Path, output: AudioOutput, cuts: Sequence[tuple[float, float]], max_seconds: float
+) -> tuple[bytes, ...]:
+    """Decode a long recording once and write pieces of it, from one second to another; empty bytes
+    for one that lies outside of it.
+
+    Raises:
+        MediaError: it cannot be used, see `load_wave`.
+    """
     wave = load_wave(path, output.rate, max_seconds=max_seconds)
+    pieces = []
+    for start, end in cuts:
+        first, last = round(start * output.rate), round(end * output.rate)
+        inside = 0 <= first < last <= len(wave) + output.rate // 100  # lengths are rounded
+        pieces.append(_written(wave[first:last], output) if inside else b"")
+    return tuple(pieces)
+
+
+def _written(wave: np.ndarray, output: AudioOutput) -> bytes:
     samples = np.round(wave.clip(-1, 1) * 32767).astype(np.int16)
     data = io.BytesIO()
     soundfile.write(data, samples, output.rate, subtype="PCM_16", format=output.format.upper())

@@ -15,7 +15,7 @@ from vita_train.data.media.details import (
     video_details,
 )
 from vita_train.data.media.door import Kind, decoding
-from vita_train.data.media.encode import Output, encode_audio, encode_image
+from vita_train.data.media.encode import Output, cut_audio, encode_audio, encode_image
 from vita_train.data.media.image import count_tiles, open_image
 from vita_train.data.media.video import count_video_tiles, probe_video, video_frame_indices
 from vita_train.recipe.audio import AdapterSpec
@@ -36,6 +36,8 @@ class MediaFile:
     """False for images and videos of a set that is never tiled."""
     span: Span = WHOLE
     """Of a video, the seconds that are taken."""
+    cuts: tuple[tuple[float, float], ...] = ()
+    """Of a long recording, first and last seconds of what is cut out of it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Measured:
     details: Details | None = None
     encoded: bytes = b""
     """The file as ``output`` says it is written."""
+    pieces: tuple[bytes, ...] = ()
+    """The cuts, so written; empty bytes for one that the recording does not reach to."""
 
 
 def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
@@ -80,6 +84,9 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
     """
     data, side = settings.data, settings.side
     with decoding(file.path, file.kind):
+        if settings.output is not None and file.cuts:
+            longest = data.audio.max_seconds
+            return Measured(pieces=cut_audio(file.path, settings.output.audio, file.cuts, longest))
         if settings.output is not None:
             return Measured(encoded=_encoded(file, settings.output, data.audio.max_seconds))
         if file.kind == "image":

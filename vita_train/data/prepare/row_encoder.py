@@ -40,6 +40,8 @@ class Limits:
     tiles: int
     frames: int
     stage: str
+    whole: bool = False
+    """Tiles count as if no tokens were merged, since a stage merges none."""
 
 
 @dataclass
@@ -113,6 +115,7 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
         choose(s.batch.max_tiles for s in chosen),
         choose(s.batch.max_audio_frames for s in chosen),
         "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch",
+        whole=not all(s.merge_visual_tokens for s in chosen),
     )
 
 
@@ -153,7 +156,7 @@ class RowEncoder:
         self.decoder = decoder
         self.audio = audio
         self._real_roots: dict[str, str] = {}
-        self._tokens_per_tile = recipe.model.tokens_per_tile
+        self._tile_tokens = recipe.model.tile_tokens
         self.recognised = is_transcribed(recipe, dataset)
 
     def encode(self, row: Row) -> Example | Reject:
@@ -200,7 +203,7 @@ class RowEncoder:
             MediaError: a file cannot be used.
         """
         data, model = self.recipe.data, self.recipe.model
-        per_tile = self._tokens_per_tile
+        tile = self._tile_tokens
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)
         videos = [self._measure("video", ref, span) for ref in row.videos]
@@ -209,8 +212,8 @@ class RowEncoder:
             self._check_special(clip.samples / data.audio.sample_rate, ref)
         frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
-            images=tuple(sum(image_tokens(image.tiles, per_tile)) for image in images),
-            videos=tuple(sum(video_tokens(video.tiles, per_tile, data.video)) for video in videos),
+            images=tuple(sum(image_tokens(image.tiles, tile)) for image in images),
+            videos=tuple(sum(video_tokens(video.tiles, tile, data.video)) for video in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
         drafted = draft(
@@ -285,8 +288,10 @@ class RowEncoder:
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
+        tile = self.recipe.model.tile_tokens
+        saved = tile.saved(example.tiles, len(example.videos)) if limits.whole else 0
         for name, taken, most in (
-            ("positions", example.tokens, limits.tokens),
+            ("positions", example.tokens + saved, limits.tokens),
             ("tiles", example.tiles, limits.tiles),
             ("audio frames", example.frames, limits.frames),
         ):

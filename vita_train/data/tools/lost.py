@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from vita_train.data.check.examine import media_of, plain_settings
-from vita_train.data.media import MediaError
+from vita_train.data.check.examine import plain_settings
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.door import Kind
-from vita_train.data.sources.reading import Reject
 from vita_train.data.sources.source import RecordSource
 from vita_train.data.sources.texts import RowError, read_values
+from vita_train.data.tools.decoded import Fault, decoded
 from vita_train.errors import DataError
 from vita_train.recipe.data import AudioSpec
 from vita_train.storage.whole_file import whole_file
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A record that cannot be used, and why."""
-
-    row: int
-    id: str
-    file: str
-    """The media file; empty where the record itself is at fault."""
-    reason: str
-    detail: str
-
-
 def lost_files(
     source: RecordSource, kind: Kind, audio: AudioSpec | None = None
-) -> Iterator[Lost | None]:
+) -> Iterator[Fault | None]:
     """Decode the files of one kind; yield for each record what is wrong, or None.
 
     Raises:
@@ -41,18 +27,8 @@ def lost_files(
     """
     with Decoder(plain_settings(audio)) as decoder:
         for row in source.checked_rows():
-            if isinstance(row, Reject):
-                yield Lost(row.row, row.id, "", row.reason, row.detail)
-                continue
-            fault, name = None, ""
-            try:
-                for file in media_of(row, source.roots):
-                    name = str(file.path)
-                    if file.kind == kind:
-                        decoder.measure(file)
-            except MediaError as error:
-                fault = Lost(row.row, row.id, name, error.reason, error.detail)
-            yield fault
+            found = list(decoded(decoder, row, source.roots, kind))
+            yield next((fault for _, fault in found if isinstance(fault, Fault)), None)
 
 
 def remove_rows(path: Path, rows: Collection[int], out: Path) -> tuple[int, int]:

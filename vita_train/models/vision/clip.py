@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vita_train.models.vision.merging import let_merge
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
 from vita_train.models.vision.tower import VisionTower
 from vita_train.recipe.towers.clip import ClipSpec
@@ -38,6 +39,8 @@ class ClipTower(VisionTower):
             drop_outputs(
                 (block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate
             )
+        if spec.merge is not None:
+            let_merge(self.blocks)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -47,3 +50,7 @@ class ClipTower(VisionTower):
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the features of normalised tiles (N, 3, S, S): (N, num_tokens, feature_size)."""
         return self.model(pixel_values=pixels).last_hidden_state[:, 1:]
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return what goes into the first block: (N, 1 + num_tokens, D), class token first."""
+        return self.model.pre_layrnorm(self.model.embeddings(pixels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vita_train.models.vision.merging import let_merge
 from vita_train.models.vision.multiscale import joined_scales, squares
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
 from vita_train.models.vision.tower import VisionTower
@@ -44,6 +45,8 @@ class SiglipTower(VisionTower):
             drop_outputs(
                 (block.get_submodule("self_attn.out_proj"), block.get_submodule("mlp")), rate
             )
+        if spec.merge is not None:
+            let_merge(self.blocks)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -57,3 +60,7 @@ class SiglipTower(VisionTower):
         views = squares(pixels, self.spec.scales)
         features = self.model(pixel_values=views).last_hidden_state
         return joined_scales(features, self.spec.scales)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return what goes into the first block: (N, num_tokens, D)."""
+        return self.model.embeddings(pixels)

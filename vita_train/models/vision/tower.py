@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vita_train.models.vision.merging import Merged, merge_through
 from vita_train.recipe.tower import TowerSpec
 
 
@@ -33,6 +35,11 @@ class VisionTower(nn.Module):
         """Return the features of normalised tiles (N, 3, S, S): (N, num_tokens, feature_size)."""
         raise NotImplementedError
 
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return what goes into the first block for normalised tiles (N, 3, S, S): (N, T, D), class
+        token first. Towers that can merge tokens have it."""
+        raise NotImplementedError
+
     def forward(self, tiles: Tensor) -> Tensor:
         """Encode tiles.
 
@@ -43,7 +50,32 @@ class VisionTower(nn.Module):
         Returns:
             (N, num_tokens, feature_size).
         """
-        return self.encode(normalise(tiles, self.spec) if tiles.dtype == torch.uint8 else tiles)
+        return self.encode(self._pixels(tiles))
+
+    def merged(self, tiles: Tensor, removals: Sequence[int]) -> Merged:
+        """Encode tiles and merge tokens on the way.
+
+        Args:
+            tiles: as of `forward`.
+            removals: tokens that each block merges away (``spec.removals``).
+
+        Returns:
+            Features (N, tokens left, feature_size), in no order, and how many patches each token
+            stands for.
+        """
+        assert self.spec.merge is not None
+        first = self.spec.class_tokens
+        tokens = merge_through(
+            list(self.blocks),
+            self.embed(self._pixels(tiles)),
+            removals,
+            class_token=first > 0,
+            proportional=self.spec.merge.attention == "key",
+        )
+        return Merged(tokens.hidden[:, first:], tokens.sizes[:, first:])
+
+    def _pixels(self, tiles: Tensor) -> Tensor:
+        return normalise(tiles, self.spec) if tiles.dtype == torch.uint8 else tiles
 
 
 def normalise(tiles: Tensor, spec: TowerSpec) -> Tensor:

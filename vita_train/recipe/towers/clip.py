@@ -17,6 +17,11 @@ class ClipSpec(ViTLargeSpec):
     """quick_gelu: OpenAI's weights. gelu: most others."""
 
     @property
+    def merges(self) -> bool:
+        """It can."""
+        return True
+
+    @property
     def released_activation(self) -> str:
         """As transformers names it."""
         return self.activation

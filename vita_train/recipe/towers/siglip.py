@@ -48,6 +48,16 @@ class SiglipSpec(ContrastiveSpec):
         return self.hidden_size * max(1, len(self.scales))
 
     @property
+    def merges(self) -> bool:
+        """At one scale: features of several are joined place by place."""
+        return not self.scales
+
+    @property
+    def class_tokens(self) -> int:
+        """It has none."""
+        return 0
+
+    @property
     def released_activation(self) -> str:
         """As transformers names it."""
         return "gelu_pytorch_tanh"

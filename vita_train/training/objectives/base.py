@@ -7,21 +7,24 @@ depend on ranks or accumulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vita_train.data.loading.unreadable import readable
 from vita_train.errors import RecipeError
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.objectives import OBJECTIVES
+from vita_train.storage.digest import digest_of
+from vita_train.training.parallel.distributed import check_same
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
-    from vita_train.data.loading.batch import MicroBatch
+    from vita_train.data.loading.batch import Collate
     from vita_train.recipe.schema import Recipe
     from vita_train.recipe.stage import StageSpec
 
@@ -61,21 +64,6 @@ class LossOutput:
     count: float
     """Supervised positions in this micro-batch; equals the objective's ``weight(batch)``."""
     metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
-class Collate(Protocol):
-    """Makes micro-batches in the loader's workers. It holds settings and no weights: each worker
-    has a copy of its own."""
-
-    def __call__(self, samples: Sequence[Any], *, seed: int) -> MicroBatch:
-        """Return one micro-batch on the CPU.
-
-        Args:
-            samples: this rank's share of a global batch: one entry per row, as the order yields
-                them.
-            seed: differs from step to step; randomness must come from it and the sample's id alone.
-        """
-        ...
 
 
 class Objective(nn.Module):
@@ -149,6 +137,25 @@ class Objective(nn.Module):
         every rank the same result. A checkpoint that training goes on from replaces what it did to
         modules that train.
         """
+
+    def first_samples(self, order: Any, batches: int) -> list[Any]:
+        """Return the samples of an order's first batches, for `before_training`: the same on every
+        rank, and only what can be read where the recipe lets samples be passed over.
+
+        Raises:
+            DataError: a sample cannot be read and must not be passed over, or none can be read.
+            RecipeError: ranks can read different samples.
+        """
+        batches = min(batches, order.steps_per_epoch)
+        samples = [order.load(row) for step in range(batches) for row in order.rows(step)]
+        if self.context.recipe.launch.most_unreadable:
+            samples = readable(self.collate, samples, seed=self.context.seed)
+            check_same(
+                digest_of([sample.id for sample in samples]),
+                what="what can be read of the first samples",
+                remedy="look whether every machine sees the same media",
+            )
+        return samples
 
     def weight(self, batch: Any) -> float:
         """Return the number of supervised positions of a micro-batch. Runs on the CPU before

@@ -94,8 +94,7 @@ class CodecObjective(Objective):
 
     def before_training(self, order: SampleOrder) -> None:
         """Start moving-average codebooks from the vectors of the first batches."""
-        batches = min(START_BATCHES, order.steps_per_epoch)
-        samples = [order.load(row) for step in range(batches) for row in order.rows(step)]
+        samples = self.first_samples(order, START_BATCHES)
         self.codec.start(self.collate(samples, seed=self.context.seed).to(self.context.device).wave)
 
     def weight(self, batch: CodecBatch) -> float:

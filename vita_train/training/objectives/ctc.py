@@ -3,9 +3,9 @@ or words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from vita_train.data.sampling.build import sample_order
 from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+
+if TYPE_CHECKING:
+    from vita_train.data.index.sample import Sample
 
 #: Unit 0 of the inventory.
 BLANK = 0
@@ -109,7 +112,8 @@ class CtcObjective(Objective):
         cmvn = self.audio_encoder.global_cmvn
         if bool((cmvn.mean != 0).any()) or bool((cmvn.istd != 1).any()):
             return
-        mean, istd = feature_statistics(order, int(self.option["cmvn_samples"]))
+        batches = -(-int(self.option["cmvn_samples"]) // len(order.rows(0)))
+        mean, istd = feature_statistics(self.first_samples(order, batches))
         self.audio_encoder.set_cmvn(mean.to(cmvn.mean.device), istd.to(cmvn.mean.device))
 
     def weight(self, batch: CtcBatch) -> float:
@@ -170,20 +174,13 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
     return row[-1]
 
 
-def feature_statistics(order: Any, count: int) -> tuple[Tensor, Tensor]:
-    """Return mean and inverse standard deviation (bins,) of the features of the order's first
-    samples.
-
-    The same on every rank: the order does not depend on ranks.
-    """
-    total, squares, frames, seen, step = torch.zeros(()), torch.zeros(()), 0, 0, 0
-    while seen < count and step < order.steps_per_epoch:
-        for row in order.rows(step):
-            features = order.load(row).load_fbank(0).double()
-            total, squares = total + features.sum(0), squares + features.square().sum(0)
-            frames += len(features)
-            seen += 1
-        step += 1
+def feature_statistics(samples: Iterable[Sample]) -> tuple[Tensor, Tensor]:
+    """Return mean and inverse standard deviation (bins,) of the features of some samples."""
+    total, squares, frames = torch.zeros(()), torch.zeros(()), 0
+    for sample in samples:
+        features = sample.load_fbank(0).double()
+        total, squares = total + features.sum(0), squares + features.square().sum(0)
+        frames += len(features)
     mean = total / frames
     variance = (squares / frames - mean.square()).clamp(min=1e-8)
     return mean.float(), variance.rsqrt().float()

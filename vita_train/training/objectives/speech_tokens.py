@@ -133,7 +133,7 @@ class SpeechTokensObjective(Objective):
 
     def before_training(self, order: SampleOrder) -> None:
         """Give the decoder its voice: the global tokens of the first utterance."""
-        sample = order.load(order.rows(0)[0])
+        sample = self.first_samples(order, 1)[0]
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
 

@@ -28,6 +28,8 @@ _LOST = (
     "connection was likely closed",
     "application timeout caused pair closure",
 )
+#: Longest time that ranks wait for one that computes by itself.
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -98,19 +100,34 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     return list(tensor.tolist())
 
 
-def broadcast_json(value: Any) -> Any:
-    """Return rank 0's value (anything JSON can say) on every rank."""
+def gather_json(value: Any) -> list[Any]:
+    """Return the values of all ranks (anything JSON can say), in their order, on every rank."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return [broadcast_json(value, rank) for rank in range(ranks)]
+
+
+def gather_when_done(value: Any) -> list[Any]:
+    """Return the values of all ranks as `gather_json` does, however long some of them take."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        patient = dist.new_group(backend="gloo", timeout=_DAY)
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)
+    return gather_json(value)
+
+
+def broadcast_json(value: Any, source: int = 0) -> Any:
+    """Return the value of rank ``source`` (anything JSON can say) on every rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
-    text = json.dumps(value).encode() if dist.get_rank() == 0 else b""
+    text = json.dumps(value).encode() if dist.get_rank() == source else b""
     length = torch.tensor([len(text)])
-    dist.broadcast(length, src=0)
+    dist.broadcast(length, src=source)
     data = (
         torch.frombuffer(bytearray(text), dtype=torch.uint8)
         if text
         else torch.empty(int(length), dtype=torch.uint8)
     )
-    dist.broadcast(data, src=0)
+    dist.broadcast(data, src=source)
     return json.loads(bytes(data.tolist()))
 
 

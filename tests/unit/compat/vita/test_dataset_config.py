@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises_code
 from vita_train.cli.main import build_app
 from vita_train.compat.vita import dataset_config as public
 from vita_train.data.sources.public_config import infer_kind, to_registry
@@ -182,7 +183,7 @@ def test_the_five_functions(tmp_path: Path) -> None:
     assert len(public.check_chat_paths(config)) == 3
     assert public.check_groups({"a": [], "b": 3, "c": ["x"]}) == ["a is empty", "b is no list"]
     public.add_stage(config, "Mine", ["GQA"])
-    with pytest.raises(UserError, match="exists"):
+    with raises_code(UserError, "VT-USE-143", "exists"):
         public.add_stage(config, "Mine", ["GQA"])
     public.replace_group(config, "Mine", ["Aishell"])
     assert config.stages["Mine"] == ["Aishell"]

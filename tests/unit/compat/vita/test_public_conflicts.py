@@ -123,7 +123,7 @@ def test_like_public_goes_on_where_the_public_code_does() -> None:
     )
     assert run.recipe.stages["1.3"].optim.schedule == "linear"
     assert sum("taken as the public code does" in note for note in run.notes) == 2
-    with pytest.raises(UserError, match="--bf16 True contradicts"):
+    with raises_code(UserError, "VT-USE-013", "--bf16"):
         public_run([*BASE, "--bf16", "--fp16"], like_public=True)
 
 

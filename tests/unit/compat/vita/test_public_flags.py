@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.compat.vita.build import public_run
 from vita_train.compat.vita.flags import FLAGS
 from vita_train.errors import UserError
@@ -295,7 +296,7 @@ def test_the_stage_can_be_named_and_settings_laid_over() -> None:
     )
     assert run.stage == "1.2"
     assert (run.recipe.stages["1.2"].batch.max_tiles, run.recipe.seed) == (9, 3)
-    with pytest.raises(UserError, match=r"--stage 3\.1 is none that the public trainer runs"):
+    with raises_code(UserError, "VT-USE-007", "--stage", "3.1"):
         public_run(BASE, stage="3.1")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.compat.vita.flags import FLAGS, RENAMED
 from vita_train.compat.vita.parse import parse_arguments
 from vita_train.errors import UserError
@@ -113,5 +114,5 @@ def test_old_names_are_read_and_told_once(old: str, new: str) -> None:
 @pytest.mark.parametrize("kind", ["mlp2x_gelu", "mlp3x_gelu", "spp_16_v1", "linear", "identity"])
 def test_projectors_are_known_by_pattern(kind: str) -> None:
     assert parse_arguments(["--mm_projector_type", kind])["mm_projector_type"] == kind
-    with pytest.raises(UserError, match="vlpatch is not known"):
+    with raises_code(UserError, "VT-USE-017"):
         parse_arguments(["--mm_projector_type", "vlpatch"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.compat.vita.document import document
 from vita_train.compat.vita.parse import parse_arguments
 from vita_train.compat.vita.scripts import (
@@ -145,7 +146,7 @@ def test_names() -> None:
     assert script_name("finetune_qwen.sh") == script_name("finetune_qwen") == "finetune_qwen"
     assert script_name("finetuneTask.sh") == "finetuneTask_nodes"
     assert script_name("tiny") is None
-    with pytest.raises(UserError, match="did you mean finetune_qwen"):
+    with raises_code(UserError, "VT-RECIPE-035", "finetune_qwen"):
         load_recipe("finetune_quen")
 
 

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 
+from tests.helpers.data_world import audio_file
 from vita_train.data.catalogue.load import Catalogue, load_catalogue
 from vita_train.data.fetch.run import fetch as fetch_entries
 from vita_train.data.sources.fetch import fetch
@@ -116,6 +118,192 @@ def test_libritts_becomes_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fetch(CatalogueSource(name="libritts"), tmp_path / "out", seed=0)
     (row,) = rows(tmp_path / "out", "libritts", "train")
     assert row.record.conversations[1].value == "A mug, really."
+
+
+#: Corpus, its files, and what becomes of them: split, id, text.
+SPEECH: list[tuple[str, dict[str, str], list[tuple[str, str, str]]]] = [
+    (
+        "aishell-1",
+        {
+            "aishell/data_aishell/transcript/aishell_transcript_v0.8.txt": "A1 而 对\nA2 楼市\n",
+            "aishell/data_aishell/wav/train/S0002/A1.wav": "",
+            "aishell/data_aishell/wav/test/S0764/A2.wav": "",
+            "aishell/data_aishell/wav/train/S0002/A3.wav": "",
+        },
+        [("train", "A1", "而对"), ("test", "A2", "楼市")],
+    ),
+    (
+        "aishell-3",
+        {
+            "aishell3/train/content.txt": "SSB00050001.wav\t广 guang3 州 zhou1\n",
+            "aishell3/train/wav/SSB0005/SSB00050001.wav": "",
+            "aishell3/test/content.txt": "SSB00050002.wav\t女 nv3\nSSB00050003.wav\t大 da4\n",
+            "aishell3/test/wav/SSB0005/SSB00050002.wav": "",
+        },
+        [("train", "SSB00050001", "广州"), ("test", "SSB00050002", "女")],
+    ),
+    (
+        "ljspeech",
+        {
+            "ljspeech/LJSpeech-1.1/metadata.csv": (
+                "LJ001-0001|In 1|In one\nLJ002-0001|b|b\nLJ003-0001|c|c\n"
+            ),
+            **{f"ljspeech/LJSpeech-1.1/wavs/LJ00{chapter}-0001.wav": "" for chapter in (1, 2, 3)},
+        },
+        [
+            ("train", "LJ001-0001", "In one"),
+            ("dev", "LJ002-0001", "b"),
+            ("test", "LJ003-0001", "c"),
+        ],
+    ),
+    (
+        "vctk",
+        {
+            **{f"vctk/txt/p{who}/p{who}_001.txt": f"I am {who}." for who in (225, 226, 227)},
+            **{
+                f"vctk/wav48_silence_trimmed/p{who}/p{who}_001_mic{number}.flac": ""
+                for who in (225, 226, 227)
+                for number in (1, 2)
+            },
+        },
+        [
+            ("train", "p225_001", "I am 225."),
+            ("dev", "p226_001", "I am 226."),
+            ("test", "p227_001", "I am 227."),
+        ],
+    ),
+    (
+        "hifi-tts",
+        {
+            "hifi_tts/hi_fi_tts_v0/92_manifest_clean_train.json": json.dumps(
+                {"audio_filepath": "audio/92_clean/1/a.flac", "text": "1", "text_normalized": "one"}
+            )
+            + "\n{}\n",
+            "hifi_tts/hi_fi_tts_v0/audio/92_clean/1/a.flac": "",
+        },
+        [("train", "92_clean/1/a", "one")],
+    ),
+    (
+        "magicdata-read",
+        {
+            "magicdata/train/TRANS.txt": (
+                "UtteranceID\tSpeakerID\tTranscription\n38_1.wav\t38\t你好 吗\n"
+            ),
+            "magicdata/train/38/38_1.wav": "",
+        },
+        [("train", "38_1", "你好吗")],
+    ),
+    (
+        "gigaspeech",
+        {
+            "gigaspeech/data/metadata/xs_metadata/xs_chunks_0000_metadata.csv": (
+                "sid,speaker,text_tn\nPOD1_S1,N/A,WELL <COMMA> IT'S ON <QUESTIONMARK>\n"
+                "POD1_S2,N/A,<MUSIC>\nPOD1_S3,N/A,GONE\n"
+            ),
+            "gigaspeech/segments/xs_chunks_0000/POD1_S1.wav": "",
+            "gigaspeech/segments/xs_chunks_0000/POD1_S2.wav": "",
+        },
+        [("train", "POD1_S1", "well, it's on?")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "expected"), SPEECH, ids=[case[0] for case in SPEECH])
+def test_speech_corpora_become_records(
+    name: str,
+    files: dict[str, str],
+    expected: list[tuple[str, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brought(name, files, tmp_path, monkeypatch)
+    fetch(CatalogueSource(name=name), tmp_path / "out", seed=0)
+    written = json.loads((tmp_path / "out" / "registry.json").read_text())["datasets"][name]
+    found = [
+        (split, row.id, row.record.conversations[1].value)
+        for split in ("train", "dev", "test")
+        if split in written
+        for row in rows(tmp_path / "out", name, split)
+    ]
+    assert sorted(found) == sorted(expected)
+
+
+def lines(*rows: dict[str, object]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_segments_of_long_recordings_are_cut_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "talks.yaml").write_text(
+        json.dumps(
+            {
+                "name": "talks", "title": "Talks", "licence": {"name": "own"}, "task": "asr",
+                "places": [{"kind": "file", "path": str(tmp_path / "far")}],
+                "adapter": "lhotse", "records_from": ["talks"], "roots": {"audio": "talks"},
+            }
+        )
+    )  # fmt: skip
+    far = tmp_path / "far" / "talks"
+    audio_file(far / "audio" / "long.wav", 4.0)
+    audio_file(far / "audio" / "short.wav", 1.0)
+
+    def at(name: str, seconds: float) -> dict[str, object]:
+        sources = [{"type": "file", "channels": [0], "source": f"audio/{name}.wav"}]
+        return {"id": name, "sources": sources, "duration": seconds, "sampling_rate": 16000}
+
+    def said(name: str, where: str, start: float, seconds: float, text: str) -> dict[str, object]:
+        return {
+            "id": name,
+            "recording_id": where,
+            "start": start,
+            "duration": seconds,
+            "text": text,
+        }
+
+    (far / "x_recordings_train.jsonl").write_text(lines(at("long", 4.0), at("gone", 1.0)))
+    (far / "x_supervisions_train.jsonl").write_text(
+        lines(
+            said("b", "long", 1.5, 1.0, "two"),
+            said("a/../1", "long", 0.25, 1.0, " one  more "),
+            said("c", "long", 3.5, 9.0, "beyond"),
+            said("d", "gone", 0.0, 1.0, "nowhere"),
+            said("e", "long", 2.0, 1.0, ""),
+        )
+    )
+    (far / "x_recordings_dev.jsonl").write_text(lines(at("short", 1.0)))
+    (far / "x_supervisions_dev.jsonl").write_text(lines(said("s", "short", 0.0, 0.99, "short")))
+    monkeypatch.setenv("VITA_TRAIN_CATALOGUE", str(own))
+    monkeypatch.setenv("VITA_TRAIN_DATA", str(tmp_path / "data"))
+    entry = load_catalogue()["talks"]
+    fetch_entries(
+        [entry], tmp_path / "data", catalogue=Catalogue({"talks": entry}, {}), accept_licence=True
+    )
+    fetch(CatalogueSource(name="talks"), tmp_path / "out", seed=0)
+    train = rows(tmp_path / "out", "talks", "train")
+    assert [(row.id, row.record.conversations[1].value) for row in train] == [
+        ("a/../1", "one more"),
+        ("b", "two"),
+    ]
+    whole, _ = soundfile.read(far / "audio" / "long.wav", dtype="int16")
+    registry = json.loads((tmp_path / "out" / "registry.json").read_text())["datasets"]["talks"]
+    root = Path(registry["train"]["roots"]["audio"])
+    for row, start in zip(train, (0.25, 1.5), strict=True):
+        piece, rate = soundfile.read(row.audios[0].path({"audio": root}), dtype="int16")
+        assert rate == 16000
+        first = round(start * rate)
+        assert abs(piece.astype(int) - whole[first : first + rate].astype(int)).max() <= 1
+    reasons = (tmp_path / "out" / "train.rejects.jsonl").read_text()
+    for name, reason in (
+        ("c", "outside its recording"),
+        ("d", "no recording"),
+        ("e", "no transcript"),
+    ):
+        assert json.dumps({"where": name, "reason": reason}) in reasons
+    (dev,) = rows(tmp_path / "out", "talks", "dev")
+    assert str(dev.audios[0]) == "audio:audio/short.wav", "used where it is"
 
 
 def test_what_was_not_fetched_names_the_command(

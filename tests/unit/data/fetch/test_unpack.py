@@ -19,8 +19,8 @@ import pytest
 
 from vita_train.data.fetch import unpack as unpack_module
 from vita_train.data.fetch.archives import archives_among
-from vita_train.data.fetch.unpack import merge, unpack
-from vita_train.errors import DataError
+from vita_train.data.fetch.unpack import merge, unpack, unpack_inside
+from vita_train.errors import DataError, UserError
 
 CHANCE = random.Random(5)
 FILES = {
@@ -245,3 +245,24 @@ def test_merging_may_be_repeated_after_it_was_stopped(tmp_path: Path) -> None:
     merge(tmp_path / "staging", tmp_path / "target")
     assert unpacked(tmp_path / "target") == {"sub/a": b"a", "sub/b": b"b", "sub/old": b"o"}
     assert not (tmp_path / "staging").exists()
+
+
+def test_archives_within_an_archive_are_unpacked_where_they_lie(tmp_path: Path) -> None:
+    def packed(path: Path, files: dict[str, bytes]) -> bytes:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        return path.read_bytes()
+
+    inner = packed(tmp_path / "inner.tar.gz", {"train/S1/a.wav": b"sound"})
+    packed(tmp_path / "outer.tgz", {"d/wav/S1.tar.gz": inner, "d/text.txt": b"a text"})
+    (archive,) = archives_among(["outer.tgz"])
+    out = tmp_path / "out"
+    unpack(archive, tmp_path, out, lambda count: None)
+    assert unpack_inside(out, "*/wav/*.tar.gz", lambda count: None) == (0, 5 - len(inner))
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert found == {"d/wav/train/S1/a.wav", "d/text.txt"}
+    with pytest.raises(UserError):
+        unpack_inside(out, "*/none/*.tar.gz", lambda count: None)

@@ -21,7 +21,13 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import DataSpec, ImageSpec, VideoSpec
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
-from vita_train.recipe.visual import slowfast_sides, tiled_frames, video_tiles, video_tokens
+from vita_train.recipe.visual import (
+    TileTokens,
+    slowfast_sides,
+    tiled_frames,
+    video_tiles,
+    video_tokens,
+)
 
 NATIVE = 25
 
@@ -154,9 +160,9 @@ def test_slow_and_fast_grids_scale_with_the_tower(grid: int, slow: int, fast: in
 
 def test_every_fourth_tile_is_slow() -> None:
     spec = VideoSpec(slowfast=True)
-    assert video_tokens(6, 256, spec) == [144, 49, 49, 49, 144, 49]
-    assert sum(video_tokens(16, 256, spec)) == 4 * 144 + 12 * 49
-    assert video_tokens(3, 256, VideoSpec()) == [256] * 3
+    assert video_tokens(6, TileTokens(256, 256), spec) == [144, 49, 49, 49, 144, 49]
+    assert sum(video_tokens(16, TileTokens(256, 256), spec)) == 4 * 144 + 12 * 49
+    assert video_tokens(3, TileTokens(256, 256), VideoSpec()) == [256] * 3
 
 
 def test_grids_too_small_for_slow_and_fast_are_refused() -> None:

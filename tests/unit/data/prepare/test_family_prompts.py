@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from tests.helpers.data_world import turns
+from tests.helpers.errors import raises_code
 from tests.helpers.family_tokenizers import CONTROLS, FAMILIES, byte_tokenizer, family_tokenizer
 from vita_train.data.prepare.prompt import (
     EncodedSample,
@@ -297,7 +298,7 @@ def test_a_tokenizer_whose_controls_can_be_typed_is_refused() -> None:
     tokenizer = byte_tokenizer(("<end>",))
     tokenizer.add_tokens([AddedToken("[INST]", special=False)])
     check_untypable(tokenizer, ["<end>"])
-    with pytest.raises(RecipeError, match=r"'\[INST\]' becomes the control token"):
+    with raises_code(RecipeError, "VT-RECIPE-004", "[INST]"):
         check_untypable(tokenizer, ["<end>", "[INST]"])
 
 

@@ -140,7 +140,7 @@ def test_too_many_rejects_stop_preparation_and_stay_listed(tmp_path: Path) -> No
     registry = small_world(tmp_path, 4)
     (tmp_path / "pics" / "p1.jpg").unlink()
     out = tmp_path / "corpus"
-    with pytest.raises(DataError, match=r"look/dev: 1 of 3 records rejected.*look-1.*missing file"):
+    with raises_code(DataError, "VT-DATA-015", "look/dev", "look-1"):
         prepare(recipe(), registry, out, progress=QUIET.append)
     assert not out.exists()
     assert not out.with_name("corpus.partial").exists()
@@ -268,14 +268,14 @@ def test_a_stage_without_data_is_refused_first(registry: Path, tmp_path: Path) -
             "steps": 1,
         }
     }
-    with pytest.raises(DataError, match=r"'nothing'.*datasets with one: hear, look, talk"):
+    with raises_code(DataError, "VT-DATA-014", "'nothing'"):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(registry: Path, tmp_path: Path) -> None:
     model = recipe().model.model_dump()
     model["llm"]["vocab_size"] = 300
-    with pytest.raises(RecipeError, match=r"entries, the model's table has 300 rows"):
+    with raises_code(RecipeError, "VT-RECIPE-005", "300"):
         prepare(recipe(model=model), registry, tmp_path / "corpus", progress=QUIET.append)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.errors import raises_code
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import IndexWriter
@@ -175,7 +176,7 @@ def test_the_mix_fills_rows() -> None:
 
 def test_samples_larger_than_a_row_are_named(tmp_path: Path) -> None:
     index = index_of(tmp_path, "one", np.array([[10, 0, 0], [300, 0, 0]]))
-    with pytest.raises(DataError, match=r"one/train/1: needs \[300, 0, 0\]"):
+    with raises_code(DataError, "VT-DATA-019", "one/train/1", "[300", "0]"):
         PackedOrder({"one": index}, {"one": 1.0}, 2, BUDGETS, 0).rows(0)
 
 
@@ -330,7 +331,7 @@ def test_orders_of_a_stage(corpus: Corpus) -> None:
     assert all(name.startswith("look/dev/") for name in dev.ids(0))
     assert packed_order(corpus, spec, seed=0, split="test") is None
     assert sample_order(corpus, spec, seed=0, split="dev").ids(0)[0].startswith("look/dev/")  # type: ignore[union-attr]
-    with pytest.raises(DataError, match="no split nothing/train"):
+    with raises_code(DataError, "VT-DATA-007", "nothing/train"):
         packed_order(corpus, spec.model_copy(update={"data": {"nothing": 1.0}}), seed=0)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.helpers.data_world import recipe, small_world, turns
+from tests.helpers.errors import raises_code
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.leniency import ADAPTERS, LENIENCIES
@@ -214,7 +215,7 @@ def test_preparation_counts_leniencies_in_its_ledger(tmp_path: Path) -> None:
     rows[1] |= {"model": "gpt"}
     rows[1]["conversations"].insert(0, {"from": "system", "value": "hi"})
     path.write_text(json.dumps(rows))
-    with pytest.raises(DataError, match="lenient"):
+    with raises_code(DataError, "VT-DATA-015", "lenient"):
         prepare(recipe(), registry, tmp_path / "strict")
     edited(registry, talk={"adapter": "llava"})
     lines: list[str] = []

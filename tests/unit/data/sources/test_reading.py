@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.data_world import turns
+from tests.helpers.errors import raises_code
 from vita_train.data.sources.reading import MediaRef, Reject, Row, read_records
 from vita_train.errors import DataError
 
@@ -213,12 +214,12 @@ def test_bad_lines_are_rejected_one_by_one(tmp_path: Path) -> None:
     "content", ["[1, 2", '[{"a": 1} {"b": 2}]', '[{"a": }]', "[1] 2", "[1,]", "["]
 )
 def test_a_broken_array_is_refused_as_a_whole(tmp_path: Path, content: str) -> None:
-    with pytest.raises(DataError, match="row"):
+    with raises_code(DataError, "VT-DATA-025", "row"):
         read(tmp_path / "records", content)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere"):
+    with raises_code(DataError, "VT-DATA-024", "nowhere"):
         list(read_records(tmp_path / "nowhere.json", ROOTS))
     with pytest.raises(DataError):
         list(read_records(tmp_path, ROOTS))
@@ -246,7 +247,7 @@ def test_wider_encodings_are_read(tmp_path: Path, encoding: str, lines: bool) ->
 def test_a_wider_encoding_that_is_broken_is_named(tmp_path: Path, encoding: str) -> None:
     text = json.dumps(TEXT).encode(encoding)
     (tmp_path / "records").write_bytes(text + b"\xff\xdf\xff\xdf\x00")
-    with pytest.raises(DataError, match="not valid utf"):
+    with raises_code(DataError, "VT-DATA-023"):
         list(read_records(tmp_path / "records", ROOTS))
 
 

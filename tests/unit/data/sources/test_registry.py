@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.data.sources.registry import load_registry
 from vita_train.data.templates import load_template
 from vita_train.errors import DataError, RecipeError
@@ -34,5 +35,5 @@ def test_a_registry_with_a_name_twice_is_refused(
 
 def test_a_template_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("name: a\nname: b\n")
-    with pytest.raises(RecipeError, match="given twice"):
+    with raises_code(RecipeError, "VT-RECIPE-055"):
         load_template(str(tmp_path / "t.yaml"))

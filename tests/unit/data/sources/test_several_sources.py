@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.plugin_world import write_records
 from vita_train.data.sources.fetch import fetch_all
 from vita_train.data.sources.reading import Row, read_records
@@ -36,7 +37,7 @@ def test_the_datasets_of_all_sources_make_up_one_registry(tmp_path: Path) -> Non
 def test_two_sources_with_a_dataset_of_one_name_are_refused(tmp_path: Path) -> None:
     shop, _ = write_records(tmp_path / "mine", 1)
     source = RecordsSource(registry=str(shop))
-    with pytest.raises(DataError, match="both one and two have a dataset 'goods'"):
+    with raises_code(DataError, "VT-DATA-020"):
         fetch_all({"one": source, "two": source}, tmp_path / "raw", seed=0)
 
 

@@ -213,16 +213,16 @@ def test_deb_is_unpacked(package: Path, stamps: Path, tmp_path: Path) -> None:
 
 
 def test_refusals_are_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with raises_code(UserError, "VT-USE-032"):
         fetch(StampsSource(package=str(tmp_path / "no.deb")), tmp_path / "a", seed=0)
     (tmp_path / "empty").mkdir()
     with raises_code(DataError, "VT-DATA-030"):
         fetch(StampsSource(package=str(tmp_path / "empty")), tmp_path / "b", seed=0)
     (tmp_path / "bad.deb").write_bytes(b"no package")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="this machine has no dpkg-deb"):
+    with raises_code(UserError, "VT-USE-033", "dpkg-deb"):
         fetch(StampsSource(package=str(tmp_path / "bad.deb")), tmp_path / "c", seed=0)
-    with pytest.raises(UserError, match="this machine has no apt-get"):
+    with raises_code(UserError, "VT-USE-033", "apt-get"):
         fetch(StampsSource(), tmp_path / "d", seed=0)
     assert not list(tmp_path.glob("*/registry.json"))
 

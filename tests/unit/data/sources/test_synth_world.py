@@ -260,7 +260,7 @@ def test_missing_synthesiser_is_one_clear_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(UserError, match=r"vita-train\[demo\]"):
+    with raises_code(UserError, "VT-USE-040", "vita-train[demo]"):
         fetch(SMALL, tmp_path / "out", seed=0)
     assert not (tmp_path / "out/registry.json").exists()
 
@@ -288,6 +288,6 @@ def test_records_with_a_missing_file_name_the_key(tmp_path: Path) -> None:
         "datasets": {"mine": {"task": "qa", "train": {"records": "no.json"}}},
     }
     (tmp_path / "registry.json").write_text(json.dumps(registry))
-    with pytest.raises(DataError, match=r"datasets\.mine\.train\.records"):
+    with raises_code(DataError, "VT-DATA-021", "datasets.mine.train.records"):
         fetch(RecordsSource(registry=str(tmp_path / "registry.json")), tmp_path / "out", seed=0)
     assert not (tmp_path / "out/registry.json").exists()

@@ -106,7 +106,7 @@ def test_generator_without_room_for_the_voice_is_refused() -> None:
 
 
 def test_spectral_hop_must_divide_into_frames() -> None:
-    with pytest.raises(RecipeError, match="not a multiple of 4"):
+    with raises_code(RecipeError, "VT-RECIPE-020"):
         build_codec(SPECTRAL.model_copy(update={"hop_length": 162}))
 
 

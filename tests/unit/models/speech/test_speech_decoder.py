@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import DataError
 from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.models.speech.sampling import penalise_repetition, sample
@@ -188,7 +189,7 @@ def test_generation_streams(decoder: SpeechDecoder) -> None:
 
 
 def test_too_long_a_row_is_refused(decoder: SpeechDecoder) -> None:
-    with pytest.raises(DataError, match="64"):
+    with raises_code(DataError, "VT-DATA-034", "64"):
         decoder(
             torch.zeros(1, 20, 64),
             torch.tensor([20]),

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import DataError
 from vita_train.models.vision.pooling import pool_tiles
 from vita_train.recipe.data import VideoSpec
-from vita_train.recipe.visual import video_tokens
+from vita_train.recipe.visual import TileTokens, video_tokens
 
 
 @pytest.mark.parametrize("grid", [16, 4, 27])
 def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> None:
-    counts = video_tokens(9, grid**2, VideoSpec(slowfast=True))
+    counts = video_tokens(9, TileTokens(grid**2, grid**2), VideoSpec(slowfast=True))
     counts.insert(3, grid**2)  # an image's tile among them keeps all
     features = torch.randn(10, grid**2, 6, requires_grad=True)
     expected = []
@@ -32,5 +33,5 @@ def test_every_tile_is_pooled_by_itself_and_stays_in_its_place(grid: int) -> Non
 
 
 def test_tiles_and_counts_must_agree() -> None:
-    with pytest.raises(DataError, match="2 tiles are to be pooled but there are 3"):
+    with raises_code(DataError, "VT-DATA-035"):
         pool_tiles(torch.zeros(3, 16, 2), torch.tensor([9, 4]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import PeerLostError, StorageError, UserError
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.checkpoints.attempt import Attempt, attempts, begin_attempt, staging_folder
@@ -84,7 +85,7 @@ def test_two_ranks_may_not_share_a_name(store: Store, tmp_path: Path) -> None:
     for rank in range(2):
         (tmp_path / "x").write_bytes(b"x")
         save_rank_files(store, attempt, 10, rank, {"same.bin": tmp_path / "x"})
-    with pytest.raises(StorageError, match=r"same\.bin"):
+    with raises_code(StorageError, "VT-STORE-001", "same.bin"):
         commit_checkpoint(store, attempt, 10, 2)
 
 
@@ -263,7 +264,7 @@ def test_committer_tells_what_went_wrong(tmp_path: Path) -> None:
     attempt = begin_attempt(store, "s")
     committer = AsyncCommitter(store, attempt, 0, 2, peer_timeout=0.05, poll=0.01)
     committer.submit(10, write_files(tmp_path, 10, 0))
-    with pytest.raises(PeerLostError, match=r"ranks \[1\]"):
+    with raises_code(PeerLostError, "VT-PEER-006", "[1]"):
         committer.wait()
     committer.wait()
     committer.submit(20, {"gone.bin": tmp_path / "gone.bin"})

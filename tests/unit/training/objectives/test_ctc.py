@@ -99,7 +99,7 @@ def objective() -> CtcObjective:
 
 
 def test_statistics_are_those_of_the_first_samples() -> None:
-    mean, istd = feature_statistics(Order(), 16)
+    mean, istd = feature_statistics(sample(index) for index in range(16))
     everything = torch.cat([sample(index).load_fbank(0) for index in range(16)]).double()
     assert torch.allclose(mean.double(), everything.mean(0), atol=1e-5)
     assert torch.allclose(istd.double(), 1 / everything.std(0, correction=0), rtol=1e-4)

@@ -192,7 +192,7 @@ def test_loader_workers_find_the_codes_that_training_made(
             seed=0,
             workers=workers,
         )
-        (batch,) = next(loader.steps(0, 1))
+        (batch,) = next(loader.steps(0, 1)).parts
         return batch
 
     with torch.no_grad():

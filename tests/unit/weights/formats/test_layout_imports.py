@@ -126,7 +126,7 @@ def test_settings_that_no_shape_tells_are_compared(
     wrong = small_spec.model_copy(
         update={"vision": small_spec.vision.model_copy(update={"feature_scale": 1.0})}
     )
-    with pytest.raises(CheckpointError, match=r"model.vision.feature_scale is 1.0, not 0.5"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-038", "model.vision.feature_scale", "1.0", "0.5"):
         write_import(plan(tmp_path / "vita", wrong, ("projector",)), tmp_path / "out")
 
 
@@ -193,7 +193,7 @@ def test_a_speech_encoder_with_another_adapter_is_refused(
         '{"mean_stat": [0], "var_stat": [1], "frame_num": 1}',
         settings="model_conf: {norm: batch, adpter_type: subsampling}",
     )
-    with pytest.raises(CheckpointError, match=r"model_conf\.norm is batch in train.yaml"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-038", "model_conf.norm", "train.yaml"):
         write_import(plan(tmp_path, small_spec), tmp_path / "out")
     (tmp_path / "global_cmvn").write_text("[ 1 2 nan 0 ]")
     with raises_code(CheckpointError, "VT-WEIGHTS-053"):
@@ -315,9 +315,9 @@ def test_an_import_replaces_an_import_and_nothing_else(
     made = plan(tmp_path / "mm_projector.bin", small_spec)
     write_import(made, tmp_path / "out")
     write_import(made, tmp_path / "out")
-    with pytest.raises(UserError, match="exists and is no import"):
+    with raises_code(UserError, "VT-USE-129"):
         write_import(made, tmp_path)
-    with pytest.raises(UserError, match="has no llm"):
+    with raises_code(UserError, "VT-USE-118"):
         plan(tmp_path / "mm_projector.bin", small_spec, ("llm",))
     with raises_code(CheckpointError, "VT-WEIGHTS-052"):
         open_source(tmp_path)

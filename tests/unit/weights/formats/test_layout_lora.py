@@ -161,7 +161,7 @@ def test_an_adapter_of_another_model_is_told_matrix_by_matrix(
         "the adapter of model.layers.1.mlp.down_proj.weight is (32, 4) times (2, 48), of rank 4"
         in told
     )
-    with pytest.raises(CheckpointError, match="belongs to no tensor of the base"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-038"):
         write_import(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -170,5 +170,5 @@ def test_what_would_merge_differently_is_refused(
     ours: nn.ModuleDict, base: Path, tmp_path: Path
 ) -> None:
     adapt(ours["llm"], tmp_path / "lora", use_dora=True)
-    with pytest.raises(CheckpointError, match="uses use_dora, which is not supported"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-024", "use_dora"):
         open_source(tmp_path / "lora", base=base)

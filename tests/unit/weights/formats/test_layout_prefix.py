@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises_code
 from tests.helpers.foreign import imported, plan, released
 from vita_train.cli.main import build_app
 from vita_train.errors import CheckpointError, UserError
@@ -47,7 +48,7 @@ def test_a_prefix_is_offered_and_taken(
     ]
     alone = nn.ModuleDict({"llm": ours["llm"]})
     assert difference(alone, imported(path, small_spec, tmp_path / "out", prefix=prefix)) == ""
-    with pytest.raises(UserError, match="no tensor's name begins with 'other'"):
+    with raises_code(UserError, "VT-USE-131"):
         open_source(path, prefix="other")
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
+from tests.helpers.errors import raises_code
 from tests.helpers.foreign import (
     EXPECTED_COUNTS,
     NAMES,
@@ -178,7 +179,7 @@ def test_an_export_that_its_layout_cannot_say_is_refused(
             "audio_encoder": small_spec.audio_encoder.model_copy(update={"relative_shift": True})
         }
     )
-    with pytest.raises(CheckpointError, match="relative_shift is True, not False"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-059", "relative_shift"):
         export_vita(ours, recipe.model_copy(update={"model": spec}), corpus, tmp_path / "vita")
     convolved = spec.model_copy(
         update={"audio_encoder": small_spec.audio_encoder.model_copy(update={"conv_kernel": 3})}
@@ -219,7 +220,7 @@ def test_prompt_and_state_head_come_back_and_other_families_are_named(
             "model": spec.model_copy(update={"llm": llm.model_copy(update={"family": "llama3-8b"})})
         }
     )
-    with pytest.raises(CheckpointError, match="holds no model of family llama3-8b"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-057", "llama3-8b"):
         export_vita(modules, llama, corpus, tmp_path / "llama")
 
 

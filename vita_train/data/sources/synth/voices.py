@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -10,6 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vita_train.data.sources.synth.espeak import Synthesiser
+from vita_train.errors import UserError
 
 SAMPLE_RATE = 16000
 _PEAK = 0.6
@@ -88,3 +90,34 @@ def normalise(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale a wave to the common peak; silence stays silence."""
     peak = float(np.abs(wave).max(initial=0.0))
     return (wave * (_PEAK / peak)).astype(np.float32) if peak > 0 else wave
+
+
+def say(text: str, *, voice: str, speed: float) -> tuple[NDArray[np.float32], int]:
+    """Speak a text, as ``vita-train data speak`` asks for it: the example of a synthesiser.
+
+    Args:
+        text: what to say.
+        voice: name of a voice of `TRAIN_VOICES` or `TEST_VOICES`; empty takes the first.
+        speed: times the voice's usual speed.
+
+    Returns:
+        Samples (n,) and their rate.
+
+    Raises:
+        UserError: the synthesiser is not installed, or there is no such voice.
+    """
+    known = {each.name: each for each in (*TRAIN_VOICES, *TEST_VOICES)}
+    if voice and voice not in known:
+        raise UserError(
+            f"there is no voice {voice!r}",
+            code="VT-USE-230",
+            remedy=f"voices are {', '.join(known)}",
+        )
+    chosen = known[voice] if voice else TRAIN_VOICES[0]
+    quick = Voice(chosen.name, chosen.variant, round(chosen.rate * speed), chosen.pitch)
+    return speak(_shared(), text, quick), SAMPLE_RATE
+
+
+@cache
+def _shared() -> Synthesiser:
+    return Synthesiser()
