@@ -130,7 +130,7 @@ class ShardedMedia:
         if place is None:
             raise DataError(
                 f"{name.name} is not in the shards of media",
-                code="VT-DATA-078",
+                code="VT-DATA-085",
                 where=str(self._arguments[0]),
                 remedy="prepare the data again (--only prepare --force)",
             )
@@ -162,7 +162,7 @@ class ShardedMedia:
         if hashlib.sha256(data).hexdigest() != self._sha256(place):
             raise DataError(
                 f"does not hold at {offset} the media file that was packed (sha256 differs)",
-                code="VT-DATA-079",
+                code="VT-DATA-086",
                 where=self._shards[number].uri,
                 remedy="prepare the data again (--only prepare --force)",
             )
@@ -245,7 +245,7 @@ def _read_table(path: Path) -> pa.RecordBatch:
         fault = str(error)
     raise DataError(
         f"the table of media shards cannot be read: {fault}",
-        code="VT-DATA-080",
+        code="VT-DATA-087",
         where=str(path),
         remedy="prepare the data again (--only prepare --force)",
     )

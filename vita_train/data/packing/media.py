@@ -163,7 +163,7 @@ def _pack(group: list[_Member], store: Store, name: str, beside: Path) -> _Packe
                 if not reader.sha256().startswith(member.digest.hex()):
                     raise DataError(
                         f"{member.path} has changed since the data was prepared",
-                        code="VT-DATA-081",
+                        code="VT-DATA-088",
                         where=str(beside),
                         remedy="prepare the data again (--only prepare --force)",
                     )

@@ -119,7 +119,7 @@ def test_packing_is_the_same_again_and_goes_on_where_it_stopped(
 
 def test_a_file_that_changed_before_packing_is_refused(prepared: Path, store: Store) -> None:
     audio_file(prepared.parent / "world" / "sounds" / "s1.wav", 0.85, seed=99)
-    with raises_code(DataError, "VT-DATA-081"):
+    with raises_code(DataError, "VT-DATA-088"):
         pack_media(prepared, store, "m")
 
 
@@ -133,7 +133,7 @@ def test_a_shard_that_was_changed_is_never_trained_on(
     data[len(data) // 2] ^= 1
     s3_store.write(key, bytes(data))
     without_media(prepared)
-    with raises_code(DataError, "VT-DATA-079"):
+    with raises_code(DataError, "VT-DATA-086"):
         loaded(opened(prepared, files, s3_server.endpoint, 10**7))
 
 
@@ -230,10 +230,10 @@ def test_what_was_not_packed_is_named(
     )
     (prepared.parent / "other" / TABLE).write_bytes((prepared / TABLE).read_bytes())
     corpus = opened(prepared.parent / "other", files, s3_server.endpoint, 10**7)
-    with raises_code(DataError, "VT-DATA-078"):
+    with raises_code(DataError, "VT-DATA-085"):
         corpus.index("look", "train").sample(0).load_pixels()
     (prepared / TABLE).write_text(json.dumps({}))
-    with raises_code(DataError, "VT-DATA-080"):
+    with raises_code(DataError, "VT-DATA-087"):
         opened(prepared, files, s3_server.endpoint, 10**7)
 
 
