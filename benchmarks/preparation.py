@@ -35,7 +35,7 @@ model:
       max_positions: 8192}
   speech_decoder: {width: 64}
 data:
-  source: {kind: records, registry: registry.json}
+  source: {own: {kind: records, registry: registry.json}}
 stages:
   "2.2": {objective: next_token, data: {d: 1.0}, trainable: {llm: 1.0e-3}, steps: 2,
           batch: {global_batch_size: 2, seq_len: 8192, max_tiles: 64, max_audio_frames: 6000}}
@@ -90,7 +90,10 @@ def write_corpus(at: Path) -> None:
         json.dumps(
             {
                 "datasets": {
-                    "d": {"train": {"records": "rows.json", "roots": {"m": ".", "audio": "."}}}
+                    "d": {
+                        "task": "qa",
+                        "train": {"records": "rows.json", "roots": {"m": ".", "audio": "."}},
+                    }
                 }
             }
         )

@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from vita_train.data.index.corpus import Corpus
+from vita_train.data.index.corpus import open_corpus
 from vita_train.evaluation.measures import EvalContext, evaluating, measure
 from vita_train.evaluation.samples import collect_samples
 from vita_train.evaluation.tasks import all_tasks
@@ -27,7 +27,7 @@ def evaluate_run(run: Run, *, max_samples: int | None = None) -> dict[str, float
         UserError: no stage of the run is finished.
         CheckpointError: weights are missing or damaged.
     """
-    recipe, corpus = run.recipe, Corpus.open(run.present_corpus())
+    recipe, corpus = run.recipe, open_corpus(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     modules = load_newest(run, ctc_vocab_size=len(corpus.ctc_vocab)).to(device)
     max_samples = max_samples or max(spec.eval.max_samples for spec in recipe.stages.values())

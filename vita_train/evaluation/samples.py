@@ -15,6 +15,7 @@ import soundfile
 from PIL import Image
 
 from vita_train.data.index.sample import Sample
+from vita_train.data.media import MediaError
 from vita_train.errors import VitaError
 from vita_train.evaluation.asr import word_error_rate
 from vita_train.evaluation.generation import content_words
@@ -192,10 +193,15 @@ def _question(sample: Sample) -> str:
 def _images(sample: Sample, stem: str, write: Write) -> list[dict[str, str]]:
     images: list[Image.Image] = []
     try:
-        images = [Image.open(path).convert("RGB") for path in sample.images]
+        with sample.local_pixels() as files:
+            images = [Image.open(path).convert("RGB") for path in files[: len(sample.images)]]
         if sample.videos:
             images += [Image.fromarray(frame) for frame in sample.load_pixels()]
-    except (OSError, VitaError):  # a file that vanished since it was measured costs its image only
+    except (
+        OSError,
+        VitaError,
+        MediaError,
+    ):  # a file that vanished since it was measured costs its image only
         return []
     media = []
     for number, image in enumerate(images):

@@ -51,6 +51,7 @@ def _prepare(run: Run) -> dict[str, Any]:
         **corpus_settings(run.recipe),
         "template": template_text(run.recipe),
         "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest,
+        **({"media": "shards"} if run.recipe.storage.media == "shards" else {}),
     }
 
 

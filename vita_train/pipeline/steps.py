@@ -103,6 +103,7 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             workers=os.cpu_count() or 1,
             force=selection.force,
         )
+        media = _packed(run)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(
             kind="prepared",
@@ -112,6 +113,7 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             metrics={name: float(count) for name, count in counts.items()},
             files={
                 "ledger": _stored(run, out / "ledger.json", "prepare", "ledger.json"),
+                **media,
                 **_published(run, "prepare", out),
             },
             lineage={
@@ -274,6 +276,15 @@ def _file(path: Path) -> FileRef:
 def _stored(run: Run, path: Path, *parts: str) -> FileRef:
     """Put a step's result into the run's store, unless that is where it lies already."""
     return _file(path) if run.is_local else run.store.upload(path, run.key(*parts))
+
+
+def _packed(run: Run) -> dict[str, FileRef]:
+    """Pack the media of the prepared corpus, if the recipe wants them so."""
+    if run.recipe.storage.media != "shards":
+        return {}
+    from vita_train.data.packing.media import pack_media
+
+    return pack_media(run.corpus_dir, run.store, run.key("prepare", "media"))
 
 
 def _published(run: Run, step: str, folder: Path) -> dict[str, FileRef]:

@@ -87,7 +87,8 @@ def corpus_coverage(recipe: Recipe, corpus: Corpus) -> Found:
                 where=f"{name}/{_TRAIN}",
                 remedy="see that its records have gpt turns, or take it out of the stages' data",
             )
-        _check_files(index)
+        if recipe.storage.media == "in_place":
+            _check_files(index)
         shares[name] = supervised / tokens
     low = [
         f"{name}: only {share:.2%} of the tokens are supervised; shorten its prompts, or give more "

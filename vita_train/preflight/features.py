@@ -53,7 +53,8 @@ def _frames(split: RecordSource, decoder: Decoder, rate: int) -> float:
     from vita_train.data.media import MediaError
     from vita_train.data.media.audio import frames_of
     from vita_train.data.media.measure import MediaFile
-    from vita_train.data.sources.reading import MediaRef, Row, read_values, value_to_row
+    from vita_train.data.sources.reading import MediaRef, Row, value_to_row
+    from vita_train.data.sources.texts import read_values
 
     size, count, recordings = 0, 0, list[MediaRef]()
     for number, value in enumerate(islice(read_values(split.path), _RECORDS + 1)):

@@ -370,7 +370,8 @@ def _resources(
             trained,
             sum(parameters.values()),
             exports="export" in steps,
-            features=feature_bytes(recipe, splits_here(run)) if prepares else 0,
+            # In the corpus, and in the parts that it is joined from.
+            features=2 * feature_bytes(recipe, splits_here(run)) if prepares else 0,
         )
         disk = _LEAST_FREE + plan.total
         free = shutil.disk_usage(run.dir).free

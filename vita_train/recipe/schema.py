@@ -31,6 +31,12 @@ class StorageSpec(Strict):
     """S3 endpoint when it is not AWS; credentials come from the environment."""
     keep_last: Count = 2
     """Resumable checkpoints kept per stage."""
+    media: Literal["in_place", "shards"] = "in_place"
+    """How training reads media. in_place: as files; with a root on S3 each node fetches them all
+    first. shards: preparation packs them into tar shards in the run's folder, of which a node reads
+    what it needs."""
+    media_cache_gb: float = Field(default=100.0, gt=0, le=1e6)
+    """Gigabytes of media that a node keeps of shards; what was used least recently goes first."""
 
 
 class LaunchSpec(Strict):

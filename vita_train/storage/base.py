@@ -72,6 +72,15 @@ class Store(Protocol):
         """
         ...
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return a stretch of the bytes under a key.
+
+        Raises:
+            MissingKeyError: there are none.
+            DamagedError: they end before it does.
+        """
+        ...
+
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """Write a small file, whole or not at all.
 
@@ -152,6 +161,21 @@ class Store(Protocol):
             The keys of what was removed, or would be, sorted: on S3 those it was to have.
         """
         ...
+
+
+def whole_range(data: bytes, start: int, length: int, uri: str) -> bytes:
+    """Return a stretch that was read, if it is all that was asked for.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    if len(data) != length:
+        raise DamagedError(
+            f"gave {len(data)} bytes at {start}, {length} were asked for",
+            where=uri,
+            remedy="run the step that made it again",
+        )
+    return data
 
 
 def is_local(uri: str) -> bool:

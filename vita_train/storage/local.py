@@ -18,7 +18,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from vita_train.storage.base import PRIVATE, DamagedError, FileRef, KeyExistsError, check_key
+from vita_train.storage.base import (
+    PRIVATE,
+    DamagedError,
+    FileRef,
+    KeyExistsError,
+    check_key,
+    whole_range,
+)
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import known_digest
@@ -42,6 +49,12 @@ class LocalStore:
         path = self._path(key)
         with translate_os_errors(path):
             return path.read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        path = self._path(key)
+        with translate_os_errors(path), path.open("rb") as file:
+            file.seek(start)
+            return whole_range(file.read(length), start, length, str(path))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         path = self._path(key)

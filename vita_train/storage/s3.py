@@ -36,6 +36,7 @@ from vita_train.storage.base import (
     KeyExistsError,
     MissingKeyError,
     check_key,
+    whole_range,
 )
 from vita_train.storage.digest import HashingReader, sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
@@ -158,6 +159,16 @@ class S3Store:
                 ].read()
             ),
         )
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        name, uri = self._key(key), self.uri_of(key)
+        asked = f"bytes={start}-{start + length - 1}"
+
+        def answer() -> bytes:
+            got = self._client.get_object(Bucket=self.bucket, Key=name, Range=asked)
+            return bytes(checked(got, uri)["Body"].read())
+
+        return whole_range(self._ask(key, answer), start, length, uri)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         if if_absent:

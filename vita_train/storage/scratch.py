@@ -33,16 +33,26 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         parent: where; made if it is not there.
         name: what it is for, one word for each use of a place.
     """
-    folder = parent / f"{PRIVATE}{name}-{uuid.uuid4().hex}"
-    with translate_os_errors(folder):
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_unused(parent.glob(f"{PRIVATE}{name}-*"))
-        handle = _make(folder)
+    folder, handle = held_folder(parent, name)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def held_folder(parent: Path, name: str) -> tuple[Path, int]:
+    """Return an empty folder, and the handle that holds it: without an end of its own, until this
+    process has ended and the next that asks for such a folder removes it.
+
+    Args:
+        parent, name: as of `scratch_folder`.
+    """
+    folder = parent / f"{PRIVATE}{name}-{uuid.uuid4().hex}"
+    with translate_os_errors(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_unused(parent.glob(f"{PRIVATE}{name}-*"))
+        return folder, _make(folder)
 
 
 def remove_unused(paths: Iterable[Path]) -> list[Path]:

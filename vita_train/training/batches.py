@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,10 @@ from vita_train.data.loading.unreadable import Unreadable, collate_readable
 from vita_train.errors import RecipeError, VitaError
 from vita_train.training.objectives.base import Objective
 from vita_train.training.parallel.distributed import World
+
+AHEAD = 4
+"""Steps, beside the one it makes, whose media a worker brings to the node where they lie in
+shards."""
 
 
 class BatchOrder(Protocol):
@@ -77,6 +82,7 @@ class BatchLoader:
         world: this rank among all.
         seed: of the recipe.
         workers: processes that read; 0 reads in this one.
+        ahead: steps for which each pulls media out of shards before it makes their batches.
         skip: pass over samples that cannot be read, and name them; without it they end the stage.
     """
 
@@ -89,10 +95,11 @@ class BatchLoader:
         world: World,
         seed: int,
         workers: int,
+        ahead: int = 0,
         skip: bool = False,
     ) -> None:
         self._order = order
-        self._visits = _Visits()
+        self._visits = _Visits(ahead=ahead, stride=max(1, workers))
         self._loader = DataLoader(
             _Steps(objective.collate, order, grad_accum, world, seed, skip),
             batch_size=None,
@@ -127,6 +134,8 @@ class _Visit(NamedTuple):
 
     step: int
     ends: tuple[int, ...]
+    ahead: range
+    """Steps that the same worker makes next, to pull media for."""
 
 
 @dataclass
@@ -135,9 +144,14 @@ class _Visits:
 
     steps: range = range(0)
     ends: tuple[int, ...] = ()
+    ahead: int = 0
+    stride: int = 1
+    """Workers, who take turns."""
 
     def __iter__(self) -> Iterator[_Visit]:
-        return (_Visit(step, self.ends) for step in self.steps)
+        for step in self.steps:
+            last = min(self.steps.stop, step + self.ahead * self.stride + 1)
+            yield _Visit(step, self.ends, range(step + self.stride, last, self.stride))
 
 
 class _Steps(Dataset["LoadedStep | VitaError"]):
@@ -159,15 +173,32 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
         self._rank, self._size = world.rank, world.size
         self._seed = seed
         self._skip = skip
+        self._opened: dict[tuple[int, tuple[int, ...]], list[Any]] = {}
 
     def __getitem__(self, visit: _Visit) -> LoadedStep | VitaError:
         self._order.set_ends(visit.ends)
         try:
-            return self._load(visit.step)
+            mine = self._opened.pop((visit.step, visit.ends), None) or self._open(visit.step)
+            self._pull(visit)
+            return self._load(visit.step, mine)
         except VitaError as error:
             return error
 
-    def _load(self, step: int) -> LoadedStep:
+    def _pull(self, visit: _Visit) -> None:
+        """Begin to bring the media of later steps to this node."""
+        ahead = {(step, visit.ends) for step in visit.ahead}
+        # Steps that were given up are forgotten.
+        self._opened = {key: rows for key, rows in self._opened.items() if key in ahead}
+        for step, ends in sorted(ahead - self._opened.keys()):
+            with suppress(VitaError):  # the step itself will meet it
+                rows = self._open(step)
+                for row in rows:
+                    for sample in row if isinstance(row, list) else [row]:
+                        sample.pull()
+                self._opened[step, ends] = rows
+
+    def _open(self, step: int) -> list[Any]:
+        """Return this rank's samples of a step, row by row, their media unread."""
         rows = self._order.rows(step)
         if len(rows) < self._size * self._grad_accum:
             raise RecipeError(
@@ -178,16 +209,15 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
                 remedy="raise batch.global_batch_size or lower batch.grad_accum or the number of "
                 "ranks",
             )
-        mine = rows[self._rank :: self._size]
+        return [self._order.load(row) for row in rows[self._rank :: self._size]]
+
+    def _load(self, step: int, mine: list[Any]) -> LoadedStep:
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         bounds = [len(mine) * part // self._grad_accum for part in range(self._grad_accum + 1)]
         loaded = LoadedStep([], [])
         for begin, end in pairwise(bounds):
             part, unreadable = collate_readable(
-                self._collate,
-                [self._order.load(row) for row in mine[begin:end]],
-                seed=seed,
-                skip=self._skip,
+                self._collate, mine[begin:end], seed=seed, skip=self._skip
             )
             loaded.parts.append(part)
             loaded.unreadable.extend(unreadable)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from vita_train import __version__
-from vita_train.data.index.corpus import Corpus
+from vita_train.data.index.corpus import open_corpus
 from vita_train.errors import GateError, VitaError
 from vita_train.evaluation.gates import check_gates, gate_results
 from vita_train.models.activations import enable_checkpointing
@@ -27,6 +27,7 @@ from vita_train.storage.checkpoints.attempt import Attempt
 from vita_train.storage.digest import digest_of
 from vita_train.training.adapters import check_libraries, prepare_adapters
 from vita_train.training.advice import extension_advice, recent_trend
+from vita_train.training.batches import AHEAD
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.evaluate import DevMeasures, measure_stage
@@ -91,7 +92,7 @@ class StageRun:
         self.prefix = run.key(self.stage)
         self.directory = run.dir / self.stage
         self.logs = logs or run.logs_dir(self.stage)
-        self.corpus = Corpus.open(run.present_corpus()).for_stage(self.spec)
+        self.corpus = open_corpus(run).for_stage(self.spec)
         self.modules = self.objective.modules_used(self.spec, self.corpus)
 
     @property
@@ -285,6 +286,7 @@ def _train(
                 checkpoints,
                 watchdog,
                 workers=recipe.launch.workers,
+                ahead=AHEAD if recipe.storage.media == "shards" else 0,
                 most_unreadable=recipe.launch.most_unreadable,
                 snapshot=snapshot,
                 measure=measure,

@@ -88,6 +88,8 @@ class Loop:
     checkpoints: Checkpoints
     watchdog: Watchdog
     workers: int = 0
+    ahead: int = 0
+    """Steps for which loader workers pull media out of shards."""
     most_unreadable: int = 0
     """Samples that may be passed over because they cannot be read; with 0 the first ends the
     stage."""
@@ -119,6 +121,7 @@ class Loop:
                 world=self.world,
                 seed=self.seed,
                 workers=self.workers,
+                ahead=self.ahead,
                 skip=self.most_unreadable > 0,
             )
             batches = loader.steps(counters.step, plan.end)
@@ -426,6 +429,7 @@ class Loop:
             world=self.world,
             seed=self.seed,
             workers=0,
+            ahead=self.ahead,
             skip=self.most_unreadable > 0,
         )
         for step, loaded in enumerate(loader.steps(0, self.spec.eval.batches)):

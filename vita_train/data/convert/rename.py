@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vita_train.data.convert.media import MediaKind
-from vita_train.data.sources.reading import RowError, read_values, row_id
+from vita_train.data.sources.reading import row_id
+from vita_train.data.sources.texts import RowError, read_values
 from vita_train.errors import DataError
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vita_train.data.index.media_shards import TABLE, ShardedMedia, shards_of
 from vita_train.data.index.sample import REMEDY, FirstReads, MediaSettings, Sample
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, LENGTHS, ROWS_PER_BATCH
@@ -23,6 +24,7 @@ from vita_train.errors import DataError, VitaError
 from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.recipe.stage import StageSpec
 from vita_train.recipe.visual import TileTokens
+from vita_train.runs.run import Run
 from vita_train.storage.host_cache import known_digest
 
 
@@ -35,11 +37,15 @@ class Index:
 
     Args:
         path: of the split.
+        shards: where the media are, if they were packed.
         whole: as if no tokens of tiles were merged, for stages that merge none.
     """
 
-    def __init__(self, path: Path, *, whole: bool = False) -> None:
+    def __init__(
+        self, path: Path, shards: ShardedMedia | None = None, *, whole: bool = False
+    ) -> None:
         self.path = path
+        self._shards = shards
         meta = _read_json(path / "meta.json")
         if meta.get("format") != INDEX_FORMAT:
             raise DataError(
@@ -97,8 +103,8 @@ class Index:
             mapped.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(mapped, dtype=kind).reshape(shape)
 
-    def __reduce__(self) -> tuple[Callable[..., Index], tuple[Path]]:
-        return partial(Index, whole=self._merged is not None), (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[Path, ShardedMedia | None]]:
+        return partial(Index, whole=self._merged is not None), (self.path, self._shards)
 
     def _whole_lengths(self, tile: TileTokens) -> np.ndarray:
         """Return the lengths without merging."""
@@ -211,6 +217,7 @@ class Index:
             audio_frames=audio_frames,
             media_digests=get("media_digests"),
             first_reads=self._first_reads,
+            shards=self._shards,
             tokens=tokens,
             tiles=tiles,
             frames=frames,
@@ -235,9 +242,16 @@ class Corpus:
     """Everything that preparation made: tokenizer, recogniser units and the index of every
     split."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        meta: dict[str, Any],
+        shards: ShardedMedia | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
         self.path = path
-        self._meta, self._whole = meta, whole
+        self._meta, self._shards, self._whole = meta, shards, whole
         self.digest: str = meta["digest"]
         self.datasets: dict[str, list[str]] = meta["datasets"]
         """Dataset name to its splits."""
@@ -249,8 +263,12 @@ class Corpus:
         self._open: dict[tuple[str, str], Index] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Corpus:
+    def open(cls, path: Path | str, shards: ShardedMedia | None = None) -> Corpus:
         """Open a prepared directory.
+
+        Args:
+            path: the directory.
+            shards: where its media are, if they were packed (`open_corpus` finds them).
 
         Raises:
             DataError: it is not one.
@@ -264,11 +282,15 @@ class Corpus:
                 where=str(path / "meta.json"),
                 remedy=REMEDY,
             )
-        return cls(path, meta)
+        return cls(path, meta, shards)
 
     def for_stage(self, spec: StageSpec) -> Corpus:
         """Return the corpus as a stage sees it, which may leave tokens of tiles unmerged."""
-        return self if spec.merge_visual_tokens else Corpus(self.path, self._meta, whole=True)
+        return (
+            self
+            if spec.merge_visual_tokens
+            else Corpus(self.path, self._meta, self._shards, whole=True)
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -316,8 +338,25 @@ class Corpus:
             )
         key = (dataset, split)
         if key not in self._open:
-            self._open[key] = Index(self.path / dataset / split, whole=self._whole)
+            self._open[key] = Index(self.path / dataset / split, self._shards, whole=self._whole)
         return self._open[key]
+
+
+def open_corpus(run: Run) -> Corpus:
+    """Open the prepared corpus of a run on this machine, brought here first if another one prepared
+    it; its media too, unless they lie in shards.
+
+    Raises:
+        DataError: it is none.
+        StorageError, UserError: as `Store` says.
+    """
+    storage = run.recipe.storage
+    if storage.media == "in_place":
+        return Corpus.open(run.present_corpus())
+    path, prepared = run.present_corpus(media=False), run.final("prepare")
+    shards = shards_of(prepared.files) if prepared else []
+    limit = int(storage.media_cache_gb * 1e9)
+    return Corpus.open(path, ShardedMedia(path / TABLE, shards, storage.endpoint, limit))
 
 
 def check_file(path: Path, sha256: str) -> None:

@@ -3,6 +3,8 @@ for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from vita_train.recipe.visual import TileTokens, image_tokens, video_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vita_train.data.index.media_shards import ShardedMedia
     from vita_train.data.media.door import Kind
 
 #: What to do when a prepared corpus does not fit what it was made from.
@@ -113,6 +116,8 @@ class Sample:
     """Stored filterbank features of each clip, float16; empty when they are not stored."""
     states: list[tuple[int, int]] = field(default_factory=list)
     """For the state head: the place of each clip in ``ids``, and its class."""
+    shards: ShardedMedia | None = field(default=None, repr=False)
+    """Where the media are, if they were packed."""
     seed: int = 0
     """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
 
@@ -181,16 +186,19 @@ class Sample:
         from vita_train.data.media.video import load_frames
 
         data, side = self.settings.data, self.settings.vision.tile_size
+        images = len(self.images)
         try:
-            self._check_pixels()
-            parts = [
-                cut_tiles(open_image(path), data.image, side, tiled=tiled)
-                for path, tiled in zip(self.images, self.image_tiled, strict=True)
-            ]
-            parts += [
-                load_frames(path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed)
-                for path, tiled in zip(self.videos, self.video_tiled, strict=True)
-            ]
+            with self.local_pixels() as files:
+                parts = [
+                    cut_tiles(open_image(path), data.image, side, tiled=tiled)
+                    for path, tiled in zip(files[:images], self.image_tiled, strict=True)
+                ]
+                parts += [
+                    load_frames(
+                        path, self.video_frame_indices, data, side, tiled=tiled, seed=self.seed
+                    )
+                    for path, tiled in zip(files[images:], self.video_tiled, strict=True)
+                ]
         except MediaError as error:
             raise DataError(
                 error.detail, code="VT-DATA-009", where=self.name, remedy=REMEDY
@@ -217,13 +225,13 @@ class Sample:
 
         spec = self.settings.data.audio
         try:
-            self._check_audio()
-            return load_wave(
-                self.audios[clip],
-                rate or spec.sample_rate,
-                max_seconds=spec.max_seconds,
-                channel=spec.channel,
-            )
+            with self._local_audio(clip) as file:
+                return load_wave(
+                    file,
+                    rate or spec.sample_rate,
+                    max_seconds=spec.max_seconds,
+                    channel=spec.channel,
+                )
         except MediaError as error:
             raise DataError(
                 error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY
@@ -247,19 +255,41 @@ class Sample:
         self._unchanged(len(features), self.audio_frames[clip], "audio frames")
         return features
 
-    def _check_pixels(self) -> None:
-        self._check_files(
-            FirstReads.PIXELS,
-            [("image", path) for path in self.images] + [("video", path) for path in self.videos],
-            self.media_digests[: len(self.images) + len(self.videos)],
-        )
+    def pull(self) -> None:
+        """Begin to bring media that lie in shards to this node."""
+        if self.shards is not None:
+            wanted = len(self.media_digests) - (len(self.audios) if self.features else 0)
+            self.shards.pull(self.media_digests[:wanted])
 
-    def _check_audio(self) -> None:
-        self._check_files(
-            FirstReads.AUDIO,
-            [("audio", path) for path in self.audios],
-            self.media_digests[len(self.images) + len(self.videos) :],
-        )
+    @contextmanager
+    def local_pixels(self) -> Iterator[list[Path]]:
+        """Give local files of images, then of videos, for as long as the block lasts.
+
+        Raises:
+            DataError: one is not what was prepared.
+            MediaError: one cannot be read.
+        """
+        visual = [*self.images, *self.videos]
+        digests = self.media_digests[: len(visual)]
+        if self.shards is not None:
+            with self.shards.files(digests, visual) as taken:
+                yield taken
+            return
+        files: list[tuple[Kind, Path]] = [("image", path) for path in self.images]
+        files += [("video", path) for path in self.videos]
+        self._check_files(FirstReads.PIXELS, files, digests)
+        yield visual
+
+    @contextmanager
+    def _local_audio(self, clip: int) -> Iterator[Path]:
+        """Give the local file of a clip, as `local_pixels` does."""
+        digests = self.media_digests[len(self.images) + len(self.videos) :]
+        if self.shards is not None:
+            with self.shards.files([digests[clip]], [self.audios[clip]]) as (file,):
+                yield file
+            return
+        self._check_files(FirstReads.AUDIO, [("audio", path) for path in self.audios], digests)
+        yield self.audios[clip]
 
     def _check_files(
         self, which: int, files: list[tuple[Kind, Path]], digests: list[bytes]

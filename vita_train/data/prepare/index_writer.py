@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vita_train.data.media.door import DIGEST_BYTES
 from vita_train.data.prepare.row_encoder import Example
@@ -49,11 +52,69 @@ LENGTHS = ("tokens", "tiles", "frames")
 """Columns of ``lengths.bin``, int32 by row."""
 
 
+PART_SCHEMA = pa.schema(
+    [*SCHEMA, *((name, pa.int32()) for name in LENGTHS), ("row_digest", pa.binary(16))]
+)
+"""Rows on their way into an index."""
+
+
+def row_digest(example: Example) -> bytes:
+    """Return a digest of a row: ids, labels, lengths, names and bytes of media, stored features."""
+    e = example
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(
+        repr(
+            (
+                e.id,
+                e.ids,
+                e.spans,
+                (e.tokens, e.tiles, e.frames),
+                e.images,
+                e.videos,
+                e.video_frame_indices,
+                e.audios,
+                e.media_digests,
+                e.turns,
+                e.states,
+            )
+        ).encode()
+    )
+    for clip in e.features:
+        digest.update(stored(clip))
+    return digest.digest()
+
+
+def stored(clip: np.ndarray) -> bytes:
+    """Return the features of a clip as they are kept: float16, frame by frame."""
+    return np.ascontiguousarray(clip, dtype=np.float16).tobytes()
+
+
+def rows_batch(examples: Sequence[Example], offsets: Sequence[int]) -> pa.RecordBatch:
+    """Return examples as rows of ``PART_SCHEMA``.
+
+    Args:
+        offsets: where the features of each begin, in frames.
+    """
+
+    def column(name: str) -> Sequence[object]:
+        if name == "feature_offset":
+            return offsets
+        if name == "row_digest":
+            return [row_digest(example) for example in examples]
+        return [getattr(example, name) for example in examples]
+
+    return pa.record_batch(
+        [pa.array(column(field.name), type=field.type) for field in PART_SCHEMA],
+        schema=PART_SCHEMA,
+    )
+
+
 class IndexWriter:
     """Writes one split: ``index.arrow``, ``lengths.bin``, ``meta.json`` and, if asked,
     ``features.bin``.
 
-    A context manager; leaving it normally completes the files.
+    A context manager; leaving it normally completes the files. They do not depend on how the rows
+    are dealt out to the tables that are added.
 
     Args:
         out: directory, made if absent.
@@ -66,8 +127,7 @@ class IndexWriter:
         self._out = out
         self._meta = meta
         self._bins = bins
-        self._pending: list[Example] = []
-        self._offsets: list[int] = []
+        self._pending = PART_SCHEMA.empty_table()
         self._rows = 0
         self._frames = 0
         self._digest = hashlib.sha256()
@@ -80,22 +140,22 @@ class IndexWriter:
 
     @property
     def digest(self) -> str:
-        """Digest of the rows written: ids, labels, lengths, names and bytes of media and stored
-        features."""
+        """Digest of the rows written, of the `row_digest` of each."""
         return self._digest.hexdigest()
 
-    def add(self, example: Example) -> None:
-        """Append a row."""
-        self._pending.append(example)
-        self._offsets.append(self._frames)
-        if self._features:
-            for clip in example.features:
-                stored = np.ascontiguousarray(clip, dtype=np.float16).tobytes()
-                self._features.write(stored)
-                self._digest.update(stored)
-                self._frames += len(clip)
-        if len(self._pending) == ROWS_PER_BATCH:
-            self._flush()
+    def add(self, table: pa.Table, features: Path | None = None) -> None:
+        """Append rows of ``PART_SCHEMA``, and the file with their features if there are any."""
+        offsets = table.schema.get_field_index("feature_offset")
+        table = table.set_column(
+            offsets, PART_SCHEMA.field(offsets), pc.add(table.column(offsets), self._frames)
+        )
+        if self._features and features is not None:
+            with features.open("rb") as stream:
+                shutil.copyfileobj(stream, self._features, 1 << 20)
+            self._frames += features.stat().st_size // (2 * self._bins)
+        self._pending = pa.concat_tables([self._pending, table])
+        while len(self._pending) >= ROWS_PER_BATCH:
+            self._flush(ROWS_PER_BATCH)
 
     def __exit__(
         self,
@@ -103,8 +163,8 @@ class IndexWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._flush()
+        if kind is None and len(self._pending):
+            self._flush(len(self._pending))
         self._arrow.close()
         self._lengths.close()
         if self._features:
@@ -124,47 +184,12 @@ class IndexWriter:
                 json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8"
             )
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        columns = [
-            pa.array(
-                self._offsets
-                if name == "feature_offset"
-                else [getattr(e, name) for e in self._pending],
-                type=SCHEMA.field(name).type,
-            )
-            for name in SCHEMA.names
-        ]
-        batch = pa.record_batch(columns, schema=SCHEMA)
-        self._arrow.write_batch(batch)
-        lengths = np.array(
-            [[getattr(e, name) for name in LENGTHS] for e in self._pending], dtype="<i4"
-        )
-        self._lengths.write(lengths.tobytes())
-        self._digest.update(lengths.tobytes())
-        self._digest.update(
-            repr(
-                [
-                    (
-                        e.id,
-                        e.ids,
-                        e.spans,
-                        e.images,
-                        e.videos,
-                        e.video_frame_indices,
-                        e.audios,
-                        e.media_digests,
-                        e.turns,
-                    )
-                    for e in self._pending
-                ]
-            ).encode()
-        )
-        if any(
-            e.states for e in self._pending
-        ):  # rows without keep the digest they had before there were any
-            self._digest.update(repr([e.states for e in self._pending]).encode())
-        self._rows += len(self._pending)
-        self._pending.clear()
-        self._offsets.clear()
+    def _flush(self, rows: int) -> None:
+        """Write the first of the rows that wait, as one record batch."""
+        (batch,) = self._pending.slice(0, rows).combine_chunks().to_batches()
+        self._pending = self._pending.slice(rows)
+        self._arrow.write_batch(batch.select(SCHEMA.names))
+        lengths = np.stack([batch.column(name).to_numpy() for name in LENGTHS], axis=1)
+        self._lengths.write(lengths.astype("<i4").tobytes())
+        self._digest.update(b"".join(batch.column("row_digest").to_pylist()))
+        self._rows += rows

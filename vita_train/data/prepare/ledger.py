@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -99,6 +100,18 @@ class PrepareLedger(Strict):
             ) from error
 
 
+class Counts(Strict):
+    """What the used rows of a part of a split hold together."""
+
+    used: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    tiles: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    lenient: dict[str, int] = {}
+
+
 class Counting:
     """Counts the rows of one split as they pass."""
 
@@ -110,6 +123,11 @@ class Counting:
         self.seconds = 0.0
         self.first: list[Reject] = []
         """A few rejected rows for messages."""
+
+    @property
+    def records(self) -> int:
+        """Rows that have passed."""
+        return self.sums["used"] + self.reasons.total()
 
     def add(self, result: Example | Reject) -> None:
         """Count one row."""
@@ -128,15 +146,28 @@ class Counting:
         self.seconds += result.seconds
         self.lenient.update(result.lenient)
 
+    def add_counts(self, counts: Counts, rejects: Sequence[Reject]) -> None:
+        """Count rows that were counted together before."""
+        self.reasons.update(reject.reason for reject in rejects)
+        self.first += rejects[: 3 - len(self.first)]
+        self.sums.update(
+            used=counts.used,
+            tokens=counts.tokens,
+            supervised=counts.supervised,
+            tiles=counts.tiles,
+            frames=counts.frames,
+        )
+        self.seconds += counts.seconds
+        self.lenient.update(counts.lenient)
+
     def close(self) -> SplitLedger:
         """Return the counts."""
-        rejected = sum(self.reasons.values())
         return SplitLedger(
             dataset=self.dataset,
             split=self.split,
-            records=self.sums["used"] + rejected,
+            records=self.records,
             used=self.sums["used"],
-            rejected=rejected,
+            rejected=self.reasons.total(),
             reasons=dict(sorted(self.reasons.items())),
             lenient=dict(sorted(self.lenient.items())),
             tokens=self.sums["tokens"],
@@ -148,8 +179,8 @@ class Counting:
 
     def fault(self, max_share: float) -> str:
         """Return why this split must not be used, or an empty text."""
-        name, total = f"{self.dataset}/{self.split}", self.sums["used"] + sum(self.reasons.values())
-        rejected = sum(self.reasons.values())
+        name, total = f"{self.dataset}/{self.split}", self.records
+        rejected = self.reasons.total()
         if total == 0:
             return f"{name} holds no records"
         if rejected / total <= max_share and self.sums["used"]:

@@ -1,43 +1,57 @@
-"""Examining every row of a corpus, on one process or several, with the same result."""
+"""Parts made of the shards of a split, in one process or several, those that are there already
+taken over."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 
 from vita_train.data.media.apart import Decoder
-from vita_train.data.prepare.row_encoder import Example, RowEncoder, measure_settings
-from vita_train.data.prepare.tokenizer import Tokenizer, load_tokenizer
-from vita_train.data.sources.reading import Reject, Row
-from vita_train.data.sources.registry import AudioLimits
+from vita_train.data.prepare.part import Part, PartStore
+from vita_train.data.prepare.row_encoder import measure_settings
+from vita_train.data.prepare.shard_encoder import ShardEncoder, part_key, settings_digest
+from vita_train.data.prepare.shards import Shard, cut
+from vita_train.data.prepare.tokenizer import SavedTokenizer
+from vita_train.data.prepare.vocabulary import make_tokenizer
+from vita_train.data.sources.registry import Registry
 from vita_train.data.sources.source import RecordSource
+from vita_train.errors import VitaError
 from vita_train.recipe.schema import Recipe
 
-_ROWS_PER_TASK = 64
 
-
-class ParallelEncoder:
-    """A context in which record files are examined.
+class PartMaker:
+    """A context in which splits become parts.
 
     Args:
         recipe: settings.
         tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
+        store: of the parts.
         workers: processes; 1 works in this one. Each has a process beside it that decodes media.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer_dir: Path, workers: int = 1) -> None:
+    def __init__(
+        self, recipe: Recipe, tokenizer_dir: Path, store: PartStore, workers: int = 1
+    ) -> None:
         self._recipe = recipe
         self._tokenizer_dir = tokenizer_dir
+        self._store = store
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self.made = 0
+        """Parts that were not there."""
+        self.found = 0
+        """Parts that were."""
 
-    def __enter__(self) -> ParallelEncoder:
+    def __enter__(self) -> PartMaker:
+        # Processes beside each other are the parallelism here.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if self._workers > 1:
             # A fresh interpreter each: forking one that has threads of torch and the tokenizer can
             # hang.
@@ -45,11 +59,10 @@ class ParallelEncoder:
                 self._workers,
                 mp_context=get_context("spawn"),
                 initializer=_start,
-                initargs=(self._recipe, self._tokenizer_dir),
+                initargs=(self._recipe, self._tokenizer_dir, self._store.root),
             )
         else:
-            self._tokenizer = load_tokenizer(self._tokenizer_dir)
-            self._decoder = Decoder(measure_settings(self._recipe))
+            self._encoder = _encoder(self._recipe, self._tokenizer_dir, self._store)
         return self
 
     def __exit__(
@@ -61,64 +74,98 @@ class ParallelEncoder:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         else:
-            self._decoder.close()
+            self._encoder.close()
 
-    def split(
-        self, source: RecordSource, passing: Callable[[Row], None] | None = None
-    ) -> Iterator[Example | Reject]:
-        """Examine every row of a split; results come in the file's order.
+    def split(self, source: RecordSource, *, units: bool) -> Iterator[tuple[tuple[int, ...], Part]]:
+        """Yield, in the file's order, the places of a shard's records in it and the shard's part.
 
         Args:
-            source: of its rows.
-            passing: gets every row that can be read, in this process and before its result comes.
+            source: of the records.
+            units: collect the units of their transcripts.
 
         Raises:
-            DataError: the file cannot be read.
+            DataError: the file cannot be read, or a media root is missing or empty.
+            VitaError: a worker was ended from outside.
         """
-        rows = _shown(source.checked_rows(), passing)
-        dataset, roots = source.dataset, source.roots
+        settings = settings_digest(self._recipe, self._tokenizer_dir, source, units=units)
+        waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]] = deque()
+        for shard in cut(source.records()):
+            key = part_key(settings, shard)
+            if any(key == other for other, _, _ in waiting):  # the same records again
+                yield from self._finished(waiting, 0)
+            part = self._store.find(key, shard.rows)
+            if part is not None:
+                self.found += 1
+            else:
+                self.made += 1
+            waiting.append((key, shard.rows, part or self._make(source, shard, key, units)))
+            yield from self._finished(waiting, 2 * self._workers if self._pool else 0)
+        yield from self._finished(waiting, 0)
+
+    def _make(
+        self, source: RecordSource, shard: Shard, key: str, units: bool
+    ) -> Part | Future[Part]:
         if self._pool is None:
-            encoder = RowEncoder(
-                self._recipe, self._tokenizer, dataset, roots, self._decoder, source.audio
-            )
-            for row in rows:
-                yield encoder.encode(row) if isinstance(row, Row) else row
-            return
-        waiting: deque[Future[list[Example | Reject]]] = deque()
-        while True:
-            task = list(islice(rows, _ROWS_PER_TASK))
-            if task:
-                waiting.append(self._pool.submit(_encode, dataset, dict(roots), source.audio, task))
-            if not waiting:
-                return
-            if not task or len(waiting) > 2 * self._workers:
-                yield from waiting.popleft().result()
+            return self._encoder.make(source, shard, key, units=units)
+        return self._pool.submit(_work, source, shard, key, units)
+
+    def _finished(
+        self, waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]], most: int
+    ) -> Iterator[tuple[tuple[int, ...], Part]]:
+        """Yield the first that wait until at most so many are left."""
+        while len(waiting) > most:
+            _, rows, part = waiting.popleft()
+            try:
+                part = part if isinstance(part, Part) else part.result()
+            except BrokenProcessPool as error:
+                raise VitaError(
+                    "a process that prepares data was ended from outside",
+                    code="VT-FAIL-017",
+                    where=str(self._store.root),
+                    remedy="look to the machine's memory and run the same command again: what is "
+                    "done is kept",
+                ) from error
+            yield rows, self._store.used(part)
 
 
-def _shown(
-    rows: Iterator[Row | Reject], passing: Callable[[Row], None] | None
-) -> Iterator[Row | Reject]:
-    for row in rows:
-        if passing is not None and isinstance(row, Row):
-            passing(row)
-        yield row
+def save_tokenizer(
+    recipe: Recipe, registry: Registry, path: Path, out: Path, *, apart: bool
+) -> int:
+    """Save the run's tokenizer as `make_tokenizer` does, and return the number of its entries.
+
+    Args:
+        recipe, registry, path, out: as `make_tokenizer` takes them.
+        apart: in a process of its own, whose memory is free again afterwards: what it imports is
+            larger than all that preparation of text needs besides.
+    """
+    if not apart:
+        return _entries(recipe, registry, path, out)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_entries, recipe, registry, path, out).result()
 
 
-_worker: list[tuple[Recipe, Tokenizer, Decoder]] = []
+def _entries(recipe: Recipe, registry: Registry, path: Path, out: Path) -> int:
+    return len(make_tokenizer(recipe, registry, path, out))
 
 
-def _start(recipe: Recipe, tokenizer_dir: Path) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    decoder = Decoder(measure_settings(recipe))
-    Finalize(None, decoder.close, exitpriority=10)  # exit handlers do not run in such processes
-    _worker[:] = [(recipe, load_tokenizer(tokenizer_dir), decoder)]
+_worker: list[ShardEncoder] = []
 
 
-def _encode(
-    dataset: str, roots: dict[str, Path], audio: AudioLimits | None, rows: list[Row | Reject]
-) -> list[Example | Reject]:
-    recipe, tokenizer, decoder = _worker[0]
-    encoder = RowEncoder(recipe, tokenizer, dataset, roots, decoder, audio)
-    return [encoder.encode(row) if isinstance(row, Row) else row for row in rows]
+def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path) -> None:
+    if recipe.data.audio.store_features:
+        import torch
+
+        torch.set_num_threads(1)
+    encoder = _encoder(recipe, tokenizer_dir, PartStore(parts))
+    Finalize(None, encoder.close, exitpriority=10)  # exit handlers do not run in such processes
+    _worker[:] = [encoder]
+
+
+def _encoder(recipe: Recipe, tokenizer_dir: Path, store: PartStore) -> ShardEncoder:
+    return ShardEncoder(
+        recipe, SavedTokenizer(tokenizer_dir), Decoder(measure_settings(recipe)), store
+    )
+
+
+def _work(source: RecordSource, shard: Shard, key: str, units: bool) -> Part:
+    return _worker[0].make(source, shard, key, units=units)

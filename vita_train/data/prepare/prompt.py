@@ -6,8 +6,9 @@ tells how many tokens it fills. :func:`expand` writes them out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,41 @@ class EncodedSample:
         return sum(end - start for start, end in self.spans)
 
 
+@dataclass
+class Draft:
+    """A conversation whose texts are still to become ids, so that those of many are encoded at
+    once."""
+
+    parts: list[str | int] = field(default_factory=list)
+    """Texts, and ids of control tokens, state marks and media."""
+    texts: list[str] = field(default_factory=list)
+    """The texts among them."""
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    """Supervised stretches of ``parts``: first, one past the last."""
+    runs: list[int] = field(default_factory=list)
+    """Tokens of each media id, in order."""
+    states: list[tuple[int, int]] = field(default_factory=list)
+    """For the state head: the place of each clip in ``parts``, and its class."""
+
+    def encoded(self, ids_of: Callable[[str], Sequence[int]]) -> EncodedSample:
+        """Return the sample, with ``ids_of`` each text."""
+        ids: list[int] = []
+        starts = []
+        for part in self.parts:
+            starts.append(len(ids))
+            if isinstance(part, str):
+                ids.extend(ids_of(part))
+            else:
+                ids.append(part)
+        starts.append(len(ids))
+        return EncodedSample(
+            ids,
+            [(starts[first], starts[end]) for first, end in self.spans],
+            self.runs,
+            [(starts[place], state) for place, state in self.states],
+        )
+
+
 def encode(
     record: Record,
     template: Template,
@@ -68,6 +104,23 @@ def encode(
     state_mode: StateMode = "glyph",
 ) -> EncodedSample:
     """Write a record as ids; supervised are, of each reply, state mark, answer and end token.
+
+    Raises:
+        RecipeError: as of `draft`.
+    """
+    drafted = draft(record, template, tokenizer, media, state_mode=state_mode)
+    return drafted.encoded(partial(plain_ids, tokenizer))
+
+
+def draft(
+    record: Record,
+    template: Template,
+    tokenizer: Tokenizer,
+    media: MediaCounts,
+    *,
+    state_mode: StateMode = "glyph",
+) -> Draft:
+    """Lay a record out as `encode` writes it.
 
     With ``end_tag`` false the end token of the last reply is left out, and everything after it. In
     the mode ``head`` no mark is written; each clip gets a class instead.
@@ -83,10 +136,10 @@ def encode(
         clips = writer.human(values[index])
         state = state_of(bool(clips), negative=record.inserted_id == index + 1)
         if state_mode == "head":
-            writer.sample.states += [(clip, STATE_CLASSES[state]) for clip in clips]
+            writer.draft.states += [(clip, STATE_CLASSES[state]) for clip in clips]
         ended = record.end_tag or index + 1 < last
         writer.reply(values[index + 1], state, ended=ended, more=index + 1 < last)
-    return writer.sample
+    return writer.draft
 
 
 def encode_prompt(
@@ -118,8 +171,8 @@ def encode_prompt(
                 turns[index + 1], state_of(bool(clips), negative=False), ended=True, more=True
             )
     writer.pieces(template.layout.gpt.before)
-    writer.sample.spans.clear()
-    return writer.sample
+    writer.draft.spans.clear()
+    return writer.draft.encoded(partial(plain_ids, tokenizer))
 
 
 def labels_of(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[int]:
@@ -180,14 +233,14 @@ def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
 
 
 class _Writer:
-    """Appends pieces to a sample; media are taken in order as placeholders come."""
+    """Appends pieces to a draft; media are taken in order as placeholders come."""
 
     def __init__(
         self, template: Template, tokenizer: Tokenizer, media: MediaCounts, state_mode: StateMode
     ) -> None:
         self.template = template
         self.tokenizer = tokenizer
-        self.sample = EncodedSample()
+        self.draft = Draft()
         self.marks = mark_ids(tokenizer, state_mode)
         self.first_human = template.layout.first_human or template.layout.human
         self.left: dict[str, Iterator[int]] = {
@@ -197,12 +250,14 @@ class _Writer:
         }
 
     def text(self, text: str) -> None:
-        self.sample.ids.extend(plain_ids(self.tokenizer, text))
+        if text:
+            self.draft.parts.append(text)
+            self.draft.texts.append(text)
 
     def pieces(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             if piece.token is not None:
-                self.sample.ids.append(control_id(self.tokenizer, piece.token))
+                self.draft.parts.append(control_id(self.tokenizer, piece.token))
             else:
                 self.text(piece.text or "")
 
@@ -213,7 +268,7 @@ class _Writer:
         self.pieces(around.after)
 
     def human(self, value: str) -> list[int]:
-        """Write a human turn; return the places of its clips."""
+        """Write a human turn; return the places of its clips in the draft."""
         around, self.first_human = self.first_human, self.template.layout.human
         self.pieces(around.before)
         clips = []
@@ -223,21 +278,21 @@ class _Writer:
                 continue
             kind, run = part
             if kind == "audio":
-                clips.append(len(self.sample.ids))
-            self.sample.ids.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
-            self.sample.runs.append(run)
+                clips.append(len(self.draft.parts))
+            self.draft.parts.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
+            self.draft.runs.append(run)
         self.pieces(around.after)
         return clips
 
     def reply(self, value: str, state: State, *, ended: bool, more: bool) -> None:
         around = self.template.layout.gpt
         self.pieces(around.before)
-        start = len(self.sample.ids)
-        self.sample.ids.extend(self.marks.get(state, ()))
+        start = len(self.draft.parts)
+        self.draft.parts.extend(self.marks.get(state, ()))
         self.text(value)
         if ended:
-            self.sample.ids.append(control_id(self.tokenizer, around.end))
-        self.sample.spans.append((start, len(self.sample.ids)))
+            self.draft.parts.append(control_id(self.tokenizer, around.end))
+        self.draft.spans.append((start, len(self.draft.parts)))
         if more:
             self.pieces(around.after)
 

@@ -4,9 +4,11 @@ stages."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from vita_train.data.media.audio import frames_of
 from vita_train.data.media.door import Kind, content_digest
 from vita_train.data.media.measure import WHOLE, Measured, MeasureSettings, MediaFile, Span, measure
 from vita_train.data.prepare.ctc_vocab import ctc_frames_needed
-from vita_train.data.prepare.prompt import MediaCounts, encode
-from vita_train.data.prepare.tokenizer import Tokenizer
+from vita_train.data.prepare.prompt import Draft, MediaCounts, draft
+from vita_train.data.prepare.tokenizer import Tokenizer, batch_ids, plain_ids
 from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.sources.registry import AudioLimits
 from vita_train.data.templates import load_template
@@ -26,6 +28,8 @@ from vita_train.recipe.audio import encoder_frames
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.visual import image_tokens, video_tokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,18 @@ class Example:
     """Leniencies that the record needed."""
 
 
+@dataclass(frozen=True)
+class _LaidOut:
+    """A row whose media are measured and whose texts are still to become ids."""
+
+    row: Row
+    draft: Draft
+    images: list[Measured]
+    videos: list[Measured]
+    audios: list[Measured]
+    audio_frames: list[int]
+
+
 def limits_of(recipe: Recipe, dataset: str) -> Limits:
     """Return what a sample may take: the smallest rows of the stages that pack this dataset, and
     the context.
@@ -100,6 +116,14 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
         choose(s.batch.max_audio_frames for s in chosen),
         "model.llm.max_positions" if tokens < spec.batch.seq_len else f"stages.{stage}.batch",
         whole=not all(s.merge_visual_tokens for s in chosen),
+    )
+
+
+def is_transcribed(recipe: Recipe, dataset: str) -> bool:
+    """Say whether a stage trains a recogniser on a dataset, so that its records must fit one."""
+    return any(
+        OBJECTIVES[spec.objective].transcribes and dataset in spec.data
+        for spec in recipe.stages.values()
     )
 
 
@@ -132,15 +156,37 @@ class RowEncoder:
         self.decoder = decoder
         self.audio = audio
         self._real_roots: dict[str, str] = {}
-        self.recognised = any(
-            OBJECTIVES[spec.objective].transcribes and dataset in spec.data
-            for spec in recipe.stages.values()
-        )
+        self._tile_tokens = recipe.model.tile_tokens
+        self.recognised = is_transcribed(recipe, dataset)
 
     def encode(self, row: Row) -> Example | Reject:
         """Decode the media of a row and write its ids, or say why it cannot be used."""
+        return self.encode_all([row])[0]
+
+    def encode_all(self, rows: Sequence[Row | Reject]) -> list[Example | Reject]:
+        """Encode rows, their texts in one call of the tokenizer; rejects are passed on."""
+        laid_out = [
+            row if isinstance(row, Reject) else self._attempted(row, partial(self._lay_out, row))
+            for row in rows
+        ]
+        drafts = [each for each in laid_out if isinstance(each, _LaidOut)]
         try:
-            return self._example(row)
+            ids = batch_ids(self.tokenizer, (text for each in drafts for text in each.draft.texts))
+            ids_of: Callable[[str], Sequence[int]] = ids.__getitem__
+        except VitaError:
+            raise
+        except Exception:  # for whichever text it is: each row is to have its own
+            ids_of = partial(plain_ids, self.tokenizer)
+        return [
+            self._attempted(each.row, partial(self._example, each, ids_of))
+            if isinstance(each, _LaidOut)
+            else each
+            for each in laid_out
+        ]
+
+    def _attempted(self, row: Row, work: Callable[[], T]) -> T | Reject:
+        try:
+            return work()
         except MediaError as error:
             return Reject(row.row, error.reason, error.detail, row.id)
         except VitaError:
@@ -150,25 +196,38 @@ class RowEncoder:
         ) as error:  # whatever it is, it is this row's, and the others are not to suffer from it
             return Reject(row.row, "cannot be examined", f"{type(error).__name__}: {error}", row.id)
 
-    def _example(self, row: Row) -> Example | Reject:
+    def _lay_out(self, row: Row) -> _LaidOut:
+        """Decode the media of a row, and put the tokens that they take between its texts.
+
+        Raises:
+            MediaError: a file cannot be used.
+        """
         data, model = self.recipe.data, self.recipe.model
-        tile = model.tile_tokens
+        tile = self._tile_tokens
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)
         videos = [self._measure("video", ref, span) for ref in row.videos]
         audios = [self._measure("audio", ref) for ref in row.audios]
         for clip, ref in zip(audios, row.audios, strict=True):
             self._check_special(clip.samples / data.audio.sample_rate, ref)
-        tiles = [image.tiles for image in images]
         frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
         counts = MediaCounts(
-            images=tuple(sum(image_tokens(count, tile)) for count in tiles),
+            images=tuple(sum(image_tokens(image.tiles, tile)) for image in images),
             videos=tuple(sum(video_tokens(video.tiles, tile, data.video)) for video in videos),
             audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
         )
-        encoded = encode(
+        drafted = draft(
             row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode
         )
+        return _LaidOut(row, drafted, images, videos, audios, frames)
+
+    def _example(
+        self, laid_out: _LaidOut, ids_of: Callable[[str], Sequence[int]]
+    ) -> Example | Reject:
+        row, audios, frames = laid_out.row, laid_out.audios, laid_out.audio_frames
+        data, model = self.recipe.data, self.recipe.model
+        encoded = laid_out.draft.encoded(ids_of)
+        tiles = [image.tiles for image in laid_out.images]
         example = Example(
             row=row.row,
             id=row.id,
@@ -176,18 +235,20 @@ class RowEncoder:
             spans=[edge for span in encoded.spans for edge in span],
             runs=encoded.runs,
             tokens=encoded.tokens,
-            tiles=sum(tiles) + sum(video.tiles for video in videos),
+            tiles=sum(tiles) + sum(video.tiles for video in laid_out.videos),
             frames=sum(frames),
             supervised=encoded.supervised,
             images=[str(ref) for ref in row.images],
             image_tiles=tiles,
             videos=[str(ref) for ref in row.videos],
-            video_frame_indices=[index for video in videos for index in video.frame_indices],
+            video_frame_indices=[
+                index for video in laid_out.videos for index in video.frame_indices
+            ],
             audios=[str(ref) for ref in row.audios],
             audio_frames=frames,
             media_digests=[
                 content_digest(ref.path(self.roots), kind)
-                for kind, refs in _media(row)
+                for kind, refs in media_refs(row)
                 for ref in refs
             ],
             seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
@@ -285,7 +346,8 @@ class RowEncoder:
         return features
 
 
-def _media(row: Row) -> tuple[tuple[Kind, Sequence[MediaRef]], ...]:
+def media_refs(row: Row) -> tuple[tuple[Kind, Sequence[MediaRef]], ...]:
+    """Return the media files of a row by their kind, in the order of an index."""
     return ("image", row.images), ("video", row.videos), ("audio", row.audios)
 
 

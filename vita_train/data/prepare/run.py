@@ -13,9 +13,10 @@ from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
-from vita_train.data.prepare.parallel import ParallelEncoder
-from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder, make_tokenizer
-from vita_train.data.sources.reading import Reject
+from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
+from vita_train.data.prepare.part import FEATURES, PartStore
+from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
+from vita_train.data.sources.reading import named
 from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
 from vita_train.data.sources.source import open_splits
 from vita_train.data.templates import load_template
@@ -46,13 +47,17 @@ def prepare(
     if it is there already with the same digest, nothing is done. The result does not depend on
     ``workers``.
 
+    The work is done by shards of the records, and what is done of each is kept in ``<out>.parts``:
+    a preparation that was stopped goes on from there, and one of changed records does the shards
+    that changed. That folder may be deleted.
+
     Args:
         recipe: settings of the corpus.
         registry_path: the registry of its records.
         out: directory to make.
         workers: processes beside each other.
-        force: prepare again also where the digest says nothing has changed: it does not know the
-            media's bytes.
+        force: prepare everything again also where nothing seems to have changed: neither the
+            digest of the whole nor those of the shards know the media's bytes.
         progress: takes each line of progress.
 
     Raises:
@@ -73,13 +78,20 @@ def prepare(
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    parts = PartStore(out.with_name(f"{out.name}.parts"))
+    if force:
+        parts.clear()
+    parts.clear_unfinished()
     try:
-        ledger = _write(recipe, registry, registry_path, partial, out, digest, workers, progress)
+        ledger = _write(
+            recipe, registry, registry_path, partial, out, digest, parts, workers, progress
+        )
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
+    parts.prune()
     out.with_name(f"{out.name}.rejects.jsonl").unlink(missing_ok=True)
     progress(
         f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected"
@@ -178,17 +190,18 @@ def _write(
     partial: Path,
     out: Path,
     digest: str,
+    parts: PartStore,
     workers: int,
     progress: Say,
 ) -> PrepareLedger:
-    tokenizer = make_tokenizer(recipe, registry, path, partial / "tokenizer")
-    progress(f"prepare: tokenizer of {len(tokenizer)} entries")
+    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer", apart=workers > 1)
+    progress(f"prepare: tokenizer of {entries} entries")
     transcripts = CtcVocabBuilder(recipe, registry)
     ledgers: list[SplitLedger] = []
     faults: list[str] = []
     with (
         (partial / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
-        ParallelEncoder(recipe, partial / "tokenizer", workers) as encoder,
+        PartMaker(recipe, partial / "tokenizer", parts, workers) as maker,
     ):
         for opened in open_splits(path, registry):
             dataset, split = opened.dataset, opened.split
@@ -204,24 +217,26 @@ def _write(
             bins = (
                 recipe.model.audio_encoder.num_mel_bins if recipe.data.audio.store_features else 0
             )
-            results = encoder.split(
-                opened, transcripts.add if transcripts.reads(dataset, split) else None
-            )
+            told = 0
             with IndexWriter(partial / dataset / split, meta, bins=bins) as writer:
-                for number, result in enumerate(results, 1):
-                    counting.add(result)
-                    if isinstance(result, Reject):
-                        rejects.write(reject_line(dataset, split, result))
-                    else:
-                        writer.add(result)
-                    if number % _PROGRESS_ROWS == 0:
-                        progress(f"prepare: {dataset}/{split} {number} rows")
+                for rows, part in maker.split(opened, units=transcripts.reads(dataset, split)):
+                    turned_down = part.rejects(rows)
+                    counting.add_counts(part.info.counts, turned_down)
+                    for reject in turned_down:
+                        rejects.write(reject_line(dataset, split, named(reject, opened.path)))
+                    writer.add(part.table, part.folder / FEATURES if bins else None)
+                    transcripts.add(part.info.units)
+                    if counting.records - told >= _PROGRESS_ROWS:
+                        told = counting.records
+                        progress(f"prepare: {dataset}/{split} {told} rows")
             ledgers.append(counting.close().model_copy(update={"digest": writer.digest}))
             faults += [fault] if (fault := counting.fault(recipe.data.max_reject_share)) else []
             progress(
                 f"prepare: {dataset}/{split} {ledgers[-1].used} rows, {ledgers[-1].rejected} "
                 f"rejected{leniencies_used(ledgers[-1])}"
             )
+    if maker.found:
+        progress(f"prepare: {maker.found} shards were done already, {maker.made} were not")
     if faults:
         kept = out.with_name(f"{out.name}.rejects.jsonl")
         os.replace(partial / "rejects.jsonl", kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 
 from vita_train.data.constants import MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
 from vita_train.data.prepare.tokenizer import Tokenizer, control_id, plain_ids
@@ -47,7 +48,8 @@ def mark_text(state: State, mode: StateMode) -> str:
     return f"<{state.value}>" if mode == "digit" else ""
 
 
-def mark_ids(tokenizer: Tokenizer, mode: StateMode) -> dict[State, tuple[int, ...]]:
+@lru_cache(maxsize=16)
+def mark_ids(tokenizer: Tokenizer, mode: StateMode) -> Mapping[State, tuple[int, ...]]:
     """Return the tokens of each mark: one for a glyph, those of the text for a digit; empty in the
     other modes.
 

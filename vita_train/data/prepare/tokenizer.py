@@ -3,9 +3,11 @@ text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from vita_train.data.constants import STATE_MARKS
@@ -117,6 +119,41 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return tokenizer
 
 
+class SavedTokenizer:
+    """What encoding takes of a tokenizer that was saved, without transformers: importing that takes
+    longer than some ten thousand records, and half a gigabyte.
+
+    Args:
+        folder: with ``tokenizer.json``, as `load_tokenizer` or `train_tokenizer` saved it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self.backend_tokenizer = Backend.from_file(str(folder / "tokenizer.json"))
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        unknown = config.get("unk_token")
+        token = unknown.get("content") if isinstance(unknown, dict) else unknown
+        self.unk_token_id = self.convert_tokens_to_ids(token) if token else None
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """Return the id of a token; None where there is none."""
+        found: int | None = self.backend_tokenizer.token_to_id(token)
+        return found
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return the tokens of ids."""
+        return [self.backend_tokenizer.id_to_token(token) or "" for token in ids]
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
+    ) -> SimpleNamespace:
+        """Encode a text; ``input_ids`` are its ids."""
+        self.backend_tokenizer.encode_special_tokens = split_special_tokens
+        encoded = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return SimpleNamespace(input_ids=encoded.ids)
+
+
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Encode text as ordinary text: what looks like a special token becomes the tokens of its
     characters.
@@ -130,7 +167,10 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     if not text:
         return []
     guard = _guard(tokenizer)
-    ids = _encoded(tokenizer, f"\n{text}" if guard else text)
+    return _unguarded(_encoded(tokenizer, f"\n{text}" if guard else text), guard)
+
+
+def _unguarded(ids: list[int], guard: tuple[int, ...]) -> list[int]:
     if tuple(ids[: len(guard)]) != guard:
         raise RecipeError(
             "the tokenizer joins the beginning of a text with a newline before it",
@@ -139,6 +179,28 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
             remedy="use a tokenizer that keeps newlines apart, or one over bytes",
         )
     return ids[len(guard) :]
+
+
+def batch_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return each text with its `plain_ids`, all found in one call: several times as fast as one by
+    one.
+
+    Raises:
+        RecipeError: as of `plain_ids`.
+    """
+    distinct = list(dict.fromkeys(texts))
+    guard = _guard(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    found = backend.encode_batch_fast(
+        [f"\n{text}" for text in distinct] if guard else distinct, add_special_tokens=False
+    )
+    return {
+        text: _unguarded(encoding.ids, guard) if text else []
+        for text, encoding in zip(distinct, found, strict=True)
+    }
 
 
 @lru_cache(maxsize=8)
@@ -158,6 +220,7 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+@lru_cache(maxsize=256)
 def control_id(tokenizer: Tokenizer, token: str) -> int:
     """Return the id of a control token or state mark.
 

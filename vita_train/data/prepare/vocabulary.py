@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vita_train.data.prepare.ctc_vocab import CtcVocab, pieces
+from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.prepare.prompt import control_texts
 from vita_train.data.prepare.states import mark_ids
 from vita_train.data.prepare.tokenizer import (
@@ -82,9 +82,9 @@ class CtcVocabBuilder:
         """Say whether the transcripts of a split count."""
         return split == TRAIN and dataset in self._datasets
 
-    def add(self, row: Row) -> None:
-        """Collect the units of a record that can be read, whatever becomes of it."""
-        self._units.update(pieces(row.record.conversations[-1].value, self._kind))
+    def add(self, units: Iterable[str]) -> None:
+        """Collect units of records that can be read, whatever becomes of them."""
+        self._units.update(units)
 
     def build(self) -> CtcVocab:
         """Return the inventory."""

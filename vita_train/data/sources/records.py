@@ -111,18 +111,16 @@ def _check_turns(turns: list[Turn]) -> None:
 
 
 def _check_media(record: Record) -> None:
-    files = {"image": record.images, "video": record.videos, "audio": record.audios}
+    images = record.images
+    files = {"image": images, "video": record.videos, "audio": record.audios}
     for kind, names in files.items():
         if not names and getattr(record, kind) is not None:
             raise ValueError(f"{kind} is an empty list")
         if any(not name.strip() for name in names):
             raise ValueError(f"{kind} holds an empty file name")
-    if record.images and record.videos:
+    if images and record.video:
         raise ValueError("image and video in one record are not supported")
-    counts = dict.fromkeys(PLACEHOLDERS, 0)
-    for turn in record.conversations[::2]:
-        for kind in split_placeholders(turn.value)[1::2]:
-            counts[kind] += 1
+    counts = _placeholders(record.conversations[::2])
     for kind, names in files.items():
         if counts[kind] != len(names):
             raise ValueError(
@@ -134,6 +132,16 @@ def _check_media(record: Record) -> None:
             raise ValueError("set is an empty list")
         if len(record.set) != max(1, len(record.images)) and len(set(record.set)) > 1:
             raise ValueError(f"{len(record.set)} sets for {len(record.images)} images")
+
+
+def _placeholders(turns: list[Turn]) -> dict[str, int]:
+    """Return how often each placeholder stands in turns."""
+    counts = dict.fromkeys(PLACEHOLDERS, 0)
+    for turn in turns:
+        if "<" in turn.value:
+            for kind in split_placeholders(turn.value)[1::2]:
+                counts[kind] += 1
+    return counts
 
 
 def _check_span(record: Record) -> None:

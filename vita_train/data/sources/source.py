@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vita_train.data.sources.reading import Reject, Row, Rules, read_records
+from vita_train.data.sources.reading import Reject, Row, Rules, read_records, text_to_row
 from vita_train.data.sources.registry import AudioLimits, Dataset, Registry, resolve
 from vita_train.data.sources.splitting import TRAIN, Partition, SplitOff, keys_of, partition
+from vita_train.data.sources.texts import RowError, read_texts
 from vita_train.errors import DataError
 
 
@@ -44,6 +45,30 @@ class RecordSource:
             keys = keys_of(row, self.split_off) if isinstance(row, Row) else None
             yield keys if isinstance(keys, Reject) else row
 
+    def records(self) -> Iterator[tuple[int, str | RowError]]:
+        """Yield place in the file and JSON text of every record of the split; `row_of` makes rows
+        of them, `rows` is both in one go.
+
+        Raises:
+            DataError: as of `rows`.
+        """
+        texts = enumerate(read_texts(self.path))
+        if self.split_off is None:
+            yield from texts
+            return
+        dealt = self._partition()
+        for row, text in texts:
+            if dealt.of(text_to_row(row, text, self.roots, self.rules)) == self.split:
+                yield row, text
+
+    def row_of(self, row: int, text: str | RowError) -> Row | Reject:
+        """Check a record that `records` gave."""
+        found = text_to_row(row, text, self.roots, self.rules)
+        if self.split_off is None or isinstance(found, Reject):
+            return found
+        keys = keys_of(found, self.split_off)
+        return keys if isinstance(keys, Reject) else found
+
     def checked_rows(self) -> Iterator[Row | Reject]:
         """Yield the rows as `rows` does, and stop at the first file below a root that is missing or
         holds nothing: every record of it would be rejected one by one.
@@ -53,12 +78,20 @@ class RecordSource:
         """
         sound: set[str] = set()
         for row in self.rows():
-            if isinstance(row, Row):
-                for ref in (*row.images, *row.videos, *row.audios):
-                    if ref.root not in sound:
-                        self._check_root(ref.root)
-                        sound.add(ref.root)
+            self.check_roots(row, sound)
             yield row
+
+    def check_roots(self, row: Row | Reject, sound: set[str]) -> None:
+        """Look at the roots of a row's media, but for those that are ``sound``, and add them there.
+
+        Raises:
+            DataError: one is missing or holds nothing.
+        """
+        if isinstance(row, Row):
+            for ref in (*row.images, *row.videos, *row.audios):
+                if ref.root not in sound:
+                    self._check_root(ref.root)
+                    sound.add(ref.root)
 
     def root_fault(self, key: str) -> str:
         """Say what is wrong with a media root as a whole; nothing where it holds something."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from vita_train.data.check.examine import plain_settings
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.door import Kind
-from vita_train.data.sources.reading import RowError, read_values
 from vita_train.data.sources.source import RecordSource
+from vita_train.data.sources.texts import RowError, read_values
 from vita_train.data.tools.decoded import Fault, decoded
 from vita_train.errors import DataError
 from vita_train.recipe.data import AudioSpec

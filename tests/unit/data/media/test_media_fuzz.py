@@ -13,9 +13,8 @@ import pytest
 from tests.helpers.data_world import recipe, turns
 from tests.helpers.media_zoo import mutated, zoo
 from vita_train.data.media.apart import Decoder
-from vita_train.data.prepare.parallel import ParallelEncoder
-from vita_train.data.prepare.row_encoder import Example
-from vita_train.data.prepare.tokenizer import train_tokenizer
+from vita_train.data.prepare.row_encoder import Example, RowEncoder, measure_settings
+from vita_train.data.prepare.tokenizer import load_tokenizer, train_tokenizer
 from vita_train.data.sources.reading import Reject, Rules
 from vita_train.data.sources.source import RecordSource
 
@@ -57,7 +56,7 @@ def record(kind: str, number: int, name: str) -> dict[str, object]:
     }
 
 
-def fuzz(at: Path, files: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def fuzz(at: Path, files: int, seed: int) -> Counter[str]:
     """Examine mutated files; return how many were used and rejected, by reason."""
     chance = random.Random(seed)
     whole = [
@@ -70,14 +69,15 @@ def fuzz(at: Path, files: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> Co
         (at / name).write_bytes(mutated(content, chance))
         rows.append(record(kind, number, name))
     (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("vita_train.data.prepare.parallel.Decoder", Watched)
     train_tokenizer(["what is it? a test.\n", "user\n", "assistant\n"] * 20, 400, at / "tokenizer")
     outcomes: Counter[str] = Counter()
-    with ParallelEncoder(recipe(), at / "tokenizer") as encoder:
-        source = RecordSource(
-            "look", "train", at / "rows.jsonl", {"pics": at, "audio": at}, Rules()
+    source = RecordSource("look", "train", at / "rows.jsonl", {"pics": at, "audio": at}, Rules())
+    with Watched(measure_settings(recipe())) as decoder:
+        encoder = RowEncoder(
+            recipe(), load_tokenizer(at / "tokenizer"), "look", source.roots, decoder
         )
-        for row, result in zip(rows, encoder.split(source), strict=True):
+        for row, read in zip(rows, source.checked_rows(), strict=True):
+            result = encoder.encode_all([read])[0]
             assert result.id == row["id"]
             if isinstance(result, Reject):
                 assert result.detail
@@ -93,10 +93,8 @@ def fuzz(at: Path, files: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> Co
     return outcomes
 
 
-def test_every_whole_file_is_used_and_damaged_ones_are_used_or_rejected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outcomes = fuzz(tmp_path, 300, 1, monkeypatch)
+def test_every_whole_file_is_used_and_damaged_ones_are_used_or_rejected(tmp_path: Path) -> None:
+    outcomes = fuzz(tmp_path, 300, 1)
     assert outcomes["used"] > 20
     assert (
         sum(
@@ -112,4 +110,4 @@ def test_every_whole_file_is_used_and_damaged_ones_are_used_or_rejected(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "cannot be examined" not in fuzz(tmp_path, 10_000, 2, monkeypatch)
+    assert "cannot be examined" not in fuzz(tmp_path, 10_000, 2)

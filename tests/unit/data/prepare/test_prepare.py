@@ -19,7 +19,7 @@ from vita_train.data.check.run import check
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.ledger import PrepareLedger
 from vita_train.data.prepare.run import prepare
-from vita_train.data.sources.reading import Reject, Row, read_records
+from vita_train.data.sources.texts import RowError, read_texts
 from vita_train.errors import DataError, RecipeError
 
 QUIET: list[str] = []
@@ -217,11 +217,11 @@ def test_records_are_parsed_once_where_the_tokenizer_is_given(
     )
     parsed: Counter[str] = Counter()
 
-    def counted(path: Path, *arguments: Any) -> Iterator[Row | Reject]:
+    def counted(path: Path) -> Iterator[str | RowError]:
         parsed[path.name] += 1
-        return read_records(path, *arguments)
+        return read_texts(path)
 
-    monkeypatch.setattr("vita_train.data.sources.source.read_records", counted)
+    monkeypatch.setattr("vita_train.data.sources.source.read_texts", counted)
     prepare(made, registry, tmp_path / "two", progress=QUIET.append)
     assert parsed
     assert set(parsed.values()) == {1}

@@ -10,15 +10,20 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer as Backend
 
+from tests.helpers.errors import raises_code
+from tests.helpers.family_tokenizers import CONTROLS, FAMILIES, family_tokenizer
+from vita_train.data.prepare.states import mark_ids
 from vita_train.data.prepare.tokenizer import (
     SPECIAL_TOKENS,
+    SavedTokenizer,
+    batch_ids,
     control_id,
     load_tokenizer,
     pad_id,
     plain_ids,
     train_tokenizer,
 )
-from vita_train.errors import DataError
+from vita_train.errors import DataError, RecipeError
 
 
 def words(number: int) -> list[str]:
@@ -67,6 +72,31 @@ def test_text_survives_and_controls_cannot_be_typed(tmp_path: Path) -> None:
     assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [
         control_id(tokenizer, "<|im_end|>")
     ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_texts_at_once_and_without_transformers_are_encoded_alike(
+    family: str, tmp_path: Path
+) -> None:
+    family_tokenizer(family).save_pretrained(str(tmp_path))
+    whole, saved = load_tokenizer(tmp_path), SavedTokenizer(tmp_path)
+    controls = CONTROLS[family]
+    texts = ["", " ", "\n", "a boat", " a  boat\n", "Grüße 你好 🦉\t\x00", *controls]
+    texts += [f"the {token} boat ☞<1>" for token in controls]
+    plain = {text: plain_ids(whole, text) for text in texts}
+    for tokenizer in (whole, saved):
+        assert batch_ids(tokenizer, [*texts, *texts]) == plain
+        assert {text: plain_ids(tokenizer, text) for text in texts} == plain
+        assert [control_id(tokenizer, token) for token in controls] == [
+            whole.convert_tokens_to_ids(token) for token in controls
+        ]
+        assert mark_ids(tokenizer, "digit") == mark_ids(whole, "digit")
+        with raises_code(RecipeError, "VT-RECIPE-003"):
+            control_id(tokenizer, "<|no such token|>")
+        # Reading text plainly must not change how the tokenizer reads it elsewhere.
+        assert tokenizer(controls[0], add_special_tokens=False).input_ids == [
+            control_id(tokenizer, controls[0])
+        ]
 
 
 def test_words_are_cut_as_qwen2_cuts_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.helpers.errors import raises_code
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.sample import MediaSettings
-from vita_train.data.prepare.index_writer import IndexWriter
+from vita_train.data.prepare.index_writer import IndexWriter, rows_batch
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.sampling.build import packed_order, sample_order
 from vita_train.data.sampling.curriculum import CurriculumOrder
@@ -51,31 +52,32 @@ def index_of(path: Path, name: str, lengths: np.ndarray) -> Index:
             data=DataSpec(), vision=InternVitSpec(), adapter=SubsamplingAdapterSpec(), mel_bins=80
         ).model_dump(mode="json"),
     }
+    examples = [
+        Example(
+            row=place,
+            id=f"{name}-{place}",
+            ids=[1],
+            spans=[0, 1],
+            runs=[],
+            tokens=tokens,
+            tiles=tiles,
+            frames=frames,
+            supervised=1,
+            images=[],
+            image_tiles=[],
+            videos=[],
+            video_frame_indices=[],
+            audios=[],
+            audio_frames=[],
+            media_digests=[],
+            seconds=0.0,
+            turns=["a", "b"],
+            inserted=-1,
+        )
+        for place, (tokens, tiles, frames) in enumerate(lengths.tolist())
+    ]
     with IndexWriter(path / name, meta) as writer:
-        for place, (tokens, tiles, frames) in enumerate(lengths.tolist()):
-            writer.add(
-                Example(
-                    row=place,
-                    id=f"{name}-{place}",
-                    ids=[1],
-                    spans=[0, 1],
-                    runs=[],
-                    tokens=tokens,
-                    tiles=tiles,
-                    frames=frames,
-                    supervised=1,
-                    images=[],
-                    image_tiles=[],
-                    videos=[],
-                    video_frame_indices=[],
-                    audios=[],
-                    audio_frames=[],
-                    media_digests=[],
-                    seconds=0.0,
-                    turns=["a", "b"],
-                    inserted=-1,
-                )
-            )
+        writer.add(pa.Table.from_batches([rows_batch(examples, [0] * len(examples))]))
     return Index(path / name)
 
 

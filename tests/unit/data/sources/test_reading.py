@@ -297,7 +297,7 @@ def test_elements_and_faults_of_arrays_across_chunks(
     ]
     rows = [row for row in rows if row["conversations"][0]["value"]]
     for chunk in (1, 2, 3, 7, 64):
-        monkeypatch.setattr("vita_train.data.sources.reading._CHUNK", chunk)
+        monkeypatch.setattr("vita_train.data.sources.texts._CHUNK", chunk)
         for indent in (None, 1):
             (tmp_path / "records").write_text(
                 json.dumps(rows, indent=indent, ensure_ascii=bool(indent))

@@ -1,0 +1,187 @@
+"""What becomes of a shard: a folder with its rows, what was rejected and what was counted, that
+gets its name when it is whole.
+
+A part is found again by the digest of its shard and of all settings that its rows depend on. What a
+digest cannot know is looked at: the size and time of every media file, the bytes of its own files,
+and where a record goes by its place in the file, that place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from vita_train.data.media import MediaError
+from vita_train.data.media.door import Kind, find_file
+from vita_train.data.prepare.ledger import Counts
+from vita_train.data.prepare.row_encoder import media_refs
+from vita_train.data.sources.reading import Reject, Row
+from vita_train.recipe.base import Strict
+from vita_train.storage.digest import digest_of, sha256_file
+
+PART_FORMAT = "vita-train/part/v1"
+ROWS, FEATURES = "rows.arrow", "features.bin"
+_MARKER = "part.json"
+#: Folder of parts that are being written.
+_NEW = "new"
+
+
+class Stamp(Strict):
+    """A media file as it was when it was decoded."""
+
+    path: str
+    kind: Kind
+    bytes: int
+    """-1 where there was no such file."""
+    changed: int
+    """Time of the last change in nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path, kind: Kind) -> Stamp:
+        """Look at a file."""
+        try:
+            status = find_file(path, kind).stat()
+            return cls(path=str(path), kind=kind, bytes=status.st_size, changed=status.st_mtime_ns)
+        except (MediaError, OSError):
+            return cls(path=str(path), kind=kind, bytes=-1, changed=0)
+
+
+class RejectedRow(Strict):
+    """A record that is not used; ``place`` counts the records of the shard."""
+
+    place: int
+    reason: str
+    detail: str
+    id: str
+
+
+class PartInfo(Strict):
+    """The marker of a part, written last."""
+
+    format: Literal["vita-train/part/v1"] = "vita-train/part/v1"
+    records: int
+    counts: Counts
+    rejects: list[RejectedRow]
+    units: list[str]
+    """Characters or words of the transcripts, where they are asked for; sorted."""
+    media: list[Stamp]
+    places: str
+    """Digest of the records' places in the file, if a record without an id is named by its own."""
+    files: dict[str, tuple[str, int]]
+    """Name to sha256 and bytes."""
+
+
+class Part:
+    """A committed part."""
+
+    def __init__(self, folder: Path, info: PartInfo) -> None:
+        self.folder = folder
+        self.info = info
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Its rows, memory-mapped."""
+        with pa.memory_map(str(self.folder / ROWS)) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    def rejects(self, rows: tuple[int, ...]) -> list[Reject]:
+        """Return what was rejected, with the rows' places in the file."""
+        return [
+            Reject(rows[each.place], each.reason, each.detail, each.id)
+            for each in self.info.rejects
+        ]
+
+
+class PartStore:
+    """The folder with the parts of a corpus.
+
+    Args:
+        root: made if it is not there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._used: set[Path] = set()
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def clear_unfinished(self) -> None:
+        """Remove what killed processes were writing. No other may be at work here."""
+        shutil.rmtree(self.root / _NEW, ignore_errors=True)
+
+    def find(self, key: str, rows: tuple[int, ...]) -> Part | None:
+        """Return a part that holds what making it again would give; None where it has to be
+        made."""
+        folder = self._folder(key)
+        try:
+            info = PartInfo.model_validate_json((folder / _MARKER).read_bytes())
+            holds = (
+                (not info.places or info.places == places_digest(rows))
+                and all(Stamp.of(Path(each.path), each.kind) == each for each in info.media)
+                and all(
+                    (folder / name).stat().st_size == size and sha256_file(folder / name) == sha256
+                    for name, (sha256, size) in info.files.items()
+                )
+            )
+        except (OSError, ValueError):
+            return None
+        if not holds:
+            return None
+        self._used.add(folder)
+        return Part(folder, info)
+
+    def new_folder(self, key: str) -> Path:
+        """Return an empty folder to write a part in."""
+        folder = self.root / _NEW / f"{key}-{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, key: str, written: Path, info: PartInfo) -> Part:
+        """Give a part that was written its name."""
+        (written / _MARKER).write_text(info.model_dump_json(), encoding="utf-8")
+        folder = self._folder(key)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(written, folder)
+        return self.used(Part(folder, info))
+
+    def used(self, part: Part) -> Part:
+        """Take note that this preparation needs a part."""
+        self._used.add(part.folder)
+        return part
+
+    def prune(self) -> None:
+        """Remove the parts that this preparation did not need."""
+        self.clear_unfinished()
+        for folder in sorted(self.root.glob("*/*")):
+            if folder not in self._used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+
+def places_digest(rows: tuple[int, ...]) -> str:
+    """Return a digest of places in a file."""
+    return digest_of(list(rows))
+
+
+def stamps_of(row: Row, roots: Mapping[str, Path]) -> list[Stamp]:
+    """Look at the media of a record."""
+    return [Stamp.of(ref.path(roots), kind) for kind, refs in media_refs(row) for ref in refs]
+
+
+def file_notes(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return sha256 and bytes of the files of a folder."""
+    return {
+        path.name: (sha256_file(path), path.stat().st_size) for path in sorted(folder.iterdir())
+    }

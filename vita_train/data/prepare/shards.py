@@ -1,0 +1,67 @@
+"""Records cut into shards, the units of preparation: the same records give the same shards,
+whatever stands before or behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vita_train.data.sources.texts import RowError
+
+#: A shard ends where it weighs this much, and the text of its last record says so: one unit in
+#: ``_SPREAD`` does. So a record put in or taken out moves the ends near it, and none further on.
+_LEAST, _SPREAD = 2048, 2048
+#: Where it ends in any case.
+_MOST = 8192
+#: What a record with media weighs: decoding takes as long as some tens of texts.
+_MEDIA_WEIGHT = 32
+#: Characters of text that weigh as much as a short record.
+_CHARACTERS = 2048
+_MEDIA_KEYS = ('"image"', '"video"', '"audio"')
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive records of a split."""
+
+    rows: tuple[int, ...]
+    """Their places in the file."""
+    texts: tuple[str | RowError, ...]
+    """Their JSON, as of `vita_train.data.sources.texts.read_texts`."""
+    content: str
+    """Digest of the texts."""
+
+
+def cut(records: Iterable[tuple[int, str | RowError]]) -> Iterator[Shard]:
+    """Cut records, each its place in the file and its text, into shards."""
+    rows: list[int] = []
+    texts: list[str | RowError] = []
+    weight, digest = 0, hashlib.sha256()
+    for row, text in records:
+        raw = _bytes_of(text)
+        rows.append(row)
+        texts.append(text)
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+        own = _weight(text)
+        weight += own
+        if weight >= _MOST or (weight >= _LEAST and zlib.crc32(raw) % _SPREAD < own):
+            yield Shard(tuple(rows), tuple(texts), digest.hexdigest())
+            rows, texts, weight, digest = [], [], 0, hashlib.sha256()
+    if rows:
+        yield Shard(tuple(rows), tuple(texts), digest.hexdigest())
+
+
+def _bytes_of(text: str | RowError) -> bytes:
+    if isinstance(text, RowError):  # no JSON begins so
+        text = f"\0{text.reason}\0{text.detail}"
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def _weight(text: str | RowError) -> int:
+    if isinstance(text, RowError):
+        return 1
+    has_media = any(key in text for key in _MEDIA_KEYS)
+    return (_MEDIA_WEIGHT if has_media else 1) + len(text) // _CHARACTERS
