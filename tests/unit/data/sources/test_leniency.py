@@ -17,7 +17,6 @@ from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.leniency import ADAPTERS, LENIENCIES
 from vita_train.data.sources.reading import (
-    MAX_RECORD,
     STRICT,
     MediaRef,
     Reject,
@@ -26,6 +25,7 @@ from vita_train.data.sources.reading import (
     read_records,
 )
 from vita_train.data.sources.registry import load_registry
+from vita_train.data.sources.texts import MAX_RECORD
 from vita_train.errors import DataError
 
 ROOTS = {"coco": Path("/coco"), "audio": Path("/sounds")}
