@@ -22,7 +22,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (images "
+            help="Layout: own (runs by itself), vita (released VITA-1.5), vita-stage "
+            "(the files a stage of its trainer leaves), internvl (images "
             "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
             "with this package), adapter (only the last adapters that were trained, for "
             "PEFT), or one of a plugin."
