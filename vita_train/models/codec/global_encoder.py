@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vita_train.models.codec.quantizer import build_quantizer
 from vita_train.recipe.model import CodecSpec
@@ -28,6 +29,19 @@ class GlobalOutput(NamedTuple):
     """(B, num_global_tokens) long."""
     loss: Tensor
     """Scalar, mean over the groups."""
+
+
+class VoiceBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over the voices of a micro-batch; a single one, which has no variance,
+    takes the running statistics and leaves them alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise voices (B, global_dim)."""
+        if not self.training or len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class GlobalEncoder(nn.Module):
@@ -48,7 +62,7 @@ class GlobalEncoder(nn.Module):
         )
         self.project = nn.Linear(channels, spec.global_dim)
         self.norm = (
-            nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
+            VoiceBatchNorm(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
         )
         self.activation = nn.LeakyReLU(0.1)
         group = spec.global_dim // spec.num_global_tokens
