@@ -44,7 +44,7 @@ def test_a_dry_run_prints_the_recipe_and_does_nothing_else(
     [
         (["--learnin_rate", "1"], "unknown flag --learnin_rate, did you mean --learning_rate?"),
         (
-            ["--tune_mm_mlp_adapter", "--tune_audio_mlp_adapter"],
+            ["--tune_mm_mlp_adapter", "--freeze_mm_mlp_adapter", "--unfreeze_vision_tower"],
             "--tune_mm_mlp_adapter True contradicts",
         ),
         (["--save", "none/mine.yaml"], "the recipe cannot be written: No such file or directory"),

@@ -152,6 +152,10 @@ class RowEncoder:
 
     def _example(self, row: Row) -> Example | Reject:
         data, model = self.recipe.data, self.recipe.model
+        turns = len(row.record.conversations)
+        if self.template.layout.media_only and turns != 2:
+            why = f"{turns} turns, and the template {self.template.name} has one answer"
+            return Reject(row.row, "more than one answer", why, row.id)
         tile = model.tile_tokens
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)
