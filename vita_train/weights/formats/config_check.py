@@ -70,8 +70,9 @@ def llm_stated(found: dict[str, Any], ours: Any, layout: str) -> list[Stated]:
 def vita_stated(found: dict[str, Any], model: ModelSpec) -> list[Stated]:
     """Return what the config.json of a release says of the parts around the language model, beside
     the recipe's."""
-    kind = found.get("mm_projector_type", "mlp2x_gelu")
-    ours = model.projector.kind
+    kind, ours = found.get("mm_projector_type"), model.projector.kind
+    if kind is None:  # of a base, say, that an adapter and a projector belong to
+        return []
     if isinstance(kind, str) and kind.startswith("spp"):  # one version's name is inside it
         kind = next((f"spp_{name}" for name in ("v1", "v2", "v3") if name in kind), kind)
     return [Stated("projector", FILE, "mm_projector_type", kind, ours, "model.projector.kind")]
