@@ -75,8 +75,11 @@ def test_the_codecs_decoder_and_the_speech_decoder_do_too(small_spec: ModelSpec)
     text, spoken = torch.randn(1, 3, 32), torch.randint(0, 1024, (1, 5))
     arguments = (text, torch.tensor([3]), spoken, torch.tensor([5]))
     loss = float(decoder(*arguments).loss_sum)
+    heard = torch.randn(1, 1200) * 0.1
+    full = codec.global_vector(heard)
     for module in (codec, decoder):
         for parameter in module.parameters():
             parameter.data = parameter.data.bfloat16()
     assert relative(codec.decode(codes, voice), expected) < BOUND
+    assert relative(codec.global_vector(heard), full) < BOUND
     assert abs(float(decoder(*arguments).loss_sum) / loss - 1) < BOUND

@@ -8,7 +8,7 @@ quantisation.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,16 +32,26 @@ class GlobalOutput(NamedTuple):
 
 
 class VoiceBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the voices of a micro-batch; a single one, which has no variance,
-    takes the running statistics and leaves them alone."""
+    """Batch normalisation over the voices of a micro-batch, computed in float32 as its statistics
+    are; a single voice, which has no variance, takes the running statistics and leaves them
+    alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise voices (B, global_dim)."""
-        if not self.training or len(input) > 1:
-            return super().forward(input)
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        learning = self.training and len(input) > 1
+        if learning and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        normed = F.batch_norm(
+            input.float(),
+            self.running_mean,
+            self.running_var,
+            self.weight.float(),
+            self.bias.float(),
+            learning,
+            cast(float, self.momentum),
+            self.eps,
         )
+        return normed.to(input.dtype)
 
 
 class GlobalEncoder(nn.Module):
