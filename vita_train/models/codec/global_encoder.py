@@ -32,8 +32,8 @@ class GlobalOutput(NamedTuple):
 
 
 class VoiceBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the voices of a micro-batch, computed in float32 as its statistics
-    are; a single voice, which has no variance, takes the running statistics and leaves them
+    """Batch normalisation over the voices of a micro-batch, computed in float32 at least, as its
+    statistics are; a single voice, which has no variance, takes the running statistics and leaves them
     alone."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,12 +41,13 @@ class VoiceBatchNorm(nn.BatchNorm1d):
         learning = self.training and len(input) > 1
         if learning and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+        wide = torch.promote_types(input.dtype, torch.float32)
         normed = F.batch_norm(
-            input.float(),
+            input.to(wide),
             self.running_mean,
             self.running_var,
-            self.weight.float(),
-            self.bias.float(),
+            self.weight.to(wide),
+            self.bias.to(wide),
             learning,
             cast(float, self.momentum),
             self.eps,
