@@ -151,7 +151,8 @@ def _check_resumed(run: Run, stage: str, checkpoint: str) -> None:
     where = f"--resume_from_checkpoint {checkpoint}"
     if not Path(checkpoint).exists() or not (Path(run.uri()) / RECIPE).is_file():
         raise UserError(
-            "there is nothing to go on from", code="VT-USE-238",
+            "there is nothing to go on from",
+            code="VT-USE-238",
             where=where,
             remedy="name a folder below --output_dir, or leave the flag out to begin",
         )

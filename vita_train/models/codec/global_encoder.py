@@ -33,8 +33,8 @@ class GlobalOutput(NamedTuple):
 
 class VoiceBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the voices of a micro-batch, computed in float32 at least, as its
-    statistics are; a single voice, which has no variance, takes the running statistics and leaves them
-    alone."""
+    statistics are; a single voice, which has no variance, takes the running statistics and leaves
+    them alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise voices (B, global_dim)."""
