@@ -126,7 +126,7 @@ def convert(place: Path, layers: int) -> None:
         modules = build_modules(spec, VITA_MODULES)
     tensors = {
         name: StoredTensor(tensor.info._replace(dtype="BF16"), noise)
-        for name, tensor in theirs(modules, vita_location).items()
+        for name, tensor in theirs(modules, vita_location, spec).items()
     }
     write_sharded(tensors, place / "vita", _SHARD_BYTES)
     sizes = [tensor.nbytes for tensor in tensors.values()]

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -142,12 +144,13 @@ def build(spec: ModelSpec, seed: int = 1, names: tuple[str, ...] = NAMES) -> nn.
     return modules
 
 
-def released(modules: nn.ModuleDict) -> dict[str, Tensor]:
+def released(modules: nn.ModuleDict, spec: ModelSpec | None = None) -> dict[str, Tensor]:
     """The tensors of modules as the released checkpoint holds them, joined by hand."""
+    spec = spec or ModelSpec()
     found: dict[str, dict[int, Tensor]] = {}
     for module in modules:
         for name, tensor in modules[module].state_dict().items():
-            place = vita_location(module, name)
+            place = vita_location(module, name, spec)
             assert place is not None
             found.setdefault(place.name, {})[place.part] = tensor
     return {
@@ -163,10 +166,15 @@ def plan(
 
 
 def imported(
-    path: Path, spec: ModelSpec, out: Path, names: tuple[str, ...] = (), prefix: str = ""
+    path: Path,
+    spec: ModelSpec,
+    out: Path,
+    names: tuple[str, ...] = (),
+    prefix: str = "",
+    layout: str = "",
 ) -> nn.ModuleDict:
     """Modules of the specification that started from an import of ``path``."""
-    summary = write_import(plan(path, spec, names, prefix=prefix), out)
+    summary = write_import(plan(path, spec, names, layout, prefix), out)
     modules = build_modules(spec, summary["modules"], ctc_vocab_size=7, seed=9).eval()
     load_modules(
         modules,
@@ -191,22 +199,75 @@ def write_shards(tensors: dict[str, Tensor], directory: Path, count: int = 3) ->
     )
 
 
+#: What train.yaml says of the small model's encoder and adapter, by the public keys.
+ENCODER_SETTINGS: dict[str, Any] = {
+    "input_dim": 80,
+    "encoder_conf": {
+        "overview_conf": {
+            "encoder-input-dim": 80,
+            "encoder-output-dim": 16,
+            "encoder-layer-config": "subsampling-transformer",
+        },
+        "para_conf": {
+            "subsampling": {
+                "subsampling-rate": 4,
+                "subsampling-input-dim": 80,
+                "subsampling-output-dim": 16,
+                "subsampling-dropout-rate": 0.1,
+            },
+            "transformer": {
+                "transformer-input-dim": 16,
+                "transformer-output-dim": 16,
+                "transformer-attention-dim": 16,
+                "transformer-attention-heads": 2,
+                "transformer-linear-units": 24,
+                "transformer-num-blocks": 2,
+                "transformer-dropout-rate": 0.1,
+                "transformer-attention-dropout-rate": 0.1,
+                "transformer-positional-dropout-rate": 0.1,
+                "transformer-input-layer": "linear",
+                "transformer-pos-enc-class": "rel-enc",
+                "transformer-normalize-before": True,
+                "transformer-concat-after": False,
+                "transformer-chunk_size": -1,
+                "transformer-left_chunks": -1,
+                "transformer-dynamic-chunks": True,
+            },
+        },
+    },
+    "model_conf": {
+        "enc_out_dim": 16,
+        "llm_embed_dim": 32,
+        "kernel_size": 5,
+        "adpter_type": "subsampling",
+        "activation_func": "gelu",
+        "norm": "layer",
+    },
+    "dataset_conf": {
+        "resample_conf": {"resample_rate": 16000},
+        "fbank_conf": {"num_mel_bins": 80, "frame_length": 25, "frame_shift": 10, "dither": 1.0},
+    },
+}
+
+
 def write_speech_directory(
     modules: nn.ModuleDict,
     directory: Path,
     statistics_text: str,
     *,
     statistics: bool = True,
-    settings: str = "model_conf: {norm: layer}",
+    settings: str = "",
+    spec: ModelSpec | None = None,
 ) -> None:
+    """Write the directory of a speech encoder; without settings, those that fit its modules."""
     start = "model.audio_encoder."
     state = {
         name.removeprefix(start): tensor
-        for name, tensor in released(modules).items()
+        for name, tensor in released(modules, spec).items()
         if name.startswith(start)
     }
     if not statistics:
         state = {name: tensor for name, tensor in state.items() if "global_cmvn" not in name}
     torch.save(state, directory / "final.pt")
     (directory / "global_cmvn").write_text(statistics_text)
-    (directory / "train.yaml").write_text(settings + "\n")
+    (directory / "train.yaml").write_text(settings or yaml.safe_dump(ENCODER_SETTINGS))

@@ -81,6 +81,7 @@ def by_kernel(omni: Omni, batch: Batch) -> Decoded:
         routers=True,
         cu_seq_lens_q=starts,
         max_length_q=int(starts.diff().max()),
+        document_kernel="varlen",
     )
     return read._replace(hidden=read.hidden.view(*batch.input_ids.shape, -1))
 

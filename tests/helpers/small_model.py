@@ -48,7 +48,7 @@ def small_spec() -> ModelSpec:
                 "intermediate_size": 24,
                 "max_positions": 100,
             },
-            "audio_adapter": {"hidden_size": 24},
+            "audio_adapter": {"hidden_size": 32},
             "speech_decoder": {"width": 16, "num_heads": 2},
         }
     )

@@ -35,7 +35,8 @@ def recognise(
         chosen = [clips[index] for index in indices]
         lengths = torch.tensor([len(clip) for clip in chosen], device=device)
         frames, counts = encoder(pad_sequence(chosen, batch_first=True).to(device), lengths)
-        best = modules["ctc_head"](frames).argmax(-1).cpu()
+        head = modules["ctc_head"]  # a later stage may hold the encoder in another type
+        best = head(frames.to(next(head.parameters()).dtype)).argmax(-1).cpu()
         for index, row, count in zip(indices, best, counts.tolist(), strict=True):
             texts[index] = vocab.decode(row[:count].unique_consecutive().tolist())
     return texts

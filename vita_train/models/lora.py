@@ -24,6 +24,8 @@ _SEGMENTS: dict[str, tuple[str, ...]] = {
     "attention": ("self_attn", "attention"),
     "mlp": ("mlp", "feed_forward"),
 }
+#: Names of the biases that train and are saved with an adapter.
+_BIASES = {"none": r"(?!)", "all": r"(^|\.)bias$", "lora_only": r"\.base_layer\.bias$"}
 #: PEFT's name of the only adapter a module has here.
 _NAME = "default"
 #: What every name of an adapter's tensor in PEFT's files begins with.
@@ -97,12 +99,11 @@ def release_adapters(module: nn.Module) -> None:
 def adapter_names(module: nn.Module) -> list[str]:
     """Return the names of the parameters that belong to a module's adapter, in order."""
     config: Any = module.peft_config
-    biases = config[_NAME].bias == "all"
+    biases = _BIASES[config[_NAME].bias]
     return [
         name
         for name, _ in module.named_parameters()
-        if (f".{_NAME}." in name and ".lora_" in name)
-        or (biases and re.search(r"(^|\.)bias$", name))
+        if (f".{_NAME}." in name and ".lora_" in name) or re.search(biases, name)
     ]
 
 

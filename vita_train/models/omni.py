@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import DataError
-from vita_train.models.attention.packed import PACKED
+from vita_train.models.attention.kernels import Kernel, kernel_for
+from vita_train.models.attention.packed import packed_kind
 from vita_train.models.audio.adapter import AudioAdapter, AudioPrompt, adapter_length
 from vita_train.models.audio.encoder import AudioEncoder, encoder_length
 from vita_train.models.inputs import OmniBatch
@@ -72,10 +73,9 @@ class Omni(nn.Module):
         """Return the last hidden states as ``forward`` does, and if asked the logits by which
         experts were chosen."""
         embeds = self.embed(batch)
-        if self.llm.config._attn_implementation == PACKED and (
-            not embeds.is_cuda or _half_precision(embeds)
-        ):
-            return self.decode_flat(embeds, batch, routers=routers)
+        kernel = self._kernel(embeds)
+        if kernel != "sdpa":
+            return self.decode_flat(embeds, batch, kernel, routers=routers)
         return decode(
             self.llm, embeds, batch.position_ids, document_mask(batch.document_ids), routers=routers
         )
@@ -193,14 +193,26 @@ class Omni(nn.Module):
             [SHORTEST_CLIP], device=device
         )
 
-    def decode_flat(self, embeds: Tensor, batch: OmniBatch, *, routers: bool = False) -> Decoded:
+    def _kernel(self, embeds: Tensor) -> Kernel:
+        """Return what computes the language model's attention."""
+        return kernel_for(
+            packed_kind(self.llm.config),
+            embeds.device,
+            half=_half_precision(embeds),
+            trains=torch.is_grad_enabled(),
+        )
+
+    def decode_flat(
+        self, embeds: Tensor, batch: OmniBatch, kernel: Kernel, *, routers: bool = False
+    ) -> Decoded:
         """Return the last hidden states (B, L, D) of embeddings read as one long row of documents,
         without a mask."""
         starts = document_starts(batch.document_ids)
-        lengths = starts.diff()
-        packing: dict[str, Any] = {"cu_seq_lens_q": starts, "max_length_q": int(lengths.max())}
-        if not embeds.is_cuda:
-            packing = {"document_lengths": lengths.tolist()}
+        packing: dict[str, Any] = {
+            "cu_seq_lens_q": starts,
+            "max_length_q": int(starts.diff().max()),
+            "document_kernel": kernel,
+        }
         read = decode(
             self.llm,
             embeds.flatten(0, 1)[None],

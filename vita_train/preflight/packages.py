@@ -26,6 +26,10 @@ def needed_packages(recipe: Recipe) -> list[Need]:
     if recipe.tracking.wandb_project is not None:
         needs.append(Need("wandb", "tracking.wandb_project", "pip install 'vita-train[tracking]'"))
     for stage, spec in recipe.stages.items():
+        if spec.optim.kind == "adamw_8bit":
+            needs.append(
+                Need("bitsandbytes", f"stages.{stage}.optim", "pip install 'vita-train[quant]'")
+            )
         if spec.quantize:
             needs.append(
                 Need("bitsandbytes", f"stages.{stage}.quantize", "pip install 'vita-train[quant]'")

@@ -7,7 +7,7 @@ above anything sensible.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,5 +48,7 @@ Epsilon = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 #: How often each record is taken in an epoch. A dataset that is not wanted is left out.
 MixWeight = Annotated[float, Field(gt=0, le=1e6)]
+#: What computes attention.
+Attention = Literal["auto", "varlen", "flash", "flex", "sdpa"]
 #: A limit for a measured value.
 MeasureBound = Annotated[float, Field(ge=-1e9, le=1e9)]

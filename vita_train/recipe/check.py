@@ -137,8 +137,6 @@ def _batches(recipe: Recipe) -> list[str]:
                 f"{ranks} ranks x "
                 f"batch.grad_accum {spec.batch.grad_accum}: some processes would have nothing to do"
             )
-        if spec.optim.kind == "muon" and spec.engine.kind != "torch":
-            problems.append(f"stages.{stage}.optim.kind muon needs engine.kind torch")
     return problems
 
 

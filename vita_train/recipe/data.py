@@ -44,6 +44,10 @@ class ImageSpec(Strict):
         return self
 
 
+#: Frames that a mosaic shows, two by two.
+FRAMES_OF_MOSAIC = 4
+#: Most tiles of a video for which the public rules with a budget say anything.
+MOST_BUDGETED = 64
 #: Frames a second of each named way to sample videos.
 _VIDEO_RATES = {"paper": 1.0, "code": 3.0}
 
@@ -66,9 +70,14 @@ class VideoSpec(Strict):
     draws."""
     tile_budget: Count = 16
     """Tiles of a video up to which frames are tiled; every frame has one in any case."""
-    slowfast: bool = False
-    """Every fourth tile of a video keeps 12 x 12 tokens of 16 x 16, the others 7 x 7; other grids
-    to scale."""
+    slowfast: bool | Literal["v0", "v1", "v3"] = False
+    """Tiles of a video keep fewer tokens than 16 x 16; other grids to scale. true: every fourth
+    tile 12 x 12, the others 7 x 7. v0, v1: as many as a budget of 5200 or 4096 tokens allows, the
+    same for every tile up to 30 or 28 tiles, with every fourth keeping more up to 64; v3: every
+    sixteenth tile 12 x 12, the others 6 x 6. These three the public code has and does not use."""
+    mosaic: bool = False
+    """Four frames are preceded by a tile that shows them together, two by two; frames are as many
+    as make whole fours."""
 
     @property
     def rate(self) -> float:
@@ -95,6 +104,17 @@ class VideoSpec(Strict):
     def _bounds(self) -> VideoSpec:
         if self.min_frames > self.max_frames:
             raise ValueError(f"min_frames {self.min_frames} is above max_frames {self.max_frames}")
+        if self.mosaic and self.max_frames < FRAMES_OF_MOSAIC:
+            raise ValueError(f"mosaic shows four frames, max_frames is {self.max_frames}")
+        if self.mosaic and self.tile_frames:
+            raise ValueError("mosaic and tile_frames are two ways to cut a video: take one")
+        most = max(self.max_frames, self.tile_budget if self.tile_frames else 0)
+        most += most // FRAMES_OF_MOSAIC if self.mosaic else 0
+        if self.slowfast in ("v0", "v1") and most > MOST_BUDGETED:
+            raise ValueError(
+                f"slowfast {self.slowfast} has no rule for more than {MOST_BUDGETED} tiles, and a "
+                f"video may have {most}"
+            )
         return self
 
 

@@ -28,8 +28,9 @@ class LoraSpec(Strict):
     alpha: Size = 16
     dropout: Dropout = 0.05
     """Share of an adapter's inputs that are dropped in training."""
-    bias: Literal["none", "all"] = "none"
-    """all: the biases of the modules train too, and are saved with the adapter."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """all: the biases of the modules train too, and are saved with the adapter. lora_only: those of
+    the layers that get adapters."""
     modules: tuple[str, ...] = ("llm",)
     """Modules that get adapters; other modules of the trainable map train in full."""
     roles: tuple[str, ...] = ("attention", "mlp")

@@ -8,7 +8,15 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.audio import AudioAdapterSpec, AudioEncoderSpec, SubsamplingAdapterSpec
-from vita_train.recipe.base import Dropout, Epsilon, OptionalSize, SampleRate, Size, Strict
+from vita_train.recipe.base import (
+    Attention,
+    Dropout,
+    Epsilon,
+    OptionalSize,
+    SampleRate,
+    Size,
+    Strict,
+)
 from vita_train.recipe.family import FAMILIES
 from vita_train.recipe.towers.internvit import InternVitSpec
 from vita_train.recipe.vision import ProjectorSpec, VisionSpec, tile_tokens
@@ -62,10 +70,12 @@ class LlmSpec(Strict):
     rope_theta: float = Field(default=1e6, ge=1, le=1e12)
     rms_norm_eps: Epsilon = 1e-6
     tie_embeddings: bool = False
-    attention: Literal["auto", "sdpa"] = "auto"
-    """How packed documents are kept apart. auto: nothing is computed across documents (torch's
-    variable-length kernel on GPUs in half precision, one document after the other on processors).
-    sdpa: by a mask over the whole row."""
+    attention: Attention = "auto"
+    """How packed documents are kept apart. auto: nothing is computed across documents (on GPUs in
+    half precision flash-attn where it is installed and the device has it, else torch's
+    variable-length kernel; on processors one document after the other). flash, varlen: these
+    kernels, or an error where they do not run. flex: torch's FlexAttention. sdpa: by a mask over
+    the whole row."""
     init: Literal["normal", "mimetic"] = "normal"
     """How a model without a source begins. normal: as the family's own initialisation. mimetic:
     with keys equal to queries, so that attention begins by finding equal tokens again; small models
@@ -242,6 +252,9 @@ class SpeechDecoderSpec(Strict):
     num_heads: Size = 14
     intermediate_size: Size = 4864
     dropout: Dropout = 0.0
+    attention: Literal["auto", "flex", "sdpa"] = "auto"
+    """What computes attention; the text sees itself both ways, for which varlen and flash have no
+    mask. auto: sdpa."""
     text_norm: bool = True
     """Bring the text's embeddings to unit size before anything reads them; small data then
     suffices. VITA-1.5 takes them as they are: false."""

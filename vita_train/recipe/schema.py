@@ -93,6 +93,8 @@ class TrackingSpec(Strict):
 
     tensorboard: bool = True
     wandb_project: str | None = None
+    run_name: str | None = None
+    """What a tracker calls the run, before the stage's name; none takes the run's own."""
 
 
 class Recipe(Strict):

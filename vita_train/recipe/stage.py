@@ -55,15 +55,27 @@ class BatchSpec(Strict):
     packing: bool = True
     """Fill each row with as many samples as fit. False: a row is one sample, in the shuffled order
     of the data, so that the samples of each batch can be held against those of another trainer."""
+    group_by_modality_length: bool = False
+    """Without packing: each batch holds samples with images or videos, or samples without, the
+    longest first, as the public trainer's flag of this name has it."""
+
+    @model_validator(mode="after")
+    def _unpacked(self) -> BatchSpec:
+        if self.group_by_modality_length and self.packing:
+            raise ValueError(
+                "group_by_modality_length is an order of single samples: it needs packing false"
+            )
+        return self
 
 
 class OptimSpec(Strict):
     """Optimizer with warm-up and decay. Rates stand in the stage's trainable map."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum for the weight matrices of hidden layers, scaled to AdamW's
-    update size so that the same rates serve; AdamW for embeddings, convolutions, heads, biases and
-    norms. Needs engine kind torch."""
+    kind: Literal["adamw", "muon", "adafactor", "adamw_8bit"] = "adamw"
+    """adafactor: the second moment alone, by rows and columns; betas and eps are not read.
+    adamw_8bit: moments in 8 bits, by bitsandbytes. muon: orthogonalised momentum for the weight
+    matrices of hidden layers, scaled to AdamW's update size so that the same rates serve; AdamW for
+    embeddings, convolutions, heads, biases and norms. All but adamw need engine kind torch."""
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: Epsilon = 1e-8
     weight_decay: float = Field(default=0.0, ge=0, le=10)
@@ -98,8 +110,15 @@ class EngineSpec(Strict):
     """deepspeed: ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
     checkpoint_activations: bool = False
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Compute type; none takes the model's."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Compute type; none takes the model's. float16 trains with a dynamic loss scale and needs
+    engine kind torch; it is for GPUs without bfloat16."""
+
+    @model_validator(mode="after")
+    def _half(self) -> EngineSpec:
+        if self.dtype == "float16" and self.kind != "torch":
+            raise ValueError(f"dtype float16 needs engine kind torch, not {self.kind}")
+        return self
 
 
 class EvalSpec(Strict):
@@ -327,10 +346,10 @@ class StageSpec(Strict):
                 f"the curriculum takes {self.curriculum_steps} steps: give the stage steps, and "
                 f"more than that"
             )
-        if self.optim.kind == "muon" and self.engine.kind != "torch":
+        if self.optim.kind != "adamw" and self.engine.kind != "torch":
             raise ValueError(
-                f"optim.kind muon needs whole matrices: engine.kind must be torch, not "
-                f"{self.engine.kind}"
+                f"optim.kind {self.optim.kind} needs whole matrices: engine.kind must be torch, "
+                f"not {self.engine.kind}"
             )
         return self
 

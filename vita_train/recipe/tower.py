@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from vita_train.plugins import Registry
-from vita_train.recipe.base import Dropout, Size, Strict
+from vita_train.recipe.base import Attention, Dropout, Size, Strict
 from vita_train.recipe.merging import MergeSpec, kept_tokens, removals
 
 #: Of pixels between 0 and 1, by channel.
@@ -44,6 +44,9 @@ class TowerSpec(Strict):
     intermediate_size: Size
     drop_path: Dropout = 0.0
     """Stochastic depth of the last block while training; it grows linearly from 0 at the first."""
+    attention: Attention = "auto"
+    """What computes attention within a tile, see ``model.llm.attention``; on processors always
+    torch's own. Merged tokens are weighted by a mask, which torch's own takes."""
     mean: Means
     std: Stds
     merge: MergeSpec | None = None
@@ -103,6 +106,11 @@ class TowerSpec(Strict):
     def released_activation(self) -> str:
         """Activation as a release's config.json names it; empty where none is to be compared."""
         return ""
+
+    @property
+    def norm_eps(self) -> float | None:
+        """What the layer norms add to variances; none where it is not to be compared."""
+        return None
 
     @model_validator(mode="after")
     def _merging(self) -> TowerSpec:

@@ -8,13 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-from vita_train.recipe.data import ImageSpec, VideoSpec
+from vita_train.recipe.data import FRAMES_OF_MOSAIC, ImageSpec, VideoSpec
 
 #: A frame in this many is slow: it keeps more of its tokens (VITA-1.5, ``slow_fast_pooling``).
 SLOW_EVERY = 4
 #: Sides of the grids that slow and fast tiles keep, in sixteenths of the tower's (12 x 12 and 7 x 7
 #: of 16 x 16).
 _SLOW, _FAST = 12, 7
+#: Of the public rules with a budget: its tokens, the sides that may be kept by all tiles, the
+#: largest that fits; and up to how many tiles which sides hold, slow and fast (0: the one that
+#: fits).
+_BUDGETS: dict[str, tuple[int, tuple[int, ...], tuple[tuple[int, int, int], ...]]] = {
+    "v0": (5200, (16, 15, 14, 13), ((30, 0, 0), (45, 13, 9), (64, 13, 7))),
+    "v1": (4096, (16, 15, 14, 13, 12), ((28, 0, 0), (40, 12, 9), (64, 12, 7))),
+}
 #: Smallest grid on which slow and fast tiles both differ from the whole.
 SMALLEST_GRID = 3
 
@@ -38,6 +45,8 @@ def tiled_frames(frames: int, tiles: int, budget: int) -> int:
 def video_tiles(frames: int, tiles: int, spec: VideoSpec) -> int:
     """Return how many tiles a video of ``frames`` frames becomes, if a tiled frame becomes
     ``tiles``."""
+    if spec.mosaic:
+        return frames + frames // FRAMES_OF_MOSAIC
     if not spec.tile_frames:
         return frames
     return frames + tiled_frames(frames, tiles, spec.tile_budget) * (tiles - 1)
@@ -85,11 +94,32 @@ def video_tokens(tiles: int, tile: TileTokens, spec: VideoSpec) -> list[int]:
         return [tile.whole if tile.first_whole else tile.merged][:tiles] + [tile.merged] * (
             tiles - 1
         )
-    slow, fast = slowfast_sides(isqrt(tile.whole))
-    return [slow**2 if number % SLOW_EVERY == 0 else fast**2 for number in range(tiles)]
+    every, slow, fast = _slowfast_rule(spec.slowfast, tiles)
+    grid = isqrt(tile.whole)
+    kept = (scaled_side(grid, slow) ** 2, scaled_side(grid, fast) ** 2)
+    return [kept[0] if number % every == 0 else kept[1] for number in range(tiles)]
+
+
+def _slowfast_rule(variant: bool | str, tiles: int) -> tuple[int, int, int]:
+    """Return how many tiles apart the slow ones are, and the sides that slow and fast tiles keep,
+    in sixteenths of the tower's grid (VITA-1.5, ``slow_fast_pooling`` and its other versions)."""
+    if variant in _BUDGETS:
+        budget, sides, steps = _BUDGETS[str(variant)]
+        for most, slow, fast in steps:
+            if tiles <= most:
+                fitting = (side for side in sides if tiles * side**2 <= budget)
+                side = slow or next(fitting, sides[-1])
+                return SLOW_EVERY, side, fast or side
+        raise ValueError(f"slowfast {variant} has no rule for {tiles} tiles")
+    return (16, _SLOW, 6) if variant == "v3" else (SLOW_EVERY, _SLOW, _FAST)
 
 
 def slowfast_sides(grid: int) -> tuple[int, int]:
     """Return the sides of the grids that slow and fast tiles keep of a tower's grid: 12 and 7 of
     16, to scale."""
-    return (grid * _SLOW + 8) // 16, (grid * _FAST + 8) // 16
+    return scaled_side(grid, _SLOW), scaled_side(grid, _FAST)
+
+
+def scaled_side(grid: int, sixteenths: int) -> int:
+    """Return so many sixteenths of a tower's grid, rounded."""
+    return (grid * sixteenths + 8) // 16

@@ -64,7 +64,11 @@ from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts
 #: before.
 _COLLECTIVE_MARGIN = 600.0

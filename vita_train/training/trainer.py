@@ -201,6 +201,7 @@ class Loop:
 
     def _skip(self, counters: Counters, global_step: GlobalStep) -> None:
         """Count a step without an update, and give up after several of them in a row."""
+        allowed = _MOST_SKIPPED + self.engine.spare_skips()
         counters.skipped += 1
         counters.skipped_in_a_row += 1
         modules = [name for name, norm in self.engine.norms().items() if not math.isfinite(norm)]
@@ -209,9 +210,10 @@ class Loop:
             f"step {counters.step + 1}: the gradients of {of} are not finite, nothing was updated",
             everywhere=self.world.rank == 0,
         )
-        if counters.skipped_in_a_row >= _MOST_SKIPPED:
+        if counters.skipped_in_a_row >= allowed:
             raise VitaError(
-                f"the gradients of {of} were not finite in {_MOST_SKIPPED} steps in a row, up to "
+                f"the gradients of {of} were not finite in {counters.skipped_in_a_row} steps in a "
+                f"row, up to "
                 f"step "
                 f"{counters.step + 1}",
                 code="VT-FAIL-013",

@@ -54,7 +54,7 @@ class AdapterConfig(BaseModel):
     r: int = Field(ge=1)
     lora_alpha: int | float = Field(gt=0)
     lora_dropout: float = 0.0
-    bias: Literal["none", "all"] = "none"
+    bias: Literal["none", "all", "lora_only"] = "none"
     target_modules: list[str] = Field(min_length=1)
 
     @classmethod

@@ -16,8 +16,10 @@ given its name.
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from vita_train.weights.module_refs import fetched, load_refs
 from vita_train.weights.pretrained import EXPORT_FORMAT, EXPORT_MANIFEST, terms_of
 from vita_train.weights.save import save_modules
 from vita_train.weights.staging import atomic_directory, write_json
+from vita_train.weights.stream import DTYPES
 
 #: Modules that training alone needs.
 LEFT_OUT = ("discriminators",)
@@ -76,11 +79,12 @@ def export_run(run: Run, out: Path) -> list[Path]:
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def load_run(run: Run) -> nn.ModuleDict:
+def load_run(run: Run, keep_types: Collection[str] = ()) -> nn.ModuleDict:
     """Return the newest weights of every module that a run has trained or imported, but for what
     training alone needs.
 
-    They stay in their files: what is exported may be larger than the memory.
+    They stay in their files: what is exported may be larger than the memory. Parameters have the
+    recipe's type; those of modules in ``keep_types`` the one they were stored in.
 
     Raises:
         CheckpointError: no stage is finished, or weights are damaged.
@@ -110,8 +114,26 @@ def load_run(run: Run) -> nn.ModuleDict:
         endpoint=recipe.storage.endpoint,
         mapped=True,
     )
+    for name in (name for name in keep_types if name in refs and refs[name].base is None):
+        again = load_refs(
+            recipe.model,
+            {name: refs[name]},
+            dtype=_stored_type(fetched(refs[name], recipe.storage.endpoint)),
+            endpoint=recipe.storage.endpoint,
+            mapped=True,
+        )
+        modules.update(dict(again.items()))
     modules.update(dict(build_modules(recipe.model, weightless, dtype=dtype).items()))
     return modules.eval()
+
+
+def _stored_type(files: Iterable[Path]) -> torch.dtype:
+    """Return the type that most of a module's numbers are stored in."""
+    sizes: Counter[str] = Counter()
+    for path in files:
+        for info in read_header(path).values():
+            sizes[info.dtype] += math.prod(info.shape) if info.floating else 0
+    return DTYPES[sizes.most_common(1)[0][0]]
 
 
 def newest_modules(manifests: list[Manifest], stages: Iterable[str]) -> dict[str, ModuleRef]:

@@ -24,6 +24,8 @@ class ExportLayout:
     """``package.module:function``, called as ``write(modules, recipe, corpus_dir, out)``: writes
     the directory ``out`` and checks that what it wrote loads back to the same model. The modules
     are those of `vita_train.weights.export.load_run`, left in their files."""
+    keeps_types: tuple[str, ...] = ()
+    """Modules that it is given in the types they were stored in, not in the recipe's."""
     takes_run: bool = False
     """Whether it is called as ``write(run, out)`` instead, and chooses itself what of the run it
     writes."""

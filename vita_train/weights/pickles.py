@@ -6,6 +6,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,31 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, damaged, of the format before torch 1.6, holds
             anything but tensors and plain values, or is a link out of its directory.
     """
+    content = _plain_content(path)
+    for name in _AROUND:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    return _state_dict(content, path)
+
+
+def read_groups(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the state dicts of a file that holds several by name; tensors are mapped, not read.
+    What else stands beside them, such as a number of steps, is left out.
+
+    Raises:
+        CheckpointError: as `read_pickle` says, or there is no state dict in it.
+    """
+    content = _plain_content(path)
+    groups = content.items() if isinstance(content, dict) else ()
+    found = {
+        str(name): _state_dict(value, path) for name, value in groups if isinstance(value, dict)
+    }
+    if not found:
+        raise CheckpointError("holds no state dict by name", code="VT-WEIGHTS-087", where=str(path))
+    return found
+
+
+def _plain_content(path: Path) -> Any:
     check_link(path)
     if not path.is_file():
         raise CheckpointError("no such weights file", code="VT-WEIGHTS-065", where=str(path))
@@ -35,7 +61,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             remedy="save it again with a current torch, or as safetensors",
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             "holds more than tensors and plain values; nothing of it was run",
@@ -62,9 +88,10 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             where=str(path),
             remedy="copy it again",
         ) from error
-    for name in _AROUND:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
+    return content
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError("holds no state dict", code="VT-WEIGHTS-069", where=str(path))
     other = [

@@ -11,8 +11,8 @@ from torch import Tensor
 from vita_train.errors import CheckpointError
 from vita_train.models.loading import check_finite_tensors, prefix_remedy
 from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
+from vita_train.weights.formats.release_config import description_faults
 from vita_train.weights.formats.tensor_locations import placed
-from vita_train.weights.release_config import description_faults
 from vita_train.weights.source import open_weights, weight_files
 
 #: Differences listed one by one; the rest is counted.

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from vita_train.cli.main import main
+from vita_train.cli.run.train import _check_resumed, _trained_before
 from vita_train.compat.vita.build import public_run
 from vita_train.compat.vita.scripts import script_words
-from vita_train.errors import EXIT_REFUSED
+from vita_train.errors import EXIT_REFUSED, UserError
 from vita_train.recipe.load import load_recipe
+from vita_train.runs.manifest import Manifest, ModuleRef
+from vita_train.runs.run import Run
 
 WORDS = script_words("finetune_qwen")
 
@@ -44,7 +47,7 @@ def test_a_dry_run_prints_the_recipe_and_does_nothing_else(
     [
         (["--learnin_rate", "1"], "unknown flag --learnin_rate, did you mean --learning_rate?"),
         (
-            ["--tune_mm_mlp_adapter", "--tune_audio_mlp_adapter"],
+            ["--tune_mm_mlp_adapter", "--freeze_mm_mlp_adapter", "--unfreeze_vision_tower"],
             "--tune_mm_mlp_adapter True contradicts",
         ),
         (["--save", "none/mine.yaml"], "the recipe cannot be written: No such file or directory"),
@@ -87,3 +90,35 @@ def test_the_flags_are_listed(
 ) -> None:
     assert train(monkeypatch, "--flags") == 0
     assert "| `tune_mm_mlp_adapter` | `False` |" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_from_its_own_settings_and_others_are_listed(tmp_path: Path) -> None:
+    def run_of(*settings: str) -> Run:
+        return Run(load_recipe("smoke", [f"storage.root={tmp_path}", *settings]), "m")
+
+    run_of().write_recipe()
+    checkpoint = tmp_path / "m" / "1.1"
+    checkpoint.mkdir()
+    _check_resumed(run_of(), "1.1", str(checkpoint))
+    _check_resumed(run_of("launch.workers=3"), "1.1", str(checkpoint))  # how, not what
+    _check_resumed(run_of("stages.1.2.steps=9"), "1.1", str(checkpoint))  # another stage
+    with pytest.raises(UserError, match=r"trainable\.projector: 0\.001 -> 0\.002"):
+        _check_resumed(run_of("stages.1.1.trainable.projector=0.002"), "1.1", str(checkpoint))
+    with pytest.raises(UserError, match="nothing to go on from"):
+        _check_resumed(run_of(), "1.1", str(tmp_path / "m" / "gone"))
+
+
+def test_what_a_run_left_is_found_by_its_folder(tmp_path: Path) -> None:
+    recipe = load_recipe("smoke", [f"storage.root={tmp_path}", "weights.vision=tower"])
+    run = Run(recipe, "m")
+    run.write_recipe()
+    modules = {
+        "projector": ModuleRef(stage="1.1", files=()),
+        "llm": ModuleRef(stage="0.llm", files=()),
+    }
+    manifest = Manifest(kind="model", run="m", stage="1.1", digest="d", modules=modules)
+    run.commit("1.1", manifest)
+    found = _trained_before(str(tmp_path / "m"))
+    assert found is not None
+    assert found.modules == {"vision": "tower", "projector": f"{tmp_path}/m/1.1"}
+    assert _trained_before(str(tmp_path)) is None

@@ -312,3 +312,17 @@ def test_without_bitsandbytes_one_line_says_so(
         "stages.1.2.quantize: bitsandbytes is not installed "
         f"(pip install 'vita-train[quant]', or take quantize out) [{caught.value.code}]"
     )
+
+
+def test_only_the_biases_of_adapted_layers_train(small_spec: ModelSpec) -> None:
+    spec = LoraSpec(rank=2, bias="lora_only", roles=("attention",))
+    llm = language_model(small_spec)
+    add_adapters(llm, AdapterConfig.of(spec, llm).peft())
+    release_adapters(llm)
+    biases = {name for name in adapter_names(llm) if name.endswith("bias")}
+    layers = range(small_spec.llm.num_layers)
+    assert biases == {
+        f"model.layers.{k}.self_attn.{part}_proj.base_layer.bias" for k in layers for part in "qkv"
+    }
+    trained = {name for name, parameter in llm.named_parameters() if parameter.requires_grad}
+    assert trained == set(adapter_names(llm))

@@ -9,6 +9,7 @@ import pytest
 
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
+from vita_train.recipe.diff import differences
 from vita_train.recipe.graph import uncovered
 from vita_train.recipe.json_schema import recipe_json_schema
 from vita_train.recipe.load import dump_recipe, load_recipe
@@ -33,7 +34,7 @@ DATASETS = {
 
 
 def test_what_is_shipped() -> None:
-    assert preset_names() == ["smoke", "stamps", "tiny", "vita-1.5-7b"]
+    assert preset_names() == ["mini", "smoke", "stamps", "tiny", "vita-1.5-7b"]
     assert all(describe_presets().values())
 
 
@@ -55,6 +56,29 @@ def test_smoke_has_every_stage_and_no_gates() -> None:
     for spec in recipe.stages.values():
         assert (spec.steps or 99) <= 4
         assert spec.gates == {}
+
+
+#: Settings in which the two may differ, as patterns of their names.
+SIZES = (
+    r"name|tokenizer\.\w+|launch\..*|data\.source\..*|data\.video\.max_frames",
+    r"model\.(llm|vision)\.source",
+    r"model\.\w+\.(vocab_size|\w*hidden_size|num_\w+|\w*intermediate_size|max_\w+|image_size|"
+    r"patch_size|width|channels|codebook_size|code_dim|global_dim|segment|\w+_layers)",
+    r"stages\.0\..*",
+    r"stages\.[\w.]+\.(steps|epochs|max_steps|checkpoint_interval|eval\.\w+)",
+    r"stages\.[\w.]+\.batch\.(global_batch_size|grad_accum|seq_len)",
+    r"stages\.[\w.]+\.(engine\.(kind|zero)|optim\.warmup|after)",
+)
+
+
+def test_mini_is_the_real_recipe_but_for_sizes() -> None:
+    found = differences(load_recipe("vita-1.5-7b"), load_recipe("mini"))
+    others = [str(one) for one in found if not re.fullmatch("|".join(SIZES), one.setting)]
+    assert others == []
+    names = {one.setting for one in found}
+    assert {"model.llm.hidden_size", "model.codec.channels", "stages.1.2.steps"} <= names
+    smaller = differences(load_recipe("vita-1.5-7b"), load_recipe("smoke"))
+    assert any(not re.fullmatch("|".join(SIZES), one.setting) for one in smaller)
 
 
 def test_the_shipped_ladder_is_a_graph() -> None:

@@ -3,6 +3,7 @@ someone else's."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Layout: own (runs by itself), vita (released VITA-1.5), internvl (images "
+            help="Layout: own (runs by itself), vita (released VITA-1.5), vita-stage "
+            "(the files a stage of its trainer leaves), internvl (images "
             "and text, for transformers' InternVL classes), hf (transformers' AutoModel "
             "with this package), adapter (only the last adapters that were trained, for "
             "PEFT), or one of a plugin."
@@ -36,8 +38,15 @@ def export(
     quiet_libraries()  # before transformers is imported
     from vita_train.runs.run import Run
     from vita_train.weights.formats.exporting import export_run_as
+    from vita_train.weights.pretrained import EXPORT_MANIFEST
 
     files = export_run_as(Run.open(run), out, to)
     typer.echo(
         f"{out}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
     )
+    manifest = out / EXPORT_MANIFEST  # a layout of a plugin may have none
+    summary = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    reasons = summary.get("reasons", {})
+    for name in summary.get("left_out", []):
+        why = reasons.get(name, f"layout {to} has no place for it")
+        typer.echo(f"left out: {name} ({why})")

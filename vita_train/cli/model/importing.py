@@ -77,10 +77,11 @@ def import_(
     from vita_train.weights.formats.source import open_source
     from vita_train.weights.formats.terms import accept_terms
 
-    spec = load_recipe(recipe, settings or []).model
-    opened = open_source(source, layout, base, prefix)
+    loaded = load_recipe(recipe, settings or [])
+    names = [name.strip() for name in modules.split(",") if name.strip()]
+    opened = open_source(source, layout, base, prefix, names)
     accept_terms(opened.terms, accepted=accept_licence)
-    plan = plan_import(opened, spec, [name.strip() for name in modules.split(",") if name.strip()])
+    plan = plan_import(opened, loaded.model, names, loaded.data.audio)
     _show(plan.report)
     if plan.report.faults or plan.report.problems:
         path = out.with_name(f"{out.name}.ledger.json")

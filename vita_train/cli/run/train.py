@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vita_train.compat.vita.predecessors import TrainedBefore
+    from vita_train.runs.run import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +70,13 @@ def train(
         settings=settings or [],
         like_public=like_public,
         members=_members,
+        names=_names,
+        checkpoint=_trained_before,
+        # A recipe that is only looked at may start from what is not there yet.
+        exists=(lambda path: True) if dry_run else os.path.exists,
     )
+    if run.hub_cache is not None:  # before anything of the hub's library is imported
+        os.environ["HF_HUB_CACHE"] = run.hub_cache
     for note in run.notes:
         typer.echo(f"note: {note}", err=True)
     check_recipe(run.recipe)
@@ -80,6 +91,8 @@ def train(
     from vita_train.runs.run import Run
 
     opened = Run(run.recipe)
+    if run.resumed is not None:
+        _check_resumed(opened, run.stage, run.resumed)
     opened.write_recipe()
     for step, work in (("data_fetch", fetch_step), ("prepare", prepare_step)):
         typer.echo(f"run {opened.name}: {step}", err=True)
@@ -96,6 +109,67 @@ def _members(registry: str, name: str) -> dict[str, float]:
     if not Path(registry).exists():
         return {name: 1.0}
     return load_registry(Path(registry)).members(name)
+
+
+def _names(registry: str) -> list[str]:
+    """The datasets and groups of a registry; none where there is no such file."""
+    from vita_train.data.sources.registry import load_registry
+
+    if not Path(registry).exists():
+        return []
+    found = load_registry(Path(registry))
+    return [*found.datasets, *found.groups]
+
+
+def _trained_before(folder: str) -> TrainedBefore | None:
+    """What a run left in a folder; none where there is no run."""
+    from vita_train.compat.vita.predecessors import TrainedBefore
+    from vita_train.runs.run import RECIPE, Run
+
+    if not (Path(folder) / RECIPE).is_file():
+        return None
+    run = Run.open(folder)
+    modules = dict(run.recipe.weights)
+    for stage in run.recipe.stages:
+        manifest = run.final(stage)
+        for name, ref in manifest.modules.items() if manifest is not None else ():
+            if ref.stage == stage:
+                modules[name] = f"{folder.rstrip('/')}/{stage}"
+    return TrainedBefore(modules, run.recipe.model.llm.source, run.recipe.tokenizer.source)
+
+
+def _check_resumed(run: Run, stage: str, checkpoint: str) -> None:
+    """Refuse to go on from a checkpoint of a run with other settings, with the differences.
+
+    Raises:
+        UserError: there is no such checkpoint, or its run was another.
+    """
+    from vita_train.errors import UserError
+    from vita_train.recipe.diff import differences
+    from vita_train.runs.run import RECIPE, Run
+
+    where = f"--resume_from_checkpoint {checkpoint}"
+    if not Path(checkpoint).exists() or not (Path(run.uri()) / RECIPE).is_file():
+        raise UserError(
+            "there is nothing to go on from",
+            code="VT-USE-238",
+            where=where,
+            remedy="name a folder below --output_dir, or leave the flag out to begin",
+        )
+    earlier = Run.open(run.uri()).recipe
+    aside = ("storage.", "launch.", "tracking.")
+    found = [
+        str(one)
+        for one in differences(earlier, run.recipe, stage=stage)
+        if not one.setting.startswith(aside)
+    ]
+    if found:
+        raise UserError(
+            f"the run was another: {'; '.join(found)}",
+            code="VT-USE-242",
+            where=where,
+            remedy="give the flags it was started with, or another --output_dir",
+        )
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vita_train.compat.vita.conflicts import Given, refuse_conflicts, tower_kind
-from vita_train.compat.vita.model import adapted, model_of, state_mode_of, template_of
+from vita_train.compat.vita.flags import OPTIMIZERS
+from vita_train.compat.vita.model import (
+    adapted,
+    model_of,
+    rooted,
+    state_mode_of,
+    template_of,
+)
 from vita_train.compat.vita.parse import Arguments, parse_arguments
 from vita_train.compat.vita.pending import refuse_missing
-from vita_train.compat.vita.trainable import rates, trainable_parts
+from vita_train.compat.vita.predecessors import Checkpoint, Exists, start_from_runs
+from vita_train.compat.vita.trainable import rates, trainable_parts, without_tower
 from vita_train.compat.vita.zero import FLAG_OF, Zero, disagreements, read_zero
 from vita_train.errors import RecipeError, UserError
 from vita_train.recipe.aliases import stage_name
@@ -38,13 +47,16 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 _NEEDED = {
     "model_name_or_path": "the language model to start from",
-    "vision_tower": "the vision tower",
     "dataset_use": "a dataset of the registry",
     "output_dir": "where the run goes",
 }
 
 
 Members = Callable[[str, str], Mapping[str, float]]
+"""Of a registry and a name in it, the datasets that the name stands for and how often each is
+taken."""
+Names = Callable[[str], Sequence[str]]
+"""Of a registry, the names in it."""
 
 
 class PublicRun(NamedTuple):
@@ -54,6 +66,10 @@ class PublicRun(NamedTuple):
     stage: str
     notes: list[str]
     """Notes for the reader."""
+    hub_cache: str | None = None
+    """Where files of the hub are to be kept, if that was said."""
+    resumed: str | None = None
+    """The checkpoint that the run is to go on from, if one was named."""
 
 
 def public_run(
@@ -63,6 +79,9 @@ def public_run(
     settings: Sequence[str] = (),
     like_public: bool = False,
     members: Members | None = None,
+    names: Names | None = None,
+    checkpoint: Checkpoint | None = None,
+    exists: Exists = os.path.exists,
 ) -> PublicRun:
     """Return the recipe of one stage that a command line of the public trainer describes.
 
@@ -72,8 +91,12 @@ def public_run(
         settings: settings of the recipe, ``a.b=c``, laid over it.
         like_public: where flags contradict each other and the public code goes on all the same, so
             does the recipe.
-        members: of a registry and a name in it, the datasets that the name stands for and how often
-            each is taken; none takes the name for a dataset.
+        members: looks up what a name of the registry stands for; none takes it for a dataset.
+        names: lists the names of a registry, where none was given.
+        checkpoint: looks up what an earlier run left in the folders that a command line starts
+            from; none takes them for checkpoints of the hub's kind.
+        exists: whether there is something at a path; what a public script writes is refused where
+            there is not.
 
     Raises:
         UserError: a flag is unknown or missing, flags contradict each other, or no recipe can say
@@ -83,17 +106,26 @@ def public_run(
     arguments = parse_arguments(words)
     for name, what in _NEEDED.items():
         if name not in arguments.given:
+            known = names(str(arguments["registry"])) if names and name == "dataset_use" else ()
             raise UserError(
-                f"--{name} is missing", code="VT-USE-005", where="train", remedy=f"it names {what}"
+                f"--{name} is missing",
+                code="VT-USE-005",
+                where="train",
+                remedy=f"it names {what}" + (f", one of {', '.join(known)}" if known else ""),
             )
     zero = read_zero(arguments["deepspeed"]) if arguments["deepspeed"] else None
     if zero is not None:
         _check_file(zero, arguments)
     parts = trainable_parts(arguments, like_public=like_public)
+    if arguments["vision_tower"] is None:
+        parts = without_tower(arguments, parts)
     refuse_conflicts(Given(arguments, zero, tower_kind(arguments), parts), like_public=like_public)
     refuse_missing(arguments, parts)
     stage = _named(stage) if stage else stage_of(arguments, parts)
-    tree = Tree(_recipe(arguments, stage, parts, zero, like_public), "train")
+    content = _recipe(arguments, stage, parts, zero, like_public)
+    if checkpoint is not None:
+        start_from_runs(content, arguments, _MODULES[stage], checkpoint, exists)
+    tree = Tree(content, "train")
     if members is not None:
         used = members(str(arguments["registry"]), str(arguments["dataset_use"]))
         tree.value["stages"][stage]["data"] = {
@@ -111,7 +143,14 @@ def public_run(
             where="train",
             remedy="give less; --like-public does as the public code",
         )
-    return PublicRun(recipe, stage, arguments.notes)
+    resumed = arguments["resume_from_checkpoint"]
+    return PublicRun(
+        recipe,
+        stage,
+        arguments.notes,
+        arguments["cache_dir"],
+        None if str(resumed).lower() in ("none", "true", "false") else str(resumed),
+    )
 
 
 def _check_file(zero: Zero, arguments: Arguments) -> None:
@@ -168,7 +207,7 @@ def _recipe(
         "name": name,
         "seed": arguments["seed"],
         "storage": {"root": root, **_given(arguments, keep_last="save_total_limit")},
-        "tokenizer": {"source": arguments["model_name_or_path"]},
+        "tokenizer": {"source": rooted(arguments["model_name_or_path"])},
         "model": model_of(arguments, dtype, like_public),
         "data": _data(arguments, like_public),
         "weights": _weights(arguments, stage, parts),
@@ -266,7 +305,8 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
         "audio_encoder": "audio_encoder",
         "audio_adapter": "pretrain_audio_mlp_adapter",
     }
-    made = {"projector"} if stage in ("1.2", "1.3", "2.2") else set()
+    sees = arguments["vision_tower"] is not None
+    made = {"projector"} if sees and stage in ("1.2", "1.3", "2.2") else set()
     if stage == "2.2" or (stage == "2.1b" and "audio_adapter" not in parts):
         made.add("audio_adapter")
     found = {}
@@ -274,8 +314,8 @@ def _weights(arguments: Arguments, stage: str, parts: Sequence[str]) -> dict[str
         source = arguments[flag] or (checkpoint if name in made else None)
         if source is None:
             continue
-        if name in _MODULES[stage] or (name == "projector" and "vision" in parts):
-            found[name] = source
+        if name in _MODULES[stage] or name in parts or (name == "projector" and "vision" in parts):
+            found[name] = rooted(source)
         else:
             arguments.note(
                 f"{arguments.shown(flag)} is not read: stage {stage} has no "
@@ -311,7 +351,7 @@ def _stage(
         )
     engine: dict[str, Any] = {
         "checkpoint_activations": arguments["gradient_checkpointing"],
-        "dtype": dtype,
+        "dtype": "float16" if arguments["fp16"] else dtype,
     }
     if zero is not None:
         engine |= {"kind": "deepspeed", "zero": zero.stage, "offload": zero.offload}
@@ -327,6 +367,11 @@ def _stage(
             "global_batch_size": rows,
             "grad_accum": grad_accum,
             "seq_len": arguments["model_max_length"],
+            **(
+                {"packing": False, "group_by_modality_length": True}
+                if arguments["group_by_modality_length"]
+                else {}
+            ),
         },
         "optim": _optim(arguments, zero),
         "engine": engine,
@@ -356,6 +401,7 @@ def _optim(arguments: Arguments, zero: Zero | None) -> dict[str, Any]:
         arguments.note("--lr_scheduler_type constant has no warm-up; constant_with_warmup has")
         warmup = 0
     return {
+        "kind": OPTIMIZERS[arguments["optim"]],
         "betas": [arguments["adam_beta1"], arguments["adam_beta2"]],
         "eps": arguments["adam_epsilon"],
         "weight_decay": arguments["weight_decay"],
@@ -389,4 +435,8 @@ def _tracking(arguments: Arguments, name: str) -> dict[str, Any]:
     project = arguments["wandb_project"]
     if project is None and {"wandb", "all"} & {*wanted}:
         project = name
-    return {"tensorboard": bool({"tensorboard", "all"} & {*wanted}), "wandb_project": project}
+    return {
+        "tensorboard": bool({"tensorboard", "all"} & {*wanted}),
+        "wandb_project": project,
+        **_given(arguments, run_name="run_name"),
+    }

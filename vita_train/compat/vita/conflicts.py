@@ -12,11 +12,14 @@ from vita_train.compat.vita.zero import Zero
 from vita_train.errors import UserError
 
 #: Templates that the public code trains each model type with.
+#: Those that are of no family's own go with every model type.
+_ANY = ("plain", "phi3", "minicpm", "llama")
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "qwen2p5_instruct": ("qwen2p5_instruct",),
     "qwen2p5_fo_instruct": ("qwen2p5_instruct",),
     "mixtral-8x7b": ("mixtral_two", "mixtral_zh", "default"),
     "nemo": ("nemo",),
+    "llama3-8b": ("llama3",),
 }
 #: Towers through which no gradient flows in the public code.
 _CLOSED = ("siglip", "clip", "eva")
@@ -59,6 +62,13 @@ CONFLICTS: tuple[Conflict, ...] = (
         lambda g: g.arguments["bf16"] and g.arguments["fp16"],
         "a run computes in one type",
         "keep --bf16",
+    ),
+    Conflict(
+        "fp16",
+        "deepspeed",
+        lambda g: g.arguments["fp16"] and g.zero is not None,
+        "float16 has its loss scale in the plain engine only",
+        "take --bf16, or drop --deepspeed",
     ),
     Conflict(
         "bits",
@@ -147,7 +157,7 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         "version",
         "model_type",
-        lambda g: g.arguments["version"] not in (None, *TEMPLATES[model_type(g.arguments)]),
+        lambda g: g.arguments["version"] not in (None, *TEMPLATES[model_type(g.arguments)], *_ANY),
         "the template belongs to another family of models",
         "drop --version",
     ),

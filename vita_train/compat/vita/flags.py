@@ -51,7 +51,7 @@ RENAMED: dict[str, str] = {
     "freeze_audio_adapter": "freeze_audio_encoder_adapter",
 }
 
-MODEL_TYPES = ("qwen2p5_instruct", "qwen2p5_fo_instruct", "mixtral-8x7b", "nemo")
+MODEL_TYPES = ("qwen2p5_instruct", "qwen2p5_fo_instruct", "mixtral-8x7b", "nemo", "llama3-8b")
 VERSIONS = (
     "qwen2p5_instruct",
     "nemo",
@@ -61,8 +61,18 @@ VERSIONS = (
     "phi3",
     "minicpm",
     "llama",
+    "llama3",
     "plain",
 )
+#: Optimizers of the training library that there are here, and what each is.
+OPTIMIZERS: dict[str, str] = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adafactor": "adafactor",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "adamw_8bit": "adamw_8bit",
+}
 PROJECTORS = (
     "mlp*x_gelu",
     "linear",
@@ -92,7 +102,7 @@ _MODEL = (
         "model_type",
         str,
         None,
-        "model.llm.family; qwen2p5_instruct when not given",
+        "model.llm.family; qwen2p5_instruct when not given; llama3-8b is one of ours",
         choices=MODEL_TYPES,
     ),
     Flag(
@@ -104,8 +114,20 @@ _MODEL = (
         choices=VERSIONS,
     ),
     Flag("Model", "freeze_backbone", bool, False, "no llm among what trains"),
-    Flag("Model", "tune_mm_mlp_adapter", bool, False, "the projector alone trains"),
-    Flag("Model", "tune_audio_mlp_adapter", bool, False, "the audio adapter alone trains"),
+    Flag(
+        "Model",
+        "tune_mm_mlp_adapter",
+        bool,
+        False,
+        "the projector alone trains; with --tune_audio_mlp_adapter both",
+    ),
+    Flag(
+        "Model",
+        "tune_audio_mlp_adapter",
+        bool,
+        False,
+        "the audio adapter alone trains; with --tune_mm_mlp_adapter both",
+    ),
     Flag("Model", "audio_prompt_finetune", bool, False, "the audio prompt alone trains"),
     Flag(
         "Model",
@@ -122,7 +144,14 @@ _MODEL = (
         False,
         "the state head alone trains; data.state_mode head",
     ),
-    Flag("Model", "vision_tower", str, None, "model.vision.source; its kind follows from the name"),
+    Flag(
+        "Model",
+        "vision_tower",
+        str,
+        None,
+        "model.vision.source; its kind follows from the name; without it a run is of text and "
+        "audio alone",
+    ),
     Flag(
         "Model",
         "audio_encoder",
@@ -169,8 +198,7 @@ _TRAINING = (
         "cache_dir",
         str,
         None,
-        "nothing",
-        note="is not read; the environment variable HF_HOME says where the hub's files are kept",
+        "HF_HUB_CACHE of this run's processes: where the hub's files are kept",
     ),
     Flag("Training", "optim", str, "adamw_torch", "optim.kind"),
     Flag(
@@ -244,8 +272,7 @@ _TRAINING = (
         "group_by_modality_length",
         bool,
         False,
-        "nothing",
-        note="has no effect: rows are packed by their real lengths, images and audio included",
+        "batch.packing false, batch.group_by_modality_length",
     ),
 )
 _LIBRARY = (
@@ -261,8 +288,7 @@ _LIBRARY = (
         "run_name",
         str,
         None,
-        "nothing",
-        note="has no effect: a run is named after --output_dir",
+        "tracking.run_name: what trackers call it; the run itself is named after --output_dir",
     ),
     Flag("Library", "num_train_epochs", float, 3.0, "epochs"),
     Flag("Library", "max_steps", int, -1, "steps, in place of epochs, when above 0"),
@@ -296,7 +322,7 @@ _LIBRARY = (
     ),
     Flag("Library", "lr_scheduler_type", str, "linear", "optim.schedule"),
     Flag("Library", "bf16", bool, False, "model.dtype and engine.dtype: bfloat16, else float32"),
-    Flag("Library", "fp16", bool, False, "computing in float16"),
+    Flag("Library", "fp16", bool, False, "engine.dtype float16, with a dynamic loss scale"),
     Flag(
         "Library", "tf32", bool, None, "nothing", note="has no effect: bfloat16 has no use for it"
     ),
@@ -351,9 +377,8 @@ _LIBRARY = (
         "resume_from_checkpoint",
         str,
         None,
-        "nothing",
-        note="is not needed: the same command continues where it stopped, from the newest whole "
-        "checkpoint",
+        "nothing where True: the same command goes on from the newest whole checkpoint; a path: "
+        "so it does, and is refused, with the differences, where the run had other settings",
     ),
     Flag(
         "Library",
@@ -378,6 +403,13 @@ _OURS = (
         float,
         1.0,
         "the weight of the dataset: 0.2 takes a fifth, 2 takes each record twice",
+    ),
+    Flag(
+        "Ours",
+        "projector_lr",
+        float,
+        None,
+        "trainable.projector: its rate",
     ),
     Flag("Ours", "max_reject_share", float, 0.0, "data.max_reject_share"),
     Flag(

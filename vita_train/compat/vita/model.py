@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from vita_train.recipe.family import FAMILIES
 from vita_train.recipe.model import LlmSpec
 from vita_train.recipe.towers.siglip import SiglipSpec
 
+#: Folder below which relative paths of weights on the public command line are looked for first.
+WEIGHTS_ROOT = "VITA_TRAIN_WEIGHTS"
 #: The public code's scales of S2, as multiples of the tower's own side.
 _SCALES = (1, 2, 3)
 
@@ -33,6 +36,16 @@ def family_of(arguments: Arguments) -> str:
     return named
 
 
+def rooted(source: str) -> str:
+    """Return where weights are: a relative path that is there below `WEIGHTS_ROOT` is meant from
+    it; anything else stays as it stands."""
+    root = os.environ.get(WEIGHTS_ROOT, "")
+    if not root or "://" in source or os.path.isabs(source) or source.startswith("~"):
+        return source
+    place = os.path.join(root, source)
+    return place if os.path.exists(place) else source
+
+
 def state_mode_of(arguments: Arguments) -> str:
     """Return how a reply tells what it answers."""
     if arguments["audio_state_predictor_tuning"] and "state_mode" not in arguments.given:
@@ -42,7 +55,8 @@ def state_mode_of(arguments: Arguments) -> str:
 
 def template_of(arguments: Arguments) -> str:
     """Return the conversation template: the one that is named, or the model type's own."""
-    return str(arguments["version"] or FAMILIES[family_of(arguments)].template)
+    named = str(arguments["version"] or FAMILIES[family_of(arguments)].template)
+    return "mixtral_two" if named == "default" else named  # as the public code has it
 
 
 def positions_of(arguments: Arguments) -> int:
@@ -54,7 +68,7 @@ def positions_of(arguments: Arguments) -> int:
 def model_of(arguments: Arguments, dtype: str, like_public: bool) -> dict[str, Any]:
     """Return the ``model`` section of the recipe."""
     llm: dict[str, Any] = {
-        "source": arguments["model_name_or_path"],
+        "source": rooted(arguments["model_name_or_path"]),
         "family": family_of(arguments),
     }
     if arguments["model_max_length"] > positions_of(arguments) and like_public:
@@ -64,10 +78,9 @@ def model_of(arguments: Arguments, dtype: str, like_public: bool) -> dict[str, A
             f"({positions_of(arguments)} positions); taken as the public code does"
         )
     kind = tower_kind(arguments)
-    vision: dict[str, Any] = {
-        "kind": "eva_clip" if kind == "eva" else kind,
-        "source": arguments["vision_tower"],
-    }
+    vision: dict[str, Any] = {"kind": "eva_clip" if kind == "eva" else kind}
+    if arguments["vision_tower"] is not None:
+        vision["source"] = rooted(arguments["vision_tower"])
     if arguments["use_s2"]:
         vision["scales"] = [SiglipSpec().image_size * scale for scale in _SCALES]
     projector = re.sub(r"^spp.*(v[123])$", r"spp_\1", str(arguments["mm_projector_type"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vita_train.compat.vita.flags import Value
+from vita_train.compat.vita.flags import OPTIMIZERS, Value
 from vita_train.compat.vita.parse import Arguments
 from vita_train.errors import UserError
 
@@ -21,18 +21,11 @@ class Pending(NamedTuple):
 
 PENDING: tuple[Pending, ...] = (
     Pending(
-        "version",
-        (None, "qwen2p5_instruct", "nemo", "mixtral_two"),
-        "another template; without --version, --set data.template=FILE takes a file",
-    ),
-    Pending("lora_bias", ("none", "all"), "the biases of adapted layers alone"),
-    Pending(
         "image_folder",
         (None,),
         "one root for all images; give it to vita-train data import-config, or edit the registry",
     ),
-    Pending("fp16", (False,), "computing in float16; take --bf16"),
-    Pending("optim", ("adamw_torch", "adamw_torch_fused", "adamw_hf"), "another optimizer"),
+    Pending("optim", (*OPTIMIZERS,), f"another optimizer; there are {', '.join(OPTIMIZERS)}"),
     Pending(
         "lr_scheduler_type",
         ("cosine", "linear", "constant", "constant_with_warmup"),

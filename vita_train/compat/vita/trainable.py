@@ -61,8 +61,14 @@ class Resolved(NamedTuple):
     """Part to the flag that had the last word on it; parts that no flag touched are left out."""
 
 
-def resolve(arguments: Arguments) -> Resolved:
-    """Apply the public code's rules in its order."""
+def resolve(arguments: Arguments, *, together: bool = False) -> Resolved:
+    """Apply the public code's rules in its order.
+
+    Args:
+        arguments: the command line.
+        together: where both ``tune_*_mlp_adapter`` are true, let both parts train; the public code
+            freezes the first again when it comes to the second.
+    """
     state = dict.fromkeys(PARTS, False) | dict.fromkeys(("llm", "lm_head", "projector"), True)
     decided: dict[str, str] = {}
 
@@ -80,10 +86,11 @@ def resolve(arguments: Arguments) -> Resolved:
     )
     if arguments["freeze_backbone"]:  # 1: the head stays, and the projector is made later
         put("freeze_backbone", ["llm"], False)
-    for flag in ("tune_mm_mlp_adapter", "tune_audio_mlp_adapter"):  # 2 and 3
-        if arguments[flag]:
+    tuned = _tuned(arguments)  # 2 and 3
+    for flag in tuned:
+        if not together or flag == tuned[0]:
             put(flag, PARTS, False)
-            put(flag, [ALONE[flag]], True)
+        put(flag, [ALONE[flag]], True)
     asked = [
         flag
         for flag in ("audio_prompt_finetune", "audio_state_predictor_tuning")
@@ -111,8 +118,15 @@ def trainable_parts(arguments: Arguments, *, like_public: bool = False) -> tuple
     Raises:
         UserError: a flag that was given is undone by another, or nothing is left to train.
     """
-    resolved = resolve(arguments)
+    resolved = resolve(arguments, together=not like_public)
     parts = resolved.parts
+    tuned = _tuned(arguments)
+    if len(tuned) > 1 and not like_public:
+        flags = " and ".join(arguments.shown(flag) for flag in tuned)
+        arguments.note(
+            f"{flags} train {', '.join(parts)}; the public code trains the audio adapter alone, "
+            "and so does --like-public"
+        )
     for flag, value, part, trains in _WISHES:
         if flag not in arguments.given or arguments[flag] != value or (part in parts) == trains:
             continue
@@ -150,14 +164,54 @@ def trainable_parts(arguments: Arguments, *, like_public: bool = False) -> tuple
     return parts
 
 
+def without_tower(arguments: Arguments, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts that train where there is no vision tower, and so no projector.
+
+    Raises:
+        UserError: a flag asks for one of them, or nothing is left to train.
+    """
+    for flag in ("tune_mm_mlp_adapter", "unfreeze_vision_tower", "pretrain_mm_mlp_adapter"):
+        if arguments[flag]:
+            raise UserError(
+                f"{arguments.shown(flag)} needs a vision tower",
+                code="VT-USE-236",
+                where="train",
+                remedy="add --vision_tower, or drop it",
+            )
+    arguments.note(
+        "without --vision_tower there is neither tower nor projector: the data may hold text and "
+        "audio alone"
+    )
+    return tuple(part for part in parts if part not in ("vision", "projector"))
+
+
+def _tuned(arguments: Arguments) -> list[str]:
+    """Return the ``tune_*_mlp_adapter`` flags that are true, in the public code's order."""
+    return [flag for flag in ("tune_mm_mlp_adapter", "tune_audio_mlp_adapter") if arguments[flag]]
+
+
 def rates(parts: Iterable[str], arguments: Arguments) -> dict[str, float]:
     """Return the peak rate of each module that trains. The head belongs to the llm.
 
-    The public code's ``mm_projector_lr`` is the rate of the vision tower, whatever its name says.
+    The public code's ``mm_projector_lr`` is the rate of the vision tower, whatever its name says;
+    ours, ``projector_lr``, is the projector's.
+
+    Raises:
+        UserError: ``projector_lr`` is given and the projector does not train.
     """
     found = {
         "llm" if part == "lm_head" else part: float(arguments["learning_rate"]) for part in parts
     }
     if "vision" in found and arguments["mm_projector_lr"] is not None:
         found["vision"] = float(arguments["mm_projector_lr"])
+    if arguments["projector_lr"] is not None:
+        if "projector" not in found:
+            raise UserError(
+                f"{arguments.shown('projector_lr')} is the rate of the projector, which does not "
+                "train",
+                code="VT-USE-237",
+                where="train",
+                remedy="drop it",
+            )
+        found["projector"] = float(arguments["projector_lr"])
     return {name: found[name] for name in (*MODULES, *PARTS) if name in found}

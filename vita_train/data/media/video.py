@@ -18,7 +18,7 @@ from vita_train.data.media.container import open_container
 from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.image import choose_grid, count_tiles, cut_grid
 from vita_train.data.media.whole import check_whole
-from vita_train.recipe.data import DataSpec, VideoSpec
+from vita_train.recipe.data import FRAMES_OF_MOSAIC, DataSpec, VideoSpec
 from vita_train.recipe.visual import tiled_frames, video_tiles
 
 #: The most pixels of a frame: 8K.
@@ -65,15 +65,24 @@ def frame_indices(total: int, native: float, spec: VideoSpec) -> list[int]:
     stride = max(1, round(native / spec.rate))
     indices = list(range(0, total, stride))
     if len(indices) < spec.min_frames and spec.short == "spread":
-        return [int(index) for index in np.linspace(0, total - 1, spec.min_frames)]
+        return [int(index) for index in np.linspace(0, total - 1, _number(spec.min_frames, spec))]
     return [indices[index] for index in _even(len(indices), spec)]
 
 
 def _even(number: int, spec: VideoSpec) -> NDArray[np.int_]:
     """Return which of ``number`` sampled moments are taken, evenly: from ``min_frames`` to
     ``max_frames``."""
-    wanted = min(max(number, spec.min_frames), spec.max_frames)
-    return np.linspace(0, number - 1, wanted).astype(int)
+    return np.linspace(0, number - 1, _number(number, spec)).astype(int)
+
+
+def _number(sampled: int, spec: VideoSpec) -> int:
+    """Return how many frames are taken where so many were sampled: within the bounds, and in whole
+    fours for mosaics, rounded up as long as there is room."""
+    wanted = min(max(sampled, spec.min_frames), spec.max_frames)
+    if not spec.mosaic:
+        return wanted
+    fours = min(-(-wanted // FRAMES_OF_MOSAIC), spec.max_frames // FRAMES_OF_MOSAIC)
+    return fours * FRAMES_OF_MOSAIC
 
 
 #: How much further than the video the end of a record may lie: tables of segments round up.
@@ -129,7 +138,7 @@ def _whole_indices(video: VideoInfo, spec: VideoSpec) -> list[int]:
     starts, end = np.asarray(video.times[:-1]), video.times[-1]
     count = max(1, int(np.ceil(end * spec.rate - 1e-6)))
     if count < spec.min_frames and spec.short == "spread":
-        moments = np.linspace(0, starts[-1], spec.min_frames)
+        moments = np.linspace(0, starts[-1], _number(spec.min_frames, spec))
     else:
         moments = _even(count, spec) / spec.rate
     return [int(index) for index in np.searchsorted(starts, moments + 1e-6, side="right") - 1]
@@ -167,7 +176,8 @@ def probe_video(path: Path) -> VideoInfo:
 def load_frames(
     path: Path, indices: list[int], data: DataSpec, side: int, *, tiled: bool = True, seed: int = 0
 ) -> np.ndarray:
-    """Return the frames at ``indices`` as (N, side, side, 3) uint8, tiled ones as their tiles.
+    """Return the frames at ``indices`` as (N, side, side, 3) uint8, tiled ones as their tiles, four
+    with a mosaic of them before them where ``data.video`` has it.
 
     Args:
         indices: rising; a frame may be taken more than once.
@@ -180,6 +190,7 @@ def load_frames(
     wanted, chosen, grid = set(indices), frozenset[int](), (1, 1)
     whole: dict[int, np.ndarray] = {}
     cut: dict[int, np.ndarray] = {}
+    mosaics = _Mosaics(indices if tiled and data.video.mosaic else [], data, side)
     with _opened(path) as video:
         for index, frame in enumerate(video.frames()):
             if index == 0 and tiled and data.video.tile_frames:
@@ -191,15 +202,44 @@ def load_frames(
             if index in wanted:
                 image = video.shown(frame)
                 whole[index] = cut_grid(image, (1, 1), data.image, side)
+                mosaics.add(index, image)
                 if any(indices[number] == index for number in chosen):
                     cut[index] = cut_grid(image, grid, data.image, side)
             if index >= indices[-1]:
                 break
     if len(whole) < len(wanted):
         raise MediaError("truncated video", f"video {path} ends before frame {indices[-1]}")
-    return np.concatenate(
-        [cut[index] if number in chosen else whole[index] for number, index in enumerate(indices)]
-    )
+    tiles = [
+        cut[index] if number in chosen else whole[index] for number, index in enumerate(indices)
+    ]
+    for number in reversed(range(len(mosaics.made))):
+        tiles.insert(number * FRAMES_OF_MOSAIC, mosaics.made[number])
+    return np.concatenate(tiles)
+
+
+class _Mosaics:
+    """Four frames in one picture, two by two, row by row (VITA-1.5, ``frameCat``)."""
+
+    def __init__(self, indices: Sequence[int], data: DataSpec, side: int) -> None:
+        fours = range(0, len(indices), FRAMES_OF_MOSAIC)
+        self._left = [list(indices[first : first + FRAMES_OF_MOSAIC]) for first in fours]
+        self._data, self._side = data, side
+        self._held: dict[int, Image.Image] = {}
+        self.made: list[np.ndarray] = []
+        """(1, side, side, 3) of each four, in order."""
+
+    def add(self, index: int, image: Image.Image) -> None:
+        """Take the next frame; no more than those of one four are held."""
+        self._held[index] = image
+        while self._left and all(number in self._held for number in self._left[0]):
+            four = [self._held[number] for number in self._left.pop(0)]
+            width, height = four[0].size
+            whole = Image.new(four[0].mode, (2 * width, 2 * height))
+            for place, part in enumerate(four):
+                whole.paste(part, (place % 2 * width, place // 2 * height))
+            self.made.append(cut_grid(whole, (1, 1), self._data.image, self._side)[:1])
+            kept = set(self._left[0]) if self._left else set()
+            self._held = {number: held for number, held in self._held.items() if number in kept}
 
 
 def _draw_tiled(frames: int, tiles: int, budget: int, seed: int) -> frozenset[int]:

@@ -272,7 +272,11 @@ class _Writer:
         around, self.first_human = self.first_human, self.template.layout.human
         self.pieces(around.before)
         clips = []
-        for part in _arrange(self._parts(value)):
+        parts = self._parts(value)
+        media_only = self.template.layout.media_only
+        for part in (
+            [part for part in parts if not isinstance(part, str)] if media_only else _arrange(parts)
+        ):
             if isinstance(part, str):
                 self.text(part)
                 continue
@@ -291,6 +295,8 @@ class _Writer:
         self.draft.parts.extend(self.marks.get(state, ()))
         self.text(value)
         if ended:
+            self.text(around.end_text)
+        if ended and around.end:
             self.draft.parts.append(control_id(self.tokenizer, around.end))
         self.draft.spans.append((start, len(self.draft.parts)))
         if more:

@@ -203,6 +203,10 @@ class RowEncoder:
             MediaError: a file cannot be used.
         """
         data, model = self.recipe.data, self.recipe.model
+        turns = len(row.record.conversations)
+        if self.template.layout.media_only and turns != 2:
+            why = f"{turns} turns, and the template {self.template.name} has one answer"
+            raise MediaError("more than one answer", why)
         tile = self._tile_tokens
         images = [self._measure("image", ref) for ref in row.images]
         span = (row.record.start, row.record.end)

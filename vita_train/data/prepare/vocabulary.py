@@ -24,6 +24,9 @@ from vita_train.errors import RecipeError
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 
+#: End of a text, where a template has no control token of its own.
+_END = "<|endoftext|>"
+
 __all__ = ["TRAIN", "CtcVocabBuilder", "make_tokenizer"]
 
 
@@ -41,8 +44,8 @@ def make_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
             _texts(recipe, registry, path),
             recipe.tokenizer.vocab_size,
             out,
-            controls=template.control_tokens,
-            end=template.layout.gpt.end,
+            controls=template.control_tokens or (_END,),
+            end=template.layout.gpt.end or _END,
         )
     else:
         tokenizer = load_tokenizer(recipe.tokenizer.source)

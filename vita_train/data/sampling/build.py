@@ -33,7 +33,13 @@ def packed_order(
     phases = spec.curriculum if split == TRAIN else []
     indexes = {name: corpus.index(name, split) for name in (spec.datasets if phases else weights)}
     order = PackedOrder(
-        indexes, weights, batch.global_batch_size, budgets, seed, packing=batch.packing
+        indexes,
+        weights,
+        batch.global_batch_size,
+        budgets,
+        seed,
+        packing=batch.packing,
+        group=batch.group_by_modality_length,
     )
     if not phases:
         return order
@@ -48,6 +54,7 @@ def packed_order(
                     budgets,
                     key_of(seed, "lesson", number),
                     packing=batch.packing,
+                    group=batch.group_by_modality_length,
                 ),
             )
             for number, phase in enumerate(phases)

@@ -18,6 +18,7 @@ import numpy as np
 
 from vita_train.data.index.corpus import Index
 from vita_train.data.index.sample import Sample
+from vita_train.data.sampling.grouped import grouped
 from vita_train.data.sampling.mix import Mix, Refs, key_of
 from vita_train.data.sampling.pack import Budgets, TooLargeError, one_each, pack
 from vita_train.errors import DataError
@@ -123,7 +124,8 @@ class PackedOrder(_Order):
     Epochs follow one another without a break: a batch may end one and begin the next. A step is
     found from the nearest window whose first row is known; ``state`` and ``seek`` carry that
     knowledge over a restart, without which the windows before are packed again. Without ``packing``
-    each row is one sample, and rows come in the order of the mix.
+    each row is one sample, and rows come in the order of the mix, or grouped by modality and
+    length.
     """
 
     def __init__(
@@ -136,11 +138,14 @@ class PackedOrder(_Order):
         *,
         window: int = WINDOW,
         packing: bool = True,
+        group: bool = False,
     ) -> None:
         extra = [list(budgets), window, *([] if packing else ["one sample a row"])]
+        extra += ["by modality and length"] if group else []
         super().__init__(indexes, weights, rows, seed, extra)
         self.budgets = budgets
         self._packing = packing
+        self._group = group
         self._window = window
         self._starts: list[tuple[int, int, int]] = [
             (0, 0, 0)
@@ -199,6 +204,16 @@ class PackedOrder(_Order):
             start, epoch, window = state["window"]
             self._know((int(start), int(epoch), int(window)))
 
+    def _arrange(self, refs: Refs, first: int, seed: int) -> list[np.ndarray]:
+        """Return the rows of a window, as places in it; ``first`` samples of the stream precede
+        it."""
+        lengths = self._lengths(refs)
+        if self._group:
+            return grouped(
+                lengths, self.budgets, seed, batch=self.batch_rows, filled=first % self.batch_rows
+            )
+        return (pack if self._packing else one_each)(lengths, self.budgets, seed)
+
     def _know(self, start: tuple[int, int, int]) -> None:
         index = bisect.bisect_left(self._starts, start)
         if index == len(self._starts) or self._starts[index] != start:
@@ -212,11 +227,10 @@ class PackedOrder(_Order):
         if key not in self._packed:
             size, parts = self.mix.epoch_size(epoch), self._windows(epoch)
             refs = self.mix.window(epoch, size * window // parts, size * (window + 1) // parts)
-            arrange = pack if self._packing else one_each
+            first = size * window // parts
+            seed = key_of(self.seed, "rows", epoch, window)
             try:
-                indices = arrange(
-                    self._lengths(refs), self.budgets, key_of(self.seed, "rows", epoch, window)
-                )
+                indices = self._arrange(refs, self.mix.epoch_start(epoch) + first, seed)
             except TooLargeError as error:
                 ref = self._refs(refs)[error.index]
                 raise DataError(

@@ -35,10 +35,18 @@ class Around(Strict):
 class Reply(Around):
     """What stands around an answer. ``after`` is left out behind the last one."""
 
-    end: str
-    """Control token that ends an answer; supervised."""
+    end: str = ""
+    """Control token that ends an answer; supervised. Empty where ``end_text`` ends it."""
+    end_text: str = ""
+    """Ordinary text behind an answer, before ``end``; supervised."""
     stop: tuple[str, ...] = ()
     """Further control tokens that end an answer when the model writes one; never trained on."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Reply:
+        if not self.end and not self.end_text:
+            raise ValueError("an answer ends with end, end_text or both")
+        return self
 
 
 class Layout(Strict):
@@ -50,6 +58,9 @@ class Layout(Strict):
     first_human: Around | None = None
     """Pieces around the first human turn, where they differ: the system text may stand inside that
     turn."""
+    media_only: bool = False
+    """A human turn is its media and nothing else, and a conversation has one question and one
+    answer: captions without a question."""
 
     @property
     def parts(self) -> tuple[Around, ...]:
@@ -83,7 +94,7 @@ class Template(Strict):
     @property
     def stop_tokens(self) -> tuple[str, ...]:
         """Control tokens at which the model's answer ends."""
-        return self.layout.gpt.end, *self.layout.gpt.stop
+        return tuple(token for token in (self.layout.gpt.end, *self.layout.gpt.stop) if token)
 
 
 def template_names() -> list[str]:

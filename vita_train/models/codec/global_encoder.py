@@ -8,10 +8,11 @@ quantisation.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vita_train.models.codec.quantizer import build_quantizer
 from vita_train.recipe.model import CodecSpec
@@ -28,6 +29,30 @@ class GlobalOutput(NamedTuple):
     """(B, num_global_tokens) long."""
     loss: Tensor
     """Scalar, mean over the groups."""
+
+
+class VoiceBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over the voices of a micro-batch, computed in float32 at least, as its
+    statistics are; a single voice, which has no variance, takes the running statistics and leaves
+    them alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise voices (B, global_dim)."""
+        learning = self.training and len(input) > 1
+        if learning and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        normed = F.batch_norm(
+            input.to(wide),
+            self.running_mean,
+            self.running_var,
+            self.weight.to(wide),
+            self.bias.to(wide),
+            learning,
+            cast(float, self.momentum),
+            self.eps,
+        )
+        return normed.to(input.dtype)
 
 
 class GlobalEncoder(nn.Module):
@@ -48,7 +73,7 @@ class GlobalEncoder(nn.Module):
         )
         self.project = nn.Linear(channels, spec.global_dim)
         self.norm = (
-            nn.BatchNorm1d(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
+            VoiceBatchNorm(spec.global_dim) if norm == "batch" else nn.LayerNorm(spec.global_dim)
         )
         self.activation = nn.LeakyReLU(0.1)
         group = spec.global_dim // spec.num_global_tokens

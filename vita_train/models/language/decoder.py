@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
-from vita_train.models.attention.packed import PACKED, register_packed
+from vita_train.models.attention.packed import packed_name
 from vita_train.models.loading import check_loaded
 from vita_train.plugins import named
 from vita_train.recipe.family import FAMILIES, LanguageFamily
@@ -59,7 +59,6 @@ def llm_config(spec: LlmSpec) -> Any:
 
     No family has a sliding window: a document's attention reaches back to its beginning.
     """
-    register_packed()
     settings: dict[str, Any] = {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
@@ -79,7 +78,7 @@ def llm_config(spec: LlmSpec) -> Any:
         settings |= spec.moe.model_dump()
     family = FAMILIES[spec.family]
     config = named(family.config)(**settings, **family.settings)
-    config._attn_implementation = PACKED if spec.attention == "auto" else spec.attention
+    config._attn_implementation = packed_name(spec.attention)
     return config
 
 

@@ -32,6 +32,7 @@ from transformers import DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from vita_train.errors import DataError
+from vita_train.models.attention.packed import masked_name
 from vita_train.models.speech.sampling import penalise_repetition, sample
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.special_ids import IGNORE_INDEX
@@ -107,7 +108,7 @@ class SpeechDecoder(nn.Module):
             vocab_size=size + NUM_SPECIAL,
             num_hidden_layers=self.spec.nar_layers + self.spec.ar_layers,
         )
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = masked_name(self.spec.attention)
         self.dropout = nn.Dropout(self.spec.dropout)
         # Embeddings of language models are small (about 0.02); unnormalised, what the first layers
         # add would drown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vita_train.models.attention.packed import tiles_name
 from vita_train.models.vision.merging import let_merge
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
 from vita_train.models.vision.tower import VisionTower
@@ -30,7 +31,7 @@ class ClipTower(VisionTower):
             patch_size=spec.patch_size,
             hidden_act=spec.activation,
         )
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = tiles_name(spec.attention)
         self.model = CLIPVisionModel(config)
         self.model.post_layernorm = nn.Identity()  # of the pooled output, which is not used
         for block, rate in zip(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_train.models.attention.packed import attend_tiles
 from vita_train.models.vision.stochastic_depth import StochasticDepth, depth_rates
 from vita_train.models.vision.tower import VisionTower
 from vita_train.recipe.towers.eva_clip import EvaClipSpec
@@ -108,7 +109,7 @@ class EvaAttention(nn.Module):
     def __init__(self, spec: EvaClipSpec) -> None:
         super().__init__()
         width = spec.hidden_size
-        self.num_heads = spec.num_heads
+        self.num_heads, self.attention = spec.num_heads, spec.attention
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width)
@@ -122,10 +123,11 @@ class EvaAttention(nn.Module):
             part(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(
-            _turned(query, cos, sin), _turned(key, cos, sin), value
-        )
-        return self.proj(self.inner_attn_ln(mixed.transpose(1, 2).flatten(2)))
+        query, key = _turned(query, cos, sin), _turned(key, cos, sin)
+        mixed = attend_tiles(self.attention, query, key, value)
+        if mixed is None:
+            mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        return self.proj(self.inner_attn_ln(mixed.flatten(2)))
 
 
 class EvaMlp(nn.Module):

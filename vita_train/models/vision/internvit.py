@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vita_train.models.attention.packed import tiles_name
 from vita_train.models.vision.stochastic_depth import StochasticDepth, depth_rates
 from vita_train.models.vision.tower import VisionTower
 from vita_train.recipe.towers.internvit import InternVitSpec
@@ -35,7 +36,7 @@ class InternVitTower(VisionTower):
             layer_scale_init_value=1.0,
             use_mean_pooling=True,
         )
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = tiles_name(spec.attention)
         self.model = InternVLVisionModel(config)
         embeddings = self.model.embeddings
         # transformers starts both at zero, which leaves all patches alike at the first steps of a

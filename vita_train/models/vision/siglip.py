@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vita_train.models.attention.packed import tiles_name
 from vita_train.models.vision.merging import let_merge
 from vita_train.models.vision.multiscale import joined_scales, squares
 from vita_train.models.vision.stochastic_depth import depth_rates, drop_outputs
@@ -34,7 +35,7 @@ class SiglipTower(VisionTower):
             patch_size=spec.patch_size,
             vision_use_head=False,
         )
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = tiles_name(spec.attention)
         self.model = SiglipVisionModel(config)
         self.model.post_layernorm = (
             nn.Identity()

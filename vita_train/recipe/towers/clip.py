@@ -26,6 +26,11 @@ class ClipSpec(ViTLargeSpec):
         """As transformers names it."""
         return self.activation
 
+    @property
+    def norm_eps(self) -> float:
+        """What the layer norms add to variances."""
+        return 1e-5
+
 
 register_tower(
     TowerKind(

@@ -24,6 +24,11 @@ class EvaClipSpec(ViTLargeSpec):
         """As transformers names it."""
         return "silu"
 
+    @property
+    def norm_eps(self) -> float:
+        """What the layer norms add to variances."""
+        return 1e-6
+
     @model_validator(mode="after")
     def _rotary(self) -> EvaClipSpec:
         if self.hidden_size % (4 * self.num_heads):

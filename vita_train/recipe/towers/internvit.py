@@ -81,6 +81,11 @@ class InternVitSpec(TowerSpec):
         """As transformers names it."""
         return "gelu"
 
+    @property
+    def norm_eps(self) -> float:
+        """What the layer norms add to variances."""
+        return 1e-6
+
     @model_validator(mode="after")
     def _grid(self) -> InternVitSpec:
         if self.image_size % (self.patch_size * self.shuffle):

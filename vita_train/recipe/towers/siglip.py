@@ -62,6 +62,11 @@ class SiglipSpec(ContrastiveSpec):
         """As transformers names it."""
         return "gelu_pytorch_tanh"
 
+    @property
+    def norm_eps(self) -> float:
+        """What the layer norms add to variances."""
+        return 1e-6
+
     @model_validator(mode="after")
     def _scales(self) -> SiglipSpec:
         if self.scales and self.scales[0] != self.image_size:

@@ -67,6 +67,11 @@ class Engine(Protocol):
         """
         ...
 
+    def spare_skips(self) -> int:
+        """Return how many steps in a row, beyond the usual number, may be left out for gradients
+        that are not finite: those in which a loss scale is still too large."""
+        ...
+
     def norms(self) -> dict[str, float]:
         """Return the gradient norm per module of the last step; empty if the engine does not know
         them."""

@@ -95,6 +95,9 @@ class DeepSpeedEngine:
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else before
 
+    def spare_skips(self) -> int:
+        return 0
+
     def norms(self) -> dict[str, float]:
         return {}
 

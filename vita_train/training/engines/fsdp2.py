@@ -112,6 +112,9 @@ class Fsdp2Engine:
         self._optimizer.zero_grad(set_to_none=True)
         return total
 
+    def spare_skips(self) -> int:
+        return 0
+
     def norms(self) -> dict[str, float]:
         return self._norms
 

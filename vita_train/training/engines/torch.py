@@ -30,15 +30,16 @@ from vita_train.training.engines.base import (
     trained_state,
 )
 from vita_train.training.objectives.base import LossOutput, Objective
-from vita_train.training.optim.muon import MuonAdamW, matrix_parameters
+from vita_train.training.optim.factory import build_optimizer
+from vita_train.training.optim.loss_scale import LossScale
 
 _FILE = "state.pt"
 _FORMAT = "vita-train/torch-state/v1"
 
 
 class TorchEngine:
-    """Float32 master weights; with bfloat16 compute runs under autocast and frozen modules are
-    stored in bfloat16."""
+    """Float32 master weights; with bfloat16 or float16 compute runs under autocast and frozen
+    modules are stored in that type. Float16 has a dynamic loss scale."""
 
     reads_own_files = False  # rank 0 writes all there is
 
@@ -61,12 +62,11 @@ class TorchEngine:
                 objective, find_unused_parameters=True, gradient_as_bucket_view=True
             )
         self._norms: dict[str, Tensor] = {}
+        self._scale = LossScale(dynamic=self.dtype is torch.float16)
 
-    def _optimizer(self, context: EngineContext, phase: str) -> torch.optim.AdamW:
-        groups, optim = groups_of(self.objective, context.spec, phase), context.spec.optim
-        if optim.kind == "muon":
-            return MuonAdamW(groups, matrix_parameters(self.objective), optim.betas, optim.eps)
-        return torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps, fused=True)
+    def _optimizer(self, context: EngineContext, phase: str) -> torch.optim.Optimizer:
+        groups = groups_of(self.objective, context.spec, phase)
+        return build_optimizer(self.objective, groups, context.spec.optim)
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._release(phase)
@@ -76,7 +76,7 @@ class TorchEngine:
             with self._autocast():
                 output: LossOutput = self._model(batch, phase)
             # DDP averages over ranks; the product of both factors is a sum over ranks.
-            (output.loss_sum * (scale * self.world.size)).backward()
+            (output.loss_sum * (scale * self.world.size * self._scale.value)).backward()
         return detached(output)
 
     def evaluate(self, batch: Any) -> LossOutput:
@@ -90,8 +90,11 @@ class TorchEngine:
         parameters = self._parameters[phase]
         fill_gradients(parameters)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self._scale.dynamic:
+            torch._foreach_mul_(gradients, 1 / self._scale.value)
         norms = torch.stack(torch._foreach_norm(gradients))
         total = torch.linalg.vector_norm(norms)
+        self._scale.update(finite=bool(torch.isfinite(total)))
         if torch.isfinite(total):
             if self.max_grad_norm > 0:
                 torch._foreach_mul_(gradients, (self.max_grad_norm / (total + 1e-6)).clamp(max=1.0))
@@ -115,8 +118,13 @@ class TorchEngine:
 
     def _autocast(self) -> Any:
         return torch.autocast(
-            self.world.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16
+            self.world.device.type,
+            torch.float16 if self.dtype is torch.float16 else torch.bfloat16,
+            enabled=self.dtype is not torch.float32,
         )
+
+    def spare_skips(self) -> int:
+        return self._scale.halvings
 
     def norms(self) -> dict[str, float]:
         merged: dict[str, float] = {}
@@ -134,7 +142,13 @@ class TorchEngine:
             phase: optimizer.state_dict() for phase, optimizer in self._optimizers.items()
         }
         torch.save(
-            {"format": _FORMAT, "children": children, "optimizers": optimizers}, directory / _FILE
+            {
+                "format": _FORMAT,
+                "children": children,
+                "optimizers": optimizers,
+                **({"loss_scale": self._scale.state()} if self._scale.dynamic else {}),
+            },
+            directory / _FILE,
         )
 
     def load(self, directory: Path) -> None:
@@ -152,6 +166,8 @@ class TorchEngine:
             load_trained_state(child, state["children"][name])
         for phase, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][phase])
+        if self._scale.dynamic and "loss_scale" in state:
+            self._scale.load(state["loss_scale"])
 
     def gather(self) -> State | None:
         if self.world.rank:

@@ -93,7 +93,10 @@ class RunLog:
                     remedy="install vita-train[tracking] or remove the setting",
                 ) from error
             run = wandb.init(
-                project=tracking.wandb_project, name=name, id=name.replace("/", "-"), resume="allow"
+                project=tracking.wandb_project,
+                name=_shown_as(name, tracking.run_name),
+                id=name.replace("/", "-"),
+                resume="allow",
             )
             self._writers.append(lambda step, values: run.log(dict(values), step=step))
 
@@ -185,6 +188,12 @@ class RunLog:
         file = self._files[name]
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
+
+
+def _shown_as(name: str, given: str | None) -> str:
+    """Return what a tracker calls ``<run>/<stage>`` where the run was given a name for it."""
+    _, slash, stage = name.rpartition("/")
+    return name if given is None else f"{given}{slash}{stage}" if slash else given
 
 
 def progress_line(progress: Mapping[str, Any], tokens_per_s: float) -> str:

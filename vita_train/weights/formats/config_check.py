@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
-from vita_train.weights.formats.import_report import shown
+from vita_train.weights.formats.stated import Stated
+from vita_train.weights.formats.train_yaml import differences
 
-#: Fields of a language model's configuration that must be those of the recipe.
-_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "hidden_act",
-)
+FILE = "config.json"
+#: Fields of a language model's configuration that must be those of the recipe, and their keys in
+#: ``model.llm``.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "rms_norm_eps": "rms_norm_eps",
+    "tie_word_embeddings": "tie_embeddings",
+    "hidden_act": "",
+    "num_local_experts": "moe.num_local_experts",
+    "num_experts_per_tok": "moe.num_experts_per_tok",
+}
+_PREFIX = "model.llm."
 
 
-def config_problems(found: dict[str, Any], ours: Any, layout: str) -> list[str]:
-    """Return where a config.json contradicts the language model that the recipe describes.
+def llm_stated(found: dict[str, Any], ours: Any, layout: str) -> list[Stated]:
+    """Return what a config.json says of its language model, beside what the recipe describes.
 
     Args:
         found: the content of config.json.
@@ -34,46 +39,64 @@ def config_problems(found: dict[str, Any], ours: Any, layout: str) -> list[str]:
         layout: of the source; ``llm`` compares ``model_type`` too, which others name after
             themselves.
     """
-    pairs = [(name, found.get(name), getattr(ours, name, None)) for name in _FIELDS]
-    pairs.append(
-        ("rope_theta", _rope(found).get("rope_theta"), _rope(ours.to_dict()).get("rope_theta"))
+    here, there = _rope(ours.to_dict()), _rope(found)
+    fields = [
+        (name, found.get(name), getattr(ours, name, None), key and _PREFIX + key)
+        for name, key in _FIELDS.items()
+    ]
+    fields.append(
+        ("rope_theta", there.get("rope_theta"), here.get("rope_theta"), f"{_PREFIX}rope_theta")
     )
-    pairs.append(
-        ("rope_type", _rope(found).get("rope_type"), _rope(ours.to_dict()).get("rope_type"))
-    )
+    fields.append(("rope_type", there.get("rope_type"), here.get("rope_type"), ""))
     if layout == "llm":
-        pairs.append(("model_type", found.get("model_type"), ours.model_type))
+        fields.append(("model_type", found.get("model_type"), ours.model_type, ""))
+    window = found.get("sliding_window") if found.get("use_sliding_window", True) else None
+    if isinstance(window, int) and window < ours.max_position_embeddings:
+        fields.append(
+            (
+                "sliding_window",
+                window,
+                ours.max_position_embeddings,
+                f"{_PREFIX}max_positions",
+            )
+        )
     return [
-        f"{name} is {shown(theirs)} in config.json and {mine} in the recipe"
-        for name, theirs, mine in pairs
-        if theirs is not None and mine is not None and theirs != mine
+        Stated("llm", FILE, name, theirs, mine, key)
+        for name, theirs, mine, key in fields
+        if theirs is not None and mine is not None
     ]
 
 
-def vita_differences(spec: ModelSpec, modules: Collection[str]) -> list[str]:
+def vita_stated(found: dict[str, Any], model: ModelSpec) -> list[Stated]:
+    """Return what the config.json of a release says of the parts around the language model, beside
+    the recipe's."""
+    kind, ours = found.get("mm_projector_type"), model.projector.kind
+    if kind is None:  # of a base, say, that an adapter and a projector belong to
+        return []
+    if isinstance(kind, str) and kind.startswith("spp"):  # one version's name is inside it
+        kind = next((f"spp_{name}" for name in ("v1", "v2", "v3") if name in kind), kind)
+    return [Stated("projector", FILE, "mm_projector_type", kind, ours, "model.projector.kind")]
+
+
+def vita_differences(
+    spec: ModelSpec, modules: Collection[str], *, shapes: bool = False
+) -> list[str]:
     """Return where a recipe's modules compute something else than those of VITA-1.5 with the same
-    weights."""
-    settings = [
-        ("vision", "vision.kind", spec.vision.kind, "internvit"),
-        ("projector", "projector.kind", spec.projector.kind, "mlp2x_gelu"),
-        ("audio_encoder", "audio_encoder.relative_shift", spec.audio_encoder.relative_shift, False),
-        ("audio_adapter", "audio_adapter.kind", spec.audio_adapter.kind, "subsampling"),
+    weights, whatever the settings that travel with them; with ``shapes``, also where their shapes
+    cannot be had there."""
+    settings: list[tuple[str, str, object, object]] = [
+        ("vision", "vision.kind", spec.vision.kind, "internvit")
     ]
     if isinstance(spec.vision, InternVitSpec):
         settings += [
             ("projector", "vision.feature_scale", spec.vision.feature_scale, 0.5),
             ("projector", "vision.shuffle", spec.vision.shuffle, 2),
         ]
-    if isinstance(spec.audio_adapter, SubsamplingAdapterSpec):
-        settings += [
-            ("audio_adapter", f"audio_adapter.{name}", getattr(spec.audio_adapter, name), theirs)
-            for name, theirs in (("stride", 2), ("norm", "layer"), ("activation", "gelu"))
-        ]
     return [
         f"model.{name} is {ours}, not {theirs}"
         for module, name, ours, theirs in settings
         if module in modules and ours != theirs
-    ]
+    ] + differences(spec, modules, shapes=shapes)
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def export_hf(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Pat
     )
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         config.save_pretrained(str(staging_dir))
-        write_sharded(theirs(modules, flat_location), staging_dir)
+        write_sharded(theirs(modules, flat_location, recipe.model), staging_dir)
         copy_tokenizer(corpus_dir, staging_dir)
         loaded = AutoModel.from_pretrained(
             str(staging_dir), dtype=dtype, local_files_only=True

@@ -3,6 +3,7 @@
 ::
 
     <module>.safetensors one per module, or several above 5 GB; types as they were
+    unused.safetensors   what nothing reads, by the layout's names; written back by an export
     ledger.json          what became of every tensor of the source
     import.json          size and sha256 of every file, modules, layout, terms that were accepted
 
@@ -23,19 +24,32 @@ from torch import nn
 import vita_train
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules
+from vita_train.recipe.data import AudioSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.weights.export import listing
-from vita_train.weights.formats.config_check import config_problems, vita_differences
+from vita_train.weights.formats.config_check import (
+    llm_stated,
+    vita_differences,
+    vita_stated,
+)
 from vita_train.weights.formats.import_report import ImportReport, Row, Status
-from vita_train.weights.formats.known import reason_to_leave
+from vita_train.weights.formats.known import is_kept_aside, reason_to_leave
+from vita_train.weights.formats.location import TensorLocation
+from vita_train.weights.formats.release_config import description_faults
 from vita_train.weights.formats.source import Source
-from vita_train.weights.formats.tensor_locations import TensorLocation, flat_location, vita_location
+from vita_train.weights.formats.speech_output import speech_stated
+from vita_train.weights.formats.stated import Settings, Stated, asides, contradictions
+from vita_train.weights.formats.tensor_locations import flat_location, vita_location
+from vita_train.weights.formats.train_yaml import encoder_stated
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import IMPORT_FORMAT, IMPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
 from vita_train.weights.staging import atomic_directory, write_json
 from vita_train.weights.stream import StoredTensor, checked, write_tensors
+
+#: Tensors of an import that belong to none of our modules.
+ASIDE = "unused.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class ImportPlan:
     modules: dict[str, dict[str, StoredTensor]]
     """Tensors of each module, by our names."""
     parameters: dict[str, int]
+    aside: dict[str, StoredTensor]
+    """Tensors that nothing reads and an export writes back, by the layout's names."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +85,17 @@ class _Wanted:
         )
 
 
-def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) -> ImportPlan:
+def plan_import(
+    source: Source, spec: ModelSpec, names: Collection[str] = (), audio: AudioSpec | None = None
+) -> ImportPlan:
     """Compare a source with the modules of a specification, tensor by tensor; no data are read.
 
     Args:
         source: an opened checkpoint.
         spec: what the modules are to be like.
-        names: modules to import; empty takes all that the source has a tensor of.
+        names: modules to import; empty takes all that the source has a tensor of. What belongs to
+            others is left out without complaint.
+        audio: how the recipe reads audio; its defaults when none.
 
     Raises:
         UserError: a name is no module of the layout.
@@ -101,14 +121,14 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
             where="--modules",
             remedy=f"both may have {', '.join(built)}",
         )
-    wanted, tied, placeless = _wanted(source, built)
-    present = {
+    wanted, tied, placeless = _wanted(source, built, spec)
+    present = {layout.module_of(name) for name in stored} | {
         want.module
         for locations in wanted.values()
         for want in locations
         if want.place.name in stored
     }
-    chosen = [name for name in MODULES if name in (names or present)]
+    chosen = [name for name in MODULES if name in (names or present) and name in built]
     if not chosen:
         report.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
     report.problems += [
@@ -116,11 +136,14 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
         for module, name in placeless.items()
         if module in chosen
     ]
-    _explain(source, stored, wanted, tied, chosen, report)
+    _explain(source, stored, wanted, tied, names, chosen, report)
     if layout.place is vita_location:
         report.problems += vita_differences(spec, chosen)
-    if "llm" in chosen and source.config:
-        report.problems += config_problems(source.config, built["llm"].config, layout.name)
+    stated = _stated(source, spec, built, Settings(spec, audio or AudioSpec()))
+    report.problems += contradictions(stated, chosen)
+    report.notes += asides(stated, chosen)
+    if layout.modules == ("vision",) and source.path.is_dir():
+        report.problems += description_faults(source.path, spec.vision)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
     if not report.faults:
         for want in (
@@ -131,7 +154,28 @@ def plan_import(source: Source, spec: ModelSpec, names: Collection[str] = ()) ->
     counts = {
         name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen
     }
-    return ImportPlan(source, report, modules, counts)
+    aside = {
+        canonical: source.tensors[name]
+        for canonical, name in stored.items()
+        if canonical not in wanted and is_kept_aside(canonical)
+    }
+    return ImportPlan(source, report, modules, counts, aside)
+
+
+def _stated(
+    source: Source, spec: ModelSpec, built: nn.ModuleDict, settings: Settings
+) -> list[Stated]:
+    """Return every setting that came with the weights, beside the recipe's."""
+    stated: list[Stated] = []
+    if source.config and "llm" in built:
+        stated += llm_stated(source.config, built["llm"].config, source.layout.name)
+    if source.config and source.layout.name in ("vita", "vita-stage"):
+        stated += vita_stated(source.config, spec)
+    if source.train_yaml:
+        stated += encoder_stated(source.train_yaml, settings)
+    if source.speech_output:
+        stated += speech_stated(source.speech_output, settings)
+    return stated
 
 
 def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
@@ -146,6 +190,8 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
     with atomic_directory(out, IMPORT_MANIFEST, "import") as staging_dir:
         written = write_modules(plan, staging_dir, shard_bytes=shard_bytes)
         plan.report.write(staging_dir / "ledger.json")
+        if plan.aside:
+            write_tensors(staging_dir / ASIDE, plan.aside, {"format": "pt"})
         summary = {
             "format": IMPORT_FORMAT,
             "version": vita_train.__version__,
@@ -222,7 +268,7 @@ def _meta_modules(spec: ModelSpec, source: Source, stored: Mapping[str, str]) ->
 
 
 def _wanted(
-    source: Source, built: nn.ModuleDict
+    source: Source, built: nn.ModuleDict, spec: ModelSpec
 ) -> tuple[dict[str, list[_Wanted]], dict[str, str], dict[str, str]]:
     """Return what each of their tensors holds of ours, second names of tied tensors with their
     first names, and of each module the first tensor that the layout has no place for."""
@@ -232,7 +278,7 @@ def _wanted(
     for module in built:
         first = first_names(built[module])
         for name, tensor in built[module].state_dict().items():
-            location = source.layout.place(module, name)
+            location = source.layout.place(module, name, spec)
             if location is None:
                 placeless.setdefault(module, f"{module}.{name}")
             elif first.get(name, name) != name:
@@ -249,10 +295,12 @@ def _explain(
     stored: Mapping[str, str],
     wanted: Mapping[str, list[_Wanted]],
     tied: Mapping[str, str],
+    names: Collection[str],
     chosen: Collection[str],
     report: ImportReport,
 ) -> None:
     """Write a row for every tensor of the source, and for every one that is missing."""
+    layout = source.layout
     for canonical, name in stored.items():
         info = source.tensors[name].info
         if canonical in tied:
@@ -260,7 +308,8 @@ def _explain(
                 Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe")
             )
         elif canonical not in wanted:
-            reason = reason_to_leave(canonical)
+            others = names and layout.module_of(canonical) not in names
+            reason = "not asked for" if others else reason_to_leave(canonical)
             report.rows.append(
                 Row(
                     "left out" if reason else "unexpected",

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from vita_train.plugins import Registry
 from vita_train.recipe.modules import MODULES
+from vita_train.weights.formats.speech_names import (
+    SPEECH_MODULES,
+    UNUSED,
+    canonical_speech_name,
+)
 from vita_train.weights.formats.tensor_locations import (
     VITA_MODULES,
     LocateTensor,
@@ -19,6 +24,7 @@ from vita_train.weights.formats.tensor_locations import (
     internvl_vision_location,
     llm_location,
     vita_location,
+    vita_owner,
 )
 
 #: The terms of the released weights.
@@ -40,9 +46,16 @@ class Layout:
     the modules."""
     terms: str = ""
     """Terms of its owners that a user has to accept."""
+    owner: Callable[[str], str] = lambda name: ""
+    """The module whose place a name from ``canonical`` lies in; empty for none's. A layout of one
+    module needs none."""
     mark: str = ""
     """A pattern that the beginning of some tensor's name matches in this layout and in none that
     was declared before; empty where a user has to name the layout."""
+
+    def module_of(self, name: str) -> str:
+        """Return the module that a name from ``canonical`` belongs to; empty if to none."""
+        return self.modules[0] if len(self.modules) == 1 else self.owner(name)
 
 
 IMPORT_LAYOUTS: Registry[Layout] = Registry("import layout")
@@ -58,8 +71,12 @@ def register_import_layout(layout: Layout) -> None:
 
 
 def _vita_name(name: str) -> str:
-    return re.sub(
-        r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.", "model.audio_encoder.adpter.", name
+    return canonical_speech_name(
+        re.sub(
+            r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.",
+            "model.audio_encoder.adpter.",
+            name,
+        )
     )
 
 
@@ -91,10 +108,11 @@ for _layout in (
     Layout(
         "vita",
         "released VITA-1.5 checkpoint",
-        VITA_MODULES,
+        (*VITA_MODULES, *SPEECH_MODULES),
         vita_location,
         _vita_name,
         VITA_TERMS,
+        vita_owner,
         mark=r"model\.(vision_tower|mm_projector|audio_encoder)\.",
     ),
     Layout(
@@ -114,18 +132,38 @@ for _layout in (
         VITA_TERMS,
     ),
     Layout(
+        "vita-stage",
+        "files of a stage of VITA's trainer",
+        ("projector", "audio_adapter"),
+        vita_location,
+        lambda name: _projector_name(name) or _adapter_name(name),
+        VITA_TERMS,
+        vita_owner,
+    ),
+    Layout(
         "audio-encoder",
         "VITA's speech encoder directory",
         ("audio_encoder", "audio_adapter"),
         vita_location,
         _speech_name,
         VITA_TERMS,
+        vita_owner,
+    ),
+    Layout(
+        "vita-tts",
+        "VITA's vita_tts_ckpt",
+        SPEECH_MODULES,
+        vita_location,
+        canonical_speech_name,
+        VITA_TERMS,
+        vita_owner,
     ),
     Layout(
         "hf",
         "export of vita-train for transformers",
         MODULES,
         flat_location,
+        owner=lambda name: name.partition(".")[0],
         mark=rf"({'|'.join(MODULES)})\.",
     ),
     Layout(
@@ -161,12 +199,22 @@ _LEFT_OUT: tuple[tuple[str, str], ...] = (
         "the recipe has no audio prompt (model.audio_adapter.prompt_tokens)",
     ),
     (r"(.*\.)?predictor_head\.(weight|bias)", "the recipe has no state head (data.state_mode)"),
-    (r".*\.rotary_emb\.inv_freq", "computed, not stored"),
+    (r"(.*[./])?rotary_emb(_\w+)?\.inv_freq", "computed, not stored"),
 )
+#: Tensors that the public networks hold and no computation of theirs reads. They are kept beside
+#: an import, so that they can be written back.
+_KEPT = rf"{UNUSED}|model\.mm_projector\.linear_0\.(weight|bias)"
+
+
+def is_kept_aside(name: str) -> bool:
+    """Say whether a tensor that fits no module is one that nothing reads, and is kept."""
+    return re.fullmatch(_KEPT, name) is not None
 
 
 def reason_to_leave(name: str) -> str:
     """Return why a tensor that fits no module is left out; empty if nothing explains it."""
+    if is_kept_aside(name):
+        return "nothing in the public code reads it; kept aside, to be written back"
     return next((reason for pattern, reason in _LEFT_OUT if re.fullmatch(pattern, name)), "")
 
 

@@ -4,8 +4,11 @@ one."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from vita_train.errors import CheckpointError
 from vita_train.weights.header import check_link
@@ -16,8 +19,14 @@ INDEX = "model.safetensors.index.json"
 _LARGEST_TEXT = 64 << 20
 
 
-def read_shards(directory: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of a directory's safetensors files; headers are read, data are not.
+def read_shards(
+    directory: Path, wanted: Callable[[Collection[str]], Collection[str]] = lambda names: names
+) -> dict[str, StoredTensor]:
+    """Return the tensors of a directory's safetensors files; headers are read, data are not.
+
+    Args:
+        directory: with one file, or with several and their index.
+        wanted: which names of an index matter; files that hold none of them are not opened.
 
     Raises:
         CheckpointError: there is no file, one is damaged or missing, a tensor is stored twice, or
@@ -25,6 +34,9 @@ def read_shards(directory: Path) -> dict[str, StoredTensor]:
     """
     index = directory / INDEX
     listed = _weight_map(index) if index.is_file() else None
+    if listed:
+        opened = {listed[name] for name in wanted(listed)} or set(listed.values())
+        listed = {name: file for name, file in listed.items() if file in opened}
     names = (
         sorted(set(listed.values()))
         if listed
@@ -62,6 +74,23 @@ def read_shards(directory: Path) -> dict[str, StoredTensor]:
             remedy="copy the checkpoint again",
         )
     return found
+
+
+def read_settings(path: Path) -> Any:
+    """Return the content of a JSON or YAML file of someone else; YAML makes plain values alone.
+
+    Raises:
+        CheckpointError: it is a link out of its directory, absurdly large, or neither.
+    """
+    try:
+        return (
+            yaml.safe_load(read_text(path))
+            if path.suffix != ".json"
+            else json.loads(read_text(path))
+        )
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        kind = "JSON" if path.suffix == ".json" else "plain YAML"
+        raise CheckpointError(f"is not {kind}", code="VT-WEIGHTS-054", where=str(path)) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@ not read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,25 @@ from vita_train.weights.formats.import_report import shown
 from vita_train.weights.formats.known import IMPORT_LAYOUTS, Layout, layout_of
 from vita_train.weights.formats.lora_directory import is_lora_directory, read_lora_directory
 from vita_train.weights.formats.shards import read_json, read_shards
-from vita_train.weights.formats.speech_directory import is_speech_directory, read_speech_directory
+from vita_train.weights.formats.speech_directory import (
+    is_speech_directory,
+    read_speech_directory,
+    read_train_yaml,
+)
+from vita_train.weights.formats.speech_names import SPEECH_MODULES
+from vita_train.weights.formats.speech_output import (
+    FOLDER,
+    is_speech_output,
+    read_codec_file,
+    read_speech_output,
+)
+from vita_train.weights.formats.train_yaml import FILE as TRAIN_YAML
 from vita_train.weights.pickles import read_pickle
 from vita_train.weights.pretrained import EXPORT_MANIFEST
 from vita_train.weights.stream import StoredTensor, tensor_in_memory
 
-#: Files that stages of the public code leave, by the layout they have.
-_STAGE_FILES = {"mm_projector.bin": "mm-projector", "audio_adpter.bin": "audio-adapter"}
+#: Files that stages of the public code leave, as its code and its documents name them.
+_STAGE_FILES = ("mm_projector.bin", "audio_adpter.bin", "audio_projector.bin")
 _PICKLES = (".bin", ".pt", ".pth")
 #: Names in whose beginnings a prefix is looked for.
 _TRIED = 50
@@ -42,9 +54,19 @@ class Source:
     problems: list[str] = field(default_factory=list)
     terms: str = ""
     """Terms of its owners that whoever uses it has to accept."""
+    train_yaml: dict[str, Any] = field(default_factory=dict)
+    """Settings of its speech encoder, if it has them."""
+    speech_output: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of its codec and its speech decoder, by module."""
 
 
-def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: str = "") -> Source:
+def open_source(
+    path: Path,
+    layout: str = "",
+    base: Path | None = None,
+    prefix: str = "",
+    modules: Collection[str] = (),
+) -> Source:
     """Recognise a source and list its tensors.
 
     Args:
@@ -52,6 +74,7 @@ def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: 
         layout: a key of IMPORT_LAYOUTS; recognised by what is there when empty.
         base: directory of the weights that a LoRA adapter belongs to.
         prefix: what stands before every name that counts; other tensors are left out.
+        modules: what is to be imported; files that hold nothing of it are not read. All when empty.
 
     Raises:
         UserError: nothing is there, or its layout is not known.
@@ -84,22 +107,88 @@ def open_source(path: Path, layout: str = "", base: Path | None = None, prefix: 
             remedy=f"{path} holds none; drop it",
         )
     if is_speech_directory(path) and layout in ("", "audio-encoder"):
-        tensors, notes, problems = read_speech_directory(path)
+        tensors, settings, notes = read_speech_directory(path, modules)
         speech = IMPORT_LAYOUTS["audio-encoder"]
         within, outside = _within(prefix, _listed(tensors), path)
-        return Source(path, speech, within, {}, outside, notes, problems, speech.terms)
+        return Source(
+            path,
+            speech,
+            within,
+            outside=outside,
+            notes=notes,
+            terms=speech.terms,
+            train_yaml=settings,
+        )
     if not any(path.glob("*.safetensors")):
-        for name in _STAGE_FILES:
-            if (path / name).is_file():
-                return _file(path / name, layout, prefix)
-    shards, outside = _within(prefix, read_shards(path), path)
+        files = [path / name for name in _STAGE_FILES if (path / name).is_file()]
+        if len(files) > 1 and layout in ("", "vita-stage"):
+            return _of_stage(path, files, prefix)
+        if files:
+            return _file(files[0], layout, prefix)
+        if is_speech_output(path) and layout in ("", "vita-tts"):
+            spoken = IMPORT_LAYOUTS["vita-tts"]
+            return _with_speech_output(Source(path, spoken, {}, terms=spoken.terms), path, modules)
+    return _release(path, layout, prefix, modules)
+
+
+def _release(path: Path, layout: str, prefix: str, modules: Collection[str]) -> Source:
+    """Return the safetensors files of a directory, and of VITA's release the speech parts in its
+    folders."""
+
+    def wanted(names: Collection[str]) -> Collection[str]:
+        name = layout or layout_of(name.removeprefix(prefix) for name in names)
+        if not name or not modules:
+            return names
+        known = IMPORT_LAYOUTS[name]
+        return [
+            name
+            for name in names
+            if known.module_of(known.canonical(name.removeprefix(prefix)) or "") in modules
+        ]
+
+    shards, outside = _within(prefix, read_shards(path, wanted), path)
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     found = _layout(layout or layout_of(shards), path, shards)
     # An export of ours says under which terms its weights stand: none, where nobody else's were
     # imported.
     ours = read_json(path / EXPORT_MANIFEST) if (path / EXPORT_MANIFEST).is_file() else None
     terms = found.terms if ours is None else str(ours.get("terms", ""))
-    return Source(path, found, shards, config, outside, terms=terms)
+    source = Source(path, found, shards, config, outside, terms=terms)
+    if found.name != "vita":
+        return source
+    if (path / FOLDER).is_dir() and (not modules or set(modules) & set(SPEECH_MODULES)):
+        source = _with_speech_output(source, path / FOLDER, modules)
+    encoders = sorted(folder.parent for folder in path.glob(f"*/{TRAIN_YAML}"))
+    if len(encoders) == 1:
+        source = replace(source, train_yaml=read_train_yaml(encoders[0]))
+    elif any(name.startswith("model.audio_encoder.") for name in shards):
+        source.notes.append(
+            f"there is no folder with the audio encoder's {TRAIN_YAML}: its settings could not be "
+            "compared"
+            if not encoders
+            else f"{len(encoders)} folders hold a {TRAIN_YAML}; none was compared"
+        )
+    return source
+
+
+def _of_stage(path: Path, files: list[Path], prefix: str) -> Source:
+    """Return the files that a stage left, as one."""
+    sources = [_file(file, "vita-stage", prefix) for file in files]
+    tensors = {name: tensor for source in sources for name, tensor in source.tensors.items()}
+    outside = tuple(name for source in sources for name in source.outside)
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    found = IMPORT_LAYOUTS["vita-stage"]
+    return Source(path, found, tensors, config, outside, terms=found.terms)
+
+
+def _with_speech_output(source: Source, folder: Path, modules: Collection[str]) -> Source:
+    tensors, settings, notes = read_speech_output(folder, modules)
+    return replace(
+        source,
+        tensors=source.tensors | _listed(tensors),
+        notes=source.notes + notes,
+        speech_output=settings,
+    )
 
 
 def _file(path: Path, layout: str, prefix: str) -> Source:
@@ -110,6 +199,9 @@ def _file(path: Path, layout: str, prefix: str) -> Source:
             where=str(path),
             remedy=f"give a directory, or a file that ends in {', '.join(_PICKLES)}",
         )
+    if layout == "vita-tts":
+        found = IMPORT_LAYOUTS[layout]
+        return Source(path, found, _listed(read_codec_file(path)), terms=found.terms)
     tensors, outside = _within(prefix, _listed(read_pickle(path)), path)
     if not layout:
         layout = next(
@@ -124,13 +216,11 @@ def _file(path: Path, layout: str, prefix: str) -> Source:
     if layout == "audio-adapter" and not any("running_" in name for name in tensors):
         notes.append(
             "files of this kind hold parameters alone: buffers of the adapter (statistics of a "
-            "BatchNorm) are "
-            "missing from them. The adapter here has LayerNorm and none; if the source's has "
-            "BatchNorm, its "
-            "weights do not belong here"
+            "BatchNorm) are missing from them. An adapter with LayerNorm has none; for one with "
+            "BatchNorm import the whole checkpoint"
         )
-    found = _layout(layout, path, tensors)
-    return Source(path, found, tensors, {}, outside, notes, terms=found.terms)
+    known = _layout(layout, path, tensors)
+    return Source(path, known, tensors, outside=outside, notes=notes, terms=known.terms)
 
 
 def _adapted(path: Path, layout: str, base: Path | None) -> Source:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from vita_train.errors import CheckpointError
-from vita_train.weights.formats.import_report import shown
-from vita_train.weights.formats.shards import read_text
+from vita_train.weights.formats.shards import read_settings, read_text
+from vita_train.weights.formats.train_yaml import FILE
 from vita_train.weights.pickles import read_pickle
 
 #: Least variance of a filterbank bin.
 _VARIANCE_FLOOR = 1e-20
-#: What our adapter computes, by the keys of ``model_conf`` in train.yaml.
-_ADAPTER = {"adpter_type": "subsampling", "norm": "layer", "activation_func": "gelu"}
 _STATISTICS = ("encoder.global_cmvn.mean", "encoder.global_cmvn.istd")
 
 
@@ -29,18 +26,23 @@ def is_speech_directory(directory: Path) -> bool:
     return (directory / "final.pt").is_file() and (directory / "global_cmvn").is_file()
 
 
-def read_speech_directory(directory: Path) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Return tensors by their names in ``final.pt``, notes, and what is wrong with the settings.
+def read_speech_directory(
+    directory: Path, modules: Collection[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Return tensors by their names in ``final.pt``, the settings of ``train.yaml``, and notes.
 
-    The statistics of ``global_cmvn`` are used where ``final.pt`` holds none.
+    The statistics of ``global_cmvn`` are used where ``final.pt`` holds none. They are read only
+    where ``modules`` has the encoder, or names nothing.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     tensors = read_pickle(directory / "final.pt")
-    settings = _settings(directory / "train.yaml")
+    settings = read_train_yaml(directory)
+    notes: list[str] = []
+    if modules and "audio_encoder" not in modules:
+        return tensors, settings, notes
     statistics = dict(zip(_STATISTICS, read_cmvn(directory / "global_cmvn"), strict=True))
-    notes = []
     if missing := [name for name in _STATISTICS if name not in tensors]:
         tensors = {**tensors, **{name: statistics[name] for name in missing}}
         notes.append("the statistics of the features are those of global_cmvn")
@@ -50,7 +52,21 @@ def read_speech_directory(directory: Path) -> tuple[dict[str, Tensor], list[str]
         for name in _STATISTICS
     ):
         notes.append("global_cmvn differs from the statistics in final.pt, which are used")
-    return tensors, notes, _adapter_problems(settings.get("model_conf"))
+    return tensors, settings, notes
+
+
+def read_train_yaml(directory: Path) -> dict[str, Any]:
+    """Return the settings of a speech encoder's directory.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no table of settings.
+    """
+    found = read_settings(directory / FILE)
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            "is not a mapping of settings", code="VT-WEIGHTS-055", where=str(directory / FILE)
+        )
+    return found
 
 
 def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
@@ -93,18 +109,12 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.clamp(min=_VARIANCE_FLOOR).rsqrt().float()
 
 
-def _adapter_problems(settings: Any) -> list[str]:
-    given = settings if isinstance(settings, dict) else {}
-    problems = []
-    for key, ours in _ADAPTER.items():
-        theirs = given.get(key, ours)
-        # Only words are shown: YAML can describe a value that is larger than any memory.
-        if not isinstance(theirs, str) or theirs.lower() != ours:
-            word = shown(theirs) if isinstance(theirs, str) else "no word"
-            problems.append(
-                f"model_conf.{key} is {word} in train.yaml, and this package has {ours} alone"
-            )
-    return problems
+def write_cmvn(path: Path, mean: Tensor, istd: Tensor) -> None:
+    """Write mean and inverse standard deviation (bins,) as JSON, as of one frame."""
+    mean, istd = mean.double(), istd.double()
+    squares = istd.square().reciprocal() + mean.square()
+    content = {"mean_stat": mean.tolist(), "var_stat": squares.tolist(), "frame_num": 1}
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
@@ -112,17 +122,3 @@ def _numbers(values: Sequence[Any]) -> list[float]:
     if not all(map(math.isfinite, numbers)):
         raise ValueError("not finite")
     return numbers
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise CheckpointError(
-            "is not plain YAML", code="VT-WEIGHTS-054", where=str(path)
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            "is not a mapping of settings", code="VT-WEIGHTS-055", where=str(path)
-        )
-    return found

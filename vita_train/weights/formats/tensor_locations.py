@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
+from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.tower import Rule
 from vita_train.recipe.towers.internvit import RULES as INTERNVIT_RULES
-
-
-class TensorLocation(NamedTuple):
-    """Where a tensor of ours lies: it is a tensor of another layout, or one of equal parts of it
-    (first axis)."""
-
-    name: str
-    part: int = 0
-    parts: int = 1
-
+from vita_train.weights.formats.location import TensorLocation, placed
+from vita_train.weights.formats.speech_names import SPEECH_MODULES, SPEECH_PREFIXES, speech_rules
 
 _SAME: tuple[Rule, ...] = ((r"(.+)", r"\1", ""),)
 
@@ -36,64 +28,109 @@ _ENCODER: tuple[Rule, ...] = (
     ),
     (r"after_norm\.(\w+)", r"enc.1.after_norm.\1", ""),
 )
-_ADAPTER: tuple[Rule, ...] = (
-    (r"conv\.(\w+)", r"conv1d2.\1", ""),
-    (r"norm\.(\w+)", r"bn2.\1", ""),
-    (r"project\.(\w+)", r"project.\1", ""),
-)
+_ADAPTERS: dict[str, tuple[Rule, ...]] = {
+    "subsampling": (
+        (r"conv\.(\w+)", r"conv1d2.\1", ""),
+        (r"norm\.(\w+)", r"bn2.\1", ""),
+        (r"project\.(\w+)", r"project.\1", ""),
+    ),
+    "cnn": (
+        (r"conv([12])\.(\w+)", r"conv1d\1.\2", ""),
+        (r"norm([12])\.(\w+)", r"bn\1.\2", ""),
+        (r"project\.(\w+)", r"project.\1", ""),
+    ),
+    "linear": ((r"project\.(\w+)", r"adpter.\1", ""),),
+}
+#: Projectors whose tensors the public code names otherwise; all others are named alike.
+_PROJECTORS: dict[str, tuple[Rule, ...]] = {
+    "ldp": (
+        (r"mlp\.0\.(\w+)", r"model.mlp.1.\1", ""),
+        (r"mlp\.2\.(\w+)", r"model.mlp.3.\1", ""),
+        *(
+            rule
+            for here, there in (("0", "1"), ("1", "2"))
+            for rule in (
+                (rf"blocks\.{here}\.depthwise\.(\w+)", rf"model.mb_block.{there}.block.0.0.\1", ""),
+                (rf"blocks\.{here}\.norm1\.(\w+)", rf"model.mb_block.{there}.block.0.1.\1", ""),
+                (
+                    rf"blocks\.{here}\.excite\.(fc[12])\.(\w+)",
+                    rf"model.mb_block.{there}.block.1.\1.\2",
+                    "",
+                ),
+                (rf"blocks\.{here}\.pointwise\.(\w+)", rf"model.mb_block.{there}.block.2.0.\1", ""),
+                (rf"blocks\.{here}\.norm2\.(\w+)", rf"model.mb_block.{there}.block.2.1.\1", ""),
+            )
+        ),
+    ),
+}
 _VISION_TRANSFORMERS: tuple[Rule, ...] = ((r"model\.(.+)", r"\1", ""),)
 
-#: Modules of the released VITA-1.5 checkpoint: prefix and rules. ``adpter`` is how the release
-#: spells it.
-_VITA: dict[str, tuple[str, tuple[Rule, ...]]] = {
-    "llm": ("", _SAME),
-    "vision": ("model.vision_tower.vision_tower.", INTERNVIT_RULES),
-    "projector": ("model.mm_projector.", _SAME),
-    "audio_encoder": ("model.audio_encoder.encoder.", _ENCODER),
-    "audio_adapter": ("model.audio_encoder.adpter.", _ADAPTER),
-    "audio_prompt": ("model.audio_encoder.prompt_embeddings.", _SAME),
-    "state_head": ("predictor_head.", _SAME),
+#: Modules of the released VITA-1.5 checkpoint and what stands before their names in it. ``adpter``
+#: is how the release spells it; the language model has no prefix.
+_VITA: dict[str, str] = {
+    "llm": "",
+    "vision": "model.vision_tower.vision_tower.",
+    "projector": "model.mm_projector.",
+    "audio_encoder": "model.audio_encoder.encoder.",
+    "audio_adapter": "model.audio_encoder.adpter.",
+    "audio_prompt": "model.audio_encoder.prompt_embeddings.",
+    "state_head": "predictor_head.",
 }
 VITA_MODULES: tuple[str, ...] = tuple(name for name in MODULES if name in _VITA)
+#: What only the language model's names begin with there.
+_LANGUAGE = r"(lm_head|model\.(layers|embed_tokens|norm))\."
 
-LocateTensor = Callable[[str, str], TensorLocation | None]
-"""(module, name of ours) to where it lies, or None if the layout has no place for it."""
+LocateTensor = Callable[[str, str, ModelSpec], TensorLocation | None]
+"""(module, name of ours, the model it is part of) to where it lies, or None if the layout has no
+place for it."""
 
 
-def vita_location(module: str, name: str) -> TensorLocation | None:
+def vita_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | None:
     """Return where a tensor lies in the released VITA-1.5 layout."""
-    prefix, rules = _VITA.get(module, ("", ()))
-    return placed(prefix, rules, name)
+    if module in SPEECH_MODULES:
+        return placed(SPEECH_PREFIXES[module], speech_rules(module, spec), name)
+    rules = {
+        "vision": INTERNVIT_RULES,
+        "projector": _PROJECTORS.get(spec.projector.kind, _SAME),
+        "audio_encoder": _ENCODER,
+        "audio_adapter": _ADAPTERS[spec.audio_adapter.kind],
+    }
+    return placed(_VITA[module], rules.get(module, _SAME), name) if module in _VITA else None
 
 
-def internvit_location(module: str, name: str) -> TensorLocation | None:
+def vita_owner(name: str) -> str:
+    """Return the module whose place a name of the released layout lies in; empty for none's."""
+    found = max(
+        (
+            module
+            for module, prefix in (_VITA | SPEECH_PREFIXES).items()
+            if prefix and name.startswith(prefix)
+        ),
+        key=lambda module: len((_VITA | SPEECH_PREFIXES)[module]),
+        default="",
+    )
+    return found or ("llm" if re.match(_LANGUAGE, name) else "")
+
+
+def internvit_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | None:
     """Return where a tensor of the tower lies in InternViT's original layout: query, key and value
     are one tensor."""
     return placed("", INTERNVIT_RULES if module == "vision" else (), name)
 
 
-def internvl_vision_location(module: str, name: str) -> TensorLocation | None:
+def internvl_vision_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | None:
     """Return where a tensor of the tower lies in a checkpoint of transformers'
     InternVLVisionModel."""
     return placed("", _VISION_TRANSFORMERS if module == "vision" else (), name)
 
 
-def llm_location(module: str, name: str) -> TensorLocation | None:
+def llm_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | None:
     """Return where a tensor of the language model lies in a checkpoint of transformers: it has our
     names."""
     return placed("", _SAME if module == "llm" else (), name)
 
 
-def flat_location(module: str, name: str) -> TensorLocation | None:
+def flat_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | None:
     """Return where a tensor lies in a directory of ours for transformers: the module's name stands
     before."""
     return TensorLocation(f"{module}.{name}")
-
-
-def placed(prefix: str, rules: tuple[Rule, ...], name: str) -> TensorLocation | None:
-    """Return where rules put a tensor, with a prefix before its name there."""
-    for pattern, theirs, letters in rules:
-        if match := re.fullmatch(pattern, name):
-            part = letters.index(match["part"]) if letters else 0
-            return TensorLocation(prefix + match.expand(theirs), part, max(1, len(letters)))
-    return None

@@ -4,44 +4,71 @@ included."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+import yaml
+from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
 from vita_train.models.build import cast_parameters
+from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
+from vita_train.storage.base import is_local, local_path
 from vita_train.weights.export import check_same, copy_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
 from vita_train.weights.formats.config_check import vita_differences
 from vita_train.weights.formats.exporting import read_back, summarise
+from vita_train.weights.formats.importing import ASIDE
 from vita_train.weights.formats.shards import INDEX
-from vita_train.weights.formats.tensor_locations import VITA_MODULES, LocateTensor, vita_location
+from vita_train.weights.formats.speech_directory import write_cmvn
+from vita_train.weights.formats.speech_names import SPEECH_MODULES
+from vita_train.weights.formats.speech_output import FOLDER, speech_stated, write_speech_output
+from vita_train.weights.formats.stated import Settings
+from vita_train.weights.formats.tensor_locations import (
+    VITA_MODULES,
+    LocateTensor,
+    vita_location,
+    vita_owner,
+)
+from vita_train.weights.formats.train_yaml import FILE as TRAIN_YAML
+from vita_train.weights.formats.train_yaml import train_yaml
+from vita_train.weights.formats.vita_config import ENCODER_FOLDER, vita_config
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import EXPORT_MANIFEST
 from vita_train.weights.save import SHARD_BYTES, shard_name, split_by_size
 from vita_train.weights.staging import atomic_directory, write_json
-from vita_train.weights.stream import StoredTensor, joined, tensor_in_memory, write_tensors
+from vita_train.weights.stream import (
+    StoredTensor,
+    joined,
+    tensor_in_memory,
+    tensors_in,
+    write_tensors,
+)
 
 #: Where an export is imported again, within the directory that has no name yet.
 AGAIN = ".again"
-#: Class and ``model_type`` of the public code for each family that it stores as transformers does.
-#: Mixtral's experts
-#: lie one by one in the public layout, and joined in transformers' own; Llama the public code does
-#: not know.
-_CLASSES: dict[str, tuple[str, str]] = {
-    "qwen2p5_instruct": ("VITAQwen2ForCausalLM", "vita-Qwen2"),
-    "qwen2p5_fo_instruct": ("VITAFOQwen2ForCausalLM", "vita-fo-Qwen2"),
-    "nemo": ("VITAMistralForCausalLM", "vita-Mistral"),
-}
 
 
 def write_vita(
-    modules: nn.ModuleDict, recipe: Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES
+    modules: nn.ModuleDict,
+    recipe: Recipe,
+    out: Path,
+    aside: Mapping[str, Tensor] | None = None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
-    """Write weights and config.json of the released layout; return the modules that it has a place
-    for.
+    """Write the released layout: weights and config.json, the speech encoder's own directory, and
+    the codec and the speech decoder in theirs; return the modules that it has a place for.
+
+    Args:
+        modules: what is written; others than the layout has a place for are left out.
+        recipe: of the run.
+        out: directory, with the tokenizer in it.
+        aside: what an import kept that no module of ours has, by the layout's names.
+        shard_bytes: above which the weights are split over files.
 
     Raises:
         CheckpointError: the language model is missing or of another family, or a tensor has no
@@ -54,19 +81,66 @@ def write_vita(
             code="VT-WEIGHTS-056",
             remedy="train a stage with llm, or export to own",
         )
-    if recipe.model.llm.family not in _CLASSES:
-        raise CheckpointError(
-            f"the released layout holds no model of family {recipe.model.llm.family}",
-            code="VT-WEIGHTS-057",
-            where=recipe.name,
-            remedy="export to own or hf, which take every model",
-        )
-    write_sharded(theirs(kept, vita_location), out, shard_bytes)
-    write_json(out / "config.json", _config(kept, recipe))
-    return list(kept)
+    fields = vita_config(kept, recipe, out)
+    settings = Settings(recipe.model, recipe.data.audio)
+    unread = _unread(recipe.model, modules, aside or {})
+    tensors = theirs(kept, vita_location, recipe.model)
+    tensors |= {
+        name: tensor_in_memory(unread[name])
+        for name in unread
+        if vita_owner(name) not in SPEECH_MODULES
+    }
+    write_sharded(tensors, out, shard_bytes)
+    write_json(out / "config.json", fields)
+    if "audio_encoder" in kept:
+        write_encoder_directory(kept, settings, out / ENCODER_FOLDER)
+    spoken = nn.ModuleDict({name: modules[name] for name in SPEECH_MODULES if name in modules})
+    if spoken:
+        stored = theirs(spoken, vita_location, recipe.model)
+        loaded = {name: tensor.load() for name, tensor in stored.items()}
+        loaded |= {name: unread[name] for name in unread if vita_owner(name) in SPEECH_MODULES}
+        write_speech_output(out / FOLDER, loaded, settings, list(spoken))
+    return [*kept, *spoken]
 
 
-def theirs(modules: nn.ModuleDict, locate: LocateTensor) -> dict[str, StoredTensor]:
+def write_encoder_directory(modules: nn.ModuleDict, settings: Settings, folder: Path) -> None:
+    """Write the directory that the public code builds its speech encoder from: its settings, the
+    statistics of its features, and its weights with the adapter's."""
+    folder.mkdir(parents=True)
+    speech = nn.ModuleDict(
+        {name: modules[name] for name in ("audio_encoder", "audio_adapter") if name in modules}
+    )
+    start = "model.audio_encoder."
+    stored = theirs(speech, vita_location, settings.model)
+    torch.save(
+        {name.removeprefix(start): tensor.load() for name, tensor in stored.items()},
+        folder / "final.pt",
+    )
+    (folder / TRAIN_YAML).write_text(
+        yaml.safe_dump(train_yaml(settings), sort_keys=False), encoding="utf-8"
+    )
+    cmvn: Any = modules["audio_encoder"].global_cmvn
+    write_cmvn(folder / "global_cmvn", cmvn.mean, cmvn.istd)
+
+
+def _unread(
+    spec: ModelSpec, modules: nn.ModuleDict, aside: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors that the public networks hold and never read: what an import kept, or
+    zeros, which do as well."""
+    found: dict[str, Tensor] = {}
+    if "projector" in modules and spec.projector.kind in ("spp_v1", "spp_v2"):
+        width, start = spec.vision.feature_size, "model.mm_projector.linear_0."
+        found |= {f"{start}weight": torch.zeros(width, width), f"{start}bias": torch.zeros(width)}
+    if "codec" in modules:
+        width, start = spec.codec.global_dim, "codec/encoder.linear.0."
+        found |= {f"{start}weight": torch.zeros(width, width), f"{start}bias": torch.zeros(width)}
+    return {name: aside.get(name, found[name]) for name in found}
+
+
+def theirs(
+    modules: nn.ModuleDict, locate: LocateTensor, spec: ModelSpec
+) -> dict[str, StoredTensor]:
     """Return the tensors of modules by their names in a layout; second names of tied ones are left
     out.
 
@@ -79,7 +153,7 @@ def theirs(modules: nn.ModuleDict, locate: LocateTensor) -> dict[str, StoredTens
         for name, tensor in modules[module].state_dict().items():
             if first.get(name, name) != name:
                 continue
-            location = locate(module, name)
+            location = locate(module, name, spec)
             if location is None:
                 raise CheckpointError(
                     f"{module}.{name} has no place in this layout",
@@ -110,60 +184,23 @@ def write_sharded(
         )
 
 
-def _config(modules: nn.ModuleDict, recipe: Recipe) -> dict[str, Any]:
-    """Return the released fields: the language model's, and those of the tower, the projector and
-    the speech side."""
-    model, language = recipe.model, modules["llm"].config
-    name, model_type = _CLASSES[model.llm.family]
-    fields: dict[str, Any] = {
-        "architectures": [name],
-        "model_type": model_type,
-        "torch_dtype": model.dtype,
-        "rope_theta": model.llm.rope_theta,
-        "use_cache": True,
-        "tokenizer_padding_side": "right",
-        **{
-            field: getattr(language, field)
-            for field in (
-                "vocab_size",
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "num_key_value_heads",
-                "intermediate_size",
-                "max_position_embeddings",
-                "rms_norm_eps",
-                "hidden_act",
-                "tie_word_embeddings",
-            )
-        },
-    }
-    if model.llm.head_dim is not None:
-        fields["head_dim"] = model.llm.head_dim
-    if "vision" in modules and "projector" in modules:
-        fields |= {
-            "mm_vision_tower": "InternViT-300M-448px",
-            "mm_hidden_size": model.vision.feature_size,
-            "mm_projector_type": model.projector.kind,
-            "use_mm_proj": True,
-            "use_s2": False,
-            "image_aspect_ratio": "square",
-        }
-    if "audio_encoder" in modules:
-        fields |= {
-            "mm_audio_encoder": "audio-encoder",
-            "audio_prompt_finetune": "audio_prompt" in modules,
-        }
-    if "audio_prompt" in modules:
-        fields["audio_prompt_num"] = model.audio_adapter.prompt_tokens
-    return fields
-
-
-def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) -> None:
+def export_vita(
+    modules: nn.ModuleDict,
+    recipe: Recipe,
+    corpus_dir: Path,
+    out: Path,
+) -> None:
     """Write the released VITA-1.5 layout, import it again, and compare every tensor and the logits
-    of a probe."""
-    cast_parameters(modules, model_dtype(recipe)).eval()
-    if wrong := vita_differences(recipe.model, list(modules)):
+    of a probe.
+
+    The codec and the speech decoder keep the types they have; all else is cast to the recipe's.
+    """
+    unlike = _unlike(recipe, modules)
+    modules = nn.ModuleDict({name: modules[name] for name in modules if name not in unlike})
+    main = {name: module for name, module in modules.items() if name not in SPEECH_MODULES}
+    cast_parameters(nn.ModuleDict(main), model_dtype(recipe))
+    modules.eval()
+    if wrong := vita_differences(recipe.model, list(modules), shapes=True):
         raise CheckpointError(
             f"the released layout cannot say that {wrong[0]}",
             code="VT-WEIGHTS-059",
@@ -171,13 +208,44 @@ def export_vita(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: P
             remedy="export to own, which takes every model",
         )
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
-        written = write_vita(modules, recipe, staging_dir)
         copy_tokenizer(corpus_dir, staging_dir)
-        check_same(modules, read_back(recipe, staging_dir, written, staging_dir / AGAIN), out)
+        written = write_vita(modules, recipe, staging_dir, kept_aside(recipe))
+        types = {name: next(modules[name].parameters()).dtype for name in written}
+        again = read_back(recipe, staging_dir, written, staging_dir / AGAIN, types)
+        check_same(modules, again, out)
         shutil.rmtree(staging_dir / AGAIN)
-        summarise(staging_dir, "vita", modules, written, recipe)
+        summarise(staging_dir, "vita", modules, written, recipe, unlike)
+
+
+def _unlike(recipe: Recipe, modules: nn.ModuleDict) -> dict[str, str]:
+    """Return the speech modules that compute something else than the public ones, with the
+    reason: the layout has no way to say it."""
+    stated = speech_stated({}, Settings(recipe.model, recipe.data.audio))
+    reasons: dict[str, str] = {}
+    for one in stated:
+        if one.module in modules and not one.agrees:
+            reasons.setdefault(one.module, f"{one.key} is {one.ours}, not {one.theirs}")
+    return reasons
+
+
+def kept_aside(recipe: Recipe) -> dict[str, Tensor]:
+    """Return what the imports that a recipe's weights come from kept of tensors that no module of
+    ours has."""
+    places = sorted({place for place in recipe.weights.values() if is_local(place)})
+    files = [local_path(place) / ASIDE for place in places]
+    return {
+        name: tensor.load()
+        for path in files
+        if path.is_file()
+        for name, tensor in tensors_in(path).items()
+    }
 
 
 register_export_layout(
-    ExportLayout("vita", "released VITA-1.5", "vita_train.weights.formats.vita_export:export_vita")
+    ExportLayout(
+        "vita",
+        "released VITA-1.5",
+        "vita_train.weights.formats.vita_export:export_vita",
+        keeps_types=SPEECH_MODULES,
+    )
 )

@@ -28,6 +28,7 @@ BASE = [
 
 CASES: list[tuple[str, str, str]] = [
     ("--bf16 --fp16", "--bf16 True", "--fp16 True"),
+    ("--fp16 --deepspeed zero2.json", "--fp16 True", "--deepspeed zero2.json"),
     ("--bits 4", "--bits 4", "--lora_enable False"),
     ("--bits 8 --lora_enable False", "--bits 8", "--lora_enable False"),
     ("--bits 4 --lora_enable True --deepspeed zero3.json", "--bits 4", "--deepspeed zero3.json"),

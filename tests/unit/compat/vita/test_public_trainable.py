@@ -112,11 +112,6 @@ def test_scripts_train_what_they_train_in_public(name: str, like_public: bool) -
     ("line", "first", "second"),
     [
         (
-            "--tune_mm_mlp_adapter --tune_audio_mlp_adapter",
-            "--tune_mm_mlp_adapter True",
-            "--tune_audio_mlp_adapter True",
-        ),
-        (
             "--tune_audio_mlp_adapter --audio_prompt_finetune",
             "--tune_audio_mlp_adapter True",
             "--audio_prompt_finetune True",

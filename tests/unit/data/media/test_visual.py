@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tests.helpers.data_world import video_file
 from vita_train.data.media.video import VideoInfo, count_video_tiles, frame_indices, load_frames
@@ -163,6 +164,63 @@ def test_every_fourth_tile_is_slow() -> None:
     assert video_tokens(6, TileTokens(256, 256), spec) == [144, 49, 49, 49, 144, 49]
     assert sum(video_tokens(16, TileTokens(256, 256), spec)) == 4 * 144 + 12 * 49
     assert video_tokens(3, TileTokens(256, 256), VideoSpec()) == [256] * 3
+
+
+@pytest.mark.parametrize(
+    ("variant", "tiles", "kept"),
+    [
+        ("v0", 16, {256}),
+        ("v0", 21, {225}),  # 21 x 256 is more than 5200
+        ("v0", 30, {169}),
+        ("v0", 31, {169, 81}),
+        ("v0", 46, {169, 49}),
+        ("v1", 16, {256}),
+        ("v1", 28, {144}),
+        ("v1", 40, {144, 81}),
+        ("v1", 64, {144, 49}),
+        ("v3", 16, {144, 36}),
+    ],
+)
+def test_the_other_rules_keep_what_their_budgets_allow(
+    variant: str, tiles: int, kept: set[int]
+) -> None:
+    spec = VideoSpec.model_validate({"slowfast": variant})
+    counts = video_tokens(tiles, TileTokens(256, 256), spec)
+    assert set(counts) == kept
+    if len(kept) == 2:
+        every = 16 if variant == "v3" else 4
+        slow = [tile for tile, count in enumerate(counts) if count == max(kept)]
+        assert slow == list(range(0, tiles, every))
+    elif variant in ("v0", "v1"):
+        budget = {"v0": 5200, "v1": 4096}[variant]
+        assert sum(counts) <= budget
+    with pytest.raises(ValidationError, match="no rule for more than 64 tiles"):
+        VideoSpec.model_validate({"slowfast": "v1", "max_frames": 65})
+
+
+@pytest.mark.parametrize(
+    ("sampled", "most", "taken"), [(1, 16, 4), (4, 16, 4), (5, 16, 8), (13, 16, 16), (30, 14, 12)]
+)
+def test_mosaics_take_whole_fours(sampled: int, most: int, taken: int) -> None:
+    spec = VideoSpec(mosaic=True, max_frames=most)
+    indices = frame_indices(sampled, 1.0, spec)
+    assert len(indices) == taken
+    assert indices == sorted(indices)
+    assert (indices[0], indices[-1]) == (0, sampled - 1)
+    assert video_tiles(taken, 1, spec) == taken // 4 * 5
+
+
+def test_a_mosaic_shows_its_four_frames_row_by_row(tmp_path: Path) -> None:
+    path = video_file(tmp_path / "v.mp4", frames=8, fps=1)
+    data = DataSpec(video=VideoSpec(mosaic=True))
+    plain = load_frames(path, list(range(8)), DataSpec(), 32)
+    tiles = load_frames(path, list(range(8)), data, 32)
+    assert tiles.shape == (10, 32, 32, 3)
+    assert np.array_equal(tiles[[1, 2, 3, 4, 6, 7, 8, 9]], plain)
+    for first, frames in ((0, plain[:4]), (5, plain[4:])):
+        corners = tiles[first].reshape(2, 16, 2, 16, 3).swapaxes(1, 2).reshape(4, -1)
+        for corner, frame in zip(corners, frames, strict=True):
+            assert abs(float(corner.mean()) - float(frame.mean())) < 4
 
 
 def test_grids_too_small_for_slow_and_fast_are_refused() -> None:

@@ -3,6 +3,7 @@ record alone."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from tests.helpers.data_world import turns
 from tests.helpers.errors import raises_code
 from vita_train.data.constants import MARK_AUDIO, MARK_NEGATIVE, MARK_TEXT
 from vita_train.data.prepare.prompt import MediaCounts, encode, encode_prompt, expand, expand_labels
-from vita_train.data.prepare.tokenizer import Tokenizer, control_id
+from vita_train.data.prepare.tokenizer import CONTROLS, Tokenizer, control_id, train_tokenizer
 from vita_train.data.sources.records import Record
-from vita_train.data.templates import load_template
+from vita_train.data.templates import Template, load_template
 from vita_train.errors import RecipeError
 from vita_train.recipe.special_ids import AUDIO_ID, IGNORE_INDEX, IMAGE_ID
 
@@ -267,3 +268,42 @@ def test_hostile_conversations(tokenizer: Tokenizer, data: st.DataObject) -> Non
     assert [token for token in sample.ids if token < 0] == media
     assert sample.supervised == sum(label != IGNORE_INDEX for label in sample.labels)
     assert sample.tokens == len(expand(np.array(sample.ids), np.array(sample.runs, dtype=int)))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("phi3", "{system} USER: hello ASSISTANT: [hi<|endoftext|>]"),
+        ("minicpm", "<s>{system} USER: hello ASSISTANT: [hi</s>]"),
+        ("llama", "<|begin_of_text|>{system} USER: hello ASSISTANT: [hi<|end_of_text|>]"),
+        ("mixtral_zh", "<s>system:{system}</s>\nuser:hello</s>\nbot:[hi</s>]"),
+        ("plain", "[hi\n]"),
+    ],
+)
+def test_the_public_templates(name: str, expected: str, tmp_path: Path) -> None:
+    template = load_template(name)
+    tokenizer = of_template(template, tmp_path)
+    sample = encode(record("hello", "hi"), template, tokenizer, MediaCounts(), state_mode="none")
+    before, supervised = expected.format(system=template.system.language)[:-1].split("[")
+    whole = before + supervised
+    if name == "plain":
+        whole = supervised  # the question is dropped, for a caption has none
+    assert tokenizer.decode(sample.ids) == whole
+    labels = [label for label in sample.labels if label != IGNORE_INDEX]
+    assert tokenizer.decode(labels) == supervised
+
+
+def test_plain_keeps_the_picture_and_drops_the_question(tmp_path: Path) -> None:
+    template = load_template("plain")
+    tokenizer = of_template(template, tmp_path)
+    captioned = record("<image>\nwhat is it?", "a red ball", image="a.png", set="pics")
+    sample = encode(captioned, template, tokenizer, MediaCounts((4,)), state_mode="none")
+    assert sample.ids[0] == IMAGE_ID
+    assert tokenizer.decode(sample.ids[1:]) == "a red ball\n"
+
+
+def of_template(template: Template, folder: Path) -> Tokenizer:
+    """A tokenizer trained with a template's control tokens."""
+    end = template.layout.gpt.end or CONTROLS[-1]
+    controls = template.control_tokens or CONTROLS
+    return train_tokenizer(["hello hi a red ball"], 400, folder, controls=controls, end=end)

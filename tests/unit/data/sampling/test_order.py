@@ -337,6 +337,35 @@ def test_orders_of_a_stage(corpus: Corpus) -> None:
         packed_order(corpus, spec.model_copy(update={"data": {"nothing": 1.0}}), seed=0)
 
 
+@pytest.mark.parametrize("window", [7, 40, 10_000])
+def test_grouped_batches_hold_one_modality_and_lose_nothing(tmp_path: Path, window: int) -> None:
+    lengths = mixed_lengths(103)
+    indexes = {"all": index_of(tmp_path, "all", lengths)}
+    order = PackedOrder(
+        indexes, {"all": 1.0}, 8, BUDGETS, 3, window=window, packing=False, group=True
+    )
+    steps = 2 * 103 // 8  # almost two epochs, in windows that end inside batches
+    batches = [[row[0].row for row in order.rows(step)] for step in range(steps)]
+    seen = Counter(row for batch in batches for row in batch)
+    assert set(seen.values()) <= {1, 2}
+    first = [row for batch in batches for row in batch][:103]
+    assert sorted(first) == list(range(103))
+    pure = [batch for batch in batches if len({lengths[row, 1] > 0 for row in batch}) == 1]
+    for batch in pure:
+        tokens = [int(lengths[row, 0]) for row in batch]
+        assert tokens == sorted(tokens, reverse=True) or window < 10_000
+    if window == 10_000:  # a batch of leftovers an epoch, and one that begins the next
+        assert len(pure) >= steps - 4
+        assert len({lengths[batch[0], 1] > 0 for batch in pure}) == 2
+    again = PackedOrder(
+        indexes, {"all": 1.0}, 8, BUDGETS, 3, window=window, packing=False, group=True
+    )
+    assert [[row[0].row for row in again.rows(step)] for step in (steps - 1, 0)] == [
+        batches[-1],
+        batches[0],
+    ]
+
+
 def test_without_packing_batches_are_the_shuffled_stream_cut_into_pieces(corpus: Corpus) -> None:
     spec = StageSpec(
         objective="next_token",

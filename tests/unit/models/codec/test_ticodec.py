@@ -424,6 +424,17 @@ def test_spectral_norm_follows_the_largest_singular_value() -> None:
     assert torch.equal(fixed, conv.weight)  # judging alone moves nothing
 
 
+def test_a_single_wave_takes_the_running_statistics_and_leaves_them() -> None:
+    codec = codec_of(spec_of(600)).train()
+    norm = codec.global_encoder.norm
+    before = norm.running_mean.clone()
+    alone = codec.global_vector(waves(1))
+    assert torch.equal(norm.running_mean, before)
+    assert torch.equal(alone, codec.eval().global_vector(waves(1)))
+    codec.train().global_vector(waves(2))
+    assert not torch.equal(norm.running_mean, before)
+
+
 def test_judges_learn_in_bfloat16_too() -> None:
     judges = build_discriminators(spec_of(320)).train()
     for parameter in judges.parameters():

@@ -45,7 +45,7 @@ def test_every_tensor_of_the_release_is_one_of_ours_and_none_is_left() -> None:
     shapes: dict[str, dict[int, tuple[int, ...]]] = {}
     for module in NAMES:
         for name, tensor in modules[module].state_dict().items():
-            place = vita_location(module, name)
+            place = vita_location(module, name, spec)
             assert place is not None, name
             assert place.part not in shapes.get(place.name, {}), f"{place.name} is two of ours"
             shapes.setdefault(place.name, {})[place.part] = tuple(tensor.shape)
