@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_train.data.media.audio import fbank
+from vita_train.data.media.audio import fbank, resampled
 from vita_train.inference.speech import speech_ids
 from vita_train.recipe.schema import Recipe
 
@@ -77,7 +76,6 @@ def speak_sentences(
 def features_of(recipe: Recipe, wave: np.ndarray) -> Tensor:
     """Return the recogniser's features (T, bins) of a wave at the codec's rate."""
     rate, native = recipe.data.audio.sample_rate, recipe.model.codec.sample_rate
-    if native != rate:
-        wave = soxr.resample(wave, native, rate).astype(np.float32)
+    wave = resampled(wave, native, rate, recipe.data.audio.resampling)
     wave = np.pad(wave, (0, max(0, int(SHORTEST * rate) - len(wave))))
     return fbank(wave, rate, recipe.model.audio_encoder.num_mel_bins)

@@ -293,10 +293,14 @@ class Chat:
         spec, model = self.recipe.data.audio, self.recipe.model
         wave = _usable(
             lambda: load_wave(
-                path, spec.sample_rate, max_seconds=spec.max_seconds, channel=spec.channel
+                path,
+                spec.sample_rate,
+                max_seconds=spec.max_seconds,
+                channel=spec.channel,
+                resampling=spec.resampling,
             )
         )
-        _usable(lambda: check_length(path, wave, spec, model.audio_adapter))
+        _usable(lambda: check_length(path, len(wave), spec, model.audio_adapter))
         return fbank(wave, spec.sample_rate, model.audio_encoder.num_mel_bins)
 
     def _require(self, kind: str) -> None:

@@ -118,6 +118,10 @@ class VideoSpec(Strict):
         return self
 
 
+#: What changes the rate of recordings.
+Resampling = Literal["torchaudio", "soxr"]
+
+
 class AudioSpec(Strict):
     """Filterbank features: Kaldi fbank, 25 ms window, 10 ms shift, dither 0."""
 
@@ -128,6 +132,9 @@ class AudioSpec(Strict):
     """Of audio with several channels: mix takes the mean of those that carry audio (where they
     cancel each other, the loudest alone); first (VITA-1.5) the first, and rejects a clip where that
     one is silent."""
+    resampling: Resampling = "torchaudio"
+    """What brings recordings of another rate to this one. torchaudio: a windowed sinc, with which
+    VITA-1.5's features were made. soxr: sharper and faster; its bands near half the rate differ."""
     store_features: bool = False
     """Write float16 features beside the index when preparing, instead of computing them at each
     visit."""

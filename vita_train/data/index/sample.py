@@ -231,6 +231,7 @@ class Sample:
                     rate or spec.sample_rate,
                     max_seconds=spec.max_seconds,
                     channel=spec.channel,
+                    resampling=spec.resampling,
                 )
         except MediaError as error:
             raise DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,19 +14,38 @@ from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.heard import Channel, check_clipping, decode_audio, one_channel, to_scale
 from vita_train.data.media.whole import check_whole
 from vita_train.recipe.audio import AdapterSpec
-from vita_train.recipe.data import AudioSpec
+from vita_train.recipe.data import AudioSpec, Resampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREEMPHASIS = 0.97
-LOW_HZ = 20.0
-
 
 def load_wave(
-    path: Path, rate: int, *, max_seconds: float = math.inf, channel: Channel = "mix"
+    path: Path,
+    rate: int,
+    *,
+    max_seconds: float = math.inf,
+    channel: Channel = "mix",
+    resampling: Resampling = "torchaudio",
 ) -> np.ndarray:
-    """Decode an audio file as people hear it, resampled to ``rate``: (samples,) float32.
+    """Decode an audio file as people hear it, resampled to ``rate``: (samples,) float32; see
+    `load_native` and `resampled`.
+
+    Raises:
+        MediaError: as `load_native` says.
+    """
+    wave, native = load_native(path, max_seconds=max_seconds, channel=channel)
+    with decoding(path, "audio"):
+        wave = resampled(wave, native, rate, resampling)
+        if not np.isfinite(wave).all():
+            raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")
+        return wave
+
+
+def load_native(
+    path: Path, *, max_seconds: float = math.inf, channel: Channel = "mix"
+) -> tuple[np.ndarray, int]:
+    """Decode an audio file as people hear it: (samples,) float32, and its own rate.
 
     Samples lie in [-1, 1], but for what lossy codecs and limiters overshoot. Floating-point files
     whose samples are whole numbers on the scale of 16, 24 or 32 bits are brought to it. See
@@ -35,7 +53,6 @@ def load_wave(
 
     Args:
         path: the file.
-        rate: samples a second that are wanted.
         max_seconds: no more than this is decoded; what is longer is refused.
         channel: ``mix``, or ``first`` for the first channel whatever is in it.
 
@@ -51,11 +68,9 @@ def load_wave(
             raise MediaError("empty audio", f"sound {path} has no samples")
         wave = one_channel(to_scale(samples, path), path, channel)
         check_clipping(wave, path)
-        if native != rate:
-            wave = soxr.resample(wave, native, rate).astype(np.float32)
         if not np.isfinite(wave).all():
             raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")
-        return wave
+        return wave, native
 
 
 def frames_of(samples: int, rate: int = 16000) -> int:
@@ -64,14 +79,15 @@ def frames_of(samples: int, rate: int = 16000) -> int:
     return 1 + (samples - window) // shift if samples >= window else 0
 
 
-def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: AdapterSpec) -> None:
-    """Refuse a clip that is too short to give a language position, or outside the recipe's limits.
+def check_length(path: Path, samples: int, spec: AudioSpec, adapter: AdapterSpec) -> None:
+    """Refuse a clip of so many samples at the recipe's rate that is too short to give a language
+    position, or outside the recipe's limits.
 
     Raises:
         MediaError: with the duration and the limit.
     """
-    seconds = len(wave) / spec.sample_rate
-    if seconds < spec.min_seconds or not adapter.tokens_of(frames_of(len(wave), spec.sample_rate)):
+    seconds = samples / spec.sample_rate
+    if seconds < spec.min_seconds or not adapter.tokens_of(frames_of(samples, spec.sample_rate)):
         raise MediaError(
             "audio too short", f"{path} lasts {seconds:.3f} s, the least is {spec.min_seconds} s"
         )
@@ -82,48 +98,51 @@ def check_length(path: Path, wave: np.ndarray, spec: AudioSpec, adapter: Adapter
 
 
 def fbank(wave: np.ndarray | Tensor, rate: int = 16000, bins: int = 80) -> Tensor:
-    """Return Kaldi filterbank features (frames, bins), dither 0, of a wave in [-1, 1].
-
-    As Kaldi's compute-fbank: samples x 32768, mean of each window taken out, pre-emphasis 0.97,
-    Povey window, power spectrum, triangles on the mel scale from 20 Hz to half the rate, natural
-    logarithm.
-    """
+    """Return Kaldi filterbank features (frames, bins), dither 0, of a wave in [-1, 1], by
+    torchaudio: samples x 32768, windows of 25 ms every 10 ms, energy floor 0, as VITA-1.5's."""
     import torch
+    from torchaudio.compliance import kaldi
 
-    samples = torch.as_tensor(wave, dtype=torch.float32) * 32768
-    window, shift = rate // 40, rate // 100
-    if len(samples) < window:
+    samples = torch.as_tensor(wave, dtype=torch.float32)[None] * 32768
+    if not frames_of(samples.shape[1], rate):
         return torch.zeros(0, bins)
-    frames = samples.unfold(0, window, shift)
-    frames = frames - frames.mean(dim=1, keepdim=True)
-    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    frames = (frames - PREEMPHASIS * before) * _window(window)
-    size = 1 << (window - 1).bit_length()
-    power = torch.fft.rfft(frames, n=size).abs().square()
-    return (power @ _mel_weights(bins, size, rate)).clamp_min(torch.finfo(torch.float32).eps).log()
+    features: Tensor = kaldi.fbank(
+        samples,
+        num_mel_bins=bins,
+        frame_length=25.0,
+        frame_shift=10.0,
+        dither=0.0,
+        energy_floor=0.0,
+        sample_frequency=float(rate),
+    )
+    return features
 
 
-@lru_cache(maxsize=4)
-def _window(length: int) -> Tensor:
-    """Povey window: a Hann window to the power 0.85, which does not reach zero so steeply."""
+def resampled(
+    wave: np.ndarray, native: int, rate: int, by: Resampling = "torchaudio"
+) -> np.ndarray:
+    """Return a wave (samples,) float32 at another rate.
+
+    Args:
+        wave: at ``native`` samples a second.
+        native: its rate.
+        rate: the one that is wanted.
+        by: ``torchaudio``, a windowed sinc with which VITA-1.5's features were made, or ``soxr``.
+    """
+    if native == rate:
+        return wave
+    if by == "soxr":
+        return np.asarray(soxr.resample(wave, native, rate), dtype=np.float32)
     import torch
+    from torchaudio.functional import resample
 
-    return torch.hann_window(length, periodic=False, dtype=torch.float64).pow(0.85).float()
+    return resample(torch.from_numpy(np.ascontiguousarray(wave)), native, rate).numpy()
 
 
-@lru_cache(maxsize=4)
-def _mel_weights(bins: int, size: int, rate: int) -> Tensor:
-    """Triangles on the mel scale: (size // 2 + 1, bins); the bin at half the rate is left out, as
-    in Kaldi."""
-    import torch
-
-    def mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hertz / 700.0)
-
-    low, high = mel(torch.tensor([LOW_HZ, rate / 2], dtype=torch.float64))
-    edges = low + (high - low) / (bins + 1) * torch.arange(bins + 2, dtype=torch.float64)
-    centres = mel(torch.arange(size // 2, dtype=torch.float64) * rate / size)[:, None]
-    rising = (centres - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - centres) / (edges[2:] - edges[1:-1])
-    weights = torch.minimum(rising, falling).clamp_min(0)
-    return torch.cat([weights, torch.zeros(1, bins, dtype=torch.float64)]).float()
+def resampled_length(samples: int, native: int, rate: int, by: Resampling = "torchaudio") -> int:
+    """Return the samples of `resampled` without computing them, where torchaudio makes them."""
+    if native == rate:
+        return samples
+    if by == "soxr":
+        return len(resampled(np.zeros(samples, np.float32), native, rate, by))
+    return -(-samples * rate // native)

@@ -97,7 +97,9 @@ def encode_audio(path: Path, output: AudioOutput, *, max_seconds: float) -> byte
     Raises:
         MediaError: it cannot be used, see `load_wave`.
     """
-    return _written(load_wave(path, output.rate, max_seconds=max_seconds), output)
+    return _written(
+        load_wave(path, output.rate, max_seconds=max_seconds, resampling="soxr"), output
+    )
 
 
 def cut_audio(
@@ -109,7 +111,7 @@ def cut_audio(
     Raises:
         MediaError: it cannot be used, see `load_wave`.
     """
-    wave = load_wave(path, output.rate, max_seconds=max_seconds)
+    wave = load_wave(path, output.rate, max_seconds=max_seconds, resampling="soxr")
     pieces = []
     for start, end in cuts:
         first, last = round(start * output.rate), round(end * output.rate)

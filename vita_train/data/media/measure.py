@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vita_train.data.media.audio import check_length, load_wave
+from vita_train.data.media.audio import check_length, load_native, resampled_length
 from vita_train.data.media.details import (
     Details,
     audio_details,
@@ -68,7 +68,9 @@ class Measured:
     samples: int = 0
     """Of audio, at the recipe's rate."""
     wave: np.ndarray | None = None
-    """(samples,) float32, where it was asked for."""
+    """(samples of the file,) float32 at ``rate``, where it was asked for."""
+    rate: int = 0
+    """Of ``wave``: the file's own. It is resampled where torch is loaded anyway."""
     details: Details | None = None
     encoded: bytes = b""
     """The file as ``output`` says it is written."""
@@ -113,17 +115,15 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
                 if settings.details
                 else None,
             )
-        wave = load_wave(
-            file.path,
-            data.audio.sample_rate,
-            max_seconds=data.audio.max_seconds,
-            channel=data.audio.channel,
-        )
-        check_length(file.path, wave, data.audio, settings.adapter)
+        audio = data.audio
+        wave, native = load_native(file.path, max_seconds=audio.max_seconds, channel=audio.channel)
+        samples = resampled_length(len(wave), native, audio.sample_rate, audio.resampling)
+        check_length(file.path, samples, audio, settings.adapter)
         return Measured(
-            samples=len(wave),
+            samples=samples,
             wave=wave if settings.with_waves else None,
-            details=audio_details(file.path, wave, data.audio.sample_rate, preview=settings.preview)
+            rate=native,
+            details=audio_details(file.path, wave, native, preview=settings.preview)
             if settings.details
             else None,
         )

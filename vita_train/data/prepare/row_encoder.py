@@ -337,12 +337,12 @@ class RowEncoder:
         )
 
     def _features(self, clip: Measured, ref: MediaRef, bins: int) -> np.ndarray:
-        from vita_train.data.media.audio import fbank
+        from vita_train.data.media.audio import fbank, resampled
 
         assert clip.wave is not None
-        features = (
-            fbank(clip.wave, self.recipe.data.audio.sample_rate, bins).numpy().astype(np.float16)
-        )
+        audio = self.recipe.data.audio
+        wave = resampled(clip.wave, clip.rate, audio.sample_rate, audio.resampling)
+        features = fbank(wave, audio.sample_rate, bins).numpy().astype(np.float16)
         if not np.isfinite(features).all():
             raise MediaError(
                 "unreadable audio", f"{ref.path(self.roots)}: its features are not finite"

@@ -50,21 +50,21 @@ def loss_resolution(sample_rate: int, n_fft: int, variant: CodecVariant = "revis
 def _filters(settings: MelSettings, device: torch.device) -> Tensor:
     """Return the filter bank, (num_mels, n_fft // 2 + 1). Not a buffer, so that weights never hold
     constants."""
-    from transformers.audio_utils import mel_filter_bank
+    from torchaudio.functional import melscale_fbanks
 
     with warnings.catch_warnings():
         # Of 80 triangles over 129 bins some are empty, as published.
-        warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-        bank = mel_filter_bank(
-            num_frequency_bins=settings.n_fft // 2 + 1,
-            num_mel_filters=settings.num_mels,
-            min_frequency=0.0,
-            max_frequency=settings.sample_rate / 2,
-            sampling_rate=settings.sample_rate,
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+        bank: Tensor = melscale_fbanks(
+            n_freqs=settings.n_fft // 2 + 1,
+            f_min=0.0,
+            f_max=settings.sample_rate / 2,
+            n_mels=settings.num_mels,
+            sample_rate=settings.sample_rate,
             norm="slaney",
             mel_scale="slaney",
         )
-    return torch.tensor(bank.T, dtype=torch.float32, device=device)
+    return bank.T.contiguous().to(device)
 
 
 def log_mel(wave: Tensor, settings: MelSettings) -> Tensor:
@@ -72,13 +72,23 @@ def log_mel(wave: Tensor, settings: MelSettings) -> Tensor:
 
     ``S`` must exceed half of ``n_fft - hop``, the samples that are mirrored at either end.
     """
+    from torchaudio.functional import spectrogram
+
     with full_precision(wave):
         wave = wave.float()
         margin = settings.n_fft - settings.hop
         padded = F.pad(wave[:, None], (margin // 2, margin - margin // 2), mode="reflect")[:, 0]
         window = torch.hann_window(settings.n_fft, device=wave.device)
-        spectrum = torch.stft(
-            padded, settings.n_fft, settings.hop, window=window, center=False, return_complex=True
+        spectrum = spectrogram(
+            padded,
+            pad=0,
+            window=window,
+            n_fft=settings.n_fft,
+            hop_length=settings.hop,
+            win_length=settings.n_fft,
+            power=None,
+            normalized=False,
+            center=False,
         )
         # The small term keeps the gradient of the root finite in digital silence.
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)

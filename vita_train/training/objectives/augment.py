@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,13 +41,36 @@ class Augmentation:
         if _between(0, 1, generator) < self.noise:
             features = add_noise(features, _between(5, 30, generator), generator)
         silence = features.mean()
-        for _ in range(self.frequency_masks):
-            start, end = _stretch(bins, min(bins, self.frequency_width), generator)
-            features[:, start:end] = silence
-        for _ in range(self.time_masks):
-            start, end = _stretch(frames, int(frames * self.time_share), generator)
-            features[start:end] = silence
-        return features
+        masks = [(2, min(bins, self.frequency_width))] * self.frequency_masks
+        masks += [(1, int(frames * self.time_share))] * self.time_masks
+        return masked(features, masks, float(silence), generator)
+
+
+def masked(
+    features: Tensor,
+    masks: Sequence[tuple[int, int]],
+    value: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return log-mel features (frames, bins) with stretches replaced (SpecAugment, Park et al.
+    2019), by torchaudio.
+
+    Args:
+        features: not changed.
+        masks: axis (1 for time, 2 for frequency) and the most it covers, of each.
+        value: what stands in their place.
+        generator: draws widths and places.
+    """
+    from torchaudio.functional import mask_along_axis
+
+    batch = features[None]
+    # torchaudio draws from torch's own generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        for axis, most in masks:
+            # A width below the bound is drawn.
+            batch = mask_along_axis(batch, most + 1, value, axis)
+    return batch[0]
 
 
 def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
@@ -69,9 +93,3 @@ def sample_generator(seed: int, name: str) -> torch.Generator:
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
-
-
-def _stretch(length: int, most: int, generator: torch.Generator) -> tuple[int, int]:
-    width = int(torch.randint(most + 1, (), generator=generator))
-    start = int(torch.randint(length - width + 1, (), generator=generator))
-    return start, start + width
