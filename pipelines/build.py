@@ -2,10 +2,10 @@
 each other.
 
 A task gets no artifacts of others: what a step needs it finds in the run, whoever made it, so a
-pipeline may leave
-steps out. Stages of one group are nested as one task as far as that makes none of them wait for
-longer. Parameters have
-defaults, so that a run can be started from the KFP page by filling in the recipe alone.
+pipeline may leave steps out. Stages of one group are nested as one task as far as that makes none
+of them wait for longer. The first step says from where on there is something to do; groups before
+that are passed over, and all of them where everything is committed. Parameters have defaults, so
+that a run can be started from the KFP page by filling in the recipe alone.
 """
 
 import json
@@ -25,9 +25,11 @@ from components.export.component import export
 from components.report.component import report
 from components.train_stage.component import train_stage
 from pipelines.cluster import on_cluster
+from vita_train.pipeline.labels import group_label, step_label
+from vita_train.pipeline.remaining import position
 from vita_train.recipe.graph import ancestors, blocks
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import run_steps, stage_graph, step_graph, step_title
+from vita_train.recipe.selection import run_steps, stage_graph, step_graph
 
 #: What the page's form asks for; it shows names alone, so the pipeline's description has these.
 PARAMETERS: dict[str, str] = {
@@ -57,7 +59,7 @@ def named(task: dsl.PipelineTask, recipe: Recipe, step: str) -> dsl.PipelineTask
     # Our own commits decide what is done again; KFP's cache knows nothing of the recipe's content.
     return (
         on_cluster(task, recipe, step)
-        .set_display_name(f"{step} {step_title(recipe, step)}")
+        .set_display_name(step_label(recipe, step))
         .set_caching_options(False)
     )
 
@@ -133,9 +135,10 @@ def _parts(recipe: Recipe, steps: list[str]) -> _Parts:
     stages = [step for step in steps if step in recipe.stages]
     after = {stage: [other for other in waits[stage] if other in recipe.stages] for stage in stages}
     groups = {stage: recipe.stages[stage].group for stage in stages}
-    # Before the pipeline that holds them: kfp makes one at a time.
+    # Before the pipeline that holds them: kfp makes one at a time. A block of one stage gains
+    # nothing from a pod that opens it.
     nested = {
-        block: _nested(recipe, block, after) if groups[block[0]] else None
+        block: _nested(recipe, block, after) if len(block) > 1 else None
         for block in blocks(after, groups)
     }
     return _Parts(recipe, steps, waits, nested)
@@ -153,13 +156,27 @@ def _tasks(parts: _Parts, common: dict[str, Any]) -> None:
 
 
 def _body(parts: _Parts, common: dict[str, Any]) -> None:
-    """Make the tasks of all steps but the report.
+    """Make the tasks of all steps but the report, those after the first under the condition that
+    one of them has something to do."""
+    others = [step for step in parts.steps if step not in ("data_fetch", "report")]
+    if "data_fetch" not in parts.steps:
+        _steps(parts, common, 0)
+        return
+    graph = json.dumps({name: list(after) for name, after in stage_graph(parts.recipe).items()})
+    first = named(data_fetch(**common, stages=graph), parts.recipe, "data_fetch")
+    if others:
+        todo = first.outputs["Output"]
+        with dsl.If(todo <= position(parts.recipe.stages, others[-1]), name="to do"):
+            _steps(parts, common, todo)
+
+
+def _steps(parts: _Parts, common: dict[str, Any], todo: Any) -> None:
+    """Make the tasks of the steps between the first and the report.
 
     Every stage leads to the evaluation, so that the graph has one end: Argo, which executes it,
     then lets branches that do not depend on a failed one go on.
     """
     recipe = parts.recipe
-    graph = json.dumps({name: list(after) for name, after in stage_graph(recipe).items()})
     tasks: dict[str, dsl.PipelineTask] = {}
 
     def add(members: Sequence[str], task: dsl.PipelineTask) -> None:
@@ -167,23 +184,22 @@ def _body(parts: _Parts, common: dict[str, Any]) -> None:
             id(tasks[other]): tasks[other]
             for step in members
             for other in parts.waits[step]
-            if other not in members
+            if other in tasks
         }
-        tasks.update(dict.fromkeys(members, task.after(*waited_for.values())))
+        task.after(*waited_for.values())
+        tasks.update(dict.fromkeys(members, task))
 
     def step(name: str, component: BaseComponent, **more: Any) -> None:
         if name in parts.steps:
             add([name], named(component(**common, **more), recipe, name))
 
-    step("data_fetch", data_fetch, stages=graph)
     step("prepare", data_validation)
     for block, component in parts.blocks.items():
         if component is None:
             step(block[0], trainer_of(block[0]), stage=block[0])
         else:
-            group = component(**common).set_display_name(
-                f"{recipe.stages[block[0]].group}: {', '.join(block)}"
-            )
+            group = component(todo=todo, **common)
+            group.set_display_name(group_label(recipe, block, list(parts.blocks)))
             add(block, group.set_caching_options(False))
     step("evaluate", evaluate)
     step("export", export)
@@ -192,11 +208,13 @@ def _body(parts: _Parts, common: dict[str, Any]) -> None:
 def _nested(
     recipe: Recipe, block: Sequence[str], after: Mapping[str, Sequence[str]]
 ) -> BaseComponent:
-    """Return a component that holds the stages of a group."""
+    """Return a component that holds the stages of a group, under the condition that there is
+    something to do for one of them or before."""
     resolved = recipe  # the parameter of this name is another
 
     @dsl.pipeline(name=slug(f"{recipe.stages[block[0]].group} {' '.join(block)}"))
     def inner(
+        todo: int,
         recipe: str,
         run: str,
         storage_root: str,
@@ -213,9 +231,12 @@ def _nested(
             "force": force,
         }
         tasks: dict[str, dsl.PipelineTask] = {}
-        for stage in block:
-            task = named(trainer_of(stage)(stage=stage, **common), resolved, stage)
-            tasks[stage] = task.after(*(tasks[other] for other in after[stage] if other in tasks))
+        last = max(position(resolved.stages, stage) for stage in block)
+        with dsl.If(todo <= last, name=f"{block[0]} to {block[-1]}"):
+            for stage in block:
+                task = named(trainer_of(stage)(stage=stage, **common), resolved, stage)
+                known = [tasks[other] for other in after[stage] if other in tasks]
+                tasks[stage] = task.after(*known)
 
     return inner
 

@@ -16,8 +16,9 @@ def data_fetch(
     stages: str,
     raw: Output[Dataset],
     metrics: Output[Metrics],
-) -> None:
-    """Get the recipe's data: make it, fetch it, or find the user's own.
+) -> int:
+    """Get the recipe's data: make it, fetch it, or find the user's own. Say from where on the run
+    has something to do, as the place of the first such step among those that follow.
 
     Args:
         recipe: Name of a shipped recipe, path, URI, or the YAML text itself.
@@ -32,9 +33,11 @@ def data_fetch(
         metrics: Its measures.
     """
     from vita_train.pipeline.opening import one_message, open_run
+    from vita_train.pipeline.remaining import first_to_do
     from vita_train.pipeline.steps import check_pipeline, fetch_step, publish
 
     with one_message():
         opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
         check_pipeline(opened.recipe, stages)
         publish(opened, fetch_step(opened, selection), raw, metrics)
+        return first_to_do(opened, selection, stages)

@@ -1,6 +1,6 @@
 """Measure the finished model."""
 
-from kfp.dsl import Artifact, Metrics, Output
+from kfp.dsl import HTML, Artifact, Metrics, Output
 
 from components.base import model_component
 
@@ -15,6 +15,7 @@ def evaluate(
     force: bool,
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
+    samples: Output[HTML],
 ) -> None:
     """Measure every held-out slice and hold the gates of the recipe against it.
 
@@ -27,10 +28,13 @@ def evaluate(
         force: Do the step again even if it is committed.
         evaluation: Manifest of the evaluation.
         metrics: Its measures.
+        samples: What the model answers to held-out samples, to look at and to listen to.
     """
     from vita_train.pipeline.opening import one_message, open_run
-    from vita_train.pipeline.steps import evaluate_step, publish
+    from vita_train.pipeline.steps import evaluate_step, publish, publish_samples
 
     with one_message():
         opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
-        publish(opened, evaluate_step(opened, selection), evaluation, metrics)
+        manifest = evaluate_step(opened, selection)
+        publish(opened, manifest, evaluation, metrics)
+        publish_samples(opened, manifest, samples)

@@ -29,7 +29,7 @@ from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
 from vita_train.launch.kubernetes.workflow import WORKFLOWS, Workflow
 from vita_train.launch.stage import finish
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.platform import Platform, TimeSpec
+from vita_train.recipe.platform import Platform, QueueSpec, TimeSpec
 from vita_train.recipe.pod import PodSettings
 from vita_train.runs.run import Run
 
@@ -231,6 +231,50 @@ def test_a_killed_pod_starts_the_whole_job_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0", "1-1"]
 
 
+def test_a_queue_that_takes_a_job_off_and_admits_it_again_costs_no_restart(
+    cluster: Cluster, namespace: str, node: Kubelet, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """Kueue admits a job by setting ``suspend`` to false and preempts it by setting it to true;
+    here the test does."""
+    code = (
+        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
+        "first = not list(here.iterdir()); (here / str(os.getpid())).touch()\n"
+        "time.sleep(600 if first else 0)"
+    )
+    job = small_job(namespace, code, nodes=1)
+    queued = job.platform.model_copy(update={"queue": QueueSpec(name="team")})
+    job, lines = replace(job, platform=queued), list[str]()
+
+    def suspend(wanted: bool) -> None:
+        client.CustomObjectsApi(control_plane.api).patch_namespaced_custom_object(
+            JOBS.resource.group,
+            JOBS.resource.version,
+            namespace,
+            JOBS.resource.plural,
+            job.name,
+            {"spec": {"runPolicy": {"suspend": wanted}}},
+        )
+
+    launcher = Launcher(cluster, JOBS, job, None, restarts=0, out=lines.append)
+    running = threading.Thread(target=launcher.run)
+    running.start()
+    until(lambda: jobs_of(control_plane, namespace))
+    assert jobs_of(control_plane, namespace)[0]["spec"]["runPolicy"]["suspend"] is True
+    time.sleep(1)
+    assert not _pods(control_plane, namespace), "nobody has admitted it"
+    suspend(False)
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    suspend(True)
+    until(lambda: not _pods(control_plane, namespace))
+    assert running.is_alive()
+    suspend(False)
+    running.join(timeout=60)
+    assert not running.is_alive()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sum(line.endswith("suspended") for line in lines) == 2, lines
+    launcher.delete(wait=True)
+
+
 def _code(job: TrainingJob, *, workflow: str = "", name: str = "") -> str:
     """The program of a launcher that runs a job, under another name if one is given."""
     renamed = f"t.replace(job, name={name!r})" if name else "job"
@@ -353,12 +397,18 @@ def test_an_evicted_launcher_leaves_its_job_and_a_terminated_run_does_not(
 
 
 @pytest.mark.usefixtures("node", "workflows")
+@pytest.mark.parametrize(
+    "turn", range(int(os.environ.get("VITA_TRAIN_TEST_TERMINATIONS", "8")) // 4)
+)
 def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
-    namespace: str, control_plane: ControlPlane, tmp_path: Path
+    namespace: str, control_plane: ControlPlane, tmp_path: Path, turn: int
 ) -> None:
     """Kubeflow Pipelines' own launcher dies at SIGTERM, and the container is killed within a second
-    of it. The cancel stands in the Workflow from 0.5 s (4 s are usual) before that."""
-    number = 8
+    of it. The cancel stands in the Workflow from 0.5 s (4 s are usual) before that.
+
+    Four runs a turn; VITA_TRAIN_TEST_TERMINATIONS asks for more of them.
+    """
+    number = 4
     jobs = [
         replace(
             small_job(namespace, "import time; time.sleep(600)", nodes=1),
@@ -366,20 +416,10 @@ def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
         )
         for place in range(number)
     ]
-    steps = []
-    for place, job in enumerate(jobs):
-        make_workflow(control_plane, namespace, f"run-{place}", phase="Running")
-        child = _code(job, workflow=f"run-{place}", name=job.name)
-        parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-        steps.append(
-            subprocess.Popen(
-                [sys.executable, "-c", parent],
-                env={**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)},
-                stdout=(tmp_path / f"{place}.log").open("w"),
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        )
+    steps = [
+        _as_a_step(control_plane, job, f"run-{place}", tmp_path / f"{place}.log")
+        for place, job in enumerate(jobs)
+    ]
     until(lambda: len(jobs_of(control_plane, namespace)) == number, seconds=120)
     until(lambda: len(_pods(control_plane, namespace)) == number, seconds=120)
     for place, step in enumerate(steps):
@@ -400,6 +440,22 @@ def test_a_terminated_run_leaves_no_job_though_its_step_is_killed_at_once(
     until(lambda: not jobs_of(control_plane, namespace), seconds=60)
     for place in range(number):
         assert "VT-STOP-002" in (tmp_path / f"{place}.log").read_text().splitlines()[-1]
+
+
+def _as_a_step(
+    control_plane: ControlPlane, job: TrainingJob, workflow: str, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a launcher as the child of a process that dies at SIGTERM, as a step of a Workflow."""
+    make_workflow(control_plane, job.namespace, workflow, phase="Running")
+    child = _code(job, workflow=workflow, name=job.name)
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    return subprocess.Popen(
+        [sys.executable, "-c", parent],
+        env={**os.environ, "KUBECONFIG": str(control_plane.kubeconfig)},
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def test_unknown_fields_are_refused_and_not_dropped(

@@ -29,6 +29,9 @@ class FakeKfp:
     descriptions: list[str] = field(default_factory=list)
     """Of pipelines and versions, in the order they came."""
     runs: list[dict[str, Any]] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    """What a run that was started is said to be; PENDING unless it stands here."""
+    terminated: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     refusal: tuple[int, str] | None = None
 
@@ -78,6 +81,11 @@ class FakeKfp:
                 if method == "POST"
                 else {"experiments": []}
             )
+        if found := re.search(r"/runs/([^/]+):terminate$", path):
+            self.terminated.append(found[1])
+            return 200, {}
+        if found := re.search(r"/runs/([^/]+)$", path):
+            return 200, {"run_id": found[1], "state": self.states.get(found[1], "PENDING")}
         assert path.endswith("/runs"), path
         self.runs.append(json.loads(body))
         return 200, {"run_id": f"run-{len(self.runs)}"}

@@ -17,9 +17,11 @@ import boto3
 import pytest
 import yaml
 
+from tests.helpers.pods import pods_started
 from tests.helpers.s3_server import S3Server
 from vita_train.errors import RecipeError
 from vita_train.launch.process import group_alive
+from vita_train.pipeline.remaining import position
 from vita_train.pipeline.steps import check_pipeline
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import run_steps, stage_graph
@@ -158,22 +160,27 @@ def test_the_ladder_is_its_stages_nested_by_group_and_the_report_always_comes() 
     tasks = _tasks(pipeline, pipeline["root"]["dag"])
     waits = {name: task["waits"] for name, task in tasks.items()}
     assert {name.split()[0] for name in waits} >= set(run_steps(load_recipe("tiny")))
-    assert (
-        waits["base: 0.llm, 0.vision"]
-        == waits["hear: 2.1a"]
-        == waits["speak: 3.1"]
-        == {"prepare data validation"}
-    )
-    assert waits["see: 1.1, 1.2, 1.3"] == {"base: 0.llm, 0.vision"}
-    assert waits["hear: 2.1b, 2.2"] == {"see: 1.1, 1.2, 1.3", "hear: 2.1a"}
-    assert waits["speak: 3.2"] == {"hear: 2.1b, 2.2", "speak: 3.1"}
-    assert waits["1.3 vision instruction tuning"] == {"1.2 vision understanding"}
+    assert waits["to do"] == {"data_fetch"}
+    assert waits["base"] == waits["2.1a recogniser"] == waits["3.1 speech codec"] == {"prepare"}
+    assert waits["see"] == {"base"}
+    assert waits["hear: 2.1b, 2.2"] == {"see", "2.1a recogniser"}
+    assert waits["3.2 speech decoder"] == {"hear: 2.1b, 2.2", "3.1 speech codec"}
+    assert waits["1.3 instruction"] == {"1.2 understanding"}
     # One end: Argo stops starting tasks when an end of its graph has failed.
-    inside = {name for name in waits if name not in ("training", "report report")}
-    assert inside - {other for name in inside for other in waits[name]} >= {"export export"}
-    last = tasks["report report"]
+    inside = {name for name in waits if name not in ("training", "to do", "data_fetch", "report")}
+    assert inside - {other for name in inside for other in waits[name]} >= {"export"}
+    last = tasks["report"]
     assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert last["waits"] == {"training"}
+
+
+def test_what_is_committed_costs_few_pods() -> None:
+    pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
+    stages = list(load_recipe("tiny").stages)
+    everything = position(stages, "export") + 1
+    assert pods_started(pipeline, everything) == 7, "first step, its condition, report, two graphs"
+    fresh, resumed = pods_started(pipeline, 0), pods_started(pipeline, position(stages, "2.1b"))
+    assert fresh - resumed == 2 * len(["0.llm", "0.vision", "1.1", "1.2", "1.3"])
 
 
 OWN = """
@@ -195,13 +202,9 @@ def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> No
     waits = {
         name: task["waits"] for name, task in _tasks(pipeline, pipeline["root"]["dag"]).items()
     }
-    assert (
-        waits["first steps: words, more.words"]
-        == waits["sounds sounds"]
-        == {"prepare data validation"}
-    )
-    assert waits["more.words more.words"] == {"words words"}
-    assert waits["evaluate evaluation"] == {"first steps: words, more.words", "sounds sounds"}
+    assert waits["first steps"] == waits["sounds"] == {"prepare"}
+    assert waits["more.words"] == {"words"}
+    assert waits["evaluate"] == {"first steps", "sounds"}
     default = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
     assert list(load_recipe(default).stages) == ["words", "sounds", "more.words"]
 
@@ -327,7 +330,7 @@ def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_firs
     (tmp_path / "own.yaml").write_text(OWN)
     recipe = load_recipe(str(tmp_path / "own.yaml"))
     pipeline = next(yaml.safe_load_all((COMPILED / "ladder.yaml").read_text()))
-    first = _tasks(pipeline, pipeline["root"]["dag"])["data_fetch data fetch"]
+    first = _tasks(pipeline, pipeline["root"]["dag"])["data_fetch"]
     ladder = first["inputs"]["parameters"]["stages"]["runtimeValue"]["constant"]
     assert list(json.loads(ladder)) == list(load_recipe("tiny").stages)
     with pytest.raises(RecipeError, match=r"it has no stage words; .*vita-train submit"):

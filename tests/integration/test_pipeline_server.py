@@ -146,7 +146,7 @@ def test_a_recipe_with_stages_of_its_own_gets_its_own_pipeline_compiled_as_the_o
     compiled = list(kfp.versions["vita-train-mine"].values())[-1].decode()
     assert "registry.example/launcher:" in compiled
     assert "configMapName: omni-platform" in compiled
-    assert "words words" in compiled
+    assert "name: words" in compiled
     assert _vita("submit", str(own), "--endpoint", kfp.endpoint, "--no-check").returncode == 0
     assert len(kfp.versions["vita-train-mine"]) == 1, "the same pipeline is uploaded once"
 
@@ -197,7 +197,7 @@ def test_what_the_server_says_is_told(
 
 def test_missing_things_are_named(kfp: FakeKfp, tmp_path: Path) -> None:
     with raises_code(UserError, "VT-USE-064", "vita-train-ladder"):
-        PipelineServer(kfp.endpoint).submit("vita-train-ladder", {}, name="r", experiment="e")
+        PipelineServer(kfp.endpoint).start("vita-train-ladder", {}, name="r", experiment="e")
     (tmp_path / "no.yaml").write_text("a: 1\n")
     with raises_code(UserError, "VT-USE-065"):
         PipelineServer(kfp.endpoint).upload(tmp_path / "no.yaml")

@@ -87,19 +87,45 @@ def check_cluster(
     is_trial: Annotated[
         bool, typer.Option("--run-job", help="Also run a small job to its end.")
     ] = False,
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            help="URL of a Kubeflow Pipelines server: also run the smallest run there to its end, "
+            "and terminate another and see its job gone.",
+            show_default=False,
+        ),
+    ] = "",
+    namespace: Namespace = "",
+    service_account: Annotated[
+        str,
+        typer.Option(
+            help="Account of those runs' steps; the server's default when not given.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Check that training jobs can run in this namespace: settings, RBAC, kind of job, stores."""
     from rich.console import Console
 
     from vita_train.console import show_checks
     from vita_train.launch.kubernetes.api import Cluster
+    from vita_train.pipeline.server import PipelineServer
     from vita_train.preflight import cluster as checks
+    from vita_train.preflight.pipelines import check_pipelines
     from vita_train.recipe.platform import needed_platform
 
     platform = needed_platform("the cluster is to be checked", "cluster check")
     cluster = Cluster.connect(outage=platform.times.outage)
+    made = checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo)
+    if endpoint:
+        made += check_pipelines(
+            PipelineServer(endpoint, namespace),
+            lambda run: checks.jobs_of(cluster, platform, run),
+            out=typer.echo,
+            service_account=service_account,
+        )
     show_checks(
-        checks.check_cluster(cluster, platform, stores or (), is_trial=is_trial, out=typer.echo),
+        made,
         Console(),
         what="cluster check",
         always=True,

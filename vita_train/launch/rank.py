@@ -33,13 +33,15 @@ def main() -> int:
     from vita_train.errors import VitaError
     from vita_train.launch.outcome import report_line
     from vita_train.recipe.load import load_recipe
+    from vita_train.report.live import LivePage
     from vita_train.runs.run import Run
     from vita_train.storage.disk_errors import as_full_disk
     from vita_train.training.stage import run_stage
 
     reach_starter(starter)
     try:
-        run_stage(Run(load_recipe(recipe), run), stage, logs=logs)
+        opened = Run(load_recipe(recipe), run)
+        run_stage(opened, stage, logs=logs, page=LivePage(opened))
     except Exception as error:
         told = error if isinstance(error, VitaError) else as_full_disk(error, logs)
         if told is None:  # a fault of ours, whose traceback belongs into the log

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vita_train.errors import UserError, VitaError
 from vita_train.recipe.graph import uncovered
@@ -99,3 +100,41 @@ def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> 
             remedy="correct the recipe",
         )
     return file
+
+
+def compiled_with(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that a compiled pipeline was compiled with, as far as it shows them.
+
+    Args:
+        spec: as a server keeps it: the pipeline, or pipeline and platform by the keys pipeline_spec
+            and platform_spec.
+    """
+    pipeline, platform = spec.get("pipeline_spec", spec), spec.get("platform_spec", {})
+    images = {
+        name: executor.get("container", {}).get("image", "")
+        for name, executor in pipeline.get("deploymentSpec", {}).get("executors", {}).items()
+    }
+    executors = (
+        platform.get("platforms", {})
+        .get("kubernetes", {})
+        .get("deploymentSpec", {})
+        .get("executors", {})
+    )
+    ours: Mapping[str, Any] = next(iter(executors.values()), {})
+    prefixes = [
+        str(volume.get("configMapName", "")) for volume in ours.get("configMapAsVolume", [])
+    ]
+    found = {
+        "data-image": images.get("exec-data-fetch", ""),
+        "trainer-image": images.get("exec-evaluate", ""),
+        "launcher-image": next(
+            (image for name, image in images.items() if name.startswith("exec-train-")), ""
+        ),
+        "prefix": next(
+            (name.removesuffix("-platform") for name in prefixes if name.endswith("-platform")), ""
+        ),
+        "s3-secret": next(
+            (str(secret.get("secretName", "")) for secret in ours.get("secretAsEnv", [])), ""
+        ),
+    }
+    return {name: value for name, value in found.items() if value}

@@ -16,6 +16,7 @@ import yaml
 from vita_train import __version__
 from vita_train.credentials import holds_credentials
 from vita_train.errors import PeerLostError, UserError
+from vita_train.pipeline.compiled import compiled_with
 from vita_train.storage.digest import sha256_file
 
 #: Where a pod's token for Kubeflow Pipelines is mounted, unless the variable says so.
@@ -95,7 +96,7 @@ class PipelineServer:
             )
             return version
 
-    def submit(
+    def start(
         self,
         pipeline: str,
         arguments: Mapping[str, Any],
@@ -104,7 +105,7 @@ class PipelineServer:
         experiment: str,
         service_account: str = "",
     ) -> str:
-        """Start a run of a pipeline's newest version and return where it can be watched.
+        """Start a run of a pipeline's newest version and return its id.
 
         Args:
             pipeline: the pipeline's name.
@@ -138,7 +139,21 @@ class PipelineServer:
                     runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(arguments)),
                 )
             )
-        return f"{self._endpoint}/#/runs/details/{run.run_id}"
+        return str(run.run_id)
+
+    def page(self, run: str) -> str:
+        """Return where a run can be watched."""
+        return f"{self._endpoint}/#/runs/details/{run}"
+
+    def state(self, run: str) -> str:
+        """Return the state of a run as the server calls it, such as RUNNING or SUCCEEDED."""
+        with _explained(self._endpoint):
+            return str(self._runs.run_service_get_run(run).state)
+
+    def terminate(self, run: str) -> None:
+        """End a run that goes on."""
+        with _explained(self._endpoint):
+            self._runs.run_service_terminate_run(run)
 
     def has(self, pipeline: str) -> bool:
         """Say whether the server has a pipeline.
@@ -210,44 +225,6 @@ class PipelineServer:
             page = answer.next_page_token or ""
             if not page:
                 return found
-
-
-def compiled_with(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that a compiled pipeline was compiled with, as far as it shows them.
-
-    Args:
-        spec: as a server keeps it: the pipeline, or pipeline and platform by the keys pipeline_spec
-            and platform_spec.
-    """
-    pipeline, platform = spec.get("pipeline_spec", spec), spec.get("platform_spec", {})
-    images = {
-        name: executor.get("container", {}).get("image", "")
-        for name, executor in pipeline.get("deploymentSpec", {}).get("executors", {}).items()
-    }
-    executors = (
-        platform.get("platforms", {})
-        .get("kubernetes", {})
-        .get("deploymentSpec", {})
-        .get("executors", {})
-    )
-    ours: Mapping[str, Any] = next(iter(executors.values()), {})
-    prefixes = [
-        str(volume.get("configMapName", "")) for volume in ours.get("configMapAsVolume", [])
-    ]
-    found = {
-        "data-image": images.get("exec-data-fetch", ""),
-        "trainer-image": images.get("exec-evaluate", ""),
-        "launcher-image": next(
-            (image for name, image in images.items() if name.startswith("exec-train-")), ""
-        ),
-        "prefix": next(
-            (name.removesuffix("-platform") for name in prefixes if name.endswith("-platform")), ""
-        ),
-        "s3-secret": next(
-            (str(secret.get("secretName", "")) for secret in ours.get("secretAsEnv", [])), ""
-        ),
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 def _named(name: str) -> str:

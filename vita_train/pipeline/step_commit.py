@@ -39,10 +39,9 @@ def run_step(
     if not selection.picks(step):
         return done
     with _report_failure(run, step):
-        digest = digest_of({"version": __version__, **inputs()})
+        digest = _digest_of(inputs())
         if done is not None and _digest(done) == digest and not selection.force:
-            _log_state(step, "reused")
-            say(f"{step}: committed already, nothing to do ({run.final_uri(step)})")
+            log_reused(run, step)
             return done
         _tell(run, step, "running")
         if (
@@ -60,6 +59,18 @@ def run_step(
         ]
         say(f"{step}: done, {''.join(reached)}committed as {run.final_uri(step)}")
         return manifest
+
+
+def is_committed(run: Run, step: str, inputs: Mapping[str, Any]) -> bool:
+    """Say whether a step holds a commit for these inputs."""
+    done = run.final(step)
+    return done is not None and _digest(done) == _digest_of(inputs)
+
+
+def log_reused(run: Run, step: str) -> None:
+    """Tell that a step's commit is used again."""
+    _log_state(step, "reused")
+    say(f"{step}: committed already, nothing to do ({run.final_uri(step)})")
 
 
 @contextmanager
@@ -95,6 +106,10 @@ def _forget(run: Run, step: str) -> None:
     """Remove a commit that no longer holds, and the checkpoints that belong to it."""
     run.store.delete([run.final_key(step)])
     run.store.delete(run.store.list(run.key(step, "committed") + "/"))
+
+
+def _digest_of(inputs: Mapping[str, Any]) -> str:
+    return digest_of({"version": __version__, **inputs})
 
 
 def _digest(manifest: Manifest) -> str:

@@ -4,23 +4,106 @@ on."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vita_train import __version__
 from vita_train.errors import UserError
-from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.presets import preset_names
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import input_stages
 from vita_train.recipe.sources import RecordsSource
-from vita_train.runs.manifest import Manifest
+from vita_train.runs.manifest import Manifest, content_of
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.weights.pretrained import pretrained_modules
 
 if TYPE_CHECKING:
     from vita_train.data.prepare.ledger import PrepareLedger
+
+
+#: Settings of a stage that change nothing it computes. What it starts after counts through its
+#: inputs.
+_SHOWN = {"title", "group", "after"}
+
+
+def step_inputs(run: Run, step: str) -> dict[str, Any]:
+    """Return all that the result of a step depends on: settings, and digests of what it reads.
+
+    Raises:
+        UserError: what it builds on was never done.
+    """
+    return _INPUTS[step](run) if step in _INPUTS else _stage(run, step)
+
+
+def _data_fetch(run: Run) -> dict[str, Any]:
+    return {
+        "source": sources_of(run.recipe),
+        "seed": run.recipe.seed,
+        "content": source_digests(run.recipe),
+    }
+
+
+def _prepare(run: Run) -> dict[str, Any]:
+    return {
+        **corpus_settings(run.recipe),
+        "template": template_text(run.recipe),
+        "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest,
+        **({"media": "shards"} if run.recipe.storage.media == "shards" else {}),
+    }
+
+
+def _stage(run: Run, stage: str) -> dict[str, Any]:
+    prepared, spec = require_manifest(run, "prepare", by=stage), run.recipe.stages[stage]
+    settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
+    settings["data"] = {**data_settings(run.recipe.data), "source": sources_of(run.recipe)}
+    earlier = input_stages(run.recipe, stage)
+    return {
+        **settings,
+        **pretrained_digests(run.recipe),
+        "stage": stage,
+        "spec": spec.model_dump(mode="json", exclude=_SHOWN),
+        "data": content_of(prepared, spec.datasets),
+        "inputs": {name: require_manifest(run, name, by=stage).digest for name in earlier},
+    }
+
+
+def _export(run: Run) -> dict[str, Any]:
+    return {
+        "recipe": recipe_digest(run.recipe),
+        "stages": digests_of(stage_manifests(run, "export")),
+    }
+
+
+def _evaluate(run: Run) -> dict[str, Any]:
+    return {
+        "recipe": recipe_digest(run.recipe),
+        "stages": digests_of(stage_manifests(run, "evaluate")),
+        "prepare": require_manifest(run, "prepare", by="evaluate").digest,
+    }
+
+
+def _report(run: Run) -> dict[str, Any]:
+    commits = {step: run.final(step) for step in (*run.recipe.stages, "evaluate")}
+    # Of what has no commit the page shows how it went.
+    return {
+        "recipe": recipe_digest(run.recipe),
+        "steps": {
+            step: commit.digest if commit else last_progress(run, step)
+            for step, commit in commits.items()
+        },
+    }
+
+
+_INPUTS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "data_fetch": _data_fetch,
+    "prepare": _prepare,
+    "evaluate": _evaluate,
+    "export": _export,
+    "report": _report,
+}
 
 
 def require_manifest(run: Run, step: str, *, by: str) -> Manifest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,16 @@ from vita_train.launch.stage import launch_stage
 from vita_train.pipeline.step_commit import run_step
 from vita_train.pipeline.step_inputs import (
     dataset_digests,
-    digests_of,
-    last_progress,
     lineage_of,
-    pretrained_digests,
-    recipe_digest,
     require_manifest,
-    source_digests,
-    sources_of,
     stage_manifests,
-    template_text,
+    step_inputs,
 )
 from vita_train.pipeline.summary import headline, stage_summary
-from vita_train.recipe.corpus import corpus_settings, data_settings
 from vita_train.recipe.graph import uncovered
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import Selection, input_stages, stage_graph
-from vita_train.runs.manifest import Manifest, content_of
+from vita_train.recipe.selection import Selection, stage_graph
+from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
 from vita_train.storage.base import FileRef
 from vita_train.storage.digest import sha256_file
@@ -41,9 +35,6 @@ from vita_train.storage.factory import open_file
 from vita_train.storage.tar_shards import publish_tree
 
 ALL = Selection()
-#: Settings of a stage that change nothing it computes. What it starts after counts through its
-#: inputs.
-_SHOWN = {"title", "group", "after"}
 
 
 def check_pipeline(recipe: Recipe, stages: str) -> None:
@@ -93,30 +84,12 @@ def fetch_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             lineage=lineage_of(run.recipe, {}),
         )
 
-    return run_step(
-        run,
-        "data_fetch",
-        selection,
-        lambda: {
-            "source": sources_of(run.recipe),
-            "seed": run.recipe.seed,
-            "content": source_digests(run.recipe),
-        },
-        work,
-    )
+    return _once(run, "data_fetch", selection, work)
 
 
 def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Check every record and prepare the corpus in ``prepare/corpus``: tokens, labels, lengths,
     features."""
-
-    def inputs() -> dict[str, Any]:
-        return {
-            **corpus_settings(run.recipe),
-            "template": template_text(run.recipe),
-            "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest,
-            **({"media": "shards"} if run.recipe.storage.media == "shards" else {}),
-        }
 
     def work(digest: str) -> Manifest:
         from vita_train.data.prepare.run import prepare
@@ -149,7 +122,7 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             },
         )
 
-    return run_step(run, "prepare", selection, inputs, work)
+    return _once(run, "prepare", selection, work)
 
 
 def train_step(
@@ -165,23 +138,7 @@ def train_step(
     if stage not in run.recipe.stages:
         return None
 
-    def inputs() -> dict[str, Any]:
-        prepared, spec = require_manifest(run, "prepare", by=stage), run.recipe.stages[stage]
-        earlier = input_stages(run.recipe, stage)
-        settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
-        settings["data"] = {**data_settings(run.recipe.data), "source": sources_of(run.recipe)}
-        return {
-            **settings,
-            **pretrained_digests(run.recipe),
-            "stage": stage,
-            "spec": spec.model_dump(mode="json", exclude=_SHOWN),
-            "data": content_of(prepared, spec.datasets),
-            "inputs": {name: require_manifest(run, name, by=stage).digest for name in earlier},
-        }
-
-    return run_step(
-        run, stage, selection, inputs, lambda digest: launch_stage(run, stage, digest, task)
-    )
+    return _once(run, stage, selection, lambda digest: launch_stage(run, stage, digest, task))
 
 
 def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
@@ -201,17 +158,7 @@ def evaluate_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             lineage=lineage_of(run.recipe, stage_manifests(run, "evaluate")),
         )
 
-    return run_step(
-        run,
-        "evaluate",
-        selection,
-        lambda: {
-            "recipe": recipe_digest(run.recipe),
-            "stages": digests_of(stage_manifests(run, "evaluate")),
-            "prepare": require_manifest(run, "prepare", by="evaluate").digest,
-        },
-        work,
-    )
+    return _once(run, "evaluate", selection, work)
 
 
 def export_step(run: Run, selection: Selection = ALL) -> Manifest | None:
@@ -232,32 +179,12 @@ def export_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             lineage=lineage_of(run.recipe, stage_manifests(run, "export")),
         )
 
-    return run_step(
-        run,
-        "export",
-        selection,
-        lambda: {
-            "recipe": recipe_digest(run.recipe),
-            "stages": digests_of(stage_manifests(run, "export")),
-        },
-        work,
-    )
+    return _once(run, "export", selection, work)
 
 
 def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     """Render the run as one HTML page, ``report/report.html``: finished or not, it shows how far
     the run came."""
-
-    def inputs() -> dict[str, Any]:
-        commits = {step: run.final(step) for step in (*run.recipe.stages, "evaluate")}
-        # Of what has no commit the page shows how it went.
-        return {
-            "recipe": recipe_digest(run.recipe),
-            "steps": {
-                step: commit.digest if commit else last_progress(run, step)
-                for step, commit in commits.items()
-            },
-        }
 
     def work(digest: str) -> Manifest:
         from vita_train.report.render import render_report
@@ -272,7 +199,7 @@ def report_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             lineage=lineage_of(run.recipe, {}),
         )
 
-    return run_step(run, "report", selection, inputs, work)
+    return _once(run, "report", selection, work)
 
 
 def publish(
@@ -318,6 +245,22 @@ def publish_page(run: Run, manifest: Manifest | None, page: Any) -> None:
         store, key = open_file(manifest.files["report"].uri, endpoint=run.recipe.storage.endpoint)
         text = store.read(key)
     Path(page.path).write_bytes(text)
+
+
+def publish_samples(run: Run, manifest: Manifest | None, page: Any) -> None:
+    """Hand the samples of an evaluation to KFP as an HTML artifact."""
+    text = "<p>The evaluation was not asked for.</p>"
+    if manifest is not None:
+        from vita_train.report.samples import build_sheet
+
+        text = build_sheet(run.own_store())
+    Path(page.path).write_text(text, encoding="utf-8")
+
+
+def _once(
+    run: Run, step: str, selection: Selection, work: Callable[[str], Manifest]
+) -> Manifest | None:
+    return run_step(run, step, selection, lambda: step_inputs(run, step), work)
 
 
 def _use_threads(recipe: Recipe) -> None:

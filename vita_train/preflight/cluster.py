@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from vita_train.console import Check, check
 from vita_train.errors import UserError
 from vita_train.launch.kubernetes.api import Cluster, own_namespace
-from vita_train.launch.kubernetes.job import TrainingJob
+from vita_train.launch.kubernetes.job import RUN_LABEL, TrainingJob, label_value
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.launcher import Launcher
@@ -69,6 +69,16 @@ def check_cluster(
             ("job run", lambda: _run_trial_job(cluster, _backend(cluster, platform), job, out))
         )
     return [check(name, work) for name, work in checks]
+
+
+def jobs_of(cluster: Cluster, platform: Platform, run: str) -> int:
+    """Return how many jobs a run has at the moment, those that are being deleted not counted."""
+    jobs, _ = cluster.objects(
+        _backend(cluster, platform).resource,
+        platform.namespace or own_namespace(),
+        labelSelector=f"{RUN_LABEL}={label_value(run)}",
+    )
+    return sum(not job["metadata"].get("deletionTimestamp") for job in jobs)
 
 
 def _committed(uri: str) -> str:

@@ -20,8 +20,8 @@ class DiskPlan:
     writing at a time."""
 
     checkpoints: int
-    """Resumable checkpoints that stay: ``storage.keep_last`` of each stage, or as many as it
-    makes."""
+    """Resumable checkpoints that stay: ``storage.keep_last`` of each stage and the best where it is
+    measured on the way, or as many as it makes."""
     weights: int
     """Final weights of each stage, and the export."""
     in_flight: int
@@ -69,6 +69,7 @@ def plan_disk(
 
 def _kept(spec: StageSpec, keep_last: int) -> int:
     """Return how many checkpoints of a stage stay."""
+    keep_last += bool(spec.eval.interval)
     return (
         min(keep_last, math.ceil(spec.most_steps / spec.checkpoint_interval))
         if spec.most_steps

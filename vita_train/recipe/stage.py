@@ -25,6 +25,7 @@ from vita_train.recipe.base import (
     Size,
     Strict,
 )
+from vita_train.recipe.flat import FlatSpec
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.objectives import OBJECTIVES, check_options
@@ -208,7 +209,10 @@ class StageSpec(Strict):
     gates: dict[str, Gate] = {}
     """Measure name (e.g. ``vqa_seen.accuracy``) to bounds, checked on the final weights."""
     checkpoint_interval: Count = 500
-    """Steps between resumable checkpoints."""
+    """Steps between resumable checkpoints. Beside the newest ones the checkpoint with the lowest
+    dev loss is kept."""
+    flat: FlatSpec = FlatSpec()
+    """When a training loss that has stopped to fall is warned about, or ends the stage."""
     options: dict[str, Annotated[float, _OPTION] | Annotated[int, _OPTION] | bool | str] = {}
     """Settings of the objective (augmentation, loss weights); each objective refuses names it does
     not know."""
@@ -292,13 +296,14 @@ class StageSpec(Strict):
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out lora and quantize where they are not used: digests of such stages know nothing
-        of them."""
+        """Leave out lora, quantize and flat where they say nothing: digests of such stages know
+        nothing of them."""
         values: dict[str, Any] = handler(self)
         return {
             name: value
             for name, value in values.items()
-            if value is not None or name not in ("lora", "quantize")
+            if (value is not None or name not in ("lora", "quantize"))
+            and (name != "flat" or self.flat != FlatSpec())
         }
 
     @model_validator(mode="after")

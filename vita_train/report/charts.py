@@ -134,10 +134,24 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     return whole if len(inside) > 5 and len(whole) >= 2 else inside
 
 
-def rate_strip(
-    x: Sequence[float], y: Sequence[float], *, title: str, width: int = 360, height: int = 30
+def strip(
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    title: str,
+    form: str = ".3g",
+    width: int = 360,
+    height: int = 30,
 ) -> Markup:
-    """Draw a learning-rate schedule as a small filled strip from zero to its peak."""
+    """Draw values that are not negative as a small filled strip from zero to their peak, with the
+    peak beside it.
+
+    Args:
+        x, y: points.
+        title: read out by screen readers, and shown where the mouse rests.
+        form: how the peak is written.
+        width, height: of the drawing, pixels.
+    """
     x, y = thin(x, y, 120)
     if not x or max(y) <= 0:
         return Markup("")
@@ -153,7 +167,7 @@ def rate_strip(
         '<svg class="chart strip" viewBox="0 0 {} {}" role="img"><title>{}</title>'
         '<polygon class="rate-area" points="{}"/><polyline class="curve rate" points="{}"/>'
         '<text class="tick" x="{}" y="12" text-anchor="end">{}</text></svg>'
-    ).format(width, height, title, area, line, left - 6, f"{max(y):.0e}".replace("e-0", "e-"))
+    ).format(width, height, title, area, line, left - 6, format(max(y), form).replace("e-0", "e-"))
 
 
 def waveform(samples: np.ndarray, *, bars: int = 96, width: int = 288, height: int = 40) -> Markup:

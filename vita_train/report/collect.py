@@ -111,8 +111,8 @@ class RunView:
     recipe_text: str
     stages: list[StageView]
     steps: dict[str, Manifest | None]
-    failed_steps: dict[str, str]
-    """Steps around the ladder that failed, with the reason."""
+    failed_steps: dict[str, dict[str, Any]]
+    """Steps around the ladder that failed, with what they left as progress."""
     ledger: dict[str, Any]
     tasks: dict[str, str]
     """Dataset to the kind of its task."""
@@ -230,12 +230,12 @@ def read_run(reader: RunReader) -> RunView:
     )
 
 
-def _failed_steps(reader: RunReader) -> dict[str, str]:
+def _failed_steps(reader: RunReader) -> dict[str, dict[str, Any]]:
     failed = {}
     for name in STEP_TITLES:
         progress = reader.json(f"{name}/progress.json")
         if isinstance(progress, dict) and progress.get("state") == "failed":
-            failed[name] = str(progress.get("reason") or "")
+            failed[name] = progress
     return failed
 
 

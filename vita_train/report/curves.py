@@ -7,8 +7,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vita_train.report.charts import Curve, line_chart, rate_strip, smooth
+from vita_train.report.charts import Curve, line_chart, smooth, strip
 from vita_train.report.collect import StageView
+
+#: What events say of the machine, in words.
+_USAGE = {
+    "cpu_cores": "processors busy",
+    "memory_now_gib": "memory, GiB",
+    "gpu_busy": "share of time the GPU computes",
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,8 @@ class CurvePanel:
     group: str
     loss: Markup
     rate: Markup
+    usage: list[tuple[str, Markup]]
+    """What the first rank used of its machine over time: in words, and drawn."""
     last_loss: float
     last_dev: float | None
 
@@ -42,7 +51,8 @@ def curve_panel(stage: StageView) -> CurvePanel | None:
         stage,
         stage.colour,
         line_chart(curves, title=title, log=log),
-        rate_strip(*_rate(stage), title=f"{stage.name}: learning rate"),
+        strip(*_rate(stage), title=f"{stage.name}: learning rate", form=".0e"),
+        _usage(stage),
         losses[-1],
         dev[-1] if dev else None,
     )
@@ -56,6 +66,14 @@ def series(events: list[dict[str, Any]], key: str) -> tuple[list[float], list[fl
         if isinstance(event.get("step"), int | float) and isinstance(event.get(key), int | float)
     ]
     return [step for step, _ in points], [value for _, value in points]
+
+
+def _usage(stage: StageView) -> list[tuple[str, Markup]]:
+    drawn = [
+        (words, strip(*series(stage.events, key), title=f"{stage.name}: {words}"))
+        for key, words in _USAGE.items()
+    ]
+    return [(words, drawing) for words, drawing in drawn if drawing]
 
 
 def _rate(stage: StageView) -> tuple[list[float], list[float]]:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from vita_train import __version__
 from vita_train.errors import UserError
 from vita_train.evaluation.forgetting import forgetting_table
-from vita_train.page import page_environment
 from vita_train.recipe.modules import MODULES
 from vita_train.report import words
 from vita_train.report.collect import (
@@ -24,9 +19,11 @@ from vita_train.report.collect import (
     read_run,
 )
 from vita_train.report.curves import curve_panel, series
+from vita_train.report.failure import Failure, failure_of
 from vita_train.report.ledger import ledger_rows
 from vita_train.report.lineage import lineage_rows
-from vita_train.report.media import audio_clip, image_uri
+from vita_train.report.page import render_page
+from vita_train.report.samples import sorted_samples
 from vita_train.storage.base import Store
 from vita_train.storage.factory import open_store
 
@@ -66,21 +63,19 @@ def build_report(*stores: Store) -> str:
         )
     reader = RunReader(stores)
     run = read_run(reader)
-    environment = page_environment("vita_train.report")
-    environment.filters.update(count=words.count, duration=words.duration, size=words.size)
-    folder = files("vita_train.report") / "templates"
-    return environment.get_template("report.html.j2").render(
+    failure = failure_of(run)
+    return render_page(
+        "report.html.j2",
         run=run,
-        version=__version__,
-        style=Markup((folder / "style.css").read_text()),
-        script=Markup((folder / "script.js").read_text()),
+        failure=failure,
         modules=_columns(run),
         verdict=_verdict(run),
         headlines=_headlines(run),
-        rungs=[_rung(stage) for stage in run.stages],
+        rungs=[_rung(stage, failure) for stage in run.stages],
         panels=[panel for stage in run.stages if (panel := curve_panel(stage)) is not None],
         forgetting=_forgetting(run),
-        samples=_samples(run, reader),
+        samples=sorted_samples(run, reader),
+        every_truth=False,
         pace=[row for stage in run.stages if (row := _pace(stage)) is not None],
         ledger=ledger_rows(run.ledger),
         lineage=lineage_rows(run),
@@ -117,18 +112,16 @@ def _verdict(run: RunView) -> Verdict:
     spent = f" in {words.duration(seconds)} of training" if seconds else ""
     if failed:
         stage = failed[0]
-        reason = f": {stage.reason}" if stage.reason else ""
         return Verdict(
             "bad",
-            f"Stage {stage.name}, {stage.title}, {stage.state}{reason}. "
+            f"Stage {stage.name}, {stage.title}, {stage.state}. "
             f"{len(done)} of {len(run.stages)} stages are done{spent}.",
         )
     if run.failed_steps:
-        step, reason = next(iter(run.failed_steps.items()))
+        step = next(iter(run.failed_steps))
         return Verdict(
             "bad",
-            f"{STEP_TITLES[step]} failed{f': {reason}' if reason else ''}. "
-            f"{len(done)} of {len(run.stages)} stages are done{spent}.",
+            f"{STEP_TITLES[step]} failed. {len(done)} of {len(run.stages)} stages are done{spent}.",
         )
     if missed:
         return Verdict(
@@ -163,7 +156,7 @@ def _headlines(run: RunView) -> list[dict[str, Any]]:
     ]
 
 
-def _rung(stage: StageView) -> dict[str, Any]:
+def _rung(stage: StageView, failure: Failure | None) -> dict[str, Any]:
     trained, frozen = parameter_counts(stage)
     key = words.key_measure(stage.spec, stage.metrics)
     gate = next((result for result in stage.gates if result.measure == key), None)
@@ -178,6 +171,12 @@ def _rung(stage: StageView) -> dict[str, Any]:
         "gate": gate,
         "missed": [str(result) for result in stage.gates if not result.met and not stage.accepted],
         "notes": _notes(stage),
+        # The page begins with that of the first that failed.
+        **(
+            {"reason": "", "log_tail": []}
+            if failure and failure.step == stage.name
+            else {"reason": stage.reason, "log_tail": stage.log_tail}
+        ),
         "rates": stage.spec.trainable,
         "where": f"step {step:,} of {steps:,}"
         if isinstance(step, int) and isinstance(steps, int)
@@ -200,6 +199,9 @@ def _notes(stage: StageView) -> list[str]:
         )
     if stage.spec.extend and counted:
         notes.append(f"Extended by {' and '.join(map(str, stage.spec.extend))} steps.")
+    if flat := stage.progress.get("flat"):
+        ended = ", and the stage ended early" if isinstance(met, dict) and "flat" in met else ""
+        notes.append(f"A flat loss: {flat}{ended}.")
     notes += [f"A checkpoint was passed over: {reason}." for reason in stage.passed_over]
     return notes + [f"Accepted although {reason}." for reason in stage.accepted]
 
@@ -250,38 +252,3 @@ def _pace(stage: StageView) -> dict[str, Any] | None:
         "tokens": sum(tokens) / len(tokens) if tokens else None,
         "memory": max(memory) * 2**30 if memory else None,
     }
-
-
-def _samples(run: RunView, reader: RunReader) -> dict[str, list[dict[str, Any]]]:
-    """Sort samples into those to look at, to listen to and to read, with their media inlined."""
-    sorted_samples: dict[str, list[dict[str, Any]]] = {"look": [], "listen": [], "read": []}
-    for sample in run.samples:
-        entry: dict[str, Any] = {
-            "images": [],
-            "sounds": [],
-            **{
-                key: str(sample.get(key, ""))
-                for key in ("title", "dataset", "slice", "question", "answer", "truth", "note")
-            },
-            "right": sample.get("right"),
-        }
-        for item in sample.get("media", ()):
-            _add_media(entry, item, reader)
-        section = "listen" if entry["sounds"] else "look" if entry["images"] else "read"
-        sorted_samples[section].append(entry)
-    return sorted_samples
-
-
-def _add_media(entry: dict[str, Any], item: dict[str, Any], reader: RunReader) -> None:
-    data = reader.read(f"evaluate/{item.get('path')}") if isinstance(item, dict) else None
-    if data is None:
-        return
-    if item.get("kind") == "image":
-        uri = image_uri(data)
-        if uri:
-            entry["images"].append(uri)
-    elif clip := audio_clip(data):
-        uri, wave, seconds = clip
-        entry["sounds"].append(
-            {"uri": uri, "wave": wave, "seconds": seconds, "label": str(item.get("label", ""))}
-        )

@@ -111,11 +111,11 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
 
     Checkpoints carry it, so that an extended stage continues from those it has.
     """
-    needed = [name for name in MODULES if name in set(needed)]
+    needed, spec = [name for name in MODULES if name in set(needed)], recipe.stages[stage]
     model = recipe.model.model_dump(mode="json")
     parts: dict[str, Any] = {
         "stage": stage,
-        "spec": recipe.stages[stage].model_dump(mode="json", exclude=_NOT_IN_DIGEST),
+        "spec": spec.model_dump(mode="json", exclude=_not_in_digest(spec)),
         "model": {name: model[_SPEC_OF.get(name, name)] for name in needed}
         | {"dtype": model["dtype"]},
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
@@ -129,6 +129,11 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
         },
     }
     return digest_of(parts)
+
+
+def _not_in_digest(spec: StageSpec) -> set[str]:
+    """Return the settings that change no weights; a flat loss that is warned about changes none."""
+    return _NOT_IN_DIGEST if spec.flat.stop else {*_NOT_IN_DIGEST, "flat"}
 
 
 def extended_digest(digest: str, spec: StageSpec) -> str:

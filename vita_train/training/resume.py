@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Checkpoints:
             folder = self._restored / f"{commit.manifest.attempt}-{commit.step}"
             damaged: VitaError | None = None
             try:
-                folder = restore(self._store, commit, folder)
+                folder = restore(self._store, commit, folder, select=self._select(engine, commit))
             except (DamagedError, MissingKeyError) as error:
                 damaged = error
             if sum_over_ranks([damaged is not None])[0]:
@@ -121,6 +121,18 @@ class Checkpoints:
             return counters
         self._check_not_lost(found=False)
         return None
+
+    def _select(self, engine: Engine, commit: Commit) -> Callable[[str], bool] | None:
+        """Return which files of a checkpoint this machine needs; None for all of them."""
+        world = self._world
+        if world.size == 1 or world.size != commit.manifest.world_size:
+            return None
+        if not engine.reads_own_files:
+            return None
+        first = world.rank - world.local_rank
+        ranks = {0, *range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", "1")))}
+        parts = [part for part in commit.manifest.ranks if part.rank in ranks]
+        return {name for part in parts for name in part.files}.__contains__
 
     def _pass_over(self, key: str, why: str) -> None:
         """Note, once, a checkpoint of this stage that cannot be used."""
@@ -197,7 +209,13 @@ class Checkpoints:
         return attempt
 
     def save(
-        self, engine: Engine, step: int, counters: dict[str, Any], *, extended: Sequence[int] = ()
+        self,
+        engine: Engine,
+        step: int,
+        counters: dict[str, Any],
+        *,
+        extended: Sequence[int] = (),
+        best: float | None = None,
     ) -> None:
         """Write the state after ``step`` steps and hand it over; storing goes on in the background.
 
@@ -206,6 +224,7 @@ class Checkpoints:
             step: steps done.
             counters: what `restore` gives back.
             extended: the extensions that these steps reach into.
+            best: step of the checkpoint with the best measure so far, which is kept.
 
         Raises:
             UserError: there is no space for it on this machine.
@@ -229,7 +248,10 @@ class Checkpoints:
             if path.is_file()
         }
         self._committer.submit(
-            step, files, meta={"digest": self._digest, "step": step, "extended": list(extended)}
+            step,
+            files,
+            meta={"digest": self._digest, "step": step, "extended": list(extended)},
+            best=best,
         )
 
     def committed_at(self) -> float | None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -70,11 +70,20 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _COLLECTIVE_MARGIN = 600.0
 
 
+class Page(Protocol):
+    """Shows how far a run is."""
+
+    def __call__(self, *, last: bool = False) -> None:
+        """Show what is new; ``last``: the stage is done."""
+
+
 class StageRun:
     """Names and places of one stage of one run, the same on every rank."""
 
-    def __init__(self, run: Run, stage: str, logs: Path | None = None) -> None:
-        self.run, self.recipe = run, run.recipe
+    def __init__(
+        self, run: Run, stage: str, logs: Path | None = None, page: Page | None = None
+    ) -> None:
+        self.run, self.recipe, self.page = run, run.recipe, page
         recipe = run.recipe
         self.stage = stage_name(stage, recipe.stages)
         self.spec: StageSpec = recipe.stages[self.stage]
@@ -96,7 +105,9 @@ class StageRun:
         return None if self.run.is_local else (self.store, self.prefix)
 
 
-def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | None:
+def run_stage(
+    run: Run, stage: str, *, logs: Path | None = None, page: Page | None = None
+) -> Manifest | None:
     """Train one stage as one of the ranks that the environment names, and commit its result.
 
     A stage that is done already with the same digest returns its manifest at once. One that was
@@ -106,6 +117,7 @@ def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | N
         run: of which.
         stage: stage id or alias.
         logs: where this rank's error file goes; the stage's own ``logs`` when not given.
+        page: shows how far the run is, whenever there is something new to show; rank 0 calls it.
 
     Returns:
         The manifest on rank 0; None on the other ranks, which end when the weights are gathered.
@@ -117,7 +129,7 @@ def run_stage(run: Run, stage: str, *, logs: Path | None = None) -> Manifest | N
         VitaError: any other end; each rank leaves ``logs/rank-<r>.error.json``.
     """
     world = world_from_environment()
-    stage_run = StageRun(run, stage, logs)
+    stage_run = StageRun(run, stage, logs, page)
     try:
         return _run(stage_run, world)
     except VitaError as error:
@@ -227,7 +239,10 @@ def _train(
         measure = DevMeasures(stage_run.stage, recipe, stage_run.corpus, modules, world)
         measure.check(plan.dataset_measures, where=f"{settings}.until")
     run_log = RunLog(
-        stage_run.directory if world.rank == 0 else None, plan.end, remote=stage_run.remote()
+        stage_run.directory if world.rank == 0 else None,
+        plan.end,
+        remote=stage_run.remote(),
+        page=stage_run.page,
     )
     checkpoints = Checkpoints(
         stage_run.store,
@@ -388,6 +403,8 @@ def _finish(
     run_log.progress(state="done", eta_s=0, phase="done")
     run_log.close()
     stage_run.run.commit(stage_run.stage, manifest)
+    if stage_run.page is not None:
+        stage_run.page(last=True)
     return manifest
 
 

@@ -20,6 +20,8 @@ from vita_train.training.optim.schedule import decay_steps, rate_factor, warmup_
 
 #: Key of the stage's own ``until`` in ``met``.
 STAGE = "stage"
+#: Key in ``met`` of the step at which a stage was ended because its loss was flat.
+FLAT = "flat"
 #: Share of the steps that the decay takes where a stage trains until something and does not say.
 _DECAY_SHARE = 0.2
 
@@ -57,9 +59,10 @@ class StepPlan:
     @property
     def first_end(self) -> int:
         """Steps before any extension, as far as is known now."""
+        most = min(self.most_steps, self.met.get(FLAT, self.most_steps))
         if not self.spec.until or self.decay is None:
-            return self.most_steps
-        return min(self.most_steps, self.decay_from + self.decay)
+            return most
+        return min(most, self.decay_from + self.decay)
 
     @property
     def end(self) -> int:
@@ -158,6 +161,10 @@ class StepPlan:
             return False
         self.met[key] = step
         return True
+
+    def stop(self, step: int) -> None:
+        """End the stage after ``step`` steps, but for its extensions."""
+        self.met[FLAT] = step
 
     def _start(self, key: str) -> int:
         ends = self.phase_ends

@@ -19,10 +19,16 @@ from vita_train.evaluation.gates import OBJECTIVES_OWN
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.batches import BatchLoader, BatchOrder, LoadedStep
 from vita_train.training.engines.base import Engine, not_finite
+from vita_train.training.flat_loss import FlatLoss
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.samples import id_sum
-from vita_train.training.observability.telemetry import MetricsSnapshot, Throughput, peak_memory
+from vita_train.training.observability.telemetry import (
+    MetricsSnapshot,
+    Throughput,
+    machine_usage,
+    peak_memory,
+)
 from vita_train.training.parallel.distributed import World, gather_json, peer_errors, sum_over_ranks
 from vita_train.training.resume import Checkpoints, seed_step
 from vita_train.training.step_plan import StepPlan
@@ -59,6 +65,12 @@ class Counters:
     """Step at which each ``until`` was met (see ``step_plan.StepPlan.met``)."""
     checks: dict[str, float] = field(default_factory=dict)
     """Measures of the last look at an ``until``."""
+    dev_step: int = 0
+    """Step of the last measurement of ``dev``."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Step and dev loss of the saved state with the lowest."""
+    flat: dict[str, Any] = field(default_factory=dict)
+    """What was seen of the loss (see ``flat_loss.FlatLoss``)."""
 
 
 @dataclass
@@ -97,7 +109,7 @@ class Loop:
         """
         self.order.seek(counters.order)
         plan, throughput, sums = self.plan, Throughput(), MetricSums()
-        plan.met = counters.met
+        plan.met, flat = counters.met, FlatLoss(self.spec.flat, counters.flat)
         self._follow_plan()
         self.snapshot.step = counters.step
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
@@ -131,8 +143,10 @@ class Loop:
                 last = counters.step == plan.end
                 if counters.step % every == 0 or last:
                     counters.loss = self._log(counters, sums, norm, throughput)
+                    self._look_flat(counters, flat)
+                    last = counters.step == plan.end
                 if self._due(self.spec.eval.interval, counters.step) or last:
-                    counters.dev = self._measure(counters)
+                    counters.dev, counters.dev_step = self._measure(counters), counters.step
                 if (
                     last
                     or global_step.stop
@@ -161,11 +175,16 @@ class Loop:
                 remedy=self._after_divergence(),
             )
         counters.order = self.order.state(counters.step)
+        loss = counters.dev.get("dev.loss", math.inf)
+        if counters.dev_step == counters.step and loss < counters.best.get("loss", math.inf):
+            counters.best = {"step": counters.step, "loss": loss}
+            self.run_log.progress(best=counters.best)
         self.checkpoints.save(
             self.engine,
             counters.step,
             vars(counters),
             extended=self.plan.extensions_begun(counters.step),
+            best=counters.best.get("step"),
         )
         self.run_log.publish()
 
@@ -205,6 +224,22 @@ class Loop:
         self.order.set_ends(self.plan.phase_ends)
         self.snapshot.steps = self.plan.end
         self.run_log.set_steps(self.plan.end)
+
+    def _look_flat(self, counters: Counters, flat: FlatLoss) -> None:
+        """Warn about a loss that has stopped to fall, or end the stage, as its settings say."""
+        ends, step = self.plan.phase_ends, counters.step
+        is_looked_at = (ends[-1] if ends else 0) < step < self.plan.first_end
+        if not (is_looked_at and flat.is_flat(step, counters.loss)):
+            return
+        what = f"the loss has not fallen below {flat.best:.4g} since step {flat.since}"
+        self.run_log.progress(flat=what)
+        warn(
+            f"step {step}: {what}{', the stage ends here' if self.spec.flat.stop else ''}",
+            everywhere=self.world.rank == 0,
+        )
+        if self.spec.flat.stop:
+            self.plan.stop(step)
+            self._follow_plan()
 
     def _check(self, counters: Counters) -> bool:
         """Look at the measures that the present phase trains until; True if they are met."""
@@ -368,6 +403,7 @@ class Loop:
                 **norms,
                 **rates,
                 "memory_gib": memory,
+                **machine_usage(self.world.device),
                 **({"skipped": counters.skipped} if counters.skipped else {}),
                 **({"unreadable": len(counters.unreadable)} if counters.unreadable else {}),
             },

@@ -38,6 +38,7 @@ def train(
     world: Any,
     text_only: bool = False,
     resume_at: tuple[int, Path] | None = None,
+    own_files: bool = False,
     optim: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return losses, gradient norms and a checksum of the gathered weights."""
@@ -56,7 +57,7 @@ def train(
             sum_over_ranks([0])
             runner.close()
             objective, runner = start(recipe, spec, world)
-            runner.load(resume_at[1])
+            runner.load(on_its_own(resume_at[1], world.rank) if own_files else resume_at[1])
         mine = global_batch(step)[world.rank :: world.size]
         if text_only:
             mine = (
@@ -85,6 +86,16 @@ def train(
         for name, part in (state or {}).items()
     }
     return {"losses": losses, "norms": norms, "weights": weights}
+
+
+def on_its_own(folder: Path, rank: int) -> Path:
+    """Return a folder with the files that a machine with this rank alone would have fetched."""
+    own = folder.with_name(f"{folder.name} of {rank}")
+    own.mkdir()
+    for path in folder.iterdir():
+        if path.name == ".metadata" or path.name.startswith(("__0_", f"__{rank}_")):
+            (own / path.name).symlink_to(path)
+    return own
 
 
 def start(recipe: Any, spec: Any, world: Any) -> tuple[ToyObjective, Any]:

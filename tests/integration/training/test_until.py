@@ -158,6 +158,33 @@ def test_a_checkpoint_of_another_extension_is_left_aside(root: Path) -> None:
     assert manifest_of(other).lineage["samples"]["steps"] == 10
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_flat_loss_is_warned_about_or_ends_the_stage(
+    root: Path, stop: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(
+        root,
+        steps=12,
+        trainable={"llm": 1e-9},
+        flat={"steps": 4, "tolerance": 0.5, "stop": stop},
+    )
+    run_stage(Run(recipe, RUN), "0.llm")
+    lineage = manifest_of(recipe).lineage
+    assert trained_steps(root)[-1] == lineage["samples"]["steps"] == (9 if stop else 12)
+    assert lineage["samples"]["until_met"] == ({"flat": 9} if stop else {})
+    assert "warning: step 9: the loss has not fallen below" in capsys.readouterr().err
+    progress = json.loads((root / RUN / "0.llm" / "progress.json").read_text())
+    assert "since step 5" in progress["flat"]
+    assert all(
+        {"memory_now_gib", "cpu_cores"} <= row.keys() for row in events(root) if "loss" in row
+    )
+    # A longer stage is begun where the loss was found flat, with another schedule.
+    if stop:
+        longer = extended(recipe, ["0.llm=3"], [])
+        run_stage(Run(longer, RUN), "0.llm")
+        assert trained_steps(root) == list(range(1, 13))
+
+
 @pytest.mark.parametrize("name", ["caption.dev.attributes", "textqa.test.accuracy"])
 def test_measures_of_other_data_are_refused(root: Path, name: str) -> None:
     with raises_code(RecipeError, "VT-RECIPE-027", "textqa"):

@@ -12,8 +12,8 @@ from vita_train.report.charts import (
     Curve,
     line_chart,
     nice_ticks,
-    rate_strip,
     smooth,
+    strip,
     thin,
     waveform,
 )
@@ -43,7 +43,7 @@ def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
 @pytest.mark.parametrize("log", [False, True])
 def test_drawings_hold_finite_numbers_only(y: list[float], log: bool) -> None:
     drawing = str(line_chart([Curve(list(range(len(y))), y, "main")], title="t", log=log))
-    drawing += str(rate_strip(list(range(len(y))), y, title="t")) + str(waveform(np.asarray([0.0])))
+    drawing += str(strip(list(range(len(y))), y, title="t")) + str(waveform(np.asarray([0.0])))
     assert not re.search(r"\b(nan|inf)\b", drawing)
 
 

@@ -3,6 +3,7 @@ shows."""
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.helpers.errors import raises_code
 from tests.helpers.fabricated_run import fabricate_run
 from vita_train.errors import UserError
 from vita_train.report.render import render_report
+from vita_train.report.samples import build_sheet
 from vita_train.runs.final import read_final, write_final
 from vita_train.storage.factory import open_store
 
@@ -148,7 +150,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 def test_a_failed_run_says_what_failed_and_why(tmp_path: Path) -> None:
     _, page = page_of(fabricate_run(tmp_path, fails="1.3"))
     assert "Stage 1.3, vision instruction tuning, failed" in page.text
-    assert "step 266: the loss is not a number (lower the rate)" in page.text
+    assert page.text.count("step 266: the loss is not a number (lower the rate)") == 1
     assert "samples vqa/17 vqa/311" in page.text
     assert "4 of 10 stages are done" in page.text
     assert "not started" in page.text
@@ -156,11 +158,27 @@ def test_a_failed_run_says_what_failed_and_why(tmp_path: Path) -> None:
 
 def test_a_step_around_the_ladder_that_failed_is_told(tmp_path: Path) -> None:
     run = fabricate_run(tmp_path, until="0.llm")
-    (run / "prepare" / "progress.json").write_text(
-        '{"state": "failed", "reason": "caption/train: 9 of 9 rejected"}'
-    )
+    progress = {
+        "state": "failed",
+        "reason": "caption/train: 9 of 9 rejected (look at rejects.jsonl)",
+        "error": {"what": "9 of 9 rejected", "where": "caption/train", "remedy": "look at rejects"},
+    }
+    (run / "prepare" / "progress.json").write_text(json.dumps(progress))
     _, page = page_of(run)
-    assert "The preparation of the data failed: caption/train: 9 of 9 rejected" in page.text
+    for told in ("The preparation of the data failed", "9 of 9 rejected", "What to do: look at"):
+        assert told in page.text
+
+
+def test_the_samples_of_an_evaluation_are_a_page_of_their_own(tmp_path: Path) -> None:
+    run = fabricate_run(tmp_path, text=HOSTILE)
+    text = build_sheet(open_store(str(run)))
+    page = Page(text)
+    assert (len(page.of("audio")), len(page.of("img"))) == (6, 4)
+    assert page.text.count("Expected: ") > Page(render_report(run).read_text()).text.count(
+        "Expected: "
+    ), "also where the answer was right"
+    assert len(page.of("script")) == 1
+    assert not re.search(r"https?://|@import|url\(", text)
 
 
 def test_a_partial_run_and_a_bare_one_render(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ import torch
 from vita_train.errors import CheckpointError
 from vita_train.recipe.platform import GRACE
 from vita_train.storage.base import Store
+from vita_train.storage.checkpoints.attempt import begin_attempt
+from vita_train.storage.checkpoints.commit import commit_checkpoint, save_rank_files
 from vita_train.storage.local import LocalStore
+from vita_train.storage.s3 import S3Store
+from vita_train.training import resume
 from vita_train.training.parallel.distributed import World
 from vita_train.training.resume import Checkpoints
 
@@ -142,6 +146,66 @@ def test_older_checkpoints_stay_until_the_new_one_can_be_read_back(tmp_path: Pat
         checkpoints.save(ENGINE, step, {"step": step})
     checkpoints.wait()
     assert checkpoints_in(store).restore(ENGINE) == {"step": 3}
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    checkpoints = checkpoints_in(store, keep_last=1)
+    checkpoints.begin()
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(ENGINE, step, {"step": step}, best=best)
+    checkpoints.wait()
+    kept = {key.split("/")[-2] for key in store.list("run/1.1/attempt-") if key.endswith(".pt")}
+    assert kept == {"step-00000002", "step-00000004"}
+    assert checkpoints_in(store).restore(ENGINE) == {"step": 4}
+
+
+@pytest.mark.parametrize(
+    ("own", "rank", "wrote", "fetched"),
+    [
+        (True, 2, 4, {"state-0", "state-2", "state-3"}),
+        (True, 0, 4, {"state-0", "state-1"}),
+        (False, 2, 4, {"state-0", "state-1", "state-2", "state-3"}),
+        (True, 2, 3, {"state-0", "state-1", "state-2"}),
+    ],
+)
+def test_a_node_fetches_the_files_of_its_own_ranks(
+    own: bool,
+    rank: int,
+    wrote: int,
+    fetched: set[str],
+    s3_store: S3Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks a node; another number of ranks may need any file."""
+
+    class Sharded:
+        reads_own_files = own
+        found: set[str] = set()
+
+        def load(self, folder: Path) -> None:
+            self.found = {path.name for path in folder.glob("state-*")}
+
+    attempt = begin_attempt(s3_store, "run/1.1")
+    for writer in range(wrote):
+        files = {f"state-{writer}": tmp_path / f"state-{writer}"}
+        if writer == 0:
+            files["counters.json"] = tmp_path / "counters.json"
+        for path in files.values():
+            path.write_text("{}")
+        save_rank_files(s3_store, attempt, 2, writer, files)
+    commit_checkpoint(s3_store, attempt, 2, wrote, meta={"digest": "digest"})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(resume, "sum_over_ranks", lambda values: values)
+    marker = s3_store.list("run/1.1/committed/")[0]
+    monkeypatch.setattr(resume, "broadcast_json", lambda value: value or marker)
+    world = World(rank, 4, rank % 2, torch.device("cpu"))
+    checkpoints = Checkpoints(s3_store, "run/1.1", world, "digest", keep_last=2)
+    monkeypatch.setattr(checkpoints, "_check_not_lost", lambda found: None)
+    engine: Any = Sharded()
+    assert checkpoints.restore(engine) == {}
+    assert engine.found == fetched
 
 
 @pytest.mark.parametrize(("grace", "warnings"), [("0.001", 1), ("3600", 0), ("", 0)])

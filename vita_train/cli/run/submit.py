@@ -95,7 +95,7 @@ def submit(
     if not pipeline:
         _provide(server, resolved)
     shipped = recipe in preset_names()
-    watch = server.submit(
+    started = server.start(
         pipeline or serving_pipeline(resolved),
         {
             "recipe": recipe if shipped else dump_recipe(resolved),
@@ -109,7 +109,7 @@ def submit(
         experiment=experiment,
         service_account=service_account,
     )
-    typer.echo(watch)
+    typer.echo(server.page(started))
 
 
 def _provide(server: PipelineServer, recipe: schema.Recipe) -> None:

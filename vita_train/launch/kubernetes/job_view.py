@@ -27,6 +27,8 @@ class JobView:
     is_deleted: bool = False
     pods: dict[str, Object] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    taken_away: set[str] = field(default_factory=set)
+    """Pods that a queue took away, or takes away, by suspending the job: no fault of theirs."""
     _reported: set[str] = field(default_factory=set)
 
     def take(self, kind: str, change: str, thing: Any) -> None:
@@ -41,6 +43,8 @@ class JobView:
             self.is_deleted = True
         else:
             self.job, self.is_deleted = things[0], False
+            if self.backend.is_suspended(things[0]):
+                self.taken_away |= set(self.pods)
 
     @property
     def by_node(self) -> list[Object]:
@@ -74,10 +78,11 @@ class JobView:
     @property
     def restarts(self) -> int:
         """Times any node's container or pod was started again, the most of all nodes, preempted
-        pods not counted."""
+        pods and those of a suspended job not counted."""
         counts: dict[int, int] = {}
         for pod in self.by_node:
-            if any(failure.reason == Reason.PREEMPTED for failure in pod_failures(pod)):
+            preempted = any(failure.reason == Reason.PREEMPTED for failure in pod_failures(pod))
+            if preempted or pod["metadata"]["uid"] in self.taken_away:
                 continue
             node = self.backend.node_rank(pod)
             counts[node] = counts.get(node, -1) + 1 + restart_count(pod)

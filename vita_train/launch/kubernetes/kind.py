@@ -42,6 +42,9 @@ class JobKind(Protocol):
     def state(self, job: Mapping[str, Any]) -> JobState:
         """Read how a job stands from the object the API returned."""
 
+    def is_suspended(self, job: Mapping[str, Any]) -> bool:
+        """Say whether a queue holds the job back, or has taken its pods away."""
+
     def selector(self, name: str) -> str:
         """Return the label selector of a job's pods."""
 

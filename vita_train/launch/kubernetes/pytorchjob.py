@@ -64,9 +64,11 @@ class PyTorchJobs:
         for kind, phase in _PHASES:
             if entry := condition(job, kind):
                 return said(phase, entry)
-        return JobState(
-            Phase.SUSPENDED if job["spec"].get("runPolicy", {}).get("suspend") else Phase.PENDING
-        )
+        return JobState(Phase.SUSPENDED if self.is_suspended(job) else Phase.PENDING)
+
+    def is_suspended(self, job: Mapping[str, Any]) -> bool:
+        """Read what a queue sets."""
+        return bool(job["spec"].get("runPolicy", {}).get("suspend"))
 
     def selector(self, name: str) -> str:
         """Return the label selector of the job's pods."""

@@ -107,7 +107,11 @@ class TrainJobs:
         counts = (job.get("status") or {}).get("jobsStatus") or ()
         if any(entry.get("ready") or entry.get("active") for entry in counts):
             return JobState(Phase.RUNNING)
-        return JobState(Phase.SUSPENDED if job["spec"].get("suspend") else Phase.PENDING)
+        return JobState(Phase.SUSPENDED if self.is_suspended(job) else Phase.PENDING)
+
+    def is_suspended(self, job: Mapping[str, Any]) -> bool:
+        """Read what a queue sets."""
+        return bool(job["spec"].get("suspend"))
 
     def selector(self, name: str) -> str:
         """Return the label selector of the job's pods."""

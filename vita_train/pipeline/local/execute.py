@@ -20,6 +20,7 @@ from typing import Any
 from vita_train.launch.process import die_with_parent
 from vita_train.pipeline.compiled import sources
 from vita_train.recipe.load import load_recipe
+from vita_train.recipe.schema import Recipe
 from vita_train.storage.scratch import scratch_folder
 
 
@@ -38,7 +39,7 @@ def main() -> int:
 
     # kfp.local takes tasks that could run at the same time in the order of a protobuf map, another
     # in every process.
-    graph_utils.topological_sort_tasks = lambda tasks: task_stack(tasks, steps)
+    graph_utils.topological_sort_tasks = lambda tasks: task_stack(tasks, steps, recipe)
     # kfp.local deletes its workspace when it ends: it must be a directory of its own.
     local.init(
         local.SubprocessRunner(use_venv=False),
@@ -61,16 +62,22 @@ def main() -> int:
     return 0
 
 
-def task_stack(tasks: Mapping[str, Any], steps: Sequence[str]) -> list[str]:
+def task_stack(tasks: Mapping[str, Any], steps: Sequence[str], recipe: Recipe) -> list[str]:
     """Return the names of tasks with the one that runs first at the end.
 
     Each comes after all it waits for, else in the order of the steps. A task's name on the page
-    begins with its step, a group's has the steps in it.
+    begins with its step; a group's is the group, or has steps in it (`group_label`).
     """
 
     def position(name: str) -> int:
-        words = re.split(r"[\s,:]+", tasks[name].task_info.name)
-        return min((steps.index(word) for word in words if word in steps), default=len(steps))
+        label = tasks[name].task_info.name
+        words = {word.rstrip(".") for word in re.split(r"[\s,:]+", label)}
+        inside = [
+            place
+            for place, step in enumerate(steps)
+            if step in words or (step in recipe.stages and recipe.stages[step].group == label)
+        ]
+        return min(inside, default=len(steps))
 
     left, order = sorted(tasks, key=lambda name: (position(name), name)), list[str]()
     while left:

@@ -74,6 +74,8 @@ class RunState:
             step = self.steps.get(str(event.get("step")))
             if step is None:
                 continue
+            if step.state == event.get("state") == "reused":
+                continue  # the first step has told it before
             step.state = str(event.get("state"))
             if step.state == "running":
                 step.started = float(event["time"])

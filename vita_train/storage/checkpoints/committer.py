@@ -62,7 +62,12 @@ class AsyncCommitter:
         """``time.monotonic()`` of the last commit; rank 0 only."""
 
     def submit(
-        self, step: int, files: Mapping[str, Path], *, meta: Mapping[str, Any] | None = None
+        self,
+        step: int,
+        files: Mapping[str, Path],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        best: float | None = None,
     ) -> None:
         """Hand over a step's files; returns at once unless the step before is still under way.
 
@@ -73,6 +78,7 @@ class AsyncCommitter:
             step: optimizer steps done.
             files: name in the checkpoint to local file; names are unique over all ranks.
             meta: small facts for the reader; rank 0's count.
+            best: step of a checkpoint to keep beside the newest.
 
         Raises:
             VitaError: the step before could not be committed.
@@ -80,7 +86,7 @@ class AsyncCommitter:
         self.wait()
         self._thread = threading.Thread(
             target=self._run,
-            args=(step, dict(files), dict(meta or {})),
+            args=(step, dict(files), dict(meta or {}), best),
             name=f"commit-step-{step}",
             daemon=True,
         )
@@ -99,7 +105,9 @@ class AsyncCommitter:
         if error is not None:
             raise error
 
-    def _run(self, step: int, files: dict[str, Path], meta: dict[str, Any]) -> None:
+    def _run(
+        self, step: int, files: dict[str, Path], meta: dict[str, Any], best: float | None
+    ) -> None:
         try:
             save_rank_files(self._store, self._attempt, step, self._rank, files, move=True)
             if self._rank == 0:
@@ -111,7 +119,7 @@ class AsyncCommitter:
                 # Older ones go only once this one has been found as a restart would find it.
                 found = latest_commit(self._store, self._attempt.stage)
                 if found is not None and found.marker_key == made.marker_key:
-                    retire(self._store, self._attempt, self._keep_last)
+                    retire(self._store, self._attempt, self._keep_last, best)
         except BaseException as error:  # carried to the thread that asked
             self._error = error
 

@@ -1,5 +1,5 @@
-"""Which checkpoints stay: the newest few that count, and whatever the current attempt is still
-writing."""
+"""Which checkpoints stay: the newest few that count, the best, and whatever the current attempt is
+still writing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKED = re.compile(r"/committed/step-(\d+)")
 _STEP = re.compile(r"attempt-([^/]+)/step-(\d+)/")
 
 
-def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
+def retire(store: Store, attempt: Attempt, keep_last: int, best: float | None = None) -> None:
     """Delete old checkpoints and what attempts that died left half written.
 
     Rank 0 of the current attempt calls this after a commit of its own. Each checkpoint's marker
@@ -24,15 +24,17 @@ def retire(store: Store, attempt: Attempt, keep_last: int) -> None:
         store: where.
         attempt: the current attempt, which has committed at least one step.
         keep_last: checkpoints to keep, at least 1.
+        best: step of one to keep beside them.
     """
     found, unreadable = markers_and_others(store, attempt.stage)
-    kept = {(marker.attempt, marker.step) for _, marker in found[:keep_last]}
+    older = [key for key, marker in found[keep_last:] if marker.step != best]
+    kept = {(marker.attempt, marker.step) for key, marker in found if key not in older}
     # What cannot be read now may be read later; the key tells the step.
     unknown = {int(match[1]) for key in unreadable if (match := _MARKED.search(key))}
     own = [marker.step for _, marker in found if marker.attempt == attempt.id]
     if not own:
         return
-    store.delete(key for key, _ in found[keep_last:])
+    store.delete(older)
 
     # The listing comes before the register: an attempt registers before it writes, so whatever is
     # listed here and

@@ -37,6 +37,8 @@ class Engine(Protocol):
     """Runs forward, backward and step, and knows how its state is saved."""
 
     objective: Objective
+    reads_own_files: bool
+    """Each rank reads back what it wrote and what rank 0 did, where as many ranks wrote it."""
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         """Run one micro-batch (already on the device) and add ``scale`` x gradient of its loss sum.

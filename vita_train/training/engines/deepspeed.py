@@ -41,6 +41,8 @@ _BUCKET = 500_000_000
 class DeepSpeedEngine:
     """Weights in the compute type, float32 master weights and state in the optimizer."""
 
+    reads_own_files = False  # DeepSpeed wants to see the files of every rank
+
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         deepspeed = import_deepspeed(context.world.device.type)
         self.objective = objective

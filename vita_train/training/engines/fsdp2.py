@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -50,6 +51,8 @@ from vita_train.training.parallel.distributed import sum_over_ranks
 class Fsdp2Engine:
     """Float32 shards; with bfloat16 they are gathered in bfloat16 and gradients are reduced in
     float32."""
+
+    reads_own_files = True
 
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
@@ -114,7 +117,9 @@ class Fsdp2Engine:
 
     def save(self, directory: Path) -> None:
         sync_buffers(self.objective)
-        dcp.save(self._state(), checkpoint_id=directory)
+        # What every rank holds goes to rank 0's file, so that no rank has to read a third one's.
+        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+        dcp.save(self._state(), checkpoint_id=directory, planner=planner)
 
     def load(self, directory: Path) -> None:
         if not (directory / ".metadata").exists():

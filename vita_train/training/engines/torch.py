@@ -40,6 +40,8 @@ class TorchEngine:
     """Float32 master weights; with bfloat16 compute runs under autocast and frozen modules are
     stored in bfloat16."""
 
+    reads_own_files = False  # rank 0 writes all there is
+
     def __init__(self, objective: Objective, context: EngineContext) -> None:
         self.objective = objective
         self.world = context.world

@@ -34,14 +34,21 @@ class RunLog:
         directory: the stage's local directory; none makes every method do nothing.
         steps: steps of the stage.
         remote: store and prefix to publish to, when that is not the directory itself.
+        page: called when the files are there for others, to show them.
     """
 
     def __init__(
-        self, directory: Path | None, steps: int, *, remote: tuple[Store, str] | None = None
+        self,
+        directory: Path | None,
+        steps: int,
+        *,
+        remote: tuple[Store, str] | None = None,
+        page: Callable[[], None] | None = None,
     ) -> None:
         self._directory = directory
         self._steps = steps
         self._remote = remote
+        self._page = page
         self._files: dict[str, TextIO] = {}
         self._writers: list[Any] = []
         self._flush: list[Callable[[], None]] = []
@@ -144,10 +151,16 @@ class RunLog:
                 say(progress_line(self._progress, self._speed))
 
     def publish(self) -> None:
-        """Copy the files to the run's store, if that is elsewhere."""
-        if self._directory is None or self._remote is None:
+        """Copy the files to the run's store, if that is elsewhere, and have them shown."""
+        if self._directory is None:
             return
-        store, prefix = self._remote
+        if self._remote is not None:
+            self._copy(*self._remote)
+        if self._page is not None:
+            self._page()
+
+    def _copy(self, store: Store, prefix: str) -> None:
+        assert self._directory is not None
         for flush in self._flush:
             flush()
         for path in (

@@ -8,7 +8,9 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,8 @@ from vita_train.gpus import TERA, bfloat16_flops
 from vita_train.training.observability.metrics import PEAK
 
 GIB = 2**30
+#: Pages this process uses, on Linux.
+_STATM = Path("/proc/self/statm")
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Throughput:
     """Counts tokens, samples and seconds since the last reading. Counts are those of all ranks."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started, self._computed = time.perf_counter(), time.process_time()
         self._waited = 0.0
         self._tokens = 0.0
         self._samples = 0.0
@@ -62,13 +66,14 @@ class Throughput:
 
     def read(self) -> dict[str, float]:
         """Return rates since the last reading and start anew: tokens/s, samples/s, share of time
-        without data."""
+        without data, processors that this process kept busy."""
         now = time.perf_counter()
         seconds = max(now - self._started, 1e-9)
         rates = {
             "tokens_per_s": self._tokens / seconds,
             "samples_per_s": self._samples / seconds,
             "data_wait": min(1.0, self._waited / seconds),
+            "cpu_cores": (time.process_time() - self._computed) / seconds,
         }
         self.__init__()  # type: ignore[misc]
         return rates
@@ -81,6 +86,20 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def machine_usage(device: torch.device) -> dict[str, float]:
+    """Return what this rank uses at the moment: memory in GiB, allocated on the GPU or resident
+    without one, and the share of time that the GPU computes, where its driver's library says."""
+    if device.type != "cuda":
+        if not _STATM.exists():
+            return {}
+        resident = int(_STATM.read_text().split()[1])
+        return {"memory_now_gib": resident * resource.getpagesize() / GIB}
+    used = {"memory_now_gib": torch.cuda.memory_allocated(device) / GIB}
+    with suppress(ModuleNotFoundError, RuntimeError):  # it needs NVIDIA's library for Python
+        used["gpu_busy"] = torch.cuda.utilization(device) / 100
+    return used
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

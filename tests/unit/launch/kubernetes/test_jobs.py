@@ -15,6 +15,7 @@ from tests.helpers.no_source import NO_SOURCE
 from vita_train.errors import RecipeError, UserError
 from vita_train.launch.backend import StageJob, stage_job
 from vita_train.launch.kubernetes.job import SPEC_HASH, TrainingJob, job_name, training_job
+from vita_train.launch.kubernetes.job_view import JobView
 from vita_train.launch.kubernetes.kind import JobKind
 from vita_train.launch.kubernetes.kinds import choose
 from vita_train.launch.kubernetes.pytorchjob import PyTorchJobs
@@ -396,3 +397,24 @@ def test_a_node_that_does_not_answer_loses_its_pods_soon(backend: JobKind) -> No
     assert [entry["tolerationSeconds"] for entry in pod["tolerations"]] == [900, 5], (
         "what is stated goes first"
     )
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.resource.kind)
+def test_pods_that_a_queue_takes_away_are_no_restart(backend: JobKind) -> None:
+    def job(suspended: bool) -> dict[str, Any]:
+        return {"spec": {"suspend": suspended, "runPolicy": {"suspend": suspended}}}
+
+    def pod(uid: str) -> dict[str, Any]:
+        return {"metadata": {"uid": uid, "name": "node-0"}, "status": {"phase": "Running"}}
+
+    view = JobView(backend, lambda failed: None)
+    view.take("Job", "ADDED", job(False))
+    view.take("Pod", "ADDED", pod("first"))
+    view.take("Job", "MODIFIED", job(True))
+    view.take("Pod", "DELETED", pod("first"))
+    view.take("Job", "MODIFIED", job(False))
+    view.take("Pod", "ADDED", pod("second"))
+    assert view.restarts == 0
+    view.take("Pod", "DELETED", pod("second"))
+    view.take("Pod", "ADDED", pod("third"))
+    assert view.restarts == 1, "which nobody asked for"
