@@ -100,7 +100,7 @@ class BoundedCache:
         if size > self.limit * _LEFT:
             raise UserError(
                 f"a media file of {size} bytes does not fit into a cache of {self.limit}",
-                code="VT-USE-234",
+                code="VT-USE-235",
                 where=str(self.folder),
                 remedy="raise storage.media_cache_gb",
             )

@@ -73,7 +73,7 @@ def test_a_reader_keeps_what_is_evicted_under_it(tmp_path: Path, own: Path) -> N
 
 def test_a_file_as_large_as_the_cache_is_refused(tmp_path: Path, own: Path) -> None:
     cache = BoundedCache(tmp_path / "cache", SIZE)
-    with raises_code(UserError, "VT-USE-234"):
+    with raises_code(UserError, "VT-USE-235"):
         cache.take("ab", own, lambda: content("ab"))
     assert held(cache.folder) == 0
 
