@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import soundfile
-import soxr
 
 from vita_train.console import say as say_line
+from vita_train.data.media.audio import resampled
 from vita_train.data.prepare.ledger import reject_line
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.data.sources.records import Record, split_placeholders
@@ -197,7 +197,7 @@ def _wave(say: Synthesiser, text: str, voice: str, speed: float, max_seconds: fl
         wave = np.asarray(samples)
         if wave.dtype == np.int16:
             wave = wave / 32768
-        wave = soxr.resample(wave.astype(np.float32), int(rate), RATE)
+        wave = resampled(wave.astype(np.float32), int(rate), RATE)
     except UserError:
         raise
     except Exception as error:  # it is the user's, and one text must not end the whole

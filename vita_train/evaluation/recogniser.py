@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import soxr
 import torch
 
-from vita_train.data.media.audio import fbank
+from vita_train.data.media.audio import fbank, resampled
 from vita_train.data.prepare.ctc_vocab import CtcVocab
+from vita_train.data.speak import RATE
 from vita_train.errors import UserError
 from vita_train.evaluation.asr import recognise, word_error_rate
 from vita_train.evaluation.tts import SHORTEST
@@ -47,7 +47,7 @@ def open_recogniser(uri: str) -> Callable[[Sequence[np.ndarray], Sequence[str]],
     def judge(waves: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
         clips = []
         for wave in waves:
-            sound = soxr.resample(wave, 16000, spec.sample_rate).astype(np.float32)
+            sound = resampled(wave, RATE, spec.sample_rate, spec.resampling)
             sound = np.pad(sound, (0, max(0, int(SHORTEST * spec.sample_rate) - len(sound))))
             clips.append(fbank(sound, spec.sample_rate, bins))
         with torch.no_grad():
