@@ -185,7 +185,7 @@ def batches(corpus: Corpus, workers: int, ahead: int) -> list[Batch]:
         workers=workers,
         ahead=ahead,
     )
-    return [part for parts in loader.steps(0, 8) for part in parts]
+    return [part for loaded in loader.steps(0, 8) for part in loaded.parts]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
