@@ -20,7 +20,7 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
     pretrained.save_pretrained(tmp_path)
     read = build_modules(with_source(small_spec, tmp_path), ["llm"])["llm"]
     assert torch.equal(read.lm_head.weight, pretrained.lm_head.weight)
-    assert read.config._attn_implementation == "packed"
+    assert read.config._attn_implementation == packed_name("auto")
     build_modules(
         with_source(small_spec, tmp_path / "gone"), ["llm"], empty=True
     )  # does not read it
