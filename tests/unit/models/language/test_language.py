@@ -5,6 +5,7 @@ import torch
 
 from tests.helpers.errors import raises_code
 from vita_train.errors import CheckpointError
+from vita_train.models.attention.packed import packed_name
 from vita_train.models.build import build_modules
 from vita_train.recipe.model import ModelSpec
 
