@@ -49,6 +49,8 @@ class RecordsSource(Strict):
     endpoint: str | None = None
     """S3 endpoint of what lies in a store, when it is not AWS; credentials come from the
     environment."""
+    image_folder: str | None = None
+    """Folder or s3:// URI that takes the place of every root but that of audio."""
 
 
 class CatalogueSource(Strict):

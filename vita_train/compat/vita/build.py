@@ -272,7 +272,13 @@ def _data(arguments: Arguments, like_public: bool) -> dict[str, Any]:
             "the public code; here they are scaled to a square (data.image.single_tile squash)"
         )
     return {
-        "source": {"records": {"kind": "records", "registry": arguments["registry"]}},
+        "source": {
+            "records": {
+                "kind": "records",
+                "registry": arguments["registry"],
+                "image_folder": arguments["image_folder"],
+            }
+        },
         "template": template_of(arguments),
         "state_mode": state_mode_of(arguments),
         "image": {

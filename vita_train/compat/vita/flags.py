@@ -180,7 +180,13 @@ _DATA = (
         note="is ignored by the public code; here records are always prepared once and read lazily",
     ),
     Flag("Data", "is_multimodal", bool, True, "must stay True"),
-    Flag("Data", "image_folder", str, None, "another root for all images"),
+    Flag(
+        "Data",
+        "image_folder",
+        str,
+        None,
+        "data.source.records.image_folder",
+    ),
     Flag(
         "Data",
         "image_aspect_ratio",

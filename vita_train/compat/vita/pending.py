@@ -20,11 +20,6 @@ class Pending(NamedTuple):
 
 
 PENDING: tuple[Pending, ...] = (
-    Pending(
-        "image_folder",
-        (None,),
-        "one root for all images; give it to vita-train data import-config, or edit the registry",
-    ),
     Pending("optim", (*OPTIMIZERS,), f"another optimizer; there are {', '.join(OPTIMIZERS)}"),
     Pending(
         "lr_scheduler_type",

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sources.registry import (
+    AUDIO_ROOT,
+    Registry,
+    SplitSource,
+    load_registry,
+    resolve,
+)
 from vita_train.data.sources.remote import (
     bring,
     is_remote,
@@ -22,7 +28,8 @@ _CORRECT = "correct the path; relative ones start at the registry's folder"
 
 
 def own_registry(source: RecordsSource) -> Registry:
-    """Return the registry of a source, its paths absolute or URIs.
+    """Return the registry of a source, its paths absolute or URIs, and its image folder in the
+    place of every root but that of audio.
 
     Raises:
         DataError: it is missing or no registry.
@@ -32,10 +39,24 @@ def own_registry(source: RecordsSource) -> Registry:
         with tempfile.TemporaryDirectory(prefix="vita-train-") as folder:
             registry = remote_registry(source, Path(folder))
         base = source.registry.rpartition("/")[0]
-        return with_paths(registry, lambda path: joined(base, path))
-    file = registry_file(source)
-    return with_paths(
-        load_registry(file), lambda path: path if is_remote(path) else str(resolve(file, path))
+        found = with_paths(registry, lambda path: joined(base, path))
+    else:
+        file = registry_file(source)
+        found = with_paths(
+            load_registry(file), lambda path: path if is_remote(path) else str(resolve(file, path))
+        )
+    if source.image_folder is None:
+        return found
+    folder = source.image_folder
+    if not is_remote(folder):
+        folder = str(Path(folder).expanduser().absolute())
+    return _with_splits(
+        found,
+        lambda split: {
+            "roots": {
+                key: root if key == AUDIO_ROOT else folder for key, root in split.roots.items()
+            }
+        },
     )
 
 
@@ -47,17 +68,27 @@ def registry_file(source: RecordsSource) -> Path:
 def with_paths(registry: Registry, moved: Callable[[str], str]) -> Registry:
     """Return a registry with each record file and root put elsewhere."""
 
-    def split_moved(split: SplitSource) -> SplitSource:
-        return split.model_copy(
-            update={
-                "records": moved(split.records),
-                "roots": {key: moved(root) for key, root in split.roots.items()},
-            }
-        )
+    return _with_splits(
+        registry,
+        lambda split: {
+            "records": moved(split.records),
+            "roots": {key: moved(root) for key, root in split.roots.items()},
+        },
+    )
 
+
+def _with_splits(
+    registry: Registry, changed: Callable[[SplitSource], Mapping[str, object]]
+) -> Registry:
+    """Return a registry in which each split has other values."""
     datasets = {
         name: dataset.model_copy(
-            update={"splits": {key: split_moved(split) for key, split in dataset.splits.items()}}
+            update={
+                "splits": {
+                    key: split.model_copy(update=changed(split))
+                    for key, split in dataset.splits.items()
+                }
+            }
         )
         for name, dataset in registry.datasets.items()
     }

@@ -14,7 +14,7 @@ from vita_train.compat.vita.dataset_config import (
     PublicDataset,
     check_required_keys,
 )
-from vita_train.data.sources.registry import AudioLimits, Dataset, Registry, SplitSource
+from vita_train.data.sources.registry import AUDIO_ROOT, AudioLimits, Dataset, Registry, SplitSource
 from vita_train.data.sources.splitting import TRAIN
 from vita_train.errors import UserError
 from vita_train.recipe.tasks import TASK_KINDS
@@ -34,7 +34,6 @@ KINDS: tuple[tuple[str, str], ...] = (
     (r"sharegpt|dialog|multi_?turn|conversation", "dialogue"),
     (r"text|alpaca|flan|ultrachat", "instruct"),
 )
-AUDIO = "audio"
 
 
 @dataclass
@@ -139,7 +138,7 @@ def infer_kind(entry: PublicDataset, config: PublicConfig) -> tuple[str, str]:
 def _refuse_empty(config: PublicConfig, image_folder: str | None) -> None:
     empty = check_required_keys(config)
     if image_folder is not None:  # which takes the place of their roots
-        empty = [line for line in empty if f".{CHAT_PATH} " in line or f".{AUDIO} " in line]
+        empty = [line for line in empty if f".{CHAT_PATH} " in line or f".{AUDIO_ROOT} " in line]
     if empty:
         raise UserError(
             "\n  ".join(["has empty paths", *empty]),
@@ -157,17 +156,17 @@ def _source(
     base: Path,
 ) -> SplitSource:
     roots = {key: root or config.folders.get(key, "") for key, root in entry.roots.items()}
-    own = [key for key in roots if key != AUDIO]
+    own = [key for key in roots if key != AUDIO_ROOT]
     for key, root in config.folders.items():
         if root:
             roots.setdefault(key, root)
     if image_folder is not None:
-        roots = {key: root if key == AUDIO else image_folder for key, root in roots.items()}
-        own = own or [key for key in roots if key != AUDIO] or ["image"]
+        roots = {key: root if key == AUDIO_ROOT else image_folder for key, root in roots.items()}
+        own = own or [key for key in roots if key != AUDIO_ROOT] or ["image"]
         roots.setdefault(own[0], image_folder)
     if config.audio_folder:
         folder = f"{config.audio_folder}/audio" if audio_segment else config.audio_folder
-        roots.setdefault(AUDIO, folder)
+        roots.setdefault(AUDIO_ROOT, folder)
     return SplitSource(
         records=str(base / entry.chat_path),
         roots={key: str(base / root) for key, root in roots.items()},

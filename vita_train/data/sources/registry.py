@@ -16,6 +16,9 @@ from vita_train.recipe.base import MAX_NAME, MixWeight, Strict
 from vita_train.recipe.tasks import TASK_KINDS
 from vita_train.recipe.yaml_tree import parse_yaml
 
+#: Key of the root of all audio files.
+AUDIO_ROOT = "audio"
+
 
 class SplitSource(Strict):
     """Record file and media roots of one split."""

@@ -34,6 +34,25 @@ def test_the_datasets_of_all_sources_make_up_one_registry(tmp_path: Path) -> Non
             assert all(isinstance(row, Row) for row in rows)
 
 
+def test_an_image_folder_takes_the_place_of_every_root_but_that_of_audio(tmp_path: Path) -> None:
+    shop, calls = write_records(tmp_path / "mine", 2)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    sources = {
+        "photos": RecordsSource(registry=str(shop), image_folder=str(other)),
+        "calls": RecordsSource(registry=str(calls), image_folder=str(other)),
+    }
+    plain = fetch_all({"calls": RecordsSource(registry=str(calls))}, tmp_path / "plain", seed=0)
+    registry = fetch_all(sources, tmp_path / "raw", seed=0)
+    for split in registry.datasets["goods"].splits.values():
+        assert set(split.roots.values()) == {str(other)}
+    heard = registry.datasets["hotline"].splits["train"].roots
+    assert heard == plain.datasets["hotline"].splits["train"].roots
+    with raises_code(DataError, "VT-DATA-022", str(tmp_path / "none")):
+        gone = RecordsSource(registry=str(shop), image_folder=str(tmp_path / "none"))
+        fetch_all({"photos": gone}, tmp_path / "again", seed=0)
+
+
 def test_two_sources_with_a_dataset_of_one_name_are_refused(tmp_path: Path) -> None:
     shop, _ = write_records(tmp_path / "mine", 1)
     source = RecordsSource(registry=str(shop))
