@@ -106,7 +106,7 @@ class _Trial:
                 "force": False,
             },
             name=self.name,
-            experiment="vita-train check",
+            experiment="vita-train",
             service_account=self.service_account,
         )
         self.out(f"run {self.name}: {self.server.page(run)}")
