@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import TYPE_CHECKING
 
-from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.tower import Rule
+
+if TYPE_CHECKING:
+    from vita_train.recipe.model import ModelSpec
 
 SPEECH_PREFIXES: dict[str, str] = {"codec": "codec/", "speech_decoder": "decoder/"}
 SPEECH_MODULES: tuple[str, ...] = tuple(SPEECH_PREFIXES)

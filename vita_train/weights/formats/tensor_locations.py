@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.tower import Rule
 from vita_train.recipe.towers.internvit import RULES as INTERNVIT_RULES
 from vita_train.weights.formats.location import TensorLocation, placed
 from vita_train.weights.formats.speech_names import SPEECH_MODULES, SPEECH_PREFIXES, speech_rules
+
+if TYPE_CHECKING:  # layouts of plugins are loaded while the settings are
+    from vita_train.recipe.model import ModelSpec
 
 _SAME: tuple[Rule, ...] = ((r"(.+)", r"\1", ""),)
 
@@ -80,7 +83,7 @@ VITA_MODULES: tuple[str, ...] = tuple(name for name in MODULES if name in _VITA)
 #: What only the language model's names begin with there.
 _LANGUAGE = r"(lm_head|model\.(layers|embed_tokens|norm))\."
 
-LocateTensor = Callable[[str, str, ModelSpec], TensorLocation | None]
+LocateTensor = Callable[[str, str, "ModelSpec"], TensorLocation | None]
 """(module, name of ours, the model it is part of) to where it lies, or None if the layout has no
 place for it."""
 
