@@ -278,12 +278,23 @@ def prepare(
     settings: Set = None,
     workers: Workers = _CORES,
 ) -> None:
-    """Write the corpus that stages train on: tokenizer, indexes, rejects and ledger."""
+    """Write the corpus that stages train on: tokenizer, indexes, rejects and ledger.
+
+    Then say how full rows are and how evenly the recipe's ranks share the work of a step.
+    """
+    from vita_train.data.index.corpus import Corpus
     from vita_train.data.prepare.run import prepare as prepare_data
+    from vita_train.planning.rows import row_use
     from vita_train.recipe.load import load_recipe
 
-    ledger = prepare_data(load_recipe(recipe, settings or []), registry, out, workers=workers)
+    resolved = load_recipe(recipe, settings or [])
+    ledger = prepare_data(resolved, registry, out, workers=workers)
     typer.echo(f"{out}: {ledger.used} of {ledger.records} records, {ledger.rejected} rejected")
+    for use in row_use(resolved, Corpus.open(out)):
+        typer.echo(
+            f"stage {use.stage}: rows of {use.seq_len} tokens are {use.fill:.0%} full, balance of "
+            f"{use.ranks} rank{'' if use.ranks == 1 else 's'} {use.balance:.2f}"
+        )
 
 
 @group.command()

@@ -47,14 +47,19 @@ def count_parameters(
     }
 
 
+def meta_modules(spec: ModelSpec, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return modules that have shapes and no weights."""
+    with torch.device("meta"):
+        return dict(build_modules(spec, names, ctc_vocab_size=CTC_VOCAB_SIZE).items())
+
+
 def count_adapters(spec: ModelSpec, lora: LoraSpec) -> dict[str, int]:
     """Return the parameters that train in each module that adapters are put into.
 
     Raises:
         RecipeError: a module has no layers of a role.
     """
-    with torch.device("meta"):
-        modules = build_modules(spec, lora.modules)
+    modules = meta_modules(spec, lora.modules)
     counts = {}
     for name, module in modules.items():
         endings = tuple(f".{ending}" for ending in target_layers(module, lora.roles))
@@ -75,8 +80,7 @@ def count_adapters(spec: ModelSpec, lora: LoraSpec) -> dict[str, int]:
 def count_quantized(spec: ModelSpec, quantize: QuantizeSpec) -> tuple[int, int]:
     """Return the weights of the language model that would be quantised, and the bytes they would
     take."""
-    with torch.device("meta"):
-        blocks = [*transformer_blocks(build_modules(spec, ["llm"]))]
+    blocks = [*transformer_blocks(meta_modules(spec, ["llm"]))]
     layers = [
         layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vita_train.data.loading.batch import Collate, MicroBatch
 from vita_train.data.loading.unreadable import Unreadable, collate_readable
+from vita_train.data.sampling.deal import deal
 from vita_train.errors import RecipeError, VitaError
 from vita_train.training.objectives.base import Objective
 from vita_train.training.parallel.distributed import World
@@ -29,6 +30,10 @@ class BatchOrder(Protocol):
 
     def rows(self, step: int) -> Sequence[Any]:
         """Return the rows of a global batch: references, nothing is read."""
+        ...
+
+    def costs(self, step: int) -> Sequence[float] | np.ndarray:
+        """Return what each row of a global batch takes to compute, in any unit."""
         ...
 
     def load(self, row: Any) -> Any:
@@ -113,7 +118,7 @@ class BatchLoader:
     def steps(self, start: int, stop: int) -> Iterator[LoadedStep]:
         """Yield this rank's micro-batches of each step from ``start`` to ``stop``.
 
-        Rank r takes rows r, r + world, ... of the global batch and splits them evenly. Neither
+        Rows of like cost stand in the same micro-batch of all ranks, see ``sampling.deal``. Neither
         ranks nor workers change which samples a step holds. Asked again, it gives up what it had
         begun.
 
@@ -173,7 +178,7 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
         self._rank, self._size = world.rank, world.size
         self._seed = seed
         self._skip = skip
-        self._opened: dict[tuple[int, tuple[int, ...]], list[Any]] = {}
+        self._opened: dict[tuple[int, tuple[int, ...]], list[list[Any]]] = {}
 
     def __getitem__(self, visit: _Visit) -> LoadedStep | VitaError:
         self._order.set_ends(visit.ends)
@@ -188,17 +193,18 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
         """Begin to bring the media of later steps to this node."""
         ahead = {(step, visit.ends) for step in visit.ahead}
         # Steps that were given up are forgotten.
-        self._opened = {key: rows for key, rows in self._opened.items() if key in ahead}
+        self._opened = {key: parts for key, parts in self._opened.items() if key in ahead}
         for step, ends in sorted(ahead - self._opened.keys()):
             with suppress(VitaError):  # the step itself will meet it
-                rows = self._open(step)
-                for row in rows:
+                parts = self._open(step)
+                for row in chain.from_iterable(parts):
                     for sample in row if isinstance(row, list) else [row]:
                         sample.pull()
-                self._opened[step, ends] = rows
+                self._opened[step, ends] = parts
 
-    def _open(self, step: int) -> list[Any]:
-        """Return this rank's samples of a step, row by row, their media unread."""
+    def _open(self, step: int) -> list[list[Any]]:
+        """Return this rank's samples of a step, micro-batch by micro-batch and row by row, their
+        media unread."""
         rows = self._order.rows(step)
         if len(rows) < self._size * self._grad_accum:
             raise RecipeError(
@@ -209,16 +215,17 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
                 remedy="raise batch.global_batch_size or lower batch.grad_accum or the number of "
                 "ranks",
             )
-        return [self._order.load(row) for row in rows[self._rank :: self._size]]
+        dealt = deal(self._order.costs(step), self._size, self._grad_accum)
+        return [
+            [self._order.load(rows[place]) for place in shares[self._rank].tolist()]
+            for shares in dealt
+        ]
 
-    def _load(self, step: int, mine: list[Any]) -> LoadedStep:
+    def _load(self, step: int, mine: list[list[Any]]) -> LoadedStep:
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
-        bounds = [len(mine) * part // self._grad_accum for part in range(self._grad_accum + 1)]
         loaded = LoadedStep([], [])
-        for begin, end in pairwise(bounds):
-            part, unreadable = collate_readable(
-                self._collate, mine[begin:end], seed=seed, skip=self._skip
-            )
+        for rows in mine:
+            part, unreadable = collate_readable(self._collate, rows, seed=seed, skip=self._skip)
             loaded.parts.append(part)
             loaded.unreadable.extend(unreadable)
         return loaded

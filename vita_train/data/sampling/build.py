@@ -8,6 +8,7 @@ from typing import Literal
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.vocabulary import TRAIN
 from vita_train.data.sampling.curriculum import CurriculumOrder
+from vita_train.data.sampling.deal import EVEN, Costs
 from vita_train.data.sampling.mix import key_of
 from vita_train.data.sampling.order import PackedOrder, SampleOrder
 from vita_train.data.sampling.pack import Budgets
@@ -15,11 +16,14 @@ from vita_train.recipe.stage import StageSpec
 
 
 def packed_order(
-    corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN
+    corpus: Corpus, spec: StageSpec, *, seed: int, split: str = TRAIN, costs: Costs = EVEN
 ) -> PackedOrder | CurriculumOrder | None:
     """Return the order of packed rows of a stage; none if no dataset of the stage has the split.
 
     In other splits than train every dataset is taken with weight 1, and there is no curriculum.
+
+    Args:
+        costs: what the parts of a row take to compute, for dealing rows to ranks.
 
     Raises:
         DataError: a dataset has no train split.
@@ -40,6 +44,7 @@ def packed_order(
         seed,
         packing=batch.packing,
         group=batch.group_by_modality_length,
+        costs=costs,
     )
     if not phases:
         return order
@@ -55,6 +60,7 @@ def packed_order(
                     key_of(seed, "lesson", number),
                     packing=batch.packing,
                     group=batch.group_by_modality_length,
+                    costs=costs,
                 ),
             )
             for number, phase in enumerate(phases)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vita_train.data.index.sample import Sample
 from vita_train.data.sampling.order import PackedOrder, Ref
 from vita_train.storage.digest import digest_of
@@ -44,6 +46,11 @@ class CurriculumOrder:
         """Return the rows of a global batch."""
         number, own = self._at(step)
         return self._orders[number].rows(own)
+
+    def costs(self, step: int) -> np.ndarray:
+        """Return what each row of a global batch takes to compute, (rows,)."""
+        number, own = self._at(step)
+        return self._orders[number].costs(own)
 
     def load(self, row: list[Ref]) -> list[Sample]:
         """Fetch the samples of a row."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from vita_train.data.index.corpus import Index
 from vita_train.data.index.sample import Sample
+from vita_train.data.sampling.deal import EVEN, Costs
 from vita_train.data.sampling.grouped import grouped
 from vita_train.data.sampling.mix import Mix, Refs, key_of
 from vita_train.data.sampling.pack import Budgets, TooLargeError, one_each, pack
@@ -118,6 +119,12 @@ class _Order:
         return f"{ref.dataset}/{self.indexes[ref.dataset].split}/{ref.row}"
 
 
+class _Packed(NamedTuple):
+    rows: list[list[Ref]]
+    costs: np.ndarray
+    """(rows,)"""
+
+
 class PackedOrder(_Order):
     """Global batches of packed rows.
 
@@ -125,7 +132,8 @@ class PackedOrder(_Order):
     found from the nearest window whose first row is known; ``state`` and ``seek`` carry that
     knowledge over a restart, without which the windows before are packed again. Without ``packing``
     each row is one sample, and rows come in the order of the mix, or grouped by modality and
-    length.
+    length. ``costs`` says what rows take to compute; which samples a step holds does not depend on
+    it.
     """
 
     def __init__(
@@ -139,6 +147,7 @@ class PackedOrder(_Order):
         window: int = WINDOW,
         packing: bool = True,
         group: bool = False,
+        costs: Costs = EVEN,
     ) -> None:
         extra = [list(budgets), window, *([] if packing else ["one sample a row"])]
         extra += ["by modality and length"] if group else []
@@ -150,7 +159,8 @@ class PackedOrder(_Order):
         self._starts: list[tuple[int, int, int]] = [
             (0, 0, 0)
         ]  # first row, epoch, window within the epoch
-        self._packed: OrderedDict[tuple[int, int], list[list[Ref]]] = OrderedDict()
+        self._packed: OrderedDict[tuple[int, int], _Packed] = OrderedDict()
+        self._costs = costs
 
     @property
     def steps_per_epoch(self) -> int:
@@ -158,22 +168,33 @@ class PackedOrder(_Order):
         are more."""
         windows = self._windows(0)
         measured = min(windows, _MEASURED_WINDOWS)
-        rows = sum(len(self._pack(0, number)) for number in range(measured))
+        rows = sum(len(self._pack(0, number).rows) for number in range(measured))
         return max(1, math.ceil(rows * windows / measured / self.batch_rows))
 
     def rows(self, step: int) -> list[list[Ref]]:
         """Return the rows of a global batch."""
+        return self._batch(step).rows
+
+    def costs(self, step: int) -> np.ndarray:
+        """Return what each row of a global batch takes to compute, (rows,), by the order's
+        `Costs`."""
+        return self._batch(step).costs
+
+    def _batch(self, step: int) -> _Packed:
         first = step * self.batch_rows
         start, epoch, window = self._starts[
             bisect.bisect_right(self._starts, (first, math.inf, math.inf)) - 1
         ]
-        found: list[list[Ref]] = []
+        rows: list[list[Ref]] = []
+        costs: list[np.ndarray] = []
         while True:
             packed = self._pack(epoch, window)
-            found += packed[max(0, first - start) : first + self.batch_rows - start]
-            if len(found) == self.batch_rows:
-                return found
-            start += len(packed)
+            mine = slice(max(0, first - start), first + self.batch_rows - start)
+            rows += packed.rows[mine]
+            costs.append(packed.costs[mine])
+            if len(rows) == self.batch_rows:
+                return _Packed(rows, np.concatenate(costs))
+            start += len(packed.rows)
             epoch, window = (
                 (epoch, window + 1) if window + 1 < self._windows(epoch) else (epoch + 1, 0)
             )
@@ -222,7 +243,7 @@ class PackedOrder(_Order):
     def _windows(self, epoch: int) -> int:
         return max(1, round(self.mix.epoch_size(epoch) / self._window))
 
-    def _pack(self, epoch: int, window: int) -> list[list[Ref]]:
+    def _pack(self, epoch: int, window: int) -> _Packed:
         key = (epoch, window)
         if key not in self._packed:
             size, parts = self.mix.epoch_size(epoch), self._windows(epoch)
@@ -241,8 +262,11 @@ class PackedOrder(_Order):
                     where=self._id(ref),
                     remedy="raise seq_len, max_tiles or max_audio_frames of this stage's batch",
                 ) from None
-            everything = self._refs(refs)
-            self._packed[key] = [[everything[index] for index in row.tolist()] for row in indices]
+            everything, costs = self._refs(refs), self._costs.of(self._lengths(refs))
+            self._packed[key] = _Packed(
+                [[everything[index] for index in row.tolist()] for row in indices],
+                np.array([costs[row].sum() for row in indices]),
+            )
             while len(self._packed) > _KEPT_WINDOWS:
                 self._packed.popitem(last=False)
         self._packed.move_to_end(key)
@@ -285,6 +309,11 @@ class SampleOrder(_Order):
             while len(self._blocks) > _KEPT_WINDOWS:
                 self._blocks.popitem(last=False)
         return self._blocks[number][index]
+
+    def costs(self, step: int) -> np.ndarray:
+        """Return the tokens and filterbank frames of each row of a global batch, (rows,)."""
+        lengths = [self.indexes[ref.dataset].lengths[ref.row] for ref in self.rows(step)]
+        return np.array([length[0] + length[2] for length in lengths], dtype=np.float64)
 
     def load(self, row: Ref) -> Sample:
         """Fetch the sample of a row."""

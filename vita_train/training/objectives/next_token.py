@@ -12,13 +12,13 @@ from vita_train.data.loading.collate import collate_rows
 from vita_train.data.prepare.tokenizer import pad_id
 from vita_train.data.sampling.build import packed_order
 from vita_train.errors import RecipeError
-from vita_train.models.language.decoder import balance_loss, has_experts, read_share
+from vita_train.models.language.decoder import balance_loss, has_experts
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni
-from vita_train.models.quantize import elements
 from vita_train.models.state_head import state_loss
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.special_ids import IGNORE_INDEX
+from vita_train.training.flops import flops_per_position, row_costs
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
@@ -129,7 +129,11 @@ class NextTokenObjective(Objective):
     def order(self, split: str = "train") -> Any:
         """Return the order of packed rows."""
         return packed_order(
-            self.context.corpus, self.context.spec, seed=self.context.seed, split=split
+            self.context.corpus,
+            self.context.spec,
+            seed=self.context.seed,
+            split=split,
+            costs=row_costs(self.context.recipe.model, self.model_modules(), self.frozen),
         )
 
     def weight(self, batch: Batch) -> float:
@@ -142,26 +146,12 @@ class NextTokenObjective(Objective):
         return float((batch.document_ids > 0).sum())
 
     def flops_per_token(self) -> float:
-        """Return the usual estimate: 2 FLOP a parameter forward, 2 for its input's gradient, 2 for
-        its own.
+        """Return the estimate of `flops_per_position` for all modules together.
 
         Towers count as if they saw one position per token; they are small beside the language
-        model. Of experts those count that a position is read by. Attention's quadratic part and
-        recomputed activations do not count.
+        model.
         """
-        children = self.model_modules()
-        before_llm = any(name != "llm" and name not in self.frozen for name in children)
-        total = 0.0
-        for name, child in children.items():
-            passes_on = name not in self.frozen or (name == "llm" and before_llm)
-            for inner, parameter in child.named_parameters():
-                trains = name not in self.frozen and parameter.requires_grad
-                total += (
-                    elements(parameter)
-                    * read_share(child, inner)
-                    * (6 if trains else 4 if passes_on else 2)
-                )
-        return total
+        return sum(flops_per_position(self.model_modules(), self.frozen).values())
 
     def forward(self, batch: Batch, phase: str = "main") -> LossOutput:
         """Return the summed loss and the share of labels that were the most likely token.

@@ -20,6 +20,7 @@ from vita_train.data.prepare.index_writer import IndexWriter, rows_batch
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.sampling.build import packed_order, sample_order
 from vita_train.data.sampling.curriculum import CurriculumOrder
+from vita_train.data.sampling.deal import Costs
 from vita_train.data.sampling.mix import Mix, permute
 from vita_train.data.sampling.order import PackedOrder, SampleOrder
 from vita_train.data.sampling.pack import Budgets, fill, pack
@@ -402,3 +403,15 @@ def test_without_packing_batches_are_the_shuffled_stream_cut_into_pieces(corpus:
     with pytest.raises(DataError) as caught:
         packed_order(corpus, spec.model_copy(update={"batch": tight}), seed=3).rows(0)  # type: ignore[union-attr]
     assert caught.value.code == "VT-DATA-019"
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_costs_of_rows_are_those_of_their_samples(indexes: dict[str, Index], step: int) -> None:
+    costs = Costs(token=1.0, tile=50.0, frame=0.5, pair=0.01)
+    order = PackedOrder(indexes, WEIGHTS, 8, BUDGETS, seed=5, window=150, costs=costs)
+    for row, cost in zip(order.rows(step), order.costs(step), strict=True):
+        lengths = np.stack([indexes[ref.dataset].lengths[ref.row] for ref in row])
+        assert cost == pytest.approx(costs.of(lengths).sum())
+    plain = PackedOrder(indexes, WEIGHTS, 8, BUDGETS, seed=5, window=150)
+    assert order.digest == plain.digest
+    assert order.rows(step) == plain.rows(step)
