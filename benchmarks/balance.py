@@ -1,6 +1,6 @@
 """How full rows are and how evenly ranks share a step: three mixes, several numbers of ranks.
 
-    python benchmarks/balance.py [--recipe vita-1.5-7b] [--stage 1.2] [--seed 0]
+    python benchmarks/balance.py [--recipe vita-1.5-7b] [--stage 1.2] [--set KEY=VALUE] [--seed 0]
 
 Lengths are drawn, nothing is read: *captions* are one picture with a paragraph, *web* has pictures
 of every size with short texts, *tuning* mixes text alone, dialogues, several pictures and videos.
@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import cache
 
 import numpy as np
 
+from vita_train.data.media.image import count_tiles
 from vita_train.data.sampling.deal import balance, deal
+from vita_train.data.sampling.order import WINDOW
 from vita_train.data.sampling.pack import Budgets, fill, pack
 from vita_train.planning.parameters import meta_modules
+from vita_train.recipe.data import ImageSpec
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import modules_read
 from vita_train.recipe.visual import TileTokens
@@ -28,33 +32,58 @@ RANKS = (8, 64, 1024)
 STEPS = 4
 #: Tokens of the longest sample.
 _LONGEST = 6200
+#: Width, height and share of photographs in collections of captions.
+_PHOTOGRAPHS = [
+    (640, 480, 0.42),
+    (640, 427, 0.24),
+    (480, 640, 0.14),
+    (427, 640, 0.08),
+    (500, 375, 0.06),
+    (640, 640, 0.03),
+    (640, 360, 0.03),
+]
 
 
-def mixes(number: int, tile: TileTokens, most: int, seed: int) -> dict[str, np.ndarray]:
+def mixes(
+    number: int, tile: TileTokens, image: ImageSpec, side: int, seed: int
+) -> dict[str, np.ndarray]:
     """Return (n, 3) tokens, tiles and frames of three mixes."""
     draw = np.random.default_rng(seed)
 
     def texts(median: float, spread: float, longest: int) -> np.ndarray:
         return np.clip(draw.lognormal(np.log(median), spread, number), 8, longest).astype(int)
 
-    def pictures(shares: list[float]) -> np.ndarray:
-        grids = draw.choice(len(shares), number, p=shares) + 1  # tiles of the grid
-        return np.where(grids > 1, grids + 1, 1)  # and a thumbnail
+    def photographs() -> np.ndarray:
+        chosen = draw.choice(len(_PHOTOGRAPHS), number, p=[share for *_, share in _PHOTOGRAPHS])
+        return np.array([tiles(width, height) for width, height, _ in _PHOTOGRAPHS])[chosen]
 
-    def samples(text: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-        text = np.minimum(text, _LONGEST - tiles * tile.merged)
-        return np.stack([text + tiles * tile.merged, tiles, np.zeros_like(tiles)], axis=1)
+    def anything() -> np.ndarray:
+        widths = draw.lognormal(np.log(700), 0.5, number)
+        heights = widths * draw.lognormal(0, 0.35, number)
+        # Sizes to 20 pixels: few different ones occur.
+        sizes = zip((widths // 20).tolist(), (heights // 20).tolist(), strict=True)
+        return np.array(
+            [tiles(20 * int(width) + 1, 20 * int(height) + 1) for width, height in sizes]
+        )
 
-    # Photographs are 4:3 or 3:2: of up to twelve tiles most take grids of 6, 8 or 12.
-    real = np.array([2, 3, 4, 8, 2, 22, 1, 12, 6, 4, 1, 35])[:most]
-    small = np.array([30, 12, 10, 10, 2, 16, 1, 6, 3, 2, 1, 7])[:most]
+    @cache
+    def tiles(width: int, height: int) -> int:
+        return count_tiles(width, height, image, side)
+
+    def samples(text: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        text = np.minimum(text, _LONGEST - shown * tile.merged)
+        return np.stack([text + shown * tile.merged, shown, np.zeros_like(shown)], axis=1)
+
     kinds = draw.choice(4, number, p=[0.45, 0.4, 0.1, 0.05])
-    several = np.where(kinds == 2, draw.integers(2, 7, number), pictures(list(real / real.sum())))
-    tiles = np.select([kinds == 0, kinds == 3], [0, draw.integers(4, 17, number)], several)
+    shown = np.select(
+        [kinds == 0, kinds == 2, kinds == 3],
+        [0, draw.integers(2, 7, number), draw.integers(4, 17, number)],
+        photographs(),
+    )
     return {
-        "captions": samples(texts(170, 0.35, 600), pictures(list(real / real.sum()))),
-        "web": samples(texts(40, 0.8, 800), pictures(list(small / small.sum()))),
-        "tuning": samples(texts(260, 0.9, 3000), tiles),
+        "captions": samples(texts(170, 0.35, 600), photographs()),
+        "web": samples(texts(40, 0.8, 800), anything()),
+        "tuning": samples(texts(260, 0.9, 3000), shown),
     }
 
 
@@ -64,9 +93,10 @@ def main() -> None:
     parser.add_argument("--recipe", default="vita-1.5-7b")
     parser.add_argument("--stage", default="1.2")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe)
+    recipe = load_recipe(options.recipe, options.set)
     spec, model = recipe.stages[options.stage], recipe.model
     names = modules_read(recipe, options.stage)
     costs = row_costs(
@@ -74,9 +104,15 @@ def main() -> None:
     )
     batch, results = spec.batch, {}
     budgets = Budgets(batch.seq_len, batch.max_tiles, batch.max_audio_frames)
-    drawn = mixes(260_000, model.tile_tokens, recipe.data.image.max_tiles, options.seed)
+    drawn = mixes(
+        260_000, model.tile_tokens, recipe.data.image, model.vision.tile_size, options.seed
+    )
     for name, lengths in drawn.items():
-        rows = pack(lengths, budgets, options.seed)
+        rows = [
+            begin + row
+            for begin in range(0, len(lengths), WINDOW)
+            for row in pack(lengths[begin : begin + WINDOW], budgets, begin)
+        ]
         by_row, of_sample = np.zeros(len(rows)), costs.of(lengths)
         for place, row in enumerate(rows):
             by_row[place] = of_sample[row].sum()

@@ -1,16 +1,20 @@
 """The transformer blocks of the model, and activation checkpointing: the inputs of blocks are kept,
-the rest is computed again in backward."""
+the rest is computed again in backward, all of it or all but attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from vita_train.recipe.model import LlmSpec, ModelSpec
 
 Modules = Mapping[str, nn.Module] | nn.ModuleDict
+Policy = Literal["off", "selective", "full"]
 
 #: Modules that are made of transformer blocks. The others are small, and a codec counts what its
 #: codebooks see in forward, which may run once only.
@@ -33,21 +37,87 @@ def transformer_blocks(modules: Modules) -> Iterator[nn.Module]:
             yield from cast("nn.ModuleList", modules[name].blocks)
 
 
-def enable_checkpointing(modules: Modules) -> None:
-    """Checkpoint every transformer block of the modules.
+def enable_checkpointing(modules: Modules, policies: Mapping[str, Policy] | None = None) -> None:
+    """Checkpoint the transformer blocks of the modules.
 
     The library's own switch acts in train mode only; a frozen language model is in eval mode and
     still has to carry gradients to what stands before it, so blocks are wrapped here wherever
     gradients are on.
+
+    Args:
+        modules: by their names in ``recipe.modules.MODULES``; others than those made of blocks are
+            passed over.
+        policies: by module; those that are not named keep everything. None: each computes all of it
+            again.
     """
-    for block in transformer_blocks(modules):
-        block.forward = _checkpointed(block.forward)
+    for name in _MADE_OF_BLOCKS:
+        policy: Policy = "full" if policies is None else policies.get(name, "off")
+        if name in modules and policy != "off":
+            for block in transformer_blocks({name: modules[name]}):
+                block.forward = _checkpointed(block.forward, policy)
 
 
-def _checkpointed(inner: Callable[..., Any]) -> Callable[..., Any]:
+def choose_policies(
+    spec: ModelSpec, trained: Collection[str], tokens: int, free: float
+) -> dict[str, Policy]:
+    """Return what ``engine.checkpoint_activations: auto`` comes to.
+
+    What trains keeps its inputs and what attention gave, and computes the rest again: attention is
+    dearest to repeat, and its outputs are small. A frozen language model keeps everything if that
+    fits; a frozen tower has nothing before it that trains, and keeps nothing anyway.
+
+    Args:
+        spec: of the model.
+        trained: modules that train.
+        tokens: positions of a micro-batch.
+        free: bytes that activations may take.
+    """
+    policies: dict[str, Policy] = {name: "selective" for name in _MADE_OF_BLOCKS if name in trained}
+    if "llm" not in trained and frozen_llm_bytes(spec.llm, tokens) > free:
+        policies["llm"] = "selective"
+    return policies
+
+
+def frozen_llm_bytes(llm: LlmSpec, tokens: int, *, width: int = 2) -> int:
+    """Return what the blocks of a frozen language model keep for backward, in bytes.
+
+    Its matrices need none of their inputs. Kept are of each block what both norms read, in float32,
+    queries, keys, values and the output of attention, and the gate before and after its
+    nonlinearity with what it is multiplied by.
+
+    Args:
+        llm: its shape.
+        tokens: positions.
+        width: bytes of a number in the compute type.
+    """
+    head = llm.head_dim or llm.hidden_size // llm.num_heads
+    attention = 2 * head * (llm.num_heads + llm.num_kv_heads) * width
+    norms, gates = 2 * 4 * llm.hidden_size, 3 * llm.intermediate_size * width
+    return tokens * llm.num_layers * (attention + norms + gates)
+
+
+def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
+    options: dict[str, Any] = {"use_reentrant": False}
+    if policy == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _attention_ops())
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return inner(*args, **kwargs)
-        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+        return checkpoint(inner, *args, **options, **kwargs)
 
     return forward
+
+
+def _attention_ops() -> list[Any]:
+    """Return the kernels whose outputs are worth keeping."""
+    import torch.nn.attention.varlen
+
+    aten = torch.ops.aten
+    return [
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+        torch.ops.torch_attn._varlen_attn.default,
+    ]

@@ -108,8 +108,15 @@ class EngineSpec(Strict):
     """torch: single process or DDP."""
     zero: Literal[0, 1, 2, 3] = 2
     """deepspeed: ZeRO stage."""
+    shard: Literal["world", "node"] = "world"
+    """fsdp2, and deepspeed with zero 3: among whom weights are cut up. node: among the ranks of
+    each node, so that they are gathered within it; fsdp2 then sums gradients over the nodes once a
+    step and keeps the optimizer's state on each, deepspeed keeps a second copy of the weights."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | Literal["auto", "selective"] = False
+    """Compute activations again in backward instead of keeping them: true all but the inputs of
+    blocks, selective all but these and what attention gives, auto selective where a module trains,
+    and where a frozen language model's would not fit."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; none takes the model's. float16 trains with a dynamic loss scale and needs
     engine kind torch; it is for GPUs without bfloat16."""
@@ -119,6 +126,21 @@ class EngineSpec(Strict):
         if self.dtype == "float16" and self.kind != "torch":
             raise ValueError(f"dtype float16 needs engine kind torch, not {self.kind}")
         return self
+
+    @model_validator(mode="after")
+    def _has_shards(self) -> EngineSpec:
+        sharded = self.kind == "fsdp2" or (self.kind == "deepspeed" and self.zero == 3)
+        if self.shard == "node" and not sharded:
+            raise ValueError("shard node needs kind fsdp2, or deepspeed with zero 3")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_shard(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out shard where it is not used: digests of such stages know nothing of it."""
+        values: dict[str, Any] = handler(self)
+        return {
+            name: value for name, value in values.items() if (name, value) != ("shard", "world")
+        }
 
 
 class EvalSpec(Strict):

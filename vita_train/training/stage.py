@@ -16,7 +16,6 @@ from vita_train import __version__
 from vita_train.data.index.corpus import open_corpus
 from vita_train.errors import GateError, VitaError
 from vita_train.evaluation.gates import check_gates, gate_results
-from vita_train.models.activations import enable_checkpointing
 from vita_train.models.quantize import elements
 from vita_train.recipe.aliases import stage_name
 from vita_train.recipe.stage import StageSpec
@@ -28,6 +27,7 @@ from vita_train.storage.digest import digest_of
 from vita_train.training.adapters import check_libraries, prepare_adapters
 from vita_train.training.advice import extension_advice, recent_trend
 from vita_train.training.batches import AHEAD
+from vita_train.training.checkpointing import checkpoint_as_asked
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.evaluate import DevMeasures, measure_stage
@@ -231,8 +231,7 @@ def _train(
         prepare_adapters(
             modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings
         )
-    if spec.engine.checkpoint_activations:
-        enable_checkpointing(modules)
+    checkpoint_as_asked(modules, recipe.model, spec, world)
     objective = stage_run.objective(context, modules)
     apply_trainable(objective, spec.trainable, where=f"{settings}.trainable")
     order = objective.order()

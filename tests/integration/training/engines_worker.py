@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.helpers.toy import (
     union,
 )
 from vita_train.launch.process import run_rank
+from vita_train.training.engines import fsdp2
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
@@ -40,9 +42,14 @@ def train(
     resume_at: tuple[int, Path] | None = None,
     own_files: bool = False,
     optim: dict[str, Any] | None = None,
+    node_size: int = 0,
+    kept_whole: int | None = None,
 ) -> dict[str, Any]:
     """Return losses, gradient norms and a checksum of the gathered weights."""
     changes = {"optim": optim} if optim else {}
+    world = replace(world, node_size=node_size)
+    if kept_whole is not None:
+        fsdp2._KEPT_WHOLE = kept_whole
     recipe = toy_recipe(
         engine=engine, batch={"global_batch_size": 8, "grad_accum": accumulate}, **changes
     )

@@ -40,6 +40,7 @@ def run_cases(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tmp = tmp_path_factory.mktemp("engines")
     cases = {name: {"engine": engine, "accumulate": 1} for name, engine in ENGINES.items()}
+    hsdp = {"engine": {"kind": "fsdp2", "shard": "node"}, "node_size": 1}
     cases |= {
         "ddp accumulate 2": {"engine": {"kind": "torch"}, "accumulate": 2},
         "ddp resumed": {"engine": {"kind": "torch"}, "accumulate": 1, "resume": 3},
@@ -51,6 +52,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "resume": 3,
             "own_files": True,
         },
+        "hsdp resumed": {**hsdp, "accumulate": 2, "resume": 3},
+        "hsdp many": {**hsdp, "accumulate": 2, "kept_whole": 0},
         "zero1 accumulate 2": {"engine": {"kind": "deepspeed", "zero": 1}, "accumulate": 2},
         "zero2 resumed": {"engine": {"kind": "deepspeed", "zero": 2}, "accumulate": 1, "resume": 3},
         "zero3 accumulate 4": {"engine": {"kind": "deepspeed", "zero": 3}, "accumulate": 4},
@@ -72,6 +75,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "fsdp2 accumulate 2",
         "fsdp2 resumed",
         "fsdp2 on two nodes",
+        "hsdp resumed",
+        "hsdp many",
         "zero1 accumulate 2",
         "zero2 resumed",
         "zero3 accumulate 4",

@@ -1,16 +1,22 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.omni_batches import by_kernel, document, pack, plain_varlen
 from vita_train.errors import DataError
-from vita_train.models.activations import enable_checkpointing
+from vita_train.models.activations import (
+    choose_policies,
+    enable_checkpointing,
+    frozen_llm_bytes,
+)
 from vita_train.models.build import build_modules
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni, document_starts
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 OMNI = ("llm", "vision", "projector", "audio_encoder", "audio_adapter")
 
 
@@ -128,22 +134,66 @@ def test_frozen_encoders_keep_no_activations(omni: Omni) -> None:
     assert omni.projector[0].weight.grad is not None
 
 
-def test_checkpointing_changes_nothing_but_memory(omni: Omni, modules: nn.ModuleDict) -> None:
+class Kernels(TorchDispatchMode):
+    """Counts calls of attention."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += function is ATTENTION
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", ["full", "selective"])
+def test_checkpointing_changes_nothing_but_memory(
+    omni: Omni, modules: nn.ModuleDict, policy: str
+) -> None:
     batch = pack([documents()])
     batch.tiles.requires_grad_(True)
 
-    def gradients() -> list:
+    def gradients() -> tuple[list, int]:
         omni.zero_grad()
-        omni(batch).square().sum().backward()
-        return [p.grad.clone() for p in omni.parameters() if p.grad is not None]
+        with Kernels() as kernels:
+            omni(batch).square().sum().backward()
+        return [p.grad.clone() for p in omni.parameters() if p.grad is not None], kernels.calls
 
-    before = gradients()
+    before, once = gradients()
     passes = []
-    enable_checkpointing(modules)
+    enable_checkpointing(modules, dict.fromkeys(modules, policy))
     omni.llm.model.layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
-    after = gradients()
+    after, calls = gradients()
     assert len(passes) == 2
+    assert calls == (2 * once if policy == "full" else once) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_auto_computes_again_what_trains_and_what_would_not_fit(small_spec: ModelSpec) -> None:
+    needed = frozen_llm_bytes(small_spec.llm, 100)
+    assert choose_policies(small_spec, {"projector"}, 100, needed) == {}
+    assert choose_policies(small_spec, {"projector"}, 100, needed - 1) == {"llm": "selective"}
+    chosen = choose_policies(small_spec, {"llm", "projector", "vision"}, 100, 0)
+    assert chosen == {"llm": "selective", "vision": "selective"}
+
+
+def test_kept_bytes_of_a_frozen_language_model_are_those_measured(small_spec: ModelSpec) -> None:
+    llm = small_spec.llm.model_copy(update={"hidden_size": 128, "intermediate_size": 512})
+    omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), ("llm",), seed=3))
+    omni.requires_grad_(False)
+    weights = {p.untyped_storage().data_ptr() for p in omni.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = document(2, 256)
+    embeds = omni.embed(batch).requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = omni.decode_flat(embeds, batch).hidden
+    assert hidden.requires_grad
+    assert sum(kept.values()) == pytest.approx(frozen_llm_bytes(llm, 256, width=4), rel=0.1)
 
 
 def test_document_starts_mark_every_document_and_padding() -> None:

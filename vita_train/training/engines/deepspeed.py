@@ -36,6 +36,8 @@ from vita_train.training.objectives.base import LossOutput, Objective
 _TAG = "state"
 _UNIVERSAL = "universal"
 _BUCKET = 500_000_000
+#: Parameters of a tensor up to which ZeRO-3 leaves it on every rank.
+_PERSISTENT = 100_000
 
 
 class DeepSpeedEngine:
@@ -223,18 +225,21 @@ def convert_to_universal(state: Path, out: Path) -> None:
 def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration. It holds neither an optimizer nor a scheduler: both are
     ours."""
-    spec = context.spec
+    spec, on_gpu = context.spec, context.world.device.type == "cuda"
     zero: dict[str, Any] = {
         "stage": spec.engine.zero,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
-        "overlap_comm": context.world.device.type == "cuda",
+        "overlap_comm": on_gpu,
     }
     if spec.engine.zero == 3:
         zero |= {
             "stage3_prefetch_bucket_size": min(bucket, 50_000_000),
-            "stage3_param_persistence_threshold": 0,
+            # On a GPU what is small is not worth gathering block by block.
+            "stage3_param_persistence_threshold": _PERSISTENT if on_gpu else 0,
         }
+        if spec.engine.shard == "node" and context.world.nodes > 1:
+            zero["zero_hpz_partition_size"] = context.world.node_size
     if spec.engine.offload in ("optimizer", "all") and spec.engine.zero:
         zero["offload_optimizer"] = {"device": "cpu"}
     if spec.engine.offload == "all" and spec.engine.zero == 3:

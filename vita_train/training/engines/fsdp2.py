@@ -1,6 +1,10 @@
 """FSDP2: parameters, gradients and optimizer state sharded over ranks (``fully_shard``),
 checkpoints by DCP.
 
+With ``engine.shard: node`` the mesh has two levels: what is sharded is cut up among the ranks of a
+node, and every node has a copy (HSDP). Gradients wait for the step's last micro-batch where they
+can: all of them where few parameters train, else their sum over nodes.
+
 Transformer blocks are sharding units (`models.activations.transformer_blocks`); everything else,
 embeddings and output matrix included, belongs to the root and stays gathered from the start of
 forward to the end of backward, because the loss reads the output matrix without calling its module.
@@ -10,7 +14,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -24,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from vita_train.errors import CheckpointError
@@ -47,6 +51,9 @@ from vita_train.training.engines.base import (
 from vita_train.training.objectives.base import LossOutput, Objective
 from vita_train.training.parallel.distributed import sum_over_ranks
 
+#: Most trained parameters whose gradients each rank keeps whole until the last micro-batch.
+_KEPT_WHOLE = 100_000_000
+
 
 class Fsdp2Engine:
     """Float32 shards; with bfloat16 they are gathered in bfloat16 and gradients are reduced in
@@ -58,7 +65,13 @@ class Fsdp2Engine:
         self.objective = objective
         self.world = context.world
         self.max_grad_norm = context.spec.optim.max_grad_norm
-        mesh = init_device_mesh(context.world.device.type, (context.world.size,))
+        self._copies = context.world.nodes if context.spec.engine.shard == "node" else 1
+        shape = (self._copies, context.world.size // self._copies)
+        mesh = init_device_mesh(
+            context.world.device.type,
+            shape if self._copies > 1 else shape[1:],
+            mesh_dim_names=("copy", "shard") if self._copies > 1 else ("shard",),
+        )
         policy = MixedPrecisionPolicy()
         if context.dtype is torch.bfloat16:
             policy = MixedPrecisionPolicy(
@@ -72,6 +85,8 @@ class Fsdp2Engine:
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")
         self._owners = owners(objective, self._parameters)
+        trained = sum(parameter.numel() for parameter in self._parameters)
+        self._sums_late = trained <= _KEPT_WHOLE
         self._optimizer = torch.optim.AdamW(
             groups,
             betas=context.spec.optim.betas,
@@ -82,6 +97,12 @@ class Fsdp2Engine:
         self._norms: dict[str, float] = {}
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        root = cast(FSDPModule, self.objective)
+        root.set_is_last_backward(last)
+        if self._sums_late:
+            root.set_requires_gradient_sync(last)
+        else:
+            root.set_requires_all_reduce(last)
         output = LossOutput(*self.objective(batch, phase))
         # Gradients are averaged over ranks when they are reduced; the product of both factors is a
         # sum over ranks.
@@ -101,7 +122,7 @@ class Fsdp2Engine:
             _local(parameter.grad) for parameter in self._parameters if parameter.grad is not None
         ]
         squares = torch.stack([shard.float().square().sum() for shard in shards])
-        totals = sum_over_ranks(squares.tolist())
+        totals = [total / self._copies for total in sum_over_ranks(squares.tolist())]
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
         total = float(sum(totals)) ** 0.5
         if math.isfinite(total):

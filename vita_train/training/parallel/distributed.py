@@ -40,6 +40,13 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    node_size: int = 0
+    """Ranks of each node; 0 where all are on one."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that the ranks are on."""
+        return self.size // (self.node_size or self.size)
 
 
 def world_from_environment() -> World:
@@ -48,7 +55,11 @@ def world_from_environment() -> World:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     return World(
-        int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), local_rank, device
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank,
+        device,
+        int(os.environ.get("LOCAL_WORLD_SIZE", "0")),
     )
 
 
