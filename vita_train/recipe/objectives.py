@@ -142,7 +142,7 @@ register_objective(
         ),
         packs=True,
         options={
-            "chunk": Between(1, 2**24, whole=True),
+            "chunk": Between(0, 2**24, whole=True),
             "augment": bool,
             "state_weight": Between(0, 1000),
         },

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +63,13 @@ class BatchOrder(Protocol):
         ...
 
 
+class LoadedPart(NamedTuple):
+    """What a worker hands over: one micro-batch, so that shared memory holds few at a time."""
+
+    batch: MicroBatch
+    unreadable: list[Unreadable]
+
+
 class LoadedStep(NamedTuple):
     """What the loader hands over for a step."""
 
@@ -104,9 +110,9 @@ class BatchLoader:
         skip: bool = False,
     ) -> None:
         self._order = order
-        self._visits = _Visits(ahead=ahead, stride=max(1, workers))
+        self._visits = _Visits(grad_accum, ahead=ahead * grad_accum, stride=max(1, workers))
         self._loader = DataLoader(
-            _Steps(objective.collate, order, grad_accum, world, seed, skip),
+            _Parts(objective.collate, order, grad_accum, world, seed, skip),
             batch_size=None,
             sampler=self._visits,
             num_workers=workers,
@@ -128,25 +134,33 @@ class BatchLoader:
         """
         self._visits.steps = range(start, stop)
         self._visits.ends = tuple(self._order.ends)
+        step = LoadedStep([], [])
         for loaded in self._loader:
             if isinstance(loaded, VitaError):
                 raise loaded
-            yield loaded
+            step.parts.append(loaded.batch)
+            step.unreadable.extend(loaded.unreadable)
+            if len(step.parts) == self._visits.parts:
+                yield step
+                step = LoadedStep([], [])
 
 
 class _Visit(NamedTuple):
-    """A step to make batches of. Workers have a copy of the order and learn here how it changed."""
+    """A micro-batch to make, by its number: those of each step count on from those of the step
+    before. Workers have a copy of the order and learn here how it changed."""
 
-    step: int
+    number: int
     ends: tuple[int, ...]
     ahead: range
-    """Steps that the same worker makes next, to pull media for."""
+    """Micro-batches that the same worker makes next, to pull media for."""
 
 
 @dataclass
 class _Visits:
-    """The steps to come, as the loader asks for them."""
+    """The micro-batches to come, as the loader asks for them."""
 
+    parts: int
+    """Of a step."""
     steps: range = range(0)
     ends: tuple[int, ...] = ()
     ahead: int = 0
@@ -154,14 +168,14 @@ class _Visits:
     """Workers, who take turns."""
 
     def __iter__(self) -> Iterator[_Visit]:
-        for step in self.steps:
-            last = min(self.steps.stop, step + self.ahead * self.stride + 1)
-            yield _Visit(step, self.ends, range(step + self.stride, last, self.stride))
+        stop = self.steps.stop * self.parts
+        for number in range(self.steps.start * self.parts, stop):
+            last = min(stop, number + self.ahead * self.stride + 1)
+            yield _Visit(number, self.ends, range(number + self.stride, last, self.stride))
 
 
-class _Steps(Dataset["LoadedStep | VitaError"]):
-    """The micro-batches of a step, or the error that reading them gave: torch would pass it on as
-    mere text."""
+class _Parts(Dataset["LoadedPart | VitaError"]):
+    """A micro-batch, or the error that reading it gave: torch would pass it on as mere text."""
 
     def __init__(
         self,
@@ -178,33 +192,33 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
         self._rank, self._size = world.rank, world.size
         self._seed = seed
         self._skip = skip
-        self._opened: dict[tuple[int, tuple[int, ...]], list[list[Any]]] = {}
+        self._opened: dict[tuple[int, tuple[int, ...]], list[Any]] = {}
 
-    def __getitem__(self, visit: _Visit) -> LoadedStep | VitaError:
+    def __getitem__(self, visit: _Visit) -> LoadedPart | VitaError:
         self._order.set_ends(visit.ends)
         try:
-            mine = self._opened.pop((visit.step, visit.ends), None) or self._open(visit.step)
+            mine = self._opened.pop((visit.number, visit.ends), None) or self._open(visit.number)
             self._pull(visit)
-            return self._load(visit.step, mine)
+            return self._load(visit.number, mine)
         except VitaError as error:
             return error
 
     def _pull(self, visit: _Visit) -> None:
-        """Begin to bring the media of later steps to this node."""
-        ahead = {(step, visit.ends) for step in visit.ahead}
-        # Steps that were given up are forgotten.
-        self._opened = {key: parts for key, parts in self._opened.items() if key in ahead}
-        for step, ends in sorted(ahead - self._opened.keys()):
-            with suppress(VitaError):  # the step itself will meet it
-                parts = self._open(step)
-                for row in chain.from_iterable(parts):
+        """Begin to bring the media of later micro-batches to this node."""
+        ahead = {(number, visit.ends) for number in visit.ahead}
+        # Those that were given up are forgotten.
+        self._opened = {key: rows for key, rows in self._opened.items() if key in ahead}
+        for number, ends in sorted(ahead - self._opened.keys()):
+            with suppress(VitaError):  # the micro-batch itself will meet it
+                rows = self._open(number)
+                for row in rows:
                     for sample in row if isinstance(row, list) else [row]:
                         sample.pull()
-                self._opened[step, ends] = parts
+                self._opened[number, ends] = rows
 
-    def _open(self, step: int) -> list[list[Any]]:
-        """Return this rank's samples of a step, micro-batch by micro-batch and row by row, their
-        media unread."""
+    def _open(self, number: int) -> list[Any]:
+        """Return this rank's samples of a micro-batch, row by row, their media unread."""
+        step, part = divmod(number, self._grad_accum)
         rows = self._order.rows(step)
         if len(rows) < self._size * self._grad_accum:
             raise RecipeError(
@@ -216,16 +230,10 @@ class _Steps(Dataset["LoadedStep | VitaError"]):
                 "ranks",
             )
         dealt = deal(self._order.costs(step), self._size, self._grad_accum)
-        return [
-            [self._order.load(rows[place]) for place in shares[self._rank].tolist()]
-            for shares in dealt
-        ]
+        return [self._order.load(rows[place]) for place in dealt[part][self._rank].tolist()]
 
-    def _load(self, step: int, mine: list[list[Any]]) -> LoadedStep:
+    def _load(self, number: int, mine: list[Any]) -> LoadedPart:
+        step = number // self._grad_accum
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
-        loaded = LoadedStep([], [])
-        for rows in mine:
-            part, unreadable = collate_readable(self._collate, rows, seed=seed, skip=self._skip)
-            loaded.parts.append(part)
-            loaded.unreadable.extend(unreadable)
-        return loaded
+        batch, unreadable = collate_readable(self._collate, mine, seed=seed, skip=self._skip)
+        return LoadedPart(batch, unreadable)

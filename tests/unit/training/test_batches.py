@@ -21,7 +21,7 @@ from tests.helpers.toy import (
 )
 from vita_train.data.loading.unreadable import collate_readable
 from vita_train.errors import DataError, RecipeError
-from vita_train.training.batches import BatchLoader
+from vita_train.training.batches import BatchLoader, LoadedPart
 from vita_train.training.objectives.speech_tokens import SpeechTokensBatch
 from vita_train.training.parallel.distributed import World
 
@@ -53,6 +53,16 @@ def test_same_global_batches(size: int, accumulate: int, workers: int) -> None:
         == ids(1, 1)
         == [sorted(ToyOrder().ids(step)) for step in range(4)]
     )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_worker_hands_over_one_micro_batch_at_a_time(workers: int) -> None:
+    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
+    loader = BatchLoader(objective, ToyOrder(), grad_accum=4, world=ALONE, seed=0, workers=workers)
+    loader._visits.steps = range(2)
+    items = [item for item in loader._loader if isinstance(item, LoadedPart)]
+    assert [len(item.batch.sample_ids) for item in items] == [2] * 8
+    assert [name for item in items[:4] for name in item.batch.sample_ids] == ToyOrder().ids(0)
 
 
 def test_starting_later_gives_the_later_batches() -> None:

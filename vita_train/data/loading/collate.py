@@ -62,14 +62,13 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int)
 
 def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the media of samples in reading order: tiles (N, 3, S, S) uint8, fbank (A, T, bins),
-    lengths (A,)."""
+    lengths (A,).
+
+    Tiles lie in memory as they were decoded, channels last: the device puts them in order.
+    """
     pixels = [sample.load_pixels() for sample in samples if sample.tiles]
     clips = [sample.load_fbank(clip) for sample in samples for clip in range(len(sample.audios))]
-    tiles = (
-        torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2).contiguous()
-        if pixels
-        else None
-    )
+    tiles = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2) if pixels else None
     if not clips:
         return tiles, None, None
     return tiles, pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])

@@ -11,6 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from vita_train.recipe.special_ids import IGNORE_INDEX
 
+#: Logits that exist at a time: 512 positions of a vocabulary of 152,064.
+_LOGITS = 78_000_000
+_MOST_POSITIONS = 2048
+
 
 class TokenLoss(NamedTuple):
     """Sums over supervised positions; divide by their number, summed over all ranks."""
@@ -23,8 +27,13 @@ class TokenLoss(NamedTuple):
     """Scalar long: positions whose most likely token is the label."""
 
 
+def positions_at_a_time(vocabulary: int) -> int:
+    """Return how many positions are projected at a time: more take memory and save no time."""
+    return max(1, min(_MOST_POSITIONS, _LOGITS // vocabulary))
+
+
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int = 2048
+    hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int = 0
 ) -> TokenLoss:
     """Return the summed cross-entropy of next tokens over supervised positions.
 
@@ -37,8 +46,9 @@ def chunked_cross_entropy(
         weight: (V, D) output matrix.
         labels: (B, L), aligned with the input; position i is predicted from i - 1. -100 is not
             supervised.
-        chunk: most positions whose logits exist at a time.
+        chunk: most positions whose logits exist at a time; 0 goes by the vocabulary.
     """
+    chunk = chunk or positions_at_a_time(len(weight))
     targets = labels[:, 1:]
     supervised = targets != IGNORE_INDEX
     states, targets = hidden[:, :-1][supervised], targets[supervised]

@@ -82,4 +82,4 @@ def normalise(tiles: Tensor, spec: TowerSpec) -> Tensor:
     """Return uint8 tiles (N, 3, S, S) as float32 with the tower's mean and deviation taken out."""
     mean = torch.tensor(spec.mean, device=tiles.device).view(3, 1, 1)
     std = torch.tensor(spec.std, device=tiles.device).view(3, 1, 1)
-    return (tiles.float() / 255 - mean) / std
+    return (tiles.contiguous().float() / 255 - mean) / std

@@ -77,7 +77,7 @@ class NextTokenObjective(Objective):
     """
 
     options: ClassVar[dict[str, Option]] = {
-        "chunk": 2048,  # most positions whose logits exist at a time
+        "chunk": 0,  # most positions whose logits exist at a time; 0: by the vocabulary
         "augment": False,  # change speech features at every visit, as stage 2.1a does
         "state_weight": 1.0,  # what a label of the state head counts beside a token of a reply
     }

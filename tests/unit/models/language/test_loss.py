@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.helpers.omni_batches import document, pack
-from vita_train.models.language.loss import chunked_cross_entropy
+from vita_train.models.language.loss import chunked_cross_entropy, positions_at_a_time
 from vita_train.models.omni import Omni
 
 
@@ -63,3 +63,9 @@ def test_only_one_chunk_of_logits_is_kept_for_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         chunked_cross_entropy(hidden, weight, torch.randint(0, 40, (1, 65)), 16)
     assert not [shape for shape in saved if 40 in shape and shape != (40, 8)]
+
+
+def test_fewer_positions_at_a_time_of_a_large_vocabulary() -> None:
+    assert positions_at_a_time(152_064) == 512
+    assert positions_at_a_time(4000) == 2048
+    assert positions_at_a_time(10**9) == 1
