@@ -141,6 +141,11 @@ class Store(Protocol):
         """Return the keys that begin with a string, sorted by code point."""
         ...
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the keys that begin with a string, sorted, with the sizes of their files in bytes;
+        one listing, however many they are."""
+        ...
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; keys that are absent already are no error."""
         ...

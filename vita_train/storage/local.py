@@ -149,6 +149,9 @@ class LocalStore:
             keys += [(relative / name).as_posix() for name in files if not name.startswith(PRIVATE)]
         return sorted(key for key in keys if key.startswith(prefix))
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {key: self.size(key) for key in self.list(prefix)}
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)

@@ -319,13 +319,18 @@ class S3Store:
         return f"{str(answer['ETag']).strip(chr(34))}-{answer['ContentLength']}"
 
     def list(self, prefix: str = "") -> list[str]:
+        return [*self.sizes(prefix)]
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         root = f"{self.prefix}/" if self.prefix else ""
-        keys = [
-            item["Key"].removeprefix(root)
+        found = {
+            item["Key"].removeprefix(root): int(item.get("Size", -1))
             for item in self._pages("list_objects_v2", "Contents", root + prefix)
-        ]
+        }
         # Keys that end in a slash are the folders of POSIX-backed servers.
-        return sorted(key for key in keys if not key.endswith("/") and PRIVATE not in key)
+        return {
+            key: found[key] for key in sorted(found) if not key.endswith("/") and PRIVATE not in key
+        }
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._key(key) for key in keys]

@@ -26,7 +26,13 @@ from vita_train.recipe.platform import GRACE
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_beside
 from vita_train.storage.checkpoints.attempt import Attempt, begin_attempt, staging_folder
-from vita_train.storage.checkpoints.commit import Commit, PassedOver, latest_commit, restore
+from vita_train.storage.checkpoints.commit import (
+    Commit,
+    PassedOver,
+    commit_at,
+    latest_commit,
+    restore,
+)
 from vita_train.storage.checkpoints.committer import AsyncCommitter
 from vita_train.storage.disk_errors import detect_full_disk, translate_os_errors
 from vita_train.storage.host_cache import cache_dir
@@ -175,7 +181,7 @@ class Checkpoints:
         key = broadcast_json(commit.marker_key if commit else None)
         if key is None or commit is not None:
             return commit
-        return _read_commit(self._store, self._prefix, key, refused)
+        return _read_commit(self._store, key)
 
     def _newest_of_this_stage(self, refused: list[str]) -> Commit | None:
         """Return the newest checkpoint with this digest that lies on the way to this stage's
@@ -283,13 +289,13 @@ class Checkpoints:
             )
 
 
-def _read_commit(store: Store, prefix: str, key: str, refused: list[str]) -> Commit:
+def _read_commit(store: Store, key: str) -> Commit:
     """Return the checkpoint that rank 0 chose, as this rank sees it."""
-    commit = latest_commit(store, prefix, refused=refused)
-    if commit is None or commit.marker_key != key:
+    try:
+        return commit_at(store, key)
+    except MissingKeyError as error:
         raise MissingKeyError(
             "this rank does not see the checkpoint that rank 0 resumes from",
             where=store.uri_of(key),
             remedy="storage.root must be the same store on every node",
-        )
-    return commit
+        ) from error

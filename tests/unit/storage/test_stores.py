@@ -54,6 +54,13 @@ def test_list_is_sorted_and_by_prefix(store: Store) -> None:
     assert store.list("nothing/here") == []
 
 
+def test_sizes_come_with_the_listing(store: Store) -> None:
+    for key, data in {"s/b": b"12", "s/a": b"", "t": b"1"}.items():
+        store.write(key, data)
+    assert [*store.sizes("s/").items()] == [("s/a", 0), ("s/b", 2)]
+    assert store.sizes("nothing/") == {}
+
+
 def test_delete_takes_only_what_is_named(store: Store) -> None:
     for key in ("a/1", "a/2", "b"):
         store.write(key, b"x")

@@ -35,7 +35,12 @@ from vita_train.recipe.base import Strict
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.cache import remove_unfinished
 from vita_train.storage.checkpoints.attempt import Attempt, check_not_replaced
-from vita_train.storage.checkpoints.marker import Marker, markers_and_others, write_marker
+from vita_train.storage.checkpoints.marker import (
+    Marker,
+    markers_and_others,
+    read_marker,
+    write_marker,
+)
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 from vita_train.storage.host_cache import locked
@@ -173,10 +178,13 @@ def commit_checkpoint(
         StorageError: a rank's list is missing or two ranks stored the same name.
     """
     prefix = attempt.step_prefix(step)
-    ranks = tuple(
-        read_twice(partial(_read_rank, store, f"{prefix}/rank-{rank}.json"))
-        for rank in range(world_size)
-    )
+    with ThreadPoolExecutor(_THREADS) as pool:
+        ranks = tuple(
+            pool.map(
+                lambda rank: read_twice(partial(_read_rank, store, f"{prefix}/rank-{rank}.json")),
+                range(world_size),
+            )
+        )
     names = [name for part in ranks for name in part.files]
     twice = (
         sorted({name for name in names if names.count(name) > 1})
@@ -247,6 +255,20 @@ def latest_commit(
     return None
 
 
+def commit_at(store: Store, key: str) -> Commit:
+    """Return the checkpoint of a marker that another rank chose, after it looked at the files: two
+    requests.
+
+    Raises:
+        MissingKeyError: this rank does not see it.
+        DamagedError: it sees another.
+    """
+    marker = read_marker(store, key)
+    if marker is None:
+        raise MissingKeyError("no marker is there", where=store.uri_of(key))
+    return read_twice(partial(_read_manifest, store, key, marker))
+
+
 def restore(
     store: Store, commit: Commit, folder: Path, *, select: Callable[[str], bool] | None = None
 ) -> Path:
@@ -287,6 +309,24 @@ def _read_rank(store: Store, key: str) -> RankFiles:
 
 
 def _check(store: Store, key: str, marker: Marker) -> Commit:
+    """Return what a marker points to, if all of its files are there with their sizes: one listing
+    says so."""
+    commit = _read_manifest(store, key, marker)
+    sizes = store.sizes(f"{commit.prefix}/")
+    for name, file in commit.files.items():
+        file_key = f"{commit.prefix}/{name}"
+        if (size := sizes.get(file_key)) is None:
+            raise MissingKeyError("does not exist", where=store.uri_of(file_key), remedy=_OLDER)
+        if size != file.bytes:
+            raise DamagedError(
+                f"has {size} bytes, expected {file.bytes}",
+                where=store.uri_of(file_key),
+                remedy=_OLDER,
+            )
+    return commit
+
+
+def _read_manifest(store: Store, key: str, marker: Marker) -> Commit:
     text = store.read(marker.manifest)
     where = store.uri_of(marker.manifest)
     if hashlib.sha256(text).hexdigest() != marker.sha256:
@@ -299,19 +339,7 @@ def _check(store: Store, key: str, marker: Marker) -> Commit:
         raise DamagedError(
             "is not a checkpoint manifest of this version", where=where, remedy=_OLDER
         ) from error
-    commit = Commit(key, marker.manifest.rpartition("/")[0], manifest)
-    _for_each(
-        lambda item: _check_size(store, f"{commit.prefix}/{item[0]}", item[1]), commit.files.items()
-    )
-    return commit
-
-
-def _check_size(store: Store, key: str, file: StoredFile) -> None:
-    size = store.size(key)
-    if size != file.bytes:
-        raise DamagedError(
-            f"has {size} bytes, expected {file.bytes}", where=store.uri_of(key), remedy=_OLDER
-        )
+    return Commit(key, marker.manifest.rpartition("/")[0], manifest)
 
 
 def _check_bytes(path: Path, file: StoredFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from vita_train.errors import PeerLostError, StorageError, UserError
 from vita_train.storage.base import DamagedError, MissingKeyError, Store
 from vita_train.storage.checkpoints.attempt import Attempt, attempts, begin_attempt, staging_folder
 from vita_train.storage.checkpoints.commit import (
+    commit_at,
     commit_checkpoint,
     latest_commit,
     restore,
@@ -152,6 +154,51 @@ def test_restore_takes_only_what_is_selected(s3_store: S3Store, tmp_path: Path) 
     assert commit is not None
     place = restore(s3_store, commit, tmp_path / "r", select=lambda name: name.endswith("-1.bin"))
     assert [path.name for path in place.rglob("*.bin")] == ["optim-1.bin"]
+
+
+class Counted(LocalStore):
+    """Counts what is asked of it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: Counter[str] = Counter()
+
+    def read(self, key: str) -> bytes:
+        self.asked["read"] += 1
+        return super().read(key)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        self.asked["sizes"] += 1
+        self.asked["files"] += len(found := super().sizes(prefix))
+        return found
+
+
+def test_requests_do_not_grow_with_the_ranks(tmp_path: Path) -> None:
+    """Of 256 ranks one lists the files, once; the others read the marker and the manifest."""
+    world, store = 256, Counted(tmp_path / "store")
+    attempt = begin_attempt(store, "s")
+    save(store, attempt, 10, tmp_path / "files", world)
+    store.asked.clear()
+    commit = latest_commit(store, "s")
+    assert commit is not None
+    assert len(commit.files) == world
+    assert store.asked == {"read": 2, "sizes": 1, "files": 2 * world + 1}
+    store.asked.clear()
+    assert commit_at(store, commit.marker_key) == commit
+    assert store.asked == {"read": 2}
+
+
+def test_another_rank_must_see_the_chosen_checkpoint(store: Store, tmp_path: Path) -> None:
+    attempt = begin_attempt(store, "s")
+    save(store, attempt, 10, tmp_path)
+    commit = latest_commit(store, "s")
+    assert commit is not None
+    assert commit_at(store, commit.marker_key) == commit
+    with pytest.raises(MissingKeyError):
+        commit_at(store, "s/committed/step-00000011.json")
+    store.write(f"{commit.prefix}/manifest.json", b"{}")
+    with pytest.raises(DamagedError):
+        commit_at(store, commit.marker_key)
 
 
 def test_later_attempt_is_preferred_and_fences_the_earlier(store: Store, tmp_path: Path) -> None:
