@@ -191,7 +191,7 @@ def test_kept_bytes_of_a_frozen_language_model_are_those_measured(small_spec: Mo
     batch = document(2, 256)
     embeds = omni.embed(batch).requires_grad_(True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = omni.decode_flat(embeds, batch).hidden
+        hidden = omni.decode_flat(embeds, batch, "apart").hidden
     assert hidden.requires_grad
     assert sum(kept.values()) == pytest.approx(frozen_llm_bytes(llm, 256, width=4), rel=0.1)
 

@@ -91,7 +91,7 @@ def test_options_are_declared_as_the_objectives_know_them() -> None:
         ("stages.0.llm.curriculum", "[{steps: 1, data: {recall: -1}}]"),
         ("stages.0.llm.curriculum", "[{steps: 1, data: {}}]"),
         ("stages.0.llm.gates", "{a.b: {min: 2, max: 1}}"),
-        ("stages.0.llm.options", "{chunk: 0}"),
+        ("stages.0.llm.options", "{chunk: -1}"),
         ("stages.0.llm.options", "{chunk: 1.5}"),
         ("stages.0.llm.options", "{augment: 1}"),
         ("stages.0.llm.options", "{chunks: 1}"),
