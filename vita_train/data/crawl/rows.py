@@ -14,6 +14,8 @@ from vita_train.data.crawl.settings import CrawlSettings, Lost, Reason
 from vita_train.data.sources.texts import RowError, read_values
 from vita_train.errors import DataError, UserError
 
+#: What a crawl and a rewrite say of losses; no lists.
+_LOSSES = (".lost.jsonl", ".rejects.jsonl")
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _BATCH = 1024
 
@@ -37,7 +39,9 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
         file
         for path in paths
         for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-        if file.name.endswith(ENDINGS) and file.is_file()
+        if file.name.endswith(ENDINGS)
+        and not file.name.endswith((*_LOSSES, ".done.json"))
+        and file.is_file()
     ]
     names = [stem_of(file) for file in files]
     if not files or len(set(names)) < len(names):
