@@ -23,5 +23,5 @@ def register_format(name: str, function: str) -> None:
     FORMATS.add(name, function)
 
 
-for _name in ("coyo", "mmc4"):
+for _name in ("coyo", "m3it", "mmc4", "sharegpt4v"):
     register_format(_name, f"vita_train.data.formats.{_name}:records")

@@ -35,7 +35,8 @@ class Rewritten:
 
 def rewrite(name: str, paths: Sequence[Path], out: Path) -> Rewritten:
     """Write the rows of files as records of one file, in the order of names and rows; what is
-    rejected stands, with its reason, in ``NAME.rejects.jsonl`` beside it.
+    rejected stands, with its reason, in ``NAME.rejects.jsonl`` beside it. Images that rows hold
+    themselves become files in the folder ``NAME`` beside it, which is then their root.
 
     Raises:
         UserError: there is no such format or file.
@@ -52,6 +53,8 @@ def rewrite(name: str, paths: Sequence[Path], out: Path) -> Rewritten:
                 counts.reasons[made.reason] += 1
                 rejects.write(json.dumps({"where": made.where, "reason": made.reason}) + "\n")
             else:
+                if any(isinstance(image, bytes) for image in made.get("image", ())):
+                    made["image"] = _files(made["image"], counts.records, out.with_suffix(""))
                 counts.records += 1
                 kept.write(json.dumps(made, ensure_ascii=False) + "\n")
     counts.used = counts.rows - counts.reasons.total()
@@ -70,6 +73,16 @@ def _rows(files: Iterable[Path], counts: Rewritten) -> Iterator[Row]:
         for place, row in enumerate(read_rows(file)):
             counts.rows += 1
             yield f"{file.name}:{place}", row if row is not None else {}
+
+
+def _files(images: Sequence[bytes], place: int, folder: Path) -> list[str]:
+    """Write the images of a record; return their names below the folder."""
+    names = [f"{place // 10_000:05d}/{place:09d}-{index}.img" for index in range(len(images))]
+    for name, data in zip(names, images, strict=True):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return names
 
 
 def text_of(row: dict[str, Any], key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,7 +79,7 @@ def test_v13_positions_are_exact(total: int, count: int) -> None:
     found = list(even_positions(total, count))
     assert len(found) == count
     assert (found[0], found[-1]) == (0, total - 1)
-    steps = {after - before for before, after in zip(found, found[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(found)}
     least = (total - 1) // (count - 1)
     assert steps <= {least, least + 1}
     assert min(steps) >= 1
