@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -161,10 +162,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def hostile_http() -> Iterator[HostileServer]:
+def hostile_http(tls: ssl.SSLContext | None = None) -> Iterator[HostileServer]:
     """Run a server on a free port of this machine."""
     server = _Server(("127.0.0.1", 0), _Handler)
-    server.world = HostileServer(url=f"http://127.0.0.1:{server.server_port}")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "https" if tls is not None else "http"
+    server.world = HostileServer(url=f"{scheme}://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -36,11 +36,21 @@ group = typer.Typer(help="Make, fetch, check, prepare and measure corpora.", no_
 
 def register(app: typer.Typer) -> None:
     """Add the ``data`` group."""
-    from vita_train.cli import data_catalogue, data_convert, data_speak
+    from vita_train.cli import (
+        data_catalogue,
+        data_convert,
+        data_crawl,
+        data_rewrite,
+        data_select,
+        data_speak,
+    )
     from vita_train.cli.tools import tools
 
     data_catalogue.register(group)
     data_convert.register(group)
+    data_crawl.register(group)
+    data_rewrite.register(group)
+    data_select.register(group)
     data_speak.register(group)
     group.add_typer(tools, name="tools")
     app.add_typer(group, name="data")

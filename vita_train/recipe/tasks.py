@@ -55,6 +55,7 @@ for _kind in (
     TaskKind("instruct", "what a written instruction asks for"),
     TaskKind("dialogue", "the turns of a conversation"),
     TaskKind("recall", "what was said before, repeated"),
+    TaskKind("interleaved", "documents of text and images in their order", exact=False),
     TaskKind("asr", "the transcript of what is heard", exact=False, measures=_LLM_WER),
     TaskKind("tts", "a text and how it sounds", exact=False, measures=_LLM_WER),
     TaskKind("speech_qa", "an answer to a spoken question"),

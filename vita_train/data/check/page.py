@@ -67,7 +67,7 @@ def _card(shown: Shown, source: RecordSource | None, decoder: Decoder) -> dict[s
     if isinstance(row, Row):
         card["turns"] = [
             (turn.role, printable_lines(turn.value)[:_MOST]) for turn in row.record.conversations
-        ]
+        ] or [("document", printable_lines(text)[:_MOST]) for text in row.record.texts]
         if source is not None:
             card["media"] = _previews(row, source, decoder)
     return card

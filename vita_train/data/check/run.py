@@ -200,7 +200,7 @@ class _Scan:
             self.example(reject.reason, source, row, reject.detail)
             return
         assert isinstance(row, Row)
-        turns = [turn.value for turn in row.record.conversations]
+        turns = row.record.texts
         for name in text_findings(turns):
             self.finding(name, source, row, FINDINGS[name])
         media = [[str(ref) for ref in refs] for refs in (row.images, row.videos, row.audios)]

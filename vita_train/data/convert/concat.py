@@ -213,8 +213,9 @@ def _shuffled(count: int, seed: int) -> Iterator[int]:
 
 def _group_of(record: dict[str, Any], *, across: bool) -> str:
     """Name of the records that one may be joined with."""
-    if "video" in record:
-        return "video"
+    for kind in ("video", "document"):
+        if kind in record:
+            return kind
     if across:
         return "any"
     return json.dumps(sorted(set(_sets(record)), key=str))
@@ -239,23 +240,27 @@ def _has_room(members: Sequence[_Entry], entry: _Entry, most: int) -> bool:
     return entry.record.get("end_tag") is not False or kinds != {"image"}
 
 
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
 def _joined(members: Sequence[_Entry]) -> dict[str, Any]:
     """One record of several, in their order; of one, that record."""
     if len(members) == 1:
         return members[0].record
-    joined: dict[str, Any] = {"id": [member.id for member in members], "conversations": []}
+    whole = "document" if "document" in members[0].record else "conversations"
+    joined: dict[str, Any] = {"id": [member.id for member in members], whole: []}
     sets: list[str] = []
     for member in members:
         record = member.record
         if "inserted_id" in record:
-            joined["inserted_id"] = record["inserted_id"] + len(joined["conversations"])
+            joined["inserted_id"] = record["inserted_id"] + len(joined[whole])
         if "end_tag" in record:
             joined["end_tag"] = record["end_tag"]
-        joined["conversations"] += record["conversations"]
+        joined[whole] += _as_list(record[whole])
         for kind in ("image", "audio"):
-            names = record.get(kind, [])
-            if names:
-                joined.setdefault(kind, []).extend([names] if isinstance(names, str) else names)
+            if names := record.get(kind, []):
+                joined.setdefault(kind, []).extend(_as_list(names))
         sets += [name for name in _sets(record) if name is not None]
     if sets:
         joined["set"] = sets

@@ -158,7 +158,7 @@ def count_source(
             continue
         assert isinstance(row, Row)
         counts.take(
-            [turn.value for turn in row.record.conversations],
+            row.record.texts,
             {
                 "image": [str(ref) for ref in row.images],
                 "video": [str(ref) for ref in row.videos],

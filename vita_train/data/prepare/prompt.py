@@ -75,6 +75,7 @@ class Draft:
     """Tokens of each media id, in order."""
     states: list[tuple[int, int]] = field(default_factory=list)
     """For the state head: the place of each clip in ``parts``, and its class."""
+    is_document: bool = False
 
     def encoded(self, ids_of: Callable[[str], Sequence[int]]) -> EncodedSample:
         """Return the sample, with ``ids_of`` each text."""
@@ -89,7 +90,8 @@ class Draft:
         starts.append(len(ids))
         return EncodedSample(
             ids,
-            [(starts[first], starts[end]) for first, end in self.spans],
+            # Nothing stands before the first token of a document that it could be predicted from.
+            [(max(int(self.is_document), starts[first]), starts[end]) for first, end in self.spans],
             self.runs,
             [(starts[place], state) for place, state in self.states],
         )
@@ -103,7 +105,8 @@ def encode(
     *,
     state_mode: StateMode = "glyph",
 ) -> EncodedSample:
-    """Write a record as ids; supervised are, of each reply, state mark, answer and end token.
+    """Write a record as ids; supervised are, of each reply, state mark, answer and end token, and
+    of a document all its text and its end token.
 
     Raises:
         RecipeError: as of `draft`.
@@ -128,8 +131,13 @@ def draft(
     Raises:
         RecipeError: the tokenizer lacks a control token of the template or a state mark.
     """
-    values = [turn.value for turn in record.conversations]
     writer = _Writer(template, tokenizer, media, state_mode)
+    if record.document is not None:
+        writer.draft.is_document = True
+        for text in record.texts:
+            writer.document(text)
+        return writer.draft
+    values = [turn.value for turn in record.conversations]
     writer.system(_modality(media))
     last = len(values) - 1
     for index in range(0, len(values), 2):
@@ -288,6 +296,34 @@ class _Writer:
         self.pieces(around.after)
         return clips
 
+    def document(self, value: str) -> None:
+        """Write text and images as they follow each other, all of the text supervised."""
+        for part in self._parts(value):
+            start = len(self.draft.parts)
+            if isinstance(part, str):
+                self.text(part)
+                self._supervise(start)
+            else:
+                self.draft.parts.append(IMAGE_ID)
+                self.draft.runs.append(part[1])
+        start = len(self.draft.parts)
+        self._end()
+        self._supervise(start)
+
+    def _supervise(self, start: int) -> None:
+        """Supervise the parts from one on, as one stretch with those before it."""
+        spans, end = self.draft.spans, len(self.draft.parts)
+        if spans and spans[-1][1] == start:
+            start = spans.pop()[0]
+        if start < end:
+            spans.append((start, end))
+
+    def _end(self) -> None:
+        around = self.template.layout.gpt
+        self.text(around.end_text)
+        if around.end:
+            self.draft.parts.append(control_id(self.tokenizer, around.end))
+
     def reply(self, value: str, state: State, *, ended: bool, more: bool) -> None:
         around = self.template.layout.gpt
         self.pieces(around.before)
@@ -295,9 +331,7 @@ class _Writer:
         self.draft.parts.extend(self.marks.get(state, ()))
         self.text(value)
         if ended:
-            self.text(around.end_text)
-        if ended and around.end:
-            self.draft.parts.append(control_id(self.tokenizer, around.end))
+            self._end()
         self.draft.spans.append((start, len(self.draft.parts)))
         if more:
             self.pieces(around.after)

@@ -204,7 +204,7 @@ class RowEncoder:
         """
         data, model = self.recipe.data, self.recipe.model
         turns = len(row.record.conversations)
-        if self.template.layout.media_only and turns != 2:
+        if self.template.layout.media_only and turns not in (0, 2):  # documents have none
             why = f"{turns} turns, and the template {self.template.name} has one answer"
             raise MediaError("more than one answer", why)
         tile = self._tile_tokens
@@ -256,7 +256,7 @@ class RowEncoder:
                 for ref in refs
             ],
             seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
-            turns=[turn.value for turn in row.record.conversations],
+            turns=row.record.texts,
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
             states=[value for state in encoded.states for value in state],
             lenient=row.lenient,

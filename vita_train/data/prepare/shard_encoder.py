@@ -136,7 +136,7 @@ class ShardEncoder:
                         if units:
                             writer.units.update(
                                 pieces(
-                                    row.record.conversations[-1].value,
+                                    row.record.texts[-1],
                                     self._recipe.model.ctc_head.vocab,
                                 )
                             )

@@ -116,5 +116,6 @@ def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
             if row.images
             else template.system.language
         )
-        for index, turn in enumerate(row.record.conversations):
-            yield literal(turn.value) if index % 2 == 0 else turn.value
+        for index, text in enumerate(row.record.texts):
+            is_reply = row.record.document is None and index % 2
+            yield text if is_reply else literal(text)

@@ -240,6 +240,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
 
 def _category(message: str) -> str:
     for words, category in (
+        ("missing key", "missing key"),
+        ("document", "document"),
         ("alternate", "roles do not alternate"),
         ("without an answer", "unanswered question"),
         ("in human turns but", "placeholder count"),

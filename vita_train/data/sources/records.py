@@ -21,7 +21,8 @@ class Turn(Strict):
 
 
 class Record(Strict):
-    """One conversation. A placeholder in a human turn stands for the next file of its kind.
+    """One conversation, or a document. A placeholder in a human turn, or anywhere in a document,
+    stands for the next file of its kind.
 
     ``\\<image>`` (``\\<video>``, ``\\<audio>``) writes the placeholder's name as plain text.
     """
@@ -29,7 +30,10 @@ class Record(Strict):
     id: Any = None
     set: str | list[str] | None = None
     """Key of the root of images or video; a list has one key per image."""
-    conversations: list[Turn] = Field(min_length=2)
+    conversations: list[Turn] = Field(default=[], min_length=2)
+    document: str | list[str] | None = None
+    """In place of a conversation: text and ``<image>`` as they follow each other, all of the text a
+    target. Of a list, each ends with the end token."""
     image: str | list[str] | None = None
     video: str | None = None
     start: float | None = Field(default=None, ge=0, le=1e6, strict=True)
@@ -58,6 +62,11 @@ class Record(Strict):
         return _as_list(self.audio)
 
     @property
+    def texts(self) -> list[str]:
+        """What is said in the turns, or the documents."""
+        return _as_list(self.document) or [turn.value for turn in self.conversations]
+
+    @property
     def image_sets(self) -> list[str | None]:
         """Root key of each image."""
         if isinstance(self.set, list):
@@ -70,7 +79,10 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:
-        _check_turns(self.conversations)
+        if self.document is None:
+            _check_turns(self.conversations)
+        else:
+            _check_document(self)
         _check_media(self)
         _check_span(self)
         _check_inserted(self)
@@ -95,7 +107,19 @@ def _as_list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def _check_document(record: Record) -> None:
+    if record.conversations:
+        raise ValueError("document and conversations in one record are not supported")
+    if record.videos or record.audios or record.inserted_id is not None or not record.end_tag:
+        raise ValueError("a document has images alone, and neither inserted_id nor end_tag")
+    for text in record.texts or [""]:
+        if not any(piece.strip() for piece in split_placeholders(text)[::2]):
+            raise ValueError("a document without text is empty")
+
+
 def _check_turns(turns: list[Turn]) -> None:
+    if not turns:
+        raise ValueError("missing key 'conversations'")
     for place, turn in enumerate(turns):
         expected = "human" if place % 2 == 0 else "gpt"
         if turn.role != expected:
@@ -120,7 +144,8 @@ def _check_media(record: Record) -> None:
             raise ValueError(f"{kind} holds an empty file name")
     if images and record.video:
         raise ValueError("image and video in one record are not supported")
-    counts = _placeholders(record.conversations[::2])
+    asked = [turn.value for turn in record.conversations[::2]]
+    counts = _placeholders(asked if record.document is None else record.texts)
     for kind, names in files.items():
         if counts[kind] != len(names):
             raise ValueError(
@@ -134,12 +159,12 @@ def _check_media(record: Record) -> None:
             raise ValueError(f"{len(record.set)} sets for {len(record.images)} images")
 
 
-def _placeholders(turns: list[Turn]) -> dict[str, int]:
-    """Return how often each placeholder stands in turns."""
+def _placeholders(texts: list[str]) -> dict[str, int]:
+    """Return how often each placeholder stands in texts."""
     counts = dict.fromkeys(PLACEHOLDERS, 0)
-    for turn in turns:
-        if "<" in turn.value:
-            for kind in split_placeholders(turn.value)[1::2]:
+    for text in texts:
+        if "<" in text:
+            for kind in split_placeholders(text)[1::2]:
                 counts[kind] += 1
     return counts
 

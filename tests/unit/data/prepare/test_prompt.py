@@ -307,3 +307,60 @@ def of_template(template: Template, folder: Path) -> Tokenizer:
     end = template.layout.gpt.end or CONTROLS[-1]
     controls = template.control_tokens or CONTROLS
     return train_tokenizer(["hello hi a red ball"], 400, folder, controls=controls, end=end)
+
+
+def document(
+    tokenizer: Tokenizer, text: str | list[str], images: int
+) -> tuple[str, str, list[int]]:
+    """The whole text, the supervised part, and the tokens of each image of a document."""
+    names = {"image": [f"{index}.jpg" for index in range(images)]} if images else {}
+    made = Record.model_validate({"document": text, **names})
+    sample = encode(made, TEMPLATE, tokenizer, MediaCounts((3,) * images))
+    ids, runs = np.array(sample.ids), np.array(sample.runs)
+    labels = expand_labels(ids, np.array(sample.labels), runs)
+    expanded = expand(ids, runs)
+    assert (labels[expanded == IMAGE_ID] == IGNORE_INDEX).all()
+    assert sample.supervised == (labels != IGNORE_INDEX).sum()
+    supervised = [int(label) for label in labels if label != IGNORE_INDEX]
+    return shown(tokenizer, sample.ids), tokenizer.decode(supervised), sample.runs
+
+
+def test_v20_all_the_text_of_a_document_is_supervised_and_no_image(tokenizer: Tokenizer) -> None:
+    text, supervised, runs = document(tokenizer, "<image>\nred <image>\nblue", 2)
+    assert text == "{I}\nred {I}\nblue<|im_end|>"
+    assert supervised == "\nred \nblue<|im_end|>"
+    assert runs == [3, 3]
+
+
+def test_v21_each_of_several_documents_ends(tokenizer: Tokenizer) -> None:
+    text, supervised, _ = document(tokenizer, ["<image>\nred", "<image>\nblue"], 2)
+    assert text == "{I}\nred<|im_end|>{I}\nblue<|im_end|>"
+    assert supervised == "\nred<|im_end|>\nblue<|im_end|>"
+
+
+def test_the_first_token_of_a_text_has_nothing_to_be_predicted_from(tokenizer: Tokenizer) -> None:
+    sample = encode(
+        Record.model_validate({"document": "red \\<image>"}), TEMPLATE, tokenizer, MediaCounts()
+    )
+    assert sample.labels[0] == IGNORE_INDEX
+    assert IGNORE_INDEX not in sample.labels[1:]
+    assert shown(tokenizer, sample.ids) == "red <image><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"document": ""},
+        {"document": []},
+        {"document": "<image>", "image": "a.jpg"},
+        {"document": ["red", " "]},
+        {"document": "red <image>"},
+        {"document": "red", "image": "a.jpg"},
+        {"document": "red", "conversations": turns("a", "b")},
+        {"document": "<audio>\nred", "audio": "a.wav"},
+        {"document": "red", "end_tag": False},
+    ],
+)
+def test_what_is_no_document(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"document|<image>|conversations"):
+        Record.model_validate(fields)

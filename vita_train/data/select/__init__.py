@@ -1,0 +1,1 @@
+"""Parts of large public tables: the best rows, evenly spaced rows, shards of a number of rows."""
