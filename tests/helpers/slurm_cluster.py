@@ -107,12 +107,16 @@ class SlurmCluster:
         self._start(node, "-D", "-N", node, program="slurmd")
 
     def lose(self, name: str) -> None:
-        """Kill the controller (``slurmctld``), or a node with all that runs there."""
+        """End the controller (``slurmctld``), or kill a node with all that runs there."""
         process = self._running.pop(name)
-        process.kill()
+        if name == "slurmctld":  # it saves its state: a killed one may forget its last jobs
+            process.terminate()
+        else:
+            process.kill()
         tasks = _tasks(name, str(self.config))
-        # A step's daemon has neither parent nor name; its tasks lead to it
-        for pid in {_parent(pid) for pid in tasks} - tasks | tasks:
+        # A step's daemon has neither parent nor name, but its tasks lead to it. It goes first, or
+        # it would tell of the death of its task.
+        for pid in [*({_parent(pid) for pid in tasks} - tasks), *tasks]:
             _kill(pid)
         process.wait()
 

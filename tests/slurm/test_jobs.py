@@ -43,6 +43,10 @@ def job_of(folder: Path, behaviour: str, digest: str = "d1", **settings: Any) ->
                     Resources(2, 2, 1))  # fmt: skip
 
 
+def both_run(folder: Path) -> bool:
+    return all((folder / f"started-{node}").exists() for node in (0, 1))
+
+
 def run(job: StageJob) -> tuple[Outcome, list[str]]:
     lines: list[str] = []
     return SlurmBackend(lines.append).run(job), lines
@@ -63,11 +67,11 @@ def test_each_node_is_told_which_it_is_and_where_the_ranks_meet(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "kind", "may_retry", "words"),
+    ("behaviour", "kind", "words"),
     [
-        ("refuse", UserError, False, "the data has no images"),
-        ("die", PeerLostError, True, "killed by signal 9"),
-        ("crash", VitaError, False, "shapes differ"),
+        ("refuse", UserError, "the data has no images"),
+        ("die", PeerLostError, "killed by signal"),
+        ("crash", VitaError, "shapes differ"),
     ],
 )
 def test_why_a_job_failed_is_what_the_node_said_that_failed_first(
@@ -75,12 +79,10 @@ def test_why_a_job_failed_is_what_the_node_said_that_failed_first(
     tmp_path: Path,
     behaviour: str,
     kind: type[VitaError],
-    may_retry: bool,
     words: str,
 ) -> None:
     outcome, _ = run(job_of(tmp_path, behaviour))
-    assert type(outcome.failure) is kind
-    assert outcome.may_retry is may_retry
+    assert isinstance(outcome.failure, kind)
     assert words in str(outcome.failure), outcome.failure
 
 
@@ -116,7 +118,7 @@ def test_ctrl_c_lets_the_ranks_save_their_state_and_takes_the_job_away(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
     launcher = _launcher(tmp_path, "wait")
-    slurm.until(lambda: (tmp_path / "started-1").exists(), "a running job")
+    slurm.until(lambda: both_run(tmp_path), "a running job")
     launcher.send_signal(signal.SIGINT)
     out, err = launcher.communicate(timeout=60)
     assert out == "StoppedError False\n", err
@@ -142,7 +144,7 @@ def test_a_killed_launchers_job_is_taken_up_and_not_started_twice(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
     launcher = _launcher(tmp_path, "wait")
-    slurm.until(lambda: (tmp_path / "started-1").exists(), "a running job")
+    slurm.until(lambda: both_run(tmp_path), "a running job")
     launcher.kill()
     launcher.communicate()
     with pytest.raises(UserError, match="with other settings"):
@@ -159,7 +161,7 @@ def test_a_preempted_job_saves_its_state_and_goes_on_when_there_is_room(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
     def preempt() -> None:
-        slurm.until(lambda: (tmp_path / "started-1").exists(), "a running job")
+        slurm.until(lambda: both_run(tmp_path), "a running job")
         slurm.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null",
                   "--wrap", "sleep 3")  # fmt: skip
 
@@ -175,7 +177,7 @@ def test_a_preempted_job_saves_its_state_and_goes_on_when_there_is_room(
 
 def test_the_controller_may_stay_away_for_a_while(slurm: SlurmCluster, tmp_path: Path) -> None:
     def restart() -> None:
-        slurm.until(lambda: (tmp_path / "started-1").exists(), "a running job")
+        slurm.until(lambda: both_run(tmp_path), "a running job")
         slurm.lose("slurmctld")
         (tmp_path / "stopped-0").write_text("")
         slurm.start_controller()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,15 +108,6 @@ def _cause(job: int, end: JobState, folder: Path, nodes: int, where: str) -> Vit
             where=where,
             remedy="give more with launch.settings.slurm.options.mem, or raise batch.grad_accum",
         )
-    # srun ends with the highest status; SIGTERM is what it sends to the peers of a node that failed
-    killed = end.signal or max(end.code - _KILLED, 0)
-    if killed not in (0, signal.SIGTERM):
-        return PeerLostError(
-            f"a process of the job was killed by signal {killed}",
-            code="VT-PEER-014",
-            where=where,
-            remedy="run the same command again",
-        )
     silent = next(
         (
             node
@@ -127,6 +117,15 @@ def _cause(job: int, end: JobState, folder: Path, nodes: int, where: str) -> Vit
         0,
     )
     last = tail(folder / "slurm.log", lines=3) + "\n" + tail(folder / f"node-{silent}.log")
+    # srun ends with the highest status, which may be that of a peer that it told to stop
+    if killed := end.signal or max(end.code - _KILLED, 0):
+        return PeerLostError(
+            f"a process of the job was killed by signal {killed}; the logs end\n{last}",
+            code="VT-PEER-014",
+            where=where,
+            remedy="often memory: lower batch.global_batch_size or raise batch.grad_accum, then "
+            "run the same command again",
+        )
     return VitaError(
         f"the job ended with status {end.code} and said no more; its logs end\n{last}",
         code="VT-FAIL-018",

@@ -46,7 +46,7 @@ def test_a_job_that_may_go_on_is_not_over(name: str) -> None:
         (state("FAILED", 137), PeerLostError),
         (state("FAILED", 0, 9), PeerLostError),
         (state("FAILED", 1), VitaError),
-        (state("FAILED", 143), VitaError),
+        (state("FAILED", 143), PeerLostError),
         (state("OUT_OF_MEMORY"), VitaError),
         (state("CANCELLED"), StoppedError),
         (state("TIMEOUT"), StoppedError),
