@@ -120,7 +120,10 @@ def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
         text=True,
     ).stdout
     # Two tokens by two of width 24; ``flat`` is listed beside the package's own layouts.
-    assert told.strip().splitlines() == ["[1, 4, 24]", "adapter flat hf internvl own vita vita-stage"]
+    assert told.strip().splitlines() == [
+        "[1, 4, 24]",
+        "adapter flat hf internvl own vita vita-stage",
+    ]
 
 
 def test_the_language_family_and_the_import_layout_of_the_page_are_known(tmp_path: Path) -> None:

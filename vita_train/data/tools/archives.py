@@ -65,7 +65,7 @@ def join_parts(folder: Path, names: Sequence[str] = ()) -> list[Joined]:
     if absent := set(names) - {_stem(archive) for archive in split}:
         raise DataError(
             f"there are no parts of {', '.join(sorted(absent))}",
-            code="VT-DATA-085",
+            code="VT-DATA-089",
             where=str(folder),
             remedy="name archives without their ending; parts are NAME.tar.gz.part_000 or "
             "NAME.tar.gz_part0",
@@ -115,7 +115,7 @@ def _join(archive: Archive, folder: Path) -> Joined:
         if digest != wanted.hexdigest():
             raise DataError(
                 "what was written is not what the parts hold",
-                code="VT-DATA-086",
+                code="VT-DATA-090",
                 where=str(whole),
                 remedy="the disk is not to be trusted; the parts are still there",
             )

@@ -80,7 +80,7 @@ class Controller:
         if done.returncode != 0:
             raise UserError(
                 f"SLURM refuses the job: {_words(done)}",
-                code="VT-USE-239",
+                code="VT-USE-243",
                 where=str(script),
                 remedy="correct launch.settings.slurm; sbatch --test-only tries the script",
             )
@@ -132,7 +132,7 @@ class Controller:
                 return ""
             raise UserError(
                 f"SLURM refuses: {_words(done)}",
-                code="VT-USE-240",
+                code="VT-USE-244",
                 where=" ".join(command),
                 remedy="see that this user may use the cluster",
             )
@@ -169,7 +169,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     except FileNotFoundError as error:
         raise UserError(
             f"there is no command {command[0]}",
-            code="VT-USE-241",
+            code="VT-USE-245",
             where="launch.backend",
             remedy="start from a machine that has SLURM's client commands",
         ) from error

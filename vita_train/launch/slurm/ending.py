@@ -68,7 +68,7 @@ def ending(job: int, end: JobState, folder: Path, nodes: int) -> Ending:
         # It saved its state in time, so that SLURM takes it for one that failed by itself
         preempted = PeerLostError(
             "the job was preempted",
-            code="VT-PEER-015",
+            code="VT-PEER-011",
             where=where,
             remedy="run the same command to go on from the last checkpoint",
         )
@@ -79,7 +79,7 @@ def ending(job: int, end: JobState, folder: Path, nodes: int) -> Ending:
     if stopped or end.state in ("TIMEOUT", "DEADLINE"):
         limit = StoppedError(
             "the job met its time limit",
-            code="VT-STOP-009",
+            code="VT-STOP-007",
             where=where,
             remedy="run the same command to go on from the last checkpoint; "
             "launch.settings.slurm.renewals has it submitted again by itself",
@@ -92,19 +92,19 @@ def _cause(job: int, end: JobState, folder: Path, nodes: int, where: str) -> Vit
     """Return what the controller knows of a job whose nodes said nothing."""
     if lost := _LOST.get(end.state):
         return PeerLostError(
-            lost, code="VT-PEER-013", where=where, remedy="run the same command again"
+            lost, code="VT-PEER-012", where=where, remedy="run the same command again"
         )
     if end.state == "CANCELLED":
         return StoppedError(
             "the job was cancelled in the queue",
-            code="VT-STOP-010",
+            code="VT-STOP-008",
             where=where,
             remedy="run the same command to go on from the last checkpoint",
         )
     if end.state == "OUT_OF_MEMORY":
         return VitaError(
             "the job took more memory than it was given",
-            code="VT-FAIL-017",
+            code="VT-FAIL-018",
             where=where,
             remedy="give more with launch.settings.slurm.options.mem, or raise batch.grad_accum",
         )
@@ -121,13 +121,13 @@ def _cause(job: int, end: JobState, folder: Path, nodes: int, where: str) -> Vit
     if killed := end.signal or max(end.code - _KILLED, 0):
         return PeerLostError(
             f"a process of the job was killed by signal {killed}; the logs end\n{last}",
-            code="VT-PEER-014",
+            code="VT-PEER-013",
             where=where,
             remedy="often memory: lower batch.global_batch_size or raise batch.grad_accum, then "
             "run the same command again",
         )
     return VitaError(
         f"the job ended with status {end.code} and said no more; its logs end\n{last}",
-        code="VT-FAIL-018",
+        code="VT-FAIL-019",
         where=where,
     )

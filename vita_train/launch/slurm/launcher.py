@@ -44,7 +44,7 @@ class SlurmBackend:
         if missing := [name for name in COMMANDS if shutil.which(name) is None]:
             raise UserError(
                 f"SLURM's commands are not here: {', '.join(missing)}",
-                code="VT-USE-242",
+                code="VT-USE-246",
                 where="launch.backend",
                 remedy="start from a machine of the cluster, or take another backend",
             )
@@ -119,7 +119,7 @@ class Launcher:
             if digest != self._job.digest:
                 raise UserError(
                     f"job {number} runs this stage already, with other settings",
-                    code="VT-USE-243",
+                    code="VT-USE-247",
                     where=job_name(self._job),
                     remedy=f"wait for it, or take it away with scancel {number}",
                 )
@@ -142,7 +142,7 @@ class Launcher:
                 if time.monotonic() >= deadline:
                     raise PeerLostError(
                         f"SLURM's controller took no job in {self._settings.outage:.0f} s: {error}",
-                        code="VT-PEER-012",
+                        code="VT-PEER-014",
                         where=str(script),
                         remedy="run the same command again once it answers",
                     ) from error
@@ -198,7 +198,7 @@ class Launcher:
             self._pass_on(last=True)
         raise StoppedError(
             "cancelled; the job saved its state and is gone",
-            code="VT-STOP-008",
+            code="VT-STOP-009",
             where=f"job {self._number}" if self._number else self._job.stage,
             remedy="run the same command to continue",
         )
