@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-all test-cluster test-node lint docs clean
+.PHONY: help setup demo smoke test test-all test-cluster test-slurm test-node lint docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +23,17 @@ smoke: $(READY) ## Run every stage for a few steps (about 2 minutes)
 	$(BIN)/vita-train run smoke --force
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster and not slurm"
 
 test-all: $(READY) ## Run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 -m "not cluster and not images and not node"
+	$(BIN)/python -m pytest -n 2 -m "not cluster and not slurm and not images and not node"
 
 test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some ten minutes) and run the tests on it
 	tests/cluster/build.sh
 	$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+test-slurm: $(READY) ## Run the tests on a SLURM of this machine (needs slurmctld, slurmd, slurm-client, munge)
+	$(BIN)/python -m pytest -m slurm --durations=10
 
 # Not among the listed: it needs root, podman, runc and debootstrap (CONTRIBUTING.md).
 test-node: $(READY)

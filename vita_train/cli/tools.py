@@ -346,3 +346,31 @@ def _convert(folder: Path, out: Path, settings: ConvertSettings, workers: int) -
     report = convert_folder(folder, out, settings, workers=workers)
     print_conversion(report)
     _end(report.reasons.total())
+
+
+@tools.command("merge_tars")
+def merge_tars(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Archives, without endings; none takes all.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where the parts lie.", exists=True)] = Path(),
+) -> None:
+    """Join the parts of archives, and remove them once the whole is read back."""
+    from vita_train.data.tools.archives import join_parts
+
+    for done in join_parts(folder, names or ()):
+        typer.echo(f"{done.name}: {done.parts} parts, {done.files} files, sha256 {done.sha256}")
+
+
+@tools.command("extract")
+def extract(
+    folder: Annotated[Path, typer.Option(help="Where the archives lie.", exists=True)] = Path(),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave unpacked archives.")] = False,
+) -> None:
+    """Unpack every archive of a folder into it; one is removed once all of it is unpacked."""
+    from vita_train.data.tools.archives import extract_all
+
+    results = extract_all(folder, keep=keep)
+    for result in results:
+        typer.echo(result.fault or f"{result.name}: {result.files} files")
+    _end(sum(bool(result.fault) for result in results))

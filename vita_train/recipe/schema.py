@@ -43,8 +43,8 @@ class LaunchSpec(Strict):
     """How a stage's processes are started."""
 
     backend: str = "auto"
-    """local, kubernetes, trainjob, pytorchjob, or one of a plugin. auto: as the cluster's platform
-    settings say; on this machine where there are none."""
+    """local, kubernetes, trainjob, pytorchjob, slurm, or one of a plugin. auto: as the cluster's
+    platform settings say; on this machine where there are none."""
     nodes: Workers = 1
     """Machines of a training job; this machine alone is one."""
     nproc: Workers = 1

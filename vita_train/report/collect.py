@@ -270,9 +270,9 @@ def _stage(reader: RunReader, name: str, spec: StageSpec, colour: str) -> StageV
     view.state = "stopped" if state == "done" else state
     if view.state in ("failed", "stopped"):
         view.reason = str(view.progress.get("reason") or "") or _rank_error(reader, name)
-        view.log_tail = reader.tail(f"{name}/logs/rank-0.log") or reader.tail(
-            f"{name}/logs/launcher.log"
-        )
+        # Of a rank of this machine, of torchrun, of a node of a queue
+        logs = (f"{name}/logs/{log}.log" for log in ("rank-0", "launcher", "node-0"))
+        view.log_tail = next(filter(None, map(reader.tail, logs)), [])
     return view
 
 

@@ -3,19 +3,16 @@ its own."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from tests.helpers.counting import PREPARE, counting_recipe
 from tests.helpers.plugin_world import with_plugin, write_package
 from vita_train.recipe.load import load_recipe
-from vita_train.recipe.presets import preset_path
 from vita_train.runs.run import Run
 
 DECLARED = '''
@@ -66,70 +63,13 @@ class Desk:
                     for node, code in enumerate(codes)]
         return Outcome(next(filter(None, failures), None), logs=str(logs))
 """  # noqa: E501
-PREPARE = """
-import sys
-from vita_train.pipeline import steps
-from vita_train.recipe.load import load_recipe
-from vita_train.runs.run import Run
-
-run = Run(load_recipe(sys.argv[1]), "r")
-steps.fetch_step(run)
-steps.prepare_step(run)
-"""
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Smoke's model, a page of text and one stage, on two nodes of the desk."""
-    rows = [
-        {
-            "id": str(number),
-            "conversations": [
-                {"from": "human", "value": f"count to {number}"},
-                {"from": "gpt", "value": " ".join(map(str, range(number)))},
-            ],
-        }
-        for number in range(2, 40)
-    ]
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    registry = {
-        "format": "vita-train/registry/v1",
-        "datasets": {
-            "counting": {
-                "task": "qa",
-                **{split: {"records": "rows.json"} for split in ("train", "dev", "test")},
-            }
-        },
-    }
-    (tmp_path / "registry.json").write_text(json.dumps(registry))
-    smoke = preset_path("smoke")
-    assert smoke is not None
-    settings: dict[str, Any] = {
-        **{
-            key: value
-            for key, value in yaml.safe_load(smoke.read_text()).items()
-            if key in ("model", "tokenizer")
-        },
-        "name": "desk",
-        "storage": {"root": str(tmp_path / "runs")},
-        "data": {
-            "source": {"mine": {"kind": "records", "registry": str(tmp_path / "registry.json")}}
-        },
-        "stages": {
-            "words": {
-                "objective": "next_token",
-                "data": {"counting": 1.0},
-                "trainable": {"llm": 1e-3},
-                "steps": 2,
-                "batch": {"global_batch_size": 2, "seq_len": 256},
-                "eval": {"batches": 1, "max_samples": 2},
-            }
-        },
-        "launch": {"backend": "desk", "nodes": 2, "settings": {"desk": {"drawer": "bottom"}}},
-    }
-    path = tmp_path / "desk.yaml"
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return path
+    launch = {"backend": "desk", "nodes": 2, "settings": {"desk": {"drawer": "bottom"}}}
+    return counting_recipe(tmp_path, launch)
 
 
 @pytest.fixture
@@ -172,10 +112,8 @@ def test_a_stage_trains_through_it(
 def test_without_the_plugin_its_name_and_settings_are_unknown(recipe: Path) -> None:
     done = _python({**os.environ}, "-m", "vita_train.cli.main", "recipe", "check", str(recipe))
     assert done.returncode == 2
-    assert (
-        "there is no job backend 'desk'; there are auto, local, kubernetes, trainjob, pytorchjob"
-        in done.stderr
-    )
+    known = "auto, local, kubernetes, trainjob, pytorchjob, slurm"
+    assert f"there is no job backend 'desk'; there are {known}" in done.stderr
     assert "unknown key 'desk' in launch.settings" in done.stderr
 
 

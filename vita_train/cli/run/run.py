@@ -127,7 +127,7 @@ def launch(
     backend: Annotated[
         str,
         typer.Option(
-            help="Job backend: local, kubernetes, trainjob, pytorchjob or a plugin's; as "
+            help="Job backend: local, kubernetes, trainjob, pytorchjob, slurm or a plugin's; as "
             "the recipe says when not given.",
             show_default=False,
         ),

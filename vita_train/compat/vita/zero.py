@@ -204,13 +204,18 @@ _SCHEDULERS = {
     "WarmupLR": "constant_with_warmup",
 }
 
-#: The public code's own files, known by name where they are not at hand.
+#: The public code's own files, known by name where they are not at hand, and xtuner's presets.
 SHIPPED: dict[str, Zero] = {
     "zero2.json": Zero(2, "none", ""),
     "zero3.json": Zero(3, "none", ""),
     "ds_config_zero3.json": Zero(3, "none", "linear"),
     "ds_config_zero3_offload.json": Zero(3, "all", "linear"),
     "ds_config_zero3_offload2.json": Zero(3, "optimizer", "linear"),
+    "deepspeed_zero1": Zero(1, "none", ""),
+    "deepspeed_zero2": Zero(2, "none", ""),
+    "deepspeed_zero2_offload": Zero(2, "optimizer", ""),
+    "deepspeed_zero3": Zero(3, "none", ""),
+    "deepspeed_zero3_offload": Zero(3, "all", ""),
 }
 
 

@@ -17,22 +17,20 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vita_train.data.fetch.archives import Archive, archives_among
 from vita_train.data.fetch.joined import JoinedFile
-from vita_train.data.fetch.patterns import chosen, within
+from vita_train.data.fetch.members import Counter, Writer
+from vita_train.data.fetch.patterns import chosen
 from vita_train.errors import DataError
 
 _BUFFER = 1 << 20
 #: An archive may become this many times larger, and this much in any case.
 _RATIO = 200
 _ALWAYS = 256 << 20
-#: Files and folders that one archive may hold.
-_MOST_MEMBERS = 20_000_000
 #: What a damaged archive makes the libraries raise.
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -44,77 +42,6 @@ _DAMAGED = (
     ValueError,
     RuntimeError,
 )
-
-
-@dataclass
-class Writer:
-    """Writes members below a folder and counts them.
-
-    Args:
-        folder: where; empty at first.
-        where: the archive, for messages.
-        limit: bytes that all members together may have.
-        report: is told of bytes that were written.
-    """
-
-    folder: Path
-    where: str
-    limit: int
-    report: Callable[[int], None]
-    files: int = 0
-    size: int = 0
-    _members: int = 0
-    _written: set[str] = field(default_factory=set)
-
-    def make_folder(self, name: str) -> None:
-        """Make a folder."""
-        self._count()
-        if name.strip("/") not in ("", "."):
-            (self.folder / self._place(name.rstrip("/"))).mkdir(parents=True, exist_ok=True)
-
-    def write(self, name: str, source: IO[bytes]) -> None:
-        """Write a file."""
-        self._count()
-        place = self._place(name)
-        path = self.folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            while data := source.read(_BUFFER):
-                self.size += len(data)
-                if self.size > self.limit:
-                    raise self.refused(
-                        f"unpacks to more than {self.limit} bytes, which is no archive of data"
-                    )
-                file.write(data)
-                self.report(len(data))
-        self.files += 1
-        self._written.add(place)
-
-    def link(self, name: str, target: str) -> None:
-        """Make a file of another name for one that was written before."""
-        self._count()
-        place, to = self._place(name), self._place(os.path.normpath(target))
-        if to not in self._written:
-            raise self.refused(f"holds a link {name!r} to {target!r}, which is no file of it")
-        path = self.folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(self.folder / to, path)
-        self.files += 1
-        self._written.add(place)
-
-    def _place(self, name: str) -> str:
-        return within("", name.removeprefix("./"), self.where)
-
-    def _count(self) -> None:
-        self._members += 1
-        if self._members > _MOST_MEMBERS:
-            raise self.refused(f"holds more than {_MOST_MEMBERS} files")
-
-    def refused(self, what: str) -> DataError:
-        """Return the error of an archive that does what none of data does."""
-        return DataError(
-            what, code="VT-DATA-061", where=self.where, remedy="do not use this archive"
-        )
 
 
 def unpack(
@@ -135,10 +62,19 @@ def unpack(
         DataError: it is damaged or does what no archive of data does.
         OSError: the disk refuses it.
     """
-    where = str(root / archive.name)
+    return _read(archive, root, Writer(staging, str(root / archive.name), 0, report))
+
+
+def survey(archive: Archive, root: Path) -> tuple[int, int]:
+    """Read an archive to its last byte and write nothing; otherwise as `unpack`."""
+    nowhere = root / "nowhere"
+    return _read(archive, root, Counter(nowhere, str(root / archive.name), 0, lambda _: None))
+
+
+def _read(archive: Archive, root: Path, writer: Writer) -> tuple[int, int]:
+    where = writer.where
     with JoinedFile([root / part for part in archive.parts]) as joined:
-        limit = max(_ALWAYS, _RATIO * joined.starts[-1])
-        writer = Writer(staging, where, limit, report)
+        writer.limit = max(_ALWAYS, _RATIO * joined.starts[-1])
         source = BufferedReader(joined, _BUFFER)
         try:
             if archive.kind == "zip":
@@ -254,6 +190,8 @@ def _untar(source: Any, compression: str, writer: Writer) -> None:
                 writer.link(member.name, member.linkname)
             else:
                 raise writer.refused(f"holds {member.name!r}, a device or a pipe")
+        while plain.read(_BUFFER):  # what follows the last member: the checksum of the whole
+            pass
 
 
 @contextmanager

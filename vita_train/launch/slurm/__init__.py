@@ -1,0 +1,2 @@
+"""Training jobs in the queue of SLURM: one sbatch script a stage, torchrun inside its
+allocation."""
