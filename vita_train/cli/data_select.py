@@ -7,9 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from vita_train.data.select.top import TopSettings
-
-_TOP = TopSettings()
 Scope = Literal["shard", "global"]
 
 
@@ -24,14 +21,12 @@ def top(
         list[Path], typer.Argument(help="Parquet shards of COYO.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
-    share: Annotated[float, typer.Option(help="Of the rows.", min=0, max=1)] = _TOP.share,
-    threshold: Annotated[
-        float, typer.Option(help="The sum of similarities is above it.")
-    ] = _TOP.threshold,
+    share: Annotated[float, typer.Option(help="Of the rows.", min=0, max=1)] = 0.2,
+    threshold: Annotated[float, typer.Option(help="The sum of similarities is above it.")] = 0.6,
     scope: Annotated[Scope, typer.Option(help="The share of each, or of all.")] = "shard",
 ) -> None:
     """Take the image-text pairs whose two similarities are highest."""
-    from vita_train.data.select.top import select_top
+    from vita_train.data.select.top import TopSettings, select_top
 
     for name, each in select_top(tables, out, TopSettings(share, threshold, scope)).items():
         typer.echo(f"{name}: {each.kept} of {each.rows} rows, the lowest sum is {each.cutoff}")
