@@ -69,7 +69,7 @@ def test_settings_are_read_and_read_back() -> None:
             9,
             ["stages.1.2.lora", "names vision, which trainable does not"],
         ),
-        (("rank: 8", "bias: lora_only"), 10, ["stages.1.2.lora.bias", "lora_only"]),
+        (("rank: 8", "bias: some"), 10, ["stages.1.2.lora.bias", "some"]),
         (("rank: 8", "bias: all"), 12, ["stages.1.2.quantize", "set lora.bias to none"]),
         (
             ("rank: 8", "rnk: 8"),
