@@ -32,7 +32,8 @@ test-cluster: $(READY) ## Build a Kubernetes control plane (needs Go, once some 
 	tests/cluster/build.sh
 	$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-test-slurm: $(READY) ## Run the tests on a SLURM of this machine (needs slurmctld, slurmd, slurm-client, munge)
+# The tests on a SLURM of this machine; needs slurmctld, slurmd, slurm-client and munge.
+test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm --durations=10
 
 # Not among the listed: it needs root, podman, runc and debootstrap (CONTRIBUTING.md).
