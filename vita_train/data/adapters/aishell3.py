@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.data.adapters.base import Input, Rejected
-from vita_train.data.adapters.speech import by_split, entry_of, lines_of, written
+from vita_train.data.adapters.speech import adapt_splits, entry_of, lines_of
 from vita_train.data.sources.registry import Dataset
 
 
@@ -21,8 +21,7 @@ def adapt(given: Input) -> Dataset:
     Raises:
         DataError: the transcripts are not there, or a split has no record.
     """
-    root = Path(given.root("audio"))
-    return written(given, root, by_split(_rows(root)))
+    return adapt_splits(given, _rows)
 
 
 def _rows(root: Path) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:

@@ -48,6 +48,23 @@ def adapt_parts(given: Input, rows: Rows) -> Dataset:
     return written(given, root, found)
 
 
+def adapt_splits(
+    given: Input, rows: Callable[[Path], Iterable[tuple[str, dict[str, Any] | Rejected]]]
+) -> Dataset:
+    """Write the records of a corpus whose rows come with the names of their splits, and return the
+    dataset.
+
+    Args:
+        given: the corpus; its root ``audio`` is its folder.
+        rows: gives the splits and records of the corpus: ``rows(its folder)``.
+
+    Raises:
+        DataError: a split has no record.
+    """
+    root = Path(given.root("audio"))
+    return written(given, root, by_split(rows(root)))
+
+
 def written(
     given: Input, root: Path, splits: Mapping[str, Iterable[dict[str, Any] | Rejected]]
 ) -> Dataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.data.adapters.base import Input, Rejected
-from vita_train.data.adapters.speech import by_speaker, by_split, entry_of, written
+from vita_train.data.adapters.speech import adapt_splits, by_speaker, entry_of
 from vita_train.data.sources.registry import Dataset
 
 _SOUNDS, _MICROPHONE = "wav48_silence_trimmed", "_mic1.flac"
@@ -23,8 +23,7 @@ def adapt(given: Input) -> Dataset:
     Raises:
         DataError: a split has no record.
     """
-    root = Path(given.root("audio"))
-    return written(given, root, by_split(_rows(root)))
+    return adapt_splits(given, _rows)
 
 
 def _rows(root: Path) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
