@@ -117,7 +117,8 @@ def train(corpus: Corpus, workers: int, steps: int, ahead: int) -> float:
         ahead=ahead,
     )
     seen, start = 0, 0.0
-    for step, (batch,) in enumerate(loader.steps(0, steps)):
+    for step, loaded in enumerate(loader.steps(0, steps)):
+        (batch,) = loaded.parts
         if step == 2:  # what starting takes is another matter
             seen, start = 0, time.perf_counter()
         assert batch.tiles is not None
