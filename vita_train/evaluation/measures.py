@@ -287,7 +287,8 @@ def codec_waves(context: EvalContext, samples: Sequence[Sample]) -> list[np.ndar
 
 def heard(context: EvalContext, waves: Sequence[np.ndarray]) -> list[str]:
     """Return what the model's own recogniser hears in waves at the codec's rate."""
-    clips = [features_of(context.recipe, wave) for wave in waves]
+    rate = context.recipe.model.codec.sample_rate
+    clips = [features_of(context.recipe, wave, rate) for wave in waves]
     return recognise(context.modules, context.corpus.ctc_vocab, clips, device=context.device)
 
 

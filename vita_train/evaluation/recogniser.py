@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from vita_train.data.media.audio import fbank, resampled
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.data.speak import RATE
 from vita_train.errors import UserError
 from vita_train.evaluation.asr import recognise, word_error_rate
-from vita_train.evaluation.tts import SHORTEST
+from vita_train.evaluation.tts import features_of
 from vita_train.recipe.modules import MODULES
 from vita_train.runs.run import Run
 from vita_train.weights.newest import load_newest
@@ -42,14 +41,9 @@ def open_recogniser(uri: str) -> Callable[[Sequence[np.ndarray], Sequence[str]],
             where=uri,
             remedy="name a run whose stage of objective ctc is done",
         )
-    spec, bins = run.recipe.data.audio, run.recipe.model.audio_encoder.num_mel_bins
 
     def judge(waves: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        clips = []
-        for wave in waves:
-            sound = resampled(wave, RATE, spec.sample_rate, spec.resampling)
-            sound = np.pad(sound, (0, max(0, int(SHORTEST * spec.sample_rate) - len(sound))))
-            clips.append(fbank(sound, spec.sample_rate, bins))
+        clips = [features_of(run.recipe, wave, RATE) for wave in waves]
         with torch.no_grad():
             heard = recognise(modules, vocab, clips, device=torch.device("cpu"))
         errors = [word_error_rate([text], [said]) for text, said in zip(texts, heard, strict=True)]

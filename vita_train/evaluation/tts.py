@@ -73,9 +73,9 @@ def speak_sentences(
     return waves
 
 
-def features_of(recipe: Recipe, wave: np.ndarray) -> Tensor:
-    """Return the recogniser's features (T, bins) of a wave at the codec's rate."""
-    rate, native = recipe.data.audio.sample_rate, recipe.model.codec.sample_rate
+def features_of(recipe: Recipe, wave: np.ndarray, native: int) -> Tensor:
+    """Return the recogniser's features (T, bins) of a wave of ``native`` samples a second."""
+    rate = recipe.data.audio.sample_rate
     wave = resampled(wave, native, rate, recipe.data.audio.resampling)
     wave = np.pad(wave, (0, max(0, int(SHORTEST * rate) - len(wave))))
     return fbank(wave, rate, recipe.model.audio_encoder.num_mel_bins)
