@@ -53,7 +53,7 @@ def prepared(made: Recipe, registry: Path, at: Path) -> Corpus:
     return Corpus.open(at / "corpus")
 
 
-def batch_of(corpus: Corpus, made: Recipe) -> Batch:
+def batch_of(corpus: Corpus) -> Batch:
     index = corpus.index("look", "train")
     return collate_rows([[index.sample(row)] for row in range(len(index))], pad_id=0, seq_len=512)
 
@@ -69,7 +69,7 @@ def test_positions_and_features_agree_merged_and_whole(
     assert corpus.for_stage(made.stages["1.3"]) is corpus
     for seen, each in ((corpus, LEFT), (whole, WHOLE)):
         index = seen.index("look", "train")
-        batch = batch_of(seen, made)
+        batch = batch_of(seen)
         assert batch.tiles is not None
         first = (WHOLE - LEFT) if slowfast and seen is corpus else 0  # there is one video
         placed = int((batch.input_ids == IMAGE_ID).sum())
