@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from kubernetes import client
-from test_launcher import launch, small_job
 
+from tests.cluster.test_launcher import launch, small_job
 from tests.helpers.cluster.api_faults import ApiProxy
 from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.waiting import jobs_of, until

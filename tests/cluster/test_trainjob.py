@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from kubernetes import client
-from test_launcher import small_job
 
+from tests.cluster.test_launcher import small_job
 from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.waiting import until
 from tests.helpers.definitions import trainer_definition

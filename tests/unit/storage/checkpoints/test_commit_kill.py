@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_commit import content, restored
 
+from tests.unit.storage.checkpoints.test_commit import content, restored
 from vita_train.storage.base import Store
 from vita_train.storage.checkpoints.attempt import begin_attempt
 from vita_train.storage.checkpoints.commit import commit_checkpoint, save_rank_files
