@@ -3,6 +3,7 @@ are valid."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -47,9 +48,14 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@functools.cache
+def command_tree() -> Any:
+    return typer.main.get_command(build_app())
+
+
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_and_options_exist(page: str, line: str) -> None:
-    command: Any = typer.main.get_command(build_app())
+    command = command_tree()
     words = shlex.split(line)[1:]
     while words and hasattr(command, "commands"):
         assert words[0] in command.commands, f"{page}: {line}"
@@ -223,7 +229,7 @@ def test_files_that_pages_name_are_there() -> None:
 
 
 def test_commands_in_the_sources_exist() -> None:
-    command: Any = typer.main.get_command(build_app())
+    command = command_tree()
     groups = {
         name: set(group.commands)
         for name, group in command.commands.items()

@@ -37,6 +37,8 @@ from vita_train.training.step_plan import StepPlan
 from vita_train.training.trainer import Counters, Loop
 from vita_train.training.watchdog import Watchdog
 
+#: The families that every run of the tests trains: the default one, and one of experts.
+ALWAYS = ("qwen2p5_instruct", "mixtral-8x7b")
 WORLD = World(0, 1, 0, torch.device("cpu"))
 
 
@@ -107,7 +109,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family in ALWAYS else [pytest.mark.slow])
+        for family in FAMILIES
+    ],
+)
 def test_a_tiny_model_learns_resumes_and_ends_its_replies(
     family: str, registry: Path, cache: Path
 ) -> None:
