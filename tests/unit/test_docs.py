@@ -128,7 +128,7 @@ def test_the_tower_and_the_layout_of_the_page_are_known(tmp_path: Path) -> None:
     # Two tokens by two of width 24; ``flat`` is listed beside the package's own layouts.
     assert told.strip().splitlines() == [
         "[1, 4, 24]",
-        "adapter flat hf internvl own vita vita-stage",
+        "adapter flat hf internvl llava llava-hf own vita vita-stage xtuner",
     ]
 
 
@@ -237,7 +237,7 @@ def test_commands_in_the_sources_exist() -> None:
     }
     for path in (ROOT / "vita_train").rglob("*.py"):
         for first, second in re.findall(
-            r"vita-train ([a-z-]+)(?: ([a-z-]+))?", path.read_text(encoding="utf-8")
+            r"vita-train ([a-z-]+)(?: ([a-z_-]+))?", path.read_text(encoding="utf-8")
         ):
             place = f"{path}: vita-train {first} {second}"
             if first in groups:

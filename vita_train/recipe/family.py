@@ -140,6 +140,27 @@ register_family(
         speech_decoder=_DECODER,
     )
 )
+# lmsys/vicuna-7b-v1.5-16k: its base reads 4,096 positions, turned four times as slowly.
+register_family(
+    LanguageFamily(
+        "vicuna-7b-16k",
+        *_of_transformers("llama", "Llama"),
+        template="vicuna",
+        shape={
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "num_layers": 32,
+            "num_heads": 32,
+            "num_kv_heads": 32,
+            "intermediate_size": 11008,
+            "max_positions": 16384,
+            "rope_theta": 1e4,
+            "rope_factor": 4.0,
+            "rms_norm_eps": 1e-5,
+        },
+        speech_decoder=_DECODER,
+    )
+)
 
 
 def fill_in_family(recipe: dict[str, Any]) -> None:

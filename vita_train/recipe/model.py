@@ -68,6 +68,9 @@ class LlmSpec(Strict):
     intermediate_size: Size = 18944
     max_positions: Size = 32768
     rope_theta: float = Field(default=1e6, ge=1, le=1e12)
+    rope_factor: float = Field(default=1.0, ge=1, le=1e4)
+    """Positions are divided by it before they turn queries and keys (transformers' linear scaling;
+    4 in Vicuna's 16k models, whose base reads 4,096)."""
     rms_norm_eps: Epsilon = 1e-6
     tie_embeddings: bool = False
     attention: Attention = "auto"

@@ -8,6 +8,7 @@ adds a tower by calling `register_tower` from its plugin (`vita_train.plugins`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -217,3 +218,13 @@ def register_tower(kind: TowerKind) -> None:
         VitaError: its name is taken.
     """
     TOWERS.add(str(kind.spec.model_fields["kind"].default), kind)
+
+
+def is_unused(name: str, spec: TowerSpec) -> bool:
+    """Say whether a tensor of a released tower, by our name without ``model.``, is one that no
+    feature of a specification depends on."""
+    names = TOWERS[spec.kind].release
+    if re.match(names.unused, name):
+        return True
+    block = re.match(names.block, name)
+    return bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)

@@ -26,6 +26,8 @@ class ExportLayout:
     are those of `vita_train.weights.export.load_run`, left in their files."""
     keeps_types: tuple[str, ...] = ()
     """Modules that it is given in the types they were stored in, not in the recipe's."""
+    takes_shard_size: bool = False
+    """Whether it is also given ``shard_bytes``, above which a file of weights is split."""
     takes_run: bool = False
     """Whether it is called as ``write(run, out)`` instead, and chooses itself what of the run it
     writes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vita_train.errors import CheckpointError
 from vita_train.models.loading import check_finite_tensors, prefix_remedy
-from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec
+from vita_train.recipe.tower import TOWERS, ReleaseNames, TowerSpec, is_unused
 from vita_train.weights.formats.release_config import description_faults
 from vita_train.weights.formats.tensor_locations import placed
 from vita_train.weights.source import open_weights, weight_files
@@ -48,7 +48,7 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
         for stored, read in tensors.items():
             name = _renamed(stored, names, inside)
             name = original.get(name, name) if name else None
-            if name is None or _is_unused(name, names, spec):
+            if name is None or is_unused(name, spec):
                 continue
             for ours, tensor in _split(name, read()).items():
                 problems += [f"{stored} is stored twice"] if ours in found else []
@@ -119,13 +119,6 @@ def _renamed(name: str, names: ReleaseNames, inside: bool) -> str | None:
     for pattern, replacement in names.renamed:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _is_unused(name: str, names: ReleaseNames, spec: TowerSpec) -> bool:
-    if re.match(names.unused, name):
-        return True
-    block = re.match(names.block, name)
-    return bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)
 
 
 def _split(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def llm_config(spec: LlmSpec) -> Any:
         "num_key_value_heads": spec.num_kv_heads,
         "intermediate_size": spec.intermediate_size,
         "max_position_embeddings": spec.max_positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta},
+        "rope_parameters": _rotary(spec),
         "rms_norm_eps": spec.rms_norm_eps,
         "tie_word_embeddings": spec.tie_embeddings,
         "use_cache": False,
@@ -80,6 +80,12 @@ def llm_config(spec: LlmSpec) -> Any:
     config = named(family.config)(**settings, **family.settings)
     config._attn_implementation = packed_name(spec.attention)
     return config
+
+
+def _rotary(spec: LlmSpec) -> dict[str, Any]:
+    if spec.rope_factor == 1:
+        return {"rope_type": "default", "rope_theta": spec.rope_theta}
+    return {"rope_type": "linear", "rope_theta": spec.rope_theta, "factor": spec.rope_factor}
 
 
 def build_llm(spec: LlmSpec) -> Any:

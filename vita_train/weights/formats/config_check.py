@@ -48,6 +48,7 @@ def llm_stated(found: dict[str, Any], ours: Any, layout: str) -> list[Stated]:
         ("rope_theta", there.get("rope_theta"), here.get("rope_theta"), f"{_PREFIX}rope_theta")
     )
     fields.append(("rope_type", there.get("rope_type"), here.get("rope_type"), ""))
+    fields.append(("factor", there.get("factor"), here.get("factor"), f"{_PREFIX}rope_factor"))
     if layout == "llm":
         fields.append(("model_type", found.get("model_type"), ours.model_type, ""))
     window = found.get("sliding_window") if found.get("use_sliding_window", True) else None
@@ -78,6 +79,27 @@ def vita_stated(found: dict[str, Any], model: ModelSpec) -> list[Stated]:
     return [Stated("projector", FILE, "mm_projector_type", kind, ours, "model.projector.kind")]
 
 
+def llava_stated(found: dict[str, Any], model: ModelSpec) -> list[Stated]:
+    """Return what the config.json of a LLaVA says of the parts around the language model, beside
+    the recipe's: in transformers' words or in the repository's."""
+    layer = getattr(model.vision, "feature_layer", None)
+    projector = "model.projector.kind"
+    strategy = "default" if model.vision.class_tokens else "full"
+    fields: list[tuple[str, str, object, str]] = [
+        ("vision", "vision_feature_layer", layer, "model.vision.feature_layer"),
+        ("vision", "vision_feature_select_strategy", strategy, ""),
+        ("vision", "mm_vision_select_layer", layer, "model.vision.feature_layer"),
+        ("vision", "mm_vision_select_feature", "patch", ""),
+        ("projector", "projector_hidden_act", "gelu", ""),
+        ("projector", "mm_projector_type", model.projector.kind, projector),
+    ]
+    return [
+        Stated(module, FILE, name, found[name], ours, key)
+        for module, name, ours, key in fields
+        if found.get(name) is not None
+    ]
+
+
 def vita_differences(
     spec: ModelSpec, modules: Collection[str], *, shapes: bool = False
 ) -> list[str]:
@@ -105,4 +127,8 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(nested, dict):
         return {}
     theta = nested.get("rope_theta", config.get("rope_theta"))
-    return {"rope_theta": theta, "rope_type": nested.get("rope_type", nested.get("type"))}
+    return {
+        "rope_theta": theta,
+        "rope_type": nested.get("rope_type", nested.get("type")),
+        "factor": nested.get("factor"),
+    }

@@ -7,12 +7,14 @@ Which layouts there are, `vita_train.weights.export_layouts` says. Here is what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import vita_train
+from vita_train.errors import UserError
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.plugins import named
 from vita_train.recipe.schema import Recipe
@@ -26,20 +28,42 @@ from vita_train.weights.pretrained import EXPORT_MANIFEST, terms_of
 from vita_train.weights.staging import write_json
 
 
-def export_run_as(run: Run, out: Path, to: str) -> list[Path]:
+def export_run_as(
+    run: Run, out: Path, to: str, *, shard_bytes: int = 0, fp32: bool = False
+) -> list[Path]:
     """Export the newest weights of a run in a layout; return the files written.
 
+    Args:
+        run: with finished stages.
+        out: directory to make.
+        to: a key of EXPORT_LAYOUTS.
+        shard_bytes: above which a file of weights is split; 0 leaves it to the layout.
+        fp32: write parameters as float32, whatever the recipe stores them as.
+
     Raises:
-        UserError: the layout is unknown, or ``out`` holds something else.
+        UserError: the layout is unknown or has no say in the size of its files, or ``out`` holds
+            something else.
         CheckpointError: no stage is finished, the layout cannot hold this model, or what was
             written does not load back to the same model.
     """
     layout = EXPORT_LAYOUTS[to]
+    if (shard_bytes and not layout.takes_shard_size) or (fp32 and layout.takes_run):
+        raise UserError(
+            f"layout {to} is written one way only",
+            code="VT-USE-280",
+            where="--max-shard-size" if shard_bytes else "--fp32",
+            remedy="drop the option",
+        )
+    if fp32:
+        model = run.recipe.model.model_copy(update={"dtype": "float32"})
+        run = replace(run, recipe=run.recipe.model_copy(update={"model": model}))
     write = named(layout.implementation)
     if layout.takes_run:
         write(run, out)
     else:
-        write(load_run(run, layout.keeps_types), run.recipe, run.present_corpus(media=False), out)
+        more = {"shard_bytes": shard_bytes} if shard_bytes else {}
+        modules = load_run(run, layout.keeps_types)
+        write(modules, run.recipe, run.present_corpus(media=False), out, **more)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 

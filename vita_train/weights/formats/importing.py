@@ -27,8 +27,10 @@ from vita_train.models.build import build_modules
 from vita_train.recipe.data import AudioSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
+from vita_train.recipe.tower import TowerSpec, is_unused
 from vita_train.weights.export import listing
 from vita_train.weights.formats.config_check import (
+    llava_stated,
     llm_stated,
     vita_differences,
     vita_stated,
@@ -136,14 +138,14 @@ def plan_import(
         for module, name in placeless.items()
         if module in chosen
     ]
-    _explain(source, stored, wanted, tied, names, chosen, report)
+    _explain(source, stored, wanted, tied, names, chosen, report, spec.vision)
     if layout.place is vita_location:
         report.problems += vita_differences(spec, chosen)
     stated = _stated(source, spec, built, Settings(spec, audio or AudioSpec()))
     report.problems += contradictions(stated, chosen)
     report.notes += asides(stated, chosen)
-    if layout.modules == ("vision",) and source.path.is_dir():
-        report.problems += description_faults(source.path, spec.vision)
+    if layout.described and "vision" in chosen:
+        report.problems += description_faults(source.path / layout.described, spec.vision)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
     if not report.faults:
         for want in (
@@ -168,9 +170,12 @@ def _stated(
     """Return every setting that came with the weights, beside the recipe's."""
     stated: list[Stated] = []
     if source.config and "llm" in built:
-        stated += llm_stated(source.config, built["llm"].config, source.layout.name)
+        text = source.config.get("text_config", source.config)
+        stated += llm_stated(text, built["llm"].config, source.layout.name)
     if source.config and source.layout.name in ("vita", "vita-stage"):
         stated += vita_stated(source.config, spec)
+    if source.layout.name in ("llava", "llava-hf"):
+        stated += llava_stated(source.config, spec)
     if source.train_yaml:
         stated += encoder_stated(source.train_yaml, settings)
     if source.speech_output:
@@ -298,6 +303,7 @@ def _explain(
     names: Collection[str],
     chosen: Collection[str],
     report: ImportReport,
+    tower: TowerSpec,
 ) -> None:
     """Write a row for every tensor of the source, and for every one that is missing."""
     layout = source.layout
@@ -310,6 +316,9 @@ def _explain(
         elif canonical not in wanted:
             others = names and layout.module_of(canonical) not in names
             reason = "not asked for" if others else reason_to_leave(canonical)
+            inner = canonical.removeprefix(layout.tower)
+            if layout.tower and inner != canonical and is_unused(inner, tower):
+                reason = "behind the block that the features are taken from"
             report.rows.append(
                 Row(
                     "left out" if reason else "unexpected",

@@ -8,9 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from vita_train.plugins import Registry
 from vita_train.recipe.modules import MODULES
+from vita_train.weights.formats.llava_names import (
+    PARTS,
+    TOWER_FOLDER,
+    llava_hf_location,
+    llava_hf_name,
+    llava_location,
+    owner_in,
+    tower_prefix,
+    xtuner_location,
+)
 from vita_train.weights.formats.speech_names import (
     SPEECH_MODULES,
     UNUSED,
@@ -52,6 +63,10 @@ class Layout:
     mark: str = ""
     """A pattern that the beginning of some tensor's name matches in this layout and in none that
     was declared before; empty where a user has to name the layout."""
+    tower: str = ""
+    """What stands before the tensors of a whole vision tower: ours does without its last blocks."""
+    described: str = ""
+    """Folder, below the source, with the config.json that describes the tower; empty if none."""
 
     def module_of(self, name: str) -> str:
         """Return the module that a name from ``canonical`` belongs to; empty if to none."""
@@ -105,6 +120,36 @@ def _tower_name(name: str) -> str | None:
 
 # In the order in which marks are looked for.
 for _layout in (
+    Layout(
+        "llava",
+        "checkpoint of LLaVA's repository",
+        PARTS,
+        llava_location,
+        owner=partial(owner_in, "llava"),
+        mark=re.escape(tower_prefix("llava")),
+        tower=tower_prefix("llava"),
+    ),
+    Layout(
+        "llava-hf",
+        "LLaVA of transformers",
+        PARTS,
+        llava_hf_location,
+        llava_hf_name,
+        owner=partial(owner_in, "llava-hf"),
+        mark=r"(model\.)?multi_modal_projector\.linear_1\.",
+        tower=tower_prefix("llava-hf"),
+        described=".",
+    ),
+    Layout(
+        "xtuner",
+        "folders of xtuner",
+        PARTS,
+        xtuner_location,
+        owner=partial(owner_in, "xtuner"),
+        mark=r"(visual_encoder|projector)/",
+        tower=tower_prefix("xtuner"),
+        described=TOWER_FOLDER,
+    ),
     Layout(
         "vita",
         "released VITA-1.5 checkpoint",
@@ -172,6 +217,7 @@ for _layout in (
         ("vision",),
         internvit_location,
         _tower_name,
+        described=".",
         mark=r"(.*\.)?encoder\.layers\.\d+\.attn\.qkv\.",
     ),
     Layout(
@@ -180,6 +226,7 @@ for _layout in (
         ("vision",),
         internvl_vision_location,
         _tower_name,
+        described=".",
         mark=r"(.*\.)?encoder\.layer\.\d+\.attention\.q_proj\.",
     ),
     Layout(

@@ -13,6 +13,7 @@ from torch import Tensor
 from vita_train.errors import CheckpointError, UserError
 from vita_train.weights.formats.import_report import shown
 from vita_train.weights.formats.known import IMPORT_LAYOUTS, Layout, layout_of
+from vita_train.weights.formats.llava_names import PROJECTOR_FOLDER, TOWER_FOLDER
 from vita_train.weights.formats.lora_directory import is_lora_directory, read_lora_directory
 from vita_train.weights.formats.shards import read_json, read_shards
 from vita_train.weights.formats.speech_directory import (
@@ -35,6 +36,10 @@ from vita_train.weights.stream import StoredTensor, tensor_in_memory
 #: Files that stages of the public code leave, as its code and its documents name them.
 _STAGE_FILES = ("mm_projector.bin", "audio_adpter.bin", "audio_projector.bin")
 _PICKLES = (".bin", ".pt", ".pth")
+#: xtuner's folders beside the language model.
+_BESIDE = (TOWER_FOLDER, PROJECTOR_FOLDER)
+#: Files of that ending that hold no weights.
+_NO_WEIGHTS = ("training_args.bin",)
 #: Names in whose beginnings a prefix is looked for.
 _TRIED = 50
 
@@ -119,6 +124,8 @@ def open_source(
             terms=speech.terms,
             train_yaml=settings,
         )
+    if (path / PROJECTOR_FOLDER).is_dir() and layout in ("", "xtuner"):
+        return _of_xtuner(path)
     if not any(path.glob("*.safetensors")):
         files = [path / name for name in _STAGE_FILES if (path / name).is_file()]
         if len(files) > 1 and layout in ("", "vita-stage"):
@@ -169,6 +176,26 @@ def _release(path: Path, layout: str, prefix: str, modules: Collection[str]) -> 
             else f"{len(encoders)} folders hold a {TRAIN_YAML}; none was compared"
         )
     return source
+
+
+def _of_xtuner(path: Path) -> Source:
+    """Return the language model, the tower and the projector of xtuner's folders, as far as they
+    are there: what a stage did not train it may not have written."""
+    tensors: dict[str, StoredTensor] = {}
+    for folder, start in ((path, ""), *((path / name, f"{name}/") for name in _BESIDE)):
+        tensors |= {f"{start}{name}": tensor for name, tensor in _in_folder(folder).items()}
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    absent = [name for name in _BESIDE if not any(key.startswith(f"{name}/") for key in tensors)]
+    notes = [f"there is no {name}" for name in absent]
+    return Source(path, IMPORT_LAYOUTS["xtuner"], tensors, config, notes=notes)
+
+
+def _in_folder(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a folder's safetensors files or, where it has none, of its pickles."""
+    if any(folder.glob("*.safetensors")):
+        return read_shards(folder)
+    pickles = [path for path in sorted(folder.glob("*.bin")) if path.name not in _NO_WEIGHTS]
+    return {name: tensor for path in pickles for name, tensor in _listed(read_pickle(path)).items()}
 
 
 def _of_stage(path: Path, files: list[Path], prefix: str) -> Source:

@@ -189,6 +189,7 @@ def export_vita(
     recipe: Recipe,
     corpus_dir: Path,
     out: Path,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the released VITA-1.5 layout, import it again, and compare every tensor and the logits
     of a probe.
@@ -209,7 +210,8 @@ def export_vita(
         )
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         copy_tokenizer(corpus_dir, staging_dir)
-        written = write_vita(modules, recipe, staging_dir, kept_aside(recipe))
+        aside = kept_aside(recipe)
+        written = write_vita(modules, recipe, staging_dir, aside, shard_bytes=shard_bytes)
         types = {name: next(modules[name].parameters()).dtype for name in written}
         again = read_back(recipe, staging_dir, written, staging_dir / AGAIN, types)
         check_same(modules, again, out)
@@ -247,5 +249,6 @@ register_export_layout(
         "released VITA-1.5",
         "vita_train.weights.formats.vita_export:export_vita",
         keeps_types=SPEECH_MODULES,
+        takes_shard_size=True,
     )
 )
