@@ -26,6 +26,7 @@ build kube-scheduler kubernetes k8s.io/kubernetes/cmd/kube-scheduler "$stamp"
 build kube-controller-manager kubernetes k8s.io/kubernetes/cmd/kube-controller-manager "$stamp"
 build kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver "$stamp"
 build training-operator operator .
+build kueue kueue .
 # Without these helm takes every cluster it does not see for Kubernetes 1.20.
 h=helm.sh/helm/v3
 build helm helm $h/cmd/helm "-X $h/internal/version.version=v3.22.0 \
@@ -38,6 +39,9 @@ tags=
 
 operator=$(cd "$here/operator" && go list -m -f '{{.Dir}}' github.com/kubeflow/training-operator)
 install -m 0644 "$operator/manifests/base/crds/kubeflow.org_pytorchjobs.yaml" "$target/"
+kueue=$(cd "$here/kueue" && go list -m -f '{{.Dir}}' sigs.k8s.io/kueue)
+mkdir -p "$target/kueue"
+install -m 0644 "$kueue"/config/components/crd/bases/*.yaml "$target/kueue/"
 
 if [ "${1:-}" = node ]; then
   build kubelet kubernetes k8s.io/kubernetes/cmd/kubelet "$stamp"
