@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from vita_train.data.constants import PLACEHOLDERS
 from vita_train.data.sources.records import Record, Turn, split_placeholders
@@ -45,6 +45,9 @@ class Leniency:
     """What it does to a record."""
     change: Change
     """Changes a decoded record in place; returns whether it had to."""
+    forgives: bool = True
+    """Whether it takes records that are refused without it. One that only writes records anew is
+    never proposed."""
 
 
 LENIENCIES: Registry[Leniency] = Registry("leniency")
@@ -167,6 +170,53 @@ def _stray_placeholders(value: dict[str, Any]) -> bool:
     return changed
 
 
+def _joined_questions(value: dict[str, Any]) -> bool:
+    kept: list[Any] = []
+    for turn in _turns(value):
+        last = kept[-1] if kept else None
+        if _is_question(turn) and _is_question(last):
+            kept[-1] = {**last, "value": last["value"] + turn["value"]}
+        else:
+            kept.append(turn)
+    return _drop_turns(value, kept)
+
+
+def _is_question(turn: Any) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(turn, dict)
+        and turn.get("from") == "human"
+        and isinstance(turn.get("value"), str)
+    )
+
+
+def _images_first(value: dict[str, Any]) -> bool:
+    return _rewrite_questions(value, lambda text: f"\n{text}" if text else "")
+
+
+def _image_only(value: dict[str, Any]) -> bool:
+    return _rewrite_questions(value, lambda text: "")
+
+
+def _rewrite_questions(value: dict[str, Any], rewrite: Callable[[str], str]) -> bool:
+    """Put the images of every question with some before its text, with spaces between them, and
+    write the text anew."""
+    changed = False
+    for turn in filter(_is_question, _turns(value)):
+        pieces = split_placeholders(turn["value"])
+        count = pieces[1::2].count("image")
+        if not count:
+            continue
+        text = "".join(
+            piece if place % 2 == 0 else f"<{piece}>"
+            for place, piece in enumerate(pieces)
+            if place % 2 == 0 or piece != "image"
+        )
+        written = " ".join(["<image>"] * count) + rewrite(text.strip())
+        changed = changed or written != turn["value"]
+        turn["value"] = written
+    return changed
+
+
 #: In the order they are applied: names first, then turns, then what counts them.
 for _leniency in (
     Leniency("role_names", "`user`, `assistant`, `role`, `content` are read", _role_names),
@@ -178,6 +228,11 @@ for _leniency in (
         "last_question", "questions at the end without an answer are left out", _last_question
     ),
     Leniency(
+        "joined_questions",
+        "questions in a row are one, with nothing between them",
+        _joined_questions,
+    ),
+    Leniency(
         "missing_placeholders",
         "files without any placeholder of their kind go before the first question",
         _missing_placeholders,
@@ -186,6 +241,18 @@ for _leniency in (
         "stray_placeholders",
         "placeholders of a kind that the record has no file of are plain text",
         _stray_placeholders,
+    ),
+    Leniency(
+        "images_first",
+        "a question's images stand before its text",
+        _images_first,
+        forgives=False,
+    ),
+    Leniency(
+        "image_only",
+        "a question with images is its images alone",
+        _image_only,
+        forgives=False,
     ),
 ):
     LENIENCIES.add(_leniency.name, _leniency)
@@ -200,6 +267,15 @@ class Adapter:
     lenient: tuple[str, ...]
 
 
+#: What AuroraCap does to a row. Roles other than human and gpt are errors there too.
+_AURORA = (
+    "unknown_keys",
+    "empty_media",
+    "leading_gpt",
+    "last_question",
+    "joined_questions",
+    "images_first",
+)
 ADAPTERS: Registry[Adapter] = Registry("adapter of records")
 for _adapter in (
     Adapter(
@@ -218,6 +294,12 @@ for _adapter in (
             "system_turns",
             "last_question",
         ),
+    ),
+    Adapter("aurora", "AuroraCap's rows, as its code maps them", _AURORA),
+    Adapter(
+        "aurora_captions",
+        "the same, asking nothing beside the images",
+        (*_AURORA, "image_only"),
     ),
     Adapter(
         "vita",

@@ -135,7 +135,9 @@ def value_to_row(
     found = _checked(row, value, roots, rules, is_plain=is_plain)
     if isinstance(found, Row) or not isinstance(value, dict):
         return found
-    others = tuple(name for name in LENIENCIES if name not in rules.lenient)
+    others = tuple(
+        name for name in LENIENCIES if name not in rules.lenient and LENIENCIES[name].forgives
+    )
     try:
         looser = _checked(row, deepcopy(value), roots, replace(rules, lenient=others))
     except RecursionError:

@@ -46,6 +46,7 @@ NEEDS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         },
         ("role_names",),
     ),
+    ({"conversations": [{"from": "human", "value": "well, "}, *GOOD]}, ("joined_questions",)),
     ({"image": [], "conversations": GOOD}, ("empty_media",)),
     ({"image": "", "set": "coco", "conversations": GOOD}, ("empty_media",)),
     ({"image": "a.jpg", "conversations": GOOD}, ("missing_placeholders",)),
@@ -319,3 +320,33 @@ def test_an_audio_special_set_has_limits_of_its_own(tmp_path: Path) -> None:
         split for split in ledger.splits if (split.dataset, split.split) == ("hear", "train")
     )
     assert hear.reasons == {"audio too long": 2}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ("aurora", ["<image> <image>\nwhat is shown and where", "a cat", "and now?", "a dog"]),
+        ("aurora_captions", ["<image> <image>", "a cat", "and now?", "a dog"]),
+    ],
+)
+def test_auroracaps_mapping_of_a_row(tmp_path: Path, adapter: str, expected: list[str]) -> None:
+    said = [
+        ("gpt", "hello"),
+        ("human", "what is<image> shown "),
+        ("human", "<image>and where"),
+        ("gpt", "a cat"),
+        ("human", "and now?"),
+        ("gpt", "a dog"),
+        ("human", "thanks"),
+    ]
+    record = {
+        "image": ["a.jpg", "b.jpg"],
+        "source": "unknown to the format",
+        "conversations": [{"from": role, "value": text} for role, text in said],
+    }
+    row = one(tmp_path, record, Rules(ADAPTERS[adapter].lenient))
+    assert isinstance(row, Row), row
+    assert [turn.value for turn in row.record.conversations] == expected
+    assert {"leading_gpt", "last_question", "joined_questions"} < set(row.lenient)
+    record["conversations"][1]["from"] = "system"
+    assert isinstance(one(tmp_path, record, Rules(ADAPTERS[adapter].lenient)), Reject)
