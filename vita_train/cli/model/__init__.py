@@ -7,7 +7,14 @@ from importlib import import_module
 import typer
 
 #: Modules of this package in the order their commands are listed.
-COMMANDS: tuple[str, ...] = ("importing", "export", "merge_lora", "evaluate", "pth_to_hf")
+COMMANDS: tuple[str, ...] = (
+    "importing",
+    "export",
+    "merge_lora",
+    "evaluate",
+    "captions",
+    "pth_to_hf",
+)
 
 
 def register(app: typer.Typer) -> None:
