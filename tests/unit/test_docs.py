@@ -228,6 +228,23 @@ def test_files_that_pages_name_are_there() -> None:
             assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
+def test_every_variable_of_the_sources_is_on_the_page_of_variables() -> None:
+    known = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    files = [
+        path
+        for folder in ("vita_train", "components", "pipelines", "charts")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".tpl", "") and path.is_file()
+    ]
+    assert len(files) > 400
+    used = {
+        name
+        for path in files
+        for name in re.findall(r"VITA_TRAIN_[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8"))
+    }
+    assert not {name for name in used if f"`{name}`" not in known}
+
+
 def test_commands_in_the_sources_exist() -> None:
     command = command_tree()
     groups = {

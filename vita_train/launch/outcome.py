@@ -24,6 +24,9 @@ from vita_train.errors import (
 from vita_train.printable import printable
 from vita_train.storage.disk_errors import full_disk
 
+#: File in which a node of a job says why it failed; a job backend names one for each node.
+LAST_WORDS = "VITA_TRAIN_TERMINATION_LOG"
+
 #: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one
 #: that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
@@ -98,7 +101,7 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
 
     Args:
         code: its exit code; below 0, the signal that killed it.
-        last_words: the file that ``VITA_TRAIN_TERMINATION_LOG`` named.
+        last_words: the file that `LAST_WORDS` named.
         logs: where a reader finds what it printed.
     """
     if code == 0:
