@@ -82,7 +82,8 @@ def init(
 ) -> None:
     """Write a first registry and recipe for a folder of media and JSON, and say what was not
     understood."""
-    from vita_train.data.discover import look_at, write_project
+    from vita_train.data.discover.look import look_at
+    from vita_train.data.discover.project import write_project
 
     place = out or folder
     findings = look_at(folder, place)

@@ -78,6 +78,11 @@ class LoadedStep(NamedTuple):
     unreadable: list[Unreadable]
     """Its samples that are in none of them."""
 
+    @property
+    def sample_ids(self) -> list[str]:
+        """Ids of the samples in its micro-batches."""
+        return [name for part in self.parts for name in part.sample_ids]
+
 
 class BatchLoader:
     """This rank's micro-batches of an order.
