@@ -187,11 +187,13 @@ OWN = """
 name: mine
 data: {source: {world: {kind: synth, scale: 0.005, test_size: 2}}}
 stages:
-  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1, group: first steps}
+  words: {objective: next_token, data: {textqa: 1}, trainable: {llm: 1e-3}, steps: 1,
+          group: first steps}
   sounds: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, after: []}
-  more.words: {objective: next_token, data: {instruct: 1}, trainable: {llm: 1e-3}, steps: 1, after: [words],
+  more.words: {objective: next_token, data: {instruct: 1}, trainable: {llm: 1e-3}, steps: 1,
+               after: [words],
                group: first steps}
-"""  # noqa: E501
+"""
 
 
 def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> None:
@@ -291,11 +293,14 @@ def test_failing_step_ends_in_one_line_with_its_log_and_a_page(prepared: Path) -
 
 
 BRANCHES = """{
- ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1, batch: {global_batch_size: 2},
+ ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1,
+        batch: {global_batch_size: 2},
        eval: {batches: 1, max_samples: 1}, gates: {asr.test_sentences.wer: {max: -1}}},
- better-ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3}, steps: 1},
- voice: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1, batch: {global_batch_size: 2}, after: [],
-         eval: {batches: 1, max_samples: 1}}}"""  # noqa: E501
+ better-ear: {objective: ctc, data: {asr: 1}, trainable: {audio_encoder: 1e-3, ctc_head: 1e-3},
+              steps: 1},
+ voice: {objective: codec, data: {tts: 1}, trainable: {codec: 1e-3}, steps: 1,
+          batch: {global_batch_size: 2}, after: [],
+         eval: {batches: 1, max_samples: 1}}}"""
 
 
 @pytest.mark.slow

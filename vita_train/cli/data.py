@@ -323,7 +323,8 @@ def stats(
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
     typer.echo(
-        f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}{'supervised':>12}{'tiles':>9}{'hours':>8}"
+        f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}"
+        f"{'supervised':>12}{'tiles':>9}{'hours':>8}"
     )
     for row in rows:
         typer.echo(

@@ -55,14 +55,16 @@ class Desk:
         processes = []
         for node in range(job.resources.nodes):
             with (logs / f"node-{node}.log").open("wb") as log:
-                env = {**os.environ, **job.environment, **node_variables(job.resources, node, "127.0.0.1", port),
+                env = {**os.environ, **job.environment,
+                       **node_variables(job.resources, node, "127.0.0.1", port),
                        "VITA_TRAIN_TERMINATION_LOG": str(logs / f"node-{node}.json")}
-                processes.append(subprocess.Popen(on_this_machine(job.command), env=env, stdout=log, stderr=log))
+                command = on_this_machine(job.command)
+                processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
         codes = [process.wait() for process in processes]
         failures = [node_failure(code, logs / f"node-{node}.json", logs / f"node-{node}.log")
                     for node, code in enumerate(codes)]
         return Outcome(next(filter(None, failures), None), logs=str(logs))
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture

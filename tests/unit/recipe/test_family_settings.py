@@ -16,8 +16,9 @@ name: mine
 model: {llm: {family: FAMILY, source: somewhere MORE}, speech_decoder: {width: 512, num_heads: 8}}
 data: {source: {own: {kind: records, registry: r.json}}, max_reject_share: 0.5}
 stages:
-  1.1: {objective: next_token, data: {caption: 1}, trainable: {projector: 2e-3, vision: 1e-3}, steps: 5}
-"""  # noqa: E501
+  1.1: {objective: next_token, data: {caption: 1}, trainable: {projector: 2e-3, vision: 1e-3},
+        steps: 5}
+"""
 HEARS = (
     "  2.2: {objective: next_token, data: {talk: 1}, trainable: {audio_encoder: 1e-3, "
     "audio_adapter: 1e-3 MORE}, "

@@ -177,7 +177,8 @@ class GroupedResidualQuantizer(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors (..., D) of ``codes`` (..., residuals * groups)."""
         pairs = zip(self.books, codes.unbind(-1), strict=True)
-        parts = torch.cat([book.lookup(ids) for book, ids in pairs], dim=-1)  # type: ignore[operator]
+        found = [book.lookup(ids) for book, ids in pairs]  # type: ignore[operator]
+        parts = torch.cat(found, dim=-1)
         return parts.unflatten(-1, (self.residuals, -1)).sum(-2)
 
     def forward(self, vectors: Tensor) -> Quantized:
