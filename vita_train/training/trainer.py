@@ -83,7 +83,7 @@ class Loop:
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
             loader = BatchLoader(
-                self.objective,
+                self.objective.collate,
                 self.order,
                 grad_accum=self.spec.batch.grad_accum,
                 world=self.world,
@@ -357,12 +357,10 @@ class Loop:
         sums = MetricSums()
         global_step: GlobalStep | None = None
         loader = BatchLoader(
-            self.objective,
+            self.objective.collate,
             order,
-            grad_accum=1,
             world=self.world,
             seed=self.seed,
-            workers=0,
             ahead=self.ahead,
             skip=self.most_unreadable > 0,
         )

@@ -16,7 +16,7 @@ from tests.helpers.omni_batches import document, pack
 from tests.helpers.small_model import OMNI
 from vita_train.errors import RecipeError
 from vita_train.models.attention import kernels
-from vita_train.models.attention.kernels import attend, document_of, kernel_for
+from vita_train.models.attention.kernels import Documents, attend, document_of, kernel_for
 from vita_train.models.build import build_modules
 from vita_train.models.omni import Omni
 from vita_train.models.speech.decoder import SpeechDecoder
@@ -77,7 +77,7 @@ def test_every_kernel_keeps_documents_apart(
     kernel: Any, causal: bool, given: list[dict[str, Any]]
 ) -> None:
     query, key, value = row(4, 1), row(2, 2), row(2, 3)
-    found = attend(kernel, query, key, value, STARTS, 5, causal=causal)
+    found = attend(kernel, query, key, value, Documents(STARTS, 5), causal=causal)
     torch.testing.assert_close(found, dense(query, key, value, causal=causal), atol=1e-5, rtol=1e-5)
     for call in given:
         assert call["starts"].tolist() == [0, 3, 4, 9]
