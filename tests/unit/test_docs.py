@@ -228,6 +228,16 @@ def test_files_that_pages_name_are_there() -> None:
             assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
+def test_names_in_the_architecture_are_those_of_the_sources() -> None:
+    files = [path for folder in ("vita_train", "pipelines") for path in (ROOT / folder).rglob("*")]
+    known = {path.stem for path in [*files, *(ROOT / "tests").iterdir(), *ROOT.iterdir()]}
+    for path in files:
+        if path.suffix == ".py":
+            known |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert not {name for name in re.findall(r"\b[A-Za-z]+_\w+\b", text) if name not in known}
+
+
 def test_every_variable_of_the_sources_is_on_the_page_of_variables() -> None:
     known = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
     files = [
