@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from tests.helpers.plugin_world import with_plugin, write_package
 from vita_train.cli.main import build_app
@@ -64,6 +65,23 @@ def test_commands_and_options_exist(page: str, line: str) -> None:
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     if command.name != "train":  # it takes the public trainer's flags
         assert given <= known, f"{page}: {line}"
+
+
+#: What needs no files of the reader's and answers at once. The data commands of your-data.md run in
+#: tests/integration/test_your_data_page.py, the longer ones in tests of examples and of the README.
+QUICK = ("recipe list", "recipe show", "recipe check tiny", "data list", "data show")
+
+
+def test_quick_commands_of_the_pages_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = {line.removeprefix("vita-train ") for _, line in commands()}
+    quick = sorted(line for line in lines if line.startswith(QUICK))
+    assert {line.split()[0] for line in quick} == {"recipe", "data"}
+    for line in quick:
+        result = CliRunner().invoke(build_app(), shlex.split(line), catch_exceptions=False)
+        assert (result.exit_code, bool(result.output.strip())) == (0, True), line
 
 
 def test_the_recipe_and_registry_of_your_data_are_valid(tmp_path: Path) -> None:
