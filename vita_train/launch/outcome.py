@@ -87,6 +87,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         if code in codes:
             return CLASS_OF_EXIT[code](
                 "a process of the job ended so without saying why",
+                code="VT-FAIL-020",
                 where=str(_last_log(logs)),
                 remedy="run the same command again",
             )
@@ -113,8 +114,12 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
             where=str(report.get("where")),
             remedy=str(report.get("remedy") or f"the log is {logs}"),
         )
-    kind = PeerLostError if code < 0 else CLASS_OF_EXIT.get(code, VitaError)
-    return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
+    # A signal is what a lost machine, or one that was taken away, ends with.
+    return CLASS_OF_EXIT.get(EXIT_RETRYABLE if code < 0 else code, VitaError)(
+        f"the command of a node ended with status {code} and said no more",
+        code="VT-FAIL-021",
+        where=str(logs),
+    )
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:

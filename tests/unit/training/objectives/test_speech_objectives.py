@@ -133,8 +133,8 @@ def test_adversarial_without_discriminators_is_refused(
 
 def test_mel_weights_are_read_or_refused() -> None:
     assert parse_mel_weights("1024=45 256=0.5", where="here") == {1024: 45.0, 256: 0.5}
-    for wrong in ("1024:45", "", "8=1", "a=b"):
-        with pytest.raises(RecipeError, match="here"):
+    for wrong, code in (("1024:45", 72), ("", 73), ("8=1", 73), ("a=b", 72)):
+        with raises_code(RecipeError, f"VT-RECIPE-{code:03d}", "here"):
             parse_mel_weights(wrong, where="here")
 
 
