@@ -17,6 +17,7 @@ import boto3
 import pytest
 import yaml
 
+from tests.helpers.errors import raises_code
 from tests.helpers.pods import pods_started
 from tests.helpers.s3_server import S3Server
 from vita_train.errors import RecipeError
@@ -338,7 +339,7 @@ def test_an_uploaded_pipeline_refuses_a_recipe_whose_stages_it_lacks_in_its_firs
     first = _tasks(pipeline, pipeline["root"]["dag"])["data_fetch"]
     ladder = first["inputs"]["parameters"]["stages"]["runtimeValue"]["constant"]
     assert list(json.loads(ladder)) == list(load_recipe("tiny").stages)
-    with pytest.raises(RecipeError, match=r"it has no stage words; .*vita-train submit"):
+    with raises_code(RecipeError, "VT-RECIPE-024", "words", "vita-train submit"):
         check_pipeline(recipe, ladder)
     check_pipeline(recipe, json.dumps(stage_graph(recipe)))
     check_pipeline(load_recipe("vita-1.5-7b"), ladder)
