@@ -55,7 +55,7 @@ lint: $(READY) ## Check style, types, import directions and the compiled pipelin
 # Not among the listed: for whoever changes the documentation. The site lies in build/site.
 docs: $(READY)
 	$(BIN)/python tools/reference.py
-	$(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## Remove the environment and the caches; runs are kept
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from vita_train.errors import RecipeError
-from vita_train.models.attention.kernels import attend, document_of, kernel_for
+from vita_train.models.attention.kernels import Documents, attend, document_of, kernel_for
 
 _REPEATS = 20
 
@@ -53,12 +53,12 @@ def main() -> None:
             print(json.dumps({"kernel": kind, "left out": error.what}))
             continue
         parts = [part.detach().requires_grad_() for part in (query, key, value)]
-        found = attend(kernel, *parts, starts, longest, causal=True)  # type: ignore[arg-type]
+        found = attend(kernel, *parts, Documents(starts, longest), causal=True)
         found.float().square().mean().backward()  # warm-up and compilation
         torch.cuda.synchronize()
         begun = time.perf_counter()
         for _ in range(_REPEATS):
-            made = attend(kernel, *parts, starts, longest, causal=True)  # type: ignore[arg-type]
+            made = attend(kernel, *parts, Documents(starts, longest), causal=True)
             made.float().square().mean().backward()
         torch.cuda.synchronize()
         took = (time.perf_counter() - begun) / _REPEATS

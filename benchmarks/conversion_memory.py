@@ -50,8 +50,9 @@ def measured(work):
     work()
     done.set()
     own, resident = (round(peak - base, 1) for peak, base in zip(most, before))
-    print(json.dumps({"own_mb": own, "resident_mb": resident, "seconds": round(time.perf_counter() - start, 1)}))
-"""  # noqa: E501
+    seconds = round(time.perf_counter() - start, 1)
+    print(json.dumps({"own_mb": own, "resident_mb": resident, "seconds": seconds}))
+"""
 _IMPORT = """
 from vita_train.weights.formats.importing import plan_import, write_import
 from vita_train.weights.formats.source import open_source

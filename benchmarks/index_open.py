@@ -28,7 +28,8 @@ _MEASURE = """
 import json, re, sys, time
 def resident():
     text = open("/proc/self/status").read()
-    return {name: round(int(re.search(name + r":\\s+(\\d+)", text)[1]) / 1024, 1) for name in ("VmRSS", "RssAnon")}
+    found = {name: re.search(name + r":\\s+(\\d+)", text)[1] for name in ("VmRSS", "RssAnon")}
+    return {name: round(int(size) / 1024, 1) for name, size in found.items()}
 from pathlib import Path
 from vita_train.data.index.corpus import Index
 from vita_train.data.sampling.order import PackedOrder
@@ -61,7 +62,7 @@ if len(sys.argv) == 2:
     state = timed("walk_to_the_middle", lambda: first.state(half))
     result["state"] = {**state, "step": half}
 print(json.dumps(result))
-"""  # noqa: E501
+"""
 
 
 def write_index(path: Path, rows: int) -> None:

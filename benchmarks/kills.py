@@ -348,7 +348,7 @@ def kill_runs(store: str, ranks: int, minutes: float, only: list[str]) -> Iterat
         asked = only or order
         for step in order[: 1 + max(map(order.index, asked))]:
             began = time.monotonic()
-            if ended(start(lambda step=step: world.do(step), log), PATIENCE) != 0:  # type: ignore[misc]
+            if ended(start(lambda step=step: world.do(step), log), PATIENCE) != 0:
                 raise SystemExit(f"error: {step} fails undisturbed:\n{log.read_text()[-3000:]}")
             world.seconds[step] = time.monotonic() - began
             world.expected[step] = world.outcome(step) or {}

@@ -21,7 +21,6 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -41,7 +40,6 @@ from vita_train.data.sampling.pack import Budgets
 from vita_train.recipe.load import load_recipe
 from vita_train.storage.s3 import S3Store
 from vita_train.training.batches import AHEAD, BatchLoader
-from vita_train.training.parallel.distributed import World
 
 RECIPE = """
 name: ranged
@@ -107,15 +105,7 @@ def train(corpus: Corpus, workers: int, steps: int, ahead: int) -> float:
     order = PackedOrder(
         {"d": corpus.index("d", "train")}, {"d": 1.0}, 2, Budgets(4096, 16, 20000), 0
     )
-    loader = BatchLoader(
-        SimpleNamespace(collate=Rows()),  # type: ignore[arg-type]
-        order,
-        grad_accum=1,
-        world=World(0, 1, 0, torch.device("cpu")),
-        seed=0,
-        workers=workers,
-        ahead=ahead,
-    )
+    loader = BatchLoader(Rows(), order, workers=workers, ahead=ahead)
     seen, start = 0, 0.0
     for step, loaded in enumerate(loader.steps(0, steps)):
         (batch,) = loaded.parts

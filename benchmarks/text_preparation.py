@@ -41,8 +41,9 @@ from pathlib import Path
 from vita_train.data.prepare.run import prepare
 from vita_train.recipe.load import load_recipe
 if __name__ == "__main__":
-    prepare(load_recipe("recipe.yaml"), Path("registry.json"), Path("out"), workers=int(sys.argv[1]))
-"""  # noqa: E501
+    recipe, registry = load_recipe("recipe.yaml"), Path("registry.json")
+    prepare(recipe, registry, Path("out"), workers=int(sys.argv[1]))
+"""
 
 
 class Writer:

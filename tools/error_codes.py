@@ -31,6 +31,9 @@ AREAS = {
     "CheckpointError": "WEIGHTS",
     "GateError": "GATE",
     "StorageError": "STORE",
+    "MissingKeyError": "STORE",
+    "KeyExistsError": "STORE",
+    "DamagedError": "STORE",
     "PeerLostError": "PEER",
     "StoppedError": "STOP",
     "VitaError": "FAIL",
@@ -85,12 +88,7 @@ def _sites(path: Path) -> Iterator[Site]:
     tree = ast.parse(source)
     caught = _caught(tree)
     for node in ast.walk(tree):
-        if not (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in AREAS
-            and node.args
-        ):
+        if not (isinstance(node, ast.Call) and node.args and (area := _area(node.func))):
             continue
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         code, given = "", keywords.get("code")
@@ -108,13 +106,25 @@ def _sites(path: Path) -> Iterator[Site]:
         yield Site(
             path,
             node.lineno,
-            AREAS[node.func.id],
+            area,
             str(code),
             _template(first),
             _template(keywords["remedy"]) if "remedy" in keywords else "",
             end,
             handed_on,
         )
+
+
+def _area(made: ast.expr) -> str:
+    """Return the area of an error's class; empty where something else is called.
+
+    A class that is chosen by an exit code counts as the base of all.
+    """
+    if isinstance(made, ast.Name):
+        return AREAS.get(made.id, "")
+    if isinstance(made, ast.Subscript | ast.Call) and "CLASS_OF_EXIT" in ast.unparse(made):
+        return AREAS["VitaError"]
+    return ""
 
 
 def _caught(tree: ast.AST) -> set[int]:

@@ -37,7 +37,9 @@ def data_fetch(
     from vita_train.pipeline.steps import check_pipeline, fetch_step, publish
 
     with one_message():
-        opened, selection = open_run(recipe, run, storage_root, overrides, steps, force)
+        opened, selection = open_run(
+            recipe, run, storage_root, overrides, steps, force, is_first=True
+        )
         check_pipeline(opened.recipe, stages)
         publish(opened, fetch_step(opened, selection), raw, metrics)
         return first_to_do(opened, selection, stages)

@@ -219,7 +219,8 @@ def test_the_accounts_may_do_what_they_must_and_no_more(
         namespace,
         tmp_path,
         "--set",
-        "launcher.extraSubjects[0].kind=ServiceAccount,launcher.extraSubjects[0].name=pipeline-runner",
+        "launcher.extraSubjects[0].kind=ServiceAccount,"
+        "launcher.extraSubjects[0].name=pipeline-runner",
     )
     role = client.RbacAuthorizationV1Api(control_plane.api).read_namespaced_role(
         "vita-launcher", namespace
@@ -289,7 +290,8 @@ def test_helm_test_tries_what_jobs_need(
         namespace,
         tmp_path,
         "--set",
-        f"platform.backend=pytorchjob,images.allowTags=true,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
+        "platform.backend=pytorchjob,images.allowTags=true,images.launcher=this-machine,"
+        f"s3.stores={{s3://{namespace}/runs}},"
         f"s3.endpoint={s3_server.endpoint},"
         f"s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}",
     )
@@ -347,7 +349,8 @@ def test_the_janitors_cron_job_removes_what_nobody_waits_for(
         tmp_path,
         "--set",
         f"images.allowTags=true,images.launcher=this-machine,s3.stores={{s3://{namespace}/runs}},"
-        f"s3.endpoint={s3_server.endpoint},s3.accessKeyId={ACCESS_KEY},s3.secretAccessKey={SECRET_KEY}",
+        f"s3.endpoint={s3_server.endpoint},s3.accessKeyId={ACCESS_KEY},"
+        f"s3.secretAccessKey={SECRET_KEY}",
     )
     said = janitor_removes(
         control_plane, namespace, platform, _as_launcher(control_plane, namespace)

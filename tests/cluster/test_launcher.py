@@ -20,6 +20,7 @@ from kubernetes import client
 from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.kubelet import Kubelet
 from tests.helpers.cluster.waiting import jobs_of, make_workflow, until
+from tests.helpers.errors import raises_code
 from vita_train.errors import EXIT_REFUSED, StoppedError, UserError, VitaError
 from vita_train.launch.backend import stage_job
 from vita_train.launch.kubernetes.api import Cluster
@@ -155,7 +156,7 @@ def test_a_success_without_a_commit_is_none_and_does_not_stay(
     job = small_job(namespace, "print('done')", nodes=1)
     monkeypatch.setattr("vita_train.launch.kubernetes.launcher.training_job", lambda *_, **__: job)
     recipe, printed = load_recipe("smoke", [f"storage.root={tmp_path}"]), list[str]()
-    with pytest.raises(VitaError, match="ended as if it were done, but committed nothing"):
+    with raises_code(VitaError, "VT-FAIL-004"):
         finish(
             PyTorchJobBackend(
                 job.platform.model_copy(update={"namespace": namespace}), cluster, printed.append

@@ -13,6 +13,11 @@ from vita_train.errors import VitaError
 Error = TypeVar("Error", bound=VitaError)
 
 
+def shows_code(output: str, code: str, *facts: str) -> bool:
+    """Say whether one line of a command's output holds an error's code and all the facts."""
+    return any(all(fact in line for fact in (f"[{code}]", *facts)) for line in output.splitlines())
+
+
 @contextmanager
 def raises_code(kind: type[Error], code: str, *facts: str) -> Iterator[pytest.ExceptionInfo[Error]]:
     """Expect an error of a class and a code during the block.

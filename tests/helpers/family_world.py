@@ -21,10 +21,13 @@ name: family
 tokenizer: {{vocab_size: 400}}
 model:
   dtype: float32
-  llm: {{family: {family}, {sizes} vocab_size: 400, hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2,
+  llm: {{family: {family}, {sizes} vocab_size: 400, hidden_size: 32, num_layers: 2,
+        num_heads: 4, num_kv_heads: 2,
          intermediate_size: 48, max_positions: 256, rope_theta: 10000.0}}
-  vision: {{image_size: 16, patch_size: 4, hidden_size: 16, num_layers: 1, num_heads: 2, intermediate_size: 32}}
-  audio_encoder: {{width: 16, conv_channels: 8, num_layers: 1, num_heads: 2, intermediate_size: 32, dropout: 0.0,
+  vision: {{image_size: 16, patch_size: 4, hidden_size: 16, num_layers: 1, num_heads: 2,
+           intermediate_size: 32}}
+  audio_encoder: {{width: 16, conv_channels: 8, num_layers: 1, num_heads: 2,
+                  intermediate_size: 32, dropout: 0.0,
                    dynamic_chunks: false, max_positions: 200}}
   audio_adapter: {{hidden_size: 16}}
   speech_decoder: {{width: 16, num_heads: 2}}
@@ -38,7 +41,7 @@ stages:
     checkpoint_interval: {half}
     batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
-"""  # noqa: E501
+"""
 
 
 def family_recipe(family: str, *overrides: str) -> Recipe:

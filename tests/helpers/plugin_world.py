@@ -31,9 +31,10 @@ class WordsSource(Strict):
 register_source(SourceKind(WordsSource, "reversing.work:build_words"))
 register_task_kind(TaskKind("reverse", "a word written backwards",
                             measures=(Measure("reversing.work:letters", (), ("letters",)),)))
-register_objective(ObjectiveSpec("louder_tokens", "reversing.work:LouderTokens", reads="tokens", modules=("llm",),
+register_objective(ObjectiveSpec("louder_tokens", "reversing.work:LouderTokens",
+                                 reads="tokens", modules=("llm",),
                                  packs=True, measures_replies=True))
-'''  # noqa: E501
+'''
 _WORK = '''
 import json
 
@@ -46,7 +47,8 @@ from vita_train.training.objectives.next_token import NextTokenObjective
 def build_words(source, out, *, seed, workers):
     splits = {}
     for split in ("train", "dev", "test"):
-        rows = [{"id": f"{split}-{word}", "conversations": [{"from": "human", "value": f"reverse {word}"},
+        rows = [{"id": f"{split}-{word}", "conversations": [
+                    {"from": "human", "value": f"reverse {word}"},
                                                             {"from": "gpt", "value": word[::-1]}]}
                 for word in source.words]
         (out / f"{split}.json").write_text(json.dumps(rows))
@@ -66,7 +68,7 @@ class LouderTokens(NextTokenObjective):
     def forward(self, batch, phase="main"):
         output = super().forward(batch, phase)
         return LossOutput(output.loss_sum * 2, output.count, output.metrics)
-'''  # noqa: E501
+'''
 
 
 def write_plugin(at: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers.errors import shows_code
 from tests.helpers.plugin_world import with_plugin, write_plugin, write_records
 from vita_train.recipe.presets import preset_path
 from vita_train.runs.final import read_final
@@ -96,8 +97,8 @@ def _python(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 def test_without_the_plugin_its_names_are_unknown(own: Path) -> None:
     done = _python({**os.environ}, "-m", "vita_train.cli.main", "recipe", "check", str(own))
     assert done.returncode == 2
-    assert "there is no objective 'louder_tokens'" in done.stderr
-    assert "made-up.kind must be one of synth, stamps, records" in done.stderr
+    assert shows_code(done.stderr, "VT-RECIPE-047", "'louder_tokens'")
+    assert shows_code(done.stderr, "VT-RECIPE-045", "made-up.kind", "synth, stamps, records")
 
 
 def test_a_plugin_that_fails_is_named(
@@ -106,7 +107,7 @@ def test_a_plugin_that_fails_is_named(
     (tmp_path / "site" / "reversing" / "declared.py").write_text("import nothing_of_the_kind\n")
     done = _python(environment, "-m", "vita_train.cli.main", "recipe", "check", str(own))
     assert done.returncode == 2
-    assert "the plugin 'reversing' cannot be loaded: ModuleNotFoundError" in done.stderr
+    assert shows_code(done.stderr, "VT-USE-071", "'reversing'", "ModuleNotFoundError")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import yaml
 
 from tests.helpers.errors import raises_code
 from tests.helpers.kfp_server import FakeKfp, fake_kfp
-from vita_train.errors import PeerLostError, UserError
+from vita_train.errors import PeerLostError, UserError, VitaError
 from vita_train.pipeline.server import TOKEN_VARIABLE, PipelineServer
 from vita_train.recipe.load import load_recipe
 
@@ -179,19 +179,19 @@ def test_the_pods_token_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "words"),
+    ("status", "kind", "code", "fact"),
     [
-        (401, UserError, "does not let us in"),
-        (403, UserError, "does not let us in"),
-        (400, UserError, "refuses: pipeline spec is wrong"),
-        (503, PeerLostError, "failed: 503"),
+        (401, UserError, "VT-USE-066", "401"),
+        (403, UserError, "VT-USE-066", "403"),
+        (400, UserError, "VT-USE-067", "pipeline spec is wrong"),
+        (503, PeerLostError, "VT-PEER-003", "503"),
     ],
 )
 def test_what_the_server_says_is_told(
-    kfp: FakeKfp, status: int, kind: type[Exception], words: str
+    kfp: FakeKfp, status: int, kind: type[VitaError], code: str, fact: str
 ) -> None:
     kfp.refusal = (status, "pipeline spec is wrong")
-    with pytest.raises(kind, match=words):
+    with raises_code(kind, code, fact):
         PipelineServer(kfp.endpoint).upload(COMPILED / "ladder.yaml")
 
 

@@ -27,7 +27,8 @@ name: tower
 tokenizer: {{vocab_size: 400}}
 model:
   dtype: float32
-  llm: {{vocab_size: 400, hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, intermediate_size: 48,
+  llm: {{vocab_size: 400, hidden_size: 32, num_layers: 2, num_heads: 4,
+        num_kv_heads: 2, intermediate_size: 48,
          max_positions: 256, rope_theta: 10000.0}}
   vision: {vision}
   projector: {{kind: {projector}}}
@@ -43,7 +44,7 @@ stages:
     checkpoint_interval: 30
     batch: {{global_batch_size: 2, seq_len: 256}}
     eval: {{batches: 0}}
-"""  # noqa: E501
+"""
 
 
 def pictures(root: Path) -> Path:

@@ -17,11 +17,15 @@ from vita_train.runs.final import read_final
 from vita_train.runs.manifest import PRETRAINED
 from vita_train.storage.factory import open_store
 
-FLAGS = """--model_type qwen2p5_instruct --version qwen2p5_instruct --model_name_or_path none --vision_tower InternViT
---dataset_use Pretrain_video0 --image_aspect_ratio square --min_dynamic_patch 1 --max_dynamic_patch 1
---per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_steps 2 --learning_rate 1e-3 --weight_decay 0.
---lr_scheduler_type cosine --save_strategy steps --save_steps 500 --evaluation_strategy no --model_max_length 128
---report_to none --registry registry.json"""  # noqa: E501
+FLAGS = """--model_type qwen2p5_instruct --version qwen2p5_instruct --model_name_or_path none
+--vision_tower InternViT
+--dataset_use Pretrain_video0 --image_aspect_ratio square --min_dynamic_patch 1
+--max_dynamic_patch 1
+--per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_steps 2
+--learning_rate 1e-3 --weight_decay 0.
+--lr_scheduler_type cosine --save_strategy steps --save_steps 500 --evaluation_strategy no
+--model_max_length 128
+--report_to none --registry registry.json"""
 #: A model of the smallest sizes, with no pretrained parts.
 SIZES = (
     "tokenizer={vocab_size: 320}",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from tests.helpers.slurm_cluster import SlurmCluster
 from vita_train.errors import PeerLostError, StoppedError, UserError, VitaError
 from vita_train.launch.backend import Outcome, Resources, StageJob
@@ -147,7 +148,7 @@ def test_a_killed_launchers_job_is_taken_up_and_not_started_twice(
     slurm.until(lambda: both_run(tmp_path), "a running job")
     launcher.kill()
     launcher.communicate()
-    with pytest.raises(UserError, match="with other settings"):
+    with raises_code(UserError, "VT-USE-264", "scancel"):
         run(job_of(tmp_path, "wait", digest="d2"))
     job = slurm.ask("squeue", "--noheader", "--format=%i")
     threading.Timer(3, lambda: slurm.ask("scancel", job)).start()

@@ -55,19 +55,20 @@ def test_recipes_with_them_are_refused(key: str, url: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe("smoke", [f"{key}={url}"])
     assert SECRET not in str(caught.value)
-    assert f"{key} holds a user, a password or a key" in str(caught.value)
+    assert caught.value.code == "VT-RECIPE-031"
+    assert key in caught.value.what
     assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
 
 
 def test_other_doors_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
     doors = [
-        lambda: open_store(URLS[2]),
-        lambda: open_file(f"{URLS[2]}/y"),
-        lambda: open_store("s3://bucket/x", endpoint=URLS[0]),
-        lambda: PipelineServer(URLS[0]),
+        (lambda: open_store(URLS[2]), "VT-USE-105"),
+        (lambda: open_file(f"{URLS[2]}/y"), "VT-USE-105"),
+        (lambda: open_store("s3://bucket/x", endpoint=URLS[0]), "VT-USE-105"),
+        (lambda: PipelineServer(URLS[0]), "VT-USE-063"),
     ]
-    for door in doors:
-        with pytest.raises(UserError, match="holds a user") as caught:
+    for door, code in doors:
+        with raises_code(UserError, code) as caught:
             door()
         assert SECRET not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", URLS[0])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from tests.helpers.plugin_world import with_plugin, write_package
 from vita_train.cli.main import build_app
@@ -64,6 +65,23 @@ def test_commands_and_options_exist(page: str, line: str) -> None:
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     if command.name != "train":  # it takes the public trainer's flags
         assert given <= known, f"{page}: {line}"
+
+
+#: What needs no files of the reader's and answers at once. The data commands of your-data.md run in
+#: tests/integration/test_your_data_page.py, the longer ones in tests of examples and of the README.
+QUICK = ("recipe list", "recipe show", "recipe check tiny", "data list", "data show")
+
+
+def test_quick_commands_of_the_pages_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = {line.removeprefix("vita-train ") for _, line in commands()}
+    quick = sorted(line for line in lines if line.startswith(QUICK))
+    assert {line.split()[0] for line in quick} == {"recipe", "data"}
+    for line in quick:
+        result = CliRunner().invoke(build_app(), shlex.split(line), catch_exceptions=False)
+        assert (result.exit_code, bool(result.output.strip())) == (0, True), line
 
 
 def test_the_recipe_and_registry_of_your_data_are_valid(tmp_path: Path) -> None:
@@ -226,6 +244,33 @@ def test_files_that_pages_name_are_there() -> None:
             path.read_text(encoding="utf-8"),
         ):
             assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_names_in_the_architecture_are_those_of_the_sources() -> None:
+    files = [path for folder in ("vita_train", "pipelines") for path in (ROOT / folder).rglob("*")]
+    known = {path.stem for path in [*files, *(ROOT / "tests").iterdir(), *ROOT.iterdir()]}
+    for path in files:
+        if path.suffix == ".py":
+            known |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert not {name for name in re.findall(r"\b[A-Za-z]+_\w+\b", text) if name not in known}
+
+
+def test_every_variable_of_the_sources_is_on_the_page_of_variables() -> None:
+    known = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    files = [
+        path
+        for folder in ("vita_train", "components", "pipelines", "charts")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".tpl", "") and path.is_file()
+    ]
+    assert len(files) > 400
+    used = {
+        name
+        for path in files
+        for name in re.findall(r"VITA_TRAIN_[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8"))
+    }
+    assert not {name for name in used if f"`{name}`" not in known}
 
 
 def test_commands_in_the_sources_exist() -> None:

@@ -82,7 +82,8 @@ def init(
 ) -> None:
     """Write a first registry and recipe for a folder of media and JSON, and say what was not
     understood."""
-    from vita_train.data.discover import look_at, write_project
+    from vita_train.data.discover.look import look_at
+    from vita_train.data.discover.project import write_project
 
     place = out or folder
     findings = look_at(folder, place)
@@ -322,7 +323,8 @@ def stats(
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
         return
     typer.echo(
-        f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}{'supervised':>12}{'tiles':>9}{'hours':>8}"
+        f"{'split':<26}{'records':>9}{'tokens':>11}{'longest':>9}"
+        f"{'supervised':>12}{'tiles':>9}{'hours':>8}"
     )
     for row in rows:
         typer.echo(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vita_train.data.discover import walk
+from vita_train.data.discover.files import walk
 from vita_train.data.recording_table import listed, read_table
 from vita_train.data.sources.files import write_records
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource

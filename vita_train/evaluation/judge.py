@@ -123,7 +123,7 @@ class ChatEndpoint:
         except (_BusyError, urllib3.exceptions.HTTPError) as error:
             raise VitaError(
                 f"the judge cannot be reached: {error or type(error).__name__}",
-                code="VT-FAIL-020",
+                code="VT-FAIL-022",
                 where=self._url,
                 remedy="see whether it runs, then give the same command again: what is judged is "
                 "kept",

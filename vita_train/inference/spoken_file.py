@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile
@@ -45,12 +44,7 @@ class SpokenFile:
             raise self._write_error(error) from error
         self.seconds += len(wave) / self.sample_rate
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._file.close()
             if kind is None and not self.seconds:

@@ -24,6 +24,9 @@ from vita_train.errors import (
 from vita_train.printable import printable
 from vita_train.storage.disk_errors import full_disk
 
+#: File in which a node of a job says why it failed; a job backend names one for each node.
+LAST_WORDS = "VITA_TRAIN_TERMINATION_LOG"
+
 #: A refusal explains a peer's crash, a crash explains a lost peer, and a lost peer explains one
 #: that was stopped.
 _ORDER = (EXIT_REFUSED, EXIT_FAILED, EXIT_RETRYABLE, EXIT_STOPPED)
@@ -84,6 +87,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         if code in codes:
             return CLASS_OF_EXIT[code](
                 "a process of the job ended so without saying why",
+                code="VT-FAIL-020",
                 where=str(_last_log(logs)),
                 remedy="run the same command again",
             )
@@ -98,7 +102,7 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
 
     Args:
         code: its exit code; below 0, the signal that killed it.
-        last_words: the file that ``VITA_TRAIN_TERMINATION_LOG`` named.
+        last_words: the file that `LAST_WORDS` named.
         logs: where a reader finds what it printed.
     """
     if code == 0:
@@ -110,8 +114,12 @@ def node_failure(code: int, last_words: Path, logs: Path) -> VitaError | None:
             where=str(report.get("where")),
             remedy=str(report.get("remedy") or f"the log is {logs}"),
         )
-    kind = PeerLostError if code < 0 else CLASS_OF_EXIT.get(code, VitaError)
-    return kind(f"the command of a node ended with status {code} and said no more", where=str(logs))
+    # A signal is what a lost machine, or one that was taken away, ends with.
+    return CLASS_OF_EXIT.get(EXIT_RETRYABLE if code < 0 else code, VitaError)(
+        f"the command of a node ended with status {code} and said no more",
+        code="VT-FAIL-021",
+        where=str(logs),
+    )
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vita_train.errors import VitaError
-from vita_train.launch.outcome import tail
+from vita_train.launch.outcome import LAST_WORDS, tail
 from vita_train.launch.torchrun import environment, rank_entry, run_torchrun
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.platform import GRACE
 from vita_train.storage.factory import open_file
 
 #: Kubernetes reads a container's last words here, up to 4096 bytes.
-TERMINATION_LOG = Path(os.environ.get("VITA_TRAIN_TERMINATION_LOG", "/dev/termination-log"))
+TERMINATION_LOG = Path(os.environ.get(LAST_WORDS, "/dev/termination-log"))
 #: Environment variable: S3 endpoint of the store that the recipe lies in, when it is not AWS.
 ENDPOINT = "VITA_TRAIN_ENDPOINT"
 _MARGIN = 10.0

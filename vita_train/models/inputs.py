@@ -32,8 +32,8 @@ class OmniBatch(Protocol):
     modalities: frozenset[str]
     """``image`` and ``audio`` if any rank has them in this micro-step."""
     tile_tokens: Tensor | None
-    """(N,) long: tokens each tile is pooled or merged to; None where none is. Empty where tiles are
-    merged and the batch has none."""
+    """(N,) long: tokens each tile is pooled or merged to; None where none is. Empty where they
+    would be and the batch has none."""
 
     @property
     def sample_ids(self) -> Sequence[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.errors import RecipeError, VitaError
-from vita_train.recipe.load import load_recipe
+from vita_train.recipe.load import dump_recipe, load_recipe, parse_recipe
 from vita_train.recipe.platform import WORKFLOW, Platform, load_platform
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection
@@ -37,8 +37,11 @@ def open_run(
     overrides: Sequence[str] = (),
     steps: str = "",
     force: bool = False,
+    *,
+    is_first: bool = False,
 ) -> tuple[Run, Selection]:
-    """Resolve what a pipeline's parameters mean.
+    """Resolve what a pipeline's parameters mean. On a cluster that is done once: the first step of
+    a Workflow notes the resolved recipe in the run, and the others read it there.
 
     Args:
         recipe: name of a shipped recipe, path, URI, or the YAML text itself.
@@ -47,6 +50,8 @@ def open_run(
         storage_root: replaces the recipe's ``storage.root`` unless empty.
         overrides: ``key.path=value`` settings.
         steps, force: see `Selection.of`.
+        is_first: this is the pipeline's first step. It resolves the recipe anew even where it has
+            done so before, as when a pipeline is tried again with a corrected recipe.
 
     Raises:
         RecipeError: it cannot be resolved, or its runs would lie on a disk of one of the cluster's
@@ -56,7 +61,7 @@ def open_run(
     # A recipe's text may be one line, and hold URIs itself.
     resolved = load_recipe(_text_at(recipe) if _URI.fullmatch(recipe) else recipe, settings)
     resolved = reachable(resolved, load_platform(), is_asked_for=bool(storage_root))
-    opened = Run(resolved, _name(run, resolved)).remembered()
+    opened = _as_first_resolved(Run(resolved, _name(run, resolved)).remembered(), is_first=is_first)
     opened.write_recipe()
     return opened, Selection.of(opened.recipe, steps, force)
 
@@ -97,6 +102,22 @@ def _name(run: str, recipe: Recipe) -> str:
     with suppress(KeyExistsError):
         store.write(f"{_NAMES}/{workflow}", name.encode(), if_absent=True)
     return store.read(f"{_NAMES}/{workflow}").decode()
+
+
+def _as_first_resolved(run: Run, *, is_first: bool) -> Run:
+    """Return the run with the recipe that the first step of its Workflow resolved.
+
+    What a URI names may be edited while a pipeline runs, and a shipped recipe may differ from image
+    to image; the stages of one run would be of several recipes without a word.
+    """
+    workflow = os.environ.get(WORKFLOW, "")
+    if not workflow:  # of this machine, where one process resolves the recipe for all steps
+        return run
+    key = run.key("logs", f"recipe-{workflow}.yaml")
+    with suppress(KeyExistsError):
+        run.store.write(key, dump_recipe(run.recipe).encode(), if_absent=not is_first)
+        return run
+    return Run(parse_recipe(run.store.read(key).decode(), run.store.uri_of(key)), run.name)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Seconds that are waited for something, and between two looks."""
 
     run: float = 1800.0
@@ -44,7 +44,7 @@ def check_pipelines(
     jobs: Callable[[str], int],
     *,
     out: Say,
-    patience: Patience = Patience(),
+    timeouts: Timeouts = Timeouts(),
     service_account: str = "",
 ) -> list[Check]:
     """Return the outcome of a run that is waited for, and of one that is terminated once its job is
@@ -54,10 +54,10 @@ def check_pipelines(
         server: that holds our pipelines.
         jobs: gives how many jobs a run of ours has at the moment.
         out: takes a line for each run that is started.
-        patience: how long to wait.
+        timeouts: how long to wait.
         service_account: what the steps run as; empty takes the server's default.
     """
-    trial = _Trial(server, jobs, out, patience, service_account, f"check-{uuid.uuid4().hex[:8]}")
+    trial = _Trial(server, jobs, out, timeouts, service_account, f"check-{uuid.uuid4().hex[:8]}")
     return [check("pipeline run", trial.succeeds), check("terminated run", trial.stops)]
 
 
@@ -66,31 +66,31 @@ class _Trial:
     server: PipelineServer
     jobs: Callable[[str], int]
     out: Say
-    patience: Patience
+    timeouts: Timeouts
     service_account: str
     name: str
 
     def succeeds(self) -> str:
         """Start a run and wait for its end."""
         started, run = time.monotonic(), self._start()
-        state = self._wait(lambda: self._over(run), self.patience.run)
+        state = self._wait(lambda: self._over(run), self.timeouts.run)
         if state != "SUCCEEDED":
-            raise self._failed(run, f"it is {state or 'not over'}", self.patience.run)
+            raise self._failed(run, f"it is {state or 'not over'}", self.timeouts.run)
         return f"a run of recipe {_RECIPE} succeeded in {time.monotonic() - started:.0f} s"
 
     def stops(self) -> str:
         """Terminate a run that trains, and see its job gone."""
         run = self._start(_ENDLESS)
         found = self._wait(
-            lambda: "job" if self.jobs(self.name) else self._over(run), self.patience.run
+            lambda: "job" if self.jobs(self.name) else self._over(run), self.timeouts.run
         )
         if found != "job":
-            raise self._failed(run, f"it started no job: {found or 'not over'}", self.patience.run)
+            raise self._failed(run, f"it started no job: {found or 'not over'}", self.timeouts.run)
         self.server.terminate(run)
         asked = time.monotonic()
-        if not self._wait(lambda: "" if self.jobs(self.name) else "gone", self.patience.gone):
+        if not self._wait(lambda: "" if self.jobs(self.name) else "gone", self.timeouts.gone):
             raise self._failed(
-                run, "it was terminated and its job is still there", self.patience.gone
+                run, "it was terminated and its job is still there", self.timeouts.gone
             )
         return f"its job was gone {time.monotonic() - asked:.0f} s after Terminate"
 
@@ -120,7 +120,7 @@ class _Trial:
         """Return what a look finds, or nothing after so many seconds."""
         deadline = time.monotonic() + seconds
         while not (found := look()) and time.monotonic() < deadline:
-            time.sleep(self.patience.poll)
+            time.sleep(self.timeouts.poll)
         return found
 
     def _failed(self, run: str, what: str, waited: float) -> UserError:

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
+from typing import TYPE_CHECKING, TypeVar
 
 from vita_train.recipe.data import FRAMES_OF_MOSAIC, ImageSpec, VideoSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: One number, or one for each of many samples.
+Count = TypeVar("Count", int, "np.ndarray")
 
 #: A frame in this many is slow: it keeps more of its tokens (VITA-1.5, ``slow_fast_pooling``).
 SLOW_EVERY = 4
@@ -69,8 +76,9 @@ class TileTokens:
     first_whole: bool = False
     """The first tile of a video is not merged."""
 
-    def saved(self, tiles: int, videos: int) -> int:
-        """Return the positions that merging saves on tiles, those of videos among them."""
+    def saved(self, tiles: Count, videos: Count | int) -> Count:
+        """Return the positions that merging saves on tiles, those of videos among them; of one
+        sample, or of many at once."""
         return (tiles - (videos if self.first_whole else 0)) * (self.whole - self.merged)
 
     @property

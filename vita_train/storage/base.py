@@ -177,6 +177,7 @@ def whole_range(data: bytes, start: int, length: int, uri: str) -> bytes:
     if len(data) != length:
         raise DamagedError(
             f"gave {len(data)} bytes at {start}, {length} were asked for",
+            code="VT-STORE-014",
             where=uri,
             remedy="run the step that made it again",
         )

@@ -76,7 +76,10 @@ def remove_beside(folder: Path) -> None:
 def _verify(path: Path, ref: FileRef) -> None:
     if not path.is_file():
         raise MissingKeyError(
-            "does not exist", where=str(path), remedy="run the step that made it again"
+            "does not exist",
+            code="VT-STORE-015",
+            where=str(path),
+            remedy="run the step that made it again",
         )
     with translate_os_errors(path):
         stat = path.stat()
@@ -84,12 +87,14 @@ def _verify(path: Path, ref: FileRef) -> None:
         if stat.st_size != ref.bytes:
             raise DamagedError(
                 f"has {stat.st_size} bytes, expected {ref.bytes}",
+                code="VT-STORE-016",
                 where=str(path),
                 remedy="run the step that made it again",
             )
         if seen not in _verified and known_digest(path) != ref.sha256:
             raise DamagedError(
                 "does not hold the bytes it was stored with (sha256 differs)",
+                code="VT-STORE-017",
                 where=str(path),
                 remedy="run the step that made it again",
             )

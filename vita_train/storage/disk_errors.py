@@ -71,7 +71,10 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise MissingKeyError(
-            "does not exist", where=str(path), remedy="run the step that made it again"
+            "does not exist",
+            code="VT-STORE-026",
+            where=str(path),
+            remedy="run the step that made it again",
         ) from error
     except OSError as error:
         raise _translate(error, path) from error

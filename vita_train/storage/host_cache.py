@@ -14,13 +14,16 @@ from vita_train.errors import VitaError
 from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import translate_os_errors
 
+#: Folder of what a machine keeps for all runs: media and shards that were fetched, digests of large
+#: files, local copies of runs in a store. ``~/.cache/vita-train`` unless set.
+CACHE = "VITA_TRAIN_CACHE"
 #: Bytes from which a file's digest is worth keeping.
 _LARGE = 64 << 20
 
 
 def cache_dir() -> Path:
-    """Return this node's cache: VITA_TRAIN_CACHE, else ``~/.cache/vita-train``."""
-    named = os.environ.get("VITA_TRAIN_CACHE")
+    """Return this node's cache: `CACHE`, else ``~/.cache/vita-train``."""
+    named = os.environ.get(CACHE)
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vita-train"
 
 

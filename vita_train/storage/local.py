@@ -66,6 +66,7 @@ class LocalStore:
             elif not _link(temporary, path) and path.read_bytes() != data:
                 raise KeyExistsError(
                     "is there already, written by someone else",
+                    code="VT-STORE-027",
                     where=str(path),
                     remedy="do not start one run twice at the same time",
                 )
@@ -119,6 +120,7 @@ class LocalStore:
             if sha256 is not None and reader.sha256() != sha256:
                 raise DamagedError(
                     f"has sha256 {reader.sha256()[:12]}, expected {sha256[:12]}",
+                    code="VT-STORE-028",
                     where=str(source),
                     remedy="run the step that made it again",
                 )

@@ -204,6 +204,7 @@ class S3Store:
         if self.read(key) != data:
             raise KeyExistsError(
                 "is there already, written by someone else",
+                code="VT-STORE-029",
                 where=self.uri_of(key),
                 remedy="do not start one run twice at the same time",
             )
@@ -247,6 +248,7 @@ class S3Store:
         if stored != reader.count:
             raise DamagedError(
                 f"has {stored} bytes, {reader.count} were sent",
+                code="VT-STORE-030",
                 where=self.uri_of(key),
                 remedy="find out what else writes there, then run the same command again",
             )
@@ -269,6 +271,7 @@ class S3Store:
             if found != sha256:
                 raise DamagedError(
                     f"has sha256 {found}, expected {sha256}",
+                    code="VT-STORE-031",
                     where=self.uri_of(key),
                     remedy="run the step that made it again",
                 )
@@ -397,11 +400,15 @@ class S3Store:
         except S3_ERRORS as error:
             if is_missing(error) and not self._bucket_is_missing(error):
                 raise MissingKeyError(
-                    "does not exist", where=uri, remedy="run the step that made it again"
+                    "does not exist",
+                    code="VT-STORE-032",
+                    where=uri,
+                    remedy="run the step that made it again",
                 ) from error
             if is_conflict(error):
                 raise KeyExistsError(
                     "is there already",
+                    code="VT-STORE-033",
                     where=uri,
                     remedy="do not start one run twice at the same time",
                 ) from error

@@ -110,7 +110,8 @@ def translate(error: Exception, uri: str, bucket: str, endpoint: str) -> VitaErr
             f"cannot be used: {_line(error)}",
             code="VT-USE-110",
             where=uri,
-            remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint (http(s)://<host>)",
+            remedy="check storage.root (s3://<bucket>/<prefix>) and storage.endpoint "
+            "(http(s)://<host>)",
         )
     if isinstance(error, KeyError):
         return StorageError(

@@ -123,7 +123,9 @@ def _unpack(path: Path, folder: Path) -> None:
     with tarfile.open(path) as archive:
         for entry in archive:
             if not entry.isfile():
-                raise DamagedError(f"{entry.name!r} is no regular file", where=str(path))
+                raise DamagedError(
+                    f"{entry.name!r} is no regular file", code="VT-STORE-034", where=str(path)
+                )
             target = folder / check_key(entry.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:

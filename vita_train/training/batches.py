@@ -14,8 +14,7 @@ from vita_train.data.loading.batch import Collate, MicroBatch
 from vita_train.data.loading.unreadable import Unreadable, collate_readable
 from vita_train.data.sampling.deal import deal
 from vita_train.errors import RecipeError, VitaError
-from vita_train.training.objectives.base import Objective
-from vita_train.training.parallel.distributed import World
+from vita_train.training.parallel.distributed import ALONE, World
 
 AHEAD = 4
 """Steps, beside the one it makes, whose media a worker brings to the node where they lie in
@@ -78,6 +77,11 @@ class LoadedStep(NamedTuple):
     unreadable: list[Unreadable]
     """Its samples that are in none of them."""
 
+    @property
+    def sample_ids(self) -> list[str]:
+        """Ids of the samples in its micro-batches."""
+        return [name for part in self.parts for name in part.sample_ids]
+
 
 class BatchLoader:
     """This rank's micro-batches of an order.
@@ -87,7 +91,7 @@ class BatchLoader:
     accelerator, batches arrive in page-locked memory, so that they are copied while it computes.
 
     Args:
-        objective: whose `collate` the workers get.
+        collate: makes a micro-batch of samples; workers get a copy.
         order: the global batches.
         grad_accum: micro-batches of a step.
         world: this rank among all.
@@ -99,20 +103,20 @@ class BatchLoader:
 
     def __init__(
         self,
-        objective: Objective,
+        collate: Collate,
         order: BatchOrder,
         *,
-        grad_accum: int,
-        world: World,
-        seed: int,
-        workers: int,
+        grad_accum: int = 1,
+        world: World = ALONE,
+        seed: int = 0,
+        workers: int = 0,
         ahead: int = 0,
         skip: bool = False,
     ) -> None:
         self._order = order
         self._visits = _Visits(grad_accum, ahead=ahead * grad_accum, stride=max(1, workers))
         self._loader = DataLoader(
-            _Parts(objective.collate, order, grad_accum, world, seed, skip),
+            _Parts(collate, order, grad_accum, world, seed, skip),
             batch_size=None,
             sampler=self._visits,
             num_workers=workers,

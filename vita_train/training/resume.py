@@ -296,6 +296,7 @@ def _read_commit(store: Store, key: str) -> Commit:
     except MissingKeyError as error:
         raise MissingKeyError(
             "this rank does not see the checkpoint that rank 0 resumes from",
+            code="VT-STORE-035",
             where=store.uri_of(key),
             remedy="storage.root must be the same store on every node",
         ) from error

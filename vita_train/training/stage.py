@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from vita_train import __version__
-from vita_train.data.index.corpus import open_corpus
 from vita_train.errors import GateError, VitaError
-from vita_train.evaluation.gates import check_gates, gate_results
-from vita_train.models.quantize import elements
-from vita_train.recipe.aliases import stage_name
-from vita_train.recipe.stage import StageSpec
-from vita_train.runs.manifest import STEP_DIGEST, STEP_DIGEST_VARIABLE, Manifest
+from vita_train.evaluation.gates import check_gates
+from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
-from vita_train.storage.base import Store
-from vita_train.storage.checkpoints.attempt import Attempt
 from vita_train.storage.digest import digest_of
 from vita_train.training.adapters import check_libraries, prepare_adapters
-from vita_train.training.advice import extension_advice, recent_trend
 from vita_train.training.batches import AHEAD
 from vita_train.training.checkpointing import checkpoint_as_asked
+from vita_train.training.counters import Counters
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
-from vita_train.training.evaluate import DevMeasures, measure_stage
+from vita_train.training.evaluate import DevMeasures
+from vita_train.training.finish import Trained, finish, gate_remedy, noted_for_step, take_measures
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.inputs import (
     Inputs,
-    code_version,
     extended_digest,
     find_inputs,
     stage_digest,
 )
-from vita_train.training.objectives import objective_class
-from vita_train.training.objectives.base import Objective, StageContext
+from vita_train.training.objectives.base import StageContext
 from vita_train.training.observability.exporter import SnapshotCollector, served
-from vita_train.training.observability.run_log import EVENTS, RunLog
+from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.telemetry import (
     MetricsSnapshot,
     full_speed,
     peak_flops,
-    peak_memory,
 )
 from vita_train.training.outcome import write_outcome
 from vita_train.training.parallel.distributed import (
@@ -57,10 +45,11 @@ from vita_train.training.parallel.distributed import (
     process_group,
     world_from_environment,
 )
-from vita_train.training.results import Result, everywhere, gather_result, store_result
+from vita_train.training.results import everywhere, gather_result
 from vita_train.training.resume import Checkpoints
+from vita_train.training.stage_run import Page, StageRun
 from vita_train.training.step_plan import StepPlan
-from vita_train.training.trainer import Counters, Loop
+from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs
 
@@ -72,41 +61,6 @@ _DTYPES = {
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts
 #: before.
 _COLLECTIVE_MARGIN = 600.0
-
-
-class Page(Protocol):
-    """Shows how far a run is."""
-
-    def __call__(self, *, last: bool = False) -> None:
-        """Show what is new; ``last``: the stage is done."""
-
-
-class StageRun:
-    """Names and places of one stage of one run, the same on every rank."""
-
-    def __init__(
-        self, run: Run, stage: str, logs: Path | None = None, page: Page | None = None
-    ) -> None:
-        self.run, self.recipe, self.page = run, run.recipe, page
-        recipe = run.recipe
-        self.stage = stage_name(stage, recipe.stages)
-        self.spec: StageSpec = recipe.stages[self.stage]
-        self.objective = objective_class(self.spec.objective)
-        self.store: Store = run.store
-        self.prefix = run.key(self.stage)
-        self.directory = run.dir / self.stage
-        self.logs = logs or run.logs_dir(self.stage)
-        self.corpus = open_corpus(run).for_stage(self.spec)
-        self.modules = self.objective.modules_used(self.spec, self.corpus)
-
-    @property
-    def ctc_vocab_size(self) -> int:
-        """Outputs of the CTC head; 0 where no stage uses it."""
-        return len(self.corpus.ctc_vocab) if "ctc_head" in self.modules else 0
-
-    def remote(self) -> tuple[Store, str] | None:
-        """Return where the run log is published, when the run's store is not on this machine."""
-        return None if self.run.is_local else (self.store, self.prefix)
 
 
 def run_stage(
@@ -151,9 +105,9 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
             spec,
             done.metrics,
             where=f"stage {stage_run.stage}",
-            remedy=_gate_remedy(stage_run, done.metrics),
+            remedy=gate_remedy(stage_run, done.metrics),
         )
-        return _of_this_step(stage_run, done) if world.rank == 0 else None
+        return noted_for_step(stage_run, done) if world.rank == 0 else None
     watchdog = Watchdog(
         recipe.launch.step_timeout, lambda error: write_outcome(stage_run.logs, world.rank, error)
     )
@@ -176,31 +130,7 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
         if trained is None:
             return None
     with _failures(trained.run_log):
-        return _finish(stage_run, world, inputs, digest, trained)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a stage has when its last step is done, on rank 0."""
-
-    counters: Counters
-    objective: Objective
-    result: Result
-    measured: dict[str, float] | None
-    """Held-out measures, where all ranks took them together."""
-    attempt: Attempt
-    run_log: RunLog
-
-
-def _of_this_step(stage_run: StageRun, done: Manifest) -> Manifest:
-    """Note in the manifest of a stage that need not be trained again which step of the pipeline it
-    is good for now."""
-    digest = os.environ.get(STEP_DIGEST_VARIABLE)
-    if not digest or done.lineage.get(STEP_DIGEST) == digest:
-        return done
-    noted = done.model_copy(update={"lineage": {**done.lineage, STEP_DIGEST: digest}})
-    stage_run.run.commit(stage_run.stage, noted)
-    return noted
+        return finish(stage_run, world, inputs, digest, trained)
 
 
 def _train(
@@ -307,31 +237,12 @@ def _train(
             measured: dict[str, float] | None = None
             if result is not None and everywhere(spec):
                 with watchdog.off():
-                    measured = _measure(stage_run, world, inputs, result, run_log, together=True)
+                    measured = take_measures(
+                        stage_run, world, inputs, result, run_log, together=True
+                    )
     if result is None or world.rank > 0:
         return None
     return Trained(counters, objective, result, measured, attempt, run_log)
-
-
-def _measure(
-    stage_run: StageRun,
-    world: World,
-    inputs: Inputs,
-    result: Result,
-    run_log: RunLog,
-    *,
-    together: bool,
-) -> dict[str, float]:
-    run_log.progress(phase="measuring")
-    return measure_stage(
-        stage_run.stage,
-        stage_run.recipe,
-        stage_run.corpus,
-        result.modules.eval(),
-        inputs,
-        world,
-        together=together,
-    )
 
 
 def _collector(
@@ -361,121 +272,6 @@ def _collector(
         full_speed=speed,
         committed_at=checkpoints.committed_at if world.rank == 0 else None,
     )
-
-
-def _finish(
-    stage_run: StageRun, world: World, inputs: Inputs, digest: str, trained: Trained
-) -> Manifest:
-    """Write weights, measure what was not, pass the gate, commit."""
-    counters, result, run_log = trained.counters, trained.result, trained.run_log
-    recipe, spec = stage_run.recipe, stage_run.spec
-    refs = store_result(
-        recipe,
-        stage_run.stage,
-        result,
-        inputs,
-        stage_run.store,
-        f"{stage_run.prefix}/final/{trained.attempt.id}",
-        stage_run.directory,
-    )
-    measured = trained.measured
-    if measured is None:
-        measured = _measure(stage_run, world, inputs, result, run_log, together=False)
-    metrics = {**counters.dev, **counters.checks, **measured}
-    if wrong := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
-        raise VitaError(
-            f"measures of the final weights are not finite: {', '.join(wrong)}",
-            code="VT-FAIL-011",
-            where=f"stage {stage_run.stage}",
-            remedy="lower the rates of the stage; nothing was committed",
-        )
-    run_log.progress(metrics=metrics)
-    accepted = check_gates(
-        spec, metrics, where=f"stage {stage_run.stage}", remedy=_gate_remedy(stage_run, metrics)
-    )
-    lineage = _lineage(stage_run, world, inputs, trained)
-    manifest = Manifest(
-        kind="model",
-        run=stage_run.run.name,
-        stage=stage_run.stage,
-        digest=extended_digest(digest, spec),
-        modules={**inputs.modules, **refs},
-        metrics=metrics,
-        lineage={**lineage, "accepted": accepted} if accepted else lineage,
-    )
-    run_log.progress(state="done", eta_s=0, phase="done")
-    run_log.close()
-    stage_run.run.commit(stage_run.stage, manifest)
-    if stage_run.page is not None:
-        stage_run.page(last=True)
-    return manifest
-
-
-def _lineage(
-    stage_run: StageRun, world: World, inputs: Inputs, trained_stage: Trained
-) -> dict[str, Any]:
-    """Return where the weights come from and what they cost."""
-    counters, objective = trained_stage.counters, trained_stage.objective
-    attempt, adapters = trained_stage.attempt, trained_stage.result.adapters
-    children = objective.model_modules()
-    trained: dict[str, int] = {}
-    frozen: dict[str, int] = {}
-    for name, child in children.items():
-        for parameter in child.parameters():
-            counts = trained if name not in objective.frozen and parameter.requires_grad else frozen
-            counts[name] = counts.get(name, 0) + elements(parameter)
-    names = [
-        f"{name}.{key}"
-        for name, child in children.items()
-        if name not in objective.frozen
-        for key, parameter in child.named_parameters()
-        if parameter.requires_grad
-    ]
-    spent = asdict(counters)
-    step_digest = os.environ.get(STEP_DIGEST_VARIABLE)
-    return {
-        **({STEP_DIGEST: step_digest} if step_digest else {}),
-        "recipe": digest_of(stage_run.recipe.model_dump(mode="json")),
-        "code": code_version(),
-        "data": inputs.data,
-        "inputs": {
-            name: {"stage": ref.stage, "sha256": [file.sha256 for file in ref.files]}
-            for name, ref in inputs.modules.items()
-            if name in children
-        },
-        "trained": trained,
-        "frozen": frozen,
-        "trained_names": names,
-        "samples": {
-            "steps": counters.step,
-            "count": counters.samples,
-            "sum": counters.sample_sum,
-            "datasets": dict(stage_run.spec.data),
-            "curriculum": [phase.model_dump() for phase in stage_run.spec.curriculum],
-            "until_met": counters.met,
-            "extended_by": stage_run.spec.extend,
-        },
-        "seconds": round(counters.seconds, 2),
-        "tokens": spent["tokens"],
-        "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
-        "memory_gib": round(peak_memory(world.device), 3),
-        "loss": counters.loss if math.isfinite(counters.loss) else None,
-        "skipped": counters.skipped,
-        "unreadable": counters.unreadable,
-        "adapters": {name: adapter.base for name, adapter in adapters.items()},
-        "engine": stage_run.spec.engine.model_dump(mode="json"),
-        "world": world.size,
-        "attempt": attempt.id,
-        "restarts": attempt.restarts,
-    }
-
-
-def _gate_remedy(stage_run: StageRun, metrics: Mapping[str, float]) -> str:
-    """Return what to do about a missed gate: how the stage moved lately, and the commands that go
-    on from here."""
-    missed = [result.measure for result in gate_results(stage_run.spec, metrics) if not result.met]
-    trend = recent_trend(stage_run.directory / EVENTS, missed)
-    return " ".join(filter(None, (trend, extension_advice(stage_run.recipe, stage_run.stage))))
 
 
 @contextlib.contextmanager

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 from vita_train.console import warn
 from vita_train.data.loading.batch import MicroBatch
@@ -18,9 +17,11 @@ from vita_train.errors import DataError, StoppedError, VitaError
 from vita_train.evaluation.gates import OBJECTIVES_OWN
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.batches import BatchLoader, BatchOrder, LoadedStep
+from vita_train.training.counters import Counters
 from vita_train.training.engines.base import Engine, not_finite
 from vita_train.training.flat_loss import FlatLoss
-from vita_train.training.objectives.base import LossOutput, Objective
+from vita_train.training.global_step import GlobalStep, MetricSums, agree
+from vita_train.training.objectives.base import Objective
 from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.samples import id_sum
 from vita_train.training.observability.telemetry import (
@@ -38,39 +39,6 @@ from vita_train.training.watchdog import Watchdog
 _EVERY_STEP_UP_TO = 2000
 #: Steps in a row whose gradients may be not finite.
 _MOST_SKIPPED = 5
-
-
-@dataclass
-class Counters:
-    """What a stage has done so far, over all attempts. Saved with every checkpoint."""
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    sample_sum: int = 0
-    """Sum of the id hashes of all samples so far, modulo 2**53."""
-    skipped: int = 0
-    """Steps without an update, because a gradient was not finite."""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """Samples that were passed over because they could not be read, with the reason."""
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
-    loss: float = math.nan
-    """Mean training loss of the last logged interval."""
-    dev: dict[str, float] = field(default_factory=dict)
-    """Dev losses of the last measurement, ``dev.loss`` and the like."""
-    order: dict[str, Any] = field(default_factory=dict)
-    """What the order needs to find ``step`` at once."""
-    met: dict[str, int] = field(default_factory=dict)
-    """Step at which each ``until`` was met (see ``step_plan.StepPlan.met``)."""
-    checks: dict[str, float] = field(default_factory=dict)
-    """Measures of the last look at an ``until``."""
-    dev_step: int = 0
-    """Step of the last measurement of ``dev``."""
-    best: dict[str, float] = field(default_factory=dict)
-    """Step and dev loss of the saved state with the lowest."""
-    flat: dict[str, Any] = field(default_factory=dict)
-    """What was seen of the loss (see ``flat_loss.FlatLoss``)."""
 
 
 @dataclass
@@ -115,7 +83,7 @@ class Loop:
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
             loader = BatchLoader(
-                self.objective,
+                self.objective.collate,
                 self.order,
                 grad_accum=self.spec.batch.grad_accum,
                 world=self.world,
@@ -131,7 +99,7 @@ class Loop:
                 loaded = next(batches)
                 throughput.waited(waited := time.perf_counter() - started)
                 self.snapshot.data_wait_s += waited
-                global_step = self._agree(loaded, stopping())
+                global_step = self._agree(loaded, stop=stopping())
                 if global_step.unreadable:
                     self._pass_over(counters, loaded.unreadable)
                 norm = self._step(step, loaded.parts, global_step, sums, counters)
@@ -287,46 +255,10 @@ class Loop:
                 "be missing, raise launch.max_unreadable, and the same command goes on",
             )
 
-    def _agree(self, loaded: LoadedStep, stop: bool) -> GlobalStep:
-        """Sum what all ranks must know of this step in one exchange."""
-        parts = loaded.parts
-        ids = [name for part in parts for name in part.sample_ids]
-        self.watchdog.holding(ids)
-        mine = [
-            sum(self.objective.weight(part) for part in parts),
-            float(stop),
-            float(id_sum([*ids, *(sample.id for sample in loaded.unreadable)])),
-            float(len(ids)),
-            sum(self.objective.tokens(part) for part in parts),
-            float(len(loaded.unreadable)),
-        ]
-        kinds = ("image", "audio")
-        mine += [float(kind in part.modalities) for part in parts for kind in kinds]
-        total = sum_over_ranks(mine)
-        if total[0] <= 0:
-            raise DataError(
-                "no position of this global batch is supervised",
-                code="VT-DATA-039",
-                where=f"samples {', '.join(ids[:8])}",
-                remedy="check the labels of these records",
-            )
-        flags = total[6:]
-        modalities = [
-            frozenset(
-                kind for kind, flag in zip(kinds, flags[2 * i : 2 * i + 2], strict=True) if flag
-            )
-            for i in range(len(parts))
-        ]
-        return GlobalStep(
-            total[0],
-            bool(total[1]),
-            int(total[2]),
-            int(total[3]),
-            int(total[4]),
-            int(total[5]),
-            modalities,
-            ids,
-        )
+    def _agree(self, loaded: LoadedStep, *, stop: bool) -> GlobalStep:
+        # Before the exchange: a rank that hangs in it says which samples it holds.
+        self.watchdog.holding(loaded.sample_ids)
+        return agree(self.objective, loaded, stop=stop)
 
     def _step(
         self,
@@ -425,17 +357,15 @@ class Loop:
         sums = MetricSums()
         global_step: GlobalStep | None = None
         loader = BatchLoader(
-            self.objective,
+            self.objective.collate,
             order,
-            grad_accum=1,
             world=self.world,
             seed=self.seed,
-            workers=0,
             ahead=self.ahead,
             skip=self.most_unreadable > 0,
         )
         for step, loaded in enumerate(loader.steps(0, self.spec.eval.batches)):
-            global_step = self._agree(loaded, False)
+            global_step = self._agree(loaded, stop=False)
             if global_step.unreadable:
                 self._pass_over(counters, loaded.unreadable)
             seed_step(self.seed, step, self.world.rank)
@@ -469,57 +399,6 @@ class Loop:
     @staticmethod
     def _due(every: int, step: int) -> bool:
         return every > 0 and step % every == 0
-
-
-@dataclass(frozen=True)
-class GlobalStep:
-    """What all ranks know of a step."""
-
-    weight: float
-    stop: bool
-    id_sum: int
-    """Of all its samples, those that could not be read among them."""
-    samples: int
-    """That are trained on."""
-    tokens: int
-    unreadable: int
-    """Samples of all ranks that were passed over."""
-    modalities: list[frozenset[str]]
-    """Per micro-batch, over all ranks."""
-    ids: list[str]
-    """This rank's samples."""
-
-
-class MetricSums:
-    """Losses and metrics since the last log line. Every batch must give the same metric names."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[Any, Any]] = {}
-        self.ids: Sequence[str] = ()
-        self.factor = 0.0
-
-    def add(self, output: LossOutput, phase: str) -> None:
-        """Add one micro-batch; only the phase ``main`` gives the loss."""
-        name = "loss" if phase == "main" else f"{phase}.loss"
-        self._add({name: (output.loss_sum, output.count), **output.metrics})
-
-    def merge(self, other: MetricSums) -> None:
-        """Add what another one holds."""
-        self._add(other._sums)
-
-    def _add(self, parts: Mapping[str, tuple[Any, Any]]) -> None:
-        for key, (total, count) in parts.items():
-            before = self._sums.get(key, (0.0, 0.0))
-            self._sums[key] = (before[0] + total, before[1] + count)
-
-    def means(self) -> dict[str, float]:
-        """Return the means over all ranks, of what was counted at all, and start anew."""
-        names = sorted(self._sums)
-        flat = sum_over_ranks([float(value) for name in names for value in self._sums[name]])
-        self._sums.clear()
-        return {
-            name: flat[2 * i] / flat[2 * i + 1] for i, name in enumerate(names) if flat[2 * i + 1]
-        }
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def load_newest(
             remedy="train at least one stage first",
         )
     refs = {name: ref for name, ref in newest.items() if name not in without}
-    pretrained = recipe.model.pretrained - set(refs)
+    pretrained = recipe.model.pretrained - set(refs) - set(without)
     dtype = getattr(torch, recipe.model.dtype)
     modules = {
         **load_refs(

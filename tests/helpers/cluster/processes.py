@@ -54,7 +54,7 @@ class Processes:
         waited for."""
         deadline = time.monotonic() + _START_SECONDS
         while True:
-            ended = [str(one.args[0]) for one in self._running if one.poll() is not None]  # type: ignore[index]
+            ended = [str(one.args[0]) for one in self._running if one.poll() is not None]
             assert not ended, f"{ended} ended; logs are in {self.folder}"
             try:
                 if is_done():

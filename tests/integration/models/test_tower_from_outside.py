@@ -36,8 +36,9 @@ class PatchSpec(TowerSpec):
 
 
 register_tower(TowerKind(PatchSpec, "patched.work:PatchTower", ReleaseNames(
-    renamed=(("^stem[.]", "embed."), ("^layers[.]", "blocks.")), unused="head[.]", block="layers[.]([0-9]+)[.]")))
-'''  # noqa: E501
+    renamed=(("^stem[.]", "embed."), ("^layers[.]", "blocks.")),
+    unused="head[.]", block="layers[.]([0-9]+)[.]")))
+'''
 WORK = """
 from torch import nn
 
@@ -57,11 +58,12 @@ class PatchTower(VisionTower):
         return self.model.blocks
 
     def encode(self, pixels):
-        tokens = self.model.embed(pixels.to(self.model.embed.weight.dtype)).flatten(2).transpose(1, 2)
+        pixels = pixels.to(self.model.embed.weight.dtype)
+        tokens = self.model.embed(pixels).flatten(2).transpose(1, 2)
         for block in self.model.blocks:
             tokens = tokens + block(tokens).relu()
         return tokens
-"""  # noqa: E501
+"""
 WALK = """
 import sys
 from vita_train.pipeline import steps

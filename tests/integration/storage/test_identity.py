@@ -21,7 +21,8 @@ from vita_train.storage.s3 import S3Store
 _EXPIRES = "2099-01-01T00:00:00Z"
 _ROLE = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
 <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{ACCESS_KEY}</AccessKeyId>
-<SecretAccessKey>{SECRET_KEY}</SecretAccessKey><SessionToken></SessionToken><Expiration>{_EXPIRES}</Expiration>
+<SecretAccessKey>{SECRET_KEY}</SecretAccessKey><SessionToken></SessionToken>
+<Expiration>{_EXPIRES}</Expiration>
 </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
 _POD = json.dumps(
     {
@@ -32,7 +33,8 @@ _POD = json.dumps(
     }
 )
 _REFUSED = """<ErrorResponse><Error><Code>AccessDenied</Code>
-<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>"""  # noqa: E501
+<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message>
+</Error></ErrorResponse>"""
 
 
 @contextmanager

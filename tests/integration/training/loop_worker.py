@@ -31,6 +31,7 @@ from tests.helpers.toy import (
 from vita_train.errors import DataError, VitaError
 from vita_train.launch.process import run_rank
 from vita_train.storage.factory import open_store
+from vita_train.training.counters import Counters
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
@@ -44,7 +45,7 @@ from vita_train.training.parallel.distributed import (
 )
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
-from vita_train.training.trainer import Counters, Loop
+from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
 
 case: dict[str, Any] = json.loads(sys.argv[2])

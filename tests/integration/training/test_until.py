@@ -204,7 +204,7 @@ def test_no_process_can_measure_weights_that_are_spread_out(root: Path) -> None:
         "max_steps": 10,
         "engine": {"kind": "fsdp2"},
     }
-    with pytest.raises(RecipeError, match="spread over all"):
+    with raises_code(RecipeError, "VT-RECIPE-027", "textqa.dev.accuracy", "dev.loss"):
         check_recipe(recipe_of(root, **spread))
     check_recipe(recipe_of(root, **{**spread, "until": {"dev.loss": {"max": 1.0}}}))
 

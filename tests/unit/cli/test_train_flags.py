@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.cli.main import main
 from vita_train.cli.run.train import _check_resumed, _trained_before
 from vita_train.compat.vita.build import public_run
@@ -102,9 +103,9 @@ def test_a_run_goes_on_from_its_own_settings_and_others_are_listed(tmp_path: Pat
     _check_resumed(run_of(), "1.1", str(checkpoint))
     _check_resumed(run_of("launch.workers=3"), "1.1", str(checkpoint))  # how, not what
     _check_resumed(run_of("stages.1.2.steps=9"), "1.1", str(checkpoint))  # another stage
-    with pytest.raises(UserError, match=r"trainable\.projector: 0\.001 -> 0\.002"):
+    with raises_code(UserError, "VT-USE-242", "trainable.projector: 0.001 -> 0.002"):
         _check_resumed(run_of("stages.1.1.trainable.projector=0.002"), "1.1", str(checkpoint))
-    with pytest.raises(UserError, match="nothing to go on from"):
+    with raises_code(UserError, "VT-USE-238", "gone", "--output_dir"):
         _check_resumed(run_of(), "1.1", str(tmp_path / "m" / "gone"))
 
 

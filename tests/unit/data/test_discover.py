@@ -14,7 +14,8 @@ from tests.helpers.data_world import turns
 from tests.helpers.errors import raises_code
 from vita_train.cli.main import build_app
 from vita_train.data.check.run import check
-from vita_train.data.discover import look_at, write_project
+from vita_train.data.discover.look import look_at
+from vita_train.data.discover.project import write_project
 from vita_train.data.sources.registry import load_registry
 from vita_train.errors import UserError
 from vita_train.recipe.check import check_recipe

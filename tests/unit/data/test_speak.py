@@ -78,7 +78,7 @@ def test_questions_become_recordings_and_all_else_stays(world: Path) -> None:
     assert len(wave) == pytest.approx(len("two plus two?") / 10 * RATE, rel=0.01)
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     assert {reject["id"] for reject in rejects} >= {"mute", "ill", "still", "long"}
-    assert dataset
+    assert dataset == "typed"
 
 
 def test_voice_and_speed_follow_from_seed_and_id(world: Path) -> None:

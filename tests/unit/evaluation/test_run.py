@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.helpers.errors import raises_code
 from vita_train.errors import UserError
+from vita_train.evaluation.asr import recognise
 from vita_train.evaluation.measures import measure
+from vita_train.evaluation.recogniser import open_recogniser
 from vita_train.evaluation.run import evaluate_run
 from vita_train.recipe.schema import StorageSpec
 from vita_train.report.render import render_report
@@ -64,6 +67,29 @@ def test_measures_of_a_run_are_those_of_its_weights(world: Any, run: Any, tmp_pa
         bool(entry["media"]) and all(item["kind"] == "image" for item in entry["media"])
         for entry in listed
     )
+
+
+def test_a_runs_own_recogniser_judges_what_it_hears(world: Any, run: Any, tmp_path: Path) -> None:
+    index = world.corpus.index("asr", "test")
+    samples = [index.sample(place) for place in range(0, len(index), 6)]
+    clips, waves = [one.load_fbank() for one in samples], [one.load_wave() for one in samples]
+    heard = recognise(world.modules, world.corpus.ctc_vocab, clips, device=torch.device("cpu"))
+    settings = run.model_dump(mode="json")
+    settings["model"]["llm"]["source"] = "/gone"  # a language model is not needed to listen
+    (tmp_path / "r" / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    judge = open_recogniser(str(tmp_path / "r"))
+    assert judge(waves, heard) == [0.0] * len(heard)
+    texts = [f"{text} unheard of" for text in heard]
+    expected = [2 / len(text.split()) for text in texts]
+    assert judge(waves, texts) == pytest.approx(expected)
+
+
+def test_a_run_without_a_recogniser_is_refused(run: Any, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for stage in ("2.1a", "2.1b", "2.2", "3.1", "3.2"):
+        store.delete([f"r/{stage}/final.json"])
+    with raises_code(UserError, "VT-USE-232", str(tmp_path / "r"), "ctc_head"):
+        open_recogniser(str(tmp_path / "r"))
 
 
 def test_a_run_without_a_finished_stage_is_refused(world: Any, tmp_path: Path) -> None:

@@ -206,10 +206,10 @@ def test_what_the_model_lacks_is_named(place: Place, chat: Chat) -> None:
         list(chat.ask(""))
 
 
-@pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "code"), [("missing", "VT-USE-046"), ("empty", "VT-USE-047")])
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, name: str, code: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no such directory|neither an export nor a run"):
+    with raises_code(UserError, code, name):
         open_chat(str(tmp_path / name))
 
 

@@ -71,12 +71,23 @@ def test_an_error_that_no_file_could_take_comes_through_the_job_s_output(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("blocks", "inodes", "words"),
-    [(0, 100, "no space"), (100, 0, "no inodes"), (100, 100, "failed")],
+    ("blocks", "inodes", "code", "fact"),
+    [
+        (0, 100, "VT-USE-104", "space"),
+        (100, 0, "VT-USE-103", "inodes"),
+        (100, 100, "VT-FAIL-003", ""),
+    ],
 )
 def test_a_full_disk_is_looked_for_before_a_job_is_said_to_have_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, inodes: int, words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: int,
+    inodes: int,
+    code: str,
+    fact: str,
 ) -> None:
     found = SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_favail=inodes, f_files=1000)
     monkeypatch.setattr("vita_train.storage.disk_errors.os.statvfs", lambda path: found)
-    assert words in explain(tmp_path, "no word of it").what
+    error = explain(tmp_path, "no word of it")
+    assert error.code == code
+    assert fact in error.what

@@ -14,7 +14,8 @@ from vita_train.launch.process import run_rank
 
 class Thread:
     def __del__(self):
-        os.abort()  # as a thread of gloo does that lets go of a tensor while the interpreter goes down
+        # As a thread of gloo does that lets go of a tensor while the interpreter goes down.
+        os.abort()
 
 held = Thread()
 atexit.register(lambda: print("handlers ran"))
@@ -24,7 +25,7 @@ def main():
     {end}
 
 run_rank(main)
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.parametrize(

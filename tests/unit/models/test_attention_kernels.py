@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.helpers.errors import raises_code
 from tests.helpers.omni_batches import document, pack
 from tests.helpers.small_model import OMNI
 from vita_train.errors import RecipeError
 from vita_train.models.attention import kernels
-from vita_train.models.attention.kernels import attend, document_of, kernel_for
+from vita_train.models.attention.kernels import Documents, attend, document_of, kernel_for
 from vita_train.models.build import build_modules
 from vita_train.models.omni import Omni
 from vita_train.models.speech.decoder import SpeechDecoder
@@ -77,7 +78,7 @@ def test_every_kernel_keeps_documents_apart(
     kernel: Any, causal: bool, given: list[dict[str, Any]]
 ) -> None:
     query, key, value = row(4, 1), row(2, 2), row(2, 3)
-    found = attend(kernel, query, key, value, STARTS, 5, causal=causal)
+    found = attend(kernel, query, key, value, Documents(STARTS, 5), causal=causal)
     torch.testing.assert_close(found, dense(query, key, value, causal=causal), atol=1e-5, rtol=1e-5)
     for call in given:
         assert call["starts"].tolist() == [0, 3, 4, 9]
@@ -93,17 +94,17 @@ def test_what_a_setting_means(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernel_for("sdpa", CPU, half=False) == "sdpa"
     assert kernel_for("auto", GPU, half=False) == "sdpa"
     for kind in ("varlen", "flash"):
-        with pytest.raises(RecipeError, match="on a processor"):
+        with raises_code(RecipeError, "VT-RECIPE-080", kind, "processor"):
             kernel_for(kind, CPU, half=True)
-        with pytest.raises(RecipeError, match="in float32"):
+        with raises_code(RecipeError, "VT-RECIPE-080", kind, "float32"):
             kernel_for(kind, GPU, half=False)
-    with pytest.raises(RecipeError, match="no gradients on a processor"):
+    with raises_code(RecipeError, "VT-RECIPE-080", "flex", "gradients"):
         kernel_for("flex", CPU, half=False)
     assert kernel_for("flex", CPU, half=False, trains=False) == "flex"
     for there, expected in ((True, "flash"), (False, "varlen")):
         monkeypatch.setattr(kernels, "has_flash", lambda device, there=there: there)
         assert kernel_for("auto", GPU, half=True) == expected
-    with pytest.raises(RecipeError, match="needs the package flash-attn"):
+    with raises_code(RecipeError, "VT-RECIPE-080", "flash-attn"):
         kernel_for("flash", GPU, half=True)
 
 

@@ -90,6 +90,25 @@ def test_a_date_is_filled_in_once_for_all_steps_of_a_workflow(
     assert name("run-b", 2) == "nightly-2026-03-02"
 
 
+def test_the_first_step_of_a_workflow_resolves_the_recipe_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+
+    def seed(workflow: str, written: int, *, is_first: bool = False) -> int:
+        monkeypatch.setenv(WORKFLOW, workflow)
+        file.write_text((PRESETS / "smoke.yaml").read_text() + f"\nseed: {written}\n")
+        run, _ = open_run(file.as_uri(), "", str(tmp_path / "runs"), is_first=is_first)
+        assert load_recipe(str(tmp_path / "runs" / "smoke" / "recipe.yaml")) == run.recipe
+        return run.recipe.seed
+
+    assert seed("a", 1, is_first=True) == 1
+    assert seed("a", 2) == 1, "edited while the pipeline runs"
+    assert seed("b", 3) == 3, "another pipeline; one of a single stage has no first step"
+    assert seed("a", 2, is_first=True) == 2, "tried again from its first step"
+    assert seed("a", 4) == 2
+
+
 def test_names_are_filled_in_with_what_there_is() -> None:
     moment = datetime(2026, 3, 1, 7, 5, tzinfo=UTC)
     assert dated("a-{date}-{time}", moment) == "a-2026-03-01-0705"

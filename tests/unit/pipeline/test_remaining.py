@@ -32,7 +32,7 @@ def _do(run: Run, step: str, content: str = "") -> None:
     def work(digest: str) -> Manifest:
         kind = KINDS.get(step, "model")
         lineage = {"content": dict.fromkeys(run.recipe.data.source, content)}
-        made = Manifest(kind=kind, run="r", stage=step, digest=digest, lineage=lineage)  # type: ignore[arg-type]
+        made = Manifest(kind=kind, run="r", stage=step, digest=digest, lineage=lineage)
         run.commit(step, made)
         return made
 

@@ -104,5 +104,5 @@ def test_they_get_their_own_resources(
 def test_a_recipe_goes_over_the_chart_and_a_step_over_all() -> None:
     chart = {"all": StepPod(cpu="2", memory="8Gi"), "prepare": StepPod(cpu="4")}
     own = {"all": StepPod(memory="16Gi")}
-    assert merge_step_pods("prepare", [chart, own]) == StepPod(cpu="4", memory="16Gi")  # type: ignore[list-item]
-    assert merge_step_pods("export", [chart, own]) == StepPod(cpu="2", memory="16Gi")  # type: ignore[list-item]
+    assert merge_step_pods("prepare", [chart, own]) == StepPod(cpu="4", memory="16Gi")
+    assert merge_step_pods("export", [chart, own]) == StepPod(cpu="2", memory="16Gi")

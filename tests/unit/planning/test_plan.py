@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -29,6 +32,18 @@ def test_the_real_recipe_is_planned_without_weights(real: Plan) -> None:
         for name in ("llm", "vision", "projector", "audio_encoder", "ctc_head", "audio_adapter")
     )
     assert sum(stages["2.2"].modules.values()) == omni == pytest.approx(8.324e9, rel=1e-4)
+
+
+def test_the_readme_shows_what_the_plan_says(real: Plan) -> None:
+    text = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w., ]+) \|[^|]*\| ([\d.]+) \(([^)]+)\) \|", text, re.MULTILINE)
+    stages = {stage.stage: stage for stage in real.stages}
+    shown = [(name, size, how) for names, size, how in rows for name in names.split(", ")]
+    assert len(shown) == 5
+    for name, size, how in shown:
+        stage = stages[name]
+        assert f"{stage.state_bytes(stage.zero, 8) / 1e9:.1f}" == size, name
+        assert how == ("whole" if stage.zero == 0 else f"ZeRO {stage.zero}"), name
 
 
 def test_training_everything_takes_sixteen_bytes_a_weight_shared_by_sharding(real: Plan) -> None:

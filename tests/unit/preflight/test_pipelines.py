@@ -11,13 +11,13 @@ import pytest
 from tests.helpers.kfp_server import FakeKfp, fake_kfp
 from vita_train.pipeline.compiled import LADDER_PIPELINE
 from vita_train.pipeline.server import PipelineServer
-from vita_train.preflight.pipelines import Patience, check_pipelines
+from vita_train.preflight.pipelines import Timeouts, check_pipelines
 from vita_train.recipe.check import check_recipe
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.selection import Selection
 
 LADDER = Path(__file__).resolve().parents[3] / "pipelines" / "compiled" / "ladder.yaml"
-SOON = Patience(run=0.3, gone=0.3, poll=0.01)
+SOON = Timeouts(run=0.3, gone=0.3, poll=0.01)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def _outcomes(kfp: FakeKfp, jobs: list[int]) -> list[tuple[bool, str]]:
         return jobs.pop(0) if len(jobs) > 1 else jobs[0]
 
     server = PipelineServer(kfp.endpoint)
-    checks = check_pipelines(server, look, out=lambda line: None, patience=SOON)
+    checks = check_pipelines(server, look, out=lambda line: None, timeouts=SOON)
     return [(made.ok, made.detail) for made in checks]
 
 

@@ -73,36 +73,34 @@ def test_stages_run_in_the_order_of_the_graph_and_else_as_they_are_written() -> 
 
 
 @pytest.mark.parametrize(
-    ("after", "line", "words"),
+    ("after", "line", "facts"),
     [
         (
             {"one": "", "two": ", after: [won]"},
             4,
-            ["stage two starts after 'won'", "its stages are one, two"],
+            ["two", "'won'", "one, two"],
         ),
         (
             {"one": ", after: [two]", "two": ""},
             3,
-            ["stage one starts in the end after itself", "one -> two -> one"],
+            ["one -> two -> one"],
         ),
         ({"one": ", after: [one]"}, 3, ["one -> one"]),
         (
             {"one": "", "two": ", after: []"},
             4,
-            ["stage two trains projector, and so does one", "the finished model"],
+            ["two", "projector", "one"],
         ),
-        ({"one": "", "Two": ""}, 4, ["stage Two has a name that cannot be used"]),
-        ({"one": "", "prepare": ""}, 4, ["means something else in a run"]),
+        ({"one": "", "Two": ""}, 4, ["Two"]),
+        ({"one": "", "prepare": ""}, 4, ["prepare"]),
     ],
 )
 def test_a_graph_that_cannot_be_run_is_refused_with_its_line(
-    after: dict[str, str], line: int, words: list[str]
+    after: dict[str, str], line: int, facts: list[str]
 ) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with raises_code(RecipeError, "VT-RECIPE-033", *facts) as caught:
         parse_recipe(graph_of(**after), "m.yaml")
     assert caught.value.where == f"m.yaml:{line}"
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_names_of_stages_are_text_wherever_they_stand() -> None:
@@ -117,60 +115,58 @@ def test_names_of_stages_are_text_wherever_they_stand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "line", "words"),
+    ("change", "line", "code", "facts"),
     [
-        (
-            ("steps: 5", "stepz: 5"),
-            8,
-            ["unknown key 'stepz' in stages.1.1", "did you mean 'steps'"],
-        ),
-        (("name: mine", "nmae: mine"), 1, ["unknown key 'nmae'", "did you mean 'name'"]),
-        (("steps: 5", "steps: five"), 8, ["stages.1.1.steps", "valid integer", '"five"']),
-        (("steps: 5", "steps: '5'"), 8, ["stages.1.1.steps", "valid integer"]),
-        (("steps: 5", "steps: 0"), 8, ["stages.1.1.steps", "greater than or equal to 1"]),
-        (("steps: 5", "steps: yes"), 8, ["stages.1.1.steps", "valid integer"]),
-        (("name: mine", "name: 7"), 1, ["name", "valid string", "quote it"]),
-        (("next_token", "next_tokens"), 4, ["stages.1.1.objective", "did you mean next_token"]),
-        (("2e-3", "[1]"), 7, ["stages.1.1.trainable.projector", "valid number"]),
-        (("projector:", "projecter:"), 3, ["unknown modules ['projecter']"]),
-        (("    steps: 5\n", ""), 3, ["stages.1.1", "exactly one of steps and epochs"]),
+        (("steps: 5", "stepz: 5"), 8, "VT-RECIPE-050", ["'stepz'", "stages.1.1", "'steps'"]),
+        # Two mistakes: one key too many, and one that is missing.
+        (("name: mine", "nmae: mine"), 1, "VT-RECIPE-043", ["VT-RECIPE-050", "'nmae'", "'name'"]),
+        (("steps: 5", "steps: five"), 8, "VT-RECIPE-048", ["stages.1.1.steps", '"five"']),
+        (("steps: 5", "steps: '5'"), 8, "VT-RECIPE-048", ["stages.1.1.steps", '"5"']),
+        (("steps: 5", "steps: 0"), 8, "VT-RECIPE-048", ["stages.1.1.steps", "not 0"]),
+        (("steps: 5", "steps: yes"), 8, "VT-RECIPE-048", ["stages.1.1.steps", '"yes"']),
+        (("name: mine", "name: 7"), 1, "VT-RECIPE-048", ["name", "quote it"]),
+        (("next_token", "next_tokens"), 4, "VT-RECIPE-047", ["stages.1.1.objective", "next_token"]),
+        (("2e-3", "[1]"), 7, "VT-RECIPE-048", ["stages.1.1.trainable.projector", "[1]"]),
+        (("projector:", "projecter:"), 3, "VT-RECIPE-047", ["['projecter']", "projector"]),
+        (("    steps: 5\n", ""), 3, "VT-RECIPE-047", ["stages.1.1", "steps", "epochs"]),
         (
             ("    steps: 5\n", "    steps: 5\n    curriculum: [{steps: 5, data: {recall: 1}}]\n"),
             3,
-            ["stages.1.1", "takes 5 steps"],
+            "VT-RECIPE-047",
+            ["stages.1.1", "curriculum", "5 steps"],
         ),
         (
             ("    steps: 5\n", "    epochs: 2\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"),
             3,
-            ["stages.1.1", "give the stage steps"],
+            "VT-RECIPE-047",
+            ["stages.1.1", "curriculum", "steps"],
         ),
         (
             ("next_token\n", "ctc\n    curriculum: [{steps: 1, data: {recall: 1}}]\n"),
             3,
-            ["needs an objective that packs rows"],
+            "VT-RECIPE-047",
+            ["stages.1.1", "curriculum", "ctc"],
         ),
         (
             ("    steps: 5\n", "    steps: 5\n    steps: 6\n"),
             9,
-            ["'steps' is given twice", "line 8"],
+            "VT-RECIPE-055",
+            ["'steps'", "line 8"],
         ),
-        (("2e-3", "!!python/name:os.system"), 7, ["tags"]),
-        (("{caption: 1}", "{caption: 1"), 6, ["is not YAML"]),
-        (("2e-3", "1e999"), 7, ["too large"]),
-        (("stages:", "? [a]\n: 1\nstages:"), 2, ["a key must be a word"]),
+        (("2e-3", "!!python/name:os.system"), 7, "VT-RECIPE-057", ["os.system"]),
+        (("{caption: 1}", "{caption: 1"), 6, "VT-RECIPE-051", []),
+        (("2e-3", "1e999"), 7, "VT-RECIPE-056", ["1e999"]),
+        (("stages:", "? [a]\n: 1\nstages:"), 2, "VT-RECIPE-054", []),
     ],
 )
 def test_a_mistake_is_named_with_its_line(
-    tmp_path: Path, change: tuple[str, str], line: int, words: list[str]
+    tmp_path: Path, change: tuple[str, str], line: int, code: str, facts: list[str]
 ) -> None:
     path = tmp_path / "mine.yaml"
     assert change[0] in GOOD
     path.write_text(GOOD.replace(*change))
-    with pytest.raises(RecipeError) as caught:
+    with raises_code(RecipeError, code, f"mine.yaml:{line}:", *facts):
         load_recipe(str(path))
-    assert f"mine.yaml:{line}:" in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
@@ -204,9 +200,7 @@ def test_a_recipe_says_where_its_data_come_from() -> None:
         parse_recipe(GOOD.replace(DATA, ""), "m")
     with raises_code(RecipeError, "VT-RECIPE-047", "m:9"):
         parse_recipe(GOOD.replace(DATA, "data: {state_mode: none}\n"), "m")
-    with pytest.raises(
-        RecipeError, match=r"m:10: data\.source names its sources .*source: {synth: {kind: synth"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-032", "m:10", "source: {synth: {kind: synth"):
         parse_recipe(GOOD.replace(DATA, "data:\n  source: {kind: synth}\n"), "m")
     assert set(load_recipe(GOOD, ["data.source.more={kind: synth, scale: 2}"]).data.source) == {
         "own",

@@ -110,16 +110,12 @@ def test_a_contradiction_is_named_with_its_line(
 
 def test_other_objectives_have_neither() -> None:
     text = GOOD.replace("next_token", "caption_words").replace("llm: 1e-4, projector", "vision")
-    with pytest.raises(
-        RecipeError, match="adapters need an objective that reads tokens, not caption_words"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-047", "stages.1.2.lora", "caption_words"):
         parse_recipe(
             text.replace("rank: 8", "modules: [vision]").replace("    quantize: {kind: nf4}\n", ""),
             "m",
         )
-    with pytest.raises(
-        RecipeError, match=r"stages\.1\.2\.quantize: needs an objective that reads tokens"
-    ):
+    with raises_code(RecipeError, "VT-RECIPE-047", "stages.1.2.quantize"):
         parse_recipe(text.replace(LORA, ""), "m")
 
 

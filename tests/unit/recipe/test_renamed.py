@@ -140,23 +140,24 @@ def test_a_former_key_in_a_file_is_refused_with_its_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "line", "code", "facts"),
     [
         (
             TODAY.replace('steps: 5\n    "', 'save_every: 1\n    "'),
             11,
-            "save_every is the former name of checkpoint_",
+            "VT-RECIPE-040",
+            ["save_every", "checkpoint_interval"],
         ),
-        ("stages: {a: [\n", 2, "is not YAML"),
-        ("stages: &a {one: *a}\n", 1, "nested too deeply"),
+        ("stages: {a: [\n", 2, "VT-RECIPE-051", []),
+        ("stages: &a {one: *a}\n", 1, "VT-RECIPE-053", []),
     ],
 )
 def test_what_is_no_recipe_is_refused_and_left_alone(
-    text: str, line: int, words: str, tmp_path: Path
+    text: str, line: int, code: str, facts: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=words) as caught:
+    with raises_code(RecipeError, code, *facts) as caught:
         upgrade_file(path)
     assert caught.value.where == f"{path}:{line}"
     assert path.read_text() == text

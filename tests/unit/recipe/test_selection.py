@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import UserError
 from vita_train.recipe.graph import blocks, uncovered
 from vita_train.recipe.load import load_recipe
@@ -57,17 +58,17 @@ def test_only_takes_several_and_aliases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "code", "facts"),
     [
-        ({"only": "1.1", "until": "1.2"}, "combined"),
-        ({"since": "1.2", "until": "1.1"}, "1.1 does not wait for 1.2"),
-        ({"since": "3.1", "until": "2.2"}, "2.2 does not wait for 3.1"),
-        ({"only": "evaluat"}, "did you mean evaluate"),
-        ({"until": "9.9"}, "steps are data_fetch"),
+        ({"only": "1.1", "until": "1.2"}, "VT-USE-092", ["--only"]),
+        ({"since": "1.2", "until": "1.1"}, "VT-USE-093", ["1.1", "1.2"]),
+        ({"since": "3.1", "until": "2.2"}, "VT-USE-093", ["2.2", "3.1"]),
+        ({"only": "evaluat"}, "VT-USE-091", ["evaluate"]),
+        ({"until": "9.9"}, "VT-USE-091", ["data_fetch"]),
     ],
 )
-def test_contradictions_are_refused(given: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_contradictions_are_refused(given: dict[str, str], code: str, facts: list[str]) -> None:
+    with raises_code(UserError, code, *facts):
         Selection.parse(TINY, **given)
 
 

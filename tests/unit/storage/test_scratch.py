@@ -23,7 +23,8 @@ from vita_train.storage.scratch import scratch_folder
 from vita_train.weights.staging import atomic_directory
 
 home = Path(sys.argv[1])
-with (private_file(home / "1.1" / "final.json") as (_, file), scratch_folder(home / "1.1", "final") as scratch,
+with (private_file(home / "1.1" / "final.json") as (_, file),
+      scratch_folder(home / "1.1", "final") as scratch,
       atomic_directory(home / "export" / "model", "export.json", "export") as aside):
     for path in (scratch, aside):
         (path / "half.safetensors").write_bytes(b"x" * 1000)
@@ -31,7 +32,7 @@ with (private_file(home / "1.1" / "final.json") as (_, file), scratch_folder(hom
     file.flush()
     print("writing", flush=True)
     time.sleep(600)
-"""  # noqa: E501
+"""
 
 
 @contextmanager

@@ -11,12 +11,8 @@ import torch
 
 from tests.helpers.toy import (
     ToyBatch,
-    ToyObjective,
     ToyOrder,
     collate,
-    toy_context,
-    toy_modules,
-    toy_recipe,
     toy_sample,
 )
 from vita_train.data.loading.unreadable import collate_readable
@@ -25,17 +21,14 @@ from vita_train.training.batches import BatchLoader, LoadedPart
 from vita_train.training.objectives.speech_tokens import SpeechTokensBatch
 from vita_train.training.parallel.distributed import World
 
-ALONE = World(0, 1, 0, torch.device("cpu"))
-
 
 def ids(size: int, accumulate: int, workers: int = 0, start: int = 0) -> list[list[str]]:
     """Ids of steps ``start`` to 4 over all ranks, sorted within a step."""
-    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
     steps: list[list[str]] = [[] for _ in range(start, 4)]
     for rank in range(size):
         world = World(rank, size, rank, torch.device("cpu"))
         loader = BatchLoader(
-            objective, ToyOrder(), grad_accum=accumulate, world=world, seed=0, workers=workers
+            collate, ToyOrder(), grad_accum=accumulate, world=world, workers=workers
         )
         for step, (parts, unreadable) in enumerate(loader.steps(start, 4)):
             assert len(parts) == accumulate
@@ -57,8 +50,7 @@ def test_same_global_batches(size: int, accumulate: int, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_worker_hands_over_one_micro_batch_at_a_time(workers: int) -> None:
-    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    loader = BatchLoader(objective, ToyOrder(), grad_accum=4, world=ALONE, seed=0, workers=workers)
+    loader = BatchLoader(collate, ToyOrder(), grad_accum=4, workers=workers)
     loader._visits.steps = range(2)
     items = [item for item in loader._loader if isinstance(item, LoadedPart)]
     assert [len(item.batch.sample_ids) for item in items] == [2] * 8
@@ -87,10 +79,7 @@ class BrokenOrder(ToyOrder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_read_is_told_in_full(workers: int) -> None:
-    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    loader = BatchLoader(
-        objective, BrokenOrder(), grad_accum=1, world=ALONE, seed=0, workers=workers
-    )
+    loader = BatchLoader(collate, BrokenOrder(), workers=workers)
     batches = loader.steps(0, 4)
     next(batches)
     with pytest.raises(DataError) as told:
@@ -108,11 +97,7 @@ def unreadable_collate(samples: Sequence[SimpleNamespace], *, seed: int) -> ToyB
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_samples_that_cannot_be_read_are_left_out_and_named(workers: int) -> None:
-    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
-    objective.collate = unreadable_collate
-    loader = BatchLoader(
-        objective, ToyOrder(), grad_accum=2, world=ALONE, seed=0, workers=workers, skip=True
-    )
+    loader = BatchLoader(unreadable_collate, ToyOrder(), grad_accum=2, workers=workers, skip=True)
     found = list(loader.steps(0, 3))
     for step, loaded in enumerate(found):
         kept = [name for part in loaded.parts for name in part.sample_ids]
@@ -155,10 +140,9 @@ class SwitchingOrder(ToyOrder):
 
 
 def test_workers_stay_and_follow_a_plan_that_changes() -> None:
-    objective = ToyObjective(toy_context(toy_recipe(), "1.2"), toy_modules())
     order = SwitchingOrder()
     order.set_ends([40])
-    loader = BatchLoader(objective, order, grad_accum=1, world=ALONE, seed=0, workers=2)
+    loader = BatchLoader(collate, order, workers=2)
     first = next(loader.steps(0, 40)).parts[0].sample_ids
     order.set_ends([1])
     second, third = [loaded.parts[0].sample_ids for loaded in loader.steps(1, 3)]

@@ -25,6 +25,7 @@ from vita_train.models.build import build_modules
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.special_ids import AUDIO_ID
 from vita_train.storage.local import LocalStore
+from vita_train.training.counters import Counters
 from vita_train.training.engines.base import EngineContext
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.freeze import apply_trainable
@@ -34,7 +35,7 @@ from vita_train.training.observability.run_log import RunLog
 from vita_train.training.parallel.distributed import World
 from vita_train.training.resume import Checkpoints
 from vita_train.training.step_plan import StepPlan
-from vita_train.training.trainer import Counters, Loop
+from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
 
 #: The families that every run of the tests trains: the default one, and one of experts.

@@ -12,28 +12,30 @@ from vita_train.compat.vita.scripts import ALIASES, describe_scripts
 _OPENING = """\
 # The public trainer's arguments
 
-`vita-train train --FLAG VALUE ...` takes the command line of the public trainer and makes a recipe of one stage from
-it. The recipe is printed; then its data are prepared and the stage runs as with `vita-train launch`. `--dry-run` ends
-after the recipe, `--save FILE` writes it, `--set KEY=VALUE` changes a setting of it, `--stage ID` names the stage
-where the flags do not tell it. Notes on what a flag does here that it did not do there go to the standard error.
+`vita-train train --FLAG VALUE ...` takes the command line of the public trainer and makes a recipe
+of one stage from it. The recipe is printed; then its data are prepared and the stage runs as with
+`vita-train launch`. `--dry-run` ends after the recipe, `--save FILE` writes it, `--set KEY=VALUE`
+changes a setting of it, `--stage ID` names the stage where the flags do not tell it. Notes on what
+a flag does here that it did not do there go to the standard error.
 
-Flags are read as `HfArgumentParser` reads them, with these differences: a shortened name is refused, and so are flags
-that contradict each other. Where the public code goes on in spite of a contradiction, `--like-public` does the same.
+Flags are read as `HfArgumentParser` reads them, with these differences: a shortened name is
+refused, and so are flags that contradict each other. Where the public code goes on in spite of a
+contradiction, `--like-public` does the same.
 
 This page is made from the code by `vita-train train --flags`; a test keeps it in step.
-"""  # noqa: E501
+"""
 _CHAIN = """\
 ## Going on from a stage of ours
 
-The public scripts hand files from one to the next. Here the weights of a module are named by the folder of the stage
-that trained it, whichever run it belongs to:
+The public scripts hand files from one to the next. Here the weights of a module are named by the
+folder of the stage that trained it, whichever run it belongs to:
 
 ```
 vita-train train --pretrain_mm_mlp_adapter runs/s1/1.1 --output_dir runs/s2 ...
 vita-train train --model_name_or_path Qwen/Qwen2.5-7B-Instruct --set weights.llm=runs/s2/1.2 \\
   --set weights.vision=runs/s2/1.2 --pretrain_mm_mlp_adapter runs/s2/1.2 --output_dir runs/s3 ...
 ```
-"""  # noqa: E501
+"""
 _TRAINS = """\
 ## Which modules train
 
@@ -41,18 +43,20 @@ Each line may undo an earlier one, as in the public code.
 
 | | Condition | Effect |
 |---|---|---|
-| 0 | always | the llm with its head and the projector train; the tower does not; the audio encoder and its adapter as \
-`freeze_audio_encoder` and `freeze_audio_encoder_adapter` say |
+| 0 | always | the llm with its head and the projector train; the tower does not; the audio \
+encoder and its adapter as `freeze_audio_encoder` and `freeze_audio_encoder_adapter` say |
 | 1 | `freeze_backbone` | the llm does not train (the public code lets its head train on) |
 | 2 | `tune_mm_mlp_adapter` | the projector alone |
 | 3 | `tune_audio_mlp_adapter` | the audio adapter alone |
-| 4 | `audio_prompt_finetune`, `audio_state_predictor_tuning` | the audio prompt, the state head, or both alone |
+| 4 | `audio_prompt_finetune`, `audio_state_predictor_tuning` | \
+the audio prompt, the state head, or both alone |
 | 5 | `freeze_mm_mlp_adapter` | the projector does not train |
 | 6 | `unfreeze_vision_tower` | the tower trains, whatever was said before |
 
-A flag that another one undoes is refused with both names, unless `--like-public` is given. Every module that trains
-has the rate `learning_rate`, but for the vision tower where `mm_projector_lr` is given.
-"""  # noqa: E501
+A flag that another one undoes is refused with both names, unless `--like-public` is given. Every
+module that trains has the rate `learning_rate`, but for the vision tower where `mm_projector_lr` is
+given.
+"""
 
 
 def document() -> str:

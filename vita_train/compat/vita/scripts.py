@@ -11,11 +11,12 @@ from vita_train.errors import UserError
 
 _COMMON = """
 --lazy_preprocess True --report_to none --image_aspect_ratio square --group_by_modality_length False
---mm_projector_type mlp2x_gelu --deepspeed zero3.json --num_train_epochs 1 --per_device_eval_batch_size 4
---evaluation_strategy no --save_strategy steps --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine
---logging_steps 1 --tf32 True --bf16 True --gradient_checkpointing True --freeze_audio_encoder True
---per_device_train_batch_size 8 --gradient_accumulation_steps 2 --model_max_length 6200 --save_steps 500
---save_total_limit 1 --dataloader_num_workers 4"""  # noqa: E501
+--mm_projector_type mlp2x_gelu --deepspeed zero3.json --num_train_epochs 1
+--per_device_eval_batch_size 4 --evaluation_strategy no --save_strategy steps --weight_decay 0.
+--warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True --bf16 True
+--gradient_checkpointing True --freeze_audio_encoder True --per_device_train_batch_size 8
+--gradient_accumulation_steps 2 --model_max_length 6200 --save_steps 500 --save_total_limit 1
+--dataloader_num_workers 4"""
 _INTERNVIT = "--vision_tower OpenGVLab/InternViT-300M-448px"
 _SIGLIP = "--vision_tower google/siglip-so400m-patch14-384"
 _MIXTRAL_TYPE = (

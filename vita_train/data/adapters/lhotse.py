@@ -8,8 +8,6 @@ of its own.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import os
 import re
@@ -22,6 +20,7 @@ from vita_train.data.adapters.base import Input, Rejected, missing, write_rows
 from vita_train.data.adapters.speech import recording
 from vita_train.data.segments import Segment, cut_segments
 from vita_train.data.sources.registry import Dataset, SplitSource
+from vita_train.data.sources.texts import RowError, read_values
 from vita_train.errors import DataError
 
 #: Seconds by which a supervision may fall short of its recording and still cover it.
@@ -135,15 +134,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: it is none.
     """
-    try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as stream:
-            rows = [json.loads(line) for line in stream if line.strip()]
-        if all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
-            return rows
-        fault = "a row has no id"
-    except (OSError, ValueError, EOFError) as error:
-        fault = str(error)
+    rows = list(read_values(path))
+    if all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        return rows
+    faults = (str(row) for row in rows if isinstance(row, RowError))
+    fault = next(faults, "a row has no id")
     raise DataError(
         f"is no manifest of lhotse: {fault}",
         code="VT-DATA-083",

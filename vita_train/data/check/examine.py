@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
@@ -104,12 +103,7 @@ class Examiner:
     def __enter__(self) -> Examiner:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()

@@ -109,11 +109,10 @@ class Index:
     def _whole_lengths(self, tile: TileTokens) -> np.ndarray:
         """Return the lengths without merging."""
         lengths = self.lengths.copy()
-        videos = list(map(len, self.column("videos"))) if tile.first_whole else [0] * len(self)
-        lengths[:, 0] += [
-            tile.saved(tiles, films)
-            for tiles, films in zip(lengths[:, 1].tolist(), videos, strict=True)
-        ]
+        videos: np.ndarray | int = 0
+        if tile.first_whole:
+            videos = np.fromiter(map(len, self.column("videos")), lengths.dtype, len(self))
+        lengths[:, 0] += tile.saved(lengths[:, 1], videos)
         return lengths
 
     def __len__(self) -> int:

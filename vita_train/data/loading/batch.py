@@ -40,7 +40,8 @@ class MicroBatch:
         return self._replace(modalities=modalities)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        found = {field.name: vars(self)[field.name] for field in fields(self)}  # type: ignore[arg-type]
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        found = {name: vars(self)[name] for name in names}
         return self._replace(
             **{name: _changed(value, change) for name, value in found.items() if _moves(value)}
         )

@@ -76,6 +76,5 @@ def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None,
 
 def _tile_tokens(samples: Sequence[Sample]) -> Tensor | None:
     counts = [tokens for sample in samples if (tokens := sample.tile_tokens()) is not None]
-    merged = any(sample.settings.tile_tokens.are_merged for sample in samples)
     tokens = [count for of_sample in counts for count in of_sample]
-    return torch.tensor(tokens, dtype=torch.long) if tokens or merged else None
+    return torch.tensor(tokens, dtype=torch.long) if counts else None

@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -157,12 +156,7 @@ class IndexWriter:
         while len(self._pending) >= ROWS_PER_BATCH:
             self._flush(ROWS_PER_BATCH)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and len(self._pending):
             self._flush(len(self._pending))
         self._arrow.close()

@@ -11,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
-from types import TracebackType
 
 from vita_train.data.media.apart import Decoder
 from vita_train.data.prepare.part import Part, PartStore
@@ -65,12 +64,7 @@ class PartMaker:
             self._encoder = _encoder(self._recipe, self._tokenizer_dir, self._store)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         else:

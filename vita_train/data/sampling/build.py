@@ -36,32 +36,28 @@ def packed_order(
     budgets = Budgets(batch.seq_len, batch.max_tiles, batch.max_audio_frames)
     phases = spec.curriculum if split == TRAIN else []
     indexes = {name: corpus.index(name, split) for name in (spec.datasets if phases else weights)}
-    order = PackedOrder(
-        indexes,
-        weights,
-        batch.global_batch_size,
-        budgets,
-        seed,
-        packing=batch.packing,
-        group=batch.group_by_modality_length,
-        costs=costs,
-    )
+
+    def order_of(shares: Mapping[str, float], key: int) -> PackedOrder:
+        return PackedOrder(
+            indexes,
+            shares,
+            batch.global_batch_size,
+            budgets,
+            key,
+            packing=batch.packing,
+            group=batch.group_by_modality_length,
+            costs=costs,
+        )
+
+    order = order_of(weights, seed)
     if not phases:
         return order
     return CurriculumOrder(
         [
             (
                 phase.most_steps,
-                PackedOrder(
-                    indexes,
-                    _shares(corpus, phase.data),
-                    batch.global_batch_size,
-                    budgets,
-                    key_of(seed, "lesson", number),
-                    packing=batch.packing,
-                    group=batch.group_by_modality_length,
-                    costs=costs,
-                ),
+                # The key's word is part of every curriculum's order: another would reshuffle all.
+                order_of(_shares(corpus, phase.data), key_of(seed, "lesson", number)),
             )
             for number, phase in enumerate(phases)
         ],

@@ -13,6 +13,8 @@ import numpy as np
 
 from vita_train.errors import RecipeError
 
+#: Of the Feistel network. Four make a strong permutation of strong round functions (Luby and
+#: Rackoff 1988); ours are cheap ones.
 _ROUNDS = 6
 
 
@@ -54,6 +56,7 @@ class Mix:
     """
 
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+        # Sorted: what is drawn must not depend on the order in which a recipe lists its data.
         self.names = sorted(weights)
         self.seed = seed
         for name in self.names:
@@ -72,6 +75,7 @@ class Mix:
                     remedy="leave it out",
                 )
         self._sizes = [sizes[name] for name in self.names]
+        # Exact: a float of 0.2 is a little more than a fifth, and epochs would drift apart.
         self._shares = [Fraction(str(weights[name])) * sizes[name] for name in self.names]
 
     def starts(self, epoch: int) -> list[int]:
@@ -88,6 +92,7 @@ class Mix:
 
     def epoch_of(self, index: int) -> int:
         """Return the epoch that holds a place of the stream."""
+        # Epochs are rounded up to whole records, so that the quotient may be one too high.
         epoch = max(0, int(index / sum(self._shares)) - 1)
         while self.epoch_start(epoch + 1) <= index:
             epoch += 1
@@ -103,6 +108,8 @@ class Mix:
         index, visit = np.empty_like(slots), np.empty_like(slots)
         for number, size in enumerate(self._sizes):
             mine = np.flatnonzero(dataset == number)
+            # Records go on where the epoch before left off: that is how a weight of 0.2 reaches
+            # all of them in five epochs.
             indices = slots[mine] - edges[number] + first[number]
             rounds = indices // size
             for lap in np.unique(rounds):

@@ -214,7 +214,7 @@ class PackedOrder(_Order):
 
     def state(self, step: int) -> dict[str, Any]:
         """Return where ``step`` begins, for :meth:`seek` after a restart."""
-        self.rows(step)
+        self.rows(step)  # packs as far as that, and so learns where the window begins
         index = bisect.bisect_right(self._starts, (step * self.batch_rows, math.inf, math.inf)) - 1
         return {"digest": self.digest, "window": list(self._starts[index])}
 
@@ -332,11 +332,13 @@ class SampleOrder(_Order):
         refs, epochs = self._stream(number * size, (number + 1) * size)
         if self.bucket != "none":
             column = 0 if self.bucket == "tokens" else 2
+            # By epoch first: no sample comes a second time before all have come once.
             refs = refs.take(np.lexsort((self._lengths(refs)[:, column], epochs)))
         found = self._refs(refs)
         batches = [
             found[start : start + self.batch_rows] for start in range(0, size, self.batch_rows)
         ]
+        # The lengths of one batch after the other must not rise: the loss would follow them.
         mixed = np.random.default_rng(key_of(self.seed, "blocks", number)).permutation(len(batches))
         return [batches[index] for index in mixed]
 

@@ -97,10 +97,12 @@ def _best_fit(
         by_room[room_of(row)].append(row)
     for room, there in enumerate(by_room):
         occupied |= (1 << room) if there else 0
+    # Stable, so that samples of one size keep their order on every machine.
     order = indices[np.argsort(-sizes[indices], kind="stable")]
     for index, size, taken in zip(
         order.tolist(), sizes[order].tolist(), table[order].tolist(), strict=True
     ):
+        # The lowest bit that is left is the smallest room that the sample fits into.
         fitting = occupied >> size
         if fitting:
             room = size + (fitting & -fitting).bit_length() - 1

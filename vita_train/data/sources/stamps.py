@@ -129,7 +129,7 @@ def build_stamps(source: StampsSource, out: Path, *, seed: int, workers: int) ->
         spoken = _convert_recordings(recordings, out / _MEDIA, report, workers)
     if not with_image:
         raise DataError(
-            f"no picture with a caption in language {source.language!r}",
+            f"no image with a caption in language {source.language!r}",
             code="VT-DATA-030",
             where=source.package or PACKAGE,
             remedy="name the package tuxpaint-stamps-default, or another language",

@@ -12,6 +12,7 @@ from vita_train.errors import RecipeError
 from vita_train.launch.backend import StageJob
 from vita_train.recipe.platform import GRACE, Platform, merge_pod_settings
 from vita_train.recipe.pod import PodSettings
+from vita_train.storage import host_cache
 from vita_train.storage.digest import digest_of
 from vita_train.training.observability.metrics import PORT
 
@@ -148,7 +149,7 @@ def training_job(
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
     env = {
         "HOME": SCRATCH,
-        "VITA_TRAIN_CACHE": CACHE,
+        host_cache.CACHE: CACHE,
         GRACE: str(pod.grace),
         **job.environment,
         **metrics,

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from vita_train.launch.backend import Resources, node_variables
+from vita_train.launch.outcome import LAST_WORDS
 
 _FIRST_PORT, _PORTS = 20000, 10000
 
@@ -39,7 +40,7 @@ def main() -> None:
     os.environ.update(
         node_variables(resources, node, master, int(port) or _FIRST_PORT + job % _PORTS)
     )
-    os.environ["VITA_TRAIN_TERMINATION_LOG"] = str(outcome_file(Path(folder), job, restart, node))
+    os.environ[LAST_WORDS] = str(outcome_file(Path(folder), job, restart, node))
     print(f"node {node} of job {job}, started {restart + 1} times", flush=True)
     os.execv(sys.executable, [sys.executable, *arguments])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast, get_args
 
@@ -66,13 +67,37 @@ def has_flash(device: torch.device) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Documents:
+    """Documents that lie one after the other in a row."""
+
+    starts: Tensor
+    """(documents + 1,) int32 offsets of the documents, and the end."""
+    longest: int
+    """Positions of the longest."""
+
+    @property
+    def of_both(self) -> tuple[Tensor, Tensor, int, int]:
+        """What the kernels ask for twice: of the queries, and of the keys, which are the same
+        here."""
+        return self.starts, self.starts, self.longest, self.longest
+
+
+@dataclass(frozen=True)
+class _How:
+    """What every kernel is told besides queries, keys and values."""
+
+    documents: Documents
+    causal: bool
+    scale: float | None
+
+
 def attend(
     kernel: Kernel,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    starts: Tensor,
-    longest: int,
+    documents: Documents,
     *,
     causal: bool,
     scale: float | None = None,
@@ -83,8 +108,7 @@ def attend(
         kernel: any but ``sdpa``, which takes a mask.
         query: (positions, heads, size) of all documents, one after the other; keys and values may
             have fewer heads.
-        starts: (documents + 1,) int32 offsets of the documents, and the end.
-        longest: positions of the longest document.
+        documents: where each of them lies.
         causal: whether a position sees none after it.
         scale: factor on the scores; none is one over the root of the size.
 
@@ -93,82 +117,47 @@ def attend(
     """
     # Rotary positions leave queries and keys in float32 under autocast.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    return _CALLS[kernel](query, key, value, starts, longest, causal, scale)
+    return _CALLS[kernel](query, key, value, _How(documents, causal, scale))
 
 
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    longest: int,
-    causal: bool,
-    scale: Any,
-) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     mixed = varlen_attn(
         query,
         key,
         value,
-        starts,
-        starts,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(-1, 0) if causal else (-1, -1),
+        *how.documents.of_both,
+        scale=how.scale,
+        window_size=(-1, 0) if how.causal else (-1, -1),
         enable_gqa=True,
     )
     assert isinstance(mixed, Tensor)
     return mixed
 
 
-def _flash(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    longest: int,
-    causal: bool,
-    scale: Any,
-) -> Tensor:
+def _flash(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
     mixed: Tensor = flash_attn_varlen_func(
-        query,
-        key,
-        value,
-        starts,
-        starts,
-        longest,
-        longest,
-        softmax_scale=scale,
-        causal=causal,
+        query, key, value, *how.documents.of_both, softmax_scale=how.scale, causal=how.causal
     )
     return mixed
 
 
-def _flex(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    longest: int,
-    causal: bool,
-    scale: Any,
-) -> Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
     from torch.nn.attention.flex_attention import create_block_mask
 
     total = len(query)
-    documents = document_of(starts, total)
+    documents = document_of(how.documents.starts, total)
 
     def seen(batch: Tensor, head: Tensor, at: Tensor, to: Tensor) -> Tensor:
         same = documents[at] == documents[to]
-        return same & (at >= to) if causal else same
+        return same & (at >= to) if how.causal else same
 
     mask = create_block_mask(seen, None, None, total, total, device=str(query.device))
     parts = (part.transpose(0, 1)[None] for part in (query, key, value))
-    mixed = _flex_call(query.device.type)(*parts, block_mask=mask, scale=scale, enable_gqa=True)
+    mixed = _flex_call(query.device.type)(*parts, block_mask=mask, scale=how.scale, enable_gqa=True)
     return cast(Tensor, mixed)[0].transpose(0, 1)
 
 
@@ -197,16 +186,8 @@ def _flex_call(device: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", torch.compile(call) if device == "cuda" else call)
 
 
-def _apart(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    longest: int,
-    causal: bool,
-    scale: Any,
-) -> Tensor:
-    lengths = starts.diff().tolist()
+def _apart(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    lengths = how.documents.starts.diff().tolist()
     # torch.split has one backward for all its parts; slices would each fill a gradient of the whole
     # row.
     parts = zip(
@@ -214,7 +195,9 @@ def _apart(
         strict=True,
     )
     mixed = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=True)
+        F.scaled_dot_product_attention(
+            q, k, v, is_causal=how.causal, scale=how.scale, enable_gqa=True
+        )
         for q, k, v in parts
     ]
     return torch.cat(mixed, dim=2)[0].transpose(0, 1)

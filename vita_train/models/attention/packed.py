@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_train.models.attention.kernels import attend, flex_masked, kernel_for
+from vita_train.models.attention.kernels import Documents, attend, flex_masked, kernel_for
 
 #: What the names begin with under which transformers finds the functions, before the setting.
 _PACKED, _TILES = "packed_", "tiles_"
@@ -41,8 +41,8 @@ def packed_attention(
     if starts is None:
         return _masked(module, query, key, value, attention_mask, scaling=scaling, **options)
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    kernel, longest = options["document_kernel"], options["max_length_q"]
-    mixed = attend(kernel, q, k, v, starts, longest, causal=True, scale=scaling)
+    documents = Documents(starts, options["max_length_q"])
+    mixed = attend(options["document_kernel"], q, k, v, documents, causal=True, scale=scaling)
     return mixed[None], None
 
 
@@ -107,7 +107,7 @@ def attend_tiles(
     tiles, _, tokens, _ = query.shape
     starts = torch.arange(tiles + 1, device=query.device, dtype=torch.int32) * tokens
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    mixed = attend(kernel, q, k, v, starts, tokens, causal=False, scale=scaling)
+    mixed = attend(kernel, q, k, v, Documents(starts, tokens), causal=False, scale=scaling)
     return mixed.unflatten(0, (tiles, tokens))
 
 

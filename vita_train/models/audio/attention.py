@@ -90,6 +90,8 @@ class RelativeAttention(nn.Module):
             position = shift_by_query(position)
         scores = (content + position) / math.sqrt(self.head_size)
         hidden = ~mask[:, None]
+        # Masked twice: a query that may look nowhere, as in padding, would else spread its weight
+        # evenly over what is hidden.
         weights = scores.masked_fill(hidden, MASKED_SCORE).softmax(-1).masked_fill(hidden, 0.0)
         mixed = self.dropout(weights) @ values
         return self.linear_out(mixed.transpose(1, 2).flatten(2))
@@ -110,6 +112,8 @@ def shift_by_query(scores: Tensor) -> Tensor:
         et al. 2019, appendix B).
     """
     *batch, time, distances = scores.shape
+    # One more column, and the same numbers read with rows one shorter: each row begins one place
+    # further on than the row before it.
     padded = torch.nn.functional.pad(scores, (1, 0)).reshape(*batch, distances + 1, time)
     return padded[..., 1:, :].reshape(*batch, time, distances)[..., : distances + 1 - time]
 

@@ -103,7 +103,8 @@ class GlobalEncoder(nn.Module):
     def lookup(self, tokens: Tensor) -> Tensor:
         """Return the vectors (B, global_dim) of ``tokens`` (B, num_global_tokens)."""
         parts = zip(self.quantizers, tokens.unbind(1), strict=True)
-        return torch.cat([quantizer.lookup(token) for quantizer, token in parts], dim=1)  # type: ignore[operator]
+        found = [quantizer.lookup(token) for quantizer, token in parts]  # type: ignore[operator]
+        return torch.cat(found, dim=1)
 
     def vector(self, features: Tensor) -> Tensor:
         """Return the unquantised voice (B, global_dim) of ``features`` (B, C, T)."""

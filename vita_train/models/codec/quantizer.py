@@ -101,6 +101,7 @@ class EmaQuantizer(nn.Module):
         """Quantise ``vectors`` (B, T, D)."""
         codes = nearest(vectors, self.codebook)
         chosen = self.lookup(codes).to(vectors.dtype)
+        # Without gradients something is measured, and that moves no codebook.
         if self.training and torch.is_grad_enabled():
             self._gathered.append((_rows(vectors), codes.reshape(-1)))
         loss = COMMITMENT_WEIGHT * F.mse_loss(vectors, chosen)
@@ -110,6 +111,7 @@ class EmaQuantizer(nn.Module):
     def start(self, vectors: Tensor) -> None:
         """Put every code on one of ``vectors`` (..., D), each counting as its even share of
         them."""
+        # As if each had been chosen evenly so far: the first step would else find most codes dead.
         share = vectors.numel() / vectors.shape[-1] / len(self.codebook)
         self.codebook.copy_(self._draw(_rows(vectors)))
         self.usage.fill_(share)
@@ -125,6 +127,7 @@ class EmaQuantizer(nn.Module):
         self._gathered = []
         counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.sums, dtype=torch.float32).index_add_(0, codes, vectors)
+        # Buffers are not kept equal by the engine: what moves them has to be equal on all ranks.
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
@@ -136,6 +139,8 @@ class EmaQuantizer(nn.Module):
         sums = self.decay * self.sums + (1 - self.decay) * sums
         share = counts.sum() / len(counts)
         dead = usage < self.dead_share * share
+        # A code that starts again has its even share at once; with less it would be dead again at
+        # the next step.
         self.usage.copy_(torch.where(dead, share, usage))
         self.sums.copy_(torch.where(dead[:, None], share * self._draw(vectors), sums))
         self.codebook.copy_(self.sums / self.usage[:, None])
@@ -144,8 +149,10 @@ class EmaQuantizer(nn.Module):
     def _draw(self, vectors: Tensor) -> Tensor:
         """Draw a vector for each code from rank 0's ``vectors`` (N, D), with a little noise; the
         same on every rank."""
+        # On the CPU: devices draw other numbers from the same seed.
         generator = torch.Generator().manual_seed(int(self.updates))
         rows = torch.randint(len(vectors), (len(self.codebook),), generator=generator)
+        # Of two codes on the very same vector the second would never be chosen.
         noise = torch.randn(self.codebook.shape, generator=generator)
         drawn = vectors[rows.to(vectors.device)] + 1e-2 * vectors.std() * noise.to(vectors.device)
         if dist.is_available() and dist.is_initialized():
@@ -177,7 +184,8 @@ class GroupedResidualQuantizer(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors (..., D) of ``codes`` (..., residuals * groups)."""
         pairs = zip(self.books, codes.unbind(-1), strict=True)
-        parts = torch.cat([book.lookup(ids) for book, ids in pairs], dim=-1)  # type: ignore[operator]
+        found = [book.lookup(ids) for book, ids in pairs]  # type: ignore[operator]
+        parts = torch.cat(found, dim=-1)
         return parts.unflatten(-1, (self.residuals, -1)).sum(-2)
 
     def forward(self, vectors: Tensor) -> Quantized:

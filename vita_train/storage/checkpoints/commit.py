@@ -265,7 +265,7 @@ def commit_at(store: Store, key: str) -> Commit:
     """
     marker = read_marker(store, key)
     if marker is None:
-        raise MissingKeyError("no marker is there", where=store.uri_of(key))
+        raise MissingKeyError("no marker is there", code="VT-STORE-018", where=store.uri_of(key))
     return read_twice(partial(_read_manifest, store, key, marker))
 
 
@@ -304,7 +304,10 @@ def _read_rank(store: Store, key: str) -> RankFiles:
         return RankFiles.model_validate_json(store.read(key))
     except ValidationError as error:
         raise DamagedError(
-            "is not a rank's list of files", where=store.uri_of(key), remedy=_OLDER
+            "is not a rank's list of files",
+            code="VT-STORE-019",
+            where=store.uri_of(key),
+            remedy=_OLDER,
         ) from error
 
 
@@ -316,10 +319,13 @@ def _check(store: Store, key: str, marker: Marker) -> Commit:
     for name, file in commit.files.items():
         file_key = f"{commit.prefix}/{name}"
         if (size := sizes.get(file_key)) is None:
-            raise MissingKeyError("does not exist", where=store.uri_of(file_key), remedy=_OLDER)
+            raise MissingKeyError(
+                "does not exist", code="VT-STORE-020", where=store.uri_of(file_key), remedy=_OLDER
+            )
         if size != file.bytes:
             raise DamagedError(
                 f"has {size} bytes, expected {file.bytes}",
+                code="VT-STORE-021",
                 where=store.uri_of(file_key),
                 remedy=_OLDER,
             )
@@ -331,25 +337,32 @@ def _read_manifest(store: Store, key: str, marker: Marker) -> Commit:
     where = store.uri_of(marker.manifest)
     if hashlib.sha256(text).hexdigest() != marker.sha256:
         raise DamagedError(
-            "is not the manifest that was committed (sha256 differs)", where=where, remedy=_OLDER
+            "is not the manifest that was committed (sha256 differs)",
+            code="VT-STORE-022",
+            where=where,
+            remedy=_OLDER,
         )
     try:
         manifest = StepManifest.model_validate_json(text)
     except ValidationError as error:
         raise DamagedError(
-            "is not a checkpoint manifest of this version", where=where, remedy=_OLDER
+            "is not a checkpoint manifest of this version",
+            code="VT-STORE-023",
+            where=where,
+            remedy=_OLDER,
         ) from error
     return Commit(key, marker.manifest.rpartition("/")[0], manifest)
 
 
 def _check_bytes(path: Path, file: StoredFile) -> None:
     if not path.is_file():
-        raise MissingKeyError("does not exist", where=str(path), remedy=_OLDER)
+        raise MissingKeyError("does not exist", code="VT-STORE-024", where=str(path), remedy=_OLDER)
     with translate_os_errors(path):
         found = sha256_file(path)
     if found != file.sha256:
         raise DamagedError(
             "does not hold the bytes it was stored with (sha256 differs)",
+            code="VT-STORE-025",
             where=str(path),
             remedy=_OLDER,
         )

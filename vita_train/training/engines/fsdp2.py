@@ -99,6 +99,8 @@ class Fsdp2Engine:
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         root = cast(FSDPModule, self.objective)
         root.set_is_last_backward(last)
+        # Waiting saves the exchange of all micro-batches but the last. It costs a whole gradient on
+        # each rank, too much where a large model trains.
         if self._sums_late:
             root.set_requires_gradient_sync(last)
         else:
@@ -122,6 +124,7 @@ class Fsdp2Engine:
             _local(parameter.grad) for parameter in self._parameters if parameter.grad is not None
         ]
         squares = torch.stack([shard.float().square().sum() for shard in shards])
+        # Every node's copy of a shard has the same gradient, and each of them was summed up.
         totals = [total / self._copies for total in sum_over_ranks(squares.tolist())]
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
         total = float(sum(totals)) ** 0.5

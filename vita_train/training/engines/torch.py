@@ -5,7 +5,7 @@ Its state is whole on rank 0, so that it can be loaded on any number of ranks.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ class TorchEngine:
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
         self._release(phase)
-        distributed = isinstance(self._model, DistributedDataParallel)
-        waiting = self._model.no_sync() if distributed and not last else nullcontext()  # type: ignore[operator]
+        model = self._model
+        waiting: AbstractContextManager[None] = nullcontext()
+        if isinstance(model, DistributedDataParallel) and not last:
+            waiting = model.no_sync()
         with waiting:
             with self._autocast():
                 output: LossOutput = self._model(batch, phase)

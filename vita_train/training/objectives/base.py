@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from vita_train.training.parallel.distributed import check_same
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
     from vita_train.data.loading.batch import Collate
+    from vita_train.data.sampling.order import SampleOrder
     from vita_train.recipe.schema import Recipe
     from vita_train.recipe.stage import StageSpec
 
@@ -123,10 +124,18 @@ class Objective(nn.Module):
         A pure function of recipe, data and step, see ``vita_train.training.batches.BatchOrder``.
         Here: single samples, ``batch.global_batch_size`` of them in a global batch.
         """
+        return self.sample_order(split)
+
+    def sample_order(
+        self, split: str, bucket: Literal["none", "tokens", "frames"] = "none"
+    ) -> SampleOrder | None:
+        """Return the order of single samples of a split, see
+        `vita_train.data.sampling.build.sample_order`."""
         from vita_train.data.sampling.build import sample_order
 
+        context = self.context
         return sample_order(
-            self.context.corpus, self.context.spec, seed=self.context.seed, split=split
+            context.corpus, context.spec, seed=context.seed, split=split, bucket=bucket
         )
 
     def before_training(self, order: Any) -> None:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.ctc_vocab import CtcVocab
-from vita_train.data.sampling.build import sample_order
 from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
@@ -98,13 +97,7 @@ class CtcObjective(Objective):
 
     def order(self, split: str = "train") -> Any:
         """Return the order of batches of utterances of similar length."""
-        return sample_order(
-            self.context.corpus,
-            self.context.spec,
-            seed=self.context.seed,
-            split=split,
-            bucket="frames",
-        )
+        return self.sample_order(split, bucket="frames")
 
     def before_training(self, order: Any) -> None:
         """Set the feature statistics from the first utterances, unless the encoder came with its

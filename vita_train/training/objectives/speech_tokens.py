@@ -121,15 +121,7 @@ class SpeechTokensObjective(Objective):
     def order(self, split: str = "train") -> SampleOrder | None:
         """Return the order of batches of utterances of similar length; None if no dataset has the
         split."""
-        from vita_train.data.sampling.build import sample_order
-
-        return sample_order(
-            self.context.corpus,
-            self.context.spec,
-            seed=self.context.seed,
-            split=split,
-            bucket="frames",
-        )
+        return self.sample_order(split, bucket="frames")
 
     def before_training(self, order: SampleOrder) -> None:
         """Give the decoder its voice: the global tokens of the first utterance."""

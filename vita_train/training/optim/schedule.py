@@ -30,6 +30,7 @@ def rate_factor(step: int, steps: int, optim: OptimSpec, *, decay_from: int = 0)
     """
     warmup = warmup_steps(optim, steps)
     if step < warmup:
+        # From 1, not from 0: a first step at rate 0 would be a batch for nothing.
         return (step + 1) / warmup
     start = max(warmup, decay_from)
     progress = min(1.0, max(0, step - start) / max(1, steps - start))

@@ -49,6 +49,10 @@ class World:
         return self.size // (self.node_size or self.size)
 
 
+ALONE = World(0, 1, 0, torch.device("cpu"))
+"""A process that trains by itself, without a GPU."""
+
+
 def world_from_environment() -> World:
     """Return rank, size and device from the variables torchrun sets; a single process without
     them."""

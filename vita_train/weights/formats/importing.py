@@ -41,7 +41,7 @@ from vita_train.weights.formats.location import TensorLocation
 from vita_train.weights.formats.release_config import description_faults
 from vita_train.weights.formats.source import Source
 from vita_train.weights.formats.speech_output import speech_stated
-from vita_train.weights.formats.stated import Settings, Stated, asides, contradictions
+from vita_train.weights.formats.stated import Settings, Stated, contradictions, differences_to_note
 from vita_train.weights.formats.tensor_locations import flat_location, vita_location
 from vita_train.weights.formats.train_yaml import encoder_stated
 from vita_train.weights.load import first_names
@@ -51,7 +51,7 @@ from vita_train.weights.staging import atomic_directory, write_json
 from vita_train.weights.stream import StoredTensor, checked, write_tensors
 
 #: Tensors of an import that belong to none of our modules.
-ASIDE = "unused.safetensors"
+UNUSED = "unused.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ImportPlan:
     modules: dict[str, dict[str, StoredTensor]]
     """Tensors of each module, by our names."""
     parameters: dict[str, int]
-    aside: dict[str, StoredTensor]
+    unused: dict[str, StoredTensor]
     """Tensors that nothing reads and an export writes back, by the layout's names."""
 
 
@@ -143,7 +143,7 @@ def plan_import(
         report.problems += vita_differences(spec, chosen)
     stated = _stated(source, spec, built, Settings(spec, audio or AudioSpec()))
     report.problems += contradictions(stated, chosen)
-    report.notes += asides(stated, chosen)
+    report.notes += differences_to_note(stated, chosen)
     if layout.described and "vision" in chosen:
         report.problems += description_faults(source.path / layout.described, spec.vision)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
@@ -156,12 +156,12 @@ def plan_import(
     counts = {
         name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen
     }
-    aside = {
+    unused = {
         canonical: source.tensors[name]
         for canonical, name in stored.items()
         if canonical not in wanted and is_kept_aside(canonical)
     }
-    return ImportPlan(source, report, modules, counts, aside)
+    return ImportPlan(source, report, modules, counts, unused)
 
 
 def _stated(
@@ -195,8 +195,8 @@ def write_import(plan: ImportPlan, out: Path, *, shard_bytes: int = SHARD_BYTES)
     with atomic_directory(out, IMPORT_MANIFEST, "import") as staging_dir:
         written = write_modules(plan, staging_dir, shard_bytes=shard_bytes)
         plan.report.write(staging_dir / "ledger.json")
-        if plan.aside:
-            write_tensors(staging_dir / ASIDE, plan.aside, {"format": "pt"})
+        if plan.unused:
+            write_tensors(staging_dir / UNUSED, plan.unused, {"format": "pt"})
         summary = {
             "format": IMPORT_FORMAT,
             "version": vita_train.__version__,

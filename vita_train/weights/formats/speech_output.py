@@ -26,25 +26,25 @@ _FOLDERS = {module: prefix.rstrip("/") for module, prefix in SPEECH_PREFIXES.ite
 _CODEC, _DECODER = "codec", "speech_decoder"
 
 
-def _codec(path: str, name: str, *, told: bool = False) -> Key:
+def _codec(path: str, name: str, *, note_only: bool = False) -> Key:
     """A key that is a setting of the recipe's codec as it stands."""
     return Key(
         _CODEC,
         path,
         lambda settings: _listed(getattr(settings.model.codec, name)),
         key=f"model.codec.{name}",
-        told=told,
+        note_only=note_only,
     )
 
 
-def _decoder(path: str, name: str, *, told: bool = False) -> Key:
+def _decoder(path: str, name: str, *, note_only: bool = False) -> Key:
     """A key that is a setting of the recipe's speech decoder as it stands."""
     return Key(
         _DECODER,
         path,
         lambda settings: getattr(settings.model.speech_decoder, name),
         key=f"model.speech_decoder.{name}",
-        told=told,
+        note_only=note_only,
     )
 
 
@@ -71,9 +71,9 @@ _CODEC_KEYS: tuple[Key, ...] = (
     _codec("residul_layer", "code_residuals"),
     _codec("global_code_num", "num_global_tokens"),
     Key(_CODEC, "global_feature_conv", _global_features),
-    Key(_CODEC, "codebook_loss_lambda", only(1.0), told=True),
-    Key(_CODEC, "commitment_loss_lambda", only(0.25), told=True),
-    _codec("segment_size", "segment", told=True),
+    Key(_CODEC, "codebook_loss_lambda", only(1.0), note_only=True),
+    Key(_CODEC, "commitment_loss_lambda", only(0.25), note_only=True),
+    _codec("segment_size", "segment", note_only=True),
 )
 _DECODER_KEYS: tuple[Key, ...] = (
     _decoder("idim", "width"),
@@ -87,12 +87,12 @@ _DECODER_KEYS: tuple[Key, ...] = (
     _decoder("transformer_linear_units", "intermediate_size"),
     _decoder("transformer_num_blocks", "ar_layers"),
     _decoder("transformer_attention_heads", "num_heads"),
-    _decoder("transformer_dropout_rate", "dropout", told=True),
+    _decoder("transformer_dropout_rate", "dropout", note_only=True),
     _decoder("encoder_output_dim", "width"),
-    Key(_DECODER, "encoder_criterion", only("ce"), told=True),
-    Key(_DECODER, "encoder_pre_norm_type", only("ln"), told=True),
-    Key(_DECODER, "encoder_upsample_rate", only(1), told=True),
-    Key(_DECODER, "encoder_drop_rate", only(0.0), told=True),
+    Key(_DECODER, "encoder_criterion", only("ce"), note_only=True),
+    Key(_DECODER, "encoder_pre_norm_type", only("ln"), note_only=True),
+    Key(_DECODER, "encoder_upsample_rate", only(1), note_only=True),
+    Key(_DECODER, "encoder_drop_rate", only(0.0), note_only=True),
     Key(_DECODER, "kv_cache_prefix_finetune", only(0), 0),
 )
 
@@ -199,9 +199,9 @@ def write_speech_output(
         }
         if module == _CODEC:
             spoken = tensors[voice].tolist() if voice in tensors else None
-            told = described(_CODEC_KEYS, settings) | ({VOICE: spoken} if spoken else {})
+            said = described(_CODEC_KEYS, settings) | ({VOICE: spoken} if spoken else {})
             torch.save(_grouped(own), folder / _WEIGHTS)
-            write_json(folder / _SETTINGS, told)
+            write_json(folder / _SETTINGS, said)
         else:
             arguments = described(_DECODER_KEYS, settings)
             torch.save(own, folder / _WEIGHTS)

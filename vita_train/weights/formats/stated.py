@@ -33,9 +33,9 @@ class Stated:
     """Key of the recipe; empty where it has none, because only one value is built here."""
     needed: object = None
     """What the key would have to be; the value of the file when none."""
-    told: bool = False
-    """Whether a difference is only told: it changes how training goes on, not what the weights
-    compute."""
+    note_only: bool = False
+    """Whether a difference is worth a note only: it changes how training goes on, not what the
+    weights compute."""
 
     @property
     def agrees(self) -> bool:
@@ -43,11 +43,11 @@ class Stated:
         return _plain(self.theirs) == _plain(self.ours)
 
     def __str__(self) -> str:
-        told = f"{self.name} is {_told(self.theirs)} in {self.file} and {_told(self.ours)} "
+        both = f"{self.name} is {_shown(self.theirs)} in {self.file} and {_shown(self.ours)} "
         if not self.key:
-            return told + "in the recipe, where nothing else is built"
+            return both + "in the recipe, where nothing else is built"
         needed = self.theirs if self.needed is None else self.needed
-        return told + f"in the recipe (--set {self.key}={_told(needed)})"
+        return both + f"in the recipe (--set {self.key}={_shown(needed)})"
 
 
 class Settings(NamedTuple):
@@ -75,7 +75,7 @@ class Key:
     """What the recipe's key would have to be for a value of the file."""
     read: Callable[[Settings], bool] = lambda settings: True
     """Whether the modules of a recipe have to do with it."""
-    told: bool = False
+    note_only: bool = False
     """As in `Stated`."""
 
 
@@ -97,7 +97,7 @@ def stated_by(
             needed = key.needed(theirs) if key.key else None
             ours = key.ours(settings)
             stated.append(
-                Stated(key.module, said, key.path, theirs, ours, key.key, needed, key.told)
+                Stated(key.module, said, key.path, theirs, ours, key.key, needed, key.note_only)
             )
     return stated
 
@@ -117,12 +117,16 @@ def described(keys: Iterable[Key], settings: Settings) -> dict[str, Any]:
 
 def contradictions(stated: Iterable[Stated], modules: Collection[str]) -> list[str]:
     """Return what of some modules' settings must agree and does not, each with what would."""
-    return [str(one) for one in stated if one.module in modules and not one.told and not one.agrees]
+    return [
+        str(one) for one in stated if one.module in modules and not one.note_only and not one.agrees
+    ]
 
 
-def asides(stated: Iterable[Stated], modules: Collection[str]) -> list[str]:
+def differences_to_note(stated: Iterable[Stated], modules: Collection[str]) -> list[str]:
     """Return what of some modules' settings differs and need not agree."""
-    return [str(one) for one in stated if one.module in modules and one.told and not one.agrees]
+    return [
+        str(one) for one in stated if one.module in modules and one.note_only and not one.agrees
+    ]
 
 
 def value_at(found: Mapping[str, Any], path: str) -> Any:
@@ -146,7 +150,7 @@ def _plain(value: object, levels: int = _MOST_LEVELS) -> object:
     return value if isinstance(value, bool | int | float | None) else object()
 
 
-def _told(value: object, levels: int = _MOST_LEVELS) -> str:
+def _shown(value: object, levels: int = _MOST_LEVELS) -> str:
     """Return a value as an option would have it. Only plain ones are shown: YAML can describe one
     that is larger than any memory."""
     if isinstance(value, bool) or value is None:
@@ -154,5 +158,5 @@ def _told(value: object, levels: int = _MOST_LEVELS) -> str:
     if isinstance(value, str | int | float):
         return shown(value)
     if isinstance(value, list | tuple) and levels and len(value) <= _LONGEST_LIST:
-        return f"[{', '.join(_told(entry, levels - 1) for entry in value)}]"
+        return f"[{', '.join(_shown(entry, levels - 1) for entry in value)}]"
     return "no plain value"

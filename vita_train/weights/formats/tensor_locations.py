@@ -24,8 +24,8 @@ _ENCODER: tuple[Rule, ...] = (
     (r"subsampling\.out\.(\w+)", r"enc.0.core.out.0.\1", ""),
     (r"embed\.([01])\.(\w+)", r"enc.1.embed.\1.\2", ""),
     (
-        r"encoders\.(\d+)\.(self_attn\.(?:linear_(?:q|k|v|out|pos)\.\w+|pos_bias_[uv])|feed_forward\.w_[12]\.\w+|"
-        r"norm[12]\.\w+)",
+        r"encoders\.(\d+)\.(self_attn\.(?:linear_(?:q|k|v|out|pos)\.\w+|pos_bias_[uv])|"
+        r"feed_forward\.w_[12]\.\w+|norm[12]\.\w+)",
         r"enc.1.encoders.\1.\2",
         "",
     ),

@@ -28,7 +28,7 @@ _FBANK = "dataset_conf.fbank_conf."
 _CHUNKS = (f"{_TRANSFORMER}chunk_size", f"{_TRANSFORMER}left_chunks")
 
 
-def _encoder(path: str, name: str, default: Any, *, told: bool = False) -> Key:
+def _encoder(path: str, name: str, default: Any, *, note_only: bool = False) -> Key:
     """A key that is a number of the recipe's encoder as it stands."""
     return Key(
         _ENCODER,
@@ -36,7 +36,7 @@ def _encoder(path: str, name: str, default: Any, *, told: bool = False) -> Key:
         lambda settings: getattr(settings.model.audio_encoder, name),
         default,
         f"model.audio_encoder.{name}",
-        told=told,
+        note_only=note_only,
     )
 
 
@@ -66,22 +66,22 @@ _KEYS: tuple[Key, ...] = (
     Key(_ENCODER, f"{_SUBSAMPLING}rate", only(4), 4),
     _encoder(f"{_SUBSAMPLING}input-dim", "num_mel_bins", 256),
     _encoder(f"{_SUBSAMPLING}output-dim", "width", 256),
-    _encoder(f"{_SUBSAMPLING}dropout-rate", "dropout", 0.1, told=True),
+    _encoder(f"{_SUBSAMPLING}dropout-rate", "dropout", 0.1, note_only=True),
     _encoder(f"{_TRANSFORMER}input-dim", "width", 256),
     _encoder(f"{_TRANSFORMER}output-dim", "width", 4),
     _encoder(f"{_TRANSFORMER}attention-dim", "width", 256),
     _encoder(f"{_TRANSFORMER}attention-heads", "num_heads", 4),
     _encoder(f"{_TRANSFORMER}linear-units", "intermediate_size", 1024),
     _encoder(f"{_TRANSFORMER}num-blocks", "num_layers", 6),
-    _encoder(f"{_TRANSFORMER}dropout-rate", "dropout", 0.1, told=True),
-    _encoder(f"{_TRANSFORMER}positional-dropout-rate", "dropout", 0.1, told=True),
+    _encoder(f"{_TRANSFORMER}dropout-rate", "dropout", 0.1, note_only=True),
+    _encoder(f"{_TRANSFORMER}positional-dropout-rate", "dropout", 0.1, note_only=True),
     Key(
         _ENCODER,
         f"{_TRANSFORMER}attention-dropout-rate",
         _attention_dropout,
         0.0,
         "model.audio_encoder.attention_dropout",
-        told=True,
+        note_only=True,
     ),
     Key(_ENCODER, f"{_TRANSFORMER}input-layer", only("linear"), "linear"),
     Key(_ENCODER, f"{_TRANSFORMER}pos-enc-class", only("rel-enc"), "abs-enc"),
@@ -108,7 +108,7 @@ _KEYS: tuple[Key, ...] = (
     _encoder(f"{_FBANK}num_mel_bins", "num_mel_bins", None),
     Key(_ENCODER, f"{_FBANK}frame_length", only(25), 25),
     Key(_ENCODER, f"{_FBANK}frame_shift", only(10), 10),
-    Key(_ENCODER, f"{_FBANK}dither", only(0.0), 0.0, told=True),
+    Key(_ENCODER, f"{_FBANK}dither", only(0.0), 0.0, note_only=True),
     _adapter("model_conf.adpter_type", "kind", "cnn"),
     Key(
         _ADAPTER,
@@ -142,7 +142,7 @@ def encoder_stated(found: Mapping[str, Any], settings: Settings) -> list[Stated]
     """
     draws = value_at(found, f"{_TRANSFORMER}dynamic-chunks")
     keys = [
-        replace(key, told=True) if key.path in _CHUNKS and draws in (None, True) else key
+        replace(key, note_only=True) if key.path in _CHUNKS and draws in (None, True) else key
         for key in _KEYS
     ]
     return stated_by(keys, FILE, found, settings)

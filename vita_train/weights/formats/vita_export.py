@@ -21,7 +21,7 @@ from vita_train.weights.export import check_same, copy_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
 from vita_train.weights.formats.config_check import vita_differences
 from vita_train.weights.formats.exporting import read_back, summarise
-from vita_train.weights.formats.importing import ASIDE
+from vita_train.weights.formats.importing import UNUSED
 from vita_train.weights.formats.shards import INDEX
 from vita_train.weights.formats.speech_directory import write_cmvn
 from vita_train.weights.formats.speech_names import SPEECH_MODULES
@@ -56,7 +56,7 @@ def write_vita(
     modules: nn.ModuleDict,
     recipe: Recipe,
     out: Path,
-    aside: Mapping[str, Tensor] | None = None,
+    unused: Mapping[str, Tensor] | None = None,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
@@ -67,7 +67,7 @@ def write_vita(
         modules: what is written; others than the layout has a place for are left out.
         recipe: of the run.
         out: directory, with the tokenizer in it.
-        aside: what an import kept that no module of ours has, by the layout's names.
+        unused: what an import kept that no module of ours has, by the layout's names.
         shard_bytes: above which the weights are split over files.
 
     Raises:
@@ -83,7 +83,7 @@ def write_vita(
         )
     fields = vita_config(kept, recipe, out)
     settings = Settings(recipe.model, recipe.data.audio)
-    unread = _unread(recipe.model, modules, aside or {})
+    unread = _unread(recipe.model, modules, unused or {})
     tensors = theirs(kept, vita_location, recipe.model)
     tensors |= {
         name: tensor_in_memory(unread[name])
@@ -124,7 +124,7 @@ def write_encoder_directory(modules: nn.ModuleDict, settings: Settings, folder: 
 
 
 def _unread(
-    spec: ModelSpec, modules: nn.ModuleDict, aside: Mapping[str, Tensor]
+    spec: ModelSpec, modules: nn.ModuleDict, unused: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the tensors that the public networks hold and never read: what an import kept, or
     zeros, which do as well."""
@@ -135,7 +135,7 @@ def _unread(
     if "codec" in modules:
         width, start = spec.codec.global_dim, "codec/encoder.linear.0."
         found |= {f"{start}weight": torch.zeros(width, width), f"{start}bias": torch.zeros(width)}
-    return {name: aside.get(name, found[name]) for name in found}
+    return {name: unused.get(name, found[name]) for name in found}
 
 
 def theirs(
@@ -234,7 +234,7 @@ def kept_aside(recipe: Recipe) -> dict[str, Tensor]:
     """Return what the imports that a recipe's weights come from kept of tensors that no module of
     ours has."""
     places = sorted({place for place in recipe.weights.values() if is_local(place)})
-    files = [local_path(place) / ASIDE for place in places]
+    files = [local_path(place) / UNUSED for place in places]
     return {
         name: tensor.load()
         for path in files

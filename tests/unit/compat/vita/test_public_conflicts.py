@@ -76,12 +76,11 @@ CASES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("line", "first", "second"), CASES)
 def test_both_flags_are_named(line: str, first: str, second: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with raises_code(UserError, "VT-USE-013", f"{first} contradicts {second}") as caught:
         public_run([*BASE, *line.split()])
-    message = str(caught.value)
-    assert message.startswith(f"train: {first} contradicts {second}")
-    assert "\n" not in message
-    assert message.endswith("]")
+    assert caught.value.where == "train"
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
 
 
 def test_every_conflict_has_a_case() -> None:
@@ -165,19 +164,21 @@ def test_deepspeed_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "code", "fact"),
     [
-        ("{", "is not a JSON file"),
-        ("[]", "zero_optimization is no JSON object"),
-        ('{"zero_optimization": {"stage": 4}}', "stage is 4"),
-        ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', "without the optimizer"),
-        ('{"scheduler": {"type": "OneCycle"}}', "not yet supported: scheduler OneCycle"),
+        ("{", "VT-USE-023", "JSON"),
+        ("[]", "VT-USE-027", "zero_optimization"),
+        ('{"zero_optimization": {"stage": 4}}', "VT-USE-024", "zero_optimization.stage is 4"),
+        ('{"zero_optimization": {"offload_param": {"device": "cpu"}}}', "VT-USE-025", "optimizer"),
+        ('{"scheduler": {"type": "OneCycle"}}', "VT-USE-026", "scheduler OneCycle"),
     ],
 )
-def test_deepspeed_files_that_make_no_sense(tmp_path: Path, text: str, words: str) -> None:
+def test_deepspeed_files_that_make_no_sense(
+    tmp_path: Path, text: str, code: str, fact: str
+) -> None:
     path = tmp_path / "mine.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=words):
+    with raises_code(UserError, code, str(path), fact):
         read_zero(str(path))
 
 

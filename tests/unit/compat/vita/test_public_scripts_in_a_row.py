@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.compat.vita.build import PublicRun, public_run
 from vita_train.compat.vita.predecessors import TrainedBefore
 from vita_train.compat.vita.scripts import script_words
@@ -61,7 +62,5 @@ def test_a_missing_predecessor_is_named_with_folder_and_script(place: int) -> No
     if place == 4:  # its base is there, and what trains the adapter is not
         modules = {"llm": "runs/llava-s3-finetune_task/1.3"}
         runs["runs/llava-s3-finetune_task"] = TrainedBefore(modules, "Qwen/x", "Qwen/x")
-    with pytest.raises(UserError) as caught:
+    with raises_code(UserError, "VT-USE-235", needed[1], f"{needed[0]}.sh"):
         run_script(ROW[place][0], runs)
-    assert needed[1] in str(caught.value)
-    assert f"{needed[0]}.sh" in str(caught.value)

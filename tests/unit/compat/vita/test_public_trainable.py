@@ -141,7 +141,7 @@ def test_scripts_train_what_they_train_in_public(name: str, like_public: bool) -
 def test_flags_that_undo_each_other_are_refused_or_followed(
     line: str, first: str, second: str
 ) -> None:
-    with pytest.raises(UserError, match=f"{first} contradicts {second}: the public code"):
+    with raises_code(UserError, "VT-USE-020", first, second, "--like-public"):
         trainable_parts(parse_arguments(line.split()))
     arguments = parse_arguments(line.split())
     assert trainable_parts(arguments, like_public=True) == resolve(arguments).parts

@@ -117,7 +117,7 @@ def test_one_file_is_checked_and_shown(tmp_path: Path) -> None:
     assert [each["row"] for each in rejects] == [5, 6, 12, 13]
     page = Page(out["page.html"].read_text())
     assert "script" not in page.tags
-    kinds = {re.match(r"data:(\w+/\w+);base64,", source).group(1) for source in page.media}  # type: ignore[union-attr]
+    kinds = {re.match(r"data:(\w+/\w+);base64,", source).group(1) for source in page.media}
     assert kinds == {"image/jpeg", "audio/wav"}
     assert page.tags.count("audio") == sum("audio/wav" in source for source in page.media) > 0
     assert run(path, "--root", tmp_path / "images", "--max-rejects", "4")[0] == 0

@@ -229,7 +229,7 @@ def test_v5_v6_documents_keep_all_images_or_are_dropped_and_each_image_is_its_ow
     some = CrawlSettings("mmc4", at_least=2, private=True)
     assert crawl([source], tmp_path / "some", some, LIMITS).kept == 2
     second = lines(tmp_path / "some" / "docs.jsonl")[1]
-    assert [entry["image_name"] for entry in second["image_info"]] == ["3.png", "5.png"]  # type: ignore[attr-defined]
+    assert [entry["image_name"] for entry in second["image_info"]] == ["3.png", "5.png"]
     assert second["similarity_matrix"] == [[0, 0], [2, 2]]
 
 

@@ -109,7 +109,7 @@ def entry(server: HostileServer, **place: object) -> Entry:
 
 def bring_entry(one: Entry, folder: Path, **settings: object) -> None:
     catalogue = Catalogue({one.name: one}, {})
-    fetch([one], folder, catalogue=catalogue, accept_licence=True, limits=QUICK, **settings)  # type: ignore[arg-type]
+    fetch([one], folder, catalogue=catalogue, accept_licence=True, limits=QUICK, **settings)
 
 
 def test_a_stated_checksum_is_verified_and_wrong_bytes_are_fetched_again(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from vita_train.errors import DataError
 from vita_train.storage.base import FileRef, Store
 from vita_train.storage.s3 import S3Store
 from vita_train.training.batches import BatchLoader
-from vita_train.training.parallel.distributed import World
 
 QUIET: list[str] = []
 SHARD = 8000
@@ -176,15 +174,7 @@ def batches(corpus: Corpus, workers: int, ahead: int) -> list[Batch]:
         Budgets(256, 16, 400),
         0,
     )
-    loader = BatchLoader(
-        SimpleNamespace(collate=Collator()),  # type: ignore[arg-type]
-        order,
-        grad_accum=1,
-        world=World(0, 1, 0, torch.device("cpu")),
-        seed=0,
-        workers=workers,
-        ahead=ahead,
-    )
+    loader = BatchLoader(Collator(), order, workers=workers, ahead=ahead)
     return [part for loaded in loader.steps(0, 8) for part in loaded.parts]
 
 

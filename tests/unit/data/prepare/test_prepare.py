@@ -253,9 +253,7 @@ def test_limits_come_from_the_stages_that_pack_the_dataset(tmp_path: Path) -> No
             "batch": {"seq_len": 48},
         },
     }
-    with pytest.raises(
-        DataError, match=r"short/train: 1 of 1 records rejected.*stages\.1\.3\.batch allows 48"
-    ):
+    with raises_code(DataError, "VT-DATA-015", "short/train", "stages.1.3.batch", "48"):
         prepare(recipe(stages=stages), registry, tmp_path / "corpus", progress=QUIET.append)
 
 
@@ -280,21 +278,23 @@ def test_a_tokenizer_larger_than_the_model_is_refused(registry: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "code", "fact"),
     [
-        None,
-        "{",
-        "[]",
-        '{"datasets": {"a": {"train": {"roots": {}}}}}',
-        '{"datasets": {}, "extra": 1}',
-        '{"datasets": {"../a": {}}}',
+        (None, "VT-DATA-026", ""),
+        ("{", "VT-DATA-029", ""),
+        ("[]", "VT-DATA-028", "vita-train/registry/v1"),
+        ('{"datasets": {"a": {"train": {"roots": {}}}}}', "VT-DATA-027", "datasets.a.task"),
+        ('{"datasets": {}, "extra": 1}', "VT-DATA-028", "extra"),
+        ('{"datasets": {"../a": {}}}', "VT-DATA-027", "datasets.../a.task"),
     ],
 )
-def test_registries_that_are_none(tmp_path: Path, content: str | None) -> None:
+def test_registries_that_are_none(
+    tmp_path: Path, content: str | None, code: str, fact: str
+) -> None:
     path = tmp_path / "registry.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataError, match=r"registry"):
+    with raises_code(DataError, code, str(path), fact):
         prepare(recipe(), path, tmp_path / "corpus", progress=QUIET.append)
 
 

@@ -109,8 +109,8 @@ def test_words_are_cut_as_qwen2_cuts_them(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=str(tmp_path)):
+    with raises_code(DataError, "VT-DATA-017", str(tmp_path)):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=str(tmp_path)):
+    with raises_code(DataError, "VT-DATA-017", str(tmp_path)):
         load_tokenizer(tmp_path)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.data.select import even
 from vita_train.data.select.even import even_positions, flan_records, flan_tables
 from vita_train.data.select.top import TopSettings, select_top
@@ -49,7 +50,7 @@ def test_v8_the_top_share_of_each_shard_ties_to_the_earlier_row(tmp_path: Path) 
 
 def test_v8_the_threshold_is_strict_and_too_few_are_refused_by_name(tmp_path: Path) -> None:
     path = shard(tmp_path / "low.parquet", [0.6, 0.6, 0.7, 0.1])
-    with pytest.raises(DataError, match=r"low\.parquet"):
+    with raises_code(DataError, "VT-DATA-093", "low.parquet", "0.6"):
         select_top([path], tmp_path / "out", TopSettings(share=0.5))
     select_top([path], tmp_path / "out", TopSettings(share=0.25))
     assert ids(tmp_path / "out" / "low.parquet") == [2]
@@ -68,7 +69,8 @@ def test_v8_a_global_share_differs_from_that_of_each(tmp_path: Path) -> None:
 
 def test_v7_missing_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1], "url": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="clip_similarity_vitb32, clip_similarity_vitl14, text"):
+    columns = "clip_similarity_vitb32, clip_similarity_vitl14, text"
+    with raises_code(DataError, "VT-DATA-091", "a.parquet", columns):
         select_top([tmp_path / "a.parquet"], tmp_path / "out", TopSettings())
 
 

@@ -268,7 +268,7 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str, seeming: str) 
     assert isinstance(second, Row)
     assert f"seems to be {seeming}" in first.detail
     (tmp_path / "array").write_text(f"[{text}, {{]", encoding=encoding)
-    with pytest.raises(DataError, match=f"seems to be {seeming}"):
+    with raises_code(DataError, "VT-DATA-025", seeming):
         list(read_records(tmp_path / "array", ROOTS))
 
 
@@ -305,5 +305,5 @@ def test_elements_and_faults_of_arrays_across_chunks(
             found = list(read_records(tmp_path / "records", ROOTS))
             assert [row.id for row in found] == [row["id"] for row in rows]
         (tmp_path / "records").write_text(json.dumps(rows)[:-40])
-        with pytest.raises(DataError, match=f"row {len(rows) - 1}"):
+        with raises_code(DataError, "VT-DATA-025", f"row {len(rows) - 1}"):
             list(read_records(tmp_path / "records", ROOTS))

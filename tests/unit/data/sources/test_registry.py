@@ -28,7 +28,7 @@ def test_a_registry_with_a_name_twice_is_refused(
 ) -> None:
     path = tmp_path / f"registry.{suffix}"
     path.write_text(text)
-    with pytest.raises(DataError, match=f"'{name}' is given twice") as caught:
+    with raises_code(DataError, "VT-RECIPE-055", f"'{name}'") as caught:
         load_registry(path)
     assert caught.value.where == f"{path}:2"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises_code
 from vita_train.cli.tools import tools
 from vita_train.data.tools.archives import extract_all, join_parts
 from vita_train.errors import DataError
@@ -84,7 +85,7 @@ def test_a3_names_choose_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "allava.tar.gz").exists()
     assert not (tmp_path / "data_engine.tar.gz").exists()
-    with pytest.raises(DataError, match="no parts of laion"):
+    with raises_code(DataError, "VT-DATA-120", "laion", ".tar.gz.part_000"):
         join_parts(tmp_path, ["laion"])
 
 

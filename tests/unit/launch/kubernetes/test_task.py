@@ -90,29 +90,32 @@ def test_settings_of_a_task_are_laid_over_the_platforms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "nproc", "message"),
+    ("fields", "nproc", "code", "fact"),
     [
         (
             {"resources": {"limits": {"nvidia.com/gpu": "4"}}},
             8,
-            "asks for 4 nvidia.com/gpu, but ranks in a pod: 8",
+            "VT-RECIPE-013",
+            "4 nvidia.com/gpu",
         ),
         (
             {"resources": {"limits": {"ephemeral-storage": "10Gi"}}},
             1,
-            "cannot be given ephemeral-storage",
+            "VT-RECIPE-012",
+            "ephemeral-storage",
         ),
         (
             {"env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
             1,
-            "NODE comes from",
+            "VT-RECIPE-014",
+            "NODE",
         ),
     ],
 )
 def test_what_a_jobs_pods_cannot_have_is_refused(
-    fields: dict[str, Any], nproc: int, message: str
+    fields: dict[str, Any], nproc: int, code: str, fact: str
 ) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with raises_code(RecipeError, code, fact):
         _settings(nproc, **fields)
 
 

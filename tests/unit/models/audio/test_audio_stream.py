@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.models.audio.encoder import AudioEncoder
 from vita_train.models.audio.stream import AudioStream
@@ -72,7 +73,10 @@ def test_only_what_later_chunks_see_is_kept() -> None:
     assert len(stream._heard) < 4 * 4 + 3
 
 
-@pytest.mark.parametrize(("setting", "value"), [("chunk_size", 0), ("conv_kernel", 5)])
-def test_an_encoder_that_looks_ahead_is_refused(setting: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=f"model.audio_encoder.{setting}"):
+@pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [("chunk_size", 0, "VT-RECIPE-016"), ("conv_kernel", 5, "VT-RECIPE-017")],
+)
+def test_an_encoder_that_looks_ahead_is_refused(setting: str, value: int, code: str) -> None:
+    with raises_code(RecipeError, code, f"model.audio_encoder.{setting}"):
         AudioStream(encoder(**{setting: value}))

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.helpers.errors import raises_code
@@ -25,9 +24,8 @@ def test_a_pretrained_directory_is_read_and_checked(small_spec: ModelSpec, tmp_p
     build_modules(
         with_source(small_spec, tmp_path / "gone"), ["llm"], empty=True
     )  # does not read it
-    with pytest.raises(
-        CheckpointError, match="vocab_size is 97 there and 98 in the recipe; num_hidden_layers"
-    ):
+    facts = ("vocab_size is 97", "98", "num_hidden_layers is 2")
+    with raises_code(CheckpointError, "VT-WEIGHTS-001", *facts):
         build_modules(with_source(small_spec, tmp_path, vocab_size=98, num_layers=1), ["llm"])
 
 

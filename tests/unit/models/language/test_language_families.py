@@ -151,9 +151,7 @@ def test_a_source_is_read_and_checked_by_its_type(
     with raises_code(CheckpointError, "VT-WEIGHTS-001", "rope_parameters"):
         build_modules(spec_of(small_spec, family, source=str(source), rope_theta=5e5), ["llm"])
     other = "llama3-8b" if family != "llama3-8b" else "nemo"
-    with pytest.raises(
-        CheckpointError, match=r"config.json says model_type .*set model.llm.family"
-    ):
+    with raises_code(CheckpointError, "VT-WEIGHTS-005", "config.json", "model.llm.family"):
         build_modules(spec_of(small_spec, other, source=str(source)), ["llm"])
 
 
@@ -163,9 +161,8 @@ def test_a_source_with_a_sliding_window_is_refused_where_it_would_matter(
     saved = build_llm(spec_of(small_spec, "nemo").llm)
     saved.config.sliding_window = 100
     saved.save_pretrained(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"looks back 100 positions only.*max_positions to at most 100"
-    ):
+    facts = ("100 positions", "model.llm.max_positions to at most 100")
+    with raises_code(CheckpointError, "VT-WEIGHTS-002", *facts):
         build_modules(spec_of(small_spec, "nemo", source=str(tmp_path)), ["llm"])
     build_modules(spec_of(small_spec, "nemo", source=str(tmp_path), max_positions=100), ["llm"])
 

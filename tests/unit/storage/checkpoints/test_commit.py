@@ -315,7 +315,7 @@ def test_committer_tells_what_went_wrong(tmp_path: Path) -> None:
         committer.wait()
     committer.wait()
     committer.submit(20, {"gone.bin": tmp_path / "gone.bin"})
-    with pytest.raises(MissingKeyError, match=r"gone\.bin"):
+    with raises_code(MissingKeyError, "VT-STORE-026", "gone.bin"):
         committer.submit(30, write_files(tmp_path, 30, 0))
     assert latest_commit(store, "s") is None
 

@@ -129,9 +129,7 @@ def test_the_base_that_the_adapter_names_is_found(
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "someone/else"})
     )
-    with pytest.raises(
-        UserError, match=r"someone/else: the weights that the adapter belongs to .* --base"
-    ):
+    with raises_code(UserError, "VT-USE-120", "someone/else", "--base"):
         open_source(tmp_path / "lora")
     with raises_code(UserError, "VT-USE-123"):
         open_source(base, base=base)

@@ -40,7 +40,7 @@ def test_a_prefix_is_offered_and_taken(
     path = write(
         tmp_path / "in", {**of_a_language_model(ours, prefix), "eyes.proj.weight": torch.zeros(2)}
     )
-    with pytest.raises(CheckpointError, match=f"give --prefix {prefix}"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-052", f"--prefix {prefix}"):
         open_source(path)
     made = plan(path, small_spec, prefix=prefix)
     assert [row.theirs for row in made.report.rows if row.status == "left out"] == [
@@ -64,7 +64,7 @@ def test_a_whole_wrapped_checkpoint_is_refused_by_the_command(
         ["model", "import", str(tmp_path / "model.bin"), "--out", str(tmp_path / "out")],
     )
     assert isinstance(asked.exception, CheckpointError)
-    assert "give --prefix ddp." in str(asked.exception)
+    assert "--prefix ddp." in asked.exception.remedy
     assert not (tmp_path / "out").exists()
 
 
@@ -82,8 +82,6 @@ def test_values_that_are_not_finite_are_refused_by_name(
     bad = tensors["model.mm_projector.2.bias"].clone()
     bad[-1] = value
     write(tmp_path / "bad", {**tensors, "model.mm_projector.2.bias": bad})
-    with pytest.raises(
-        CheckpointError, match=r"bad: projector\.2\.bias holds values that are not finite \(get the"
-    ):
+    with raises_code(CheckpointError, "VT-WEIGHTS-083", "bad", "projector.2.bias"):
         write_import(plan(tmp_path / "bad", small_spec, ("projector",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()

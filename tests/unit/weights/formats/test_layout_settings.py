@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.helpers.errors import raises_code
 from tests.helpers.foreign import ENCODER_SETTINGS as SETTINGS
 from tests.helpers.foreign import build, imported, plan, released, write_speech_directory
 from vita_train.errors import CheckpointError
@@ -286,7 +287,7 @@ def test_the_export_describes_its_encoder_as_the_public_keys_have_it(
     # Weights of another width than the public class gives its adapter could not be loaded there.
     wide = recipe.model.audio_adapter.model_copy(update={"hidden_size": 24})
     other = recipe.model.model_copy(update={"audio_adapter": wide})
-    with pytest.raises(CheckpointError, match=r"audio_adapter.hidden_size is 24, not 32"):
+    with raises_code(CheckpointError, "VT-WEIGHTS-059", "audio_adapter.hidden_size is 24"):
         export_vita(
             build(other), recipe.model_copy(update={"model": other}), corpus, tmp_path / "wide"
         )

@@ -109,7 +109,7 @@ def render(
         started = [pool.submit(_run_block, block) for block in blocks]
         try:
             for future in progress(
-                as_completed(started), len(started), "rendering pictures and speech"
+                as_completed(started), len(started), "rendering images and speech"
             ):
                 future.result()
         except BaseException:
@@ -170,7 +170,7 @@ def _run_block(block: Block) -> None:
     if result.returncode == EXIT_REFUSED:
         raise UserError(lines[-1], code="VT-USE-041")
     raise VitaError(
-        f"rendering pictures and speech failed with status {result.returncode}: {lines[-1]}",
+        f"rendering images and speech failed with status {result.returncode}: {lines[-1]}",
         code="VT-FAIL-002",
         where=block.root,
         remedy="run the command again",
