@@ -32,7 +32,6 @@ def test_values_are_yaml() -> None:
             "seed=3",
             "name=other",
             "storage.root=s3://bucket/a=b",
-            "stages.1.1.trainable.vision=1e-4",
             "stages.1.1.trainable={projector: 1e-3}",
             "data.image.no_tile_sets=[a, b]",
             "tracking.tensorboard=false",
