@@ -71,7 +71,7 @@ from vita_train.storage.s3 import S3Store
 RESULTS = Path(__file__).parent / "results"
 WANTED = {"kills": 200, "faults": 200}
 #: Blows that a step gets before it is let through.
-MOST = 10
+MOST = 15
 #: Seconds a step takes at most, blows aside; the watchdog acts long before.
 PATIENCE = 600.0
 STEP_TIMEOUT = 20.0
@@ -291,7 +291,8 @@ def try_step(world: World, step: str, log: Path) -> dict[str, Any]:
     while sum(blows.values()) < MOST:
         child = start(lambda: world.do(step), log)
         # A step that was taken up has less left to do, so that blows reach the end of it too.
-        if (status := ended(child, random.uniform(0.0, 0.6 * world.seconds[step]))) is not None:
+        most = random.choice((0.15, 0.3, 0.6)) * world.seconds[step]
+        if (status := ended(child, random.uniform(0.0, most))) is not None:
             faults += [f"ended by itself with {status}"] if status else []
             break
         blow = random.choices(("kill", "lose", "hang"), weights=(6, 3, 1))[0]
