@@ -1,13 +1,14 @@
 """Kill runs and spoil storage at random, and count how often the outcome is the undisturbed one.
 
     python benchmarks/kills.py kills --store local --ranks 2 --minutes 10
-    python benchmarks/kills.py kills --store s3 --minutes 10
+    python benchmarks/kills.py kills --store s3 --minutes 10 --blows 100
     python benchmarks/kills.py faults --minutes 2
     python benchmarks/kills.py table                            # only write the table anew
 
-``kills`` runs every step of recipe `smoke` once undisturbed. Then it takes the steps in turn:
-what a step left is removed, and it is done anew under blows until it ends; weights, files,
-measures and the losses of all steps must be equal, to the bit, to what the undisturbed step gave.
+``kills`` runs every step of recipe `smoke` once undisturbed. Then it takes the steps in turn, those
+with the fewest blows on record first: what a step left is removed, and it is done anew under blows
+until it ends; weights, files, measures and the losses of all steps must be equal, to the bit, to
+what the undisturbed step gave.
 A blow comes at a random time and is one of
 
 * kill: SIGKILL to all processes of the step at once, as when a machine dies;
@@ -20,8 +21,8 @@ Afterwards the store must hold the old checkpoint or the new one, whole; a save 
 means the new one; whatever went wrong was said by an error of ours.
 
 Ranks are forked from a process that has imported what they need, so that a blow costs the step's
-own time. Every trial is a line of ``benchmarks/results/kills.jsonl``, so the benchmark may be
-stopped and started again; ``kills.md`` counts.
+own time. Every trial is a line of ``benchmarks/results/kills.jsonl``, with the revision that was
+tried, so the benchmark may be stopped and started again; ``kills.md`` counts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,7 +71,7 @@ from vita_train.storage.s3 import S3Store
 RESULTS = Path(__file__).parent / "results"
 WANTED = {"kills": 200, "faults": 200}
 #: Blows that a step gets before it is let through.
-MOST = 10
+MOST = 15
 #: Seconds a step takes at most, blows aside; the watchdog acts long before.
 PATIENCE = 600.0
 STEP_TIMEOUT = 20.0
@@ -289,7 +291,8 @@ def try_step(world: World, step: str, log: Path) -> dict[str, Any]:
     while sum(blows.values()) < MOST:
         child = start(lambda: world.do(step), log)
         # A step that was taken up has less left to do, so that blows reach the end of it too.
-        if (status := ended(child, random.uniform(0.0, 0.6 * world.seconds[step]))) is not None:
+        most = random.choice((0.15, 0.3, 0.6)) * world.seconds[step]
+        if (status := ended(child, random.uniform(0.0, most))) is not None:
             faults += [f"ended by itself with {status}"] if status else []
             break
         blow = random.choices(("kill", "lose", "hang"), weights=(6, 3, 1))[0]
@@ -327,8 +330,16 @@ def difference(found: dict[str, Any] | None, expected: dict[str, Any]) -> str:
     )
 
 
-def kill_runs(store: str, ranks: int, minutes: float, only: list[str]) -> Iterator[dict[str, Any]]:
-    """Try steps in turn until the time is over."""
+def kill_runs(
+    store: str,
+    ranks: int,
+    minutes: float,
+    only: list[str],
+    most: float,
+    record: list[dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Try steps until the time is over or so many blows are on record for this store and number of
+    ranks."""
     import vita_train.evaluation.run
     import vita_train.report.render
     import vita_train.training.stage
@@ -354,15 +365,19 @@ def kill_runs(store: str, ranks: int, minutes: float, only: list[str]) -> Iterat
             world.expected[step] = world.outcome(step) or {}
             print(f"{step}: {world.seconds[step]:.1f} s undisturbed", flush=True)
         deadline = time.monotonic() + 60 * minutes
-        while time.monotonic() < deadline:
-            for step in random.sample(asked, len(asked)):
-                if time.monotonic() >= deadline:
-                    break
-                log.unlink(missing_ok=True)
-                done = try_step(world, step, log)
-                if not done["equal"]:
-                    print(log.read_text()[-3000:], file=sys.stderr, flush=True)
-                yield {"kind": "kills", "store": store, "ranks": ranks, **done}
+        fallen: Counter[str] = Counter(dict.fromkeys(asked, 0))
+        for line in record:
+            if line["kind"] == "kills" and (line["store"], line["ranks"]) == (store, ranks):
+                fallen[line["step"]] += sum(line["blows"].values())
+        while time.monotonic() < deadline and fallen.total() < most:
+            step = min(asked, key=lambda step: (fallen[step], random.random()))
+            log.unlink(missing_ok=True)
+            done = try_step(world, step, log)
+            # A step too short to be met counts too, so that the others have their turn.
+            fallen[step] += max(1, sum(done["blows"].values()))
+            if not done["equal"]:
+                print(log.read_text()[-3000:], file=sys.stderr, flush=True)
+            yield {"kind": "kills", "store": store, "ranks": ranks, **done}
 
 
 @contextmanager
@@ -476,7 +491,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in kills:
         groups[line["step"], f"{line['store']}, {line['ranks']}"].append(line)
     blows = sum((Counter(line["blows"]) for line in kills), Counter())
-    for (step, where), group in groups.items():
+    for (step, where), group in sorted(groups.items()):
         counts = sum((Counter(line["blows"]) for line in group), Counter())
         text.append(
             f"| {step} | {where} | {len(group)} | {counts['kill']} | "
@@ -508,6 +523,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         f"{len(met)} right.",
         "",
     ]
+    revisions = sorted({line["revision"] for line in lines})
+    text += [f"Revisions: {', '.join(revisions)}.", ""] if revisions else []
     wrong = [line for line in lines if not line["equal"]]
     text += ["## What was not right", ""] if wrong else []
     text += [
@@ -529,19 +546,32 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=10.0, help="of trials, the undisturbed run aside"
     )
+    parser.add_argument(
+        "--blows", type=float, default=float("inf"), help="on record, at which to end"
+    )
     parser.add_argument("--only", nargs="*", default=[], metavar="STEP")
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
     register_job_backend(JobBackendSpec("forked", f"{__name__}:ForkedBackend", here=True))
     path = asked.results / "kills.jsonl"
+    record = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=RESULTS,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
     trials = {
-        "kills": lambda: kill_runs(asked.store, asked.ranks, asked.minutes, asked.only),
+        "kills": lambda: kill_runs(
+            asked.store, asked.ranks, asked.minutes, asked.only, asked.blows, record
+        ),
         "faults": lambda: spoil_storage(asked.minutes),
         "table": lambda: (),
     }[asked.what]()
     for trial in trials:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trial) + "\n")
+            file.write(json.dumps({**trial, "revision": revision}) + "\n")
         print(json.dumps(trial), flush=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     (asked.results / "kills.md").write_text(table(lines))

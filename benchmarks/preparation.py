@@ -1,16 +1,25 @@
-"""Processor seconds that preparation takes, this tree beside another: ``python
-benchmarks/preparation.py OTHER``.
+"""Processor seconds that preparation takes, this tree beside another, or beside itself without its
+checks.
 
-OTHER is a checkout of the version to compare with. Both prepare the same small corpus of real files
-(photographs' sizes, clips of ten seconds, short videos) a few times in turn, with all their
-processes counted.
+    python benchmarks/preparation.py            # what the checks cost
+    python benchmarks/preparation.py OTHER      # a checkout of the version to compare with
+
+Both prepare the same small corpus of real files (photographs' sizes, clips of ten seconds, short
+videos) a few times in turn, with all their processes counted.
+
+Without its checks means: files are decoded in the process that prepares, with no limits; nobody
+looks whether they are whole, and no digest is taken of them; images are converted as they are
+stored, orientation, profile and transparency left aside; of audio the first channel is taken as it
+is; records are not searched for characters that are none.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +32,20 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-ROUNDS = 5
+#: What is appended to files of a copy of the package, so that nothing is looked at.
+UNCHECKED = {
+    "media/whole.py": "def check_whole(path, kind):\n    pass\n",
+    "media/door.py": "def content_digest(path, kind):\n    return bytes(DIGEST_BYTES)\n",
+    "media/shown.py": 'def as_shown(image):\n    return image.convert("RGB")\n'
+    "def first_page(image):\n    pass\n",
+    "media/image.py": "def _is_plain(image):\n    return False\n",
+    "media/heard.py": "def to_scale(samples, path):\n    return samples\n"
+    "def one_channel(samples, rate, path, channel):\n    return samples[:, 0].copy()\n"
+    "def check_clipping(wave, path):\n    pass\n",
+    "media/apart.py": "def _here(self, file):\n"
+    "    return measure(file, _unpacked(self._settings))\nDecoder.measure = _here\n",
+    "sources/reading.py": "def _check_characters(value):\n    pass\n",
+}
 PICTURES, CLIPS, VIDEOS, TEXTS = 150, 150, 15, 3000
 
 RECIPE = """
@@ -126,20 +148,37 @@ def prepare(tree: Path, at: Path, workers: int) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def without_checks(tree: Path, at: Path) -> Path:
+    """Copy the package of a tree and take the checks out of the copy."""
+    shutil.copytree(tree / "vita_train", at / "vita_train")
+    for name, code in UNCHECKED.items():
+        with (at / "vita_train" / "data" / name).open("a") as file:
+            file.write(f"\n\n{code}")
+    return at
+
+
 def main() -> None:
     """Compare and print."""
-    ours, other = Path(__file__).resolve().parents[1], Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory() as folder:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("other", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    asked = parser.parse_args()
+    ours = Path(__file__).resolve().parents[1]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as copy:
+        other = asked.other.resolve() if asked.other else without_checks(ours, Path(copy) / "w")
         write_corpus(Path(folder))
-        for workers in (1, 2):
+        for workers in asked.workers:
             spent: dict[Path, list[float]] = {other: [], ours: []}
-            for _ in range(ROUNDS):
+            for _ in range(asked.rounds):
                 for tree, seconds in spent.items():
                     seconds.append(prepare(tree, Path(folder), workers))
             before, now = (statistics.median(spent[tree]) for tree in (other, ours))
+            pairs = [one / two - 1 for one, two in zip(spent[ours], spent[other], strict=True)]
             print(
-                f"workers {workers}: {before:.2f} s before, {now:.2f} s now,"
-                f" {now / before - 1:+.1%}"
+                f"workers {workers}: {before:.2f} s before, {now:.2f} s now, "
+                f"{now / before - 1:+.1%}; by round {', '.join(f'{pair:+.1%}' for pair in pairs)}",
+                flush=True,
             )
 
 

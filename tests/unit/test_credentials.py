@@ -20,7 +20,10 @@ URLS = [
     f"https://host/x?X-Amz-Signature={SECRET}",
     f"http://host/?token={SECRET}&b=1",
     f"http://a:b@{SECRET}@h/x",
+    f"https://host/x?sig={SECRET}",
 ]
+#: Without a scheme: only where they are all of the text.
+BARE = [f"user:{SECRET}@127.0.0.1:9000", f"//user:{SECRET}@host/x", f"http:user:{SECRET}@host"]
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -31,7 +34,8 @@ def test_they_are_seen_and_taken_out(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/a@b", "https://host/x?page=2#a@b", "runs/a@b", "file:///a/b@c"]
+    "url",
+    ["s3://bucket/a@b", "https://host/x?page=2#a@b", "runs/a@b", "file:///a/b@c", "a: me@host b"],
 )
 def test_what_has_none_is_left_alone(url: str) -> None:
     assert not holds_credentials(url)
@@ -50,7 +54,7 @@ def test_what_has_none_is_left_alone(url: str) -> None:
         "launch.pod.env.HTTP_PROXY",
     ],
 )
-@pytest.mark.parametrize("url", URLS[:4])
+@pytest.mark.parametrize("url", [*URLS[:4], *BARE])
 def test_recipes_with_them_are_refused(key: str, url: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe("smoke", [f"{key}={url}"])
@@ -74,3 +78,20 @@ def test_other_doors_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", URLS[0])
     with raises_code(UserError, "VT-USE-108"):
         S3Store("bucket")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:9000",
+        "ftp://host",
+        "http://host:99999",
+        "http://",
+        "http://h/?x=1",
+        "http://a b",
+        "http://a%40b",
+    ],
+)
+def test_endpoints_are_urls_of_servers(url: str) -> None:
+    with raises_code(UserError, "VT-RECIPE-047", "storage.endpoint"):
+        load_recipe("smoke", [f"storage.endpoint={url}"])

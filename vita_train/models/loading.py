@@ -28,7 +28,7 @@ def check_loaded(
     ignore: Sequence[str] = (),
 ) -> None:
     """Refuse a model that was not loaded whole from a source, or that took values which are not
-    finite.
+    finite, or matrices of zeros.
 
     Args:
         model: as loaded.
@@ -37,7 +37,7 @@ def check_loaded(
         mismatched: tensors of another shape.
         where: the source.
         setting: settings of the recipe that the source belongs to, such as ``model.llm``.
-        ignore: patterns (``re.search``) of tensors of the source that may go unused.
+        ignore: patterns (``re.search``) of tensors of the source that may go unused, or be zero.
 
     Raises:
         CheckpointError: with the names of the tensors, and what to set.
@@ -65,6 +65,21 @@ def check_loaded(
             remedy=_remedy(absent, unused, setting),
         )
     check_finite(model, where=where)
+    empty = sorted(
+        name
+        for name, tensor in model.named_parameters()
+        if tensor.ndim == 2
+        and not bool(tensor.any())
+        and not any(re.search(pattern, name) for pattern in ignore)
+    )
+    if empty:
+        raise CheckpointError(
+            f"{len(empty)} matrices hold nothing but zeros: {_shown(empty)}",
+            code="VT-WEIGHTS-095",
+            where=where,
+            remedy="so ends a file that was not fetched whole: fetch it again; if they are meant, "
+            f"name patterns of them: {setting}.ignore=['name\\.']",
+        )
 
 
 def check_finite(model: nn.Module, *, where: str) -> None:

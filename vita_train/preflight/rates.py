@@ -1,4 +1,4 @@
-"""Learning rates that are known to undo what pretrained modules can."""
+"""Learning rates that are known to undo what pretrained modules can, or that are never reached."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ HIGH_RATE = 5e-5
 
 
 def rate_warnings(recipe: Recipe) -> tuple[str, ...]:
-    """Return a line for each stage that trains every module of a pretrained model at once, one of
-    the pretrained at a rate above `HIGH_RATE`."""
+    """Return a line for each stage whose warm-up outlasts it, and for each that trains every module
+    of a pretrained model at once, one of the pretrained at a rate above `HIGH_RATE`."""
     pretrained = {*recipe.model.sources, *recipe.weights}
     lines = []
     for stage, spec in recipe.stages.items():
+        if spec.steps is not None and 1 <= spec.steps <= spec.optim.warmup:
+            lines.append(
+                f"stage {stage} ends after {spec.steps} steps, before its warm-up of "
+                f"{spec.optim.warmup:g}: its rates are never reached; lower "
+                f"stages.{stage}.optim.warmup"
+            )
         modules = {*modules_needed(recipe, stage)} - recipe.model.weightless
         whole = {*spec.trainable} - {*spec.adapted}
         high = [name for name in whole & pretrained if spec.trainable[name] > HIGH_RATE]

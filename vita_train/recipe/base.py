@@ -7,9 +7,11 @@ above anything sensible.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Strict(BaseModel):
@@ -48,6 +50,19 @@ Epsilon = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 #: How often each record is taken in an epoch. A dataset that is not wanted is left out.
 MixWeight = Annotated[float, Field(gt=0, le=1e6)]
+
+
+def _is_server(url: str) -> str:
+    parts = urlsplit(url)  # raises ValueError too, as the port does
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("is not the URL of a server: write http(s)://host or http(s)://host:port")
+    if parts.query or parts.fragment or re.search(r"[\s%]", url):
+        raise ValueError("is more than the URL of a server: write http(s)://host:port")
+    return url
+
+
+#: URL of an S3 server.
+Endpoint = Annotated[str, AfterValidator(_is_server)]
 #: What computes attention.
 Attention = Literal["auto", "varlen", "flash", "flex", "sdpa"]
 #: A limit for a measured value.

@@ -24,9 +24,10 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """Lay settings over a tree, in order.
 
     Raises:
-        RecipeError: a setting is not ``a.b=c``, or its path leads through something that is not a
-            mapping.
+        RecipeError: a setting is not ``a.b=c``, its path leads through something that is not a
+            mapping, or it undoes one before it.
     """
+    given: dict[Path, tuple[str, Any]] = {}
     for text in overrides:
         source = f"--set {text}"
         name, equals, value = text.partition("=")
@@ -37,7 +38,21 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         stages = tree.value.get("stages") if isinstance(tree.value, dict) else None
         path = resolve_path(name.strip(), source, tuple(stages) if isinstance(stages, dict) else ())
         parsed = parse_yaml(value, source, path)
+        _refuse_undone(given, path, parsed.value, source)
+        given[path] = text, parsed.value
         _set(tree, path, parsed.value, source)
+
+
+def _refuse_undone(given: dict[Path, tuple[str, Any]], path: Path, value: Any, source: str) -> None:
+    """Refuse a setting that would silently undo one before it; the same one again does not."""
+    for before, (text, earlier) in given.items():
+        if before[: len(path)] == path and (before != path or repr(earlier) != repr(value)):
+            raise RecipeError(
+                f"undoes --set {text}",
+                code="VT-RECIPE-090",
+                where=source,
+                remedy="remove one of them",
+            )
 
 
 def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vita_train.recipe.backends import JOB_BACKENDS, settings_model
-from vita_train.recipe.base import MAX_NAME, Count, OptionalCount, Seconds, Strict, Workers
+from vita_train.recipe.base import (
+    MAX_NAME,
+    Count,
+    Endpoint,
+    OptionalCount,
+    Seconds,
+    Strict,
+    Workers,
+)
 from vita_train.recipe.data import DataSpec
 from vita_train.recipe.graph import Node, check_graph, filled_in, in_order
 from vita_train.recipe.model import ModelSpec, TokenizerSpec
@@ -27,7 +35,7 @@ class StorageSpec(Strict):
 
     root: str = "runs"
     """Directory or s3:// URI; a run lives under <root>/<run>."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """S3 endpoint when it is not AWS; credentials come from the environment."""
     keep_last: Count = 2
     """Resumable checkpoints kept per stage."""

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from vita_train.plugins import Registry
-from vita_train.recipe.base import Count, Strict
+from vita_train.recipe.base import Count, Endpoint, Strict
 
 
 class SynthSource(Strict):
@@ -46,7 +46,7 @@ class RecordsSource(Strict):
     registry: str
     """Path of the registry file (JSON or YAML), or its s3:// URI. Relative to the recipe's file if
     it is there, else to the working folder. Record files and roots in it may be URIs too."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """S3 endpoint of what lies in a store, when it is not AWS; credentials come from the
     environment."""
     image_folder: str | None = None

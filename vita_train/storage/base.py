@@ -7,6 +7,7 @@ so that any S3 server will do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -201,6 +202,13 @@ def local_path(uri: str) -> Path:
             code="VT-USE-098",
             where=uri,
             remedy="use a local path, file:// or s3://",
+        )
+    if re.match("[a-z][a-z0-9]+:/(?!/)", uri, re.IGNORECASE):
+        raise UserError(
+            "looks like a URI with a slash too few",
+            code="VT-USE-290",
+            where=uri,
+            remedy="write two slashes after the colon; a folder of this name is ./" + uri,
         )
     path = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
     return Path(path).expanduser().absolute()

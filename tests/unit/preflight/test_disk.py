@@ -33,8 +33,9 @@ class Usage(NamedTuple):
     free: int
 
 
-def recipe(root: Path, *settings: str) -> Recipe:
-    return load_recipe("smoke", [f"storage.root={root}", "storage.keep_last=2", *settings])
+def recipe(root: Path, *settings: str, keep_last: int = 2) -> Recipe:
+    kept = f"storage.keep_last={keep_last}"
+    return load_recipe("smoke", [f"storage.root={root}", kept, *settings])
 
 
 def test_every_stage_keeps_its_checkpoints(tmp_path: Path) -> None:
@@ -52,10 +53,7 @@ def test_every_stage_keeps_its_checkpoints(tmp_path: Path) -> None:
     assert plan.in_flight == 12 * 3 * MILLION
     assert plan.weights == 4 * 4 * MILLION
     more = recipe(
-        tmp_path,
-        "storage.keep_last=50",
-        "stages.1.1.steps=100",
-        "stages.1.1.checkpoint_interval=10",
+        tmp_path, "stages.1.1.steps=100", "stages.1.1.checkpoint_interval=10", keep_last=50
     )
     assert (
         plan_disk(more, ["1.1"], {"1.1": MILLION}, 0, exports=False).checkpoints
@@ -75,7 +73,7 @@ def test_half_precision_stands_beside_its_master_copy(tmp_path: Path) -> None:
 def test_a_disk_too_small_for_all_stages_is_told_with_what_to_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(recipe(tmp_path, "storage.keep_last=1000", "stages.1.1.checkpoint_interval=1"), "r")
+    run = Run(recipe(tmp_path, "stages.1.1.checkpoint_interval=1", keep_last=1000), "r")
     run.dir.mkdir(parents=True)
     parameters = dict.fromkeys(
         (

@@ -236,6 +236,12 @@ def test_everything_at_once_at_a_high_rate_is_a_warning() -> None:
     assert rate_warnings(all_at_once(2e-4, None)) == (), "there is nothing to forget"
 
 
+def test_a_warm_up_that_outlasts_its_stage_is_a_warning() -> None:
+    (line,) = rate_warnings(load_recipe("smoke", ["stages.0.llm.optim.warmup=4"]))
+    assert "0.llm" in line
+    assert rate_warnings(load_recipe("smoke", ["stages.0.llm.optim.warmup=3"])) == ()
+
+
 def test_memory_is_that_of_the_recipes_gpus() -> None:
     found = check_memory(recipe(), "t4-16")
     assert "of 16 GB" in found.detail

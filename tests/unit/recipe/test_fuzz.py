@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,10 @@ def try_records(rng: random.Random, folder: Path) -> None:
         pass
 
 
-def try_all(rounds: int, seed: int, folder: Path) -> None:
+def try_all(rounds: int, seed: int, folder: Path) -> Counter[str]:
     """Go on until one of them ends in an error that is not ours, and say by which seed to find it
-    again."""
+    again; else how many of each kind were taken and refused."""
+    outcomes: Counter[str] = Counter()
     kinds: tuple[Callable[[random.Random, Path], None], ...] = (
         try_recipe,
         try_recipe,
@@ -191,12 +193,14 @@ def try_all(rounds: int, seed: int, folder: Path) -> None:
         attempt = kinds[number % len(kinds)]
         try:
             attempt(rng, folder)
+            outcomes[f"{attempt.__name__} taken"] += 1
         except VitaError:
-            pass
+            outcomes[f"{attempt.__name__} refused"] += 1
         except Exception as error:
             raise AssertionError(
                 f"{attempt.__name__} of {seed}/{number}: {type(error).__name__}: {error}"
             ) from error
+    return outcomes
 
 
 def test_three_hundred_changed_inputs(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ def test_values_are_yaml() -> None:
             "seed=3",
             "name=other",
             "storage.root=s3://bucket/a=b",
-            "stages.1.1.trainable.vision=1e-4",
             "stages.1.1.trainable={projector: 1e-3}",
             "data.image.no_tile_sets=[a, b]",
             "tracking.tensorboard=false",
@@ -78,8 +77,25 @@ def test_null_removes_an_entry() -> None:
     assert (recipe.stages["1.1"].steps, recipe.stages["1.1"].epochs) == (None, 2)
 
 
-def test_the_last_setting_counts() -> None:
-    assert load_recipe("tiny", ["seed=1", "seed=2"]).seed == 2
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["seed=1", "seed=2"],
+        ["data.image.max_tiles=2", "data.image={max_tiles: 3}"],
+        ["stages.1.1.steps=5", "stages.'1.1'.steps=6"],
+    ],
+)
+def test_no_setting_undoes_another(settings: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("tiny", settings)
+    assert caught.value.code == "VT-RECIPE-090"
+    assert all(setting in str(caught.value) for setting in settings)
+
+
+def test_settings_refine_one_another() -> None:
+    refined = load_recipe("tiny", ["data.image={max_tiles: 2}", "data.image.min_tiles=2", "seed=1"])
+    assert (refined.data.image.min_tiles, refined.data.image.max_tiles) == (2, 2)
+    assert load_recipe("tiny", ["seed=1", "seed=1"]).seed == 1
 
 
 @pytest.mark.parametrize(

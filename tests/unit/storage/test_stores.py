@@ -283,7 +283,7 @@ def test_open_store_reads_uris(tmp_path: Path, s3_store: S3Store) -> None:
     assert (folder.uri, key) == (s3_store.uri_of("a"), "b.bin")
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3:///x", "http://host/x"])
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3:///x", "http://host/x", "s3:/bucket/x"])
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(UserError) as caught:
         open_store(uri)

@@ -66,7 +66,7 @@ def load_native(
         samples, native = decode_audio(path, max_seconds)
         if not len(samples):
             raise MediaError("empty audio", f"sound {path} has no samples")
-        wave = one_channel(to_scale(samples, path), path, channel)
+        wave = one_channel(to_scale(samples, path), native, path, channel)
         check_clipping(wave, path)
         if not np.isfinite(wave).all():
             raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.stream import Stream
 
 #: Demuxers that may be used, by FFmpeg's names. Playlists, concat scripts and lists of images
 #: follow to other files and addresses; they are not among them.
@@ -58,3 +59,20 @@ def open_container(path: Path) -> InputContainer:
         Exception: whatever PyAV raises, for `door.decoding` to turn into a `MediaError`.
     """
     return av.open(f"file:{path}", mode="r", options=dict(_OPTIONS), metadata_errors="replace")
+
+
+#: Demuxers that take a duration from the file's header; the others estimate it from what is there.
+_STATED = ("asf", "avi", "flv", "matroska,webm")
+
+
+def stated_seconds(container: InputContainer, stream: Stream) -> float:
+    """Return how long a stream lasts as its file says; 0 where it says nothing of it.
+
+    What is said of the whole holds for its only stream.
+    """
+    if container.format.name not in _STATED:
+        return 0.0
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    streams = len(container.streams.video) + len(container.streams.audio)
+    return (container.duration or 0) / av.time_base if streams == 1 else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from vita_train.data.media import MediaError
-from vita_train.data.media.container import open_container
+from vita_train.data.media.container import open_container, stated_seconds
 
 Channel = Literal["mix", "first"]
 
@@ -29,6 +29,8 @@ _SCALES = (1 << 15, 1 << 23, 1 << 31)
 #: Less than this between the least and the greatest sample is silence: three steps of 16 bits,
 #: below any recording.
 _SILENCE = 1e-4
+#: The seconds, and the share, in which something must stand out of silence: a click is no audio.
+_CLICK_SECONDS, _CLICK = 0.01, 0.005
 #: A mix with less than this share of its loudest channel's power is one whose channels cancel each
 #: other.
 _CANCELLED = 0.01
@@ -94,17 +96,19 @@ def to_scale(samples: np.ndarray, path: Path) -> np.ndarray:
     return samples
 
 
-def one_channel(samples: np.ndarray, path: Path, channel: Channel) -> np.ndarray:
-    """Return one channel (n,) of samples (n, channels).
+def one_channel(samples: np.ndarray, rate: int, path: Path, channel: Channel) -> np.ndarray:
+    """Return one channel (n,) of samples (n, channels), ``rate`` a second.
 
-    The mean of the channels that carry audio: a channel that is silent or stands still is left out.
-    Where they cancel each other (one is the other's inverse), the loudest is taken alone.
+    The mean of the channels that carry audio: a channel that is silent, stands still or holds but a
+    click is left out. Where they cancel each other (one is the other's inverse), the loudest is
+    taken alone.
 
     Raises:
         MediaError: there is no audio in any, or in the first where ``channel`` is ``first``.
     """
-    spread = np.ptp(samples, axis=0)
-    audible = np.flatnonzero(spread > _SILENCE)
+    audible = np.flatnonzero(
+        [_is_audible(samples[:, one], rate) for one in range(samples.shape[1])]
+    )
     if channel == "first" and 0 not in audible and len(audible):
         raise MediaError(
             "silent audio",
@@ -113,7 +117,8 @@ def one_channel(samples: np.ndarray, path: Path, channel: Channel) -> np.ndarray
         )
     if not len(audible):
         raise MediaError(
-            "silent audio", f"{path} is silent: all samples are {float(samples[0, 0]):.3g}"
+            "silent audio",
+            f"{path} is silent: all samples, or all but a click, are {float(samples[-1, 0]):.3g}",
         )
     if channel == "first" or len(audible) == 1:
         return np.ascontiguousarray(samples[:, 0 if channel == "first" else audible[0]])
@@ -125,6 +130,14 @@ def one_channel(samples: np.ndarray, path: Path, channel: Channel) -> np.ndarray
         if mixed.var() < _CANCELLED * power[loudest]
         else mixed
     )
+
+
+def _is_audible(channel: np.ndarray, rate: int) -> bool:
+    if np.ptp(channel) <= _SILENCE:
+        return False
+    rest = float(np.median(channel[:: max(1, len(channel) // 1001)]))
+    standing_out = int(np.count_nonzero(np.abs(channel - rest) > _SILENCE / 2))
+    return standing_out > min(_CLICK_SECONDS * rate, _CLICK * len(channel))
 
 
 def check_clipping(wave: np.ndarray, path: Path) -> None:
@@ -161,11 +174,11 @@ def _decode_container(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
                 count += len(pieces[-1])
                 if count > most:
                     raise _too_long(path, count / stream.rate, max_seconds)
+        stated = stated_seconds(container, stream)
         has_length = container.format.name not in _CHECKED_BY_BYTES
-        if has_length and stream.duration and stream.time_base:
-            _check_count(
-                path, count, int(stream.duration * stream.time_base * stream.rate), stream.rate
-            )
+        if not stated and has_length and stream.duration and stream.time_base:
+            stated = float(stream.duration * stream.time_base)
+        _check_count(path, count, int(stated * stream.rate), stream.rate)
         samples = np.concatenate(pieces) if pieces else np.zeros((0, 1), np.float32)
         return samples.astype(np.float32, copy=False), int(stream.rate)
 

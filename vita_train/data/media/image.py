@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from vita_train.data.media import MediaError
 from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.shown import MAX_PIXELS, as_shown, first_page, image_formats
+from vita_train.data.media.whole import check_whole
 from vita_train.recipe.data import ImageSpec
 from vita_train.recipe.tower import TowerSpec
 
@@ -70,6 +71,7 @@ def open_image(path: Path) -> Image.Image:
     """
     path = find_file(path, "image")
     with decoding(path, "image"), _opened(path) as image:
+        check_whole(path, "image")
         first_page(image)
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -77,7 +79,21 @@ def open_image(path: Path) -> Image.Image:
                 "too large", f"{path} has {width} x {height} pixels, the most is {MAX_PIXELS}"
             )
         image.load()
-        return as_shown(image)
+        shown = as_shown(image)
+        if _is_plain(shown) and not _is_plain(image):
+            raise MediaError("blank image", f"nothing is seen of what {path} holds")
+        return shown
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether all pixels are the same. A few tell of nearly every image that they are not."""
+    width, height = image.size
+    some = {image.getpixel((width * k // 8, height * (3 * k % 8) // 8)) for k in range(8)}
+    if len(some) > 1:
+        return False
+    extrema = image.getextrema()
+    pairs = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(pair[0] == pair[1] for pair in pairs)
 
 
 def _opened(path: Path) -> Image.Image:

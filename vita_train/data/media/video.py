@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vita_train.data.media import MediaError
-from vita_train.data.media.container import open_container
+from vita_train.data.media.container import open_container, stated_seconds
 from vita_train.data.media.door import decoding, find_file
 from vita_train.data.media.image import choose_grid, count_tiles, cut_grid
 from vita_train.data.media.whole import check_whole
@@ -25,6 +25,11 @@ from vita_train.recipe.visual import tiled_frames, video_tiles
 MAX_FRAME_PIXELS = 8192 * 4352
 #: How often a pixel may be wider than it is high, or the other way round.
 _MAX_PIXEL_ASPECT = 16
+#: The share of frames that the decoder may have had to guess parts of.
+_MAX_CORRUPT = 0.1
+#: The share of its stated length that a video must have, and the seconds that may be missing too:
+#: the last frame's duration is seldom known.
+_LEAST_OF_STATED, _SLACK_SECONDS = 0.95, 0.3
 #: Streams that are no video: cover images of music, and previews of other streams.
 _NO_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 #: How the corners of a display matrix (a, b, c, d as -1, 0 or 1) turn a stored frame into the one
@@ -160,15 +165,24 @@ def probe_video(path: Path) -> VideoInfo:
         MediaError: missing, unreadable, truncated, without a video stream, or without frames.
     """
     with _opened(path) as video:
-        width, height, end = 0, 0, 0.0
+        width, height, end, corrupt = 0, 0, 0.0, 0
         times: list[float | None] = []
         for frame in video.frames():
+            corrupt += frame.is_corrupt
             if not times:
                 width, height = video.shown_size(frame)
             times.append(frame.time)
             end = (frame.time or 0.0) + float((frame.duration or 0) * (frame.time_base or 0))
         if not times:
             raise MediaError("empty video", f"video {path} has no frames")
+        if corrupt > _MAX_CORRUPT * len(times):
+            raise MediaError(
+                "damaged video", f"{corrupt} of {len(times)} frames of {path} are damaged"
+            )
+        if end < video.stated * _LEAST_OF_STATED - _SLACK_SECONDS:
+            raise MediaError(
+                "truncated video", f"{path} holds {end:.2f} of {video.stated:.2f} s of video"
+            )
         rate, uneven = _timing(times, video.rate, end)
         return VideoInfo(len(times), rate, width, height, uneven)
 
@@ -289,6 +303,7 @@ class _Video:
         self._stream.codec_context.thread_count = 1  # each thread more would hold frames of its own
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate = float(rate) if rate else 0.0
+        self.stated = stated_seconds(container, self._stream)
         aspect = self._stream.sample_aspect_ratio
         self._aspect = aspect if aspect else Fraction(1)
         if not Fraction(1, _MAX_PIXEL_ASPECT) <= self._aspect <= _MAX_PIXEL_ASPECT:

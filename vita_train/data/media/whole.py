@@ -5,22 +5,29 @@ What each format tells:
 ==============================
 ========================================================================
 WAV, RF64, AIFF, W64, AU, CAF   the length of the samples in bytes
-AVI, WebM and Matroska, ASF     the length of the whole, unless it was written to a pipe
-MP4 and its kind                the length of each part
-Ogg (Vorbis, Opus, FLAC)        a mark on the last page
-FLV, GIF, MPEG-TS               how the last piece must end
+AVI, WebM and Matroska, ASF     the length of the whole, unless it was written to a pipe; the
+                                seconds of their only stream (compared when it is decoded)
+MP4 and its kind, AVIF          the length of each part
+PNG                             the length of each part, and a sum over it
+Ogg (Vorbis, Opus, FLAC)        the length of each page, a sum over it, and a mark on the last
+FLV, GIF, QOI, MPEG-TS, MPEG-PS how the last piece must end
 MP3                             the bytes that a Xing, Info or VBRI header states
 FLAC                            the number of samples (compared when it is decoded)
-AAC (ADTS), MPEG-PS, AMR, MP3   nothing: a cut file looks like a shorter one, and is taken for it
+AAC (ADTS), AMR, MP3            nothing: a cut file looks like a shorter one, and is taken for it
 without such a header
 ==============================
 ========================================================================
+
+A download may be laid out at its full length before its bytes arrive, so that what is missing is
+zeros. Compressed files do not end in thousands of these. Samples and pixels that are stored as they
+are may: silence and black; there it cannot be told.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -32,8 +39,12 @@ from vita_train.data.media.door import Kind
 _MAX_PIECES = 100_000
 #: Parts of an MP4 file whose end may be missing without harm.
 _IDLE_BOXES = (b"free", b"skip", b"wide", b"uuid", b"udta")
-_OGG_PAGE = 27 + 255 + 255 * 255
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+#: Each byte with its bits the other way round.
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+#: So many zeros at the end of a compressed file are no part of it.
+_HOLLOW = 4096
+_MAX_TAIL = 1 << 20
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
@@ -42,11 +53,12 @@ def check_whole(path: Path, kind: Kind) -> None:
 
     Raises:
         MediaError: "truncated ...", with what is missing.
+        ValueError: parts of it are not what was written, for `door.decoding` to tell.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(64)
-        for magic, check in _CHECKS:
+        for magic, check in _IMAGE_CHECKS if kind == "image" else _CHECKS:
             if magic.match(head):
                 stream.seek(0)
                 try:
@@ -79,7 +91,7 @@ def _riff(stream: BinaryIO, size: int) -> str:
     _, length, form = struct.unpack("<4sI4s", stream.read(12))
     if form == b"WAVE":
         return _wave(stream, size)
-    return "" if is_unknown(length) else _missing(8 + length, size)
+    return ("" if is_unknown(length) else _missing(8 + length, size)) or _hollow(stream, size)
 
 
 def _wave(stream: BinaryIO, size: int) -> str:
@@ -152,10 +164,10 @@ def _caf(stream: BinaryIO, size: int) -> str:
 
 def _boxes(stream: BinaryIO, size: int) -> str:
     """MP4, MOV, M4A, 3GP: boxes one after the other."""
-    place = 0
+    place, name = 0, b""
     for _ in range(_MAX_PIECES):
         if place + 8 > size:
-            return ""
+            return _hollow(stream, size) if name == b"mdat" else ""
         stream.seek(place)
         length, name = struct.unpack(">I4s", stream.read(8))
         if length == 1:
@@ -181,7 +193,8 @@ def _ebml(stream: BinaryIO, size: int) -> str:
     if name != b"\x18\x53\x80\x67":
         return ""
     length, unknown = _vint(stream)
-    return "" if unknown else _missing(stream.tell() + length, size)
+    missing = "" if unknown else _missing(stream.tell() + length, size)
+    return missing or _hollow(stream, size)
 
 
 def _vint(stream: BinaryIO) -> tuple[int, bool]:
@@ -197,17 +210,38 @@ def _vint(stream: BinaryIO) -> tuple[int, bool]:
 
 
 def _ogg(stream: BinaryIO, size: int) -> str:
-    start = max(0, size - 2 * _OGG_PAGE)
-    stream.seek(start)
-    tail = stream.read()
-    place = tail.rfind(b"OggS")
-    if place < 0 or len(tail) < place + 27:
-        return "ends inside a page"
-    flags, segments = tail[place + 5], tail[place + 26]
-    table = tail[place + 27 : place + 27 + segments]
-    if len(table) < segments or len(tail) < place + 27 + segments + sum(table):
-        return "ends inside a page"
-    return "" if flags & 4 else "ends before its last page"
+    """Ogg: pages one after the other, the last of each logical stream marked (RFC 3533)."""
+    place, begun, ended = 0, 0, 0
+    for _ in range(_MAX_PIECES):
+        if place >= size:
+            break
+        stream.seek(place)
+        head = stream.read(27)
+        if head[:4] != b"OggS":
+            if begun <= ended:  # what follows the end (tags, padding) is no part of it
+                break
+            raise ValueError(f"holds no page at byte {place}")
+        table = stream.read(head[26]) if len(head) == 27 else b""
+        if len(head) < 27 or len(table) < head[26] or place + 27 + len(table) + sum(table) > size:
+            return "ends inside a page"
+        if (
+            _page_sum(head[:22] + bytes(4) + head[26:] + table + stream.read(sum(table)))
+            != head[22:26]
+        ):
+            raise ValueError(f"holds other bytes than were written after byte {place}")
+        begun += bool(head[5] & 2)
+        ended += bool(head[5] & 4)
+        place += 27 + len(table) + sum(table)
+    else:
+        return ""
+    return "" if ended and begun <= ended else "ends before its last page"
+
+
+def _page_sum(page: bytes) -> bytes:
+    """The sum over a page: zlib's, but from zero and with the bits of each byte the other way
+    round."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return mirrored.to_bytes(4, "big").translate(_MIRRORED)
 
 
 def _mp3(stream: BinaryIO, size: int) -> str:
@@ -258,6 +292,10 @@ def _asf(stream: BinaryIO, size: int) -> str:
         struct.unpack_from("<Q", head, place + 40)[0],
         struct.unpack_from("<I", head, place + 88)[0],
     )
+    if len(head) >= place + 100 and not flags & 1:
+        packet = struct.unpack_from("<I", head, place + 96)[0]  # a packet begins with what it holds
+        if fault := _hollow(stream, size, max(packet, 256)):
+            return fault
     return "" if flags & 1 or is_unknown(stated, 64) else _missing(stated, size)
 
 
@@ -271,25 +309,99 @@ def _transport(stream: BinaryIO, size: int) -> str:
     head = stream.read(204 * 4 + 4)
     for length, shift in ((188, 0), (192, 4), (204, 0)):
         if all(head[shift + length * k : shift + length * k + 1] == b"G" for k in range(4)):
-            return "ends inside a packet" if size % length else ""
+            stream.seek(size - length + shift)
+            return "" if size % length == 0 and stream.read(1) == b"G" else "ends inside a packet"
     return ""
 
 
-_CHECKS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], str]], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), check)
-    for pattern, check in (
-        (rb"(RIFF|RF64|BW64)....(WAVE|AVI )", _riff),
-        (rb"FORM....AIF[FC]", _aiff),
-        (rb"riff\x2e\x91\xcf\x11", _w64),
-        (rb"\.snd|dns\.", _au),
-        (rb"caff\x00\x01", _caf),
-        (rb"....(ftyp|moov|mdat|free|skip|wide|styp|moof|sidx|pnot)", _boxes),
-        (rb"\x1a\x45\xdf\xa3", _ebml),
-        (rb"OggS", _ogg),
-        (rb"ID3|\xff[\xe0-\xff]", _mp3),
-        (rb"FLV\x01", _flv),
-        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
-        (rb"GIF8[79]a", _gif),
-        (rb"G|....G", _transport),
-    )
+def _program(stream: BinaryIO, size: int) -> str:
+    """MPEG-PS: packs and packets one after the other, each with a start code (ISO 13818-1)."""
+    place = 0
+    for _ in range(_MAX_PIECES):
+        if place == size:
+            return ""
+        stream.seek(place)
+        head = stream.read(14)
+        if len(head) < 6:
+            return "ends inside a packet"
+        head = head.ljust(14, b"\0")
+        if head[:3] != b"\0\0\1" or head[3] == 0xB9:  # stuffing, or the end
+            return _hollow(stream, size)
+        if head[3] == 0xBA:
+            place += 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+        else:
+            place += 6 + int.from_bytes(head[4:6])
+    return ""
+
+
+def _png(stream: BinaryIO, size: int) -> str:
+    """PNG: chunks, each with its length and a sum over its bytes."""
+    place = 8
+    while place < size:
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8:
+            return "ends inside a chunk"
+        length = int.from_bytes(head[:4])
+        if place + 12 + length > size:
+            return _missing(place + 12 + length, size)
+        body, told = stream.read(length), stream.read(4)
+        is_needed = not head[4] & 0x20  # viewers pass over a damaged comment
+        if is_needed and zlib.crc32(body, zlib.crc32(head[4:])) != int.from_bytes(told):
+            raise ValueError(f"holds other bytes than were written after byte {place}")
+        if head[4:] == b"IEND":
+            return ""
+        place += 12 + length
+    return "ends before its last chunk"
+
+
+def _qoi(stream: BinaryIO, size: int) -> str:
+    stream.seek(max(0, size - 8))
+    return "" if stream.read() == bytes(7) + b"\1" else "ends before its last pixels"
+
+
+def _jpeg(stream: BinaryIO, size: int) -> str:
+    """JPEG: the decoder takes zeros for image data, and grey for what they show."""
+    fault = _hollow(stream, size)
+    stream.seek(max(0, size - _MAX_TAIL))
+    return "" if stream.read().rstrip(b"\0").endswith(b"\xff\xd9") else fault
+
+
+def _hollow(stream: BinaryIO, size: int, most: int = _HOLLOW) -> str:
+    """Say so where a file ends in ``most`` zeros or more: a download that was laid out before and
+    not finished."""
+    stream.seek(max(0, size - most))
+    tail = stream.read()
+    return f"ends in {most} bytes or more of zeros" if len(tail) == most and not any(tail) else ""
+
+
+def _table(
+    *checks: tuple[bytes, Callable[[BinaryIO, int], str]],
+) -> tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], str]], ...]:
+    return tuple((re.compile(pattern, re.DOTALL), check) for pattern, check in checks)
+
+
+_CHECKS = _table(
+    (rb"(RIFF|RF64|BW64)....(WAVE|AVI )", _riff),
+    (rb"FORM....AIF[FC]", _aiff),
+    (rb"riff\x2e\x91\xcf\x11", _w64),
+    (rb"\.snd|dns\.", _au),
+    (rb"caff\x00\x01", _caf),
+    (rb"....(ftyp|moov|mdat|free|skip|wide|styp|moof|sidx|pnot)", _boxes),
+    (rb"\x1a\x45\xdf\xa3", _ebml),
+    (rb"OggS", _ogg),
+    (rb"ID3|\xff[\xe0-\xff]", _mp3),
+    (rb"FLV\x01", _flv),
+    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
+    (rb"GIF8[79]a", _gif),
+    (rb"\x00\x00\x01\xba", _program),
+    (rb"G|....G", _transport),
+)
+#: Of the other formats of images Pillow says whether they end too early, or nobody can.
+_IMAGE_CHECKS = _table(
+    (rb"....ftyp", _boxes),
+    (rb"RIFF....WEBP", _riff),
+    (rb"\x89PNG\r\n\x1a\n", _png),
+    (rb"qoif", _qoi),
+    (rb"\xff\xd8\xff", _jpeg),
 )

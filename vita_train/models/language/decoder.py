@@ -178,6 +178,15 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         setting="model.llm",
         ignore=spec.ignore,
     )
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    if wanted.tie_word_embeddings and head is not embeddings:
+        raise CheckpointError(
+            "holds a head of its own, other than the embeddings, and the recipe ties the two",
+            code="VT-WEIGHTS-096",
+            where=source,
+            remedy="say so in its config.json (tie_word_embeddings: false) and set "
+            "model.llm.tie_embeddings=false, or remove the head from its files",
+        )
     return model
 
 
@@ -202,6 +211,14 @@ def _configuration(family: LanguageFamily, source: str) -> Any:
             )
         if kind is None:
             raise nothing
+        if values.get("quantization_config"):
+            raise CheckpointError(
+                "is quantised: its numbers mean nothing without their scales",
+                code="VT-WEIGHTS-097",
+                where=source,
+                remedy="take the weights as they were before; a stage's `quantize` makes them "
+                "smaller here",
+            )
         return config.from_dict(values)
     except (OSError, ValueError, TypeError) as error:
         raise nothing from error

@@ -61,6 +61,14 @@ def test_silence_is_refused_in_every_format(tmp_path: Path, suffix: str) -> None
     assert refused(write_audio(tmp_path / f"s.{suffix}", 0 * tone())) == "silent audio"
 
 
+def test_a_click_in_silence_is_silence(tmp_path: Path) -> None:
+    wave = np.zeros(32000, np.float32)
+    wave[8000:8080] = 0.5 * np.exp(-np.arange(80) / 20)
+    assert refused(written(tmp_path / "s.wav", wave, "PCM_16")) == "silent audio"
+    wave[:1600] = tone(0.1)
+    assert len(load_wave(written(tmp_path / "s.wav", wave, "PCM_16"), 16000)) == 32000
+
+
 @pytest.mark.parametrize("level", [0.0, 0.5, -1.0])
 def test_a_constant_is_silence(tmp_path: Path, level: float) -> None:
     path = written(tmp_path / "s.wav", np.full((8000, 2), level, np.float32))
@@ -101,23 +109,28 @@ def test_some_overshoot_is_left_and_clipping_is_refused(tmp_path: Path) -> None:
     assert len(load_wave(written(tmp_path / "o.wav", tone() / 0.3 * 0.999, "PCM_16"), 16000))
 
 
-#: Formats whose files cannot tell that they were cut: see media/whole.py.
-MUTE = {"aac", "mpg"}
+#: Formats whose files cannot tell that they were cut, or that zeros are none of theirs: see
+#: media/whole.py.
+MUTE, PLAIN = {"aac"}, {"aiff", "au", "caf", "w64", "wav"}
 
 
 @pytest.mark.parametrize("suffix", sorted({*SOUNDS, *VIDEOS} - MUTE))
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_files_cut_short_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
+@pytest.mark.parametrize("rest", ["nothing", "zeros"])
+def test_files_cut_short_are_refused(tmp_path: Path, suffix: str, share: float, rest: str) -> None:
+    if rest == "zeros" and suffix in PLAIN:
+        pytest.skip("may end in silence")
     path = tmp_path / f"f.{suffix}"
     if suffix in SOUNDS:
         write_audio(path, np.tile(tone(), 4))
     else:
-        noise = np.random.default_rng(0).integers(0, 255, (20, 32, 48, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 255, (20, 96, 96, 3), np.uint8)
         write_video(path, steady(20), pictures=list(noise))
     kind = "audio" if suffix in SOUNDS else "video"
     measure(MediaFile(kind, path), SETTINGS)  # type: ignore[arg-type]
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share) | 1])
+    there = content[: int(len(content) * share) | 1]
+    path.write_bytes(there + bytes(len(content) - len(there) if rest == "zeros" else 0))
     with pytest.raises(MediaError) as caught:
         measure(MediaFile(kind, path), SETTINGS)  # type: ignore[arg-type]
     assert caught.value.reason in (f"truncated {kind}", f"unreadable {kind}")

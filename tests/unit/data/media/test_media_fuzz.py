@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -22,9 +23,10 @@ GIGABYTE = 1 << 30
 
 
 class Watched(Decoder):
-    """Remembers the most memory that any of its processes has taken."""
+    """Remembers the most memory that any of its processes has taken, and the longest time."""
 
     most = 0
+    slowest = 0.0
 
     def close(self) -> None:
         """Look before the process goes."""
@@ -71,13 +73,17 @@ def fuzz(at: Path, files: int, seed: int) -> Counter[str]:
     (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train_tokenizer(["what is it? a test.\n", "user\n", "assistant\n"] * 20, 400, at / "tokenizer")
     outcomes: Counter[str] = Counter()
+    Watched.slowest = 0.0
     source = RecordSource("look", "train", at / "rows.jsonl", {"pics": at, "audio": at}, Rules())
     with Watched(measure_settings(recipe())) as decoder:
         encoder = RowEncoder(
             recipe(), load_tokenizer(at / "tokenizer"), "look", source.roots, decoder
         )
         for row, read in zip(rows, source.checked_rows(), strict=True):
+            began = time.monotonic()
             result = encoder.encode_all([read])[0]
+            Watched.slowest = max(Watched.slowest, time.monotonic() - began)
+            decoder.look()
             assert result.id == row["id"]
             if isinstance(result, Reject):
                 assert result.detail

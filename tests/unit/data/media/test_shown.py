@@ -98,6 +98,45 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert eight_bits(np.zeros((2, 2), np.float32)).tolist() == [[0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(ramp(0, 200, "u2")),
+        Image.merge("RGBA", [*Image.fromarray(corners()).split(), Image.new("L", (48, 32), 0)]),
+    ],
+    ids=["sixteen bits of which eight are used", "wholly transparent"],
+)
+def test_pictures_that_become_blank_are_refused(tmp_path: Path, image: Image.Image) -> None:
+    image.save(tmp_path / "p.png")
+    with pytest.raises(MediaError) as caught:
+        open_image(tmp_path / "p.png")
+    assert caught.value.reason == "blank image"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jp2", "jpg", "png", "qoi", "webp"])
+@pytest.mark.parametrize("rest", ["nothing", "zeros"])
+def test_pictures_cut_short_are_refused(tmp_path: Path, suffix: str, rest: str) -> None:
+    path = tmp_path / f"p.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert open_image(path).size == (160, 160)
+    content = path.read_bytes()
+    half = content[: len(content) // 2]
+    path.write_bytes(half + bytes(len(content) - len(half) if rest == "zeros" else 0))
+    with pytest.raises(MediaError):
+        open_image(path)
+
+
+def test_a_changed_byte_of_a_png_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    Image.fromarray(corners()).save(path)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"IDAT") + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(MediaError):
+        open_image(path)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
 def test_transparent_parts_of_every_mode_are_white(tmp_path: Path, mode: str) -> None:
     if mode == "P":

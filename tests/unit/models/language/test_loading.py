@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,11 @@ def test_a_whole_source_is_taken(tmp_path: Path, tied: bool) -> None:
             ["model.llm.prefix=language_model.", r"model.llm.ignore=['^vision\\.']"],
         ),
         (poisoned, "VT-WEIGHTS-007", ["model.layers.1.mlp.up_proj.weight"]),
+        (
+            lambda tensors: {**tensors, "lm_head.weight": torch.zeros(64, 16)},
+            "VT-WEIGHTS-095",
+            ["lm_head.weight", "model.llm.ignore"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_with_the_remedy(
@@ -111,3 +117,22 @@ def test_the_remedies_work(tmp_path: Path) -> None:
     expected = build_llm(SPEC).state_dict()
     for name, tensor in load_llm(spec, path).state_dict().items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_a_head_of_its_own_is_no_tied_one(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"tie_embeddings": True})
+
+    def with_head(tensors: Tensors) -> Tensors:
+        return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1}
+
+    with raises_code(CheckpointError, "VT-WEIGHTS-096", "tie_embeddings=false"):
+        load_llm(spec, source(tmp_path, with_head, spec))
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    path = source(tmp_path, lambda tensors: tensors)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with raises_code(CheckpointError, "VT-WEIGHTS-097"):
+        load_llm(SPEC, path)
