@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-
-import yaml
 
 from vita_train.errors import VitaError
 from vita_train.planning.plan import gpu_bytes, plan_recipe
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 
 
@@ -37,7 +35,7 @@ def stage_memory(recipe: Recipe) -> dict[str, int]:
 
 def main() -> int:
     """Print the memory of the recipe and GPU named on the command line, or why there is none."""
-    recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    recipe = load_recipe(sys.argv[1])
     try:
         print(json.dumps({"gpu": gpu_bytes(sys.argv[2]), "stages": stage_memory(recipe)}))
     except (VitaError, ValueError, RuntimeError) as error:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from vita_train.errors import VitaError
@@ -23,6 +21,7 @@ from vita_train.models.activations import transformer_blocks
 from vita_train.models.build import build_modules
 from vita_train.models.lora import target_layers
 from vita_train.models.quantize import quantized_bytes
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.modules import MODULES
@@ -113,7 +112,7 @@ def check_pretrained(recipe: Recipe) -> None:
 def main() -> int:
     """Print the counts of the recipe named on the command line, or the reason why its model cannot
     be built."""
-    recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    recipe = load_recipe(sys.argv[1])
     try:
         check_pretrained(recipe)
         adapters = {

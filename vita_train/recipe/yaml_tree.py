@@ -44,8 +44,17 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()
 
 
+def _quoted() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Return what makes a plain word something else than a word, here or for readers of YAML 1.1,
+    to whom ``off`` is false and ``1:30`` ninety."""
+    table = _resolvers()
+    for first, entries in yaml.SafeDumper.yaml_implicit_resolvers.items():
+        table[first] = [*table.get(first, []), *entries]
+    return table
+
+
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers = _resolvers()
+    yaml_implicit_resolvers = _quoted()
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

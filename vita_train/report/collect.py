@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from vita_train.errors import VitaError
+from vita_train.errors import RecipeError, VitaError
 from vita_train.evaluation.gates import GateResult, gate_results
+from vita_train.recipe.load import parse_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.report.words import DEFAULT_COLOUR, colours
@@ -245,9 +243,9 @@ def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:
         reader.problems.append("recipe.yaml: not there; the ladder cannot be shown")
         return None, ""
     try:
-        return Recipe.model_validate(yaml.safe_load(text)), text
-    except (yaml.YAMLError, ValidationError) as error:
-        reader.problems.append(f"recipe.yaml: {str(error).splitlines()[0]}")
+        return parse_recipe(text, "recipe.yaml"), text
+    except RecipeError as error:
+        reader.problems.append(str(error).splitlines()[0])
         return None, text
 
 

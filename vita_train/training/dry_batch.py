@@ -14,18 +14,17 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import ValidationError
 
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_DONE, DataError, VitaError
 from vita_train.models.build import build_modules
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
@@ -203,7 +202,7 @@ def _short(index: Index, rows: np.ndarray) -> Sample:
 
 def main() -> int:
     """Run the command line."""
-    recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    recipe = load_recipe(sys.argv[1])
     try:
         losses = dry_batches(recipe, Corpus.open(Run(recipe, sys.argv[2]).present_corpus()))
     except VitaError as error:

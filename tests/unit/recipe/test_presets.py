@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
@@ -49,8 +51,19 @@ def test_preset_resolves_and_reads_back(name: str) -> None:
     text = dump_recipe(recipe)
     assert load_recipe(text) == recipe
     assert dump_recipe(load_recipe(text)) == text
+    # For readers of YAML 1.1 too, to whom a bare ``off`` is false.
+    assert _words(yaml.safe_load(text)) == _words(recipe.model_dump(mode="json"))
     if any(isinstance(source, SynthSource) for source in recipe.data.source.values()):
         assert all(set(spec.data) <= DATASETS for spec in recipe.stages.values())
+
+
+def _words(value: Any) -> list[str]:
+    """Return every text in a tree of plain values, and where a place holds none, its kind."""
+    if isinstance(value, dict):
+        return [word for key in value if key != "settings" for word in _words(value[key])]
+    if isinstance(value, list):
+        return [word for each in value for word in _words(each)]
+    return [value] if isinstance(value, str) and not re.match(r"[\d.]", value) else []
 
 
 def test_smoke_has_every_stage_and_no_gates() -> None:
