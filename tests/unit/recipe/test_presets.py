@@ -58,7 +58,7 @@ def test_preset_resolves_and_reads_back(name: str) -> None:
 
 
 def _words(value: Any) -> list[str]:
-    """Return every text in a tree of plain values, and where a place holds none, its kind."""
+    """Return every text in a tree of plain values that does not begin as a number."""
     if isinstance(value, dict):
         return [word for key in value if key != "settings" for word in _words(value[key])]
     if isinstance(value, list):
