@@ -22,7 +22,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from vita_train.data.index.corpus import Corpus, Index
+from vita_train.data.index.corpus import Corpus, Index, open_corpus
 from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_DONE, DataError, VitaError
 from vita_train.models.build import build_modules
@@ -205,7 +205,7 @@ def main() -> int:
     """Run the command line."""
     recipe = Recipe.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
     try:
-        losses = dry_batches(recipe, Corpus.open(Run(recipe, sys.argv[2]).present_corpus()))
+        losses = dry_batches(recipe, open_corpus(Run(recipe, sys.argv[2])))
     except VitaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
