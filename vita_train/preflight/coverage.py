@@ -39,13 +39,16 @@ def check_coverage(run: Run) -> Found:
 
 
 def check_dry_batch(run: Run) -> str:
+    """Do as `try_batches`, where the prepared corpus lies on this machine."""
+    return not_here(run) or try_batches(run)
+
+
+def try_batches(run: Run) -> str:
     """Train a batch of every mix of modalities of every stage on a small model, on the processor.
 
     Raises:
         UserError: what the stage's first steps would stumble over.
     """
-    if why := not_here(run):
-        return why
     try:
         losses = ask("vita_train.training.dry_batch", run.recipe, run.name)
     except RefusedError as error:
@@ -53,7 +56,8 @@ def check_dry_batch(run: Run) -> str:
             f"a batch cannot be trained on: {error}",
             code="VT-USE-228",
             where="prepared data",
-            remedy="correct what it says, and prepare again if it is the data",
+            remedy="correct what it says, and prepare again if it is the data; where it holds on "
+            "this machine alone, launch.dry_batches=false leaves these batches out",
         ) from None
     mixes = sum(map(len, losses.values()))
     return f"{mixes} mixes of modalities in {len(losses)} stages train, on a small model"

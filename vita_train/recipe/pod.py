@@ -41,12 +41,15 @@ class StepPod(Strict):
     memory: str = Field(default="", pattern=f"^$|{QUANTITY}")
     gpus: OptionalCount = 0
     gpu_resource: str = "nvidia.com/gpu"
+    pods: Count = 1
+    """Of ``prepare`` alone: pods of an Indexed Job that work beside each other, each with these
+    resources."""
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
 
 
 #: Steps that have pods of their own, and what stands for all of them.
-StepName = Literal["all", "data_fetch", "prepare", "evaluate", "export", "report"]
+StepName = Literal["all", "data_fetch", "prepare", "preflight", "evaluate", "export", "report"]
 StepPods = dict[StepName, StepPod]
 
 

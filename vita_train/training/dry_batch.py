@@ -14,16 +14,17 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
-from vita_train.data.index.corpus import Corpus, Index
+from vita_train.data.index.corpus import Corpus, Index, open_corpus
 from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_DONE, DataError, VitaError
 from vita_train.models.build import build_modules
+from vita_train.recipe.base import Attention
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
@@ -83,10 +84,15 @@ def small_model(spec: ModelSpec) -> ModelSpec:
 def _shallow(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {
-        key: None if key == "source" else min(inner, _LAYERS) if key in _DEPTHS else _shallow(inner)
-        for key, inner in value.items()
-    }
+    return {key: _shallow_field(key, inner) for key, inner in value.items()}
+
+
+def _shallow_field(key: str, value: Any) -> Any:
+    if key == "source":
+        return None
+    if key == "attention" and value in get_args(Attention):
+        return "auto"  # a kernel that was asked for by name may need a GPU
+    return min(value, _LAYERS) if key in _DEPTHS else _shallow(value)
 
 
 def dry_batches(recipe: Recipe, corpus: Corpus) -> dict[str, dict[str, float]]:
@@ -204,7 +210,7 @@ def main() -> int:
     """Run the command line."""
     recipe = load_recipe(sys.argv[1])
     try:
-        losses = dry_batches(recipe, Corpus.open(Run(recipe, sys.argv[2]).present_corpus()))
+        losses = dry_batches(recipe, open_corpus(Run(recipe, sys.argv[2])))
     except VitaError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -18,8 +18,6 @@ from vita_train.data.prepare.row_encoder import measure_settings
 from vita_train.data.prepare.shard_encoder import ShardEncoder, part_key, settings_digest
 from vita_train.data.prepare.shards import Shard, cut
 from vita_train.data.prepare.tokenizer import SavedTokenizer
-from vita_train.data.prepare.vocabulary import make_tokenizer
-from vita_train.data.sources.registry import Registry
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import VitaError
 from vita_train.recipe.schema import Recipe
@@ -33,11 +31,19 @@ class PartMaker:
         tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
         store: of the parts.
         workers: processes; 1 works in this one. Each has a process beside it that decodes media.
+        share: number of this machine and how many there are, where each takes its shards in turn.
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer_dir: Path, store: PartStore, workers: int = 1
+        self,
+        recipe: Recipe,
+        tokenizer_dir: Path,
+        store: PartStore,
+        workers: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        self._machine, self._machines = share
+        self._turn = 0
         self._recipe = recipe
         self._tokenizer_dir = tokenizer_dir
         self._store = store
@@ -58,7 +64,7 @@ class PartMaker:
                 self._workers,
                 mp_context=get_context("spawn"),
                 initializer=_start,
-                initargs=(self._recipe, self._tokenizer_dir, self._store.root),
+                initargs=(self._recipe, self._tokenizer_dir, self._store.root, self._store.base),
             )
         else:
             self._encoder = _encoder(self._recipe, self._tokenizer_dir, self._store)
@@ -81,9 +87,14 @@ class PartMaker:
             DataError: the file cannot be read, or a media root is missing or empty.
             VitaError: a worker was ended from outside.
         """
-        settings = settings_digest(self._recipe, self._tokenizer_dir, source, units=units)
+        settings = settings_digest(
+            self._recipe, self._tokenizer_dir, source, self._store.base, units=units
+        )
         waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]] = deque()
         for shard in cut(source.records()):
+            self._turn += 1
+            if self._turn % self._machines != self._machine:
+                continue
             key = part_key(settings, shard)
             if any(key == other for other, _, _ in waiting):  # the same records again
                 yield from self._finished(waiting, 0)
@@ -122,35 +133,15 @@ class PartMaker:
             yield rows, self._store.used(part)
 
 
-def save_tokenizer(
-    recipe: Recipe, registry: Registry, path: Path, out: Path, *, apart: bool
-) -> int:
-    """Save the run's tokenizer as `make_tokenizer` does, and return the number of its entries.
-
-    Args:
-        recipe, registry, path, out: as `make_tokenizer` takes them.
-        apart: in a process of its own, whose memory is free again afterwards: what it imports is
-            larger than all that preparation of text needs besides.
-    """
-    if not apart:
-        return _entries(recipe, registry, path, out)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_entries, recipe, registry, path, out).result()
-
-
-def _entries(recipe: Recipe, registry: Registry, path: Path, out: Path) -> int:
-    return len(make_tokenizer(recipe, registry, path, out))
-
-
 _worker: list[ShardEncoder] = []
 
 
-def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path) -> None:
+def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path, base: Path) -> None:
     if recipe.data.audio.store_features:
         import torch
 
         torch.set_num_threads(1)
-    encoder = _encoder(recipe, tokenizer_dir, PartStore(parts))
+    encoder = _encoder(recipe, tokenizer_dir, PartStore(parts, base))
     Finalize(None, encoder.close, exitpriority=10)  # exit handlers do not run in such processes
     _worker[:] = [encoder]
 

@@ -11,26 +11,38 @@ from pathlib import Path
 
 from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
+from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
-from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
+from vita_train.data.prepare.parallel import PartMaker
 from vita_train.data.prepare.part import FEATURES, PartStore
+from vita_train.data.prepare.tokenizer_apart import save_tokenizer
 from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
 from vita_train.data.sources.reading import named
-from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sources.registry import (
+    AudioLimits,
+    Registry,
+    SplitSource,
+    load_registry,
+    resolve,
+)
 from vita_train.data.sources.source import open_splits
 from vita_train.data.templates import load_template
 from vita_train.errors import DataError
 from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import digest_of, sha256_file
 from vita_train.storage.disk_errors import as_full_disk
+from vita_train.storage.scratch import scratch_folder
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
 #: What every corpus has, and what it has beside its datasets.
 _ALWAYS = {"meta.json", "ledger.json", "tokenizer"}
 _WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl"}
+#: What objectives read that take the first clip of a record for its recording.
+_WHOLE = ("audio", "codes")
 DEV = "dev"
 """The split that is measured while a stage trains."""
 
@@ -42,6 +54,7 @@ def prepare(
     *,
     workers: int = 1,
     force: bool = False,
+    exchange: PartExchange | None = None,
     progress: Say = say,
 ) -> PrepareLedger:
     """Check every record and its media, and write the corpus to ``out``.
@@ -62,6 +75,7 @@ def prepare(
         workers: processes beside each other.
         force: prepare everything again also where nothing seems to have changed: neither the
             digest of the whole nor those of the shards know the media's bytes.
+        exchange: parts that other machines made (`prepare_share`).
         progress: takes each line of progress.
 
     Raises:
@@ -80,7 +94,7 @@ def prepare(
         progress(f"prepare: {out} is up to date")
         return PrepareLedger.load(out / "ledger.json")
     partial = out.with_name(f"{out.name}.partial")
-    parts = PartStore(out.with_name(f"{out.name}.parts"))
+    parts = PartStore(out.with_name(f"{out.name}.parts"), registry_path.parent, exchange)
     _check_places(out, partial, parts, registry)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -132,8 +146,53 @@ def _check_places(out: Path, partial: Path, parts: PartStore, registry: Registry
             )
 
 
+def prepare_share(
+    recipe: Recipe,
+    registry_path: Path,
+    out: Path,
+    exchange: PartExchange,
+    *,
+    machine: int,
+    machines: int,
+    workers: int = 1,
+    progress: Say = say,
+) -> int:
+    """Make the parts that fall to one of several machines, and hand them over; return how many
+    there are. `prepare` makes the corpus of them.
+
+    Args:
+        recipe, registry_path, out, workers, progress: as of `prepare`; only ``<out>.parts`` is
+            written.
+        exchange: takes the parts.
+        machine: number of this one, from 0.
+        machines: how many there are.
+
+    Raises:
+        DataError, RecipeError: as of `prepare`.
+    """
+    registry_path, out = registry_path.resolve(), out.resolve()
+    registry = load_registry(registry_path)
+    check_datasets(recipe, registry, registry_path)
+    recipe = with_registry(recipe, registry)
+    parts = PartStore(out.with_name(f"{out.name}.parts"), registry_path.parent, exchange)
+    parts.clear_unfinished()
+    transcripts, handed = CtcVocabBuilder(recipe, registry), 0
+    with scratch_folder(parts.root.parent, parts.root.name) as scratch:
+        tokenizer = scratch / "tokenizer"
+        save_tokenizer(recipe, registry, registry_path, tokenizer)
+        with PartMaker(recipe, tokenizer, parts, workers, (machine, machines)) as maker:
+            for opened in open_splits(registry_path, registry):
+                units = transcripts.reads(opened.dataset, opened.split)
+                for _, part in maker.split(opened, units=units):
+                    parts.share(part)
+                    handed += 1
+                progress(f"prepare: {opened.dataset}/{opened.split}, {handed} shards handed over")
+    return handed
+
+
 def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
-    """Refuse a recipe whose stages name datasets that the registry does not have.
+    """Refuse a recipe whose stages name datasets that the registry does not have, or has cut into
+    chunks where the stage needs whole recordings.
 
     Raises:
         DataError: the dataset, the stage, and what the registry has.
@@ -151,6 +210,15 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
                     code="VT-DATA-014",
                     where=str(path),
                     remedy=f"datasets with one: {known or 'none'}",
+                )
+            limits = registry.audio_sets.get(name)
+            if limits and limits.chunk_seconds and OBJECTIVES[spec.objective].reads in _WHOLE:
+                raise DataError(
+                    f"stage {stage} ({spec.objective}) learns from one recording a record, and "
+                    f"audio_sets has those of {name} cut into chunks",
+                    code="VT-DATA-122",
+                    where=str(path),
+                    remedy="take chunk_seconds out, or the dataset out of the stage's data",
                 )
 
 
@@ -227,7 +295,7 @@ def _write(
     workers: int,
     progress: Say,
 ) -> PrepareLedger:
-    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer", apart=workers > 1)
+    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer")
     progress(f"prepare: tokenizer of {entries} entries")
     transcripts = CtcVocabBuilder(recipe, registry)
     ledgers: list[SplitLedger] = []
@@ -242,7 +310,7 @@ def _write(
             meta: dict[str, object] = {
                 "dataset": dataset,
                 "split": split,
-                "settings": media_settings(recipe).model_dump(mode="json"),
+                "settings": media_settings(recipe, opened.audio).model_dump(mode="json"),
                 "roots": _portable_roots(
                     source_of(registry, dataset, split), path, out / dataset / split
                 ),
@@ -323,10 +391,19 @@ def _vocabularies(corpus: Path) -> dict[str, str]:
     return {path.relative_to(corpus).as_posix(): sha256_file(path) for path in files}
 
 
-def media_settings(recipe: Recipe) -> MediaSettings:
+def media_settings(recipe: Recipe, special: AudioLimits | None = None) -> MediaSettings:
     """Return the settings that samples are loaded with; where they once came from is none of
-    them."""
-    model, data = recipe.model, recipe.data.model_copy(update={"source": {}})
+    them.
+
+    Args:
+        recipe: its data and model.
+        special: of the dataset, if it is an audio special set.
+    """
+    audio = recipe.data.audio
+    if special is not None and special.resampling is not None:
+        audio = audio.model_copy(update={"resampling": special.resampling})
+    model = recipe.model
+    data = recipe.data.model_copy(update={"source": {}, "audio": audio})
     return MediaSettings(
         data=data,
         vision=model.vision,
