@@ -10,7 +10,8 @@ _USER = re.compile(r"(?<=://)[^/?#\s@'\"]*(?:@[^/?#\s@'\"]*)*@")
 _BARE = re.compile(r"(?:\w+:)?(?://)?[^\s/:@=]+:[^\s/@]+@[\w.:\[\]-]+(?:/\S*)?")
 #: Parameters of a URL that grant access.
 _PARAMETER = re.compile(
-    r"([?&#](?:[a-z-]*(?:signature|credential|token|secret|password|accesskeyid|access_key|api_?key)"
+    r"([?&#](?:[a-z-]*"
+    r"(?:signature|credential|token|secret|password|accesskeyid|access_key|api_?key)"
     r"[a-z-]*|sig|key|auth|pass|passwd|pwd)=)[^&#\s'\"]+",
     re.IGNORECASE,
 )
