@@ -9,6 +9,7 @@ and where a record goes by its place in the file, that place.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from functools import cached_property
@@ -108,6 +109,11 @@ class PartStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._used: set[Path] = set()
+
+    @staticmethod
+    def knows(names: set[str]) -> bool:
+        """Say whether entries of a folder are none but those of a folder of parts."""
+        return all(name == _NEW or re.fullmatch("[0-9a-f]{2}", name) for name in names)
 
     def clear(self) -> None:
         """Remove all parts."""

@@ -24,9 +24,13 @@ from vita_train.errors import DataError
 from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.storage.disk_errors import as_full_disk
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
+#: What every corpus has, and what it has beside its datasets.
+_ALWAYS = {"meta.json", "ledger.json", "tokenizer"}
+_WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl"}
 DEV = "dev"
 """The split that is measured while a stage trains."""
 
@@ -44,8 +48,8 @@ def prepare(
 
     Written are ``tokenizer/``, ``ctc_vocab.json``, ``<dataset>/<split>/`` (see `index_writer`),
     ``rejects.jsonl``, ``ledger.json`` and ``meta.json``. The directory appears whole or not at all;
-    if it is there already with the same digest, nothing is done. The result does not depend on
-    ``workers``.
+    if it is there already with the same digest, nothing is done, and anything but a corpus at its
+    place is refused. The result does not depend on ``workers``.
 
     The work is done by shards of the records, and what is done of each is kept in ``<out>.parts``:
     a preparation that was stopped goes on from there, and one of changed records does the shards
@@ -61,8 +65,8 @@ def prepare(
         progress: takes each line of progress.
 
     Raises:
-        DataError: a file cannot be read, or too many records of a split are rejected; their list is
-            then kept beside ``out`` as ``<out>.rejects.jsonl``.
+        DataError: something else lies at ``out``, a file cannot be read, or too many records of a
+            split are rejected; their list is then kept beside ``out`` as ``<out>.rejects.jsonl``.
         RecipeError: the tokenizer does not fit the recipe.
     """
     registry_path, out = registry_path.resolve(), out.resolve()
@@ -76,9 +80,18 @@ def prepare(
         progress(f"prepare: {out} is up to date")
         return PrepareLedger.load(out / "ledger.json")
     partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     parts = PartStore(out.with_name(f"{out.name}.parts"))
+    _check_places(out, partial, parts, registry)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise as_full_disk(error, out) or DataError(
+            f"cannot be written: {error.strerror or error}",
+            code="VT-DATA-131",
+            where=str(out),
+            remedy="name a folder that can be made",
+        ) from error
     if force:
         parts.clear()
     parts.clear_unfinished()
@@ -97,6 +110,26 @@ def prepare(
         f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected"
     )
     return ledger
+
+
+def _check_places(out: Path, partial: Path, parts: PartStore, registry: Registry) -> None:
+    """Refuse to write where something else lies: what stands at these places is replaced.
+
+    Raises:
+        DataError: which place.
+    """
+    for place, is_ours in (
+        (out, lambda names: not names or names >= _ALWAYS),
+        (partial, lambda names: names <= _WRITTEN | {*registry.datasets}),
+        (parts.root, parts.knows),
+    ):
+        if os.path.lexists(place) and not (place.is_dir() and is_ours({*os.listdir(place)})):
+            raise DataError(
+                "is there already and is no corpus of an earlier preparation",
+                code="VT-DATA-130",
+                where=str(place),
+                remedy="name another place for the corpus: what is there would be replaced",
+            )
 
 
 def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:

@@ -18,7 +18,8 @@ from vita_train.recipe.sources import SOURCES
 __all__ = ["REGISTRY", "check_leaks", "fetch", "fetch_all"]
 
 REGISTRY = "registry.json"
-_UNFINISHED = "UNFINISHED"
+#: Files that say that a folder was made here, so that it may be made anew.
+_UNFINISHED, _FETCHED = "UNFINISHED", "FETCHED"
 
 
 def fetch_all(
@@ -84,7 +85,7 @@ def _written(build: Callable[[int], Registry], out: Path, workers: int | None) -
         registry = build(workers or os.cpu_count() or 1)
         registry.save(out / f"{REGISTRY}.part")
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
-        (out / _UNFINISHED).unlink()
+        os.replace(out / _UNFINISHED, out / _FETCHED)
     except OSError as error:
         raise UserError(
             f"cannot be written: {error.strerror or error}",
@@ -142,7 +143,7 @@ def _open_folder(out: Path) -> None:
     ours."""
     if out.exists():
         names = set(os.listdir(out))
-        if names and not names & {REGISTRY, _UNFINISHED}:
+        if names and not names & {_FETCHED, _UNFINISHED}:
             raise UserError(
                 "folder is not empty and holds no earlier fetch",
                 code="VT-USE-037",

@@ -158,6 +158,21 @@ def test_an_old_corpus_survives_a_failed_preparation(tmp_path: Path) -> None:
     assert digests(out) == before
 
 
+@pytest.mark.parametrize("place", ["out", "out.partial", "out.parts"])
+def test_nothing_but_a_corpus_is_replaced(tmp_path: Path, registry: Path, place: str) -> None:
+    precious = tmp_path / place / "photos" / "a.jpg"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    with raises_code(DataError, "VT-DATA-130", place):
+        prepare(recipe(), registry, tmp_path / "out", force=True)
+    assert precious.read_bytes() == b"precious"
+
+
+def test_a_place_that_cannot_be_made_is_an_error_of_ours(registry: Path) -> None:
+    with raises_code(DataError, "VT-DATA-131", "/proc/none"):
+        prepare(recipe(), registry, Path("/proc/none"))
+
+
 def test_the_same_inputs_are_prepared_once(tmp_path: Path) -> None:
     registry = small_world(tmp_path, 4)
     out = tmp_path / "corpus"

@@ -249,11 +249,12 @@ def test_voices_are_audibly_distinct() -> None:
     assert closest > 0.25
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
+@pytest.mark.parametrize("name", ["thesis.txt", "registry.json"])
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
     with raises_code(UserError, "VT-USE-037"):
         fetch(SMALL, tmp_path, seed=0)
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert (tmp_path / name).read_text() == "precious"
 
 
 def test_missing_synthesiser_is_one_clear_message(
