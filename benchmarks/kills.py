@@ -198,10 +198,14 @@ class World:
             }[step](run)
 
     def remove(self, step: str) -> None:
-        """Remove all that a step has left."""
-        store = self.run.store
-        store.delete(list(store.list(self.run.key(step) + "/")))
-        shutil.rmtree(self.run.dir / step, ignore_errors=True)
+        """Remove all that a step has left but final weights, which later stages name."""
+        store, kept = self.run.store, self.run.key(step, "final") + "/"
+        store.delete([key for key in store.list(self.run.key(step) + "/") if kept not in key])
+        for left in sorted((self.run.dir / step).glob("*")):
+            if left.is_dir() and left.name != "final":
+                shutil.rmtree(left, ignore_errors=True)
+            elif not left.is_dir():
+                left.unlink()
 
     def outcome(self, step: str) -> dict[str, Any] | None:
         """Return what a step gave, equal in two runs; None if it has no commit."""
