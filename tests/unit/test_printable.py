@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from vita_train.console import say
-from vita_train.errors import DataError
+from vita_train.errors import DataError, RecipeError
 from vita_train.printable import printable, printable_lines, printable_message
+from vita_train.recipe.load import load_recipe, parse_recipe
 
 EVIL = "\x1b[2J\x9b31m\x07\r\nerror: fine\x7f\u202e\u2028\udc80"
 
@@ -28,3 +31,13 @@ def test_errors_and_progress_are_printable(capsys: pytest.CaptureFixture[str]) -
     assert shown.count("\n") == 1
     assert not any(mark in shown for mark in ("\x1b", "\x9b", "\r", "\u202e"))
     assert error.what == f"bad {EVIL}"
+
+
+@pytest.mark.parametrize("line", ["x\n  smoke.yaml: ok", "x\r\n  [VT-OK-001]"])
+def test_what_a_recipe_holds_makes_no_lines_of_its_own(line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("smoke", [f"{line}=1"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(json.dumps({"name": "a", "stages": {line: {}}}), "r")
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from vita_train.printable import printable
+
 #: What a stage may be called. It is a folder of the run and part of labels on a cluster.
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 #: Steps of the pipeline around the stages, in the order they run.
@@ -30,8 +32,9 @@ class GraphError(ValueError):
     """Something is wrong with a stage's name or place in the graph."""
 
     def __init__(self, stage: str, key: str, what: str, remedy: str) -> None:
-        super().__init__(f"stage {stage} {what}: {remedy}")
-        self.stage, self.key, self.what, self.remedy = stage, key, f"stage {stage} {what}", remedy
+        self.stage, self.key, self.remedy = stage, key, remedy
+        self.what = f"stage {printable(stage)} {what}"
+        super().__init__(f"{self.what}: {remedy}")
 
 
 def filled_in(after: Mapping[str, Sequence[str] | None]) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from vita_train.errors import RecipeError
+from vita_train.printable import printable
 from vita_train.recipe.aliases import STAGE_ALIASES, stage_name
 from vita_train.recipe.shape import Shape, fields_of, root_shape, shape_of
 from vita_train.recipe.yaml_tree import Path, Tree, parse_yaml
@@ -29,7 +30,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """
     given: dict[Path, tuple[str, Any]] = {}
     for text in overrides:
-        source = f"--set {text}"
+        source = f"--set {printable(text)}"
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise RecipeError(
