@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vita_train.storage.scratch import held_folder
+
 
 class CodeCache:
     """Codes by sample, in files of this machine: workers are processes of their own and share no
@@ -27,9 +29,10 @@ class CodeCache:
     """
 
     def __init__(self, most_bytes: int = 256 << 20) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="vita-train-codes-"))
+        # Held, so that the next one removes what a killed process left.
+        self._folder, self._handle = held_folder(Path(tempfile.gettempdir()), "codes")
         self._left = most_bytes
-        weakref.finalize(self, _remove, self._folder, os.getpid())
+        weakref.finalize(self, _remove, self._folder, self._handle, os.getpid())
 
     def get(self, sample_id: str) -> Tensor | None:
         """Return the codes of a sample, (T,) long, or None where they are not known."""
@@ -54,7 +57,8 @@ class CodeCache:
         return self._folder / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.npy"
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(folder: Path, handle: int, owner: int) -> None:
     """Remove the files, but not when a worker that was forked lets go of its copy of the cache."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)

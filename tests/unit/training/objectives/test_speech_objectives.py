@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,6 +206,24 @@ def test_a_full_cache_forgets_nothing_and_takes_no_more() -> None:
     found = cache.get("a")
     assert found is not None
     assert found.tolist() == [3, 1, 2]
+
+
+def test_codes_that_a_killed_process_left_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = CodeCache()
+    kept.add("a", torch.tensor([1]))
+    if (child := os.fork()) == 0:
+        left = CodeCache()
+        left.add("b", torch.tensor([2]))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    new = CodeCache()
+    assert len(list(tmp_path.iterdir())) == 2, "its own, and that of one that lives"
+    assert kept.get("a") is not None
+    assert new.get("b") is None
 
 
 def test_speech_decoder_alone_trains_and_learns(
