@@ -28,9 +28,9 @@ from vita_train.storage.disk_errors import as_full_disk
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
-#: What every corpus has, and what it has beside its datasets.
-_ALWAYS = {"meta.json", "ledger.json", "tokenizer"}
-_WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl"}
+#: What tells a corpus, also one that has lost its last file, and what it has beside its datasets.
+_ALWAYS = {"ledger.json", "tokenizer"}
+_WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl", "meta.json"}
 DEV = "dev"
 """The split that is measured while a stage trains."""
 
