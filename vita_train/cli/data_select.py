@@ -42,6 +42,9 @@ def flan(
     """Take evenly spaced rows of FLAN as records; none is loaded that is not near one of them."""
     from vita_train.data.adapters.base import write_rows
     from vita_train.data.select.even import flan_records, flan_tables
+    from vita_train.storage.whole_file import check_not_read
 
+    tables = flan_tables(folder)
+    check_not_read(out, tables)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(out, flan_records(flan_tables(folder), count))
+    write_rows(out, flan_records(tables, count))

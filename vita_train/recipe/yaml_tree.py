@@ -108,6 +108,13 @@ def compose_yaml(text: str, source: str) -> yaml.Node | None:
         raise RecipeError(
             f"is not YAML: {' '.join(str(error).split())}", code="VT-RECIPE-052", where=source
         ) from error
+    except RecursionError:
+        raise RecipeError(
+            "is nested too deeply",
+            code="VT-RECIPE-091",
+            where=source,
+            remedy="check its brackets",
+        ) from None
 
 
 def parse_yaml(text: str, source: str, at: Path = ()) -> Tree:

@@ -166,20 +166,20 @@ class RunReader:
             return None
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.problems.append(f"{key}: not JSON ({error})")
             return None
 
     def json_lines(self, key: str) -> list[dict[str, Any]]:
         """Return the objects of a JSON-lines file. A last line cut short, as a killed process
-        leaves it, is skipped."""
+        leaves it, is skipped, and so is a line whose ``step`` is no number of a step."""
         rows = []
         for line in (self.read(key) or b"").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict):
+            if isinstance(row, dict) and isinstance(row.get("step", 0), int):
                 rows.append(row)
         return rows
 
@@ -245,7 +245,7 @@ def _recipe(reader: RunReader) -> tuple[Recipe | None, str]:
         return None, ""
     try:
         return parse_recipe(text, "recipe.yaml"), text
-    except RecipeError as error:
+    except (RecipeError, RecursionError) as error:
         reader.problems.append(str(error).splitlines()[0])
         return None, text
 

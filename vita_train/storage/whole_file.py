@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from vita_train.errors import UserError
 
 
 @contextmanager
@@ -27,3 +29,19 @@ def whole_file(path: Path, *, errors: str = "strict") -> Iterator[TextIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_not_read(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        UserError: ``out`` is one of ``sources``.
+    """
+    for source in sources:
+        if out.exists() and source.exists() and out.samefile(source):
+            raise UserError(
+                "is read, and would be overwritten",
+                code="VT-USE-291",
+                where=str(source),
+                remedy="give another place to write",
+            )

@@ -294,3 +294,9 @@ def test_a_registry_is_looked_for_beside_its_recipe(
         "own"
     ]
     assert source.registry == "other.json", "what is typed is relative to where it is typed"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "{a: " * 5_000])
+def test_what_is_nested_too_deeply_is_an_error_of_ours(text: str) -> None:
+    with raises_code(RecipeError, "VT-RECIPE-091"):
+        parse_recipe(text, "r")

@@ -192,19 +192,28 @@ def test_a_partial_run_and_a_bare_one_render(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged",
+    ("damaged", "content"),
     [
-        "1.2/final.json",
-        "prepare/corpus/ledger.json",
-        "evaluate/samples.json",
-        "1.1/progress.json",
-        "2.2/events.jsonl",
-        "evaluate/media/picture-0.png",
+        *(
+            (name, b'{"half": ')
+            for name in (
+                "1.2/final.json",
+                "prepare/corpus/ledger.json",
+                "evaluate/samples.json",
+                "1.1/progress.json",
+                "2.2/events.jsonl",
+                "evaluate/media/picture-0.png",
+            )
+        ),
+        ("2.2/events.jsonl", b'{"step": "many", "loss": 1.0}\n{"step": 2, "loss": 1.0}\n'),
+        ("2.2/events.jsonl", b"[" * 100_000),
+        ("1.1/progress.json", b"[" * 100_000),
     ],
+    ids=lambda value: value if isinstance(value, str) else value[:12].decode(),
 )
-def test_a_damaged_file_costs_its_part_only(tmp_path: Path, damaged: str) -> None:
+def test_a_damaged_file_costs_its_part_only(tmp_path: Path, damaged: str, content: bytes) -> None:
     run = fabricate_run(tmp_path)
-    (run / damaged).write_bytes(b'{"half": ')
+    (run / damaged).write_bytes(content)
     _, page = page_of(run)
     assert "2.1a" in page.text
     assert "Lineage" in page.text

@@ -29,6 +29,7 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.encode import ImageOutput, Output
 from vita_train.data.media.measure import MediaFile
+from vita_train.errors import DataError
 from vita_train.recipe.data import AudioSpec
 from vita_train.storage.digest import digest_of, sha256_file
 from vita_train.storage.whole_file import whole_file
@@ -123,17 +124,25 @@ def crawl_shard(job: Job, decoder: Decoder) -> Ledger:
     """Fetch what a list names. What a run before left unfinished is done again.
 
     Raises:
-        DataError: the list cannot be read.
+        DataError: the list cannot be read, or something else lies where its images would.
         OSError: the folder cannot be written.
     """
-    media = job.out / MEDIA / job.name
+    media, rows = job.out / MEDIA / job.name, job.out / f"{job.name}.jsonl"
+    is_list = rows.exists() and rows.samefile(job.source)
+    if is_list or (media.exists() and not rows.exists()):
+        raise DataError(
+            "is there already and no crawl made it",
+            code="VT-DATA-132",
+            where=str(rows if is_list else media),
+            remedy="give another folder: what is there would be replaced",
+        )
     part = media.with_name(f"{job.name}.part")
     for folder in (part, media):  # a shard without its marker is none
         shutil.rmtree(folder, ignore_errors=True)
     part.mkdir(parents=True)
     key = job.key()
     with (
-        whole_file(job.out / f"{job.name}.jsonl") as kept,
+        whole_file(rows) as kept,
         whole_file(job.out / f"{job.name}.lost.jsonl") as lost,
     ):
         ledger = asyncio.run(_crawl(job, part, _Sink(job.settings, kept, lost), decoder))

@@ -15,7 +15,7 @@ from vita_train.data.crawl.rows import list_files, read_rows
 from vita_train.data.formats import FORMATS
 from vita_train.errors import DataError
 from vita_train.plugins import named
-from vita_train.storage.whole_file import whole_file
+from vita_train.storage.whole_file import check_not_read, whole_file
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, and what it holds."""
@@ -39,16 +39,17 @@ def rewrite(name: str, paths: Sequence[Path], out: Path) -> Rewritten:
     themselves become files in the folder ``NAME`` beside it, which is then their root.
 
     Raises:
-        UserError: there is no such format or file.
+        UserError: there is no such format or file, or ``out`` is one that is read.
         DataError: a file cannot be read, or no record came of it.
         OSError: it cannot be written.
     """
     counts = Rewritten()
-    make = named(FORMATS[name])
+    make, files = named(FORMATS[name]), list_files(paths)
+    check_not_read(out, files)
     out.parent.mkdir(parents=True, exist_ok=True)
     refused = out.with_suffix(".rejects.jsonl")
     with whole_file(out) as kept, whole_file(refused) as rejects:
-        for made in make(_rows(list_files(paths), counts)):
+        for made in make(_rows(files, counts)):
             if isinstance(made, Rejected):
                 counts.reasons[made.reason] += 1
                 rejects.write(json.dumps({"where": made.where, "reason": made.reason}) + "\n")

@@ -13,8 +13,8 @@ Ogg (Vorbis, Opus, FLAC)        the length of each page, a sum over it, and a ma
 FLV, GIF, QOI, MPEG-TS, MPEG-PS how the last piece must end
 MP3                             the bytes that a Xing, Info or VBRI header states
 FLAC                            the number of samples (compared when it is decoded)
-AAC (ADTS), AMR, MP3            nothing: a cut file looks like a shorter one, and is taken for it
-without such a header
+AAC (ADTS), AMR, MP3            nothing: a cut file looks like a shorter one, and is taken for it;
+without such a header           so does MPEG-TS that was cut exactly between two packets
 ==============================
 ========================================================================
 

@@ -38,9 +38,9 @@ from vita_train.storage.scratch import scratch_folder
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
-#: What every corpus has, and what it has beside its datasets.
-_ALWAYS = {"meta.json", "ledger.json", "tokenizer"}
-_WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl"}
+#: What tells a corpus, also one that has lost its last file, and what it has beside its datasets.
+_ALWAYS = {"ledger.json", "tokenizer"}
+_WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl", "meta.json"}
 #: What objectives read that take the first clip of a record for its recording.
 _WHOLE = ("audio", "codes")
 DEV = "dev"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vita_train.data.select.tables import opened
 from vita_train.errors import DataError
-from vita_train.storage.whole_file import whole_file
+from vita_train.storage.whole_file import check_not_read, whole_file
 
 SCORES = ("clip_similarity_vitb32", "clip_similarity_vitl14")
 KEPT = ("id", "url", "text")
@@ -51,9 +51,12 @@ def select_top(paths: Sequence[Path], out: Path, settings: TopSettings) -> dict[
     ``clip_sim``; what was taken stands in ``selection.json``.
 
     Raises:
+        UserError: ``out`` is the folder of a file that is read.
         DataError: a file cannot be read, lacks columns, or has too few rows above the threshold.
     """
     files = sorted(paths, key=lambda path: path.name)
+    for path in files:
+        check_not_read(out / path.name, files)
     sums = [_sums(path) for path in files]
     if settings.scope == "shard":
         masks = [

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
+from tests.helpers.errors import raises_code
 from tests.helpers.hostile_http import Fault, HostileServer, hostile_http
 from vita_train.data.crawl.addresses import is_public
 from vita_train.data.crawl.rows import Image as ImageFile
@@ -26,7 +27,7 @@ from vita_train.data.crawl.rows import merged
 from vita_train.data.crawl.run import crawl
 from vita_train.data.crawl.settings import CrawlSettings, Limits, Lost, Reason
 from vita_train.data.crawl.target import parse
-from vita_train.errors import UserError
+from vita_train.errors import DataError, UserError
 
 SETTINGS = CrawlSettings(private=True, max_bytes=200_000)
 LIMITS = Limits(concurrency=16, rate=1e6, connect=2, total=2, backoff=0.01, longest_wait=0.05)
@@ -260,6 +261,19 @@ def test_other_settings_do_not_mix_with_what_is_there(web: HostileServer, tmp_pa
     crawl([source], tmp_path / "out", SETTINGS, LIMITS)
     with pytest.raises(UserError):
         crawl([source], tmp_path / "out", CrawlSettings(private=True, quality=90), LIMITS)
+
+
+def test_nothing_but_a_crawl_is_replaced(web: HostileServer, tmp_path: Path) -> None:
+    source = write_list(tmp_path / "a.jsonl", [{"url": f"{web.url}/a.png"}])
+    photo = tmp_path / "out" / "media" / "a" / "mine.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"precious")
+    before = source.read_bytes()
+    for out in (tmp_path, tmp_path / "out"):
+        with raises_code(DataError, "VT-DATA-132"):
+            crawl([source], out, SETTINGS, LIMITS)
+    assert photo.read_bytes() == b"precious"
+    assert source.read_bytes() == before
 
 
 def test_private_addresses_are_refused_also_after_a_redirect(

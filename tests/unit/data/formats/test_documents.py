@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.errors import raises_code
 from vita_train.data.adapters.base import Rejected
 from vita_train.data.formats import coyo, mmc4
 from vita_train.data.formats.rewrite import rewrite
 from vita_train.data.sources.records import Record
-from vita_train.errors import DataError
+from vita_train.errors import DataError, UserError
 
 
 def document(*places: int, sentences: list[str]) -> dict[str, Any]:
@@ -89,3 +90,7 @@ def test_the_counts_of_a_rewrite_add_up(tmp_path: Path) -> None:
     assert [json.loads(line)["where"] for line in rejects] == ["rows.jsonl:5", "rows.jsonl:6"]
     with pytest.raises(DataError):
         rewrite("mmc4", [source], tmp_path / "none.jsonl")
+    before = source.read_bytes()
+    with raises_code(UserError, "VT-USE-291"):
+        rewrite("coyo", [source], source)
+    assert source.read_bytes() == before

@@ -48,6 +48,14 @@ def test_v8_the_top_share_of_each_shard_ties_to_the_earlier_row(tmp_path: Path) 
     ]
 
 
+def test_a_table_that_is_read_is_not_written_over(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.parquet", [0.9] * 5)
+    before = path.read_bytes()
+    with raises_code(UserError, "VT-USE-291"):
+        select_top([path], tmp_path, TopSettings(share=0.2))
+    assert path.read_bytes() == before
+
+
 def test_v8_the_threshold_is_strict_and_too_few_are_refused_by_name(tmp_path: Path) -> None:
     path = shard(tmp_path / "low.parquet", [0.6, 0.6, 0.7, 0.1])
     with raises_code(DataError, "VT-DATA-093", "low.parquet", "0.6"):
