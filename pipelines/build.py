@@ -22,6 +22,7 @@ from components.data_fetch.component import data_fetch
 from components.data_validation.component import data_validation
 from components.evaluate.component import evaluate
 from components.export.component import export
+from components.preflight.component import preflight
 from components.report.component import report
 from components.train_stage.component import train_stage
 from pipelines.cluster import on_cluster
@@ -194,6 +195,7 @@ def _steps(parts: _Parts, common: dict[str, Any], todo: Any) -> None:
             add([name], named(component(**common, **more), recipe, name))
 
     step("prepare", data_validation)
+    step("preflight", preflight)
     for block, component in parts.blocks.items():
         if component is None:
             step(block[0], trainer_of(block[0]), stage=block[0])

@@ -1,15 +1,17 @@
-"""One pipeline for each stage, for running it alone in a run that holds what it builds on."""
+"""One pipeline for each stage, for running it alone in a run that holds what it builds on, behind
+the preflight."""
 
 from kfp.dsl.base_component import BaseComponent
 
+from components.preflight.component import preflight
 from pipelines.build import PARAMETERS, as_pipeline, named, trainer_of
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import step_title
 
 
 def stage_pipeline(recipe: Recipe, stage: str, *, name: str, default: str) -> BaseComponent:
-    """Return the pipeline of one stage: a single task that reads the run's commits and adds its
-    own.
+    """Return the pipeline of one stage: a task that reads the run's commits and adds its own,
+    behind the preflight.
 
     Args:
         recipe: that has the stage.
@@ -30,16 +32,16 @@ def stage_pipeline(recipe: Recipe, stage: str, *, name: str, default: str) -> Ba
         overrides: list = [],  # noqa: B006  KFP reads the default, nothing changes it
         force: bool = False,
     ) -> None:
-        task = trainer_of(stage)(
-            stage=stage,
-            recipe=recipe,
-            run=run,
-            storage_root=storage_root,
-            overrides=overrides,
-            steps=stage,
-            force=force,
-        )
-        named(task, resolved, stage)
+        common = {
+            "recipe": recipe,
+            "run": run,
+            "storage_root": storage_root,
+            "overrides": overrides,
+            "steps": stage,
+            "force": force,
+        }
+        before = named(preflight(**common), resolved, "preflight")
+        named(trainer_of(stage)(stage=stage, **common), resolved, stage).after(before)
 
     parameters = [parameter for parameter in PARAMETERS if parameter != "steps"]
     return as_pipeline(pipeline, name, about, parameters)

@@ -162,7 +162,8 @@ def test_the_ladder_is_its_stages_nested_by_group_and_the_report_always_comes() 
     waits = {name: task["waits"] for name, task in tasks.items()}
     assert {name.split()[0] for name in waits} >= set(run_steps(load_recipe("tiny")))
     assert waits["to do"] == {"data_fetch"}
-    assert waits["base"] == waits["2.1a recogniser"] == waits["3.1 speech codec"] == {"prepare"}
+    assert waits["base"] == waits["2.1a recogniser"] == waits["3.1 speech codec"] == {"preflight"}
+    assert waits["preflight"] == {"prepare"}
     assert waits["see"] == {"base"}
     assert waits["hear: 2.1b, 2.2"] == {"see", "2.1a recogniser"}
     assert waits["3.2 speech decoder"] == {"hear: 2.1b, 2.2", "3.1 speech codec"}
@@ -205,7 +206,7 @@ def test_any_recipe_is_compiled_to_the_graph_of_its_stages(tmp_path: Path) -> No
     waits = {
         name: task["waits"] for name, task in _tasks(pipeline, pipeline["root"]["dag"]).items()
     }
-    assert waits["first steps"] == waits["sounds"] == {"prepare"}
+    assert waits["first steps"] == waits["sounds"] == {"preflight"}
     assert waits["more.words"] == {"words"}
     assert waits["evaluate"] == {"first steps", "sounds"}
     default = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]

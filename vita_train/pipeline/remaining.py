@@ -26,8 +26,9 @@ def first_to_do(run: Run, selection: Selection, stages: str) -> int:
     """Return the place of the first step that has something to do, one past the last where none
     has. The first step of a pipeline hands it to the conditions of the others.
 
-    Steps before that are told about as reused. What a step's inputs are is known once all before it
-    are committed, so nothing is said of the steps behind.
+    Steps before that are told about as reused. A preflight is nothing to do by itself where stages
+    are asked for: it goes with the first that trains. What a step's inputs are is known once all
+    before it are committed, so nothing is said of the steps behind.
 
     Args:
         run, selection: what was asked for.
@@ -38,6 +39,8 @@ def first_to_do(run: Run, selection: Selection, stages: str) -> int:
         if step not in asked_for:
             continue
         if selection.force or not _is_done(run, step):
+            if step == "preflight" and {*asked_for} & {*run.recipe.stages}:
+                continue
             return place
         log_reused(run, step)
     return len(following)
@@ -51,4 +54,4 @@ def _is_done(run: Run, step: str) -> bool:
 
 
 def _following(stages: Iterable[str]) -> list[str]:
-    return ["prepare", *stages, "evaluate", "export"]
+    return ["prepare", "preflight", *stages, "evaluate", "export"]

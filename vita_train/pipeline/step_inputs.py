@@ -55,6 +55,16 @@ def _prepare(run: Run) -> dict[str, Any]:
     }
 
 
+def _preflight(run: Run) -> dict[str, Any]:
+    recipe = run.recipe
+    return {
+        "recipe": recipe_digest(recipe),
+        "tracking": recipe.tracking.model_dump(mode="json"),
+        "dry_batches": recipe.launch.dry_batches,
+        "prepare": require_manifest(run, "prepare", by="preflight").digest,
+    }
+
+
 def _stage(run: Run, stage: str) -> dict[str, Any]:
     prepared, spec = require_manifest(run, "prepare", by=stage), run.recipe.stages[stage]
     settings = run.recipe.model_dump(mode="json", include={"tokenizer", "model", "seed"})
@@ -100,6 +110,7 @@ def _report(run: Run) -> dict[str, Any]:
 _INPUTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "data_fetch": _data_fetch,
     "prepare": _prepare,
+    "preflight": _preflight,
     "evaluate": _evaluate,
     "export": _export,
     "report": _report,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vita_train.console import Check
 from vita_train.evaluation.gates import gate_results
 from vita_train.recipe.schema import Recipe
 from vita_train.runs.manifest import Manifest
@@ -75,6 +76,19 @@ def stage_summary(recipe: Recipe, manifest: Manifest, folder: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def checks_summary(run: str, checks: Sequence[Check]) -> str:
+    """Return the outcome of a preflight in Markdown: a verdict, and every check."""
+    failed = [each.name for each in checks if not each.ok]
+    verdict = f"**refused: {', '.join(failed)}**" if failed else "passed"
+    rows = [
+        (each.name, "yes" if each.ok else "**no**", " ".join(each.detail.split()).replace("|", "/"))
+        for each in checks
+    ]
+    lines = [f"## Preflight of run {run}: {verdict}", "", *_table(("check", "passed", ""), rows)]
+    lines += [f"- {each.name}: {warning}" for each in checks for warning in each.warnings]
+    return "\n".join([*lines, ""])
 
 
 def _counts(trained: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -39,13 +39,16 @@ def check_coverage(run: Run) -> Found:
 
 
 def check_dry_batch(run: Run) -> str:
+    """Do as `try_batches`, where the prepared corpus lies on this machine."""
+    return not_here(run) or try_batches(run)
+
+
+def try_batches(run: Run) -> str:
     """Train a batch of every mix of modalities of every stage on a small model, on the processor.
 
     Raises:
         UserError: what the stage's first steps would stumble over.
     """
-    if why := not_here(run):
-        return why
     try:
         losses = ask("vita_train.training.dry_batch", run.recipe, run.name)
     except RefusedError as error:

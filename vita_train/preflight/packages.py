@@ -41,8 +41,12 @@ def needed_packages(recipe: Recipe) -> list[Need]:
     return list({need.package: need for need in reversed(needs)}.values())[::-1]
 
 
-def check_packages(recipe: Recipe) -> str:
+def check_packages(recipe: Recipe, *, here: bool | None = None) -> str:
     """Say which optional packages the recipe needs, and that they are here if it runs here.
+
+    Args:
+        recipe: resolved.
+        here: whether it runs here, or in this image; as its job backend says where not given.
 
     Raises:
         UserError: one is missing.
@@ -51,7 +55,7 @@ def check_packages(recipe: Recipe) -> str:
     if not needs:
         return "none are needed"
     names = ", ".join(need.package for need in needs)
-    if not backend_of(recipe).here:
+    if not (backend_of(recipe).here if here is None else here):
         return f"the image of the jobs must have {names}"
     missing = [need for need in needs if importlib.util.find_spec(need.package) is None]
     if missing:

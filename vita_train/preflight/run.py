@@ -218,6 +218,7 @@ def _earlier(run: Run, selection: Selection) -> str:
     steps = selection.steps(recipe)
     before: dict[str, list[str]] = {
         "prepare": ["data_fetch"],
+        "preflight": ["prepare"],
         "evaluate": list(recipe.stages),
         "export": list(recipe.stages),
         "report": [*recipe.stages, "evaluate"],

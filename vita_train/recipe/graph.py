@@ -11,7 +11,7 @@ from itertools import combinations
 #: What a stage may be called. It is a folder of the run and part of labels on a cluster.
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 #: Steps of the pipeline around the stages, in the order they run.
-BEFORE: tuple[str, ...] = ("data_fetch", "prepare")
+BEFORE: tuple[str, ...] = ("data_fetch", "prepare", "preflight")
 AFTER: tuple[str, ...] = ("evaluate", "export", "report")
 #: Names that mean something else in a run: steps, folders, and where weights from outside come
 #: from.

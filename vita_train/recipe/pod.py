@@ -46,7 +46,7 @@ class StepPod(Strict):
 
 
 #: Steps that have pods of their own, and what stands for all of them.
-StepName = Literal["all", "data_fetch", "prepare", "evaluate", "export", "report"]
+StepName = Literal["all", "data_fetch", "prepare", "preflight", "evaluate", "export", "report"]
 StepPods = dict[StepName, StepPod]
 
 

@@ -66,6 +66,9 @@ class LaunchSpec(Strict):
     trains: the stage ends, or the sample is passed over, named and counted."""
     max_unreadable: int = Field(default=100, ge=1, le=1_000_000)
     """With ``unreadable: skip``: samples of a stage that may be passed over; one more ends it."""
+    dry_batches: bool = True
+    """Before the first stage, train a batch of every mix of modalities of every stage on a small
+    model."""
     step_timeout: Seconds = 600.0
     """Seconds a step may take before every rank prints its stack and exits retryably."""
     restarts: OptionalCount = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -16,6 +17,7 @@ from vita_train.recipe.schema import Recipe
 _TITLES: dict[str, str] = {
     "data_fetch": "data fetch",
     "prepare": "data validation",
+    "preflight": "preflight",
     "evaluate": "evaluation",
     "export": "export",
     "report": "report",
@@ -26,10 +28,14 @@ def step_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Return every step of a recipe's pipeline, in the order they run, with the steps that each
     waits for."""
     stages = stage_graph(recipe)
-    graph: dict[str, tuple[str, ...]] = {"data_fetch": (), "prepare": ("data_fetch",)}
-    graph |= {name: after or ("prepare",) for name, after in stages.items()}
+    graph: dict[str, tuple[str, ...]] = {
+        "data_fetch": (),
+        "prepare": ("data_fetch",),
+        "preflight": ("prepare",),
+    }
+    graph |= {name: after or ("preflight",) for name, after in stages.items()}
     return graph | {
-        "evaluate": ends(stages) or ("prepare",),
+        "evaluate": ends(stages) or ("preflight",),
         "export": ("evaluate",),
         "report": ("export",),
     }
@@ -86,7 +92,7 @@ class Selection:
     def parse(
         cls, recipe: Recipe, only: str = "", since: str = "", until: str = "", force: bool = False
     ) -> Selection:
-        """Read a selection as users write it.
+        """Read a selection as users write it. The preflight goes with any stage.
 
         Args:
             recipe: the run's.
@@ -106,12 +112,8 @@ class Selection:
                 remedy="give one or the other",
             )
         if only:
-            return cls(
-                frozenset(
-                    step_name(recipe, name.strip()) for name in only.split(",") if name.strip()
-                ),
-                force,
-            )
+            names = [step_name(recipe, name.strip()) for name in only.split(",") if name.strip()]
+            return cls(_guarded(recipe, names), force)
         if not since and not until:
             return cls(None, force)
         graph = step_graph(recipe)
@@ -129,7 +131,7 @@ class Selection:
                 where="--from, --until",
                 remedy="swap them, or name the steps with --only",
             )
-        return cls(frozenset(picked), force)
+        return cls(_guarded(recipe, picked), force)
 
     @classmethod
     def of(cls, recipe: Recipe, steps: str, force: bool = False) -> Selection:
@@ -161,6 +163,12 @@ class Selection:
     def steps(self, recipe: Recipe) -> list[str]:
         """Return the picked steps that the recipe has, in the order they run."""
         return [step for step in run_steps(recipe) if self.picks(step)]
+
+
+def _guarded(recipe: Recipe, steps: Iterable[str]) -> frozenset[str]:
+    """Return steps, with the preflight if a stage is among them: none trains without."""
+    picked = frozenset(steps)
+    return picked | {"preflight"} if picked & {*recipe.stages} else picked
 
 
 def modules_needed(recipe: Recipe, stage: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from vita_train.storage.base import MissingKeyError, Store
 STEP_TITLES: dict[str, str] = {
     "data_fetch": "The data fetch",
     "prepare": "The preparation of the data",
+    "preflight": "The preflight",
     "evaluate": "The evaluation",
     "export": "The export",
 }

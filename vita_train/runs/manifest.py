@@ -41,7 +41,7 @@ class Manifest(Strict):
     """What a finished step hands on; stored as ``final.json`` under its step."""
 
     format: Literal["vita-train/manifest/v1"] = "vita-train/manifest/v1"
-    kind: Literal["data", "prepared", "model", "evaluation", "export", "report"]
+    kind: Literal["data", "prepared", "preflight", "model", "evaluation", "export", "report"]
     run: str
     stage: str
     """Stage id, or step name such as ``data_fetch``."""

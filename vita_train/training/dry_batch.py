@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from vita_train.data.index.corpus import Corpus, Index
+from vita_train.data.index.corpus import Corpus, Index, open_corpus
 from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_DONE, DataError, VitaError
 from vita_train.models.build import build_modules
@@ -204,7 +204,7 @@ def main() -> int:
     """Run the command line."""
     recipe = load_recipe(sys.argv[1])
     try:
-        losses = dry_batches(recipe, Corpus.open(Run(recipe, sys.argv[2]).present_corpus()))
+        losses = dry_batches(recipe, open_corpus(Run(recipe, sys.argv[2])))
     except VitaError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -16,7 +16,13 @@ from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
 
 ALL = Selection()
-KINDS = {"data_fetch": "data", "prepare": "prepared", "evaluate": "evaluation", "export": "export"}
+KINDS = {
+    "data_fetch": "data",
+    "prepare": "prepared",
+    "preflight": "preflight",
+    "evaluate": "evaluation",
+    "export": "export",
+}
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def _do(run: Run, step: str, content: str = "") -> None:
 
 def _first(run: Run, selection: Selection = ALL) -> str:
     stages = stage_graph(run.recipe)
-    order = ["prepare", *stages, "evaluate", "export", "nothing"]
+    order = ["prepare", "preflight", *stages, "evaluate", "export", "nothing"]
     return order[first_to_do(run, selection, json.dumps(stages))]
 
 
@@ -60,6 +66,14 @@ def test_the_first_step_without_a_commit_for_its_inputs_is_found(run: Run) -> No
 def test_a_changed_setting_is_something_to_do_where_it_counts(run: Run, tmp_path: Path) -> None:
     longer = load_recipe("smoke", [f"storage.root={tmp_path}", "stages.1.3.steps=7"])
     assert _first(Run(longer, "r")) == "1.3"
+
+
+def test_a_preflight_alone_is_nothing_to_do_unless_it_is_asked_for_alone(run: Run) -> None:
+    run.store.delete([run.final_key("preflight")])
+    assert _first(run) == "nothing"
+    assert _first(run, Selection.of(run.recipe, "..preflight")) == "preflight"
+    run.store.delete([run.final_key("1.2")])
+    assert _first(run) == "1.2"
 
 
 def test_what_was_not_asked_for_is_not_to_do_and_force_does_what_was(run: Run) -> None:

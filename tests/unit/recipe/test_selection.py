@@ -31,12 +31,19 @@ def test_until_takes_what_a_step_waits_for_and_from_what_waits_for_it() -> None:
     assert Selection.parse(TINY, until="1.1").steps(TINY) == [
         "data_fetch",
         "prepare",
+        "preflight",
         "0.llm",
         "0.vision",
         "1.1",
     ]
-    assert Selection.parse(TINY, until="3.1").steps(TINY) == ["data_fetch", "prepare", "3.1"]
+    assert Selection.parse(TINY, until="3.1").steps(TINY) == [
+        "data_fetch",
+        "prepare",
+        "preflight",
+        "3.1",
+    ]
     assert Selection.parse(TINY, since="2.1a").steps(TINY) == [
+        "preflight",
         "2.1a",
         "2.1b",
         "2.2",
@@ -47,6 +54,7 @@ def test_until_takes_what_a_step_waits_for_and_from_what_waits_for_it() -> None:
     ]
     assert Selection.parse(TINY, since="prepare", until="1.1").steps(TINY) == [
         "prepare",
+        "preflight",
         "0.llm",
         "0.vision",
         "1.1",
@@ -54,7 +62,12 @@ def test_until_takes_what_a_step_waits_for_and_from_what_waits_for_it() -> None:
 
 
 def test_only_takes_several_and_aliases() -> None:
-    assert Selection.parse(TINY, only="finetune_qwen.sh, report").steps(TINY) == ["1.2", "report"]
+    assert Selection.parse(TINY, only="finetune_qwen.sh, report").steps(TINY) == [
+        "preflight",
+        "1.2",
+        "report",
+    ]
+    assert Selection.parse(TINY, only="report").steps(TINY) == ["report"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +111,7 @@ def test_steps_of_a_recipe_are_its_stages_with_their_titles_and_what_is_around_t
     assert run_steps(REAL) == [
         "data_fetch",
         "prepare",
+        "preflight",
         *REAL.stages,
         "evaluate",
         "export",

@@ -88,13 +88,15 @@ def train(
         return
 
     from vita_train.pipeline.steps import fetch_step, prepare_step
+    from vita_train.preflight.step import preflight_step
     from vita_train.runs.run import Run
 
     opened = Run(run.recipe)
     if run.resumed is not None:
         _check_resumed(opened, run.stage, run.resumed)
     opened.write_recipe()
-    for step, work in (("data_fetch", fetch_step), ("prepare", prepare_step)):
+    steps = {"data_fetch": fetch_step, "prepare": prepare_step, "preflight": preflight_step}
+    for step, work in steps.items():
         typer.echo(f"run {opened.name}: {step}", err=True)
         work(opened, Selection())
     typer.echo(f"run {opened.name}: stage {run.stage}", err=True)

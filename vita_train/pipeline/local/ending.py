@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vita_train.printable import printable_message
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import Gate
 from vita_train.runs.manifest import Manifest
@@ -23,6 +24,10 @@ from vita_train.storage.base import is_local, local_path
 def show_ending(run: Run, console: Console) -> None:
     """Print the scores, the report's path and a chat command, as far as the run has them."""
     evaluation, exported, report = (run.final(step) for step in ("evaluate", "export", "report"))
+    checked = run.final("preflight")
+    for warning in checked.lineage.get("warnings", []) if checked else []:
+        console.print("[yellow]![/] preflight: ", end="", highlight=False)
+        console.print(printable_message(warning), markup=False, highlight=False, soft_wrap=True)
     if evaluation is not None:
         console.print()
         console.print(score_table(evaluation.metrics, last_gates(run.recipe)))
