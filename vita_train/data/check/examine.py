@@ -18,9 +18,16 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.details import Details
 from vita_train.data.media.measure import Measured, MeasureSettings, MediaFile
-from vita_train.data.prepare.row_encoder import Example, RowEncoder, inside_root, measure_settings
+from vita_train.data.prepare.row_encoder import (
+    Example,
+    RowEncoder,
+    check_special,
+    inside_root,
+    measure_settings,
+)
 from vita_train.data.prepare.tokenizer import load_tokenizer
 from vita_train.data.sources.reading import MediaRef, Reject, Row
+from vita_train.data.sources.registry import AudioLimits
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import UserError
 from vita_train.recipe.audio import SubsamplingAdapterSpec
@@ -153,7 +160,7 @@ class Examiner:
             elif encoder is not None:
                 result = encoder.encode(row)
             else:
-                result = measure_row(row, source.roots, decoder)
+                result = measure_row(row, source.roots, decoder, source.audio)
             found.append(Examined(row, result, decoder.media))
         return found
 
@@ -191,11 +198,20 @@ def length_examiner(recipe: Recipe, *, workers: int = 1) -> Iterator[Examiner]:
             yield examiner
 
 
-def measure_row(row: Row, roots: Mapping[str, Path], decoder: Decoder) -> Reject | None:
-    """Decode the media of a row; return why it cannot be used, or None."""
+def measure_row(
+    row: Row, roots: Mapping[str, Path], decoder: Decoder, audio: AudioLimits | None = None
+) -> Reject | None:
+    """Decode the media of a row; return why it cannot be used, or None.
+
+    Args:
+        row, roots, decoder: what, where, and with what.
+        audio: of the dataset, if it is an audio special set.
+    """
     try:
         for file in media_of(row, roots):
-            decoder.measure(file)
+            measured = decoder.measure(file)
+            if audio is not None and file.kind == "audio" and measured.details is not None:
+                check_special(measured.details.seconds, audio, str(file.path))
     except MediaError as error:
         return Reject(row.row, error.reason, error.detail, row.id)
     return None

@@ -15,7 +15,7 @@ from vita_train.data.count.scripts import count_scripts, main_script
 from vita_train.data.index.corpus import Corpus, Index
 from vita_train.data.index.stats import SECOND_EDGES, TOKEN_EDGES
 from vita_train.data.prepare.row_encoder import Example
-from vita_train.data.sources.reading import Reject, Row
+from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.sources.records import split_placeholders
 from vita_train.data.sources.source import RecordSource
 
@@ -194,7 +194,8 @@ def _count_index(index: Index, ratio: float) -> SplitCounts:
         for (tokens, tiles, _), turns, images, videos, audios, inserted, seconds, supervised in zip(
             lengths, *piece, strict=True
         ):
-            media = {"image": images, "video": videos, "audio": audios}
+            recordings = [ref for ref in audios if (MediaRef.parse(ref).cut or (0,))[0] == 0]
+            media = {"image": images, "video": videos, "audio": recordings}
             counts.take(turns, media, negative=inserted >= 0)
             counts.measure(tokens, tiles, seconds, supervised)
     return counts

@@ -185,8 +185,8 @@ class Index:
 
         tokens, tiles, frames = (int(value) for value in self.lengths[index])
         spans = get("spans")
-        images, videos = (
-            [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos")
+        images, videos, audios = (
+            [MediaRef.parse(text) for text in get(kind)] for kind in ("images", "videos", "audios")
         )
         states, image_tiles = get("states"), get("image_tiles")
         ids, runs = np.asarray(get("ids"), np.int32), np.asarray(get("runs"), np.int32)
@@ -212,7 +212,8 @@ class Index:
             videos=[ref.path(self.roots) for ref in videos],
             video_frame_indices=get("video_frame_indices"),
             video_tiled=[ref.root not in never for ref in videos],
-            audios=self._paths(get("audios")),
+            audios=[ref.path(self.roots) for ref in audios],
+            audio_cuts=[ref.cut for ref in audios],
             audio_frames=audio_frames,
             media_digests=get("media_digests"),
             first_reads=self._first_reads,
@@ -226,9 +227,6 @@ class Index:
             settings=self.settings,
             features=self._stored(get("feature_offset"), audio_frames),
         )
-
-    def _paths(self, refs: Sequence[str]) -> list[Path]:
-        return [MediaRef.parse(text).path(self.roots) for text in refs]
 
     def _stored(self, offset: int, frames: Sequence[int]) -> list[np.ndarray]:
         if self._features is None or not frames:

@@ -100,6 +100,9 @@ class Sample:
     video_tiled: list[bool]
     """False for videos of a set that is never tiled."""
     audios: list[Path]
+    """Of each clip, its file; chunks of a long recording have the same."""
+    audio_cuts: list[tuple[int, int] | None]
+    """Of each clip, first sample and one past the last at the recipe's rate; None is the whole."""
     audio_frames: list[int]
     media_digests: list[bytes]
     """Of each file of ``images``, ``videos`` and ``audios``, in this order, as prepared."""
@@ -118,6 +121,9 @@ class Sample:
     """For the state head: the place of each clip in ``ids``, and its class."""
     shards: ShardedMedia | None = field(default=None, repr=False)
     """Where the media are, if they were packed."""
+    decoded: tuple[Path, int, np.ndarray] | None = field(default=None, repr=False)
+    """The recording that the last chunk was cut out of, and its rate: the next is cut out of the
+    same."""
     seed: int = 0
     """Of this visit; the loader sets it from the order's seed, the epoch and the sample."""
 
@@ -224,19 +230,28 @@ class Sample:
         from vita_train.data.media.audio import load_wave
 
         spec = self.settings.data.audio
-        try:
-            with self._local_audio(clip) as file:
-                return load_wave(
-                    file,
-                    rate or spec.sample_rate,
-                    max_seconds=spec.max_seconds,
-                    channel=spec.channel,
-                    resampling=spec.resampling,
-                )
-        except MediaError as error:
-            raise DataError(
-                error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY
-            ) from error
+        rate, cut = rate or spec.sample_rate, self.audio_cuts[clip]
+        if cut and self.decoded and self.decoded[:2] == (self.audios[clip], rate):
+            wave = self.decoded[2]
+        else:
+            try:
+                with self._local_audio(clip) as file:
+                    wave = load_wave(
+                        file,
+                        rate,
+                        max_seconds=spec.max_seconds,
+                        channel=spec.channel,
+                        resampling=spec.resampling,
+                    )
+            except MediaError as error:
+                raise DataError(
+                    error.detail, code="VT-DATA-010", where=self.name, remedy=REMEDY
+                ) from error
+        if cut is None:
+            return wave
+        self.decoded = None if cut[1] >= len(wave) else (self.audios[clip], rate, wave)
+        first, end = (edge * rate // spec.sample_rate for edge in cut)
+        return wave[first:end]
 
     def load_fbank(self, clip: int = 0) -> Tensor:
         """Return the filterbank features of a clip, (frames, mel bins) float32.

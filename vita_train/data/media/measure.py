@@ -19,7 +19,7 @@ from vita_train.data.media.encode import Output, cut_audio, encode_audio, encode
 from vita_train.data.media.image import count_tiles, open_image
 from vita_train.data.media.video import count_video_tiles, probe_video, video_frame_indices
 from vita_train.recipe.audio import AdapterSpec
-from vita_train.recipe.data import DataSpec
+from vita_train.recipe.data import DataSpec, Resampling
 
 Span = tuple[float | None, float | None]
 """First second of a video, and the second at which it ends; None is the whole."""
@@ -36,6 +36,8 @@ class MediaFile:
     """False for images and videos of a set that is never tiled."""
     span: Span = WHOLE
     """Of a video, the seconds that are taken."""
+    resampling: Resampling | None = None
+    """Of a recording, what brings it to the recipe's rate; as the recipe says where not given."""
     cuts: tuple[tuple[float, float], ...] = ()
     """Of a long recording, first and last seconds of what is cut out of it."""
 
@@ -117,7 +119,8 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             )
         audio = data.audio
         wave, native = load_native(file.path, max_seconds=audio.max_seconds, channel=audio.channel)
-        samples = resampled_length(len(wave), native, audio.sample_rate, audio.resampling)
+        by = file.resampling or audio.resampling
+        samples = resampled_length(len(wave), native, audio.sample_rate, by)
         check_length(file.path, samples, audio, settings.adapter)
         return Measured(
             samples=samples,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,8 @@ class MediaCounts:
     """Of all tiles of an image (``recipe.visual.image_tokens``)."""
     videos: tuple[int, ...] = ()
     """Of all tiles of a video (``recipe.visual.video_tokens``)."""
-    audios: tuple[int, ...] = ()
+    audios: tuple[int | tuple[int, ...], ...] = ()
+    """Of a clip; of a recording that is cut into several, of each."""
 
 
 @dataclass
@@ -240,6 +241,10 @@ def _modality(media: MediaCounts) -> Literal["image", "video", "language"]:
     return "image" if media.images else "language"
 
 
+#: Text, or media by their kind with the tokens of each clip or file.
+_Part: TypeAlias = str | tuple[str, tuple[int, ...]]
+
+
 class _Writer:
     """Appends pieces to a draft; media are taken in order as placeholders come."""
 
@@ -251,10 +256,13 @@ class _Writer:
         self.draft = Draft()
         self.marks = mark_ids(tokenizer, state_mode)
         self.first_human = template.layout.first_human or template.layout.human
-        self.left: dict[str, Iterator[int]] = {
-            "image": iter(media.images),
-            "video": iter(media.videos),
-            "audio": iter(media.audios),
+        self.left: dict[str, Iterator[tuple[int, ...]]] = {
+            kind: iter([run if isinstance(run, tuple) else (run,) for run in runs])
+            for kind, runs in (
+                ("image", media.images),
+                ("video", media.videos),
+                ("audio", media.audios),
+            )
         }
 
     def text(self, text: str) -> None:
@@ -276,7 +284,8 @@ class _Writer:
         self.pieces(around.after)
 
     def human(self, value: str) -> list[int]:
-        """Write a human turn; return the places of its clips in the draft."""
+        """Write a human turn; return the places of its recordings in the draft, each of its last
+        clip."""
         around, self.first_human = self.first_human, self.template.layout.human
         self.pieces(around.before)
         clips = []
@@ -288,13 +297,16 @@ class _Writer:
             if isinstance(part, str):
                 self.text(part)
                 continue
-            kind, run = part
+            kind, runs = part
+            self.media(kind, runs)
             if kind == "audio":
-                clips.append(len(self.draft.parts))
-            self.draft.parts.append(AUDIO_ID if kind == "audio" else IMAGE_ID)
-            self.draft.runs.append(run)
+                clips.append(len(self.draft.parts) - 1)
         self.pieces(around.after)
         return clips
+
+    def media(self, kind: str, runs: Sequence[int]) -> None:
+        self.draft.parts += [AUDIO_ID if kind == "audio" else IMAGE_ID] * len(runs)
+        self.draft.runs += runs
 
     def document(self, value: str) -> None:
         """Write text and images as they follow each other, all of the text supervised."""
@@ -304,8 +316,7 @@ class _Writer:
                 self.text(part)
                 self._supervise(start)
             else:
-                self.draft.parts.append(IMAGE_ID)
-                self.draft.runs.append(part[1])
+                self.media(*part)
         start = len(self.draft.parts)
         self._end()
         self._supervise(start)
@@ -336,9 +347,9 @@ class _Writer:
         if more:
             self.pieces(around.after)
 
-    def _parts(self, value: str) -> list[str | tuple[str, int]]:
+    def _parts(self, value: str) -> list[_Part]:
         """Cut a turn at its placeholders; one without a file left is ordinary text."""
-        parts: list[str | tuple[str, int]] = [""]
+        parts: list[_Part] = [""]
         for index, piece in enumerate(split_placeholders(value)):
             run = next(self.left[piece], None) if index % 2 else None
             if run is not None:
@@ -348,7 +359,7 @@ class _Writer:
         return parts
 
 
-def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, int]]:
+def _arrange(parts: Sequence[_Part]) -> list[_Part]:
     """Set the newlines around media: an image or video is followed by one, an audio clip by none.
 
     The newline that a record writes next to an image, and the one after an audio clip, are its
@@ -371,7 +382,7 @@ def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, in
         first -= 1
     if not any(_is_visual(part) for part in kept[:first]):
         kept = kept[first:] + kept[:first]
-    arranged: list[str | tuple[str, int]] = []
+    arranged: list[_Part] = []
     for part in kept:
         if isinstance(part, str) and arranged and arranged[-1] == "\n":
             arranged[-1] = "\n" + part
@@ -382,5 +393,5 @@ def _arrange(parts: Sequence[str | tuple[str, int]]) -> list[str | tuple[str, in
     return arranged
 
 
-def _is_visual(part: str | tuple[str, int]) -> bool:
+def _is_visual(part: _Part) -> bool:
     return not isinstance(part, str) and part[0] != "audio"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -89,7 +89,10 @@ class _LaidOut:
     images: list[Measured]
     videos: list[Measured]
     audios: list[Measured]
+    clips: list[MediaRef]
+    """Recordings, or the chunks of those that are cut."""
     audio_frames: list[int]
+    """Of each clip."""
 
 
 def limits_of(recipe: Recipe, dataset: str) -> Limits:
@@ -212,18 +215,34 @@ class RowEncoder:
         span = (row.record.start, row.record.end)
         videos = [self._measure("video", ref, span) for ref in row.videos]
         audios = [self._measure("audio", ref) for ref in row.audios]
-        for clip, ref in zip(audios, row.audios, strict=True):
-            self._check_special(clip.samples / data.audio.sample_rate, ref)
-        frames = [frames_of(clip.samples, data.audio.sample_rate) for clip in audios]
+        cut = [
+            self._clips(recording.samples, ref)
+            for recording, ref in zip(audios, row.audios, strict=True)
+        ]
+        lengths = [
+            [ref.cut[1] - ref.cut[0] if ref.cut else recording.samples for ref in refs]
+            for recording, refs in zip(audios, cut, strict=True)
+        ]
+        frames = [
+            [frames_of(length, data.audio.sample_rate) for length in each] for each in lengths
+        ]
         counts = MediaCounts(
             images=tuple(sum(image_tokens(image.tiles, tile)) for image in images),
             videos=tuple(sum(video_tokens(video.tiles, tile, data.video)) for video in videos),
-            audios=tuple(model.audio_adapter.tokens_of(count) for count in frames),
+            audios=tuple(tuple(map(model.audio_adapter.tokens_of, each)) for each in frames),
         )
         drafted = draft(
             row.record, self.template, self.tokenizer, counts, state_mode=data.state_mode
         )
-        return _LaidOut(row, drafted, images, videos, audios, frames)
+        return _LaidOut(
+            row,
+            drafted,
+            images,
+            videos,
+            audios,
+            [ref for refs in cut for ref in refs],
+            [count for each in frames for count in each],
+        )
 
     def _example(
         self, laid_out: _LaidOut, ids_of: Callable[[str], Sequence[int]]
@@ -248,13 +267,9 @@ class RowEncoder:
             video_frame_indices=[
                 index for video in laid_out.videos for index in video.frame_indices
             ],
-            audios=[str(ref) for ref in row.audios],
+            audios=[str(ref) for ref in laid_out.clips],
             audio_frames=frames,
-            media_digests=[
-                content_digest(ref.path(self.roots), kind)
-                for kind, refs in media_refs(row)
-                for ref in refs
-            ],
+            media_digests=self._digests(laid_out),
             seconds=sum(clip.samples for clip in audios) / data.audio.sample_rate,
             turns=row.record.texts,
             inserted=-1 if row.record.inserted_id is None else row.record.inserted_id,
@@ -269,26 +284,42 @@ class RowEncoder:
             return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
             bins = model.audio_encoder.num_mel_bins
+            whole = dict(zip(row.audios, audios, strict=True))
             example.features = [
-                self._features(clip, ref, bins)
-                for clip, ref in zip(audios, row.audios, strict=True)
+                self._features(whole[replace(ref, cut=None)], ref, bins) for ref in laid_out.clips
             ]
         return example
 
-    def _check_special(self, seconds: float, ref: MediaRef) -> None:
-        """Hold a recording against the limits of its audio special set.
+    def _digests(self, laid_out: _LaidOut) -> list[bytes]:
+        """Return the digest of the file of each image, video and clip."""
+        row = laid_out.row
+        kinds: tuple[tuple[Kind, Sequence[MediaRef]], ...] = (
+            ("image", row.images),
+            ("video", row.videos),
+            ("audio", row.audios),
+        )
+        of_file = {
+            (kind, ref): content_digest(ref.path(self.roots), kind)
+            for kind, refs in kinds
+            for ref in refs
+        }
+        return [
+            of_file[kind, replace(ref, cut=None)]
+            for kind, refs in (*kinds[:2], (kinds[2][0], laid_out.clips))
+            for ref in refs
+        ]
+
+    def _clips(self, samples: int, ref: MediaRef) -> list[MediaRef]:
+        """Return a recording, or its chunks where its audio special set has it cut.
 
         Raises:
-            MediaError: it is shorter or longer.
+            MediaError: it is shorter or longer than the set allows.
         """
-        if self.audio is None or self.audio.min_seconds <= seconds <= self.audio.max_seconds:
-            return
-        name = "short" if seconds < self.audio.min_seconds else "long"
-        raise MediaError(
-            f"audio too {name}",
-            f"{ref} lasts {seconds:.3f} s, audio_sets allows {self.audio.min_seconds:g} to "
-            f"{self.audio.max_seconds:g} s",
-        )
+        if self.audio is None:
+            return [ref]
+        rate = self.recipe.data.audio.sample_rate
+        check_special(samples / rate, self.audio, str(ref))
+        return [replace(ref, cut=chunk) for chunk in self.audio.chunks(samples, rate)] or [ref]
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
@@ -328,7 +359,11 @@ class RowEncoder:
             self._real_roots[ref.root] = os.path.realpath(self.roots[ref.root])
         path = inside_root(ref, self.roots, self._real_roots[ref.root])
         file = MediaFile(
-            kind, path, tiled=ref.root not in self.recipe.data.image.no_tile_sets, span=span
+            kind,
+            path,
+            tiled=ref.root not in self.recipe.data.image.no_tile_sets,
+            span=span,
+            resampling=self.audio.resampling if self.audio else None,
         )
         return (
             self.decoder.measure(file)
@@ -341,13 +376,30 @@ class RowEncoder:
 
         assert clip.wave is not None
         audio = self.recipe.data.audio
-        wave = resampled(clip.wave, clip.rate, audio.sample_rate, audio.resampling)
+        by = (self.audio.resampling if self.audio else None) or audio.resampling
+        wave = resampled(clip.wave, clip.rate, audio.sample_rate, by)[slice(*(ref.cut or (None,)))]
         features = fbank(wave, audio.sample_rate, bins).numpy().astype(np.float16)
         if not np.isfinite(features).all():
             raise MediaError(
                 "unreadable audio", f"{ref.path(self.roots)}: its features are not finite"
             )
         return features
+
+
+def check_special(seconds: float, limits: AudioLimits, name: str) -> None:
+    """Hold a recording against the limits of its audio special set.
+
+    Raises:
+        MediaError: it is shorter or longer.
+    """
+    if limits.min_seconds <= seconds <= limits.max_seconds:
+        return
+    fault = "short" if seconds < limits.min_seconds else "long"
+    raise MediaError(
+        f"audio too {fault}",
+        f"{name} lasts {seconds:.3f} s, audio_sets allows {limits.min_seconds:g} to "
+        f"{limits.max_seconds:g} s",
+    )
 
 
 def media_refs(row: Row) -> tuple[tuple[Kind, Sequence[MediaRef]], ...]:

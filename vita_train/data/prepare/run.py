@@ -17,16 +17,25 @@ from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
 from vita_train.data.prepare.part import FEATURES, PartStore
 from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
 from vita_train.data.sources.reading import named
-from vita_train.data.sources.registry import Registry, SplitSource, load_registry, resolve
+from vita_train.data.sources.registry import (
+    AudioLimits,
+    Registry,
+    SplitSource,
+    load_registry,
+    resolve,
+)
 from vita_train.data.sources.source import open_splits
 from vita_train.data.templates import load_template
 from vita_train.errors import DataError
 from vita_train.recipe.corpus import corpus_settings
+from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import digest_of, sha256_file
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
+#: What objectives read that take the first clip of a record for its recording.
+_WHOLE = ("audio", "codes")
 DEV = "dev"
 """The split that is measured while a stage trains."""
 
@@ -100,7 +109,8 @@ def prepare(
 
 
 def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
-    """Refuse a recipe whose stages name datasets that the registry does not have.
+    """Refuse a recipe whose stages name datasets that the registry does not have, or has cut into
+    chunks where the stage needs whole recordings.
 
     Raises:
         DataError: the dataset, the stage, and what the registry has.
@@ -118,6 +128,15 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
                     code="VT-DATA-014",
                     where=str(path),
                     remedy=f"datasets with one: {known or 'none'}",
+                )
+            limits = registry.audio_sets.get(name)
+            if limits and limits.chunk_seconds and OBJECTIVES[spec.objective].reads in _WHOLE:
+                raise DataError(
+                    f"stage {stage} ({spec.objective}) learns from one recording a record, and "
+                    f"audio_sets has those of {name} cut into chunks",
+                    code="VT-DATA-122",
+                    where=str(path),
+                    remedy="take chunk_seconds out, or the dataset out of the stage's data",
                 )
 
 
@@ -209,7 +228,7 @@ def _write(
             meta: dict[str, object] = {
                 "dataset": dataset,
                 "split": split,
-                "settings": media_settings(recipe).model_dump(mode="json"),
+                "settings": media_settings(recipe, opened.audio).model_dump(mode="json"),
                 "roots": _portable_roots(
                     source_of(registry, dataset, split), path, out / dataset / split
                 ),
@@ -290,10 +309,19 @@ def _vocabularies(corpus: Path) -> dict[str, str]:
     return {path.relative_to(corpus).as_posix(): sha256_file(path) for path in files}
 
 
-def media_settings(recipe: Recipe) -> MediaSettings:
+def media_settings(recipe: Recipe, special: AudioLimits | None = None) -> MediaSettings:
     """Return the settings that samples are loaded with; where they once came from is none of
-    them."""
-    model, data = recipe.model, recipe.data.model_copy(update={"source": {}})
+    them.
+
+    Args:
+        recipe: its data and model.
+        special: of the dataset, if it is an audio special set.
+    """
+    audio = recipe.data.audio
+    if special is not None and special.resampling is not None:
+        audio = audio.model_copy(update={"resampling": special.resampling})
+    model = recipe.model
+    data = recipe.data.model_copy(update={"source": {}, "audio": audio})
     return MediaSettings(
         data=data,
         vision=model.vision,

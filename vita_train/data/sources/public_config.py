@@ -108,12 +108,17 @@ def to_registry(
         )
     if relative := [name for name, entry in config.datasets.items() if not _absolute(entry)]:
         result.notes.append(f"relative paths of {', '.join(relative)} start at {base}")
-    special = {}
+    special: dict[str, AudioLimits] = {}
     for name, limits in config.audio_special_sets.items():
-        if name not in datasets:
-            result.notes.append(f"AudioSpecialSets: {name} is no dataset and left out")
-            continue
-        special[name] = _limits(name, limits, config)
+        # A name of the list may be a dataset, or a set key as those of NoPatchSets are.
+        meant = (
+            [name]
+            if name in datasets
+            else [dataset for dataset, entry in config.datasets.items() if name in entry.roots]
+        )
+        if not meant:
+            result.notes.append(f"AudioSpecialSets: {name} is no dataset or set key and left out")
+        special |= dict.fromkeys(meant, _limits(name, limits, config))
     result.registry = Registry(
         datasets=datasets,
         groups=_groups(config, result),
@@ -194,7 +199,7 @@ def _limits(name: str, limits: dict[str, Any], config: PublicConfig) -> AudioLim
             f"AudioSpecialSets[{name!r}] is {limits!r:.80}",
             code="VT-USE-173",
             where=config.where,
-            remedy="give min_seconds and max_seconds, or nothing",
+            remedy="give min_seconds, max_seconds, resampling and chunk_seconds, or nothing",
         ) from None
 
 

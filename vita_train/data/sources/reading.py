@@ -28,15 +28,21 @@ class MediaRef:
 
     root: str
     name: str
+    cut: tuple[int, int] | None = None
+    """Of a chunk of a recording, its first sample and one past its last, at the recipe's rate."""
 
     def __str__(self) -> str:
-        return f"{self.root}:{self.name}"
+        whole = f"{self.root}:{self.name}"
+        # No path that is written in the shortest way holds two slashes in a row.
+        return f"{whole}//{self.cut[0]}-{self.cut[1]}" if self.cut else whole
 
     @classmethod
     def parse(cls, text: str) -> MediaRef:
         """Inverse of ``str``."""
-        root, _, name = text.partition(":")
-        return cls(root, name)
+        root, _, rest = text.partition(":")
+        name, _, cut = rest.partition("//")
+        first, _, end = cut.partition("-")
+        return cls(root, name, (int(first), int(end)) if cut else None)
 
     def path(self, roots: Mapping[str, Path]) -> Path:
         """Where the file lies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from vita_train.data.sources.leniency import leniencies
 from vita_train.data.sources.splitting import TRAIN, SplitOff
 from vita_train.errors import DataError, RecipeError
 from vita_train.recipe.base import MAX_NAME, MixWeight, Strict
+from vita_train.recipe.data import Resampling
 from vita_train.recipe.tasks import TASK_KINDS
 from vita_train.recipe.yaml_tree import parse_yaml
 
@@ -69,6 +71,21 @@ class AudioLimits(Strict):
     """Shorter recordings are rejected."""
     max_seconds: float = Field(default=86_400, gt=0, le=86_400)
     """Longer recordings are rejected."""
+    resampling: Resampling | None = None
+    """What brings them to the recipe's rate; the recipe's ``data.audio.resampling`` where not
+    given."""
+    chunk_seconds: float | None = Field(default=None, ge=1, le=86_400)
+    """Recordings that last longer are cut into equal chunks that last no longer. Each is a clip of
+    its own, and all of them stand where the recording's placeholder does."""
+
+    def chunks(self, samples: int, rate: int) -> list[tuple[int, int]]:
+        """Return first sample, and one past the last, of each chunk of a recording; none where it
+        stays whole."""
+        if self.chunk_seconds is None or samples <= (most := int(self.chunk_seconds * rate)):
+            return []
+        count = -(-samples // most)
+        edges = [place * samples // count for place in range(count + 1)]
+        return list(pairwise(edges))
 
 
 class Dataset(Strict):

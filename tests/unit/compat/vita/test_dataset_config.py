@@ -40,7 +40,7 @@ DataConfig = {
 }
 DataConfig["Finetune"] = Asks
 NoPatchSets = ["khair", "jester"]
-AudioSpecialSets = {"Aishell": {"max_seconds": 30}}
+AudioSpecialSets = {"Aishell": {"max_seconds": 30}, "gqa": {"chunk_seconds": 30}, "nobody": {}}
 """
 
 
@@ -73,6 +73,8 @@ def test_the_registry_of_it(tmp_path: Path) -> None:
     assert registry.members("Pretrain_video") == {"ShareGPT4V": 2.0, "GQA": 1.0}
     assert registry.no_tile_sets == ["khair", "jester"]
     assert registry.audio_sets["Aishell"].max_seconds == 30
+    assert registry.audio_sets["GQA"].chunk_seconds == 30, "named by its set key"
+    assert len(registry.audio_sets) == 2
 
 
 def test_another_root_for_images_and_the_audio_segment(tmp_path: Path) -> None:
