@@ -118,7 +118,7 @@ def prepare(tree: Path, at: Path, workers: int) -> dict[str, float]:
     )
     most = 0
     while process.poll() is None:
-        most = max(most, _resident(process.pid))
+        most = max(most, resident(process.pid))
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit("preparation failed")
@@ -130,7 +130,7 @@ def prepare(tree: Path, at: Path, workers: int) -> dict[str, float]:
     }
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     """Bytes of memory that a process and those it started hold, shared pages counted once for
     all."""
     total = 0

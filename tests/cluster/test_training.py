@@ -40,6 +40,7 @@ SHARDED = (
     "--set",
     "stages.0.llm.engine.zero=2",
 )
+BESIDE = ("--set", "launch.settings.kubernetes.steps={prepare: {pods: 2}}")
 LONGER = ("--set", "stages.0.llm.steps=40", "--set", "stages.0.llm.checkpoint_interval=5")
 
 
@@ -158,7 +159,11 @@ def _samples(manifest: Manifest | None) -> dict[str, Any]:
 def test_two_pods_train_a_stage_and_its_commit_is_read_back(
     bench: Bench, control_plane: ControlPlane
 ) -> None:
-    bench.run("whole", "--until", "prepare")
+    # The data are prepared by pods beside each other; the step itself joins what they made.
+    bench.run("whole", "--until", "prepare", *BESIDE)
+    log = (bench.cache / "runs" / "whole" / "logs" / "pipeline.log").read_text()
+    assert "created in" in log, log
+    assert re.search(r"[1-9][0-9]* shards were done already, 0 were not", log), log
     bench.run("whole", "--only", "0.llm", *SHARDED)
     manifest = bench.final("whole", "0.llm")
     assert manifest is not None

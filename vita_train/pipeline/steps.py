@@ -15,6 +15,7 @@ from typing import Any
 
 from vita_train.errors import RecipeError
 from vita_train.launch.stage import launch_stage
+from vita_train.pipeline.fan_out import shared_out
 from vita_train.pipeline.step_commit import run_step
 from vita_train.pipeline.step_inputs import (
     dataset_digests,
@@ -102,6 +103,7 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
             out,
             workers=os.cpu_count() or 1,
             force=selection.force,
+            exchange=shared_out(run, digest, force=selection.force),
         )
         media = _packed(run)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}

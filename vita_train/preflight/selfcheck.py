@@ -44,6 +44,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "vita_train.data.media.video",
         "vita_train.data.prepare.run",
         "vita_train.data.sources.fetch",
+        "vita_train.launch.kubernetes.step_pods",
     ),
     "trainer": (
         *_STEPS,

@@ -41,6 +41,9 @@ class StepPod(Strict):
     memory: str = Field(default="", pattern=f"^$|{QUANTITY}")
     gpus: OptionalCount = 0
     gpu_resource: str = "nvidia.com/gpu"
+    pods: Count = 1
+    """Of ``prepare`` alone: pods of an Indexed Job that work beside each other, each with these
+    resources."""
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,6 +28,8 @@ from vita_train.storage.scratch import scratch_folder
 
 _SHARD_BYTES = 256 * 2**20
 _NAME = "shard-"
+#: Of files that were unpacked, in nanoseconds: the first of January 2000.
+_TIME = 946_684_800 * 10**9
 
 
 def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
@@ -44,7 +46,7 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
     with translate_os_errors(folder), scratch_folder(folder.parent, folder.name) as scratch:
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = scratch / f"{_NAME}{number:05d}.tar"
-            _pack(path, folder, group)
+            pack(path, folder, group)
             shards[path.stem] = store.upload(
                 path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True
             )
@@ -87,7 +89,7 @@ def _fetch(shards: Mapping[str, FileRef], folder: Path, endpoint: str | None) ->
                 store, key = open_file(shards[name].uri, endpoint=endpoint)
                 path = partial / f"{name}.tar"
                 store.download(key, path, sha256=shards[name].sha256)
-                _unpack(path, partial / "tree")
+                unpack(path, partial / "tree")
                 path.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial / "tree", folder)
@@ -110,7 +112,8 @@ def _groups(files: list[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def _pack(path: Path, folder: Path, files: list[Path]) -> None:
+def pack(path: Path, folder: Path, files: Sequence[Path]) -> None:
+    """Write files of a folder to a tar, without times and owners."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
             entry = tarfile.TarInfo(file.relative_to(folder).as_posix())
@@ -119,7 +122,13 @@ def _pack(path: Path, folder: Path, files: list[Path]) -> None:
                 archive.addfile(entry, stream)
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack what `pack` wrote. Files get one and the same time, so that they look alike on every
+    machine.
+
+    Raises:
+        DamagedError: an entry is no regular file.
+    """
     with tarfile.open(path) as archive:
         for entry in archive:
             if not entry.isfile():
@@ -130,6 +139,7 @@ def _unpack(path: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out)
+            os.utime(target, ns=(_TIME, _TIME))
 
 
 def _digest(shards: Mapping[str, FileRef]) -> str:

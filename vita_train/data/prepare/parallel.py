@@ -33,11 +33,19 @@ class PartMaker:
         tokenizer_dir: directory of the run's tokenizer; each worker loads its own.
         store: of the parts.
         workers: processes; 1 works in this one. Each has a process beside it that decodes media.
+        share: number of this machine and how many there are, where each takes its shards in turn.
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer_dir: Path, store: PartStore, workers: int = 1
+        self,
+        recipe: Recipe,
+        tokenizer_dir: Path,
+        store: PartStore,
+        workers: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        self._machine, self._machines = share
+        self._turn = 0
         self._recipe = recipe
         self._tokenizer_dir = tokenizer_dir
         self._store = store
@@ -58,7 +66,7 @@ class PartMaker:
                 self._workers,
                 mp_context=get_context("spawn"),
                 initializer=_start,
-                initargs=(self._recipe, self._tokenizer_dir, self._store.root),
+                initargs=(self._recipe, self._tokenizer_dir, self._store.root, self._store.base),
             )
         else:
             self._encoder = _encoder(self._recipe, self._tokenizer_dir, self._store)
@@ -81,9 +89,14 @@ class PartMaker:
             DataError: the file cannot be read, or a media root is missing or empty.
             VitaError: a worker was ended from outside.
         """
-        settings = settings_digest(self._recipe, self._tokenizer_dir, source, units=units)
+        settings = settings_digest(
+            self._recipe, self._tokenizer_dir, source, self._store.base, units=units
+        )
         waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]] = deque()
         for shard in cut(source.records()):
+            self._turn += 1
+            if self._turn % self._machines != self._machine:
+                continue
             key = part_key(settings, shard)
             if any(key == other for other, _, _ in waiting):  # the same records again
                 yield from self._finished(waiting, 0)
@@ -145,12 +158,12 @@ def _entries(recipe: Recipe, registry: Registry, path: Path, out: Path) -> int:
 _worker: list[ShardEncoder] = []
 
 
-def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path) -> None:
+def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path, base: Path) -> None:
     if recipe.data.audio.store_features:
         import torch
 
         torch.set_num_threads(1)
-    encoder = _encoder(recipe, tokenizer_dir, PartStore(parts))
+    encoder = _encoder(recipe, tokenizer_dir, PartStore(parts, base))
     Finalize(None, encoder.close, exitpriority=10)  # exit handlers do not run in such processes
     _worker[:] = [encoder]
 

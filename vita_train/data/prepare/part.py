@@ -19,13 +19,14 @@ import pyarrow as pa
 
 from vita_train.data.media import MediaError
 from vita_train.data.media.door import Kind, find_file
+from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.ledger import Counts
 from vita_train.data.prepare.row_encoder import media_refs
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.recipe.base import Strict
 from vita_train.storage.digest import digest_of, sha256_file
 
-PART_FORMAT = "vita-train/part/v1"
+PART_FORMAT = "vita-train/part/v2"
 ROWS, FEATURES = "rows.arrow", "features.bin"
 _MARKER = "part.json"
 #: Folder of parts that are being written.
@@ -36,6 +37,8 @@ class Stamp(Strict):
     """A media file as it was when it was decoded."""
 
     path: str
+    """Below the registry's folder, where it lies there: that has another place on other machines.
+    """
     kind: Kind
     bytes: int
     """-1 where there was no such file."""
@@ -43,13 +46,14 @@ class Stamp(Strict):
     """Time of the last change in nanoseconds."""
 
     @classmethod
-    def of(cls, path: Path, kind: Kind) -> Stamp:
-        """Look at a file."""
+    def of(cls, path: Path, kind: Kind, base: Path) -> Stamp:
+        """Look at a file; ``base`` is the registry's folder."""
+        named = below(path, base)
         try:
             status = find_file(path, kind).stat()
-            return cls(path=str(path), kind=kind, bytes=status.st_size, changed=status.st_mtime_ns)
+            return cls(path=named, kind=kind, bytes=status.st_size, changed=status.st_mtime_ns)
         except (MediaError, OSError):
-            return cls(path=str(path), kind=kind, bytes=-1, changed=0)
+            return cls(path=named, kind=kind, bytes=-1, changed=0)
 
 
 class RejectedRow(Strict):
@@ -64,7 +68,7 @@ class RejectedRow(Strict):
 class PartInfo(Strict):
     """The marker of a part, written last."""
 
-    format: Literal["vita-train/part/v1"] = "vita-train/part/v1"
+    format: Literal["vita-train/part/v2"] = "vita-train/part/v2"
     records: int
     counts: Counts
     rejects: list[RejectedRow]
@@ -103,10 +107,13 @@ class PartStore:
 
     Args:
         root: made if it is not there.
+        base: the registry's folder.
+        exchange: where other machines put the parts that they make.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, base: Path, exchange: PartExchange | None = None) -> None:
+        self.root, self.base = root, base
+        self._exchange = exchange
         self._used: set[Path] = set()
 
     def clear(self) -> None:
@@ -120,12 +127,28 @@ class PartStore:
     def find(self, key: str, rows: tuple[int, ...]) -> Part | None:
         """Return a part that holds what making it again would give; None where it has to be
         made."""
+        return self._here(key, rows) or (self._here(key, rows) if self._brought(key) else None)
+
+    def _brought(self, key: str) -> bool:
+        """Bring a part that another machine made, in the place of one that does not hold; say
+        whether there was one."""
+        if self._exchange is None or not self._exchange.has(key):
+            return False
+        written = self.new_folder(key)
+        self._exchange.get(key, written)
+        self._put(key, written)
+        return True
+
+    def _here(self, key: str, rows: tuple[int, ...]) -> Part | None:
         folder = self._folder(key)
         try:
             info = PartInfo.model_validate_json((folder / _MARKER).read_bytes())
             holds = (
                 (not info.places or info.places == places_digest(rows))
-                and all(Stamp.of(Path(each.path), each.kind) == each for each in info.media)
+                and all(
+                    Stamp.of(self.base / each.path, each.kind, self.base) == each
+                    for each in info.media
+                )
                 and all(
                     (folder / name).stat().st_size == size and sha256_file(folder / name) == sha256
                     for name, (sha256, size) in info.files.items()
@@ -148,11 +171,19 @@ class PartStore:
     def commit(self, key: str, written: Path, info: PartInfo) -> Part:
         """Give a part that was written its name."""
         (written / _MARKER).write_text(info.model_dump_json(), encoding="utf-8")
+        return self.used(Part(self._put(key, written), info))
+
+    def _put(self, key: str, written: Path) -> Path:
         folder = self._folder(key)
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(written, folder)
-        return self.used(Part(folder, info))
+        return folder
+
+    def share(self, part: Part) -> None:
+        """Hand a part to other machines, unless they have it."""
+        if self._exchange is not None:
+            self._exchange.put(part.folder.name, part.folder)
 
     def used(self, part: Part) -> Part:
         """Take note that this preparation needs a part."""
@@ -162,6 +193,8 @@ class PartStore:
     def prune(self) -> None:
         """Remove the parts that this preparation did not need."""
         self.clear_unfinished()
+        if self._exchange is not None:
+            self._exchange.prune({folder.name for folder in self._used})
         for folder in sorted(self.root.glob("*/*")):
             if folder not in self._used:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -175,9 +208,14 @@ def places_digest(rows: tuple[int, ...]) -> str:
     return digest_of(list(rows))
 
 
-def stamps_of(row: Row, roots: Mapping[str, Path]) -> list[Stamp]:
-    """Look at the media of a record."""
-    return [Stamp.of(ref.path(roots), kind) for kind, refs in media_refs(row) for ref in refs]
+def stamps_of(row: Row, roots: Mapping[str, Path], base: Path) -> list[Stamp]:
+    """Look at the media of a record; ``base`` is the registry's folder."""
+    return [Stamp.of(ref.path(roots), kind, base) for kind, refs in media_refs(row) for ref in refs]
+
+
+def below(path: Path, base: Path) -> str:
+    """Return a path from a folder on, where it lies below that."""
+    return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def file_notes(folder: Path) -> dict[str, tuple[str, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
+from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
 from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
@@ -31,6 +32,7 @@ from vita_train.recipe.corpus import corpus_settings
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.storage.scratch import scratch_folder
 
 Say = Callable[[str], None]
 _PROGRESS_ROWS = 5000
@@ -47,6 +49,7 @@ def prepare(
     *,
     workers: int = 1,
     force: bool = False,
+    exchange: PartExchange | None = None,
     progress: Say = say,
 ) -> PrepareLedger:
     """Check every record and its media, and write the corpus to ``out``.
@@ -67,6 +70,7 @@ def prepare(
         workers: processes beside each other.
         force: prepare everything again also where nothing seems to have changed: neither the
             digest of the whole nor those of the shards know the media's bytes.
+        exchange: parts that other machines made (`prepare_share`).
         progress: takes each line of progress.
 
     Raises:
@@ -87,7 +91,7 @@ def prepare(
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    parts = PartStore(out.with_name(f"{out.name}.parts"))
+    parts = PartStore(out.with_name(f"{out.name}.parts"), registry_path.parent, exchange)
     if force:
         parts.clear()
     parts.clear_unfinished()
@@ -106,6 +110,50 @@ def prepare(
         f"prepare: {ledger.used} of {ledger.records} records ready, {ledger.rejected} rejected"
     )
     return ledger
+
+
+def prepare_share(
+    recipe: Recipe,
+    registry_path: Path,
+    out: Path,
+    exchange: PartExchange,
+    *,
+    machine: int,
+    machines: int,
+    workers: int = 1,
+    progress: Say = say,
+) -> int:
+    """Make the parts that fall to one of several machines, and hand them over; return how many
+    there are. `prepare` makes the corpus of them.
+
+    Args:
+        recipe, registry_path, out, workers, progress: as of `prepare`; only ``<out>.parts`` is
+            written.
+        exchange: takes the parts.
+        machine: number of this one, from 0.
+        machines: how many there are.
+
+    Raises:
+        DataError, RecipeError: as of `prepare`.
+    """
+    registry_path, out = registry_path.resolve(), out.resolve()
+    registry = load_registry(registry_path)
+    check_datasets(recipe, registry, registry_path)
+    recipe = with_registry(recipe, registry)
+    parts = PartStore(out.with_name(f"{out.name}.parts"), registry_path.parent, exchange)
+    parts.clear_unfinished()
+    transcripts, handed = CtcVocabBuilder(recipe, registry), 0
+    with scratch_folder(parts.root.parent, parts.root.name) as scratch:
+        tokenizer = scratch / "tokenizer"
+        save_tokenizer(recipe, registry, registry_path, tokenizer, apart=workers > 1)
+        with PartMaker(recipe, tokenizer, parts, workers, (machine, machines)) as maker:
+            for opened in open_splits(registry_path, registry):
+                units = transcripts.reads(opened.dataset, opened.split)
+                for _, part in maker.split(opened, units=units):
+                    parts.share(part)
+                    handed += 1
+                progress(f"prepare: {opened.dataset}/{opened.split}, {handed} shards handed over")
+    return handed
 
 
 def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:

@@ -23,6 +23,7 @@ from vita_train.data.prepare.part import (
     PartStore,
     RejectedRow,
     Stamp,
+    below,
     file_notes,
     places_digest,
     stamps_of,
@@ -42,9 +43,10 @@ _TOGETHER, _TOGETHER_WITH_WAVES = 256, 16
 
 
 def settings_digest(
-    recipe: Recipe, tokenizer_dir: Path, source: RecordSource, *, units: bool
+    recipe: Recipe, tokenizer_dir: Path, source: RecordSource, base: Path, *, units: bool
 ) -> str:
-    """Return the digest of all that the parts of a split depend on, but for records and media."""
+    """Return the digest of all that the parts of a split depend on, but for records and media;
+    ``base`` is the registry's folder."""
     settings: dict[str, Any] = corpus_settings(recipe)
     # Of these a split depends on its own limits, on the tokenizer itself, and not at all.
     for name in ("stages", "tokenizer"):
@@ -60,7 +62,7 @@ def settings_digest(
             "template": load_template(recipe.data.template).model_dump(mode="json"),
             "limits": asdict(limits_of(recipe, source.dataset)),
             "transcribed": is_transcribed(recipe, source.dataset),
-            "roots": {key: str(root) for key, root in source.roots.items()},
+            "roots": {key: below(root, base) for key, root in source.roots.items()},
             "rules": asdict(source.rules),
             "audio": source.audio.model_dump(mode="json") if source.audio else None,
             "speakers": source.split_off.pattern
@@ -132,7 +134,7 @@ class ShardEncoder:
                 for row in rows:
                     source.check_roots(row, sound)
                     if isinstance(row, Row):
-                        writer.media += stamps_of(row, source.roots)
+                        writer.media += stamps_of(row, source.roots, self._store.base)
                         if units:
                             writer.units.update(
                                 pieces(

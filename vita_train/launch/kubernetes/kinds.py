@@ -9,12 +9,16 @@ from vita_train.launch.kubernetes.kind import JobKind
 
 
 def served_kinds(served: Collection[str]) -> list[JobKind]:
-    """Return the kinds of job that a cluster serves, the preferred one first.
+    """Return the kinds of job of ours that a cluster serves: those of training, the preferred one
+    first, then that of the steps.
 
     Args:
         served: ``group/version`` of every API the cluster serves.
     """
-    return [kind for kind in _known().values() if kind.resource.api_version in served]
+    from vita_train.launch.kubernetes.indexedjob import IndexedJobs
+
+    kinds = [*_known().values(), IndexedJobs()]
+    return [kind for kind in kinds if kind.resource.api_version in served]
 
 
 def choose(wanted: str, served: Collection[str]) -> JobKind:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 JOB_VERBS = frozenset({"create", "get", "list", "watch", "delete"})
 #: On everything else: (group, resource) to verbs.
 NEEDED: Mapping[tuple[str, str], frozenset[str]] = {
+    ("batch", "jobs"): JOB_VERBS,
     ("", "pods"): frozenset({"get", "list", "watch"}),
     ("", "pods/log"): frozenset({"get"}),
     ("", "events"): frozenset({"list"}),

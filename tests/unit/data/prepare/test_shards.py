@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.data_world import recipe, small_world, turns, write_registry
+from tests.helpers.data_world import audio_file, recipe, small_world, turns, write_registry
 from tests.helpers.errors import raises_code
 from tests.unit.data.prepare.test_prepare import digests, features
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare import shards
-from vita_train.data.prepare.run import prepare
+from vita_train.data.prepare.exchange import PartExchange
+from vita_train.data.prepare.run import prepare, prepare_share
 from vita_train.data.prepare.shard_encoder import ShardEncoder
 from vita_train.data.prepare.shards import cut
 from vita_train.data.prepare.tokenizer import train_tokenizer
@@ -29,6 +30,7 @@ from vita_train.data.sources.texts import RowError
 from vita_train.errors import DataError
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
+from vita_train.storage.local import LocalStore
 
 QUIET: list[str] = []
 
@@ -258,7 +260,8 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from vita_train.data.prepare import shards
-from vita_train.data.prepare.run import prepare
+from vita_train.data.prepare.exchange import PartExchange
+from vita_train.data.prepare.run import prepare, prepare_share
 from vita_train.recipe.load import load_recipe
 shards._LEAST, shards._SPREAD, shards._MOST = 6, 6, 24
 if __name__ == "__main__":
@@ -297,3 +300,42 @@ def test_a_killed_preparation_goes_on_with_the_shards_that_are_left(
     made.clear()
     prepare(settings, registry, tmp_path / "fresh", progress=QUIET.append)
     assert digests(tmp_path / "corpus") == digests(tmp_path / "fresh")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_machines_that_share_the_shards_out_give_the_same_corpus(
+    tmp_path: Path, given: Recipe, made: list[int]
+) -> None:
+    wanted = prepare(given, small_world(tmp_path / "alone", 30), tmp_path / "out")
+    alone = sorted(made)
+    made.clear()
+    store = LocalStore(tmp_path / "store")
+    places = [tmp_path / name for name in ("one", "two", "three")]
+    for place in places:  # as they are unpacked: other folders, the same times
+        small_world(place / "raw", 30)
+        for path in (place / "raw").rglob("*"):
+            os.utime(path, (1e9, 1e9))
+    for machine, place in enumerate(places[:2]):
+        handed = prepare_share(
+            given, place / "raw" / "registry.json", place / "corpus",
+            PartExchange(store, "parts"), machine=machine, machines=2, progress=QUIET.append,
+        )  # fmt: skip
+        assert 0 < handed < len(alone)
+    assert sorted(made) == alone, "each shard once"
+    made.clear()
+    exchange = PartExchange(store, "parts")
+    found = prepare(
+        given, places[2] / "raw" / "registry.json", places[2] / "corpus", exchange=exchange
+    )
+    assert made == []
+    assert [split.digest for split in found.splits] == [split.digest for split in wanted.splits]
+    index = Path("look") / "train" / "index.arrow"
+    assert (places[2] / "corpus" / index).read_bytes() == (tmp_path / "out" / index).read_bytes()
+    # What is not needed any more goes, and media that changed are not taken from elsewhere.
+    audio_file(places[2] / "raw" / "sounds" / "s3.wav", 1.0, seed=99)
+    prepare(
+        given, places[2] / "raw" / "registry.json", places[2] / "corpus", force=True,
+        exchange=PartExchange(store, "parts"),
+    )  # fmt: skip
+    assert 0 < len(made) < len(alone)
+    assert not list((places[2] / "corpus.parts").glob("new/*"))
