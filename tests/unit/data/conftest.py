@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers  # noqa: F401  so that tokenizers are made in this process, not one each
 
 from tests.helpers.data_world import recipe, small_world
 from vita_train.data.index.corpus import Corpus

@@ -25,7 +25,7 @@ from vita_train.data.prepare.row_encoder import (
     inside_root,
     measure_settings,
 )
-from vita_train.data.prepare.tokenizer import load_tokenizer
+from vita_train.data.prepare.tokenizer import SavedTokenizer, load_tokenizer
 from vita_train.data.sources.reading import MediaRef, Reject, Row
 from vita_train.data.sources.registry import AudioLimits
 from vita_train.data.sources.source import RecordSource
@@ -142,7 +142,7 @@ class Examiner:
         if self._recipe is not None:
             if not hasattr(self._local, "tokenizer"):  # one a thread: they cannot be shared
                 assert self._tokenizer_dir is not None
-                self._local.tokenizer = load_tokenizer(self._tokenizer_dir)
+                self._local.tokenizer = SavedTokenizer(self._tokenizer_dir)
             encoder = RowEncoder(
                 self._recipe,
                 self._local.tokenizer,

@@ -1,6 +1,7 @@
 """Records and media that occur more than once, within a split or across splits.
 
-Only hashes are kept, eight bytes each, so that millions of records fit into memory.
+Only hashes are kept, and where they were seen, 14 bytes each, so that millions of records fit into
+memory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Seen:
     """Hashes of things with the rows they occur in."""
 
     def __init__(self) -> None:
-        self._keys, self._sources, self._rows = array("Q"), array("H"), array("Q")
+        self._keys, self._sources, self._rows = array("Q"), array("H"), array("I")
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -61,10 +62,13 @@ class Seen:
             return
         keys = np.frombuffer(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
-        is_first = np.r_[True, np.diff(keys[order]) != 0]
-        firsts = order[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
-        again = np.flatnonzero(~is_first)
-        pairs = zip(order[again].tolist(), firsts[again].tolist(), strict=True)
+        ordered = keys[order]
+        again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1  # mostly few, as is all from here
+        del ordered
+        # The first of each row of equal keys stands before the first of them that is here.
+        begins = np.r_[True, np.diff(again) > 1][: len(again)]
+        firsts = np.maximum.accumulate(np.where(begins, again - 1, 0))
+        pairs = zip(order[again].tolist(), order[firsts].tolist(), strict=True)
         for at, first in sorted(pairs):
             if (self._sources[at], self._rows[at]) != (self._sources[first], self._rows[first]):
                 yield self._repeat(at, first)

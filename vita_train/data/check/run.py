@@ -19,7 +19,7 @@ from vita_train.data.media.details import Details
 from vita_train.data.prepare.ledger import Counting, PrepareLedger
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.prepare.run import Say, check_datasets, unmeasured, with_registry
-from vita_train.data.prepare.vocabulary import make_tokenizer
+from vita_train.data.prepare.tokenizer_apart import save_tokenizer
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.data.sources.registry import load_registry
 from vita_train.data.sources.source import RecordSource, open_splits
@@ -149,7 +149,7 @@ def check(
     settings = CheckSettings(fail_on=fail_on)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = Path(scratch) / "tokenizer"
-        make_tokenizer(recipe, registry, registry_path, tokenizer)
+        save_tokenizer(recipe, registry, registry_path, tokenizer)
         with Examiner(unstored, tokenizer, workers=workers) as examiner:
             report = _scan(
                 open_splits(registry_path, registry),

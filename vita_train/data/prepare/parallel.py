@@ -18,8 +18,6 @@ from vita_train.data.prepare.row_encoder import measure_settings
 from vita_train.data.prepare.shard_encoder import ShardEncoder, part_key, settings_digest
 from vita_train.data.prepare.shards import Shard, cut
 from vita_train.data.prepare.tokenizer import SavedTokenizer
-from vita_train.data.prepare.vocabulary import make_tokenizer
-from vita_train.data.sources.registry import Registry
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import VitaError
 from vita_train.recipe.schema import Recipe
@@ -133,26 +131,6 @@ class PartMaker:
                     "done is kept",
                 ) from error
             yield rows, self._store.used(part)
-
-
-def save_tokenizer(
-    recipe: Recipe, registry: Registry, path: Path, out: Path, *, apart: bool
-) -> int:
-    """Save the run's tokenizer as `make_tokenizer` does, and return the number of its entries.
-
-    Args:
-        recipe, registry, path, out: as `make_tokenizer` takes them.
-        apart: in a process of its own, whose memory is free again afterwards: what it imports is
-            larger than all that preparation of text needs besides.
-    """
-    if not apart:
-        return _entries(recipe, registry, path, out)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_entries, recipe, registry, path, out).result()
-
-
-def _entries(recipe: Recipe, registry: Registry, path: Path, out: Path) -> int:
-    return len(make_tokenizer(recipe, registry, path, out))
 
 
 _worker: list[ShardEncoder] = []

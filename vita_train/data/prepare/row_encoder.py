@@ -323,8 +323,7 @@ class RowEncoder:
 
     def _too_long(self, example: Example) -> str:
         limits = self.limits
-        tile = self.recipe.model.tile_tokens
-        saved = tile.saved(example.tiles, len(example.videos)) if limits.whole else 0
+        saved = self._tile_tokens.saved(example.tiles, len(example.videos)) if limits.whole else 0
         for name, taken, most in (
             ("positions", example.tokens + saved, limits.tokens),
             ("tiles", example.tiles, limits.tiles),

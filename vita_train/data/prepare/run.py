@@ -14,8 +14,9 @@ from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
-from vita_train.data.prepare.parallel import PartMaker, save_tokenizer
+from vita_train.data.prepare.parallel import PartMaker
 from vita_train.data.prepare.part import FEATURES, PartStore
+from vita_train.data.prepare.tokenizer_apart import save_tokenizer
 from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
 from vita_train.data.sources.reading import named
 from vita_train.data.sources.registry import (
@@ -145,7 +146,7 @@ def prepare_share(
     transcripts, handed = CtcVocabBuilder(recipe, registry), 0
     with scratch_folder(parts.root.parent, parts.root.name) as scratch:
         tokenizer = scratch / "tokenizer"
-        save_tokenizer(recipe, registry, registry_path, tokenizer, apart=workers > 1)
+        save_tokenizer(recipe, registry, registry_path, tokenizer)
         with PartMaker(recipe, tokenizer, parts, workers, (machine, machines)) as maker:
             for opened in open_splits(registry_path, registry):
                 units = transcripts.reads(opened.dataset, opened.split)
@@ -261,7 +262,7 @@ def _write(
     workers: int,
     progress: Say,
 ) -> PrepareLedger:
-    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer", apart=workers > 1)
+    entries = save_tokenizer(recipe, registry, path, partial / "tokenizer")
     progress(f"prepare: tokenizer of {entries} entries")
     transcripts = CtcVocabBuilder(recipe, registry)
     ledgers: list[SplitLedger] = []
