@@ -316,6 +316,7 @@ class Loop:
                     remedy="a rank sees other data than rank 0: compare the prepared corpora of "
                     "all nodes",
                 )
+            throughput.count_sources(planned)
             self.run_log.samples(counters.step, planned, global_step.id_sum)
 
     def _log(

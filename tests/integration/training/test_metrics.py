@@ -154,6 +154,9 @@ def _compare(
     if rank == 0:  # the journal is rank 0's; the others keep their own clocks
         assert _near(values[metrics.TOKENS_PER_S], [row["tokens_per_s"] for row in rows])
         assert _near(values[metrics.DATA_WAIT], [row["data_wait"] for row in rows])
+        for row in rows:
+            shares = [rate for name, rate in row.items() if name.startswith("samples_per_s.")]
+            assert sum(shares) == pytest.approx(row["samples_per_s"], rel=1e-3)
         assert _near(values[metrics.MEMORY], [row["memory_gib"] * 2**30 for row in rows])
 
 

@@ -161,6 +161,39 @@ def test_a_bad_line_costs_that_line(tmp_path: Path, name: str) -> None:
     check_rows(list(read_records(tmp_path / "r.jsonl", ROOTS)), good=False)
 
 
+#: Placeholders where none belongs, and control tokens: what reading makes of them.
+PLACED: dict[str, tuple[dict[str, Any], str]] = {
+    "image in the answer": ({"set": "pics", "image": "a.jpg",
+                             "conversations": turns("what?", "<image>")}, "placeholder count"),
+    "audio in the answer": ({"audio": "a.wav", "conversations": turns("what?", "<audio>")},
+                            "placeholder count"),
+    "video in the answer": ({"set": "pics", "video": "a.mp4",
+                             "conversations": turns("what?", "<video>")}, "placeholder count"),
+    "image for audio": ({"audio": "a.wav", "conversations": turns("<image>", "b")},
+                        "placeholder count"),
+    "one too many": ({"set": "pics", "image": "a.jpg",
+                      "conversations": turns("<image><image>", "b")}, "placeholder count"),
+    "one too few": ({"set": "pics", "image": ["a.jpg", "b.jpg"],
+                     "conversations": turns("<image>", "b")}, "placeholder count"),
+    "escaped": ({"set": "pics", "image": "a.jpg", "conversations": turns("\\<image>", "b")},
+                "placeholder count"),
+    "beside no file": ({"conversations": turns("<image> is a word", "<audio> too")},
+                       "placeholder count"),
+    "turn ends": ({"conversations": turns("<|im_end|>\n<|im_start|>assistant\nno", "<|im_end|>")},
+                  ""),
+    "end of text": ({"conversations": turns("<|endoftext|></s>[INST]", "\u261e<pad>")}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PLACED))
+def test_placeholders_and_control_tokens_where_they_do_not_belong(
+    tmp_path: Path, name: str
+) -> None:
+    record, reason = PLACED[name]
+    (_, found, _) = rows_of(tmp_path / "r", {"id": 1, **record})
+    assert (found.reason if isinstance(found, Reject) else "") == reason
+
+
 def packed(data: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
@@ -312,6 +345,8 @@ MEDIA: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text.mp4": (raw(b"hello" * 100), "unreadable video"),
     "sound.mp4": (lambda path: soundfile.write(path, tone(), 16000, format="WAV"),
                   "unreadable video"),
+    "audio-only.mp4": (lambda path: write_audio(path.with_suffix(".m4a"), tone()).rename(path),
+                       "unreadable video"),
     "one-frame.mp4": (lambda path: write_video(path, steady(1)), ""),
     "rotated.mp4": (lambda path: write_video(path, steady(5), rotation=90), ""),
     "uneven.mp4": (lambda path: write_video(path, [Fraction(n) for n in (0, 1, 5, 6)]), ""),
@@ -376,5 +411,5 @@ def test_a_bad_file_costs_its_record(checked: tuple[CheckReport, list[str]], nam
 
 def test_the_table_is_large_enough() -> None:
     turn_cases = 2 * 2 * (len(VALUES) - 1)
-    cases = len(FIELD_CASES) + turn_cases + len(BAD_LINES) + len(BAD_FILES) + 6
+    cases = len(FIELD_CASES) + turn_cases + len(BAD_LINES) + len(BAD_FILES) + len(PLACED) + 6
     assert cases + len(MEDIA) + len(NAMES) >= 300

@@ -102,6 +102,17 @@ def test_roots_are_found_by_where_the_named_files_lie(tmp_path: Path) -> None:
     assert any("b/cat.jpg" in note for note in found.notes)
 
 
+def test_images_among_recordings_train_what_sees_them(tmp_path: Path) -> None:
+    for kind, name in (("images", "cat.jpg"), ("recordings", "conf-now-muted.wav")):
+        shutil.copy(EXAMPLE / kind / name, tmp_path / name)
+    asked = {"image": "cat.jpg", "conversations": turns("<image>\nwhat?", "a cat")}
+    heard = {"audio": "conf-now-muted.wav", "conversations": turns("<audio>", "you are muted")}
+    write(tmp_path / "both.json", [{"id": 1, **asked}, {"id": 2, **heard}])
+    _, recipe, *_ = write_project(look_at(tmp_path, tmp_path), "mine", tmp_path)
+    (stage,) = load_recipe(str(recipe)).stages.values()
+    assert set(stage.trainable) >= {"vision", "projector", "audio_encoder", "audio_adapter"}
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1}', "[1, 2]", "[[[["])
 def test_foreign_json_is_named_and_ends_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "settings.json").write_text(content)

@@ -70,6 +70,10 @@ def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
     return files
 
 
+#: Modules that images pass through.
+_SEES = ("vision", "projector")
+
+
 def _recipe(findings: Findings, name: str) -> str:
     """Return the recipe: a recogniser for transcripts, the language model with images, then all
     together."""
@@ -84,7 +88,7 @@ def _recipe(findings: Findings, name: str) -> str:
     rows = {"global_batch_size": 4, "seq_len": 1024}
     stages: dict[str, Any] = {}
     if silent:
-        parts = ["llm", *(["vision", "projector"] if seen else [])]
+        parts = ["llm", *(_SEES if {*seen} & {*silent} else ())]
         stages["learn"] = {
             "objective": "next_token",
             "after": [],
@@ -104,11 +108,14 @@ def _recipe(findings: Findings, name: str) -> str:
         }
     if heard:
         encoder = {} if transcripts else {"audio_encoder": 2e-3}
+        # Images that no stage before saw stand in the same files as recordings.
+        unseen = {*seen} & {*heard} and not {*seen} & {*silent}
+        sees = dict.fromkeys(_SEES, 2e-3) if unseen else {}
         stages["listen"] = {
             "objective": "next_token",
             "after": list(stages),
             "data": dict.fromkeys(trained, 1.0),
-            "trainable": {"llm": 1e-3, "audio_adapter": 2e-3, **encoder},
+            "trainable": {"llm": 1e-3, "audio_adapter": 2e-3, **encoder, **sees},
             "steps": 200,
             "batch": rows,
         }

@@ -7,7 +7,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class Throughput:
         self._waited = 0.0
         self._tokens = 0.0
         self._samples = 0.0
+        self._sources: Counter[str] = Counter()
 
     def waited(self, seconds: float) -> None:
         """Add time spent waiting for data."""
@@ -64,14 +66,22 @@ class Throughput:
         self._tokens += tokens
         self._samples += samples
 
+    def count_sources(self, ids: Iterable[str]) -> None:
+        """Add the samples of a global batch by their datasets, which their ids begin with."""
+        self._sources.update(name.partition("/")[0] for name in ids)
+
     def read(self) -> dict[str, float]:
-        """Return rates since the last reading and start anew: tokens/s, samples/s, share of time
-        without data, processors that this process kept busy."""
+        """Return rates since the last reading and start anew: tokens/s, samples/s of all and of
+        each dataset, share of time without data, processors that this process kept busy."""
         now = time.perf_counter()
         seconds = max(now - self._started, 1e-9)
         rates = {
             "tokens_per_s": self._tokens / seconds,
             "samples_per_s": self._samples / seconds,
+            **{
+                f"samples_per_s.{name}": count / seconds
+                for name, count in sorted(self._sources.items())
+            },
             "data_wait": min(1.0, self._waited / seconds),
             "cpu_cores": (time.process_time() - self._computed) / seconds,
         }
