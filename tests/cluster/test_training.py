@@ -21,6 +21,7 @@ from kubernetes import client
 from tests.helpers.cluster.control_plane import ControlPlane
 from tests.helpers.cluster.kubelet import Kubelet
 from tests.helpers.cluster.waiting import jobs_of, until
+from tests.helpers.own_data import own_recipe, upload_world
 from tests.helpers.pipeline_step import SMALL_WORLD
 from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from vita_train.errors import PeerLostError
@@ -90,30 +91,32 @@ class Bench:
         """Change settings of the platform."""
         self._file.write_text(yaml.safe_dump({**self._platform, **settings}))
 
-    def start(self, run: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start steps of the smoke recipe; the caller waits."""
+    def start(
+        self, run: str, *arguments: str, recipe: str = "smoke", small: tuple[str, ...] = SMALL
+    ) -> subprocess.Popen[str]:
+        """Start steps of a recipe; the caller waits."""
         command = [
             sys.executable,
             "-m",
             "vita_train.cli.main",
             "run",
-            "smoke",
+            recipe,
             "--run",
             run,
             "--set",
             f"storage.root={self.root}",
             "--set",
             f"storage.endpoint={self.endpoint}",
-            *SMALL,
+            *small,
             *arguments,
         ]
         return subprocess.Popen(
             command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
-    def run(self, run: str, *arguments: str) -> str:
-        """Do steps of the smoke recipe and return what was printed."""
-        process = self.start(run, *arguments)
+    def run(self, run: str, *arguments: str, **recipe: Any) -> str:
+        """Do steps of a recipe and return what was printed."""
+        process = self.start(run, *arguments, **recipe)
         printed = process.communicate()[0]
         assert process.returncode == 0, printed
         return printed
@@ -188,6 +191,20 @@ def test_the_whole_smoke_pipeline_trains_its_stages_on_the_cluster(
     assert all(
         bench.final("ladder", step) is not None for step in ("evaluate", "export", "report")
     ), printed
+    until(lambda: jobs_of(control_plane, bench.namespace) == [])
+
+
+def test_the_users_own_data_in_s3_are_shared_out_prepared_and_trained_on(
+    bench: Bench, s3_server: S3Server, tmp_path: Path, control_plane: ControlPlane
+) -> None:
+    prefix = f"{bench.namespace}-data"
+    registry = upload_world(tmp_path / "world", "cluster", prefix, s3_server.endpoint)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own_recipe(registry), sort_keys=False))
+    printed = bench.run("mine", *BESIDE, recipe=str(tmp_path / "mine.yaml"), small=())
+    for step in ("prepare", "preflight", "see", "hear", "evaluate", "export", "report"):
+        assert bench.final("mine", step) is not None, printed
+    log = (bench.cache / "runs" / "mine" / "logs" / "pipeline.log").read_text()
+    assert re.search(r"[1-9][0-9]* shards were done already, 0 were not", log), log
     until(lambda: jobs_of(control_plane, bench.namespace) == [])
 
 
