@@ -25,6 +25,10 @@ def needed_packages(recipe: Recipe) -> list[Need]:
     needs = []
     if recipe.tracking.wandb_project is not None:
         needs.append(Need("wandb", "tracking.wandb_project", "pip install 'vita-train[tracking]'"))
+    for name in ("llm", "vision"):
+        if getattr(recipe.model, name).attention == "flash":
+            setting = f"model.{name}.attention"
+            needs.append(Need("flash_attn", setting, "pip install 'vita-train[gpu]'"))
     for stage, spec in recipe.stages.items():
         if spec.optim.kind == "adamw_8bit":
             needs.append(

@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from vita_train.data.index.corpus import Corpus, Index, open_corpus
 from vita_train.data.index.sample import Sample
 from vita_train.errors import EXIT_DONE, DataError, VitaError
 from vita_train.models.build import build_modules
+from vita_train.recipe.base import Attention
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
@@ -83,10 +84,15 @@ def small_model(spec: ModelSpec) -> ModelSpec:
 def _shallow(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {
-        key: None if key == "source" else min(inner, _LAYERS) if key in _DEPTHS else _shallow(inner)
-        for key, inner in value.items()
-    }
+    return {key: _shallow_field(key, inner) for key, inner in value.items()}
+
+
+def _shallow_field(key: str, value: Any) -> Any:
+    if key == "source":
+        return None
+    if key == "attention" and value in get_args(Attention):
+        return "auto"  # a kernel that was asked for by name may need a GPU
+    return min(value, _LAYERS) if key in _DEPTHS else _shallow(value)
 
 
 def dry_batches(recipe: Recipe, corpus: Corpus) -> dict[str, dict[str, float]]:

@@ -67,6 +67,9 @@ def test_a_package_that_the_recipe_needs_is_missing() -> None:
     made = load_recipe("smoke", ["tracking.wandb_project=mine", "launch.backend=local"])
     with raises_code(UserError, "VT-USE-077", "wandb", "tracking.wandb_project", "[tracking]"):
         check_packages(made)
+    flash = load_recipe("smoke", ["model.llm.attention=flash"])
+    with raises_code(UserError, "VT-USE-077", "flash_attn", "model.llm.attention"):
+        check_packages(flash, here=True)
     assert "none" in check_packages(load_recipe("smoke", ["launch.backend=local"]))
 
 
