@@ -56,8 +56,8 @@ def try_batches(run: Run) -> str:
             f"a batch cannot be trained on: {error}",
             code="VT-USE-228",
             where="prepared data",
-            remedy="correct what it says, and prepare again if it is the data; where it holds on this "
-            "machine alone, launch.dry_batches=false leaves these batches out",
+            remedy="correct what it says, and prepare again if it is the data; where it holds on "
+            "this machine alone, launch.dry_batches=false leaves these batches out",
         ) from None
     mixes = sum(map(len, losses.values()))
     return f"{mixes} mixes of modalities in {len(losses)} stages train, on a small model"
