@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -35,9 +36,9 @@ def bucket(s3_server: S3Server, s3_credentials: None) -> str:
     return name
 
 
-def test_each_step_finds_in_the_store_what_it_needs(
-    bucket: str, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pipeline(bucket: str, tmp_path: Path, s3_server: S3Server) -> Callable[[str], None]:
+    """Runs a step of the pipeline of a recipe on data in the bucket, on a machine of its own."""
     registry = upload_world(tmp_path / "world", bucket, "mine", s3_server.endpoint)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own_recipe(registry), sort_keys=False))
     subprocess.run(
@@ -49,29 +50,30 @@ def test_each_step_finds_in_the_store_what_it_needs(
         capture_output=True,
     )
     text = (tmp_path / "compiled" / "mine.yaml").read_text()
-    pipeline = next(yaml.safe_load_all(text))
-    recipe = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
-    for step in (
-        "data-fetch",
-        "data-validation",
-        "preflight",
-        "train-see",
-        "train-hear",
-        "evaluate",
-    ):
-        machine = tmp_path / step
-        machine.mkdir()
-        (machine / "platform.yaml").write_text("backend: local\n")
+    definition = next(yaml.safe_load_all(text))
+    recipe = definition["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+
+    def run(step: str) -> None:
         command = command_of(
-            pipeline,
+            definition,
             step,
-            str(machine),
+            str(tmp_path / step),
             recipe=recipe,
             run="first",
             storage_root=f"s3://{bucket}/runs",
             overrides=[],
         )
-        _on(machine, command, s3_server)
+        _on(tmp_path / step, command, s3_server)
+
+    return run
+
+
+def test_each_step_finds_in_the_store_what_it_needs(
+    bucket: str, pipeline: Callable[[str], None], s3_server: S3Server
+) -> None:
+    trained = ("preflight", "train-see", "train-hear")
+    for step in ("data-fetch", "data-validation", *trained, "evaluate"):
+        pipeline(step)
     store = open_store(f"s3://{bucket}/runs", endpoint=s3_server.endpoint)
     prepared, measured = (read_final(store, f"first/{step}") for step in ("prepare", "evaluate"))
     assert prepared is not None
@@ -79,11 +81,41 @@ def test_each_step_finds_in_the_store_what_it_needs(
     assert prepared.metrics["used"] > 30
     assert prepared.metrics["rejected"] == 0
     assert any(name.startswith("hear.test.") for name in measured.metrics)
-    _shared_out(bucket, tmp_path, s3_server, recipe, monkeypatch)
+
+
+def test_pods_beside_each_other_make_the_parts_that_a_third_machine_joins(
+    bucket: str,
+    pipeline: Callable[[str], None],
+    tmp_path: Path,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline("data-fetch")
+    uri = f"s3://{bucket}/runs/first/recipe.yaml"
+    for index in ("0", "1"):
+        command = [sys.executable, "-m", "vita_train.pipeline.fan_out", uri, "first", "2"]
+        _on(tmp_path / f"pod-{index}", command, s3_server, JOB_COMPLETION_INDEX=index)
+    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "third"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
+    (tmp_path / "again.yaml").write_bytes(
+        open_store(f"s3://{bucket}/runs", endpoint=s3_server.endpoint).read("first/recipe.yaml")
+    )
+    run = Run(load_recipe(str(tmp_path / "again.yaml")), "first")
+    lines: list[str] = []
+    prepare(
+        run.recipe,
+        run.present_raw() / "registry.json",
+        tmp_path / "joined",
+        exchange=parts_of(run),
+        progress=lines.append,
+    )
+    assert any(line.endswith("shards were done already, 0 were not") for line in lines), lines
 
 
 def _on(machine: Path, command: list[str], s3: S3Server, **more: str) -> None:
     """Run a command as on a machine of its own."""
+    machine.mkdir()
+    (machine / "platform.yaml").write_text("backend: local\n")
     done = subprocess.run(
         command,
         cwd=machine,
@@ -101,28 +133,3 @@ def _on(machine: Path, command: list[str], s3: S3Server, **more: str) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command} {done.stdout[-3000:]} {done.stderr[-3000:]}"
-
-
-def _shared_out(
-    bucket: str, tmp_path: Path, s3: S3Server, recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two pods make the parts of a preparation, and a third machine joins them."""
-    store = open_store(f"s3://{bucket}/runs", endpoint=s3.endpoint)
-    store.write("first/prepare/recipe.yaml", store.read("first/recipe.yaml"))
-    for index in ("0", "1"):
-        (tmp_path / f"pod-{index}").mkdir()
-        uri = f"s3://{bucket}/runs/first/prepare/recipe.yaml"
-        command = [sys.executable, "-m", "vita_train.pipeline.fan_out", uri, "first", "2"]
-        _on(tmp_path / f"pod-{index}", command, s3, JOB_COMPLETION_INDEX=index)
-    monkeypatch.setenv("VITA_TRAIN_CACHE", str(tmp_path / "third"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
-    run = Run(load_recipe(recipe, [f"storage.root=s3://{bucket}/runs"]), "first")
-    lines: list[str] = []
-    prepare(
-        run.recipe,
-        run.present_raw() / "registry.json",
-        tmp_path / "joined",
-        exchange=parts_of(run),
-        progress=lines.append,
-    )
-    assert any(line.endswith("shards were done already, 0 were not") for line in lines), lines

@@ -276,7 +276,7 @@ def read_captions(path: Path) -> dict[str, str]:
         if item in captions:
             raise DataError(
                 f"{item!r} has a caption already",
-                code="VT-DATA-132",
+                code="VT-DATA-122",
                 where=where,
                 remedy="give one caption an item",
             )

@@ -74,6 +74,10 @@ def write_project(findings: Findings, name: str, out: Path) -> list[Path]:
     return files
 
 
+#: Modules that images pass through.
+_SEES = ("vision", "projector")
+
+
 def _recipe(findings: Findings, name: str) -> str:
     """Return the recipe: a recogniser for transcripts, the language model with images, then all
     together."""

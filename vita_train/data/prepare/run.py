@@ -216,7 +216,7 @@ def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
                 raise DataError(
                     f"stage {stage} ({spec.objective}) learns from one recording a record, and "
                     f"audio_sets has those of {name} cut into chunks",
-                    code="VT-DATA-122",
+                    code="VT-DATA-127",
                     where=str(path),
                     remedy="take chunk_seconds out, or the dataset out of the stage's data",
                 )

@@ -42,7 +42,7 @@ def save_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
     if done.returncode != EXIT_DONE:
         raise VitaError(
             f"the process that makes the tokenizer ended with code {done.returncode}",
-            code="VT-FAIL-023",
+            code="VT-FAIL-029",
             where=str(out),
             remedy="see above for its own message, and to the machine's memory",
         )

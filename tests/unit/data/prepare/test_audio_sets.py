@@ -59,5 +59,5 @@ def test_a_stage_that_needs_whole_recordings_refuses_chunks(tmp_path: Path) -> N
     registry = small_world(tmp_path, 4)
     value = json.loads(registry.read_text())
     registry.write_text(json.dumps({**value, "audio_sets": {"hear": {"chunk_seconds": 1}}}))
-    with raises_code(DataError, "VT-DATA-122", "2.1a", "hear"):
+    with raises_code(DataError, "VT-DATA-127", "2.1a", "hear"):
         prepare(recipe(), registry, tmp_path / "out")
