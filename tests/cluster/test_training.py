@@ -198,6 +198,7 @@ def test_the_users_own_data_in_s3_are_shared_out_prepared_and_trained_on(
     bench: Bench, s3_server: S3Server, tmp_path: Path, control_plane: ControlPlane
 ) -> None:
     prefix = f"{bench.namespace}-data"
+    bench.env["AWS_ENDPOINT_URL_S3"] = s3_server.endpoint  # of the user's own bucket
     registry = upload_world(tmp_path / "world", "cluster", prefix, s3_server.endpoint)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own_recipe(registry), sort_keys=False))
     printed = bench.run("mine", *BESIDE, recipe=str(tmp_path / "mine.yaml"), small=())

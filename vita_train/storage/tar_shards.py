@@ -28,8 +28,8 @@ from vita_train.storage.scratch import scratch_folder
 
 _SHARD_BYTES = 256 * 2**20
 _NAME = "shard-"
-#: Of files that were unpacked, in nanoseconds: the first of January 2000.
-_TIME = 946_684_800 * 10**9
+#: First time that files of shards get, in nanoseconds: the first of January 2000.
+_FIRST_TIME = 946_684_800 * 10**9
 
 
 def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
@@ -51,6 +51,7 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
                 path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True
             )
             path.unlink(missing_ok=True)
+            _set_times(group, shards[path.stem].sha256)
     kept = {ref.uri for ref in shards.values()}
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
     _write_marker(folder, _digest(shards))
@@ -89,7 +90,7 @@ def _fetch(shards: Mapping[str, FileRef], folder: Path, endpoint: str | None) ->
                 store, key = open_file(shards[name].uri, endpoint=endpoint)
                 path = partial / f"{name}.tar"
                 store.download(key, path, sha256=shards[name].sha256)
-                unpack(path, partial / "tree")
+                _set_times(unpack(path, partial / "tree"), shards[name].sha256)
                 path.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial / "tree", folder)
@@ -122,13 +123,13 @@ def pack(path: Path, folder: Path, files: Sequence[Path]) -> None:
                 archive.addfile(entry, stream)
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Unpack what `pack` wrote. Files get one and the same time, so that they look alike on every
-    machine.
+def unpack(path: Path, folder: Path) -> list[Path]:
+    """Unpack what `pack` wrote, and return the files.
 
     Raises:
         DamagedError: an entry is no regular file.
     """
+    files = []
     with tarfile.open(path) as archive:
         for entry in archive:
             if not entry.isfile():
@@ -139,7 +140,16 @@ def unpack(path: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out)
-            os.utime(target, ns=(_TIME, _TIME))
+            files.append(target)
+    return files
+
+
+def _set_times(files: Sequence[Path], sha256: str) -> None:
+    """Give the files of a shard a time that follows from its bytes: the same on every machine, and
+    another one where anything in the shard is another."""
+    time = _FIRST_TIME + int(sha256[:12], 16)
+    for file in files:
+        os.utime(file, ns=(time, time), follow_symlinks=False)
 
 
 def _digest(shards: Mapping[str, FileRef]) -> str:

@@ -55,6 +55,9 @@ def test_another_machine_gets_every_byte(
     assert len(manifest.files) == 4
     there = fetch_tree(manifest.files, tmp_path / "there" / "raw", endpoint=s3_server.endpoint)
     assert contents(there) == contents(folder)
+    assert {path.relative_to(there): path.stat().st_mtime_ns for path in there.rglob("*.*")} == {
+        path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*.*")
+    }, "preparation tells by their times whether files are the same"
     assert sorted(path.name for path in there.parent.iterdir()) == ["raw", "raw.digest", "raw.lock"]
 
 
