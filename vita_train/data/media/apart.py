@@ -109,7 +109,7 @@ class Decoder:
                 while True:
                     asked, answer = pipe.recv()
                     if asked in (self._asked, None):  # none: of a fork that ended, whatever for
-                        return answer  # type: ignore[no-any-return]
+                        return answer
             except Exception:  # it was ended from outside, in the middle of an answer perhaps
                 self.close()
                 if process.returncode == 0:  # it went after its fork had been killed
