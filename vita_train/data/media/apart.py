@@ -53,6 +53,7 @@ class Decoder:
     def __init__(self, settings: MeasureSettings) -> None:
         self._settings = pickle.dumps(settings)
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._asked = 0
 
     def __enter__(self) -> Decoder:
         return self
@@ -101,13 +102,18 @@ class Decoder:
     def _ask(self, file: MediaFile) -> Measured | MediaError | int:
         """Return what the process answers; the exit code of a fork that ended without an answer."""
         for is_last in (False, True):
-            _, pipe = self._running or self._start()
+            process, pipe = self._running or self._start()
+            self._asked += 1
             try:
-                pipe.send((file, self._settings))
-                answer: Measured | MediaError | int = pipe.recv()
-                return answer
-            except (EOFError, OSError, pickle.UnpicklingError):  # it was ended from outside
+                pipe.send((self._asked, file, self._settings))
+                while True:
+                    asked, answer = pipe.recv()
+                    if asked in (self._asked, None):  # none: of a fork that ended, whatever for
+                        return answer
+            except Exception:  # it was ended from outside, in the middle of an answer perhaps
                 self.close()
+                if process.returncode == 0:  # it went after its fork had been killed
+                    return -signal.SIGKILL
                 if is_last:
                     raise VitaError(
                         "the process that decodes media ended, or could not be started",
@@ -145,11 +151,12 @@ def main(pipe: Connection) -> None:
             finally:
                 os._exit(1)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code == 0:
+        # Killed from outside, it may have answered already, or half: nothing more fits in the pipe.
+        if code in (0, -signal.SIGKILL):
             return
         if code != _WORN:
             with suppress(OSError):
-                pipe.send(code)
+                pipe.send((None, code))
 
 
 def _serve(pipe: Connection) -> None:
@@ -161,7 +168,7 @@ def _serve(pipe: Connection) -> None:
     taken = _memory_taken()
     while True:
         try:
-            file, packed = pipe.recv()
+            asked, file, packed = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
         settings = _unpacked(packed)
@@ -175,7 +182,7 @@ def _serve(pipe: Connection) -> None:
             answer = error
         signal.alarm(0)
         _limit_time(3600)  # nothing may end it while it answers
-        pipe.send(answer)
+        pipe.send((asked, answer))
         if isinstance(answer, MediaError) and answer.reason == "too large":
             os._exit(_WORN)  # what could not be allocated may have left no room for the next file
 

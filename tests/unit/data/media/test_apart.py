@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.helpers.data_world import image_file, recipe, small_world, turns, write_registry
+from tests.helpers.data_world import (
+    audio_file,
+    image_file,
+    recipe,
+    small_world,
+    turns,
+    write_registry,
+)
 from tests.helpers.media_zoo import tone, write_audio
 from vita_train.data.check.run import check
 from vita_train.data.media import MediaError
@@ -76,7 +85,7 @@ def test_a_decoder_ended_from_outside_is_replaced(tmp_path: Path) -> None:
         child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
         os.kill(child, 9)
         assert decoder.measure(MediaFile("image", path)) == before
-        os.kill(parent, 9)
+        os.kill(decoder._running[0].pid, 9)
         assert decoder.measure(MediaFile("image", path)) == before
 
 
@@ -122,6 +131,7 @@ def test_a_script_without_a_guard_can_prepare(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""
 import sys
+import time
 sys.path.insert(0, {str(Path(__file__).parents[4])!r})
 from tests.helpers.data_world import recipe
 from pathlib import Path
@@ -133,3 +143,18 @@ with Decoder(measure_settings(recipe())) as decoder:
 """)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "16000"
+
+
+def test_a_fork_killed_after_its_answer_shifts_no_answer(tmp_path: Path) -> None:
+    files = [audio_file(tmp_path / f"{number}.wav", 0.5 + number / 10) for number in range(4)]
+    with Decoder(measure_settings(recipe())) as decoder:
+        expected = [decoder.measure(MediaFile("audio", path)).samples for path in files]
+        assert len(set(expected)) == 4
+        for path, samples in zip(files, expected, strict=True):
+            assert decoder.measure(MediaFile("audio", path)).samples == samples
+            assert decoder._running is not None
+            parent = decoder._running[0].pid
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            for child in children:
+                os.kill(int(child), signal.SIGKILL)
+            time.sleep(0.2)
