@@ -20,7 +20,9 @@ def test_the_advised_extension_is_one_that_the_command_takes(
     recipe = load_recipe("tiny", ["stages.1.1.steps=" + str(steps), "stages.1.1.extend=[7]"])
     monkeypatch.setenv(COMMAND, "vita-train run tiny")
     found = re.search(r"vita-train run tiny --extend (\S+);", extension_advice(recipe, "1.1"))
-    assert found and parse_extension(found[1]) == ("1.1", more)
+    assert found
+    assert parse_extension(found[1]) == ("1.1", more)
     monkeypatch.delenv(COMMAND)
     found = re.search(r"stages\.1\.1\.extend=(\[.*?\])", extension_advice(recipe, "1.1"))
-    assert found and yaml.safe_load(found[1]) == [7, more]
+    assert found
+    assert yaml.safe_load(found[1]) == [7, more]
