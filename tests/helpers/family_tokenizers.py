@@ -18,6 +18,7 @@ CONTROLS = {
     "qwen2p5_fo_instruct": ("<|im_end|>", "<|im_start|>", "<|endoftext|>"),
     "nemo": ("</s>", "<s>", "[INST]", "[/INST]"),
     "mixtral-8x7b": ("</s>", "<s>"),
+    "vicuna-7b-16k": ("</s>", "<s>"),
     "llama3-8b": (
         "<|eot_id|>",
         "<|begin_of_text|>",
@@ -31,9 +32,10 @@ FAMILIES = tuple(CONTROLS)
 
 @cache
 def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a family: Mixtral's with pieces of text and bytes, the others over
-    bytes."""
-    return (piece_tokenizer if family == "mixtral-8x7b" else byte_tokenizer)(CONTROLS[family])
+    """Return the tokenizer of a family: Mixtral's and Vicuna's with pieces of text and bytes, the
+    others over bytes."""
+    pieces = family in ("mixtral-8x7b", "vicuna-7b-16k")
+    return (piece_tokenizer if pieces else byte_tokenizer)(CONTROLS[family])
 
 
 def byte_tokenizer(controls: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -46,7 +46,7 @@ def preflight_step(
         checks = check_prepared(run)
         if page is not None:
             Path(page).write_text(checks_summary(run.name, checks), encoding="utf-8")
-        show_checks(checks, Console(), always=True)
+        show_checks(checks, Console(stderr=True), always=True)
         warnings = [f"{each.name}: {warning}" for each in checks for warning in each.warnings]
         return Manifest(
             kind="preflight",

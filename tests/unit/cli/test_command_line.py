@@ -65,7 +65,15 @@ def test_every_command_is_described_and_stands_in_its_group() -> None:
         "report",
         "launch",
     }
-    assert {"import", "export", "merge-lora", "evaluate"} == set(groups["model"])
+    assert set(groups["model"]) == {
+        "import",
+        "export",
+        "merge-lora",
+        "evaluate",
+        "caption",
+        "judge",
+        "pth_to_hf",
+    }
     assert {"compile", "upload", "check", "janitor"} == set(groups["cluster"])
     assert set(groups) == {"recipe", "data", "model", "cluster"}
     for command in [

@@ -51,7 +51,7 @@ def test_a_run_is_waited_for_and_another_terminated_once_its_job_is_there(kfp: F
         check_recipe(recipe)
         assert recipe.launch.settings.kubernetes.pod.gpu_resource == ""
         steps = Selection.of(recipe, parameters["steps"]).steps(recipe)
-        assert steps == ["data_fetch", "prepare", "0.vision"]
+        assert steps == ["data_fetch", "prepare", "preflight", "0.vision"]
     assert kfp.runs[0]["pipeline_version_reference"]["pipeline_id"] == LADDER_PIPELINE
 
 

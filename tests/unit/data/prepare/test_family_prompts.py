@@ -55,6 +55,7 @@ LAYOUTS = {
     ),
     "nemo": ("<s>[INST]{}\n", "[INST]{}[/INST]{}</s>", ""),
     "mixtral-8x7b": ("<s>system:{}</s>", "\nuser:{}</s>\nbot:{}</s>", ""),
+    "vicuna-7b-16k": ("", "<s>USER: {} ASSISTANT:{}</s>", "\n"),
     "llama3-8b": (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
         "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
