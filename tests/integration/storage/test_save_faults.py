@@ -28,7 +28,9 @@ def _checking_server(request: pytest.FixtureRequest, s3_server: S3Server) -> Non
     ("kind", "match", "times"),
     [
         ("InternalError", "", 9),
-        ("InternalError", "PUT|POST", 80),  # more than boto3 repeats in all
+        pytest.param(
+            "InternalError", "PUT|POST", 80, marks=pytest.mark.slow
+        ),  # more than boto3 repeats in all
         ("SlowDown", "PUT", 2),
         ("cut request", "PUT", 7),
         ("cut answer", "GET|POST", 7),
@@ -67,15 +69,15 @@ def test_a_server_that_stalls(
     ("kind", "match", "committed"),
     [
         ("InternalError", "PUT .*/optim-1.bin", 10),
-        ("SlowDown", "PUT .*/manifest.json", 10),
+        pytest.param("SlowDown", "PUT .*/manifest.json", 10, marks=pytest.mark.slow),
         ("cut request", "PUT .*partNumber=2", 10),
-        ("InternalError", r"POST .*\?uploads", 10),
+        pytest.param("InternalError", r"POST .*\?uploads", 10, marks=pytest.mark.slow),
         ("lost answer", "POST .*uploadId=", 10),
-        ("InternalError", "HEAD .*/large.bin", 10),
+        pytest.param("InternalError", "HEAD .*/large.bin", 10, marks=pytest.mark.slow),
         ("changed request", "PUT .*/rank-1.json", 10),
         ("InternalError", "PUT .*/committed/", 10),
         ("lost answer", "PUT .*/committed/", 20),  # it is there, only its writer never heard of it
-        ("InternalError", "GET .*prefix=.*attempts", 10),
+        pytest.param("InternalError", "GET .*prefix=.*attempts", 10, marks=pytest.mark.slow),
     ],
 )
 def test_faults_that_last(
