@@ -70,14 +70,17 @@ def test_a_job_is_preempted_by_a_more_urgent_one_and_goes_on_without_a_restart(
     cluster: Cluster, namespace: str, control_plane: ControlPlane, kueue: Kueue, tmp_path: Path
 ) -> None:
     kueue.make_queue("team", namespace, cpu="150m")  # a pod asks for 100m
-    code = (
-        f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
-        "(here / f'{{}}.{{os.getpid()}}').touch()\n"
-        "while not (here / 'end-{}').exists(): time.sleep(0.1)"
-    )
-    patient = _follow(cluster, namespace, "patient", "patient", code.format("patient", "patient"))
+
+    def code(who: str) -> str:
+        return (
+            f"import os, pathlib, time; here = pathlib.Path({str(tmp_path)!r})\n"
+            f"(here / f'{who}.{{os.getpid()}}').touch()\n"
+            f"while not (here / 'end-{who}').exists(): time.sleep(0.1)"
+        )
+
+    patient = _follow(cluster, namespace, "patient", "patient", code("patient"))
     until(lambda: len(list(tmp_path.glob("patient.*"))) == 1)
-    urgent = _follow(cluster, namespace, "urgent", "urgent", code.format("urgent", "urgent"))
+    urgent = _follow(cluster, namespace, "urgent", "urgent", code("urgent"))
     until(lambda: len(list(tmp_path.glob("urgent.*"))) == 1)
     until(lambda: _running(control_plane, namespace) == {"urgent"})
     assert not patient.ended.is_set()
