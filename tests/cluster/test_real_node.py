@@ -252,7 +252,7 @@ def test_helm_test_runs_a_job_to_its_end(site: Site) -> None:
         "110s",
         "--logs",
     ).stdout
-    for name in ("image", "kind of job", "rights", "job accepted", f"store {STORE}", "job run"):
+    for name in ("image", "kind of job", "RBAC", "job accepted", f"store {STORE}", "job run"):
         assert f"✓ {name}: " in printed, printed
     assert jobs_of(site.plane, site.namespace) == []
 
