@@ -13,10 +13,13 @@ from vita_train.errors import EXIT_REFUSED
 from vita_train.launch.kubernetes.job import Object, TrainingJob
 from vita_train.launch.kubernetes.kind import Resource
 from vita_train.launch.kubernetes.pods import pod_template
-from vita_train.launch.kubernetes.state import JobState, Phase, condition, said
+from vita_train.launch.kubernetes.state import (
+    JobState,
+    batch_state,
+    completion_index,
+    is_suspended,
+)
 
-#: Label and annotation of a pod: its number.
-_INDEX = "batch.kubernetes.io/job-completion-index"
 #: Times a pod of one number is started again.
 _TRIES = 3
 
@@ -58,20 +61,11 @@ class IndexedJobs:
 
     def state(self, job: Mapping[str, Any]) -> JobState:
         """Read the conditions; that pods run their number tells."""
-        for kind, phase in (
-            ("Complete", Phase.SUCCEEDED),
-            ("Failed", Phase.FAILED),
-            ("Suspended", Phase.SUSPENDED),
-        ):
-            if entry := condition(job, kind):
-                return said(phase, entry)
-        if (job.get("status") or {}).get("active"):
-            return JobState(Phase.RUNNING)
-        return JobState(Phase.SUSPENDED if self.is_suspended(job) else Phase.PENDING)
+        return batch_state(job, is_active=bool((job.get("status") or {}).get("active")))
 
     def is_suspended(self, job: Mapping[str, Any]) -> bool:
         """Read what a queue sets."""
-        return bool(job["spec"].get("suspend"))
+        return is_suspended(job)
 
     def selector(self, name: str) -> str:
         """Return the label selector of the job's pods."""
@@ -79,8 +73,4 @@ class IndexedJobs:
 
     def node_rank(self, pod: Mapping[str, Any]) -> int:
         """The completion index of the pod."""
-        metadata = pod["metadata"]
-        return int(
-            (metadata.get("annotations") or {}).get(_INDEX)
-            or (metadata.get("labels") or {}).get(_INDEX, 0)
-        )
+        return completion_index(pod)

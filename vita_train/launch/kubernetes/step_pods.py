@@ -13,6 +13,7 @@ from vita_train.launch.worker import ENDPOINT
 from vita_train.recipe.platform import Platform, merge_pod_settings, needed_platform
 from vita_train.recipe.pod import PodSettings, StepPod
 from vita_train.runs.run import Run
+from vita_train.storage import host_cache
 
 
 def run_pods(
@@ -62,7 +63,7 @@ def run_pods(
         platform=platform,
         env={
             "HOME": SCRATCH,
-            "VITA_TRAIN_CACHE": CACHE,
+            host_cache.CACHE: CACHE,
             **({ENDPOINT: endpoint} if endpoint else {}),
             **settings.env,
         },

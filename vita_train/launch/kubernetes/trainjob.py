@@ -22,9 +22,12 @@ from vita_train.launch.kubernetes.pods import (
     volume_mounts,
     volumes,
 )
-from vita_train.launch.kubernetes.state import JobState, Phase, condition, said
-
-_INDEX = "batch.kubernetes.io/job-completion-index"
+from vita_train.launch.kubernetes.state import (
+    JobState,
+    batch_state,
+    completion_index,
+    is_suspended,
+)
 
 
 class TrainJobs:
@@ -97,21 +100,13 @@ class TrainJobs:
 
     def state(self, job: Mapping[str, Any]) -> JobState:
         """Read the conditions; there is none for running, which the child jobs' counts tell."""
-        for kind, phase in (
-            ("Complete", Phase.SUCCEEDED),
-            ("Failed", Phase.FAILED),
-            ("Suspended", Phase.SUSPENDED),
-        ):
-            if entry := condition(job, kind):
-                return said(phase, entry)
         counts = (job.get("status") or {}).get("jobsStatus") or ()
-        if any(entry.get("ready") or entry.get("active") for entry in counts):
-            return JobState(Phase.RUNNING)
-        return JobState(Phase.SUSPENDED if self.is_suspended(job) else Phase.PENDING)
+        is_active = any(entry.get("ready") or entry.get("active") for entry in counts)
+        return batch_state(job, is_active=is_active)
 
     def is_suspended(self, job: Mapping[str, Any]) -> bool:
         """Read what a queue sets."""
-        return bool(job["spec"].get("suspend"))
+        return is_suspended(job)
 
     def selector(self, name: str) -> str:
         """Return the label selector of the job's pods."""
@@ -119,8 +114,4 @@ class TrainJobs:
 
     def node_rank(self, pod: Mapping[str, Any]) -> int:
         """The completion index of the pod."""
-        metadata = pod["metadata"]
-        return int(
-            (metadata.get("annotations") or {}).get(_INDEX)
-            or (metadata.get("labels") or {}).get(_INDEX, 0)
-        )
+        return completion_index(pod)
