@@ -292,12 +292,7 @@ class RowEncoder:
 
     def _digests(self, laid_out: _LaidOut) -> list[bytes]:
         """Return the digest of the file of each image, video and clip."""
-        row = laid_out.row
-        kinds: tuple[tuple[Kind, Sequence[MediaRef]], ...] = (
-            ("image", row.images),
-            ("video", row.videos),
-            ("audio", row.audios),
-        )
+        kinds = media_refs(laid_out.row)
         of_file = {
             (kind, ref): content_digest(ref.path(self.roots), kind)
             for kind, refs in kinds
@@ -305,7 +300,7 @@ class RowEncoder:
         }
         return [
             of_file[kind, replace(ref, cut=None)]
-            for kind, refs in (*kinds[:2], (kinds[2][0], laid_out.clips))
+            for kind, refs in (*kinds[:2], ("audio", laid_out.clips))
             for ref in refs
         ]
 
