@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import vita_train
 from vita_train.errors import UserError
 from vita_train.models.build import build_modules, cast_parameters
 from vita_train.plugins import named
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.runs.run import Run
+from vita_train.weights.compare import computed_in_float32, probe, probe_logits
 from vita_train.weights.export import listing, load_run, model_dtype
 from vita_train.weights.export_layouts import EXPORT_LAYOUTS
 from vita_train.weights.formats.importing import plan_import, write_modules
@@ -116,3 +119,33 @@ def summarise(
         "files": listing(staging_dir),
     }
     write_json(staging_dir / EXPORT_MANIFEST, summary)
+
+
+def added_token(tokenizer: Any, token: str) -> int:
+    """Return the id of a control token; it is added to transformers' tokenizer unless it has it."""
+    if token not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [token]}, replace_extra_special_tokens=False
+        )
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+@torch.no_grad()
+def probe_both(modules: nn.ModuleDict, model: Any) -> tuple[Tensor, Tensor]:
+    """Return what modules and a model of transformers that was made of them say to a probe with an
+    image, computed in float32: (1, positions, V) each. No visual token is merged.
+
+    Args:
+        modules: language model, tower and projector.
+        model: takes ``input_ids`` with ``config.image_token_id`` where the image stands, and
+            ``pixel_values``.
+    """
+    image, prompt = model.config.image_token_id, probe(modules)
+    ids = prompt.input_ids.masked_fill(prompt.input_ids == image, 0)
+    with computed_in_float32(modules):
+        ours = probe_logits(modules, replace(prompt, input_ids=ids))
+    with computed_in_float32(model):
+        logits = model(
+            input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles
+        ).logits
+    return ours, logits[..., : ours.shape[-1]]

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,10 @@ from vita_train.errors import CheckpointError
 from vita_train.models.build import cast_parameters
 from vita_train.models.vision.internvit import InternVitTower
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.recipe.towers.internvit import InternVitSpec
-from vita_train.weights.compare import computed_in_float32, probe, probe_logits
 from vita_train.weights.export import copy_tokenizer, load_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
-from vita_train.weights.formats.exporting import summarise
+from vita_train.weights.formats.exporting import added_token, probe_both, summarise
 from vita_train.weights.formats.vita_export import write_sharded
 from vita_train.weights.load import first_names
 from vita_train.weights.pretrained import EXPORT_MANIFEST
@@ -87,7 +84,7 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
             where="InternVL layout",
             remedy="export to own, which takes every model",
         )
-    image_id = _image_token(tokenizer)
+    image_id = added_token(tokenizer, IMAGE_TOKEN)
     tokenizer.save_pretrained(str(out))
     llm: Any = modules["llm"]
     tower: Any = modules["vision"]
@@ -252,14 +249,6 @@ def _language(llm: Any, image_id: int) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _image_token(tokenizer: Any) -> int:
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False
-        )
-    return int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-
-
 def _stored(prefix: str, tensors: dict[str, Tensor]) -> dict[str, StoredTensor]:
     return {prefix + name: tensor_in_memory(tensor) for name, tensor in tensors.items()}
 
@@ -293,7 +282,6 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
         summarise(staging_dir, "internvl", modules, written, recipe)
 
 
-@torch.no_grad()
 def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
     """Return what modules and transformers' InternVL classes say to a probe, in float32: (1,
     positions, V) each.
@@ -309,15 +297,7 @@ def internvl_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Te
 
     llm: Any = modules["llm"]
     model = AsStored.from_pretrained(str(directory), dtype=llm.dtype, local_files_only=True).eval()
-    image, prompt = model.config.image_token_id, probe(modules)
-    ids = prompt.input_ids.masked_fill(prompt.input_ids == image, 0)
-    with computed_in_float32(modules):
-        ours = probe_logits(modules, replace(prompt, input_ids=ids))
-    with computed_in_float32(model):
-        logits = model(
-            input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles
-        ).logits
-    return ours, logits[..., : ours.shape[-1]]
+    return probe_both(modules, model)
 
 
 register_export_layout(

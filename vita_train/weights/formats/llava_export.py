@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from vita_train.errors import CheckpointError
-from vita_train.models.build import build_modules, cast_parameters
+from vita_train.models.build import cast_parameters
 from vita_train.recipe.family import FAMILIES
-from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.special_ids import IMAGE_ID
 from vita_train.recipe.tower import TowerSpec
 from vita_train.recipe.towers.clip import ClipSpec
 from vita_train.recipe.towers.siglip import SiglipSpec
-from vita_train.weights.compare import computed_in_float32, probe, probe_logits
 from vita_train.weights.export import check_same, copy_tokenizer, load_tokenizer, model_dtype
 from vita_train.weights.export_layouts import ExportLayout, register_export_layout
-from vita_train.weights.formats.exporting import read_back, summarise
+from vita_train.weights.formats.exporting import added_token, probe_both, read_back, summarise
 from vita_train.weights.formats.llava_names import (
     PARTS,
     PROJECTOR_FOLDER,
@@ -78,7 +74,7 @@ def export_llava_hf(
     with atomic_directory(out, EXPORT_MANIFEST, "export") as folder:
         copy_tokenizer(corpus_dir, folder)
         tokenizer = load_tokenizer(folder)
-        ids = [_token(tokenizer, token) for token in (IMAGE_TOKEN, PAD_TOKEN)]
+        ids = [added_token(tokenizer, token) for token in (IMAGE_TOKEN, PAD_TOKEN)]
         tokenizer.pad_token = PAD_TOKEN
         tokenizer.save_pretrained(str(folder))
         rows = -(-max(spec.llm.vocab_size, *(k + 1 for k in ids)) // _MULTIPLE) * _MULTIPLE
@@ -89,7 +85,7 @@ def export_llava_hf(
         write_sharded(tensors, folder, shard_bytes)
         write_json(folder / "config.json", _hf_config(half, recipe, rows, ids))
         _write_processors(spec.vision, folder)
-        ours, others = llava_logits(half, spec, folder)
+        ours, others = llava_logits(half, folder)
         worst = float((ours - others).abs().max() / ours.abs().max())
         if not worst <= _TOLERANCE:
             raise CheckpointError(
@@ -191,40 +187,15 @@ def with_rows(weight: Tensor, rows: int) -> Tensor:
     return torch.cat((weight, new.to(weight.dtype)))
 
 
-@torch.no_grad()
-def llava_logits(modules: nn.ModuleDict, spec: ModelSpec, directory: Path) -> tuple[Tensor, Tensor]:
-    """Return what modules that merge nothing and transformers' LLaVA classes say to a probe,
-    computed in float32: (1, positions, V) each."""
+def llava_logits(modules: nn.ModuleDict, directory: Path) -> tuple[Tensor, Tensor]:
+    """Return what modules and transformers' LLaVA classes say to a probe: see `probe_both`."""
     from transformers import LlavaForConditionalGeneration
 
-    plain = nn.ModuleDict({**dict(modules.items()), "vision": _unmerged(modules, spec)}).eval()
+    llm: Any = modules["llm"]
     model = LlavaForConditionalGeneration.from_pretrained(
-        str(directory), dtype=model_type(modules), local_files_only=True
-    ).eval()
-    image, prompt = model.config.image_token_id, probe(plain)
-    ids = prompt.input_ids.masked_fill(prompt.input_ids == image, 0)
-    with computed_in_float32(plain):
-        ours = probe_logits(plain, replace(prompt, input_ids=ids))
-    with computed_in_float32(model):
-        logits = model(
-            input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles
-        ).logits
-    return ours, logits[..., : ours.shape[-1]]
-
-
-def model_type(modules: nn.ModuleDict) -> torch.dtype:
-    """Return the type that the language model is stored in."""
-    return next(modules["llm"].parameters()).dtype
-
-
-def _unmerged(modules: nn.ModuleDict, spec: ModelSpec) -> nn.Module:
-    """Return the tower, with the same weights, as one that keeps every token."""
-    if spec.vision.merge is None:
-        return modules["vision"]
-    vision = spec.vision.model_copy(update={"merge": None})
-    plain = build_modules(spec.model_copy(update={"vision": vision}), ["vision"], empty=True)
-    plain["vision"].load_state_dict(modules["vision"].state_dict(), assign=True)
-    return plain["vision"]
+        str(directory), dtype=llm.dtype, local_files_only=True
+    )
+    return probe_both(modules, model.eval())
 
 
 def _half(modules: nn.ModuleDict, recipe: Recipe, what: str) -> nn.ModuleDict:
@@ -388,14 +359,6 @@ def _write_processors(spec: TowerSpec, folder: Path) -> None:
         "image_token": IMAGE_TOKEN,
     }
     write_json(folder / "processor_config.json", words)
-
-
-def _token(tokenizer: Any, token: str) -> int:
-    if token not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": [token]}, replace_extra_special_tokens=False
-        )
-    return int(tokenizer.convert_tokens_to_ids(token))
 
 
 def _compare(half: nn.ModuleDict, recipe: Recipe, folder: Path, out: Path) -> None:

@@ -154,7 +154,7 @@ def _release(path: Path, layout: str, prefix: str, modules: Collection[str]) -> 
         ]
 
     shards, outside = _within(prefix, read_shards(path, wanted), path)
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = _config(path)
     found = _layout(layout or layout_of(shards), path, shards)
     # An export of ours says under which terms its weights stand: none, where nobody else's were
     # imported.
@@ -184,10 +184,16 @@ def _of_xtuner(path: Path) -> Source:
     tensors: dict[str, StoredTensor] = {}
     for folder, start in ((path, ""), *((path / name, f"{name}/") for name in _BESIDE)):
         tensors |= {f"{start}{name}": tensor for name, tensor in _in_folder(folder).items()}
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = _config(path)
     absent = [name for name in _BESIDE if not any(key.startswith(f"{name}/") for key in tensors)]
     notes = [f"there is no {name}" for name in absent]
     return Source(path, IMPORT_LAYOUTS["xtuner"], tensors, config, notes=notes)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return a folder's config.json; empty where there is none."""
+    file = folder / "config.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def _in_folder(folder: Path) -> dict[str, StoredTensor]:
@@ -203,7 +209,7 @@ def _of_stage(path: Path, files: list[Path], prefix: str) -> Source:
     sources = [_file(file, "vita-stage", prefix) for file in files]
     tensors = {name: tensor for source in sources for name, tensor in source.tensors.items()}
     outside = tuple(name for source in sources for name in source.outside)
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = _config(path)
     found = IMPORT_LAYOUTS["vita-stage"]
     return Source(path, found, tensors, config, outside, terms=found.terms)
 
