@@ -138,13 +138,6 @@ def training_job(
     Raises:
         RecipeError: the platform names no image.
     """
-    if not platform.image:
-        raise RecipeError(
-            "no image is set for training pods",
-            code="VT-RECIPE-011",
-            where="platform.image",
-            remedy="set images.trainer in the chart's values, by digest",
-        )
     pod = merge_pod_settings(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
     env = {
@@ -161,7 +154,7 @@ def training_job(
         namespace=namespace,
         run=run,
         stage=job.stage,
-        image=platform.image,
+        image=trainer_image(platform),
         command=job.command,
         nodes=job.resources.nodes,
         nproc=job.resources.nproc,
@@ -171,6 +164,22 @@ def training_job(
         owner=owner,
         workflow=workflow,
     )
+
+
+def trainer_image(platform: Platform) -> str:
+    """Return the image of training pods.
+
+    Raises:
+        RecipeError: none is set.
+    """
+    if not platform.image:
+        raise RecipeError(
+            "no image is set for training pods",
+            code="VT-RECIPE-011",
+            where="platform.image",
+            remedy="set images.trainer in the chart's values, by digest",
+        )
+    return platform.image
 
 
 def job_name(run: str, stage: str, digest: str) -> str:

@@ -84,14 +84,13 @@ class KubernetesBackend:
         kind = choose(self.kind, cluster.served())
         namespace = platform.namespace or own_namespace()
         workflow = own_workflow(cluster, own_namespace())
-        owned = workflow is not None and workflow.namespace == namespace
         described = training_job(
             job,
             platform=platform,
             namespace=namespace,
             task=task,
             workflow=workflow.name if workflow else "",
-            owner=workflow.owner() if owned and workflow else None,
+            owner=workflow.owner_in(namespace) if workflow else None,
         )
         launcher = Launcher(
             cluster,

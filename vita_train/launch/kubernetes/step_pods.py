@@ -5,7 +5,7 @@ from __future__ import annotations
 from vita_train.console import say
 from vita_train.launch.kubernetes.api import Cluster, own_namespace
 from vita_train.launch.kubernetes.indexedjob import IndexedJobs
-from vita_train.launch.kubernetes.job import CACHE, SCRATCH, TrainingJob, job_name
+from vita_train.launch.kubernetes.job import CACHE, SCRATCH, TrainingJob, job_name, trainer_image
 from vita_train.launch.kubernetes.launcher import Launcher
 from vita_train.launch.kubernetes.monitor import Say
 from vita_train.launch.kubernetes.workflow import own_workflow
@@ -41,13 +41,13 @@ def run_pods(
         out: takes each line of progress, and of the first pod's log.
 
     Raises:
-        VitaError: a pod failed for good, the API stays away, or this process was asked to stop.
+        VitaError: the platform names no image, a pod failed for good, the API stays away, or this
+            process was asked to stop.
     """
     platform = platform or needed_platform("pods of a step go to Kubernetes", "launch.settings")
     cluster = cluster or Cluster.connect(outage=platform.times.outage)
     namespace = platform.namespace or own_namespace()
     workflow = own_workflow(cluster, own_namespace())
-    owned = workflow is not None and workflow.namespace == namespace
     settings = pod_settings(platform, run, pods)
     endpoint = run.recipe.storage.endpoint
     job = TrainingJob(
@@ -55,7 +55,7 @@ def run_pods(
         namespace=namespace,
         run=run.name,
         stage=step,
-        image=platform.image,
+        image=trainer_image(platform),
         command=command,
         nodes=pods.pods,
         nproc=1,
@@ -67,7 +67,7 @@ def run_pods(
             **({ENDPOINT: endpoint} if endpoint else {}),
             **settings.env,
         },
-        owner=workflow.owner() if owned and workflow else None,
+        owner=workflow.owner_in(namespace) if workflow else None,
         workflow=workflow.name if workflow else "",
     )
     launcher = Launcher(

@@ -32,8 +32,11 @@ class Workflow:
     name: str
     uid: str
 
-    def owner(self) -> Object:
-        """Return the reference that makes a job go when the Workflow is deleted."""
+    def owner_in(self, namespace: str) -> Object | None:
+        """Return the reference that makes a job of a namespace go when the Workflow is deleted;
+        None in another namespace than the Workflow's, where nothing can be owned by it."""
+        if namespace != self.namespace:
+            return None
         return {
             "apiVersion": WORKFLOWS.api_version,
             "kind": WORKFLOWS.kind,
