@@ -13,6 +13,10 @@ from vita_train.errors import StorageError
 
 Answer = Mapping[str, Any]
 
+# A store may answer with an empty page where all that it looked at has been deleted; Ceph does. So
+# many one after the other mean that the server makes up a new token each time, without end.
+MAX_EMPTY_PAGES = 1000
+
 
 def checked(answer: Answer, uri: str) -> Answer:
     """Return the answer to a GET, HEAD or PUT of an object, all of which have an ETag.
@@ -38,15 +42,19 @@ def checked_items(
 
     Raises:
         StorageError: a page is no listing, lists other keys than were asked for or one of them
-            twice, or the last page says that there are more.
+            twice, the last page says that there are more, or empty pages go on without end.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    more = False
+    more, empty = False, 0
     for page in pages:
         if "IsTruncated" not in page:
             raise _not_s3("no listing", uri)
         more = bool(page["IsTruncated"])
-        for item in page.get(member, []):
+        items = page.get(member, [])
+        empty = 0 if items else empty + 1
+        if empty > MAX_EMPTY_PAGES:
+            raise _not_s3(f"{empty} empty pages of a listing one after the other", uri)
+        for item in items:
             name = str(item.get("Key", ""))
             if not name or not name.startswith(prefix):
                 raise _not_s3(f"a listing with {name!r}, which was not asked for", uri)

@@ -35,6 +35,7 @@ TYPES = {
     "nemo": "Mistral",
     "mixtral-8x7b": "Mixtral",
     "llama3-8b": "Llama",
+    "vicuna-7b-16k": "Llama",
 }
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
@@ -150,7 +151,7 @@ def test_a_source_is_read_and_checked_by_its_type(
         build_modules(spec_of(small_spec, family, source=str(source), num_layers=1), ["llm"])
     with raises_code(CheckpointError, "VT-WEIGHTS-001", "rope_parameters"):
         build_modules(spec_of(small_spec, family, source=str(source), rope_theta=5e5), ["llm"])
-    other = "llama3-8b" if family != "llama3-8b" else "nemo"
+    other = "nemo" if TYPES[family] == "Llama" else "llama3-8b"
     with raises_code(CheckpointError, "VT-WEIGHTS-005", "config.json", "model.llm.family"):
         build_modules(spec_of(small_spec, other, source=str(source)), ["llm"])
 
