@@ -41,6 +41,20 @@ ROUNDING = ("default", "avx2", "avx512")
 GENERATION = 3
 
 
+def roundings() -> tuple[str, ...]:
+    """Values of ``ATEN_CPU_CAPABILITY`` that this processor can run: torch takes the variable at
+    its word, and ends with SIGILL where the instructions are missing."""
+    asked = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"],
+        env={name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    best = asked.stdout.strip().lower()
+    return ROUNDING[: ROUNDING.index(best) + 1] if best in ROUNDING else ROUNDING[:1]
+
+
 def draw(
     recipe: Recipe, until: str, seed: int, rounding: str, ranks: int, root: Path
 ) -> dict[str, Any]:
@@ -169,10 +183,13 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     recipe, path = load_recipe(arguments.recipe), RESULTS / "draws.jsonl"
+    known = roundings()
+    if missing := sorted({*arguments.rounding} - {*known}):
+        parser.error(f"this processor has no {', '.join(missing)}; it has {', '.join(known)}")
     wanted = [
         (seed, rounding)
         for seed in arguments.seeds
-        for rounding in arguments.rounding or [ROUNDING[seed % len(ROUNDING)]]
+        for rounding in arguments.rounding or [known[seed % len(known)]]
     ]
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for number, (seed, rounding) in enumerate([] if arguments.table else wanted, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from vita_train.errors import UserError
@@ -40,7 +40,23 @@ def read_table(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
         reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.DictReader(stream)
-    columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
+    try:
+        chosen = _columns(reader.fieldnames or [], table)
+        for row in reader:
+            values = {what: str(row.get(column) or "") for what, column in chosen.items()}
+            yield f"{table.name}:{reader.line_num}", values
+    except csv.Error as error:
+        raise UserError(
+            f"is no table: {error}",
+            code="VT-USE-168",
+            where=f"{table}:{reader.line_num}",
+            remedy="correct the line",
+        ) from error
+
+
+def _columns(header: Iterable[str | None], table: Path) -> dict[str, str]:
+    """Which column of a table says what."""
+    columns = {name.strip().lower(): name for name in header if name}
     chosen = {
         what: column
         for what, known in _COLUMNS.items()
@@ -54,17 +70,7 @@ def read_table(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 where=str(table),
                 remedy=f"call it one of {', '.join(_COLUMNS[what])}",
             )
-    try:
-        for row in reader:
-            values = {what: str(row.get(column) or "") for what, column in chosen.items()}
-            yield f"{table.name}:{reader.line_num}", values
-    except csv.Error as error:
-        raise UserError(
-            f"is no table: {error}",
-            code="VT-USE-168",
-            where=f"{table}:{reader.line_num}",
-            remedy="correct the line",
-        ) from error
+    return chosen
 
 
 def listed(name: str, folder: Path) -> str:

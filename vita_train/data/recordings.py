@@ -236,7 +236,7 @@ def _beside(folder: Path, names: list[str], found: Recordings) -> dict[str, str]
     listed = set(names)
     lines: dict[str, str] = {}
     for name in [name for name in names if name.endswith(_TRANS)]:
-        for line in (_text(folder / name) or "").splitlines():
+        for line in _list(folder / name):
             stem, _, words = line.strip().partition(" ")
             lines[(PurePosixPath(name).parent / stem).as_posix()] = words
     texts: dict[str, str] = {}
@@ -258,6 +258,19 @@ def _beside(folder: Path, names: list[str], found: Recordings) -> dict[str, str]
             taken[stem] = name
             texts[name] = text
     return texts
+
+
+def _list(path: Path) -> list[str]:
+    """The lines of a list of transcripts, however long it is."""
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot be read: {error}",
+            code="VT-DATA-133",
+            where=str(path),
+            remedy="save the list as text in UTF-8",
+        ) from error
 
 
 def _text(path: Path) -> str | None:

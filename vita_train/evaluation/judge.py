@@ -315,7 +315,8 @@ def _key(found: Judged) -> tuple[str, str, str]:
 
 def _objects(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a text may hold line separators of Unicode, which end no line of JSON.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", code="VT-DATA-124", where=str(path)) from error
     for number, line in enumerate(lines, 1):

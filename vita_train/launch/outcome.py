@@ -12,6 +12,7 @@ import re
 import signal
 from pathlib import Path
 
+from vita_train.ended import LACKS_INSTRUCTION
 from vita_train.errors import (
     CLASS_OF_EXIT,
     EXIT_FAILED,
@@ -74,6 +75,13 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
         return full
     codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
     killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
+    if signal.SIGILL in killed:  # not a lost peer: the next attempt would end the same
+        return VitaError(
+            "a process of the job was killed by SIGILL",
+            code="VT-FAIL-030",
+            where=str(_last_log(logs)),
+            remedy=LACKS_INSTRUCTION,
+        )
     if killed:
         return PeerLostError(
             f"a process of the job was killed by {signal.Signals(killed[0]).name}",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vita_train.ended import last_words
 from vita_train.errors import UserError, VitaError
 from vita_train.recipe.graph import uncovered
 from vita_train.recipe.load import dump_recipe, load_recipe
@@ -92,7 +93,7 @@ def compile_pipeline(recipe: Recipe, out: Path, settings: Mapping[str, str]) -> 
     ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not file.is_file():
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = last_words(done.returncode, done.stderr)
         raise UserError(
             f"the pipeline cannot be compiled: {reason.removeprefix('error: ')}",
             code="VT-USE-061",

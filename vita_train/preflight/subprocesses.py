@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vita_train.ended import last_words
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 
@@ -34,6 +35,6 @@ def ask(module: str, recipe: Recipe, *words: str) -> dict[str, Any]:
             check=False,
         )
     if done.returncode != 0:
-        raise RefusedError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+        raise RefusedError(last_words(done.returncode, done.stderr))
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer

@@ -11,12 +11,13 @@ import soundfile
 from typer.testing import CliRunner
 
 from tests.helpers.data_world import audio_file
+from tests.helpers.errors import raises_code
 from vita_train.cli.main import build_app
-from vita_train.data.recordings import split_speakers
+from vita_train.data.recordings import RecordingSettings, read_recordings, split_speakers
 from vita_train.data.sources.reading import Row
 from vita_train.data.sources.registry import load_registry
 from vita_train.data.sources.source import open_splits
-from vita_train.errors import UserError
+from vita_train.errors import DataError, UserError
 
 
 def run(*words: str | Path) -> tuple[int, str]:
@@ -193,3 +194,35 @@ def test_a_table_of_pieces_cuts_them_out_of_long_recordings(tmp_path: Path) -> N
     )
     skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [one["file"] for one in skipped] == ["t.tsv:11", "t.tsv:12", "s0/talk.wav#2.5-9"]
+
+
+def test_a_long_list_of_transcripts_is_read_to_its_end(tmp_path: Path) -> None:
+    folder, out = corpus(tmp_path), tmp_path / "out"
+    known = folder / "s0" / "0.trans.txt"
+    others = "".join(f"absent{number} {'word ' * 100}\n" for number in range(1000))
+    separated = known.read_text().replace("LISTED 30", "LISTED\u2028THIRTY")
+    known.write_text(others + separated)
+    assert known.stat().st_size > 500_000
+    code, told = run("records", folder, "--out", out, "--dev", "0.1", "--test", "0.2")
+    assert code == 0, told
+    texts = {
+        row.audios[0].name: row.record.conversations[-1].value
+        for part in read(out).values()
+        for row in part
+    }
+    assert len(texts) == 40
+    assert texts["s0/u30.wav"] == "LISTED THIRTY"
+
+
+def test_a_list_of_transcripts_that_is_no_text_is_named(tmp_path: Path) -> None:
+    folder = corpus(tmp_path)
+    (folder / "s0" / "0.trans.txt").write_bytes("u0 größe\n".encode("latin-1"))
+    with raises_code(DataError, "VT-DATA-133", "0.trans.txt", "UTF-8"):
+        read_recordings(folder, RecordingSettings())
+
+
+def test_a_table_whose_header_is_too_long_is_one_error(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("audio,text," + "x" * 200_000 + "\n")
+    with raises_code(UserError, "VT-USE-168", "table.csv"):
+        read_recordings(corpus(tmp_path), RecordingSettings(), table)

@@ -156,6 +156,13 @@ def test_files_that_are_no_captions_are_refused_with_their_line(tmp_path: Path, 
         read_captions(tmp_path / "c.jsonl")
 
 
+def test_a_line_separator_within_a_caption_ends_no_line(tmp_path: Path) -> None:
+    text = "a cat\u2028on a\u0085mat"
+    row = json.dumps({"id": "a", "caption": text}, ensure_ascii=False)
+    (tmp_path / "c.jsonl").write_text(row + "\n", encoding="utf-8")
+    assert read_captions(tmp_path / "c.jsonl") == {"a": text}
+
+
 def test_the_command(judge: Judge, tmp_path: Path) -> None:
     rows = [{"id": item, "caption": text} for item, text in CAPTIONS.items()]
     rows.append({"id": "gone", "error": "cannot be decoded"})

@@ -41,6 +41,9 @@ def test_the_cause_wins_over_its_consequences(
 def test_exit_codes_of_torchrun_count_when_no_rank_reported(tmp_path: Path) -> None:
     assert explain(tmp_path, "  exitcode  : 138 (pid: 7)\n").exit_code == 138
     assert "SIGSEGV" in str(explain(tmp_path, "  exitcode  : -11 (pid: 7)\n"))
+    # The same program ends the same on the same processor: nobody is to try it again by itself.
+    assert explain(tmp_path, "  exitcode  : -4 (pid: 7)\n").exit_code == 1
+    assert "ATEN_CPU_CAPABILITY" in str(explain(tmp_path, "  exitcode  : -4 (pid: 7)\n"))
     assert explain(tmp_path, "  exitcode  : 1 (pid: 7)\n").exit_code == 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_train.data.adapters.base import Input, Rejected
-from vita_train.data.adapters.speech import adapt_parts, recording
+from vita_train.data.adapters.speech import adapt_parts, lines_of, recording
 from vita_train.data.sources.registry import Dataset
 
 
@@ -27,7 +27,7 @@ def adapt(given: Input) -> Dataset:
 def _rows(part: Path, name: str) -> Iterator[dict[str, Any] | Rejected]:
     for path in sorted(part.glob("*/*/*.trans.txt")):
         folder = path.parent.relative_to(part.parent).as_posix()
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in lines_of(path):
             utterance, _, text = line.strip().partition(" ")
             if not text.strip():
                 yield Rejected(f"{name}/{utterance}", "no transcript")

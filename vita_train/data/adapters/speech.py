@@ -115,12 +115,14 @@ def entry_of(name: str, text: str, root: Path, audio: str) -> dict[str, Any] | R
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the lines of a transcript file.
+    """Return the lines of a transcript file. Unicode's other separators end none: ``splitlines``
+    would cut a transcript that holds one.
 
     Raises:
         DataError: it is not there, or no text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise missing(path) from error
+    return text.removesuffix("\n").split("\n") if text else []

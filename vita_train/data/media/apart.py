@@ -24,6 +24,7 @@ from pathlib import Path
 import vita_train
 from vita_train.data.media import MediaError
 from vita_train.data.media.measure import Measured, MeasureSettings, MediaFile, measure
+from vita_train.ended import ending
 from vita_train.errors import VitaError
 
 #: Bytes that decoding may take on top of what the process takes idle, some 0.1 GB.
@@ -84,7 +85,7 @@ class Decoder:
                     "of processor time, or waits for something",
                 )
         raise MediaError(
-            f"unreadable {file.kind}", f"{file.path}: the decoder ended with {_ending(code)}"
+            f"unreadable {file.kind}", f"{file.path}: the decoder ended with {ending(code)}"
         )
 
     def close(self) -> None:
@@ -237,12 +238,6 @@ def _limit_time(seconds: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, most)
         )
-
-
-def _ending(code: int) -> str:
-    with suppress(ValueError):
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"signal {-code}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from vita_train.console import say
+from vita_train.ended import last_words
 from vita_train.errors import UserError
 
 _TIMEOUT = 1800
@@ -70,5 +71,5 @@ def _run(command: list[str], folder: Path, what: str, remedy: str) -> None:
             f"{what}: no end after {_TIMEOUT} seconds", code="VT-USE-034", remedy=remedy
         ) from error
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = last_words(done.returncode, done.stderr)
         raise UserError(f"{what}: {reason}", code="VT-USE-035", remedy=remedy)

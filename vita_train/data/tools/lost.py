@@ -74,7 +74,7 @@ def rows_of(path: Path) -> set[int]:
         DataError: it is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
         return {int(json.loads(line)["row"]) for line in lines if line.strip()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -27,6 +27,7 @@ from vita_train.data.sources.synth.scenes import Scene
 from vita_train.data.sources.synth.splits import rng_for
 from vita_train.data.sources.synth.videos import Video, encode_video
 from vita_train.data.sources.synth.voices import SAMPLE_RATE, Voice, speak
+from vita_train.ended import last_words
 from vita_train.errors import EXIT_REFUSED, UserError, VitaError
 
 _MODULE = "vita_train.data.sources.synth.render"
@@ -166,11 +167,11 @@ def _run_block(block: Block) -> None:
     )
     if result.returncode == 0:
         return
-    lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+    reason = last_words(result.returncode, result.stderr.decode(errors="replace"))
     if result.returncode == EXIT_REFUSED:
-        raise UserError(lines[-1], code="VT-USE-041")
+        raise UserError(reason, code="VT-USE-041")
     raise VitaError(
-        f"rendering images and speech failed with status {result.returncode}: {lines[-1]}",
+        f"rendering images and speech failed: {reason}",
         code="VT-FAIL-002",
         where=block.root,
         remedy="run the command again",
