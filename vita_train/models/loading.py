@@ -68,6 +68,7 @@ def check_loaded(
     empty = sorted(
         name
         for name, tensor in model.named_parameters()
+        # Biases and norms may rightly be zero, matrices are not
         if tensor.ndim == 2
         and not bool(tensor.any())
         and not any(re.search(pattern, name) for pattern in ignore)
@@ -115,6 +116,8 @@ def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
         for ours in wanted:
             if name.endswith(f".{ours}"):
                 prefix = name.removesuffix(ours)
+                # The first fit decides: another prefix that covers all missing names would give the
+                # same model
                 found = {other.removeprefix(prefix) for other in unused if other.startswith(prefix)}
                 return prefix if wanted <= found else None
     return None
