@@ -52,6 +52,7 @@ def gather_result(
     """
     spec = recipe.stages[stage]
     state = engine.gather()
+    # Before the modules are loaded anew: sharded copies would lie beside them
     engine.close()
     adapters: dict[str, Adapter] = {}
     if not everywhere(spec):
@@ -113,6 +114,7 @@ def store_result(
             name: ModuleRef(
                 stage=stage,
                 files=tuple(
+                    # Moved where the store is a disk: a second copy of large weights may not fit
                     store.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}", move=True)
                     for path in paths[name]
                 ),

@@ -71,6 +71,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        # Short timeouts, as tests have them, are seen in time too
         pause = min(1.0, self.timeout / 4)
         while not self._closed.wait(pause):
             with self._lock:
@@ -90,6 +91,7 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
+        # From C: it works while the main thread holds no interpreter lock
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         self._report(
             PeerLostError(
@@ -102,4 +104,5 @@ class Watchdog:
         )
         sys.stderr.flush()
         time.sleep(GRACE)
+        # Not sys.exit: the main thread hangs, and would never get to raise
         os._exit(EXIT_RETRYABLE)

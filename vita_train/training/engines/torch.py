@@ -49,6 +49,7 @@ class TorchEngine:
         self.max_grad_norm = context.spec.optim.max_grad_norm
         self.dtype = context.dtype
         cast_parameters(objective, frozen=self.dtype, trained=torch.float32)
+        # Before DDP wraps the objective: names of children would begin with its own behind it
         self._parameters = {phase: phase_parameters(objective, phase) for phase in objective.phases}
         self._owners = {
             phase: owners(objective, self._parameters[phase]) for phase in objective.phases
@@ -58,6 +59,7 @@ class TorchEngine:
         if self.world.size > 1:
             # A module that no sample of a global batch reaches leaves its parameters unused on all
             # ranks.
+            # Views into the buckets save a second copy of all gradients
             self._model = DistributedDataParallel(
                 objective, find_unused_parameters=True, gradient_as_bucket_view=True
             )
@@ -69,6 +71,7 @@ class TorchEngine:
         return build_optimizer(self.objective, groups, context.spec.optim)
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        # The other phase's modules pass gradients on but must not gather any
         self._release(phase)
         model = self._model
         waiting: AbstractContextManager[None] = nullcontext()
@@ -92,6 +95,7 @@ class TorchEngine:
         parameters = self._parameters[phase]
         fill_gradients(parameters)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # Unscaled before the norm is taken, so that clipping sees what float32 would
         if self._scale.dynamic:
             torch._foreach_mul_(gradients, 1 / self._scale.value)
         norms = torch.stack(torch._foreach_norm(gradients))
@@ -99,10 +103,12 @@ class TorchEngine:
         self._scale.update(finite=bool(torch.isfinite(total)))
         if torch.isfinite(total):
             if self.max_grad_norm > 0:
+                # On the device: the factor of torch's clip_grad_norm_, without asking for its value
                 torch._foreach_mul_(gradients, (self.max_grad_norm / (total + 1e-6)).clamp(max=1.0))
             optimizer = self._optimizers[phase]
             set_rates(optimizer.param_groups, factor)
             optimizer.step()
+        # Of all, not of the phase alone: the discriminators' phase leaves nothing for the next one
         for parameter in self.objective.parameters():
             parameter.grad = None
         self._release(None)
@@ -163,6 +169,7 @@ class TorchEngine:
                 remedy="continue with the engine that wrote it, or start the stage under a new run "
                 "name",
             )
+        # weights_only: a checkpoint is unpickled only as tensors and plain values
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         for name, child in trained_children(self.objective).items():
             load_trained_state(child, state["children"][name])
