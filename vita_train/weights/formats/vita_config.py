@@ -70,6 +70,7 @@ def vita_config(modules: nn.ModuleDict, recipe: Recipe, tokenizer_dir: Path) -> 
     fields: dict[str, Any] = {
         "architectures": [name],
         "model_type": model_type,
+        # dtype since transformers 5; the public code is of the time before
         "torch_dtype": model.dtype,
         "rope_theta": model.llm.rope_theta,
         "use_cache": True,
@@ -100,6 +101,8 @@ def vita_config(modules: nn.ModuleDict, recipe: Recipe, tokenizer_dir: Path) -> 
         fields |= {
             "mm_audio_encoder": ENCODER_FOLDER,
             "tune_audio_mlp_adapter": False,
+            # Read when the public trainer goes on from here: it starts frozen, as its own stages
+            # leave it
             "freeze_audio_encoder": True,
             "freeze_audio_encoder_adapter": True,
             "audio_prompt_finetune": "audio_prompt" in modules,
