@@ -116,8 +116,6 @@ def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
         for ours in wanted:
             if name.endswith(f".{ours}"):
                 prefix = name.removesuffix(ours)
-                # The first fit decides: another prefix that covers all missing names would give the
-                # same model
                 found = {other.removeprefix(prefix) for other in unused if other.startswith(prefix)}
                 return prefix if wanted <= found else None
     return None

@@ -171,7 +171,7 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         if wanted.tie_word_embeddings
         else set()
     )
-    # (name, shape in the file, shape of the model)
+    # transformers tells a mismatch as (name, shape in the file, shape of the model)
     check_loaded(
         model,
         missing=set(found["missing_keys"]) - tied,
