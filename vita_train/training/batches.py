@@ -218,7 +218,7 @@ class _Parts(Dataset["LoadedPart | VitaError"]):
         ahead = {(number, visit.ends) for number in visit.ahead}
         # Those that were given up are forgotten.
         self._opened = {key: rows for key, rows in self._opened.items() if key in ahead}
-        # Sorted: of a set the order would differ between processes
+        # Sorted: the media of the next micro-batch come first
         for number, ends in sorted(ahead - self._opened.keys()):
             with suppress(VitaError):  # the micro-batch itself will meet it
                 rows = self._open(number)

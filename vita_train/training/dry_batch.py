@@ -167,7 +167,7 @@ def _train(objective: Objective, rows: list[Any], *, where: str) -> float:
             where=f"{where}: {', '.join(batch.sample_ids[:4])}",
             remedy="check the answers of these records",
         )
-    # Dropout and augmentation then draw the same in every try
+    # Dropout then draws the same in every try
     seed_step(seed, 0, 0)
     total = 0.0
     for phase in objective.phases:

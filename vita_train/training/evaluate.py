@@ -48,7 +48,7 @@ def measure_stage(
     if not names:
         return {}
     needed = modules_for(recipe, corpus, stage)
-    # In the order of MODULES, not of a set: what is loaded first draws the same on every rank
+    # In the order of MODULES: that of a set differs between processes
     extra = tuple(
         name
         for name in MODULES

@@ -120,7 +120,6 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
         "model": {name: model[_SPEC_OF.get(name, name)] for name in needed}
         | {"dtype": model["dtype"]},
         "tokenizer": recipe.tokenizer.model_dump(mode="json"),
-        # What the rows were made with; their own digest may be of another run's preparation
         "template": [recipe.data.template, recipe.data.state_mode],
         "seed": recipe.seed,
         "data": inputs.data,

@@ -52,7 +52,6 @@ def gather_result(
     """
     spec = recipe.stages[stage]
     state = engine.gather()
-    # Before the modules are loaded anew: sharded copies would lie beside them
     engine.close()
     adapters: dict[str, Adapter] = {}
     if not everywhere(spec):

@@ -201,8 +201,8 @@ class Checkpoints:
                     self._pass_over(other.key, other.why)
             if commit is None:
                 return None
-            # Older ones are of earlier settings still: what was begun anew must not go on from
-            # before that
+            # The newest one is of other settings: an older one that would fit is from before those,
+            # and is not gone back to
             if commit.meta.get("digest") != self._digest:
                 return None
             extended = commit.meta.get("extended", [])

@@ -91,7 +91,6 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        # From C: it works while the main thread holds no interpreter lock
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         self._report(
             PeerLostError(

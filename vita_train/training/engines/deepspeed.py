@@ -65,8 +65,8 @@ class DeepSpeedEngine:
         self._grad_accum = context.spec.batch.grad_accum
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
-        # Said by hand: DeepSpeed's own count of micro-batches would be off after a step that was
-        # left out
+        # Said by hand: DeepSpeed counts its own step(), which the loop calls after the last
+        # micro-batch alone
         self._engine.set_gradient_accumulation_boundary(last)
         output = LossOutput(*self._engine(batch, phase))
         # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a
@@ -95,7 +95,7 @@ class DeepSpeedEngine:
             self._engine.zero_grad()
             return before
         self._engine.step()
-        # ZeRO in bfloat16 skipped the update by itself, and its norm is that of an earlier step
+        # ZeRO has left the update out by itself, and its norm is that of an earlier step
         if getattr(self._engine.optimizer, "overflow", False):
             return math.inf
         norm = self._engine.get_global_grad_norm()

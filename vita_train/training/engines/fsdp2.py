@@ -133,7 +133,7 @@ class Fsdp2Engine:
         total = float(sum(totals)) ** 0.5
         if math.isfinite(total):
             if 0 < self.max_grad_norm < total + 1e-6:
-                # As torch's clip_grad_norm_ has it, which does not take shards and copies apart
+                # The factor of torch's clip_grad_norm_, which does not take shards and copies apart
                 torch._foreach_mul_(shards, self.max_grad_norm / (total + 1e-6))
             set_rates(self._optimizer.param_groups, factor)
             self._optimizer.step()

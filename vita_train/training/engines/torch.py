@@ -49,7 +49,6 @@ class TorchEngine:
         self.max_grad_norm = context.spec.optim.max_grad_norm
         self.dtype = context.dtype
         cast_parameters(objective, frozen=self.dtype, trained=torch.float32)
-        # Before DDP wraps the objective: names of children would begin with its own behind it
         self._parameters = {phase: phase_parameters(objective, phase) for phase in objective.phases}
         self._owners = {
             phase: owners(objective, self._parameters[phase]) for phase in objective.phases
@@ -103,7 +102,7 @@ class TorchEngine:
         self._scale.update(finite=bool(torch.isfinite(total)))
         if torch.isfinite(total):
             if self.max_grad_norm > 0:
-                # On the device: the factor of torch's clip_grad_norm_, without asking for its value
+                # The factor of torch's clip_grad_norm_
                 torch._foreach_mul_(gradients, (self.max_grad_norm / (total + 1e-6)).clamp(max=1.0))
             optimizer = self._optimizers[phase]
             set_rates(optimizer.param_groups, factor)

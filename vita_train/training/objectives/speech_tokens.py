@@ -142,7 +142,7 @@ class SpeechTokensObjective(Objective):
             for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)
         ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
-        # The embedding is lent, not trained: the language model is frozen or absent from this loss
+        # The embedding is lent: this loss does not train it
         with torch.no_grad():
             embeds = self.llm.get_input_embeddings()(batch.text_ids)
         regularisers = {

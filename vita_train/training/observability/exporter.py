@@ -120,7 +120,7 @@ def served(
     try:
         yield
     finally:
-        # In this order: the thread ends once the server has stopped to listen
+        # In this order: the thread ends once the server has stopped listening
         server.shutdown()
         server.server_close()
         thread.join()

@@ -33,7 +33,6 @@ class LossScale:
         self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.value = max(1.0, self.value / 2)
-        # The count begins anew, so that it is doubled again after as many steps at the earliest
         elif self.good_steps == WINDOW:
             self.value, self.good_steps = self.value * 2, 0
 

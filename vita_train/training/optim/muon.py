@@ -44,7 +44,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     # Of a wide matrix the Gram matrix is the smaller one
     x = x.mT if tall else x
-    # The Frobenius norm bounds the largest singular value: the iteration converges from 1 down
+    # The Frobenius norm bounds the largest singular value, and the iteration wants values up to 1
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
