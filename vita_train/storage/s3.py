@@ -446,7 +446,6 @@ class S3Store:
 def _transfer(size: int) -> TransferConfig:
     """Return how a file of `size` bytes is cut: parts of 64 MiB, larger ones when there would be
     too many."""
-    # In whole MiB, as some servers want parts of equal round size
     part = max(PART_BYTES, -(-size // MAX_PARTS // MIB) * MIB)
     config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=16)
     config.max_in_memory_upload_chunks = PARTS_IN_MEMORY
