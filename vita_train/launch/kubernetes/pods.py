@@ -27,7 +27,7 @@ def resources(job: TrainingJob) -> Object:
         **gpus,
         **{name: str(number) for name, number in sorted(pod.devices.items())},
     }
-    # Requests equal to limits make the class Guaranteed. A copy: YAML would write an alias
+    # Requests equal to limits make the class Guaranteed
     return {"requests": wanted, "limits": dict(wanted)}
 
 
