@@ -101,8 +101,6 @@ def vita_config(modules: nn.ModuleDict, recipe: Recipe, tokenizer_dir: Path) -> 
         fields |= {
             "mm_audio_encoder": ENCODER_FOLDER,
             "tune_audio_mlp_adapter": False,
-            # Read when the public trainer goes on from here: it starts frozen, as its own stages
-            # leave it
             "freeze_audio_encoder": True,
             "freeze_audio_encoder_adapter": True,
             "audio_prompt_finetune": "audio_prompt" in modules,
