@@ -69,6 +69,7 @@ def caption_files(
         except UserError as error:
             yield Captioned(name, error=str(error))
             continue
+        # The conversation now holds the reply; what was asked is all before it
         asked = replace(chat.conversation, turns=chat.conversation.turns[:-1])
         filled = chat.prompt(asked).input_ids == IMAGE_ID
         yield Captioned(name, caption, int(filled.sum()))
@@ -106,6 +107,7 @@ def keep_tokens(recipe: Recipe, modules: nn.ModuleDict, keep: float) -> Recipe:
             code="VT-USE-289",
             remedy=f"take another: {str(error).splitlines()[2].strip()}",
         ) from error
+    # Blocks that merged before are of the merging class already
     if vision.merge is None:
         let_merge(tower.blocks)
     tower.spec = spec

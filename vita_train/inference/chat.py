@@ -123,6 +123,7 @@ class Chat:
             stop_ids={control_id(self.tokenizer, token) for token in self.template.stop_tokens},
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
+            # Anew for each turn: the same question to the same conversation gets the same reply
             generator=torch.Generator(self.device).manual_seed(self.sampling.seed),
         )
         reply = ""
@@ -132,15 +133,19 @@ class Chat:
             reply += piece
             try:
                 yield piece
+            # Raised here by close(): the one way in which whoever listens tells that it has heard
+            # enough
             except GeneratorExit:
                 self._remember(asked, reply, opened)
                 raise
         self._remember(asked, reply, opened)
         if audios and self.recipe.data.state_mode == "head" and "state_head" in self.modules:
+            # After _remember, which goes by the mark that this mode does not write
             self.ignored = not meant_for_assistant(self.omni, prompt)
 
     def _remember(self, asked: Conversation, reply: str, opened: list[State]) -> None:
         self.ignored = opened == [State.NEGATIVE]
+        # Not empty: a conversation alternates, and the template writes nothing for an empty text
         asked.turns.append(reply or " ")
         self.conversation = asked
 
@@ -166,6 +171,7 @@ class Chat:
         try:
             yield from speaker.speak_along(said)
         finally:
+            # Whoever stops listening to the speech interrupts the reply too
             said.close()
 
     def speak(self, text: str, path: Path) -> float:
@@ -235,6 +241,8 @@ class Chat:
         parts += [escaped(text.strip())] * bool(text.strip()) + ["<audio>"] * len(audios)
         return Conversation(
             [*now.turns, "\n".join(parts)],
+            # New lists: a turn that is interrupted before its reply leaves the conversation as it
+            # was
             now.images + [self._image(path) for path in images],
             now.videos + ([self._video(video)] if video else []),
             now.clips + [self._clip(path) for path in audios],
@@ -259,6 +267,7 @@ class Chat:
         )
         tiles = [*asked.images, *asked.videos]
         pooled = data.video.slowfast or tile.are_merged
+        # Only where tiles differ: None lets the tower give all that it has
         tokens = [count for of in (*images, *videos) for count in of] if pooled else []
         return Prompt(
             torch.from_numpy(ids),
@@ -355,6 +364,7 @@ def open_chat(checkpoint: str) -> Chat:
 
     run = Run.open(checkpoint)
     recipe = run.recipe
+    # Neither takes part in a conversation
     modules = load_newest(run, without=("discriminators", "ctc_head"))
     tokenizer = load_tokenizer(
         recipe.tokenizer.source or run.present_corpus(media=False) / "tokenizer"

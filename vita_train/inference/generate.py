@@ -76,8 +76,12 @@ def stream_text(tokenizer: Detokenizer, ids: Iterable[int]) -> Iterator[str]:
 
     for token in ids:
         pending.append(token)
+        # U+FFFD is what bytes of half a character decode to; after four tokens it is no half any
+        # more
         if not text().endswith("\ufffd") or len(pending) > _LONGEST_CHARACTER:
             yield text()
+            # Only the last piece is kept: decoding all of the reply at each token would grow with
+            # its square
             said, pending = pending, []
     if pending:
         yield text()
@@ -97,6 +101,7 @@ def answer(
     Prompts of any modalities share a batch; the replies are those each would get alone.
     """
     replies = [""] * len(prompts)
+    # Prompts of like length share a batch, so that little of it is padding
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     for start in range(0, len(prompts), batch_size):
         chosen = by_length[start : start + batch_size]
@@ -132,6 +137,7 @@ def generate_ids(
         if all(done):
             return
         yield [-1 if ended else token for ended, token in zip(done, ids, strict=True)]
+        # The last token need not be read: nobody asks what would follow it
         if step + 1 < min(max_new_tokens, room):
             tokens = draw(session.extend(tokens), temperature, top_p, generator)
 
@@ -146,6 +152,7 @@ def draw(
     # A token stays if those before it do not yet reach the sum; the first always does.
     before = probabilities.cumsum(-1) - probabilities
     probabilities = probabilities.masked_fill(before >= top_p, 0)
+    # Where top_p is 0 nothing would be left to draw from
     probabilities[:, 0].clamp_(min=torch.finfo(probabilities.dtype).tiny)
     return order.gather(-1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
@@ -170,6 +177,7 @@ class _Session:
             )
         self._cache = DynamicCache(config=omni.llm.config)
         self._seen = batch.document_ids > 0
+        # (B, 1): padded on the left, all prompts end in the last column
         self._positions = batch.position_ids[:, -1:]
         with torch.no_grad(), _evaluating(omni):
             self.logits = self._next(
@@ -179,19 +187,23 @@ class _Session:
     def extend(self, tokens: Tensor) -> Tensor:
         """Append one token (B,) to every row and return the logits (B, V) of the next."""
         self._positions = self._positions + 1
+        # (B, keys): what each row may look at, its padding left out, now with the new token
         self._seen = F.pad(self._seen, (0, 1), value=True)
         with torch.no_grad(), _evaluating(self._omni):
             embeds = self._omni.llm.get_input_embeddings()(tokens[:, None])
+            # (B, keys) -> (B, 1, 1, keys): one query
             return self._next(embeds, self._positions, self._seen[:, None, None])
 
     def _next(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         hidden = decode(self._omni.llm, embeds, positions, mask, self._cache).hidden
+        # The last position alone: logits of a whole prompt would be gigabytes
         return F.linear(hidden[:, -1], self._omni.head_weight).float()
 
 
 @contextmanager
 def _evaluating(omni: Omni) -> Iterator[None]:
     """Eval mode for the time of one call; every module gets back the mode it had."""
+    # By module: while a stage trains some are in train mode and frozen ones are not
     modes: list[tuple[Any, bool]] = [(module, module.training) for module in omni.modules()]
     omni.eval()
     try:

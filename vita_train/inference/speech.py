@@ -52,6 +52,7 @@ def stream_decode(
     start, size = 0, first_chunk
     tail: NDArray[np.float32] | None = None
     while True:
+        # Codes behind the piece, as the decoder's convolutions look ahead
         known += islice(source, start + size + context - len(known))
         last = len(known) < start + size + context
         end = len(known) if last else start + size
@@ -63,6 +64,8 @@ def stream_decode(
         piece = wave[(start - left) * hop : (end - left) * hop]
         if tail is not None:
             ramp = np.linspace(0.0, 1.0, len(tail), dtype=np.float32)
+            # Both were decoded from the same codes, with different context: they differ little, and
+            # fade over
             piece[: len(tail)] = tail * (1 - ramp) + piece[: len(tail)] * ramp
         yield piece
         if last:
@@ -74,6 +77,7 @@ def stream_decode(
 def spoken_text(text: str) -> str:
     """Return ``text`` as the speech decoder reads it: lower case, letters, digits, marks within
     words and stops."""
+    # \w holds the underscore, which nobody says
     kept = re.sub(rf"[^\w\s'’{STOPS}-]|_", " ", text.lower())
     return re.sub(r"\s+", " ", kept).strip()
 
@@ -109,6 +113,7 @@ def _cut(text: str) -> list[str]:
             parts.append(current.strip())
             current = ""
     if current.strip():
+        # Also where there is no part yet: [-1:] of an empty list is empty
         parts[-1:] = [" ".join([*parts[-1:], current.strip()])]
     return parts
 

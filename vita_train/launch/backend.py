@@ -106,6 +106,7 @@ class JobBackend(Protocol):
 def stage_job(run: Run, stage: str, digest: str, task: Any = None) -> StageJob:
     """Return a stage's job, as the run's recipe describes it."""
     launch, endpoint = run.recipe.launch, run.recipe.storage.endpoint
+    # python, not this one's path: the nodes have images and environments of their own
     command = ("python", "-m", "vita_train.launch.worker", run.uri(stage, RECIPE), stage, run.name)
     environment = {STEP_DIGEST_VARIABLE: digest, **({ENDPOINT: endpoint} if endpoint else {})}
     return StageJob(

@@ -63,6 +63,8 @@ class LocalBackend:
         logs = job.run.logs_dir(job.stage)
         logs.mkdir(parents=True, exist_ok=True)
         rank = self._nodes.rank
+        # Machines by hand may share the folder: each writes a file of its own, and ranks compare
+        # what they read
         path = job.run.dir / job.stage / (f"recipe-{rank}.yaml" if rank else "recipe.yaml")
         path.write_text(dump_recipe(job.run.recipe), encoding="utf-8")
         for warning in obsolete_variables():
@@ -78,6 +80,8 @@ class LocalBackend:
             "torch.distributed.run",
             "--nproc-per-node",
             str(job.resources.nproc),
+            # torchrun's restarts know nothing of exit codes: trying again is the launcher's to
+            # decide
             "--max-restarts",
             "0",
             *self._nodes.torchrun,

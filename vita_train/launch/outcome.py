@@ -74,6 +74,7 @@ def explain(logs: Path, launcher_output: str) -> VitaError:
     if full := full_disk(logs):  # no rank could say so
         return full
     codes = [int(code) for code in _EXIT_CODE.findall(launcher_output)]
+    # SIGTERM is what torchrun ends the others with
     killed = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
     if signal.SIGILL in killed:  # not a lost peer: the next attempt would end the same
         return VitaError(

@@ -43,6 +43,7 @@ def run_rank(main: Callable[[], int]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         code = 1
+    # os._exit skips them, and log handlers and scratch folders end there
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

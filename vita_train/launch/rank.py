@@ -20,12 +20,16 @@ def main() -> int:
     code."""
     die_with_parent()
     logs = Path(sys.argv[1])
+    # Kept before it is covered: torchrun's output, which reaches the launcher where the log's disk
+    # is full
     starter = os.dup(2)
+    # APPEND: a rank that is started again adds to what the last one said
     log = os.open(
         logs / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
     )
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # A file is buffered in blocks otherwise, and a kill takes the last one along
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     recipe, stage, run = sys.argv[2:]
 

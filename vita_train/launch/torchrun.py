@@ -70,6 +70,8 @@ def run_torchrun(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=dict(env),
+                # Its own group, so that all of it can be stopped, and Ctrl-C reaches the launcher
+                # alone
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
@@ -77,6 +79,7 @@ def run_torchrun(
             try:
                 code = _wait(process, stopped, beat)
             finally:
+                # Also after a good end: whatever a rank has started may be left
                 stop_group(process, grace=grace)
                 output.finish()
     if stopped:

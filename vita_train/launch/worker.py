@@ -99,6 +99,7 @@ def _run(uri: str, stage: str, run: str, folder: Path) -> VitaError | None:
     path.write_bytes(store.read(key))
     recipe = load_recipe(str(path))
     tails = Tails(folder, sys.stdout.buffer)
+    # Less than the pod's: after the ranks have ended the reason must still be written
     grace = max(float(os.environ.get(GRACE, "30")) - _MARGIN, _MARGIN)
     command = [
         sys.executable,

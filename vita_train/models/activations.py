@@ -54,6 +54,8 @@ def enable_checkpointing(modules: Modules, policies: Mapping[str, Policy] | None
         policy: Policy = "full" if policies is None else policies.get(name, "off")
         if name in modules and policy != "off":
             for block in transformer_blocks({name: modules[name]}):
+                # On the instance: a module around the block would change the names of its
+                # parameters
                 block.forward = _checkpointed(block.forward, policy)
 
 
@@ -91,17 +93,21 @@ def frozen_llm_bytes(llm: LlmSpec, tokens: int, *, width: int = 2) -> int:
         width: bytes of a number in the compute type.
     """
     head = llm.head_dim or llm.hidden_size // llm.num_heads
+    # Queries and outputs have the query heads, keys and values their own
     attention = 2 * head * (llm.num_heads + llm.num_kv_heads) * width
     norms, gates = 2 * 4 * llm.hidden_size, 3 * llm.intermediate_size * width
     return tokens * llm.num_layers * (attention + norms + gates)
 
 
 def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
+    # The reentrant kind takes neither keyword arguments nor a context_fn, and drops gradients where
+    # no input asks for any
     options: dict[str, Any] = {"use_reentrant": False}
     if policy == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _attention_ops())
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        # Frozen towers run without gradients: nothing would be kept, and nothing has to be repeated
         if not torch.is_grad_enabled():
             return inner(*args, **kwargs)
         return checkpoint(inner, *args, **options, **kwargs)
@@ -111,6 +117,7 @@ def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., An
 
 def _attention_ops() -> list[Any]:
     """Return the kernels whose outputs are worth keeping."""
+    # Importing it is what defines torch.ops.torch_attn
     import torch.nn.attention.varlen
 
     aten = torch.ops.aten

@@ -79,6 +79,7 @@ def build_modules(
     modules = nn.ModuleDict()
     for name in MODULES:
         if name in wanted:
+            # devices=[]: the CPU's generator draws the weights, and it alone has to be put back
             with torch.random.fork_rng(devices=[]), undrawn():
                 torch.manual_seed(module_seed(seed, name))
                 modules[name] = _builder(spec, name, ctc_vocab_size, read)()
@@ -93,12 +94,14 @@ def build_modules(
 
 def module_seed(seed: int, name: str) -> int:
     """Return the seed of one module's first weights."""
+    # sha256, because hash() of text differs between processes; >> 1 keeps it a positive int64
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
 def cast_parameters(modules: nn.ModuleDict, dtype: torch.dtype) -> nn.ModuleDict:
     """Cast parameters in place and leave buffers as they are; returns the same modules."""
     for parameter in modules.parameters():
+        # By data: a new Parameter would part tied weights
         parameter.data = parameter.data.to(dtype)
     return modules
 

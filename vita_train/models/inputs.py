@@ -75,6 +75,7 @@ class PromptBatch:
 
 def left_padded(prompts: Sequence[Prompt], device: torch.device) -> PromptBatch:
     """Lay prompts side by side so that all end in the last column."""
+    # Padded with 0, a token like others: document 0 hides it, and no medium is looked for there
     ids = pad_sequence(
         [prompt.input_ids for prompt in prompts], batch_first=True, padding_side="left"
     )
@@ -105,5 +106,6 @@ def _positions(prompt: Prompt) -> Tensor:
     length = len(prompt.input_ids)
     if prompt.position_ids is None:
         return torch.arange(length)
+    # Media may share positions, so that the last one is not the number of ids before
     behind = torch.arange(1, length - len(prompt.position_ids) + 1) + prompt.position_ids[-1]
     return torch.cat((prompt.position_ids, behind))

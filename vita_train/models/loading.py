@@ -68,6 +68,7 @@ def check_loaded(
     empty = sorted(
         name
         for name, tensor in model.named_parameters()
+        # Biases and norms may rightly be zero, matrices are not
         if tensor.ndim == 2
         and not bool(tensor.any())
         and not any(re.search(pattern, name) for pattern in ignore)

@@ -25,6 +25,7 @@ _SEGMENTS: dict[str, tuple[str, ...]] = {
     "mlp": ("mlp", "feed_forward"),
 }
 #: Names of the biases that train and are saved with an adapter.
+# (?!) matches nothing
 _BIASES = {"none": r"(?!)", "all": r"(^|\.)bias$", "lora_only": r"\.base_layer\.bias$"}
 #: PEFT's name of the only adapter a module has here.
 _NAME = "default"
@@ -159,6 +160,7 @@ def merge_adapters(module: nn.Module, *, where: str = "") -> None:
         if isinstance(layer, LoraLayer):
             merging: Any = layer
             try:
+                # Tried on a copy first: a matrix is not touched by a product that is not finite
                 merging.merge(safe_merge=True)
             except ValueError as error:
                 raise CheckpointError(
@@ -168,5 +170,7 @@ def merge_adapters(module: nn.Module, *, where: str = "") -> None:
                     remedy="train the stage again with lower rates",
                 ) from error
             module.set_submodule(name, merging.get_base_layer())
+    # has_adapters goes by it
     del module.peft_config
+    # As a module is built: PEFT had frozen the matrices
     module.requires_grad_(True)

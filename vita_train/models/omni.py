@@ -88,6 +88,7 @@ class Omni(nn.Module):
         with weight zero, so that all ranks make the same collective calls in forward and backward.
         """
         ids = batch.input_ids
+        # Placeholders are negative ids; the rows looked up for them are written over by _place
         embeds = self.llm.get_input_embeddings()(ids.clamp(min=0))
         tiles, fbank, lengths = batch.tiles, batch.fbank, batch.fbank_lengths
         features, real = None, True
@@ -141,8 +142,10 @@ class Omni(nn.Module):
                 where="batch",
                 remedy="prepare the data again with the model settings of this recipe",
             )
+        # The tile that each position belongs to
         owner = torch.arange(len(tokens), device=tiles.device).repeat_interleave(tokens)
         parts, places, nothing = [], [], torch.zeros((), device=tiles.device)
+        # Merged before whole on every rank: collective calls are matched by their order
         for chosen, removals in ((~whole, spec.removals), (whole, ())):
             if chosen.any():
                 parts.append(self._project(tiles[chosen], removals).flatten(0, 1))
@@ -150,6 +153,7 @@ class Omni(nn.Module):
             elif merge.slowfast:
                 dummy = self._project(self._dummy_tiles(1, tiles.device), removals)
                 nothing = nothing + dummy.sum() * 0
+        # Back into reading order
         return torch.cat(parts)[torch.cat(places).argsort()] + nothing
 
     def audio_features(self, fbank: Tensor, lengths: Tensor) -> Tensor:
@@ -164,6 +168,7 @@ class Omni(nn.Module):
             hidden, counts = self.audio_adapter(frames, frame_lengths)
         if "audio_prompt" in self._modules:
             hidden, counts = self.audio_prompt(hidden, counts)
+        # (A, T, D) -> (positions, D), clip after clip
         real = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
         return hidden[real]
 
@@ -207,6 +212,7 @@ class Omni(nn.Module):
     ) -> Decoded:
         """Return the last hidden states (B, L, D) of embeddings read as one long row of documents,
         without a mask."""
+        # Padding of a row is a document of its own here, which no label supervises
         starts = document_starts(batch.document_ids)
         packing: dict[str, Any] = {
             "cu_seq_lens_q": starts,
@@ -215,6 +221,7 @@ class Omni(nn.Module):
         }
         read = decode(
             self.llm,
+            # (B, L, D) -> (1, B * L, D)
             embeds.flatten(0, 1)[None],
             batch.position_ids.flatten()[None],
             None,
@@ -239,6 +246,8 @@ def document_mask(document_ids: Tensor) -> Tensor:
 def document_starts(document_ids: Tensor) -> Tensor:
     """Return the int32 offsets at which documents (B, L) begin in the flattened batch, and the
     end."""
+    # A row always begins a document: without this the last of one and the first of the next could
+    # join, as both may have the same number
     changes = torch.ones_like(document_ids, dtype=torch.bool)
     changes[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     starts = changes.flatten().nonzero().flatten()
@@ -247,6 +256,7 @@ def document_starts(document_ids: Tensor) -> Tensor:
 
 
 def _half_precision(embeds: Tensor) -> bool:
+    # Under autocast embeddings are float32, but what attention reads of them is not
     return torch.is_autocast_enabled(embeds.device.type) or embeds.dtype != torch.float32
 
 
@@ -286,5 +296,8 @@ def _place(
     if features is None:
         return embeds
     if not real:
+        # Not left out: without a path to the loss the modules' gradients would be missing on this
+        # rank only
         return embeds + features.sum().to(embeds.dtype) * 0
+    # Filled row by row, the order in which media are read
     return embeds.masked_scatter(where[..., None], features.to(embeds.dtype))

@@ -72,10 +72,12 @@ def _quantized(
 ) -> nn.Module:
     sizes, meta = (layer.in_features, layer.out_features), torch.device("meta")
     if spec.bits == 4:
+        # On meta, and without bias: both are put in below, so that nothing is laid out twice
         new = library.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device=meta)
         # Else measuring on some processors would lay out the weights anew, which training cannot
         # read.
         new.support_avx512bf16_for_cpu = False
+        # Moving it to a device is what quantises
         new.weight = library.nn.Params4bit(
             layer.weight.data,
             requires_grad=False,
@@ -102,7 +104,10 @@ def quantized_bytes(layer: nn.Linear, spec: QuantizeSpec) -> int:
     """Return the bytes that a layer's matrix takes once it is quantised, scales included."""
     count = layer.weight.numel()
     if spec.bits == 8:
+        # A byte each, and a float32 scale for every row
         return count + 4 * layer.out_features
+    # A float32 scale for 64 weights each; double (QLoRA, Dettmers et al. 2023) makes them a byte,
+    # with a float32 for 256 of those
     blocks = -(-count // 64)
     scales = blocks + 4 * -(-blocks // 256) if spec.double else 4 * blocks
     return count // 2 + scales

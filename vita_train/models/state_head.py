@@ -64,6 +64,7 @@ def state_loss(head: nn.Linear, hidden: Tensor, states: Tensor | None) -> StateL
     logits, targets = _logits(head, hidden[labelled]), states[labelled]
     weights = torch.tensor(CLASS_WEIGHTS, device=hidden.device)
     loss = F.cross_entropy(logits, targets, weight=weights, reduction="sum")
+    # The third class is never a label, and never an answer
     correct = (logits[:, :2].argmax(-1) == targets).sum()
     return StateLoss(loss, weights[targets].sum(), correct, len(targets))
 
@@ -76,6 +77,7 @@ def meant_for_assistant(omni: Omni, prompt: Prompt) -> bool:
     if len(clips) == 0:
         return True
     hidden = omni(left_padded([prompt], omni.head_weight.device))
+    # A single prompt is not padded: indices of its ids are those of the hidden states
     end = int(clips[-1])
     return bool(state_logits(omni.state_head, hidden[0, end : end + 1]).argmax() == MEANT)
 

@@ -47,6 +47,7 @@ class AudioEncoderSpec(Strict):
 
     @model_validator(mode="after")
     def _shapes(self) -> AudioEncoderSpec:
+        # Even, because sinusoids come in pairs of sine and cosine
         if self.width % (2 * self.num_heads):
             raise ValueError(
                 f"width {self.width} is not an even multiple of num_heads {self.num_heads}"
@@ -84,6 +85,8 @@ class AdapterSpec(Strict):
         """Return the tokens of a clip of so many filterbank frames; 0 where it is too short to be
         heard."""
         encoded = encoder_frames(frames)
+        # Prompt rows too only where something is heard: a clip without frames has no place in a
+        # text
         return self.prompt_tokens + -(-encoded // self.frames_per_token) if encoded else 0
 
 

@@ -67,6 +67,7 @@ def settings_model(module: str) -> type[Strict]:
     return create_model(
         "BackendSettings",
         __base__=Strict,
+        # pickle finds a class by module and name: recipes travel to the workers of preparation
         __module__=module,
         __doc__="Settings of job backends, each under its name.",
         **fields,

@@ -56,6 +56,7 @@ def _is_server(url: str) -> str:
     parts = urlsplit(url)  # raises ValueError too, as the port does
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError("is not the URL of a server: write http(s)://host or http(s)://host:port")
+    # % would be an escape, which servers and libraries read in different ways
     if parts.query or parts.fragment or re.search(r"[\s%]", url):
         raise ValueError("is more than the URL of a server: write http(s)://host:port")
     return url

@@ -44,6 +44,7 @@ def _never_trained(recipe: Recipe) -> list[str]:
     problems = []
     for stage, spec in recipe.stages.items():
         trained, adapted = set(spec.trainable), set(spec.adapted)
+        # An adapter rests on weights that are there already: to train one is not to make the module
         there = (trained - adapted) | pretrained | set(trainers(recipe, stage))
         missing = [name for name in modules_needed(recipe, stage) if name not in there | reported]
         problems += [
@@ -174,6 +175,7 @@ def _untils(recipe: Recipe) -> list[str]:
             **{name: gate for phase in spec.curriculum for name, gate in phase.until.items()},
         }:
             dataset, _, rest = name.partition(".")
+            # The objective's own dev losses are taken by the engine itself, sharded or not
             if dataset == "dev":
                 continue
             if dataset not in spec.datasets or not rest.startswith("dev."):

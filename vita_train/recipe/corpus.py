@@ -37,6 +37,8 @@ def corpus_settings(recipe: Recipe) -> dict[str, Any]:
                 spec.batch.seq_len,
                 spec.batch.max_tiles,
                 spec.batch.max_audio_frames,
+                # Added only where it says something, so that corpora from before the setting keep
+                # their digest
                 *([] if spec.merge_visual_tokens else ["whole"]),
             ]
             for stage, spec in recipe.stages.items()
@@ -52,6 +54,7 @@ def data_settings(data: DataSpec) -> dict[str, Any]:
     settings = data.model_dump(mode="json", exclude={"source"})
     video = settings["video"]
     video["fps"] = data.video.rate
+    # Its rate stands in fps now
     del video["variant"]
     if not data.video.tile_frames:
         del video["tile_budget"]

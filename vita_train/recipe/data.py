@@ -87,6 +87,7 @@ class VideoSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
+        # Written out before validation, so that a recipe that is dumped says which rate it means
         if isinstance(value, dict) and value.get("variant") is None and value.get("fps") is None:
             return {**value, "variant": "paper"}
         return value
@@ -109,6 +110,7 @@ class VideoSpec(Strict):
         if self.mosaic and self.tile_frames:
             raise ValueError("mosaic and tile_frames are two ways to cut a video: take one")
         most = max(self.max_frames, self.tile_budget if self.tile_frames else 0)
+        # A tile more for every four frames
         most += most // FRAMES_OF_MOSAIC if self.mosaic else 0
         if self.slowfast in ("v0", "v1") and most > MOST_BUDGETED:
             raise ValueError(

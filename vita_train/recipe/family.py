@@ -188,6 +188,7 @@ def fill_in_family(recipe: dict[str, Any]) -> None:
     for name, value in published.shape.items():
         if name not in left:
             llm.setdefault(name, value)
+    # Only beside the published width, which the decoder's has to divide
     if published.speech_decoder and llm.get("hidden_size") == published.shape.get("hidden_size"):
         model.setdefault("speech_decoder", dict(published.speech_decoder))
     recipe["data"] = {"template": published.template, "state_mode": published.state_mode, **data}

@@ -95,6 +95,7 @@ def in_order(after: Mapping[str, Sequence[str]]) -> list[str]:
     """
     left, done = list(after), list[str]()
     while left:
+        # The first that can run: among those that wait for nothing the order of the file decides
         ready = next((name for name in left if all(parent in done for parent in after[name])), None)
         if ready is None:
             circle = _circle(after, left)
@@ -114,6 +115,7 @@ def ancestors(after: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...]:
     found: set[str] = set()
     open_ends = list(after[name])
     while open_ends:
+        # Also ends where stages wait for each other, which is checked elsewhere
         if (parent := open_ends.pop()) not in found:
             found.add(parent)
             open_ends += after[parent]
@@ -229,8 +231,10 @@ def _check_trainers(nodes: Mapping[str, Node]) -> None:
 def _circle(after: Mapping[str, Sequence[str]], left: Iterable[str]) -> list[str]:
     """Return stages of which each starts after the next, the first and last the same."""
     waiting = set(left)
+    # The first as written, so that the message is always the same
     path = [min(waiting, key=list(after).index)]
     while True:
+        # There is one: whatever is left waits for something that is left
         step = next(parent for parent in after[path[-1]] if parent in waiting)
         if step in path:
             return [*path[path.index(step) :], step]

@@ -82,6 +82,7 @@ def parse_recipe(
     if folder is not None:
         _find_registries(tree.value, folder)
     apply_overrides(tree, overrides)
+    # After the overrides, which can bring some in; before validation, which quotes values
     _check_credentials(tree, tree.value, ())
     _check_sources(tree)
     _check_stages(tree)
@@ -150,6 +151,7 @@ def _check_sources(tree: Tree) -> None:
 
 def one_line(recipe: Recipe) -> str:
     """Return a recipe as YAML with every setting in it, in one line of braces."""
+    # JSON is YAML, and has no line breaks of its own
     return json.dumps(parse_yaml(dump_recipe(recipe), recipe.name).value)
 
 

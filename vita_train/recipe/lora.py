@@ -52,6 +52,7 @@ class LoraSpec(Strict):
     def _known_roles(cls, roles: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not roles:
             raise ValueError("names no role: the adapters would have no place")
+        # modules is missing here where it was refused itself: one problem is told, not two
         for name in info.data.get("modules", ()):
             unknown = [role for role in roles if role not in ROLES[name]]
             if unknown:

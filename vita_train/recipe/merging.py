@@ -50,6 +50,7 @@ def removals(
         return (int(tokens * (1 - spec.keep) / declared),) * blocks
     total = tokens - round(spec.keep * tokens)
     each, more = divmod(total, blocks)
+    # What does not divide goes to the first blocks, where tokens are most alike
     counts = tuple(each + (block < more) for block in range(blocks))
     if (left := kept_tokens(tokens, counts, class_tokens)) != tokens - total:
         raise ValueError(
@@ -63,5 +64,6 @@ def kept_tokens(tokens: int, counts: Sequence[int], class_tokens: int = 1) -> in
     """Return how many patches are left of ``tokens`` after blocks that merge ``counts``."""
     length = tokens + class_tokens
     for count in counts:
+        # A block matches every second token with the others: half of them at most can go
         length -= min(count, (length - class_tokens) // 2)
     return length - class_tokens

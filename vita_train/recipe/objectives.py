@@ -69,6 +69,7 @@ def check_options(options: Mapping[str, Any], declared: Mapping[str, OptionKind]
             )
         kind = declared[name]
         if isinstance(kind, Between):
+            # bool is an int to Python, and true is no number to whoever wrote it
             number = isinstance(value, int if kind.whole else int | float) and not isinstance(
                 value, bool
             )

@@ -47,6 +47,7 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
 def _refuse_undone(given: dict[Path, tuple[str, Any]], path: Path, value: Any, source: str) -> None:
     """Refuse a setting that would silently undo one before it; the same one again does not."""
     for before, (text, earlier) in given.items():
+        # repr, because 1, 1.0 and true are equal and not the same setting
         if before[: len(path)] == path and (before != path or repr(earlier) != repr(value)):
             raise RecipeError(
                 f"undoes --set {text}",
@@ -99,10 +100,12 @@ def resolve_path(name: str, source: str, stages: Collection[str] = ()) -> Path:
 def _entry_length(tokens: Sequence[str], shape: Shape, stages: Collection[str]) -> int:
     """Return how many tokens make up one key of a mapping with free names; ``stages`` are names
     that are known."""
+    # The longest name that is known: stages 2 and 2.1 may both be there
     for taken in range(len(tokens) if stages else 0, 0, -1):
         name = ".".join(tokens[:taken])
         if name in stages or STAGE_ALIASES.get(name.removesuffix(".sh")) in stages:
             return taken
+    # Otherwise the name ends before the first word that is a setting of what stands below it
     inner = fields_of(shape.inner)
     return next(
         (index for index, token in enumerate(tokens) if index and token in inner), len(tokens)
@@ -126,6 +129,7 @@ def _set(tree: Tree, path: Path, value: Any, source: str) -> None:
                 where=source,
             )
         parent = child
+    # What stood below is gone: a later message must not name its line
     for location in [location for location in tree.locations if location[: len(path)] == path]:
         del tree.locations[location]
     if value is None and shape is not None and shape.kind == "mapping":

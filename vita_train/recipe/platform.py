@@ -145,6 +145,7 @@ def merge_step_pods(step: str, layers: Iterable[StepPods]) -> StepPod:
     for layer in layers:
         for name in ("all", step):
             if pod := layer.get(name):  # type: ignore[call-overload]
+                # Only what a layer states: its defaults must not undo an earlier one
                 stated |= {field: getattr(pod, field) for field in pod.model_fields_set}
     return StepPod.model_validate(stated)
 

@@ -109,6 +109,7 @@ def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
     Raises:
         RecipeError: it cannot be read or written, or is not a recipe.
     """
+    # To rename over a link would replace the link, not the file
     target = path.resolve()
     try:
         text = target.read_bytes().decode("utf-8")
@@ -129,8 +130,10 @@ def upgrade_file(path: FilePath, *, write: bool = True) -> list[Rename]:
 def _replace(path: FilePath, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        # Bytes: text mode would change the line ends that were kept
         with open(handle, "wb") as file:
             file.write(text.encode("utf-8"))
+        # mkstemp makes files for their owner alone
         shutil.copymode(path, name)
         os.replace(name, path)
     except BaseException:

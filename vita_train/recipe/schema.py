@@ -133,6 +133,7 @@ class Recipe(Strict):
         unknown = [name for name in weights if name not in MODULES]
         if unknown:
             raise ValueError(f"unknown modules {unknown}; modules are {', '.join(MODULES)}")
+        # In the order of MODULES: two spellings of the same recipe have the same digest
         return {name: weights[name] for name in MODULES if name in weights}
 
     @field_validator("stages")
@@ -145,6 +146,7 @@ class Recipe(Strict):
         )
         return {
             name: stages[name].model_copy(
+                # Written out: what a stage starts after must not change when others are left out
                 update={"after": list(after[name]), "title": stages[name].title or name}
             )
             for name in in_order(after)

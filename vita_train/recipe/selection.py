@@ -181,6 +181,7 @@ def modules_needed(recipe: Recipe, stage: str) -> tuple[str, ...]:
     spec = recipe.stages[stage]
     found = {*OBJECTIVES[spec.objective].modules, *spec.trainable}
     if "llm" in found and found & {*IMAGE_PATH}:
+        # To train one of them the language model has to read what all of them make
         found |= {*IMAGE_PATH}
     if "llm" in found and found & {*AUDIO_PATH}:
         found |= {*recipe.model.audio_adapter.modules}
@@ -215,6 +216,7 @@ def trainers(recipe: Recipe, stage: str) -> dict[str, str]:
     return {
         module: name
         for name in ancestors(stage_graph(recipe), stage)
+        # Ancestors come in the order they run, so that the last one that trains a module remains
         for module in recipe.stages[name].trainable
     }
 

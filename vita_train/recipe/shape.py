@@ -44,6 +44,7 @@ def fields_of(shape: Shape | None) -> tuple[str, ...]:
 
 
 def _shape(annotation: Any) -> Shape:
+    # Bounds and discriminators say nothing of the keys below
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -53,5 +54,6 @@ def _shape(annotation: Any) -> Shape:
     if get_origin(annotation) in (Union, types.UnionType):
         parts = [_shape(part) for part in get_args(annotation)]
         models = tuple(model for part in parts for model in part.models)
+        # X | None is X here: what is left out has no keys
         return Shape("model", models) if models else Shape("value")
     return Shape("value")

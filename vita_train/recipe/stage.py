@@ -270,6 +270,7 @@ class StageSpec(Strict):
     @field_validator("options")
     @classmethod
     def _declared(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        # A setting above that was refused is not in info.data
         declared = OBJECTIVES[info.data["objective"]].options if "objective" in info.data else None
         if declared is not None:
             check_options(options, declared)

@@ -144,6 +144,7 @@ class ContrastiveSpec(TowerSpec):
     @property
     def num_blocks(self) -> int:
         """Blocks that are built: 23 of the 24 of CLIP ViT-L."""
+        # -1 keeps all blocks, -2 does without the last
         return self.num_layers + 1 + self.feature_layer
 
     @model_validator(mode="after")
@@ -227,4 +228,5 @@ def is_unused(name: str, spec: TowerSpec) -> bool:
     if re.match(names.unused, name):
         return True
     block = re.match(names.block, name)
+    # Blocks beyond num_layers are not unused but unexpected: the release is of a larger tower
     return bool(block and spec.num_blocks <= int(block[1]) < spec.num_layers)

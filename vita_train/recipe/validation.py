@@ -38,6 +38,7 @@ def validated(model: type[Model], tree: Tree) -> Model:
 def _all_problems(error: ValidationError, tree: Tree, model: type[BaseModel]) -> RecipeError:
     problems = sorted(
         (_problem(detail, tree, model) for detail in error.errors(include_url=False)),
+        # By line, as a reader goes through the file
         key=lambda problem: _order(problem.where),
     )
     if len(problems) == 1:
@@ -81,6 +82,7 @@ def _problem(detail: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Recipe
         return RecipeError(
             "holds characters that are no text", code="VT-RECIPE-046", where=tree.source
         )
+    # JSON's word for what a recipe calls a mapping
     message = re.sub(r"\ban object\b", "a mapping", detail["msg"].removeprefix("Value error, "))
     if kind == "value_error":
         return RecipeError(
@@ -141,6 +143,8 @@ def _locate(
             and shape is not None
             and not (isinstance(value, dict) and part in value and last)
         ):
+            # pydantic puts the chosen kind into the path of an error, and the file has no such
+            # level
             by_kind = [model for model in shape.models if _kind_of(model) == part]
             if by_kind:
                 shape = Shape("model", tuple(by_kind))

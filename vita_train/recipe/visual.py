@@ -46,6 +46,7 @@ def tiled_frames(frames: int, tiles: int, budget: int) -> int:
     """
     if frames * tiles <= budget:
         return frames
+    # A tiled frame takes tiles - 1 more than the one that every frame has
     return max(0, budget - frames) // (tiles - 1) if tiles > 1 else 0
 
 
@@ -62,6 +63,7 @@ def video_tiles(frames: int, tiles: int, spec: VideoSpec) -> int:
 def most_video_tiles(frames: int, image: ImageSpec, video: VideoSpec) -> int:
     """Return the most tiles a video of ``frames`` frames becomes, whatever the shape of its
     frames."""
+    # Not simply at the most tiles: with a budget, frames of more tiles are tiled less often
     return max(video_tiles(frames, tiles, video) for tiles in range(1, most_tiles(image) + 1))
 
 
@@ -130,4 +132,5 @@ def slowfast_sides(grid: int) -> tuple[int, int]:
 
 def scaled_side(grid: int, sixteenths: int) -> int:
     """Return so many sixteenths of a tower's grid, rounded."""
+    # + 8 rounds to the nearest in whole numbers, with halves up
     return (grid * sixteenths + 8) // 16

@@ -24,8 +24,10 @@ Path = tuple[str | int, ...]
 _MAX_DEPTH, _MAX_VALUES = 40, 100_000
 _TAG = "tag:yaml.org,2002:"
 _SCALARS: tuple[tuple[str, str, str], ...] = (
+    # \0 stands for the empty scalar, which has no first character
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    # 18 digits fit 64 bits; longer ones are read as floats, and no bound of a recipe takes them
     ("int", r"[-+]?[0-9]{1,18}", "-+0123456789"),
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+0123456789."),
 )
@@ -144,6 +146,7 @@ def dump_yaml(value: Any) -> str:
 
 def _value(node: yaml.Node, path: Path, tree: Tree) -> Any:
     where = f"{tree.source}:{node.start_mark.line + 1}"
+    # A key's own line, where there is one, was noted before
     tree.locations.setdefault(path, where)
     if len(path) > _MAX_DEPTH or len(tree.locations) > _MAX_VALUES:
         raise RecipeError(
@@ -167,6 +170,7 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
         if not isinstance(key_node, yaml.ScalarNode):
             raise RecipeError("a key must be a word", code="VT-RECIPE-054", where=where)
         key = key_node.value
+        # PyYAML lets the last one win without a word
         if key in lines:
             raise RecipeError(
                 f"{key!r} is given twice (first in line {lines[key]})",

@@ -203,6 +203,7 @@ def local_path(uri: str) -> Path:
             where=uri,
             remedy="use a local path, file:// or s3://",
         )
+    # Two characters at least before the colon: C:/ is a drive
     if re.match("[a-z][a-z0-9]+:/(?!/)", uri, re.IGNORECASE):
         raise UserError(
             "looks like a URI with a slash too few",

@@ -61,6 +61,8 @@ class BoundedCache:
             with private_file(kept) as (temporary, file):
                 file.write(data)
                 file.flush()
+                # The caller has it before it is counted: another's eviction right after cannot take
+                # it away
                 self._linked(temporary, to)
                 self._admit(len(data))
                 os.replace(temporary, kept)
@@ -81,6 +83,8 @@ class BoundedCache:
     def _linked(self, kept: Path, to: Path) -> bool:
         """Link a file of the cache, if it is there, and note that it was used."""
         try:
+            # The modification time is the time of last use; access times are switched off on many
+            # machines
             os.utime(kept)
             os.link(kept, to)
         except FileNotFoundError:
@@ -88,6 +92,8 @@ class BoundedCache:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
+            # File systems without links: the file may be evicted while it is copied, and is then
+            # missing here
             shutil.copyfile(kept, to)
         return True
 
@@ -97,6 +103,7 @@ class BoundedCache:
         Raises:
             UserError: there can be none.
         """
+        # What fits only above the share would be evicted by the next file
         if size > self.limit * _LEFT:
             raise UserError(
                 f"a media file of {size} bytes does not fit into a cache of {self.limit}",
@@ -116,6 +123,7 @@ class BoundedCache:
 
     def _evict(self, room: int) -> int:
         """Remove files until they take at most so many bytes; return how many they take."""
+        # By name where times are equal, so that all who evict agree
         files = sorted(self._files(), key=lambda item: (item[1].st_mtime_ns, item[0]))
         total = sum(status.st_size for _, status in files)
         for path, status in files:

@@ -44,8 +44,11 @@ def fetch_file(ref: FileRef, *, endpoint: str | None = None) -> Path:
         path = local_path(ref.uri)
         _verify(path, ref)
         return path
+    # By content: the same weights under two addresses are fetched once. The name stays, as its
+    # ending tells the kind
     folder = cache_dir() / "files" / ref.sha256[:2] / ref.sha256
     path = folder / ref.uri.rpartition("/")[2]
+    # Without the lock first: most calls find it there
     if path.is_file() and _is_whole(path, ref):
         return path
     with locked(folder.with_suffix(".lock")):
@@ -91,6 +94,8 @@ def _verify(path: Path, ref: FileRef) -> None:
                 where=str(path),
                 remedy="run the step that made it again",
             )
+        # Hashed once a process, and known_digest remembers beyond it, as long as size and time are
+        # the same
         if seen not in _verified and known_digest(path) != ref.sha256:
             raise DamagedError(
                 "does not hold the bytes it was stored with (sha256 differs)",

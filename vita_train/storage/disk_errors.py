@@ -93,6 +93,7 @@ def detect_full_disk(folder: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, VitaError) or not _is_full(error, folder):
             raise
+        # What was half written has filled the disk, and would keep it full
         shutil.rmtree(folder, ignore_errors=True)
         raise no_space(folder) from error
 
@@ -119,18 +120,22 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
+        # Libraries wrap the system's error, and not all of them say from what
         error = error.__cause__ or error.__context__
 
 
 def _free(folder: Path) -> tuple[int, int | None] | None:
     """Return free bytes and inodes of a folder's disk; None for inodes where the file system does
     not count them."""
+    # statvfs wants something that is there: the nearest folder above is on the same disk
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         found = os.statvfs(folder)
     except OSError:
         return None
+    # f_bavail, not f_bfree: part of that is root's alone. btrfs and others have no fixed inodes and
+    # say 0
     return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
 
 

@@ -34,6 +34,8 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
+        # flock, which goes with the open file: fcntl's own locks are lost when any handle of it is
+        # closed
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -47,6 +49,8 @@ def known_digest(path: Path) -> str:
     is means size, modification time and inode. Without a cache folder that can be written to, every
     process reads for itself.
     """
+    # Before it is read: what changes meanwhile is noted under the old times, and read again next
+    # time
     stat = path.stat()
     if stat.st_size < _LARGE:
         return sha256_file(path)

@@ -63,6 +63,8 @@ class LocalStore:
             flush(file)
             if not if_absent:
                 os.replace(temporary, path)
+            # A link fails where the name is taken, which a rename does not: this is what decides
+            # between two writers
             elif not _link(temporary, path) and path.read_bytes() != data:
                 raise KeyExistsError(
                     "is there already, written by someone else",
@@ -70,6 +72,7 @@ class LocalStore:
                     where=str(path),
                     remedy="do not start one run twice at the same time",
                 )
+        # The name too must be on disk: else a power cut leaves the bytes without it
         _flush_directory(path.parent)
 
     def upload(self, path: Path, key: str, *, move: bool = False) -> FileRef:
@@ -95,6 +98,8 @@ class LocalStore:
         """Take over a file by renaming it; None when it lies on another file system."""
         with translate_os_errors(path):
             ref = FileRef(uri=str(target), sha256=sha256_file(path), bytes=path.stat().st_size)
+            # Its writer may not have flushed it: a rename of bytes that are not on disk can end as
+            # an empty file
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             try:
@@ -143,9 +148,11 @@ class LocalStore:
             return known_digest(path)
 
     def list(self, prefix: str = "") -> list[str]:
+        # A prefix may end within a name: the folder before it is walked
         start = self.root / prefix.rpartition("/")[0]
         keys = []
         for folder, folders, files in os.walk(start, onerror=_raise_unless_absent):
+            # In place, as os.walk asks: it does not go down into what is taken out
             folders[:] = [name for name in folders if not name.startswith(PRIVATE)]
             relative = Path(folder).relative_to(self.root)
             keys += [(relative / name).as_posix() for name in files if not name.startswith(PRIVATE)]
@@ -209,6 +216,7 @@ def private_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 def _open_new(path: Path) -> BinaryIO:
     """Open a new file. A delete beside us may remove the folder once it is empty: make it again
     then."""
+    # Enough for any number of deletes beside us; without a bound two could go on for ever
     for _ in range(20):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):

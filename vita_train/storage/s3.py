@@ -110,6 +110,7 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix
         self._retry_timeout = RETRY_TIMEOUT if retry_timeout is None else retry_timeout
+        # boto3 reads these as well; known here for the style of addresses and for messages
         custom = (
             endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         )
@@ -126,9 +127,13 @@ class S3Store:
             self._client: Any = session.client(
                 "s3",
                 endpoint_url=endpoint,
+                # Requests are signed for some region, and servers that are not AWS do not care
+                # which
                 region_name=session.region_name or "us-east-1",
                 config=Config(
                     signature_version="s3v4",
+                    # Bucket names as host names need a DNS entry each, which other servers seldom
+                    # have
                     s3={"addressing_style": "path"} if custom else None,
                     retries={"mode": "adaptive", "total_max_attempts": attempts},
                     connect_timeout=connect_timeout,
@@ -162,6 +167,7 @@ class S3Store:
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         name, uri = self._key(key), self.uri_of(key)
+        # HTTP ranges include their last byte
         asked = f"bytes={start}-{start + length - 1}"
 
         def answer() -> bytes:
@@ -241,6 +247,8 @@ class S3Store:
             size = path.stat().st_size
             file = path.open("rb")
         with file:
+            # Hashed as it is sent: the digest is of what went over the wire, not of a second
+            # reading
             reader = HashingReader(file)
             with translate_os_errors(path), self._translate_s3_errors(key):
                 self._client.upload_fileobj(reader, self.bucket, name, Config=_transfer(size))
@@ -267,6 +275,7 @@ class S3Store:
                     self.bucket, self._key(key), file, Config=_transfer(0)
                 )
             flush(file)
+            # From disk, not as it came: parts arrive in any order
             found = sha256_file(temporary) if sha256 is not None else None
             if found != sha256:
                 raise DamagedError(
@@ -344,6 +353,7 @@ class S3Store:
         answer = self._client.delete_objects(
             Bucket=self.bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
         )
+        # Status 200 all the same: what was not deleted stands in the body alone
         refused = [item for item in answer.get("Errors", []) if item.get("Code") != "NoSuchKey"]
         if refused:
             raise ClientError({"Error": refused[0]}, "DeleteObjects")
@@ -352,6 +362,7 @@ class S3Store:
         self, prefix: str = "", *, older_than: timedelta = timedelta(0), dry_run: bool = False
     ) -> tuple[str, ...]:
         root = f"{self.prefix}/" if self.prefix else ""
+        # With the slash: run-1 must not take run-10's uploads along
         below = f"{self._key(prefix)}/" if prefix else root
         stale = [
             upload

@@ -154,6 +154,7 @@ def _translate_answer(error: ClientError, uri: str, bucket: str, endpoint: str) 
             where=uri,
             remedy=_IDENTITY,
         )
+    # Before the refusals: it comes with status 403
     if code == "RequestTimeTooSkewed":
         return UserError(
             "the clocks of this machine and of the S3 server differ too much",

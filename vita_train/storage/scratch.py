@@ -63,8 +63,10 @@ def remove_unused(paths: Iterable[Path]) -> list[Path]:
     removed = []
     for path in paths:
         with suppress(OSError):
+            # NOFOLLOW: a link of that name must not have what it leads to removed
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
+                # Not waiting: whoever holds it is still at work, and it stays
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -84,6 +86,7 @@ def hold(handle: int, path: Path) -> bool:
     """
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX)
+    # Between making and locking another may have found it unheld
     return path.exists()
 
 

@@ -47,12 +47,14 @@ def publish_tree(folder: Path, store: Store, prefix: str) -> dict[str, FileRef]:
         for number, group in enumerate(progress(groups, len(groups), f"storing {folder.name}")):
             path = scratch / f"{_NAME}{number:05d}.tar"
             pack(path, folder, group)
+            # By content: a shard that others are fetching is never replaced under them
             shards[path.stem] = store.upload(
                 path, f"{prefix}/{sha256_file(path)[:16]}-{path.name}", move=True
             )
             path.unlink(missing_ok=True)
             _set_times(group, shards[path.stem].sha256)
     kept = {ref.uri for ref in shards.values()}
+    # After all are stored: until then the old ones are what a manifest names
     store.delete([key for key in store.list(f"{prefix}/") if store.uri_of(key) not in kept])
     _write_marker(folder, _digest(shards))
     return shards
@@ -74,6 +76,7 @@ def fetch_tree(files: Mapping[str, FileRef], folder: Path, *, endpoint: str | No
         return folder
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not _is_here(folder, digest):
+            # First: a kill from here on leaves a folder that nothing vouches for
             _marker(folder).unlink(missing_ok=True)
             _fetch(shards, folder, endpoint)
             _write_marker(folder, digest)
@@ -117,6 +120,7 @@ def pack(path: Path, folder: Path, files: Sequence[Path]) -> None:
     """Write files of a folder to a tar, without times and owners."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
+            # A fresh entry has time 0, owner 0 and mode 644, whatever the file's are
             entry = tarfile.TarInfo(file.relative_to(folder).as_posix())
             entry.size = file.stat().st_size
             with file.open("rb") as stream:
@@ -136,6 +140,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
                 raise DamagedError(
                     f"{entry.name!r} is no regular file", code="VT-STORE-034", where=str(path)
                 )
+            # By hand, not extractall: names are checked as keys, and no links are made
             target = folder / check_key(entry.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with cast(IO[bytes], archive.extractfile(entry)) as source, target.open("wb") as out:

@@ -77,7 +77,9 @@ def take_adapters(
     found: dict[str, Adapter] = {}
     for name in spec.adapted:
         module, config = modules[name], _config(spec, modules[name], where)
+        # Before adapters go in: the digest is that of what they stand on
         base = digest_under(inputs.modules.get(name), module, endpoint=endpoint)
+        # Whatever is drawn here is written over by set_adapter
         add_adapters(module, config.peft())
         tensors = {to_peft(key): state[name][key].float() for key in adapter_names(module)}
         set_adapter(module, tensors, where=where)

@@ -21,6 +21,7 @@ def extension_advice(recipe: Recipe, stage: str) -> str:
     """Return how to train a stage longer, or go on without, as commands to paste where that is
     known."""
     spec = recipe.stages[stage]
+    # Three tenths more, in tens
     more = max(20, int(0.03 * (spec.most_steps or 1000)) * 10)
     command = os.environ.get(COMMAND)
     if command is None:

@@ -117,9 +117,11 @@ class BatchLoader:
         self._visits = _Visits(grad_accum, ahead=ahead * grad_accum, stride=max(1, workers))
         self._loader = DataLoader(
             _Parts(collate, order, grad_accum, world, seed, skip),
+            # The dataset makes whole micro-batches; the loader hands on what it returns
             batch_size=None,
             sampler=self._visits,
             num_workers=workers,
+            # torch refuses a number where there are no workers
             prefetch_factor=2 if workers else None,
             persistent_workers=workers > 0,
             pin_memory=world.device.type != "cpu",
@@ -136,6 +138,7 @@ class BatchLoader:
             RecipeError: a global batch has fewer rows than micro-batches over all ranks.
             DataError: a sample cannot be read; the same message with and without workers.
         """
+        # Set before the loader is iterated, which asks its sampler anew each time
         self._visits.steps = range(start, stop)
         self._visits.ends = tuple(self._order.ends)
         step = LoadedStep([], [])
@@ -201,7 +204,10 @@ class _Parts(Dataset["LoadedPart | VitaError"]):
     def __getitem__(self, visit: _Visit) -> LoadedPart | VitaError:
         self._order.set_ends(visit.ends)
         try:
+            # Phases that ended elsewhere meanwhile make other rows of the same number: the ends are
+            # in the key
             mine = self._opened.pop((visit.number, visit.ends), None) or self._open(visit.number)
+            # Before this one is read, so that transfers run while its media are decoded
             self._pull(visit)
             return self._load(visit.number, mine)
         except VitaError as error:
@@ -212,6 +218,7 @@ class _Parts(Dataset["LoadedPart | VitaError"]):
         ahead = {(number, visit.ends) for number in visit.ahead}
         # Those that were given up are forgotten.
         self._opened = {key: rows for key, rows in self._opened.items() if key in ahead}
+        # Sorted: the media of the next micro-batch come first
         for number, ends in sorted(ahead - self._opened.keys()):
             with suppress(VitaError):  # the micro-batch itself will meet it
                 rows = self._open(number)
@@ -233,11 +240,13 @@ class _Parts(Dataset["LoadedPart | VitaError"]):
                 remedy="raise batch.global_batch_size or lower batch.grad_accum or the number of "
                 "ranks",
             )
+        # Every rank deals the whole batch and takes its part: no message is needed to agree
         dealt = deal(self._order.costs(step), self._size, self._grad_accum)
         return [self._order.load(rows[place]) for place in dealt[part][self._rank].tolist()]
 
     def _load(self, number: int, mine: list[Any]) -> LoadedPart:
         step = number // self._grad_accum
+        # By step alone: neither ranks nor grad_accum may change what is drawn for a sample
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         batch, unreadable = collate_readable(self._collate, mine, seed=seed, skip=self._skip)
         return LoadedPart(batch, unreadable)

@@ -39,5 +39,6 @@ def checkpoint_as_asked(
 def _free_bytes(modules: nn.ModuleDict, world: World) -> float:
     if world.device.type != "cuda":
         return math.inf
+    # At two bytes, as the compute type has; modules are still on the processor
     weights = sum(parameter.numel() for parameter in modules.parameters()) * 2
     return _SHARE * (torch.cuda.mem_get_info(world.device)[0] - weights)

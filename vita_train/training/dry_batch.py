@@ -57,6 +57,7 @@ def small_model(spec: ModelSpec) -> ModelSpec:
         shallow["vision"]["num_layers"] = spec.vision.num_layers
     if spec.projector.declared.weightless:
         return ModelSpec.model_validate(shallow)
+    # The speech decoder cuts a token's embedding into as many positions
     ratio = max(1, spec.llm.hidden_size // spec.speech_decoder.width)
     narrow = {
         **shallow,
@@ -106,6 +107,7 @@ def dry_batches(recipe: Recipe, corpus: Corpus) -> dict[str, dict[str, float]]:
     small = recipe.model_copy(
         update={
             "model": small_model(recipe.model).model_copy(update={"dtype": "float32"}),
+            # Released weights would not fit, and nothing here depends on them
             "weights": {},
         }
     )
@@ -131,11 +133,13 @@ def _dry_stage(recipe: Recipe, stage: str, corpus: Corpus) -> dict[str, float]:
     context = StageContext(recipe, stage, spec, corpus, device, torch.float32, 0, 1, recipe.seed)
     objective = kind(context, modules)
     apply_trainable(objective, spec.trainable, where=f"{where}.trainable")
+    # Only an order knows whether its rows are packed: a list of samples then
     packed = isinstance((order := objective.order()).load(order.rows(0)[0]), list)
     losses, reached = {}, set()
     for mix, samples in _mixes(corpus, spec):
         rows = [[sample] for sample in samples] if packed else samples
         losses[mix] = _train(objective, rows, where=f"stage {stage}, {mix}")
+        # Gradients of earlier mixes are kept: one that reaches a module is enough
         reached |= {
             name
             for name, child in objective.model_modules().items()
@@ -163,6 +167,7 @@ def _train(objective: Objective, rows: list[Any], *, where: str) -> float:
             where=f"{where}: {', '.join(batch.sample_ids[:4])}",
             remedy="check the answers of these records",
         )
+    # Dropout then draws the same in every try
     seed_step(seed, 0, 0)
     total = 0.0
     for phase in objective.phases:
@@ -175,6 +180,7 @@ def _train(objective: Objective, rows: list[Any], *, where: str) -> float:
                 where=f"{where}: {', '.join(batch.sample_ids[:4])}",
                 remedy="look at the media of these records (vita-train data check)",
             )
+        # A phase may update nothing in a stage that freezes its modules
         if loss.requires_grad:
             loss.backward()
         total += value
@@ -201,6 +207,7 @@ def _mixes(corpus: Corpus, spec: StageSpec) -> Iterator[tuple[str, list[Sample]]
 
 def _short(index: Index, rows: np.ndarray) -> Sample:
     """Return the shortest of some rows; one that is supervised, if there is one among the first."""
+    # Stable: of equally long ones the first, in every process
     shortest = rows[np.argsort(index.tokens[rows], kind="stable")[:_LOOKED_AT]]
     samples = [index.sample(int(row)) for row in shortest]
     return next((sample for sample in samples if sample.supervised), samples[0])

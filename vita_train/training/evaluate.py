@@ -48,6 +48,7 @@ def measure_stage(
     if not names:
         return {}
     needed = modules_for(recipe, corpus, stage)
+    # In the order of MODULES: that of a set differs between processes
     extra = tuple(
         name
         for name in MODULES
@@ -87,6 +88,7 @@ def _measured(
         )
     everyone = gather_when_done(found) if together else [found]
     values = {name: value for part in everyone for name, value in part.items()}
+    # In the order of tasks, whichever rank measured them
     return {name: values[name] for task in tasks for name in task.names if name in values}
 
 
@@ -98,6 +100,7 @@ def shared_out(
     costs = {task: task_cost(task, corpus, max_samples) for task in tasks}
     parts: list[list[Task]] = [[] for _ in range(ranks)]
     loads = [0.0] * ranks
+    # sorted is stable: tasks of equal cost keep their order, and every rank deals the same
     for task in sorted(tasks, key=lambda task: -costs[task]):
         rank = loads.index(min(loads))
         parts[rank].append(task)
@@ -149,6 +152,7 @@ class DevMeasures:
 
     def __call__(self, names: Sequence[str]) -> dict[str, float]:
         """Return the named measures, the same on every rank."""
+        # A task gives several measures and must run once, in the order first asked for
         tasks = list(dict.fromkeys(self._tasks[name] for name in names))
         found = _measured(
             self._recipe, self._corpus, self._modules, tasks, self._max_samples, self._world

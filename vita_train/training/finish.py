@@ -62,6 +62,7 @@ def finish(
     """
     counters, result, run_log = trained.counters, trained.result, trained.run_log
     recipe, spec = stage_run.recipe, stage_run.spec
+    # Under this attempt's own name: two that end at once never write over each other's files
     refs = store_result(
         recipe,
         stage_run.stage,
@@ -96,8 +97,10 @@ def finish(
         metrics=metrics,
         lineage={**lineage, "accepted": accepted} if accepted else lineage,
     )
+    # Told before the commit: a stage counts as done by its manifest alone
     run_log.progress(state="done", eta_s=0, phase="done")
     run_log.close()
+    # Last of all: from here on everybody believes the weights
     stage_run.run.commit(stage_run.stage, manifest)
     if stage_run.page is not None:
         stage_run.page(last=True)
@@ -115,6 +118,7 @@ def _lineage(
     frozen: dict[str, int] = {}
     for name, child in children.items():
         for parameter in child.parameters():
+            # Of a module with adapters the matrices below them are frozen
             counts = trained if name not in objective.frozen and parameter.requires_grad else frozen
             counts[name] = counts.get(name, 0) + elements(parameter)
     names = [
@@ -152,6 +156,7 @@ def _lineage(
         "tokens": spent["tokens"],
         "tokens_per_s": round(counters.tokens / max(counters.seconds, 1e-9), 1),
         "memory_gib": round(peak_memory(world.device), 3),
+        # JSON has no NaN
         "loss": counters.loss if math.isfinite(counters.loss) else None,
         "skipped": counters.skipped,
         "unreadable": counters.unreadable,

@@ -47,6 +47,7 @@ class FlatLoss:
             return False
         mean = state["losses"] / state["count"]
         state.update({"from": step, "losses": 0.0, "count": 0})
+        # abs: a tolerance of a negative loss must not turn around
         if "best" in state and mean > self.best - self._spec.tolerance * abs(self.best):
             return True
         state.update(best=mean, best_at=step)

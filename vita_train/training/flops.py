@@ -29,6 +29,7 @@ def flops_per_position(
         modules: by their names in ``recipe.modules.MODULES``.
         frozen: those without gradients of their own.
     """
+    # What stands before a frozen language model still wants gradients through it
     before_llm = any(name != "llm" and name not in frozen for name in modules)
     found = {}
     for name, module in modules.items():
@@ -54,6 +55,7 @@ def row_costs(spec: ModelSpec, modules: Mapping[str, nn.Module], frozen: Collect
         for block in transformer_blocks({"llm": modules["llm"]})
         for parameter in block.parameters()
     )
+    # Without embeddings and head, which are left out of a token's cost
     share = blocks / sum(elements(parameter) for parameter in modules["llm"].parameters())
     trains = any(name not in frozen for name in modules)
     llm = spec.llm
@@ -71,5 +73,6 @@ def row_costs(spec: ModelSpec, modules: Mapping[str, nn.Module], frozen: Collect
 
 def _adapter_share(spec: ModelSpec) -> float:
     """Return the positions of the adapter that a frame becomes."""
+    # Long enough that rounding up to a whole position hardly counts
     frames = 1000
     return spec.audio_adapter.tokens_of(frames) / frames

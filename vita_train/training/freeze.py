@@ -46,6 +46,7 @@ def apply_trainable(
                 where=where,
                 remedy="remove it from the trainable map",
             )
+    # Set first: train() below puts these, and no others, into eval mode
     objective.frozen = tuple(name for name in children if name in MODULES and name not in trainable)
     for name, child in children.items():
         if name in objective.frozen:
@@ -118,6 +119,7 @@ def param_groups(
         RecipeError: a module of the map contributes no parameter to any group (with ``only`` given,
             a phase may well leave modules out, and only a phase without any parameter is an error).
     """
+    # By id: == of tensors compares values
     allowed = None if only is None else {id(parameter) for parameter in only}
     top = max(trainable.values())
     groups: list[dict[str, Any]] = []
@@ -129,6 +131,7 @@ def param_groups(
             parameter
             for parameter in child.parameters()
             if parameter.requires_grad
+            # Tied weights belong to the first module that holds them, and are updated once
             and id(parameter) not in seen
             and (allowed is None or id(parameter) in allowed)
         ]
@@ -155,6 +158,7 @@ def param_groups(
                         "params": part,
                         "module": name,
                         "lr": rate,
+                        # The schedule sets lr anew at each step from this
                         "peak_lr": rate,
                         "weight_decay": decay,
                     }

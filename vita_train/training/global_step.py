@@ -45,6 +45,7 @@ def agree(objective: Objective, loaded: LoadedStep, *, stop: bool) -> GlobalStep
     """
     parts = loaded.parts
     ids = loaded.sample_ids
+    # All are added up as float64, in which whole numbers are exact to 2**53
     mine = [
         sum(objective.weight(part) for part in parts),
         float(stop),
@@ -54,6 +55,7 @@ def agree(objective: Objective, loaded: LoadedStep, *, stop: bool) -> GlobalStep
         float(len(loaded.unreadable)),
     ]
     kinds = ("image", "audio")
+    # Every rank has as many micro-batches, so the vectors are of one length
     mine += [float(kind in part.modalities) for part in parts for kind in kinds]
     total = sum_over_ranks(mine)
     if total[0] <= 0:
@@ -63,6 +65,7 @@ def agree(objective: Objective, loaded: LoadedStep, *, stop: bool) -> GlobalStep
             where=f"samples {', '.join(ids[:8])}",
             remedy="check the labels of these records",
         )
+    # Behind the six sums above, two flags a micro-batch
     flags = total[6:]
     modalities = [
         frozenset(kind for kind, flag in zip(kinds, flags[2 * i : 2 * i + 2], strict=True) if flag)
@@ -104,6 +107,7 @@ class MetricSums:
 
     def means(self) -> dict[str, float]:
         """Return the means over all ranks, of what was counted at all, and start anew."""
+        # Sorted: ranks add up by position, and may have met the names in another order
         names = sorted(self._sums)
         flat = sum_over_ranks([float(value) for name in names for value in self._sums[name]])
         self._sums.clear()

@@ -111,6 +111,7 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
 
     Checkpoints carry it, so that an extended stage continues from those it has.
     """
+    # In the order of MODULES: the digest must not depend on a set's
     needed, spec = [name for name in MODULES if name in set(needed)], recipe.stages[stage]
     model = recipe.model.model_dump(mode="json")
     parts: dict[str, Any] = {
@@ -123,6 +124,7 @@ def stage_digest(recipe: Recipe, stage: str, inputs: Inputs, needed: Iterable[st
         "seed": recipe.seed,
         "data": inputs.data,
         "modules": {
+            # By content: the same weights at another address leave the digest as it is
             name: [file.sha256 for file in inputs.modules[name].files]
             for name in needed
             if name in inputs.modules
@@ -139,6 +141,8 @@ def _not_in_digest(spec: StageSpec) -> set[str]:
 def extended_digest(digest: str, spec: StageSpec) -> str:
     """Return the digest of a stage's final weights: `stage_digest`, and the extensions if there are
     any."""
+    # Without an extension the digest is that of its checkpoints, as it was before stages could be
+    # extended
     return digest_of([digest, spec.extend]) if spec.extend else digest
 
 

@@ -113,6 +113,7 @@ def store_result(
             name: ModuleRef(
                 stage=stage,
                 files=tuple(
+                    # Moved where the store is a disk: a second copy of large weights may not fit
                     store.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}", move=True)
                     for path in paths[name]
                 ),

@@ -46,6 +46,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed every generator of the process for one step: dropout and the like become a function of
     these three."""
     mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    # 63 bits for torch, 32 for numpy: as much as each takes
     torch.manual_seed(mixed >> 1)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
@@ -89,6 +90,7 @@ class Checkpoints:
         self._staging = Path()
         self._saved_from = 0.0
         self._warned = False
+        # By address: runs of the same name in two stores must not share a folder
         name = hashlib.sha256(store.uri_of(prefix).encode()).hexdigest()[:16]
         self._restored = cache_dir() / "restore" / name
 
@@ -109,6 +111,7 @@ class Checkpoints:
                 folder = restore(self._store, commit, folder, select=self._select(engine, commit))
             except (DamagedError, MissingKeyError) as error:
                 damaged = error
+            # All pass over what one of them cannot read, or they would go on from different steps
             if sum_over_ranks([damaged is not None])[0]:
                 refused.append(commit.marker_key)
                 why = (
@@ -118,6 +121,7 @@ class Checkpoints:
                 )
                 self._pass_over(commit.marker_key, f"step {commit.step}: {why}")
                 continue
+            # Only what was copied here may be removed; a local store hands out its own folder
             if folder.parent == self._restored:
                 remove_beside(folder)
             engine.load(folder)
@@ -136,6 +140,7 @@ class Checkpoints:
         if not engine.reads_own_files:
             return None
         first = world.rank - world.local_rank
+        # Rank 0's file holds what all ranks share
         ranks = {0, *range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", "1")))}
         parts = [part for part in commit.manifest.ranks if part.rank in ranks]
         return {name for part in parts for name in part.files}.__contains__
@@ -177,6 +182,7 @@ class Checkpoints:
 
     def _newest(self, refused: list[str]) -> Commit | None:
         """Return rank 0's choice on every rank."""
+        # Rank 0 alone lists the store: two listings may differ while one is being written
         commit = self._newest_of_this_stage(refused) if self._world.rank == 0 else None
         key = broadcast_json(commit.marker_key if commit else None)
         if key is None or commit is not None:
@@ -195,15 +201,19 @@ class Checkpoints:
                     self._pass_over(other.key, other.why)
             if commit is None:
                 return None
+            # The newest one is of other settings: an older one that would fit is from before those,
+            # and is not gone back to
             if commit.meta.get("digest") != self._digest:
                 return None
             extended = commit.meta.get("extended", [])
+            # Extensions only append: a checkpoint fits if those it has entered begin today's list
             if extended == self._extend[: len(extended)]:
                 return commit
             refused.append(commit.marker_key)
 
     def begin(self) -> Attempt:
         """Register this start of the stage and return it; needed before the first save."""
+        # One attempt for all ranks: their files are put under its name
         attempt = begin_attempt(self._store, self._prefix) if self._world.rank == 0 else None
         attempt = Attempt(
             *broadcast_json([attempt.stage, attempt.id, attempt.restarts] if attempt else None)
@@ -237,9 +247,11 @@ class Checkpoints:
             VitaError: the checkpoint before could not be stored.
         """
         assert self._committer is not None, "begin() comes first"
+        # One at a time: the engine's staging folder and the committer hold a single checkpoint
         self.wait()
         self._saved_from = time.monotonic()
         folder = self._staging / f"step-{step}"
+        # Left by an attempt that was killed while it wrote this step
         shutil.rmtree(folder, ignore_errors=True)
         with translate_os_errors(folder):
             folder.mkdir(parents=True)

@@ -101,6 +101,7 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
     digest = stage_digest(recipe, stage_run.stage, inputs, stage_run.modules)
     done = stage_run.run.final(stage_run.stage)
     if done is not None and done.digest == extended_digest(digest, spec):
+        # Bounds may have changed since: they are no part of the digest
         check_gates(
             spec,
             done.metrics,
@@ -118,6 +119,7 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
         process_group(world, timeout=timeout, always=engine_needs_group),
     ):
         with peer_errors():
+            # Where things lie and how they are started may differ by machine; what trains may not
             same = recipe.model_dump(mode="json", exclude={"storage", "launch", "tracking"})
             check_same(
                 digest_of([digest, same]),
@@ -129,6 +131,8 @@ def _run(stage_run: StageRun, world: World) -> Manifest | None:
             trained = _train(stage_run, world, inputs, digest, watchdog)
         if trained is None:
             return None
+    # Outside the group: other ranks have ended, and measures may take longer than a collective
+    # waits
     with _failures(trained.run_log):
         return finish(stage_run, world, inputs, digest, trained)
 
@@ -187,7 +191,9 @@ def _train(
     )
     with _failures(run_log):
         with watchdog.off():
+            # Before a checkpoint is restored, which then writes over what this has set
             objective.to(world.device).before_training(order)
+        # Before the engine, which may cut parameters up: sizes are counted whole
         speed = full_speed(objective.flops_per_token(), world.size, peak_flops(world.device, dtype))
         engine = build_engine(objective, EngineContext(spec, world, dtype))
         with watchdog.off():

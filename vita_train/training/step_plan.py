@@ -54,6 +54,7 @@ class StepPlan:
         if self.decay is None:
             return 0
         last = max(0, self.most_steps - self.decay)
+        # What is reached early brings the decay forward; it never moves it back
         return min(last, self.met.get(STAGE, last))
 
     @property
@@ -99,6 +100,7 @@ class StepPlan:
         starts = list(accumulate(self.spec.extend, initial=end))
         number = max(index for index, start in enumerate(starts[:-1]) if start <= step)
         steps = self.spec.extend[number]
+        # A long stage's warm-up could be all of a short extension
         warmup = min(self._warmup, max(1, steps // 10))
         return rate_factor(
             step - starts[number], steps, optim.model_copy(update={"warmup": warmup})
@@ -147,6 +149,7 @@ class StepPlan:
         key = self.pending(step)
         return (
             key is not None
+            # Counted from where the phase began: its first look has a whole interval behind it
             and step > (start := self._start(key))
             and not (step - start) % self.spec.check_interval
         )

@@ -80,6 +80,7 @@ class Loop:
         plan.met, flat = counters.met, FlatLoss(self.spec.flat, counters.flat)
         self._follow_plan()
         self.snapshot.step = counters.step
+        # Fixed for this start, also where the plan's end comes nearer later
         every = 1 if plan.end <= _EVERY_STEP_UP_TO else 10
         with stop_requests() as stopping, peer_errors():
             loader = BatchLoader(
@@ -133,7 +134,9 @@ class Loop:
             VitaError: parameters are not finite; nothing is saved.
         """
         self.watchdog.beat(f"the checkpoint after step {counters.step}")
+        # Before every save: the newest checkpoint is always one that training can go on from
         ruined = not_finite(self.engine.objective)
+        # Asked together: a rank that raised alone would leave the others waiting in the save
         if sum_over_ranks([len(ruined)])[0]:
             raise VitaError(
                 f"after step {counters.step} the weights of {', '.join(ruined) or 'another rank'} "
@@ -144,6 +147,7 @@ class Loop:
             )
         counters.order = self.order.state(counters.step)
         loss = counters.dev.get("dev.loss", math.inf)
+        # A dev loss of another step would be credited to a state it was not taken of
         if counters.dev_step == counters.step and loss < counters.best.get("loss", math.inf):
             counters.best = {"step": counters.step, "loss": loss}
             self.run_log.progress(best=counters.best)
@@ -240,6 +244,7 @@ class Loop:
         Raises:
             DataError: they are more than may be passed over.
         """
+        # In the order of ranks, and gathered by all: counters are the same everywhere
         for rank_samples in gather_json(mine):
             for name, reason in rank_samples:
                 if name not in counters.unreadable and self.world.rank == 0:
@@ -268,12 +273,15 @@ class Loop:
         sums: MetricSums,
         counters: Counters,
     ) -> float:
+        # The random state is a function of the step, so that a resumed stage draws what it would
+        # have drawn
         seed_step(self.seed, step, self.world.rank)
         batches = [
             part.with_modalities(modalities).to(self.world.device)
             for part, modalities in zip(parts, global_step.modalities, strict=True)
         ]
         factor = self.plan.rate_factor(step)
+        # Kept apart until the step is known to count: one that is skipped leaves no NaN in the log
         norm, finite, own = 0.0, True, MetricSums()
         for phase in self.objective.phases:
             for index, batch in enumerate(batches):
@@ -288,6 +296,8 @@ class Loop:
             sums.merge(own)
         else:
             self._skip(counters, global_step)
+        # Also after a skipped step: it holds collective calls, and sees by itself what is not
+        # finite
         self.objective.after_step(step)
         sums.ids = global_step.ids
         sums.factor = factor
@@ -309,6 +319,8 @@ class Loop:
         throughput.count(global_step.tokens, global_step.samples)
         if self.world.rank == 0:
             planned = self.order.ids(step)
+            # The order's ids against the hashes of what ranks really loaded: no sample is lost or
+            # doubled
             if id_sum(planned) != global_step.id_sum:
                 raise VitaError(
                     f"step {counters.step} was trained on other samples than its order names",
@@ -357,6 +369,7 @@ class Loop:
             return {}
         sums = MetricSums()
         global_step: GlobalStep | None = None
+        # Without workers: their start would cost more than the few batches
         loader = BatchLoader(
             self.objective.collate,
             order,
@@ -369,6 +382,7 @@ class Loop:
             global_step = self._agree(loaded, stop=False)
             if global_step.unreadable:
                 self._pass_over(counters, loaded.unreadable)
+            # By the batch's number: dev losses of different steps are taken under the same draws
             seed_step(self.seed, step, self.world.rank)
             for part, modalities in zip(loaded.parts, global_step.modalities, strict=True):
                 sums.add(
@@ -411,6 +425,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
 
+    # Only noted: the state is saved at the end of the step that runs
     before = signal.signal(signal.SIGTERM, ask)
     try:
         yield lambda: asked

@@ -71,6 +71,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        # Short timeouts, as tests have them, are seen in time too
         pause = min(1.0, self.timeout / 4)
         while not self._closed.wait(pause):
             with self._lock:
@@ -102,4 +103,5 @@ class Watchdog:
         )
         sys.stderr.flush()
         time.sleep(GRACE)
+        # Not sys.exit: the main thread hangs, and would never get to raise
         os._exit(EXIT_RETRYABLE)

@@ -104,6 +104,7 @@ def weights_digest(module: nn.Module) -> str:
 
     def one(item: tuple[str, Tensor]) -> list[Any]:
         name, tensor = item
+        # float32 holds every bfloat16 and float16 exactly, so the digest is that of the numbers
         plain = (
             tensor.detach()
             .to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
@@ -126,6 +127,7 @@ def base_of(files: Sequence[Path]) -> str:
     """Return the digest of the weights that an adapter belongs to; empty if its files do not
     say."""
     _, weights = _pair(files)
+    # Called for its checks: the header is a stranger's and safe_open trusts its sizes
     read_header(weights)
     with safe_open(weights, framework="pt") as file:
         return str((file.metadata() or {}).get("base", ""))
@@ -146,12 +148,14 @@ def save_adapter(
     full = adapter.config.peft(
         base_model_name_or_path=source,
         task_type="CAUSAL_LM" if language else None,
+        # As PEFT writes it: whoever loads the adapter does not train it unasked
         inference_mode=True,
     ).to_dict()
     text = json.dumps(
         full,
         indent=1,
         sort_keys=True,
+        # PEFT keeps target modules as a set, whose order changes from process to process
         default=lambda value: sorted(value) if isinstance(value, set) else str(value),
     )
     config, weights = directory / CONFIG_NAME, directory / WEIGHTS_NAME
@@ -261,10 +265,12 @@ def read_config(path: Path) -> AdapterConfig:
         raise CheckpointError(
             f"is no LoRA adapter: {place}: {first['msg']}", code="VT-WEIGHTS-023", where=str(path)
         ) from error
+    # Through JSON, as the file was: sets and enums become what they are compared with
     usual = json.loads(json.dumps(config.peft().to_dict(), default=str))
     strange = [
         name
         for name, value in sorted((config.model_extra or {}).items())
+        # False, 0, null and empty switch a setting off
         if value and name not in _NEUTRAL and value != usual.get(name)
     ]
     if strange:

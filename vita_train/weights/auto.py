@@ -89,6 +89,7 @@ class VitaTrainModel(PreTrainedModel):
             fbank_lengths: (A,) real frames of each clip.
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+        # Counted from each row's first real token, wherever it is padded
         positions = (real.cumsum(1) - 1).clamp(min=0)
         batch = PromptBatch(
             input_ids,

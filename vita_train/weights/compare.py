@@ -29,6 +29,7 @@ def difference(left: nn.ModuleDict, right: nn.ModuleDict) -> str:
         for key, tensor in left[name].state_dict().items():
             if key not in stored:
                 return f"{name}.{key} is missing"
+            # torch.equal refuses tensors of different types instead of saying that they differ
             if tensor.dtype != stored[key].dtype or not torch.equal(tensor, stored[key]):
                 return f"{name}.{key} differs"
     if "llm" in right and not torch.equal(probe_logits(left), probe_logits(right)):
@@ -57,6 +58,7 @@ def probe(modules: nn.ModuleDict) -> Prompt:
     clips: tuple[Tensor, ...] = ()
     if "vision" in modules and "projector" in modules:
         tower = omni.vision.spec
+        # Floats, which towers take as normalised: no rounding to pixels hides a difference
         tiles = torch.randn(1, 3, tower.tile_size, tower.tile_size, generator=generator)
         # How many positions the image fills is the projector's to say; the tower need not run for
         # that.
@@ -94,5 +96,6 @@ def computed_in_float32(module: nn.Module) -> Iterator[None]:
                 parameter.dtype != torch.float32 for parameter in layer.parameters(recurse=False)
             ):
                 hooks.enter_context(layer.register_forward_pre_hook(widen))
+                # always_call: weights are put back also where the layer raises
                 hooks.enter_context(layer.register_forward_hook(restore, always_call=True))
         yield

@@ -105,6 +105,7 @@ def load_run(run: Run, keep_types: Collection[str] = ()) -> nn.ModuleDict:
         for name, ref in refs.items()
         if name == "ctc_head"
     }
+    # Parts without weights are in no manifest, and still belong to the model
     dtype, weightless = model_dtype(recipe), recipe.model.weightless - set(refs)
     modules = load_refs(
         recipe.model,
@@ -146,6 +147,7 @@ def newest_modules(manifests: list[Manifest], stages: Iterable[str]) -> dict[str
     newest: dict[str, ModuleRef] = {}
     order = (PRETRAINED, *stages)
     for name, ref in (item for manifest in manifests for item in manifest.modules.items()):
+        # A manifest also names what it has not trained, with the stage that did
         if name not in newest or order.index(ref.stage) >= order.index(newest[name].stage):
             newest[name] = ref
     return {name: newest[name] for name in MODULES if name in newest}
@@ -169,6 +171,7 @@ def export_model(
     cast_parameters(modules, model_dtype(recipe)).eval()
     with atomic_directory(out, EXPORT_MANIFEST, "export") as staging_dir:
         summary = _write(modules, recipe, corpus_dir, staging_dir)
+        # Still under the staging name: what does not load back never gets the export's
         check_same(modules, load_exported(staging_dir).modules, out)
     return summary
 
@@ -216,6 +219,7 @@ def load_exported(directory: Path) -> Exported:
     for name, entry in listed.items():
         _check(directory, name, entry)
     for path in (path for paths in files.values() for path in paths):
+        # A file that is loaded but not listed would have escaped the digests
         if str(path.relative_to(directory)) not in listed:
             raise CheckpointError(
                 "is not listed in export.json", code="VT-WEIGHTS-029", where=str(path)
@@ -245,6 +249,8 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
     if (corpus_dir / "ctc_vocab.json").is_file():
         shutil.copyfile(corpus_dir / "ctc_vocab.json", out / "ctc_vocab.json")
     shutil.copyfile(_template_file(recipe.data.template), out / "template.yaml")
+    # Nothing of the machine and the data it was trained with; a recipe needs a source, so it gets
+    # one
     neutral = recipe.model_copy(
         update={
             "model": without_sources(recipe.model),
@@ -270,6 +276,7 @@ def _write(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: Path) 
             }
             for name in kept
         },
+        # Last of all: the listing is of everything but export.json itself
         "files": listing(out),
     }
     write_json(out / EXPORT_MANIFEST, summary)
@@ -316,6 +323,7 @@ def without_sources(model: ModelSpec) -> ModelSpec:
 
 def _check(directory: Path, name: str, entry: Mapping[str, Any]) -> None:
     path = directory / name
+    # resolve() follows links: what they lead to counts, not what they are called
     if Path(name).is_absolute() or not path.resolve().is_relative_to(directory.resolve()):
         raise CheckpointError("lies outside the export", code="VT-WEIGHTS-031", where=name)
     if not path.is_file():

@@ -65,6 +65,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        # 10: the length and the shortest header there is, {}
         if size < 10 or length > size - 8 or length > _LONGEST_HEADER:
             raise _refused(
                 path, f"is not a whole safetensors file ({size} bytes, header of {length})"
@@ -88,6 +89,7 @@ def check_link(path: Path) -> None:
         CheckpointError: it does.
     """
     parent, target = path.parent.resolve(), path.resolve()
+    # snapshots/<commit>/file -> blobs/<digest> is how huggingface_hub keeps a repository
     hub = parent.parent.name == "snapshots" and target.parent == parent.parent.parent / "blobs"
     if path.is_symlink() and not hub and not target.is_relative_to(parent):
         raise _refused(path, "is a link out of its directory")
@@ -99,6 +101,7 @@ def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[
         try:
             start, end = entry["data_offsets"]
             info = TensorInfo(entry["dtype"], tuple(entry["shape"]))
+            # type, not isinstance: JSON's true would pass for 1
             whole = all(type(n) is int and n >= 0 for n in (*info.shape, start, end))
             fits = whole and end - start == math.prod(info.shape) * ELEMENT_BYTES[info.dtype]
         except (KeyError, TypeError, ValueError) as error:
@@ -108,9 +111,11 @@ def _tensors(path: Path, header: dict[str, Any], begin: int, data: int) -> dict[
         if not fits:
             raise _refused(path, f"gives tensor {name!r} a place that does not fit its shape")
         found.append((start, end, name, info._replace(start=begin + start)))
+    # TensorInfo is left out of the comparison; empty tensors may share their place
     found.sort(key=lambda entry: entry[:3])
     reached = 0
     for start, end, name, _ in found:
+        # Data without gaps, as the format demands: nothing can be hidden between tensors
         if start != reached:
             raise _refused(path, f"has a gap or an overlap before tensor {name!r}")
         reached = end

@@ -165,6 +165,7 @@ def _compare(
             problems.append(
                 f"{name}: {key} is {info.dtype} in the file and {target.dtype} in the model"
             )
+        # Of a pair that is stored under both names the first one counts
         plan.setdefault(first.get(key, key), (path, key))
     missing = sorted({first.get(key, key) for key in wanted} - set(plan))
     problems += [
@@ -201,6 +202,8 @@ def _fill(
                 ):
                     tensor = file.get_tensor(stored)
                     if key in mapped:
+                        # A copy only where the type is another; else it stays a view of the mapped
+                        # file
                         data = tensor.to(mapped[key].dtype)
                         # Elsewhere it would give other last bits than the model that was trained.
                         mapped[key].data = (

@@ -79,6 +79,7 @@ def merge_stage(run: Run, out: Path, *, stage: str = "") -> Merged:
     }
     modules, before, difference = merged_alike(recipe, manifest, adapters)
     dtype, largest = getattr(torch, recipe.model.dtype), float(before.abs().max())
+    # There and back: the probe sees rounded weights, and still computes in float32
     cast_parameters(cast_parameters(modules, dtype), torch.float32)
     merged = Merged(
         manifest.stage, largest, difference, float((probe_logits(modules) - before).abs().max())
@@ -125,6 +126,7 @@ def merged_alike(
         float((probe_logits(modules) - before).abs().max()),
         float(before.abs().max()),
     )
+    # Not `difference > ...`: that is false for NaN
     if not difference <= BOUND * largest:
         raise CheckpointError(
             f"merging changes logits by up to {difference:.3g}, more than {BOUND:g} of the largest "

@@ -55,6 +55,8 @@ def load_refs(
         dtype=dtype,
         empty=True,
     )
+    # Whatever an adapter is merged into is float32 first, and read from a source where nothing
+    # stored it
     for name, module in build_modules(spec, adapted & set(stored), empty=True).items():
         modules[name] = module
     for name, module in build_modules(spec, adapted - set(stored)).items():
@@ -70,6 +72,8 @@ def load_refs(
             files = fetched(adapter, endpoint)
             attach_adapter(module, files, digest)
             merge_adapters(module, where=str(files[-1]))
+            # The next adapter names this one and its base, not a digest of the sum, which machines
+            # round apart
             digest = adapted_digest(files)
         cast_parameters(nn.ModuleDict({name: module}), dtype)
     return nn.ModuleDict({name: modules[name] for name in refs})

@@ -41,6 +41,7 @@ def load_newest(
             remedy="train at least one stage first",
         )
     refs = {name: ref for name, ref in newest.items() if name not in without}
+    # What no stage trained is read from its source, so that a model is whole after any stage
     pretrained = recipe.model.pretrained - set(refs) - set(without)
     dtype = getattr(torch, recipe.model.dtype)
     modules = {

@@ -26,6 +26,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             anything but tensors and plain values, or is a link out of its directory.
     """
     content = _plain_content(path)
+    # Each once, from outside in: trainers nest them in this order
     for name in _AROUND:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -53,6 +54,7 @@ def _plain_content(path: Path) -> Any:
     check_link(path)
     if not path.is_file():
         raise CheckpointError("no such weights file", code="VT-WEIGHTS-065", where=str(path))
+    # Files from before torch 1.6 are bare pickles, which weights_only does not map
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             "is no file of torch.save, or of a format that cannot be read safely",

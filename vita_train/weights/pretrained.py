@@ -120,6 +120,7 @@ def _listed(name: str, source: str, store: Store, listing: dict[str, Any]) -> tu
             )
         return tuple(
             FileRef(
+                # check_key: a listing from elsewhere must not name files outside its folder
                 uri=store.uri_of(check_key(file)),
                 sha256=str(listing["files"][file]["sha256"]),
                 bytes=int(listing["files"][file]["bytes"]),
@@ -137,6 +138,7 @@ def _listed(name: str, source: str, store: Store, listing: dict[str, Any]) -> tu
 
 def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
     folder, _, stage = source.rpartition("/")
+    # A stage right below the root or the present directory has no folder before it
     manifest = read_final(
         open_store(folder or ("/" if source.startswith("/") else "."), endpoint=endpoint), stage
     )
@@ -149,6 +151,7 @@ def _of_stage(name: str, source: str, endpoint: str | None) -> ModuleRef | None:
             where=_where(name, source),
             remedy=f"it holds {', '.join(manifest.modules) or 'no module'}",
         )
+    # For this recipe it is given, whichever stage made it
     return manifest.modules[name].model_copy(update={"stage": PRETRAINED})
 
 

@@ -58,7 +58,9 @@ def without_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in state.items():
+        # The shape too: a view of the first rows of a matrix begins at the same place
         place = (tensor.data_ptr(), tensor.shape)
+        # Neither has memory: all would be the same tensor at address 0
         if tensor.numel() and tensor.device.type != "meta":
             if place in seen:
                 continue

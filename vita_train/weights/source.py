@@ -49,6 +49,7 @@ def open_weights(path: Path) -> Tensors:
     """
     file = path.resolve()  # a hub's cache is made of links
     if path.suffix == ".safetensors":
+        # partial, not a lambda: that would read whichever name the loop ended with
         return {name: partial(_read, file, name) for name in read_header(file)}
     return {name: partial(_same, tensor) for name, tensor in read_pickle(file).items()}
 
@@ -67,6 +68,8 @@ def _fetched(source: str, pattern: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        # One pattern at a time, so that pickles are not fetched beside safetensors; JSON describes
+        # the tower
         return Path(snapshot_download(source, allow_patterns=[pattern, "*.json"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(

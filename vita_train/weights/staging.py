@@ -35,11 +35,14 @@ def atomic_directory(out: Path, marker: str, kind: str) -> Iterator[Path]:
             where=str(out),
             remedy="choose another directory",
         )
+    # Beside `out`, on its file system: only there is giving it its name a rename
     with scratch_folder(out.parent, out.name) as scratch:
         staging_dir = scratch / "new"
         staging_dir.mkdir()
         yield staging_dir
         if out.exists():
+            # A directory cannot be renamed onto one with files: the old one steps aside, and goes
+            # with the scratch
             os.replace(out, scratch / "old")
         os.replace(staging_dir, out)
 

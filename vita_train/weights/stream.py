@@ -62,6 +62,7 @@ class StoredTensor:
             return self
         first, *rest = self.info.shape
         size = self.nbytes // count
+        # Parts along the first axis are stretches of the bytes, as tensors lie row by row
         info = self.info._replace(shape=(first // count, *rest))
         return StoredTensor(info, lambda start, length: self.read(index * size + start, length))
 
@@ -72,6 +73,7 @@ class StoredTensor:
         for piece in self.read(0, self.nbytes):
             data[place : place + len(piece)] = piece
             place += len(piece)
+        # bytearray, not bytes: tensors over memory that cannot be written to are warned about
         return torch.frombuffer(data, dtype=DTYPES[self.info.dtype]).reshape(self.info.shape)
 
 
@@ -138,6 +140,7 @@ def tensor_in_memory(tensor: Tensor) -> StoredTensor:
         )
 
     def read(start: int, length: int) -> Iterator[bytes | memoryview]:
+        # numpy has no bfloat16: its bytes are looked at as plain ones
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for place in range(start, start + length, PIECE_BYTES):
             yield data[place : min(place + PIECE_BYTES, start + length)]
@@ -176,6 +179,7 @@ def write_tensors(
         }
         place += tensor.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # The format allows spaces behind the header: data then begin at a multiple too
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -184,6 +188,7 @@ def write_tensors(
             for name in order:
                 for piece in tensors[name].read(0, tensors[name].nbytes):
                     file.write(piece)
+            # A source that was cut off meanwhile gives fewer bytes, and no error by itself
             if file.tell() != 8 + len(text) + place:
                 raise CheckpointError(
                     "changed while it was copied",

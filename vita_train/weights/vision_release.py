@@ -37,6 +37,7 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
     names = TOWERS[spec.kind].release
     files = weight_files(source)
     opened = [open_weights(path) for path in files]
+    # Asked of all files together: a shard of a larger model may hold nothing of the tower
     inside = any(
         marker in name for tensors in opened for name in tensors for marker in names.markers
     )
@@ -55,6 +56,7 @@ def read_tower(source: str, spec: TowerSpec, wanted: Mapping[str, Tensor]) -> di
                 found[ours], origin[ours] = tensor, stored
     problems += _differences(found, origin, wanted)
     if problems:
+        # The same may be said of query, key and value, which are one tensor there
         listed = list(dict.fromkeys(problems))
         more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
         raise CheckpointError(

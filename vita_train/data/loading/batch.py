@@ -24,6 +24,7 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with its tensors on ``device``."""
+        # Without waiting only where memory is page-locked; elsewhere it is an ordinary copy
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
@@ -41,6 +42,7 @@ class MicroBatch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        # Not asdict, which would copy every tensor
         found = {name: vars(self)[name] for name in names}
         return self._replace(
             **{name: _changed(value, change) for name, value in found.items() if _moves(value)}

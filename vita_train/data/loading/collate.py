@@ -27,6 +27,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int)
         DataError: a media file cannot be read any more, or has changed since the data was prepared.
     """
     longest = max(sum(sample.tokens for sample in row) for row in rows)
+    # seq_len need not be a multiple itself, and bounds the rounding, never a row
     length = max(longest, min(seq_len, -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     labels = np.full((len(rows), length), IGNORE_INDEX, dtype=np.int64)
@@ -35,6 +36,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], *, pad_id: int, seq_len: int)
     states = np.full((len(rows), length), IGNORE_INDEX, dtype=np.int64)
     for place, row in enumerate(rows):
         start = 0
+        # From 1: document 0 is padding
         for number, sample in enumerate(row, 1):
             stop = start + sample.tokens
             ids[place, start:stop], labels[place, start:stop] = sample.expanded()
@@ -68,6 +70,7 @@ def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None,
     """
     pixels = [sample.load_pixels() for sample in samples if sample.tiles]
     clips = [sample.load_fbank(clip) for sample in samples for clip in range(len(sample.audios))]
+    # (N, S, S, 3) -> (N, 3, S, S), a view
     tiles = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2) if pixels else None
     if not clips:
         return tiles, None, None
@@ -77,4 +80,6 @@ def load_media(samples: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None,
 def _tile_tokens(samples: Sequence[Sample]) -> Tensor | None:
     counts = [tokens for sample in samples if (tokens := sample.tile_tokens()) is not None]
     tokens = [count for of_sample in counts for count in of_sample]
+    # By counts, not tokens: samples whose tiles would be pooled, but have none, give an empty
+    # tensor
     return torch.tensor(tokens, dtype=torch.long) if counts else None

@@ -42,6 +42,7 @@ def collate_readable(
         kept = _without(rows, unreadable)
         if not unreadable or not kept:
             raise
+    # Outside the try: a fault that is no single sample's must not be passed over
     return collate(kept, seed=seed), unreadable
 
 

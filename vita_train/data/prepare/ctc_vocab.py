@@ -67,6 +67,7 @@ def spoken_form(text: str) -> str:
     """
     # The Turkish capital alone would become two characters, of which no Turkish word is made.
     text = unicodedata.normalize("NFC", text).replace("\u0130", "i").lower()
+    # Once more: lower case may leave letters and marks that compose
     text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text).translate(_APOSTROPHES))
     return _closed(_LOOSE.sub("", _DROPPED.sub(" ", text)))
 
@@ -75,6 +76,7 @@ def spoken_words(text: str) -> list[str]:
     """Return the words of a transcript's spoken form; each character of scripts without spaces is
     one."""
     form = spoken_form(text)
+    # The expression is slow, and ASCII has no script without spaces
     return form.split() if form.isascii() else _WORD.findall(form)
 
 
@@ -106,6 +108,7 @@ class CtcVocab:
     @classmethod
     def of_units(cls, units: Iterable[str], kind: Literal["char", "word"]) -> CtcVocab:
         """Return the inventory of some characters or words, sorted."""
+        # Sorted by code point: no locale, and no set, has a say in the numbers
         return cls(kind, (BLANK, UNKNOWN, *sorted(units)))
 
     @cached_property

@@ -46,6 +46,7 @@ class PartExchange:
             return
         with translate_os_errors(folder), scratch_folder(folder.parent, key) as scratch:
             path = scratch / "part.tar"
+            # Sorted: the same part is the same tar, whichever machine made it
             pack(path, folder, sorted(folder.iterdir()))
             self._store.upload(path, self._key(key), move=True)
         self._there.add(key)

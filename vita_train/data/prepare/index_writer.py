@@ -61,6 +61,8 @@ def row_digest(example: Example) -> bytes:
     """Return a digest of a row: ids, labels, lengths, names and bytes of media, stored features."""
     e = example
     digest = hashlib.blake2b(digest_size=16)
+    # repr tells 1 from "1" and keeps borders; ids, texts and numbers in it are spelt alike
+    # everywhere
     digest.update(
         repr(
             (
@@ -144,6 +146,7 @@ class IndexWriter:
 
     def add(self, table: pa.Table, features: Path | None = None) -> None:
         """Append rows of ``PART_SCHEMA``, and the file with their features if there are any."""
+        # Offsets of a part count from its own beginning; here they count from the split's
         offsets = table.schema.get_field_index("feature_offset")
         table = table.set_column(
             offsets, PART_SCHEMA.field(offsets), pc.add(table.column(offsets), self._frames)
@@ -151,6 +154,7 @@ class IndexWriter:
         if self._features and features is not None:
             with features.open("rb") as stream:
                 shutil.copyfileobj(stream, self._features, 1 << 20)
+            # Two bytes a number, in rows of `bins`
             self._frames += features.stat().st_size // (2 * self._bins)
         self._pending = pa.concat_tables([self._pending, table])
         while len(self._pending) >= ROWS_PER_BATCH:
@@ -180,9 +184,11 @@ class IndexWriter:
 
     def _flush(self, rows: int) -> None:
         """Write the first of the rows that wait, as one record batch."""
+        # combine_chunks makes one chunk, hence one batch, of rows that came from several parts
         (batch,) = self._pending.slice(0, rows).combine_chunks().to_batches()
         self._pending = self._pending.slice(rows)
         self._arrow.write_batch(batch.select(SCHEMA.names))
+        # (rows, 3), little-endian whatever the machine: the file is mapped as it lies
         lengths = np.stack([batch.column(name).to_numpy() for name in LENGTHS], axis=1)
         self._lengths.write(lengths.astype("<i4").tobytes())
         self._digest.update(b"".join(batch.column("row_digest").to_pylist()))

@@ -183,6 +183,7 @@ class Counting:
         rejected = self.reasons.total()
         if total == 0:
             return f"{name} holds no records"
+        # A split of nothing but rejects is a fault whatever share is allowed
         if rejected / total <= max_share and self.sums["used"]:
             return ""
         first = "; ".join(
@@ -203,4 +204,5 @@ def reject_line(dataset: str, split: str, reject: Reject) -> str:
         "reason": reject.reason,
         "detail": reject.detail,
     }
+    # Shown to people in a terminal, who must not meet control characters of somebody's record
     return printable(json.dumps(value, ensure_ascii=False), sys.maxsize) + "\n"

@@ -92,6 +92,7 @@ class PartMaker:
         )
         waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]] = deque()
         for shard in cut(source.records()):
+            # Counted over all splits, so that small ones do not all fall to the same machine
             self._turn += 1
             if self._turn % self._machines != self._machine:
                 continue
@@ -104,6 +105,7 @@ class PartMaker:
             else:
                 self.made += 1
             waiting.append((key, shard.rows, part or self._make(source, shard, key, units)))
+            # Two for each worker keep all busy; results come in the file's order all the same
             yield from self._finished(waiting, 2 * self._workers if self._pool else 0)
         yield from self._finished(waiting, 0)
 
@@ -140,6 +142,7 @@ def _start(recipe: Recipe, tokenizer_dir: Path, parts: Path, base: Path) -> None
     if recipe.data.audio.store_features:
         import torch
 
+        # One for each process: workers share the processors
         torch.set_num_threads(1)
     encoder = _encoder(recipe, tokenizer_dir, PartStore(parts, base))
     Finalize(None, encoder.close, exitpriority=10)  # exit handlers do not run in such processes

@@ -152,10 +152,12 @@ class PartStore:
             holds = (
                 (not info.places or info.places == places_digest(rows))
                 and all(
+                    # A full path in a stamp stands: joining drops what is before it
                     Stamp.of(self.base / each.path, each.kind, self.base) == each
                     for each in info.media
                 )
                 and all(
+                    # Size first: most damage is seen without reading the file
                     (folder / name).stat().st_size == size and sha256_file(folder / name) == sha256
                     for name, (sha256, size) in info.files.items()
                 )
@@ -169,6 +171,7 @@ class PartStore:
 
     def new_folder(self, key: str) -> Path:
         """Return an empty folder to write a part in."""
+        # With the process's number: two may make the same part, and the last one to finish wins
         folder = self.root / _NEW / f"{key}-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -176,6 +179,7 @@ class PartStore:
 
     def commit(self, key: str, written: Path, info: PartInfo) -> Part:
         """Give a part that was written its name."""
+        # Last within the folder, which then gets its name: without a marker nothing counts
         (written / _MARKER).write_text(info.model_dump_json(), encoding="utf-8")
         return self.used(Part(self._put(key, written), info))
 
@@ -206,6 +210,7 @@ class PartStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, key: str) -> Path:
+        # By the first two digits: a folder with a hundred thousand entries is slow to list
         return self.root / key[:2] / key
 
 

@@ -20,6 +20,8 @@ def positions_of(ids: np.ndarray, stride: int = 1) -> np.ndarray:
         return np.arange(len(ids))
     index = np.arange(len(ids))
     starts = visual & ~np.concatenate(([False], visual[:-1]))
+    # For every id the place where the latest stretch began
     first = np.maximum.accumulate(np.where(starts, index, 0))
+    # Each id that opens a position; counting them gives the positions
     opens = ~visual | ((index - first) % stride == 0)
     return np.cumsum(opens) - 1

@@ -180,6 +180,7 @@ def encode_prompt(
                 turns[index + 1], state_of(bool(clips), negative=False), ended=True, more=True
             )
     writer.pieces(template.layout.gpt.before)
+    # Nothing of a prompt is supervised, past replies included
     writer.draft.spans.clear()
     return writer.draft.encoded(partial(plain_ids, tokenizer))
 
@@ -211,6 +212,7 @@ def expand_states(
     Args:
         states: places in ``ids`` and their classes.
     """
+    # One past the last position of each compact id
     ends = _lengths(ids, runs).cumsum()
     classes = np.full(ends[-1], IGNORE_INDEX, dtype=np.int64)
     for index, state in states:
@@ -255,6 +257,7 @@ class _Writer:
         self.tokenizer = tokenizer
         self.draft = Draft()
         self.marks = mark_ids(tokenizer, state_mode)
+        # Some templates open the first turn otherwise, behind the system's words
         self.first_human = template.layout.first_human or template.layout.human
         self.left: dict[str, Iterator[tuple[int, ...]]] = {
             kind: iter([run if isinstance(run, tuple) else (run,) for run in runs])
@@ -351,6 +354,7 @@ class _Writer:
         """Cut a turn at its placeholders; one without a file left is ordinary text."""
         parts: list[_Part] = [""]
         for index, piece in enumerate(split_placeholders(value)):
+            # split_placeholders alternates: text at even places, kinds of placeholders at odd ones
             run = next(self.left[piece], None) if index % 2 else None
             if run is not None:
                 parts += [(piece, run), ""]
@@ -378,6 +382,7 @@ def _arrange(parts: Sequence[_Part]) -> list[_Part]:
                 )
     kept = [part for part in trimmed if part]
     first = len(kept)
+    # How far the images at the very end reach back
     while first and _is_visual(kept[first - 1]):
         first -= 1
     if not any(_is_visual(part) for part in kept[:first]):

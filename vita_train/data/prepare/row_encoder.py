@@ -106,6 +106,7 @@ def limits_of(recipe: Recipe, dataset: str) -> Limits:
     }
     using = {name: spec for name, spec in packing.items() if dataset in spec.datasets}
     context = recipe.model.llm.max_positions
+    # No bound: the largest number that the index's int32 can hold
     most = 2**31 - 1
     if not packing:
         return Limits(context, most, most, "model.llm.max_positions")
@@ -229,6 +230,7 @@ class RowEncoder:
         counts = MediaCounts(
             images=tuple(sum(image_tokens(image.tiles, tile)) for image in images),
             videos=tuple(sum(video_tokens(video.tiles, tile, data.video)) for video in videos),
+            # A recording that is cut is one placeholder and several clips
             audios=tuple(tuple(map(model.audio_adapter.tokens_of, each)) for each in frames),
         )
         drafted = draft(
@@ -284,6 +286,7 @@ class RowEncoder:
             return Reject(row.row, "transcript too long", fault, row.id)
         if data.audio.store_features:
             bins = model.audio_encoder.num_mel_bins
+            # Resampled whole and then cut, so that chunks have no edges of the filter
             whole = dict(zip(row.audios, audios, strict=True))
             example.features = [
                 self._features(whole[replace(ref, cut=None)], ref, bins) for ref in laid_out.clips
@@ -409,6 +412,7 @@ def inside_root(ref: MediaRef, roots: Mapping[str, Path], real_root: str) -> Pat
     """
     path = ref.path(roots)
     real = os.path.realpath(path)
+    # By parts of the path: a string may begin with the root's and lie in another folder
     if os.path.commonpath((real, real_root)) != real_root:
         raise MediaError(
             "path outside its root", f"{path} is a link to {real}, outside {real_root}"

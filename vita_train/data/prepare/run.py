@@ -113,11 +113,14 @@ def prepare(
         ledger = _write(
             recipe, registry, registry_path, partial, out, digest, parts, workers, progress
         )
+    # Ctrl-C too: only the parts are worth keeping
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    # A kill between these two leaves no corpus, and all the parts: making it again takes moments
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
+    # Only now: until the corpus has its name, parts of the one before may still be wanted
     parts.prune()
     out.with_name(f"{out.name}.rejects.jsonl").unlink(missing_ok=True)
     progress(
@@ -340,6 +343,7 @@ def _write(
         progress(f"prepare: {maker.found} shards were done already, {maker.made} were not")
     if faults:
         kept = out.with_name(f"{out.name}.rejects.jsonl")
+        # The rest of the folder is removed by whoever called this
         os.replace(partial / "rejects.jsonl", kept)
         raise DataError(
             "; ".join(faults[:3]),
@@ -430,6 +434,7 @@ def _portable_roots(source: SplitSource, registry: Path, at: Path) -> dict[str, 
 
 def _is_done(out: Path, digest: str) -> bool:
     try:
+        # Whatever meta.json holds: a corpus that cannot be told is made again
         return bool(json.loads((out / "meta.json").read_text(encoding="utf-8"))["digest"] == digest)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -56,6 +56,7 @@ def settings_digest(
     return digest_of(
         {
             "format": PART_FORMAT,
+            # Code is not in the digest: a release may decode or encode otherwise
             "version": vita_train.__version__,
             "settings": settings,
             "tokenizer": {path.name: sha256_file(path) for path in files},
@@ -134,6 +135,8 @@ class ShardEncoder:
                 for row in rows:
                     source.check_roots(row, sound)
                     if isinstance(row, Row):
+                        # Before encoding: a file that changes meanwhile no longer fits its stamp,
+                        # and its part is made again
                         writer.media += stamps_of(row, source.roots, self._store.base)
                         if units:
                             writer.units.update(
@@ -142,8 +145,10 @@ class ShardEncoder:
                                     self._recipe.model.ctc_head.vocab,
                                 )
                             )
+                # Such an id is the row's place: a part with one holds for these places alone
                 writer.named_by_place |= any(row.id == f"row-{row.row}" for row in rows)
                 writer.add(encoder.encode_all(rows))
+        # After the writer has closed its files, whose digests go into the marker
         return self._store.commit(key, writer.folder, writer.info(shard.rows))
 
 

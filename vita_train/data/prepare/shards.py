@@ -43,10 +43,12 @@ def cut(records: Iterable[tuple[int, str | RowError]]) -> Iterator[Shard]:
         raw = _bytes_of(text)
         rows.append(row)
         texts.append(text)
+        # With its length: two texts must not count as one that is both
         digest.update(b"%d:" % len(raw))
         digest.update(raw)
         own = _weight(text)
         weight += own
+        # By the record's content, not its place: chance is in proportion to what it weighs
         if weight >= _MOST or (weight >= _LEAST and zlib.crc32(raw) % _SPREAD < own):
             yield Shard(tuple(rows), tuple(texts), digest.hexdigest())
             rows, texts, weight, digest = [], [], 0, hashlib.sha256()
@@ -63,5 +65,6 @@ def _bytes_of(text: str | RowError) -> bytes:
 def _weight(text: str | RowError) -> int:
     if isinstance(text, RowError):
         return 1
+    # In the raw text: to parse every record only to weigh it would take longer than it saves
     has_media = any(key in text for key in _MEDIA_KEYS)
     return (_MEDIA_WEIGHT if has_media else 1) + len(text) // _CHARACTERS

@@ -75,6 +75,7 @@ def take_mark(
             tell(marks[tuple(held)])
             held.clear()
             break
+        # No mark begins so: what was kept back is the reply
         if not any(mark[: len(held)] == tuple(held) for mark in marks):
             break
     yield from held

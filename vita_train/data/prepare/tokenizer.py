@@ -63,6 +63,7 @@ def train_tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     backend = Backend(models.BPE())
+    # As Qwen2's tokenizer: composed and decomposed letters get the same ids
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -77,6 +78,8 @@ def train_tokenizer(
             AddedToken(token, special=True, normalized=False)
             for token in dict.fromkeys((END_OF_TEXT, *controls, *STATE_MARKS))
         ],
+        # All 256 bytes, whatever the text has: nothing is ever unknown. Sorted, as it comes from a
+        # set
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -85,6 +88,7 @@ def train_tokenizer(
         tokenizer_object=backend,
         eos_token=end,
         pad_token=END_OF_TEXT,
+        # Else decoding takes spaces out before punctuation, and text does not come back as it was
         clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(str(out))
@@ -149,6 +153,7 @@ class SavedTokenizer:
         self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
     ) -> SimpleNamespace:
         """Encode a text; ``input_ids`` are its ids."""
+        # tokenizers' name for the same: special tokens are encoded as text
         self.backend_tokenizer.encode_special_tokens = split_special_tokens
         encoded = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return SimpleNamespace(input_ids=encoded.ids)
@@ -188,9 +193,11 @@ def batch_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, list[int]
     Raises:
         RecipeError: as of `plain_ids`.
     """
+    # System texts and layout come with every record
     distinct = list(dict.fromkeys(texts))
     guard = _guard(tokenizer)
     backend = tokenizer.backend_tokenizer
+    # A tokenizer.json may have either switched on, and the backend keeps what a call before has set
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -250,6 +257,7 @@ def check_untypable(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
         RecipeError: one can, so that a user's text could end a turn or open one.
     """
     for token in tokens:
+        # Also in the middle of a text: some tokenizers find added tokens only between spaces
         if control_id(tokenizer, token) in plain_ids(tokenizer, f"a {token} b") + plain_ids(
             tokenizer, token
         ):

@@ -33,6 +33,7 @@ def save_tokenizer(recipe: Recipe, registry: Registry, path: Path, out: Path) ->
         return _entries(recipe, registry, path, out)
     paths = (str(Path(vita_train.__file__).parents[1]), os.environ.get("PYTHONPATH"))
     done = subprocess.run(
+        # -P: a module in the working directory must not stand for one of the library
         [sys.executable, "-P", "-m", __name__],
         input=pickle.dumps((recipe, registry, path, out)),
         stdout=subprocess.PIPE,
@@ -62,6 +63,7 @@ def main() -> int:
     """Answer on standard output; whatever is printed goes to standard error."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # which would be said
+    # The answer has the pipe to itself: what libraries print would break the pickle
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as pipe:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         answer: int | VitaError

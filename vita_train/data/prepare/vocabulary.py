@@ -107,6 +107,7 @@ def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
     turn."""
     template = load_template(recipe.data.template)
     layout = control_texts(template)
+    # Sorted: the order of the text decides between merges of equal count
     for row in _train_rows(registry, path, sorted(registry.datasets)):
         yield from layout
         yield (
@@ -118,4 +119,5 @@ def _texts(recipe: Recipe, registry: Registry, path: Path) -> Iterator[str]:
         )
         for index, text in enumerate(row.record.texts):
             is_reply = row.record.document is None and index % 2
+            # As encoding writes it: placeholders of media in a person's turn are no text
             yield text if is_reply else literal(text)

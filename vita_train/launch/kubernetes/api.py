@@ -68,6 +68,8 @@ class Cluster:
         """
         try:
             if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+                # A configuration of its own: the client's default one is shared by the whole
+                # process
                 settings = client.Configuration()
                 config.load_incluster_config(client_configuration=settings)
                 return cls(client.ApiClient(settings), outage=outage)
@@ -140,7 +142,9 @@ class Cluster:
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
+            # The job stays until its pods are gone: while it is there, its GPUs may be taken
             "propagationPolicy": "Foreground",
+            # A job of the same name may have been made since
             "preconditions": {"uid": uid},
         }
         try:
@@ -173,6 +177,8 @@ class Cluster:
             **query,
             "watch": "1",
             "resourceVersion": version,
+            # Bookmarks bring newer versions where nothing changes, so that a watch can go on from
+            # them
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
@@ -227,8 +233,11 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
             header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+            # The open answer: streams are read as they come, and plain objects need no classes of
+            # the client
             _preload_content=False,
             _return_http_data_only=True,
+            # (connect, read): the second counts from the last byte
             _request_timeout=(_CALL, silence),
         )
         assert isinstance(answer, urllib3.HTTPResponse)
@@ -244,6 +253,8 @@ class Cluster:
                 self._answered = True
                 return result
             except ApiException as error:
+                # A first 401 is a wrong token; a later one may be a token in the moment of its
+                # rotation
                 if not _is_passing(error) or (error.status == 401 and not self._answered):
                     raise _api_error(error, what) from error
                 last = f"{error.status} {error.reason}"
@@ -315,6 +326,7 @@ def _message(error: ApiException) -> str:
 
 
 def _path(resource: Resource, namespace: str, name: str = "") -> str:
+    # Pods and events are of the core group, whose path has no name
     root = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
     return "/".join([root, "namespaces", namespace, resource.plural, *([name] if name else [])])
 
@@ -323,6 +335,7 @@ def _lines(answer: urllib3.HTTPResponse) -> Iterator[bytes]:
     """Yield whole lines of a stream as they come."""
     rest = b""
     for chunk in answer.stream(amt=None, decode_content=True):
+        # A chunk may end within a line, or within a character
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
     if rest:

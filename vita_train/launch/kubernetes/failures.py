@@ -251,6 +251,7 @@ def _container_failure(pod: str, status: Object) -> Failure | None:
     if reason in _IMAGE_WAITS:
         return Failure(Reason.IMAGE, message or reason, pod)
     if reason in _CONFIG_WAITS:
+        # A Secret or ConfigMap that the settings name
         missing = Reason.USER_ERROR if "not found" in message else Reason.IMAGE
         return Failure(
             missing,
@@ -260,6 +261,7 @@ def _container_failure(pod: str, status: Object) -> Failure | None:
             if missing == Reason.USER_ERROR
             else "",
         )
+    # Where the container was started again its last end is in lastState
     ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get(
         "terminated"
     )
@@ -277,6 +279,7 @@ def _ended(pod: str, ended: Object) -> Failure:
     said = str(words.get("error") or "")
     where = f"{pod}: {words['where']}" if words.get("where") else pod
     tails = {f"{pod}/{rank}": str(tail) for rank, tail in (words.get("tails") or {}).items()}
+    # No JSON: the kubelet filled in the end of the log, as terminationMessagePolicy asks
     if not words and text:
         tails = {pod: "\n".join(f"  | {line}" for line in text.rstrip().splitlines())}
     everything = "\n".join([what, text])
@@ -284,8 +287,10 @@ def _ended(pod: str, ended: Object) -> Failure:
         return Failure(
             Reason.OOM, f"the pod used more memory than it may ({what})", where, tails=tails
         )
+    # Only with our own words: 2 is also what a shell or argparse ends with
     if code == EXIT_REFUSED and words:
         return Failure(Reason.USER_ERROR, what, where, str(words.get("remedy") or ""), tails, said)
+    # Before the code: a CUDA error ends a rank in whatever way it likes
     if _GPU_MEMORY.search(everything):
         return Failure(Reason.OOM, "a GPU has no memory left", where, tails=tails)
     if code == _SIGKILL:
@@ -325,6 +330,7 @@ def _warning(events: Iterable[Object]) -> Failure | None:
     telling = [event for event in events if event.get("reason") in _WARNINGS]
     if not telling:
         return None
+    # ISO times of one zone sort as text; newer events have eventTime alone
     event = max(
         telling, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or "")
     )

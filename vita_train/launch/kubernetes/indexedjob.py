@@ -33,7 +33,9 @@ class IndexedJobs:
     def manifest(self, job: TrainingJob) -> Object:
         """Return the Job."""
         template = pod_template(job, self.container)
+        # podFailurePolicy asks for it: each try is a pod, and its end can be read
         template["spec"]["restartPolicy"] = "Never"
+        # Trying again what was refused would only take time
         refused = {
             "action": "FailJob",
             "onExitCodes": {
@@ -42,6 +44,7 @@ class IndexedJobs:
                 "values": [EXIT_REFUSED],
             },
         }
+        # Not counted among the tries: a drained node is no fault of the pod
         preempted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
         return {
             "apiVersion": self.resource.api_version,
@@ -52,8 +55,10 @@ class IndexedJobs:
                 "completions": job.nodes,
                 "parallelism": job.nodes,
                 "backoffLimitPerIndex": _TRIES,
+                # One number that gave up fails the step: a share of the data would be missing
                 "maxFailedIndexes": 0,
                 "podFailurePolicy": {"rules": [refused, preempted]},
+                # Kueue takes jobs in that are created suspended
                 "suspend": bool(job.platform.queue.name),
                 "template": template,
             },

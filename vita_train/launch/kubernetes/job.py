@@ -64,6 +64,7 @@ class TrainingJob:
             "kueue.x-k8s.io/priority-class": queue.priority,
         }
         return {
+            # Ours last: settings must not change what jobs are found again by
             **self.pod.labels,
             **MANAGED_BY,
             RUN_LABEL: label_value(self.run),
@@ -141,11 +142,13 @@ def training_job(
     pod = merge_pod_settings(platform.pod, [job.settings.kubernetes.pod, *([task] if task else [])])
     metrics = {PORT: str(pod.metrics_port)} if pod.metrics_port else {}
     env = {
+        # The root file system is read-only, and libraries write below the home
         "HOME": SCRATCH,
         host_cache.CACHE: CACHE,
         GRACE: str(pod.grace),
         **job.environment,
         **metrics,
+        # Last: whoever sets a variable in the settings means it
         **pod.env,
     }
     run = job.run.name
@@ -194,4 +197,5 @@ def job_name(run: str, stage: str, digest: str) -> str:
 
 def label_value(text: str) -> str:
     """Return a text as a label's value: at most 63 of the characters that are allowed."""
+    # A label has to begin and end with a letter or digit
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:63].strip("._-")

@@ -36,6 +36,7 @@ class JobView:
         things = thing if change == "SYNC" else [thing]
         if kind == "Pod":
             if change == "SYNC":
+                # A full list: what is not in it was deleted while nobody watched
                 self.gone |= set(self.pods) - {one["metadata"]["uid"] for one in things}
             for one in things:
                 self._take_pod(one, is_gone=change == "DELETED")
@@ -85,6 +86,7 @@ class JobView:
             if preempted or pod["metadata"]["uid"] in self.taken_away:
                 continue
             node = self.backend.node_rank(pod)
+            # From -1, as the first pod of a node is no restart
             counts[node] = counts.get(node, -1) + 1 + restart_count(pod)
         return max(counts.values(), default=0)
 

@@ -168,6 +168,7 @@ class Launcher:
                     failure.reason == Reason.PREEMPTED
                     and preemptions < self._job.platform.preemptions
                 ):
+                    # Counted apart: on a busy cluster they would use up what is meant for faults
                     preemptions += 1
                 elif failure.reason.retryable and self._used < self._restarts:
                     self._used += 1
@@ -184,6 +185,7 @@ class Launcher:
     def delete(self, *, wait: bool = False) -> None:
         """Delete the job and its pods; with ``wait``, return only when they are gone."""
         self._cluster.delete(self._backend.resource, self._job.namespace, self._job.name, self._uid)
+        # The kubelet gives a pod its grace before it kills it
         deadline = time.monotonic() + (self._job.pod.grace + _DELETE_WAIT if wait else 0)
         while wait and time.monotonic() < deadline:
             found = self._cluster.read(self._backend.resource, self._job.namespace, self._job.name)
@@ -202,6 +204,8 @@ class Launcher:
                 continue
             self._job = replace(self._job, name=f"{self._name}-{turn}" if turn > 1 else self._name)
             manifest = self._backend.manifest(self._job)
+            # Behind the manifest's own annotations, so that the count is no part of the spec's
+            # digest
             manifest["metadata"]["annotations"][RESTARTS] = str(self._used)
             try:
                 self._uid = str(
@@ -240,6 +244,7 @@ class Launcher:
             job
             for job in found
             if not job["metadata"].get("deletionTimestamp")
+            # Labels are cut and cleaned: the name alone is exact
             and re.fullmatch(rf"{re.escape(self._name)}(-[0-9]+)?", str(job["metadata"]["name"]))
         ]
         return min(ours, key=lambda job: str(job["metadata"]["name"]), default=None)
@@ -288,6 +293,7 @@ class Launcher:
         """
         if not (cancelled := self._cancel.is_cancelled()) and not self._stops:
             return
+        # A signal alone says nothing: a launcher's pod is also moved from node to node
         if not cancelled and not is_cancelled(self._cluster, self._workflow):
             raise StoppedError(
                 "only the launcher was stopped; the job goes on",

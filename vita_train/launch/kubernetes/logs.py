@@ -71,6 +71,7 @@ class LogFollower:
 
     def _run(self) -> None:
         while True:
+            # Asked before reading: what is written until then is still read below
             is_over = self._over.is_set()
             if self._restarts > self._seen_restarts:
                 self._seen_restarts = self._restarts
@@ -90,12 +91,14 @@ class LogFollower:
 
     def _read(self, **query: str) -> bool:
         """Write what is new; say whether that was all, which it is too where no log can be had."""
+        # sinceTime knows whole seconds: what comes twice is told by its full stamp below
         since = {"sinceTime": self._last[:19] + "Z"} if self._last else {}
         try:
             for line in self._cluster.log(
                 self._namespace, self._pod, self._container, timestamps="true", **since, **query
             ):
                 stamp, _, text = line.partition(" ")
+                # finish may read beside the thread, and each line is to be written once
                 with self._writing:
                     if stamp > self._last:
                         self._last = stamp

@@ -27,11 +27,13 @@ def resources(job: TrainingJob) -> Object:
         **gpus,
         **{name: str(number) for name, number in sorted(pod.devices.items())},
     }
+    # Requests equal to limits make the class Guaranteed
     return {"requests": wanted, "limits": dict(wanted)}
 
 
 def container_security(job: TrainingJob) -> Object:
     """Return the container's security context."""
+    # RDMA pins the memory that it reads and writes
     added = {"add": ["IPC_LOCK"]} if job.pod.lock_memory else {}
     return {
         "allowPrivilegeEscalation": False,
@@ -48,6 +50,7 @@ def pod_security(job: TrainingJob) -> Object:
         "runAsUser": user,
         "runAsGroup": user,
         "fsGroup": user,
+        # Else the kubelet walks all files of a large volume at every start
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
@@ -58,6 +61,7 @@ def volumes(job: TrainingJob) -> list[Object]:
     add."""
     pod = job.pod
     return [
+        # Loader workers and NCCL share memory; a container's own /dev/shm has 64 MiB
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shm}},
         {"name": "scratch", "emptyDir": {"sizeLimit": pod.scratch}},
         {"name": "cache", **pod.cache},
@@ -116,7 +120,9 @@ def pod_template(job: TrainingJob, container: str) -> Object:
     ports = [{"name": name, "containerPort": number} for name, number in job.metrics_ports.items()]
     spec = {
         **placement(job),
+        # Training code has no business with the API
         "automountServiceAccountToken": False,
+        # Else every Service of the namespace becomes a handful of variables
         "enableServiceLinks": False,
         "securityContext": pod_security(job),
         "volumes": volumes(job),
@@ -130,6 +136,8 @@ def pod_template(job: TrainingJob, container: str) -> Object:
                 "resources": resources(job),
                 "securityContext": container_security(job),
                 "volumeMounts": volume_mounts(job),
+                # A container that is killed leaves no message of its own: the end of its log stands
+                # in
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 **({"ports": ports} if ports else {}),
             }

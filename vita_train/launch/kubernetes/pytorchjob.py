@@ -61,6 +61,7 @@ class PyTorchJobs:
 
     def state(self, job: Mapping[str, Any]) -> JobState:
         """Read the conditions by type; a job without one waits."""
+        # In order: conditions of what is past stay true beside newer ones
         for kind, phase in _PHASES:
             if entry := condition(job, kind):
                 return said(phase, entry)

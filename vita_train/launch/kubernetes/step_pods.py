@@ -79,6 +79,7 @@ def run_pods(
         out=out,
     )
     launcher.run()
+    # Else the next run of the step would take up a job that is over
     launcher.delete()
 
 

@@ -35,10 +35,12 @@ def task_settings(config: Any, nproc: int) -> PodSettings | None:
     if config is None:
         return None
     stated = {**_resources(config.resources or {}, nproc), **_environment(config.env or [])}
+    # The launcher's own folder is of no use in the job's pods
     mounts = [mount for mount in config.volume_mounts or [] if mount["mountPath"] != str(FOLDER)]
     mounted = {mount["name"] for mount in mounts}
     placed = {
         "volume_mounts": mounts,
+        # A volume that nothing mounts would only hold the pod back until it can be attached
         "volumes": [volume for volume in config.volumes or [] if volume["name"] in mounted],
         "tolerations": config.tolerations,
         "node_selector": config.node_selector,
@@ -55,6 +57,8 @@ def _resources(resources: Mapping[str, Any], nproc: int) -> dict[str, Any]:
     for name, count in wanted.items():
         if name in _PLAIN:
             continue
+        # Device plugins name resources with their domain; without one it is ephemeral-storage and
+        # the like
         if "/" not in name or not str(count).isdecimal():
             raise RecipeError(
                 f"a job's pods cannot be given {name}: {count}",
@@ -107,5 +111,6 @@ def _is_of_the_step(name: str, source: Mapping[str, Any]) -> bool:
     platform's settings."""
     reference: Mapping[str, Any] = next(iter(source.values()), {})
     return name in (POD, WORKFLOW) or (
+        # optional: as every step has it. One that somebody set for this task is not
         name in (*S3_KEYS, *S3_SETTINGS) and bool(reference.get("optional"))
     )

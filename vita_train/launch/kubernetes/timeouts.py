@@ -35,6 +35,7 @@ class JobTimeouts:
             self._ran += passed
         else:
             self._waited += passed
+        # Begins anew where the reason goes away: an image registry may only have been slow
         self._hopeless = self._hopeless + passed if blocker and blocker.reason in _HOPELESS else 0.0
         if blocker and self._hopeless >= self._times.start:
             return blocker

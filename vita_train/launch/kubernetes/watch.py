@@ -42,6 +42,7 @@ class Watcher:
         self._cluster, self._resource, self._namespace = cluster, resource, namespace
         self._changes, self._query = changes, query
         self._stopped = threading.Event()
+        # A daemon: a stream that stays silent must not keep the process
         threading.Thread(target=self._run, name=f"watch-{resource.plural}", daemon=True).start()
 
     def stop(self) -> None:
@@ -60,6 +61,7 @@ class Watcher:
                 return
             self._hand("SYNC", listed)
             try:
+                # A stream that gave something was a good one: the next break is a new one
                 if self._stream(version):
                     pause = _FIRST_PAUSE
             except GoneError:
@@ -79,6 +81,7 @@ class Watcher:
             if self._stopped.is_set():
                 return any_came
             any_came = True
+            # Says only that nothing changed until then
             if kind != "BOOKMARK":
                 self._hand(kind, thing)
         return any_came

@@ -135,6 +135,7 @@ class CancelWatch:
             found = thing[0] if thing else None
         else:
             found = None if change == "DELETED" else thing
+        # Once seen it stays: a Workflow that is deleted next says no more
         self._cancelled = self._cancelled or _asks_to_stop(found)
 
 

@@ -84,6 +84,7 @@ class Controller:
                 where=str(script),
                 remedy="correct launch.settings.slurm; sbatch --test-only tries the script",
             )
+        # number;cluster where there are several clusters
         return int(done.stdout.strip().partition(";")[0])
 
     def find(self, name: str) -> list[tuple[int, str]]:

@@ -102,6 +102,7 @@ class Launcher:
             StoppedError: SIGTERM or SIGINT came; the job is told to stop, and is over.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        # What an earlier job of the stage wrote has been told already
         self._read = self._log.stat().st_size if self._log.exists() else 0
         with on_stop(self._stops.append):
             self._number = self._take_up() or self._submit()
@@ -147,6 +148,7 @@ class Launcher:
                         remedy="run the same command again once it answers",
                     ) from error
                 time.sleep(self._settings.poll)
+                # It may have taken the job and lost the answer
                 if number := self._take_up():
                     return number
                 continue
@@ -171,6 +173,7 @@ class Launcher:
                 self._out(f"job {self._number}: {seen.state.lower()}{reason}{again}")
             if seen.is_over:
                 return seen
+            # Signals are looked for between two looks at the controller, which other users ask too
             until = time.monotonic() + self._settings.poll
             while time.monotonic() < until:
                 self._check_stop()

@@ -38,10 +38,12 @@ def main() -> None:
     resources = Resources(int(os.environ["SLURM_STEP_NUM_NODES"]), int(nproc), threads=1)
     master = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
     os.environ.update(
+        # By the job's number: two jobs that share a node seldom meet on a port
         node_variables(resources, node, master, int(port) or _FIRST_PORT + job % _PORTS)
     )
     os.environ[LAST_WORDS] = str(outcome_file(Path(folder), job, restart, node))
     print(f"node {node} of job {job}, started {restart + 1} times", flush=True)
+    # In this process's place: signals of SLURM reach the command itself
     os.execv(sys.executable, [sys.executable, *arguments])
 
 

@@ -18,6 +18,7 @@ _NAME = 60
 
 def job_name(job: StageJob) -> str:
     """Return the name under which a launcher finds the job of a stage of a run again."""
+    # Runs of one name in two stores are two jobs
     where = hashlib.sha256(job.run.uri(job.stage).encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9.-]+", "-", f"vita-{job.run.name}-{job.stage}".lower())
     return f"{readable[:_NAME]}-{where}"
@@ -32,6 +33,7 @@ def sbatch_script(job: StageJob, settings: SlurmSettings, folder: Path) -> str:
         folder: absolute, shared by launcher and nodes; the logs ``node-<n>.log`` go there.
     """
     resources, launch = job.resources, job.run.recipe.launch
+    # Loader workers are processes beside each rank
     cpus = resources.nproc * (resources.threads + launch.workers)
     options = {
         "job-name": job_name(job),
@@ -69,6 +71,7 @@ def sbatch_script(job: StageJob, settings: SlurmSettings, folder: Path) -> str:
     task = [python, "-m", "vita_train.launch.slurm.node", str(folder)]
     task += [str(resources.nproc), str(settings.port), *job.command[1:]]
     # srun takes the number of CPUs from no one but its own command line.
+    # kill-on-bad-exit: nodes that are left would wait for the lost one until the time limit
     step = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append"]
     step += [f"--output={folder / 'node-%n.log'}", *task]
     return "\n".join(

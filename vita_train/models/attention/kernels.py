@@ -44,7 +44,9 @@ def kernel_for(kind: str, device: torch.device, *, half: bool, trains: bool = Tr
     """
     if kind == "auto":
         if device.type != "cuda":
+            # Without a mask fused kernels apply, and no score is computed across documents
             return "apart"
+        # The variable-length kernels know no float32
         if not half:
             return "sdpa"
         return "flash" if has_flash(device) else "varlen"
@@ -129,6 +131,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         value,
         *how.documents.of_both,
         scale=how.scale,
+        # -1 is without bound: all before and none after, or all on both sides
         window_size=(-1, 0) if how.causal else (-1, -1),
         enable_gqa=True,
     )
@@ -155,7 +158,9 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         same = documents[at] == documents[to]
         return same & (at >= to) if how.causal else same
 
+    # None: one mask for all batches and heads. Blocks without a True are skipped
     mask = create_block_mask(seen, None, None, total, total, device=str(query.device))
+    # (positions, heads, size) -> (1, heads, positions, size)
     parts = (part.transpose(0, 1)[None] for part in (query, key, value))
     mixed = _flex_call(query.device.type)(*parts, block_mask=mask, scale=how.scale, enable_gqa=True)
     return cast(Tensor, mixed)[0].transpose(0, 1)
@@ -171,6 +176,7 @@ def flex_masked(
     def seen(batch: Tensor, head: Tensor, at: Tensor, to: Tensor) -> Tensor:
         return mask[batch, 0, at, to]
 
+    # None: all heads share the mask
     size = (len(query), None, query.shape[2], key.shape[2])
     blocks = create_block_mask(seen, *size, device=str(query.device))
     call = _flex_call(query.device.type)
@@ -183,6 +189,7 @@ def _flex_call(device: str) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     call: Any = flex_attention
+    # Uncompiled it computes all scores, which is right but no faster than a dense mask
     return cast("Callable[..., Any]", torch.compile(call) if device == "cuda" else call)
 
 
@@ -214,6 +221,7 @@ _CALLS: dict[str, Callable[..., Tensor]] = {
 def document_of(starts: Tensor, total: int) -> Tensor:
     """Return the number of the document, (total,), that each position is in."""
     place = torch.arange(total, device=starts.device)
+    # right=True counts the starts at or before a position; documents count from 0
     return torch.searchsorted(starts, place.to(starts.dtype), right=True) - 1
 
 

@@ -40,6 +40,7 @@ def packed_attention(
     starts = options.get("cu_seq_lens_q")
     if starts is None:
         return _masked(module, query, key, value, attention_mask, scaling=scaling, **options)
+    # (1, heads, positions, size) -> (positions, heads, size)
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     documents = Documents(starts, options["max_length_q"])
     mixed = attend(options["document_kernel"], q, k, v, documents, causal=True, scale=scaling)
@@ -90,7 +91,9 @@ def flex_masked_attention(
     """
     assert attention_mask is not None
     mask, half = attention_mask, value.dtype != torch.float32
+    # Called for its error: FlexAttention may not run here
     kernel_for("flex", value.device, half=half, trains=torch.is_grad_enabled())
+    # As in attend: rotary positions leave both in float32 under autocast
     query, key = query.to(value.dtype), key.to(value.dtype)
     return flex_masked(query, key, value, mask, scaling).transpose(1, 2), None
 
@@ -106,6 +109,7 @@ def attend_tiles(
         return None
     tiles, _, tokens, _ = query.shape
     starts = torch.arange(tiles + 1, device=query.device, dtype=torch.int32) * tokens
+    # (tiles, heads, tokens, size) -> (tiles * tokens, heads, size), each tile a document
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     mixed = attend(kernel, q, k, v, Documents(starts, tokens), causal=False, scale=scaling)
     return mixed.unflatten(0, (tiles, tokens))

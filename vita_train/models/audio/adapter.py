@@ -70,6 +70,8 @@ class SubsamplingAdapter(AudioAdapter):
 
     def adapt(self, frames: Tensor, counts: Tensor) -> Tensor:
         """See AudioAdapter."""
+        # (A, T, C) -> (A, C, T): conv1d wants channels second. kernel - 1 more frames give ceil(T /
+        # stride)
         hidden = self.conv(F.pad(frames.transpose(1, 2), (0, self.kernel - 1))).transpose(1, 2)
         normed = (
             self.norm(hidden, counts)
@@ -95,6 +97,7 @@ class CnnAdapter(AudioAdapter):
         """See AudioAdapter. Convolutions look back only, so real frames never see what padding
         became."""
         for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+            # kernel - 1 frames in front and none behind: T stays T
             hidden = conv(F.pad(frames.transpose(1, 2), (self.kernel - 1, 0))).transpose(1, 2)
             frames = F.relu(norm(hidden, counts))
         return self.project(frames)
@@ -128,6 +131,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
         """Normalise frames (A, T, width), of which ``counts`` (A,) are real; computed in
         float32."""
         real = _real(frames.shape[1], counts)
+        # (A, T, width) -> (real frames, width): batch_norm then counts no padding
         chosen = frames[real].float()
         learning = self.training and len(chosen) > 1
         normed = F.batch_norm(
@@ -140,6 +144,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
             cast(float, self.momentum),
             self.eps,
         )
+        # Filled in row order, the one in which frames[real] took them; padding stays zero
         return torch.zeros_like(frames).masked_scatter(real[..., None], normed.to(frames.dtype))
 
 
@@ -148,6 +153,7 @@ class AudioPrompt(nn.Module):
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
+        # 0.02 is how language models draw their own embeddings, beside which these stand
         self.weight = nn.Parameter(torch.empty(rows, width).normal_(std=0.02))
 
     def forward(self, hidden: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

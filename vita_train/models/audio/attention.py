@@ -83,7 +83,9 @@ class RelativeAttention(nn.Module):
         values = self._heads(self.linear_v(frames))
         if cache is not None:
             keys, values = cache.extend(keys, values)
+        # (P, width) -> (1, heads, P, head size): positions are the same for all clips
         places = self._heads(self.linear_pos(positions)[None])
+        # Terms (a) and (c) of the paper, then (b) and (d): u and v do not depend on the query
         content = (queries + self.pos_bias_u[:, None]) @ keys.transpose(-2, -1)
         position = (queries + self.pos_bias_v[:, None]) @ places.transpose(-2, -1)
         if self.shift:
@@ -97,6 +99,7 @@ class RelativeAttention(nn.Module):
         return self.linear_out(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, frames: Tensor) -> Tensor:
+        # (A, T, width) -> (A, heads, T, head size)
         return frames.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
 
 
@@ -115,6 +118,7 @@ def shift_by_query(scores: Tensor) -> Tensor:
     # One more column, and the same numbers read with rows one shorter: each row begins one place
     # further on than the row before it.
     padded = torch.nn.functional.pad(scores, (1, 0)).reshape(*batch, distances + 1, time)
+    # Of T + K - 1 columns the first K are keys; what is behind them came from the next row
     return padded[..., 1:, :].reshape(*batch, time, distances)[..., : distances + 1 - time]
 
 
@@ -150,6 +154,8 @@ def random_chunk_mask(time: int, device: torch.device) -> Tensor | None:
     drawn = int(torch.randint(1, time, ()))
     if drawn > time // 2:
         return None
+    # 25 frames are a second. chunk <= T // 2 + 1 <= T - 1, so the draw below has at least one
+    # choice
     chunk = drawn % 25 + 1
     left = int(torch.randint(0, (time - 1) // chunk, ()))
     return chunk_mask(time, chunk, left, device)

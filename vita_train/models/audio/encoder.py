@@ -46,6 +46,8 @@ class Subsampling(nn.Module):
         self.out = nn.Linear(channels * (((bins - 1) // 2 - 1) // 2), width)
 
     def forward(self, fbank: Tensor) -> Tensor:
+        # (A, T, bins) -> (A, 1, T, bins), and behind it (A, channels, T', bins') -> (A, T',
+        # channels * bins')
         maps = self.conv(fbank[:, None])
         return self.out(maps.transpose(1, 2).flatten(2))
 
@@ -63,7 +65,9 @@ class ConvolutionModule(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor, padding: Tensor) -> Tensor:
+        # Hidden behind the gate, whose bias makes something even of zeros
         gated = F.glu(self.gate(frames), dim=-1).masked_fill(padding[..., None], 0)
+        # (A, T, width) -> (A, width, T) and back
         mixed = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
         return self.dropout(self.out(F.silu(self.norm(mixed))))
 
@@ -167,14 +171,19 @@ class AudioEncoder(nn.Module):
         time = frames.shape[1]
         padding = torch.arange(time, device=fbank.device) >= lengths_out[:, None]
         window = min(time, self.spec.max_positions)
+        # Windows become clips of their own; what fills up the last one counts as padding
         encoded = self._encode(_windows(frames, window, 0), _windows(padding, window, True))
         return encoded.reshape(len(fbank), -1, self.spec.width)[:, :time], lengths_out
 
     def subsample(self, fbank: Tensor, silent: Tensor) -> Tensor:
         """Return the blocks' input (A, ((T-1)//2-1)//2, width) for features (A, T, bins),
         ``silent`` (A, T) hidden."""
+        # After CMVN, which would turn zeros into minus the mean
         features = self.global_cmvn(fbank).masked_fill(silent[..., None], 0)
+        # CMVN gives float32, whatever type the weights have
         frames = self.embed(self.subsampling(features.to(self.subsampling.out.weight.dtype)))
+        # Vaswani et al. 2017, section 3.4; positions are not added here but enter the scores of
+        # each block
         return self.dropout(frames * math.sqrt(self.spec.width))
 
     def positions(self, queries: int, first: int, last: int, like: Tensor) -> Tensor:
@@ -194,6 +203,7 @@ class AudioEncoder(nn.Module):
         end."""
         time = frames.shape[1]
         positions = self.positions(time, 0, time, frames)
+        # (W, T) -> (W, 1, T): padding is hidden as a key, from every query
         mask = ~padding[:, None]
         chunks = self._chunks(time, frames.device)
         if chunks is not None:
@@ -226,5 +236,6 @@ def _windows(values: Tensor, window: int, filler: float | bool) -> Tensor:
 def encoder_length(frames: Tensor) -> Tensor:
     """Return the encoder frames that filterbank frames become: ((T - 1) // 2 - 1) // 2, never below
     0."""
+    # floor, not trunc: clips of one or two frames come out below 0 and are clamped
     half = torch.div(frames - 1, 2, rounding_mode="floor")
     return torch.div(half - 1, 2, rounding_mode="floor").clamp(min=0)

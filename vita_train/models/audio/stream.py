@@ -82,6 +82,7 @@ class AudioStream:
         ):
             size = min(present, self._next_chunk)
             done.append(self._encode(self._heard[: _STEP * size + _AHEAD]))
+            # What was looked ahead at stays: the next chunk's convolutions begin with it
             self._heard = self._heard[_STEP * size :]
         return torch.cat(done)
 
@@ -98,7 +99,9 @@ class AudioStream:
         )
         time, held = frames.shape[1], len(self._caches[0])
         self._position += time
+        # Keys are those held from earlier chunks, then the new ones
         positions = encoder.positions(time, self._position - held - time, self._position, frames)
+        # All that is held may be seen: what may not has been dropped from the cache
         seen = torch.ones(1, 1, held + time, dtype=torch.bool, device=fbank.device)
         padding = torch.zeros(1, time, dtype=torch.bool, device=fbank.device)
         for block, cache in zip(encoder.blocks, self._caches, strict=True):

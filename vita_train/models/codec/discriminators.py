@@ -98,7 +98,9 @@ class PeriodDiscriminator(nn.Module):
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
         self.period = period
+        # 32, 128, 512 and 1024 channels at a width of 32, as in HiFi-GAN
         sizes = [1, width, 4 * width, 16 * width, 32 * width]
+        # Kernels are 1 wide: samples of different phase in the period never mix
         convs: list[nn.Module] = [
             nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in pairwise(sizes)
         ]
@@ -111,6 +113,7 @@ class PeriodDiscriminator(nn.Module):
     def forward(self, wave: Tensor) -> Judgement:
         """Judge ``wave`` (B, S)."""
         wave = F.pad(wave[:, None], (0, -wave.shape[1] % self.period), mode="reflect")
+        # (B, 1, S) -> (B, 1, S / period, period)
         return self.stack(wave.view(len(wave), 1, -1, self.period))
 
 
@@ -138,6 +141,7 @@ class ScaleDiscriminator(nn.Module):
         """Judge ``wave`` (B, S)."""
         x = wave[:, None]
         for _ in range(self.scale):
+            # HiFi-GAN's pooling: overlapping windows of 4, half as many samples
             x = F.avg_pool1d(x, 4, 2, 2)
         return self.stack(x)
 
@@ -149,6 +153,7 @@ class StftDiscriminator(nn.Module):
         super().__init__()
         self.n_fft, self.published = n_fft, variant == "ticodec"
         convs: list[nn.Module] = [nn.Conv2d(2, width, (3, 9), padding=(1, 4))]
+        # Time is dilated and keeps its length, frequency is halved
         convs += [
             nn.Conv2d(width, width, (3, 9), (1, 2), (d, 4), dilation=(d, 1)) for d in (1, 2, 4)
         ]
@@ -163,6 +168,7 @@ class StftDiscriminator(nn.Module):
         """Judge ``wave`` (B, S); as published S must be ``n_fft`` or more."""
         window = torch.hann_window(self.n_fft, device=wave.device)
         spectrum = torch.stft(
+            # The transform knows no bfloat16
             wave.float(),
             self.n_fft,
             self.n_fft // 4,
@@ -172,7 +178,9 @@ class StftDiscriminator(nn.Module):
             return_complex=True,
         )
         if self.published:
+            # What torchaudio calls normalized; torch's own divides by the root of n_fft instead
             spectrum = spectrum / window.norm()
+        # (B, 2, bins, frames) -> (B, 2, frames, bins): the first axis of the kernels is time
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         return self.stack(parts.to(wave.dtype))
 

@@ -85,6 +85,7 @@ class GlobalEncoder(nn.Module):
     def forward(self, features: Tensor) -> GlobalOutput:
         """Encode and quantise the voice of ``features`` (B, C, T)."""
         vector = self.vector(features)
+        # (B, D) -> (B, 1, D / groups) each: to a quantiser the voice is a sequence of one vector
         groups = vector[:, None].chunk(len(self.quantizers), dim=2)
         parts = [quantizer(group) for quantizer, group in zip(self.quantizers, groups, strict=True)]
         return GlobalOutput(

@@ -43,6 +43,7 @@ def loss_resolution(sample_rate: int, n_fft: int, variant: CodecVariant = "revis
     triangles over 129 bins leave many empty.
     """
     mels = MOST_MELS if variant == "ticodec" else min(MOST_MELS, n_fft // 8)
+    # 240 / 1024 = 15 / 64, in whole numbers
     return MelSettings(sample_rate, n_fft, n_fft * 15 // 64, mels)
 
 
@@ -76,6 +77,7 @@ def log_mel(wave: Tensor, settings: MelSettings) -> Tensor:
 
     with full_precision(wave):
         wave = wave.float()
+        # T * hop + margin samples hold exactly T windows
         margin = settings.n_fft - settings.hop
         padded = F.pad(wave[:, None], (margin // 2, margin - margin // 2), mode="reflect")[:, 0]
         window = torch.hann_window(settings.n_fft, device=wave.device)

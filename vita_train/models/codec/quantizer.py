@@ -120,6 +120,7 @@ class EmaQuantizer(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the codebook by what the forward passes since the last call have gathered."""
+        # Nothing was learnt from, on any rank: collective calls below are left out by all or none
         if not self._gathered:
             return
         vectors = torch.cat([rows for rows, _ in self._gathered])
@@ -186,6 +187,8 @@ class GroupedResidualQuantizer(nn.Module):
         pairs = zip(self.books, codes.unbind(-1), strict=True)
         found = [book.lookup(ids) for book, ids in pairs]  # type: ignore[operator]
         parts = torch.cat(found, dim=-1)
+        # Codes stand round by round: (..., residuals * D) -> (..., residuals, D), summed over
+        # rounds
         return parts.unflatten(-1, (self.residuals, -1)).sum(-2)
 
     def forward(self, vectors: Tensor) -> Quantized:

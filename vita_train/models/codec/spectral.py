@@ -64,9 +64,12 @@ class SpectralEncoder(nn.Module):
     def __init__(self, spec: CodecSpec) -> None:
         super().__init__()
         hop = frame_hop(spec)
+        # The least power of two that holds four hops: 512 for a hop of 100
         self.mel = MelSettings(spec.sample_rate, 1 << (4 * hop - 1).bit_length(), hop, NUM_MELS)
         self.global_channels = spec.channels
         self.inlet = nn.Conv1d(NUM_MELS, spec.channels, 5, padding=2)
+        # With this padding 4 T frames become exactly T codes, and `up` of the decoder makes 4 T of
+        # them again
         self.down = nn.Conv1d(
             spec.channels,
             spec.channels,
@@ -109,13 +112,16 @@ class SpectralDecoder(nn.Module):
             *(ConvNeXtBlock(spec.channels) for _ in range(spec.num_blocks - coarse))
         )
         self.norm = nn.LayerNorm(spec.channels)
+        # n_fft / 2 + 1 log magnitudes and as many phases
         self.head = nn.Linear(spec.channels, self.n_fft + 2)
 
     def forward(self, vectors: Tensor, voice: Tensor) -> Tensor:
         """Return the wave."""
         x = self.inlet(vectors.transpose(1, 2)) + self.voice(voice)[:, :, None]
         x = self.fine(self.up(self.coarse(x)))
+        # float32: neither polar nor the inverse transform knows bfloat16
         log_magnitude, phase = self.head(self.norm(x.transpose(1, 2))).float().chunk(2, dim=2)
+        # Vocos bounds the magnitude too, at 100; a phase needs no bounds, it goes round
         spectrum = torch.polar(log_magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp(), phase)
         return overlap_add(torch.fft.irfft(spectrum, self.n_fft, dim=2), self.hop)
 

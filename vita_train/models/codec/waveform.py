@@ -32,6 +32,8 @@ def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1, stride: int
 def _transposed(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
     """Weight-normed transposed convolution; T frames become T * stride."""
     padding = (kernel - stride + 1) // 2
+    # Half of an odd difference is rounded up in the padding; one more sample at the end makes up
+    # for it
     odd = (kernel - stride) % 2
     return weight_norm(
         nn.ConvTranspose1d(inputs, outputs, kernel, stride, padding, output_padding=odd)
@@ -106,6 +108,7 @@ class WaveformEncoder(nn.Module):
 
     def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors (B, S / hop, code_dim) and voice features (B, global_channels, frames)."""
+        # With a single stage the tap is before it
         x = voice = self.inlet(wave[:, None])
         for number, (down, stage) in enumerate(zip(self.down, self.stages, strict=True), start=1):
             x = stage(down(F.leaky_relu(x, SLOPE)))
@@ -149,6 +152,7 @@ class WaveformDecoder(nn.Module):
         x = self.inlet(vectors.transpose(1, 2))
         for number, (up, stage) in enumerate(zip(self.up, self.stages, strict=True)):
             x = up(F.leaky_relu(x, SLOPE))
+            # The voice (B, global_dim) is added to every frame of the one stage that is as wide
             if number != self.global_stage:
                 x = stage(x)
             elif self.voice_last:

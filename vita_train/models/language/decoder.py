@@ -108,6 +108,7 @@ def _mimic(attention: Any) -> None:
     """
     query, key = attention.q_proj.weight, attention.k_proj.weight
     query.mul_(_MIMETIC_GAIN)
+    # (heads * size, D) -> (heads, size, D)
     heads = query.unflatten(0, (-1, attention.head_dim))
     # Query heads that share a key differ; the key follows the first of them.
     key.copy_(heads[:: len(query) // len(key)].flatten(0, 1))
@@ -153,8 +154,10 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
             source,
             config=wanted,
             dtype=torch.float32,
+            # A pickle would run whatever is in it
             use_safetensors=True,
             output_loading_info=True,
+            # Else transformers raises by itself, before check_loaded can name all that is wrong
             ignore_mismatched_sizes=True,
             key_mapping=mapping,
         )
@@ -162,11 +165,13 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         raise CheckpointError(
             f"weights cannot be read: {error}".splitlines()[0], code="VT-WEIGHTS-003", where=source
         ) from error
+    # A tied head is in no file and has its values all the same
     tied = (
         set(getattr(model, "all_tied_weights_keys", None) or ())
         if wanted.tie_word_embeddings
         else set()
     )
+    # transformers tells a mismatch as (name, shape in the file, shape of the model)
     check_loaded(
         model,
         missing=set(found["missing_keys"]) - tied,
@@ -228,9 +233,11 @@ def _setting(config: Any, name: str) -> Any:
     """Return a setting in the form that two configurations can be compared in."""
     value: Any = getattr(config, name, None)
     if name == "head_dim":
+        # null in config.json means this
         return value or config.hidden_size // config.num_attention_heads
     if name == "rope_parameters":
         return {
+            # JSON's 10000 and 10000.0 are the same rate
             key: float(part) if isinstance(part, int) else part
             for key, part in value.items()
             if part is not None
@@ -263,9 +270,11 @@ def decode(
     """
     if routers and has_experts(llm):
         packing["output_router_logits"] = True
+    # Not llm itself, which would make logits of every position
     output = llm.model(
         inputs_embeds=embeds,
         # Where layers are of several kinds, as Qwen2's may be, each chooses its mask by its kind.
+        # A mask of four dimensions is taken as it is, not made causal
         attention_mask={"full_attention": mask}
         if getattr(llm.config, "layer_types", None)
         else mask,

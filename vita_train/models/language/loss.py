@@ -65,6 +65,7 @@ def chunked_cross_entropy(
             weight,
             targets[part],
             use_reentrant=False,
+            # Nothing is drawn in a chunk, so no generator's state has to be kept and put back
             preserve_rng_state=False,
         )
         sums.append(loss)
@@ -73,6 +74,7 @@ def chunked_cross_entropy(
 
 
 def _chunk_loss(states: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    # A sum over a hundred thousand exponentials is too much for the 8 bits of bfloat16
     logits = F.linear(states, weight).float()
     loss = F.cross_entropy(logits, targets, reduction="sum")
     return loss, (logits.detach().argmax(-1) == targets).sum()

@@ -121,6 +121,7 @@ class SpeechDecoder(nn.Module):
         self.nar_layers = nn.ModuleList(
             LlamaDecoderLayer(config, i) for i in range(self.spec.nar_layers)
         )
+        # Both count from 0: the index is the layer's place in the cache, which has AR layers alone
         self.ar_layers = nn.ModuleList(
             LlamaDecoderLayer(config, i) for i in range(self.spec.ar_layers)
         )
@@ -137,6 +138,7 @@ class SpeechDecoder(nn.Module):
                     module.weight, std=0.02 if isinstance(module, nn.Linear) else EMBEDDING_STD
                 )
         if self.duration is not None:
+            # softplus leaves 8 nearly as it is: text positions begin with some 8 codes each
             nn.init.constant_(length.bias, FIRST_DURATION)
 
     @property
@@ -176,6 +178,8 @@ class SpeechDecoder(nn.Module):
         codes = torch.where(real, codes, self.padding)
         seen = codes
         if code_noise > 0:
+            # Padding may be replaced too: it stands behind all that is supervised, which never
+            # looks there
             noisy = torch.rand(codes.shape, device=codes.device) < code_noise
             seen = torch.where(noisy, torch.randint_like(codes, self.num_codes), codes)
         speech = self.dropout(self.embedding(F.pad(seen, (1, 0), value=self.start)))
@@ -184,11 +188,13 @@ class SpeechDecoder(nn.Module):
         positions = torch.cat([text.positions, text.origin[:, None] + step], dim=1)
         hidden = self._run(self.ar_layers, hidden, positions, _mask(text, number + 1))
 
+        # One place before the input: start y1 ... yT reads, y1 ... yT end is asked for
         targets = F.pad(codes, (0, 1), value=self.padding)
         targets = torch.where(step == code_lengths[:, None], self.end, targets)
         supervised = step <= code_lengths[:, None]
         logits = self.head(self.norm(hidden[:, block:])).float()
         loss = F.cross_entropy(
+            # (B, T, ids) -> (B, ids, T): cross_entropy wants classes second
             logits.transpose(1, 2),
             targets.masked_fill(~supervised, IGNORE_INDEX),
             ignore_index=IGNORE_INDEX,
@@ -284,6 +290,7 @@ class SpeechDecoder(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield ids (B,), ``end`` for rows that are done, until all are."""
         text = self._encode_text(text_embeds, text_lengths)
+        # - 1 for the start
         room = self.spec.max_positions - int(text.lengths.max()) - 1
         self._check_positions(self.spec.max_positions - min(room, 0))
         limit = min(self.spec.max_codes if max_codes is None else max_codes, room)
@@ -298,6 +305,7 @@ class SpeechDecoder(nn.Module):
                     self.ar_layers,
                     self.embedding(made[:, -1:]),
                     (text.origin + step)[:, None],
+                    # The row of the newest position
                     _mask(text, step + 1)[:, :, -1:],
                     cache,
                 )
@@ -324,6 +332,7 @@ class SpeechDecoder(nn.Module):
     def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
         """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in
         front."""
+        # (B, n, D) -> (B, n * D / width, width): a token's vector is cut into positions, in order
         hidden = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
@@ -341,6 +350,8 @@ class SpeechDecoder(nn.Module):
         # lose their places.
         durations = F.softplus(self.duration(token)[:, :, 0].float())
         durations = durations * (index[:, :-1] < lengths[:, None])
+        # Exclusive sums: where each position begins, the separator at 0. Detached: lengths are
+        # learned from the sum of an utterance alone
         begins = F.pad((durations.cumsum(1) - durations).detach(), (1, 0))
         return _Text(joined, lengths + 1, begins, torch.zeros_like(lengths), durations.sum(1))
 
@@ -376,5 +387,6 @@ def rotary_embedding(positions: Tensor, dim: int, dtype: torch.dtype) -> tuple[T
     them."""
     rates = ROPE_THETA ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
     angles = positions[..., None].float() * rates
+    # Llama turns channel i with channel i + dim / 2
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)

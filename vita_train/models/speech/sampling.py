@@ -28,4 +28,5 @@ def penalise_repetition(logits: Tensor, made: Tensor, penalty: float, window: in
         return logits
     recent = made[:, -window:]
     seen = logits.gather(1, recent)
+    # An id that stands there twice is written the same value twice
     return logits.scatter(1, recent, torch.where(seen > 0, seen / penalty, seen * penalty))

@@ -54,4 +54,5 @@ class ClipTower(VisionTower):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return what goes into the first block: (N, 1 + num_tokens, D), class token first."""
+        # Spelt so in transformers
         return self.model.pre_layrnorm(self.model.embeddings(pixels))

@@ -56,6 +56,7 @@ class EvaVisionModel(nn.Module):
             EvaBlock(spec, rate) for rate in depth_rates(spec.drop_path, spec.num_blocks)
         )
         angles = rotary_angles(spec.grid_size, spec.rope_grid, width // spec.num_heads)
+        # Not saved: both follow from the settings
         self.register_buffer("rope_cos", angles.cos(), persistent=False)
         self.register_buffer("rope_sin", angles.sin(), persistent=False)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -126,6 +127,7 @@ class EvaAttention(nn.Module):
         query, key = _turned(query, cos, sin), _turned(key, cos, sin)
         mixed = attend_tiles(self.attention, query, key, value)
         if mixed is None:
+            # (N, H, L, C) -> (N, L, H, C), as attend_tiles returns it
             mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         return self.proj(self.inner_attn_ln(mixed.flatten(2)))
 
@@ -166,6 +168,7 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn neighbouring channels of heads (N, H, L, C) by their patch's angles; the class token
     stays."""
     patches = heads[:, :, 1:]
+    # (x0, x1) -> (-x1, x0): each pair a quarter turn further
     across = torch.stack((-patches[..., 1::2], patches[..., ::2]), -1).flatten(-2)
     turned = (patches * cos + across * sin).to(heads.dtype)
     return torch.cat((heads[:, :, :1], turned), 2)

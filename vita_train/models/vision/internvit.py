@@ -34,6 +34,7 @@ class InternVitTower(VisionTower):
             patch_size=(spec.patch_size, spec.patch_size),
             attention_bias=True,
             layer_scale_init_value=1.0,
+            # So that transformers puts no norm behind the last layer
             use_mean_pooling=True,
         )
         config._attn_implementation = tiles_name(spec.attention)
@@ -61,6 +62,7 @@ class InternVitTower(VisionTower):
         feature_size)."""
         features = self.model(pixel_values=pixels).last_hidden_state[:, 1:]
         side = self.spec.image_size // self.spec.patch_size
+        # (N, patches, C) -> (N, rows, columns, C), the class token already gone
         grid = features.unflatten(1, (side, side)) * self.spec.feature_scale
         return pixel_shuffle(grid, self.spec.shuffle).flatten(1, 2)
 

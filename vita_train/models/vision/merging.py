@@ -46,11 +46,14 @@ def match(metric: Tensor, removed: int, *, class_token: bool) -> Matching:
     """
     removed = min(removed, (metric.shape[1] - class_token) // 2)
     unit = F.normalize(metric.float(), dim=-1)
+    # The class token has an even position: nothing can be merged into it, and its own row is ruled
+    # out
     first, second = unit[:, ::2], unit[:, 1::2]
     scores = first @ second.transpose(1, 2)
     if class_token:
         scores[:, 0] = -torch.inf
     best, target = scores.max(-1)
+    # stable: patches of a plain background are all equally alike, and the choice must not change
     order = best.argsort(dim=-1, descending=True, stable=True)
     merged = order[:, :removed]
     return Matching(order[:, removed:].sort(-1).values, merged, target.gather(1, merged))
@@ -58,6 +61,7 @@ def match(metric: Tensor, removed: int, *, class_token: bool) -> Matching:
 
 def merge(tokens: Merged, matching: Matching) -> Merged:
     """Return tokens with the matched ones merged: means weighted by size, sizes added."""
+    # Sizes ride along as one more channel, and come out summed
     weighted = torch.cat((tokens.hidden * tokens.sizes.to(tokens.hidden.dtype), tokens.sizes), -1)
     first, second = weighted[:, ::2], weighted[:, 1::2]
     kept, merged = _rows(first, matching.kept), _rows(first, matching.merged)
@@ -122,6 +126,8 @@ class MergingBlock(nn.Module):
             part(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
             for part in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
+        # ToMe's proportional attention: a key of s patches weighs as much as s keys. (N, T, 1) ->
+        # (N, 1, 1, T)
         bias = None if sizes is None else sizes.log().to(query.dtype).transpose(1, 2)[:, None]
         mixed = F.scaled_dot_product_attention(query, key, value, bias)
         return attention.out_proj(mixed.transpose(1, 2).flatten(2)), key
@@ -130,6 +136,7 @@ class MergingBlock(nn.Module):
 def let_merge(blocks: nn.ModuleList) -> None:
     """Make blocks of one class able to merge, in place: their weights and names stay."""
     kind = type(blocks[0])
+    # transformers makes its blocks itself; another class for them leaves weights and names alone
     merging = type(f"Merging{kind.__name__}", (MergingBlock, kind), {})
     for block in blocks:
         block.__class__ = merging
@@ -145,6 +152,7 @@ def merge_through(
 ) -> Merged:
     """Return the tokens (N, T, D) after blocks that each merge so many away; the class token, if
     there is one, is still the first."""
+    # float32: bfloat16 counts exactly to 256 only
     tokens = Merged(hidden, hidden.new_ones(*hidden.shape[:2], 1, dtype=torch.float32))
     for block, removed in zip(blocks, removals, strict=True):
         tokens = block(

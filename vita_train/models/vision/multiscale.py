@@ -28,6 +28,7 @@ def squares(tiles: Tensor, scales: Sequence[int]) -> Tensor:
     for scale in scales:
         view = F.interpolate(tiles.float(), size=scale, mode="bicubic").to(tiles.dtype)
         rows = view.unfold(2, side, side).unfold(3, side, side)  # (N, 3, rows, columns, side, side)
+        # (N, 3, rows, columns, side, side) -> (rows * columns * N, 3, side, side)
         cut.append(rows.permute(2, 3, 0, 1, 4, 5).reshape(-1, view.shape[1], side, side))
     return torch.cat(cut)
 
@@ -51,6 +52,9 @@ def joined_scales(features: Tensor, scales: Sequence[int]) -> Tensor:
         features.split([tiles * count**2 for count in counts]), counts, strict=True
     ):
         placed = part.unflatten(1, (grid, grid)).unflatten(0, (count, count, tiles))
+        # (count, count, N, grid, grid, C) -> (N, C, count * grid, count * grid): squares back side
+        # by side
         whole = placed.permute(2, 5, 0, 3, 1, 4).reshape(tiles, -1, count * grid, count * grid)
+        # area over a whole multiple is the plain mean
         joined.append(F.interpolate(whole.float(), size=grid, mode="area").to(features.dtype))
     return torch.cat(joined, 1).flatten(2).transpose(1, 2)

@@ -33,15 +33,18 @@ def pool_tiles(features: Tensor, tokens: Tensor) -> Tensor:
             remedy="prepare the data again with the model settings of this recipe",
         )
     side = isqrt(features.shape[1])
+    # The tile that each position belongs to
     owner = torch.arange(len(tokens), device=features.device).repeat_interleave(tokens)
     parts, places = [], []
     for kept in tokens.unique().tolist():
         chosen = tokens == kept
         part = features[chosen]
         if kept != features.shape[1]:
+            # (small², side²) @ (tiles, side², D)
             part = bilinear(side, isqrt(kept), features.device).to(features.dtype) @ part
         parts.append(part.flatten(0, 1))
         places.append(chosen[owner].nonzero().flatten())
+    # Back into the order of tiles
     return torch.cat(parts)[torch.cat(places).argsort()]
 
 

@@ -75,6 +75,7 @@ class Merge(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, tokens / 4, width) of features (N, tokens, C)."""
+        # (N, tokens, C) -> (N, tokens / 4, 4, C)
         fours = features.unflatten(1, (-1, 4))
         return self.linear((fours.transpose(2, 3) if self.interleave else fours).flatten(2))
 
@@ -132,6 +133,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, *, stride: int) -> None:
         super().__init__()
         self.stride = stride
+        # No bias: the norm behind it has one
         self.depthwise = nn.Conv2d(
             channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False
         )
@@ -159,6 +161,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps (N, C, H, W) with scaled channels."""
+        # (N, C, H, W) -> (N, C, 1, 1), on which 1 x 1 convolutions are linear layers
         averages = maps.mean((2, 3), keepdim=True)
         return maps * F.hardsigmoid(self.fc2(F.relu(self.fc1(averages))))
 

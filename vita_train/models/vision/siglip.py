@@ -33,6 +33,7 @@ class SiglipTower(VisionTower):
             intermediate_size=spec.intermediate_size,
             image_size=spec.image_size,
             patch_size=spec.patch_size,
+            # Pooling by attention: no pooled output is used
             vision_use_head=False,
         )
         config._attn_implementation = tiles_name(spec.attention)

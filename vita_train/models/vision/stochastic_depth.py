@@ -26,6 +26,7 @@ def drop_samples(branch: Tensor, rate: float) -> Tensor:
     the mean."""
     if rate == 0:
         return branch
+    # One draw a sample, the same for all of its positions and channels
     shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
     keep = torch.rand(shape, device=branch.device) >= rate
     return branch * keep / (1 - rate)
@@ -40,6 +41,7 @@ def drop_outputs(ends: Iterable[nn.Module], rate: float) -> None:
     """Make the outputs of modules that end residual branches subject to stochastic depth; no tensor
     name changes."""
     if rate:
+        # A hook is no module: a wrapper would change the names of the weights
         for end in ends:
             end.register_forward_hook(partial(_dropped, rate))
 

@@ -72,6 +72,7 @@ class VisionTower(nn.Module):
             class_token=first > 0,
             proportional=self.spec.merge.attention == "key",
         )
+        # The class token was protected on the way, so it is still in front
         return Merged(tokens.hidden[:, first:], tokens.sizes[:, first:])
 
     def _pixels(self, tiles: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ register_tower(
             markers=("vision_tower.", "visual."),
             renamed=(
                 (r"^model\.", ""),  # VITA's wrapper
+                # Keys have no bias in EVA; the release keeps the other two beside the matrices
                 (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
             ),
             unused=r"head\.|norm\.|(blocks\.\d+\.attn\.)?rope\.",

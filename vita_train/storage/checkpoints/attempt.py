@@ -48,6 +48,7 @@ def begin_attempt(store: Store, stage: str) -> Attempt:
     while True:
         try:
             store.write(_register(stage, restarts), _entry(attempt_id), if_absent=True)
+        # Somebody else took the number: of two that start at once one gets the next
         except KeyExistsError:
             restarts += 1
             continue
@@ -70,6 +71,7 @@ def attempts(store: Store, stage: str) -> dict[str, int]:
         try:
             found[str(json.loads(store.read(key))["attempt"])] = int(number)
         except (ValueError, KeyError, TypeError):
+            # Its number still counts, or a later attempt would take it
             found[f"unreadable-{number}"] = int(number)
     return found
 
@@ -81,6 +83,7 @@ def check_not_replaced(store: Store, attempt: Attempt) -> None:
         PeerLostError: one has; what this one computes must not be committed.
     """
     own = _register(attempt.stage, attempt.restarts)
+    # Numbers have six digits, so that the greatest key is the greatest number
     newest = max(store.list(f"{attempt.stage}/attempts/restart-"), default=own)
     # A store without conditional writes lets two attempts take one number; the register then names
     # the last of them.

@@ -151,6 +151,7 @@ def save_rank_files(
         ref = store.upload(path, f"{prefix}/{name}", move=move)
         stored[name] = StoredFile(sha256=ref.sha256, bytes=ref.bytes)
     listed = RankFiles(rank=rank, files=stored)
+    # Last: a list is proof that all of its files are stored
     store.write(f"{prefix}/rank-{rank}.json", listed.model_dump_json().encode())
     return listed
 
@@ -206,6 +207,7 @@ def commit_checkpoint(
         ranks=ranks,
         meta=dict(meta or {}),
     )
+    # Serialised once: the marker's digest must be that of the bytes which are stored
     text = manifest.model_dump_json().encode()
     store.write(f"{prefix}/manifest.json", text)
     marker = Marker(
@@ -287,9 +289,11 @@ def restore(
     """
     wanted = {name: file for name, file in commit.files.items() if select is None or select(name)}
     if isinstance(store, LocalStore):
+        # Where they lie: nobody changes a committed file in place, so nothing is copied
         local = store.root / commit.prefix
         _for_each(lambda item: _check_bytes(local / item[0], item[1]), wanted.items())
         return local
+    # Beside the folder, not in it: its content is what a checkpoint holds, and nothing else
     with locked(folder.with_name(f"{folder.name}.lock")):
         remove_unfinished(folder)
         _for_each(
@@ -369,6 +373,7 @@ def _check_bytes(path: Path, file: StoredFile) -> None:
 
 
 def _fetch(store: Store, key: str, path: Path, file: StoredFile) -> None:
+    # Fetched by another rank of this node, or before a restart
     if path.is_file() and path.stat().st_size == file.bytes and sha256_file(path) == file.sha256:
         return
     store.download(key, path, sha256=file.sha256)

@@ -126,6 +126,7 @@ class AsyncCommitter:
     def _wait_for_peers(self, step: int) -> None:
         deadline = time.monotonic() + self._peer_timeout
         while absent := absent_ranks(self._store, self._attempt, step, self._world_size):
+            # monotonic: a clock that is set must not end the wait
             if time.monotonic() > deadline:
                 raise PeerLostError(
                     f"ranks {absent} have not stored step {step} within {self._peer_timeout:.0f} s",

@@ -48,6 +48,7 @@ def write_marker(store: Store, stage: str, marker: Marker) -> str:
         store.write(key, text, if_absent=True)
     except KeyExistsError:
         other = read_marker(store, key)
+        # Of an earlier attempt it is history: it stays, and this one's is written beside it
         if other is not None and other.restarts >= marker.restarts:
             raise PeerLostError(
                 "another start of this stage has committed this step",

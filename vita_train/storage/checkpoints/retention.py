@@ -47,11 +47,13 @@ def retire(store: Store, attempt: Attempt, keep_last: int, best: float | None = 
         if match is None:
             continue
         owner, step = match[1], int(match[2])
+        # Later steps of this attempt: their files are stored before they have a marker
         being_written = owner == attempt.id and step > max(own)
         later = known.get(owner, attempt.restarts + 1) > attempt.restarts
         if (owner, step) not in kept and step not in unknown and not being_written and not later:
             doomed.append(key)
     store.delete(doomed)
+    # Uploads in parts that died are in no listing of keys, and are paid for
     for owner, restarts in known.items():
         if restarts < attempt.restarts:
             store.sweep(f"{attempt.stage}/attempt-{owner}")

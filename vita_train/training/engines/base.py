@@ -106,6 +106,7 @@ class Engine(Protocol):
 
 def groups_of(objective: Objective, spec: StageSpec, phase: str) -> list[dict[str, Any]]:
     """Return the optimizer groups of one phase."""
+    # With one phase all that trains is in it, and the objective need not sort it
     only = None if len(objective.phases) == 1 else objective.train_parameters(phase)
     return param_groups(objective, spec.trainable, spec.optim.weight_decay, only)
 
@@ -218,6 +219,7 @@ def _kept(child: nn.Module) -> Iterator[Tensor]:
     yield from (parameter for parameter in child.parameters() if parameter.requires_grad)
     for module in child.modules():
         for name, buffer in module.named_buffers(recurse=False):
+            # torch has no public way to ask whether a buffer is saved
             if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
                 yield buffer
 
@@ -257,6 +259,7 @@ def load_trained_state(child: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: the names are others.
     """
+    # strict would ask for frozen parameters, which no checkpoint holds
     missing, unexpected = child.load_state_dict(state, strict=False)
     if unexpected or set(missing) & set(trained_state(child)):
         raise RuntimeError(f"the state does not fit the module: {[*unexpected, *missing][:5]}")

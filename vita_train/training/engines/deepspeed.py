@@ -57,6 +57,7 @@ class DeepSpeedEngine:
             groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps
         )
         trained = sum(parameter.numel() for parameter in self._parameters)
+        # DeepSpeed lays buckets out whole, and small models would take a gigabyte for nothing
         config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, optimizer=optimizer, config=config, dist_init_required=False
@@ -64,6 +65,8 @@ class DeepSpeedEngine:
         self._grad_accum = context.spec.batch.grad_accum
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        # Said by hand: DeepSpeed counts its own step(), which the loop calls after the last
+        # micro-batch alone
         self._engine.set_gradient_accumulation_boundary(last)
         output = LossOutput(*self._engine(batch, phase))
         # DeepSpeed divides by accumulation and averages over ranks; the product of the factors is a
@@ -92,6 +95,7 @@ class DeepSpeedEngine:
             self._engine.zero_grad()
             return before
         self._engine.step()
+        # ZeRO has left the update out by itself, and its norm is that of an earlier step
         if getattr(self._engine.optimizer, "overflow", False):
             return math.inf
         norm = self._engine.get_global_grad_norm()
@@ -137,6 +141,7 @@ class DeepSpeedEngine:
                 remedy=f"continue with engine.zero {zero}, or use engine fsdp2 or torch",
             )
         if world == self.world.size or zero == 0:
+            # Not strict: frozen parameters are in no checkpoint
             self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
         else:
             self._load_for_other_ranks(directory)
@@ -146,6 +151,7 @@ class DeepSpeedEngine:
         universal format."""
         if self.world.local_rank == 0:  # each node has its own copy of the checkpoint
             convert_to_universal(directory / _TAG, directory / _UNIVERSAL)
+        # No rank may read before the files of its node are there
         torch.distributed.barrier()
         groups = self._engine.optimizer.param_groups
         settings = [
@@ -171,6 +177,7 @@ class DeepSpeedEngine:
         state: State = {}
         for name, child in trained_children(self.objective).items():
             trained = [parameter for parameter in child.parameters() if parameter.requires_grad]
+            # A collective call under ZeRO-3: rank 0 alone would wait forever
             with deepspeed.zero.GatheredParameters(trained, enabled=self.zero == 3):
                 if self.world.rank == 0:
                     state[name] = {
@@ -204,6 +211,7 @@ def convert_to_universal(state: Path, out: Path) -> None:
         inject_missing_state=True,
     )
     try:
+        # It prints each file it writes
         with contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(settings)
     except (
@@ -245,13 +253,16 @@ def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:
     if spec.engine.offload == "all" and spec.engine.zero == 3:
         zero["offload_param"] = {"device": "cpu"}
     return {
+        # Asked for, and used by nothing here: batches are made and weighted by the loop
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": spec.batch.grad_accum,
         "gradient_clipping": spec.optim.max_grad_norm,
         "bf16": {"enabled": context.dtype is torch.bfloat16},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        # DeepSpeed's own Adam for offloaded state would have to be compiled
         "zero_force_ds_cpu_optimizer": False,
+        # Never: the loop has its own lines
         "steps_per_print": 2**31 - 1,
     }
 
@@ -277,6 +288,7 @@ def import_deepspeed(device: str) -> Any:
             where="engine.kind",
             remedy="use torch or fsdp2 (DeepSpeed needs Linux)",
         ) from error
+    # The collective in shared memory, built at first use
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device == "cuda" else "gloo")
     return deepspeed

@@ -24,6 +24,7 @@ def build_engine(objective: Objective, context: EngineContext) -> Engine:
             where="engine.kind",
             remedy="use torch",
         )
+    # Before an engine sees it: optimizers and shards hold on to the parameters they are given
     objective.to(context.world.device)
     if kind == "torch":
         from vita_train.training.engines.torch import TorchEngine

@@ -81,7 +81,9 @@ class Fsdp2Engine:
         return_tuples(objective)
         for block in transformer_blocks(objective.model_modules()):
             fully_shard(block, mesh=mesh, mp_policy=policy)
+        # Last: the root takes what no block before it has taken
         fully_shard(objective, mesh=mesh, mp_policy=policy)
+        # Only now: sharding has replaced the parameters
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")
         self._owners = owners(objective, self._parameters)
@@ -126,10 +128,12 @@ class Fsdp2Engine:
         squares = torch.stack([shard.float().square().sum() for shard in shards])
         # Every node's copy of a shard has the same gradient, and each of them was summed up.
         totals = [total / self._copies for total in sum_over_ranks(squares.tolist())]
+        # By parameter first: the same numbers give the norm of each module and of all
         self._norms = norms_by_owner(self._owners, [square**0.5 for square in totals])
         total = float(sum(totals)) ** 0.5
         if math.isfinite(total):
             if 0 < self.max_grad_norm < total + 1e-6:
+                # The factor of torch's clip_grad_norm_, which does not take shards and copies apart
                 torch._foreach_mul_(shards, self.max_grad_norm / (total + 1e-6))
             set_rates(self._optimizer.param_groups, factor)
             self._optimizer.step()
@@ -157,6 +161,7 @@ class Fsdp2Engine:
                 remedy="continue with the engine that wrote it, or start the stage under a new run "
                 "name",
             )
+        # DCP reads into tensors that are there: this also tells it which part is this rank's
         state = self._state()
         dcp.load(state, checkpoint_id=directory)
         set_state_dict(

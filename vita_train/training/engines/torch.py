@@ -58,6 +58,7 @@ class TorchEngine:
         if self.world.size > 1:
             # A module that no sample of a global batch reaches leaves its parameters unused on all
             # ranks.
+            # Views into the buckets save a second copy of all gradients
             self._model = DistributedDataParallel(
                 objective, find_unused_parameters=True, gradient_as_bucket_view=True
             )
@@ -69,6 +70,7 @@ class TorchEngine:
         return build_optimizer(self.objective, groups, context.spec.optim)
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> LossOutput:
+        # The other phase's modules pass gradients on but must not gather any
         self._release(phase)
         model = self._model
         waiting: AbstractContextManager[None] = nullcontext()
@@ -92,6 +94,7 @@ class TorchEngine:
         parameters = self._parameters[phase]
         fill_gradients(parameters)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # Unscaled before the norm is taken, so that clipping sees what float32 would
         if self._scale.dynamic:
             torch._foreach_mul_(gradients, 1 / self._scale.value)
         norms = torch.stack(torch._foreach_norm(gradients))
@@ -99,10 +102,12 @@ class TorchEngine:
         self._scale.update(finite=bool(torch.isfinite(total)))
         if torch.isfinite(total):
             if self.max_grad_norm > 0:
+                # The factor of torch's clip_grad_norm_
                 torch._foreach_mul_(gradients, (self.max_grad_norm / (total + 1e-6)).clamp(max=1.0))
             optimizer = self._optimizers[phase]
             set_rates(optimizer.param_groups, factor)
             optimizer.step()
+        # Of all, not of the phase alone: the discriminators' phase leaves nothing for the next one
         for parameter in self.objective.parameters():
             parameter.grad = None
         self._release(None)
@@ -163,6 +168,7 @@ class TorchEngine:
                 remedy="continue with the engine that wrote it, or start the stage under a new run "
                 "name",
             )
+        # weights_only: a checkpoint is unpickled only as tensors and plain values
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         for name, child in trained_children(self.objective).items():
             load_trained_state(child, state["children"][name])

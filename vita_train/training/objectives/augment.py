@@ -37,9 +37,11 @@ class Augmentation:
         """Return a changed copy of log-mel features (frames, bins)."""
         frames, bins = features.shape
         features = features + self.gain * _between(-1, 1, generator)
+        # A slope over the log spectrum is a filter, as rooms and microphones are
         features = features + self.tilt * _between(-1, 1, generator) * torch.linspace(-1, 1, bins)
         if _between(0, 1, generator) < self.noise:
             features = add_noise(features, _between(5, 30, generator), generator)
+        # Masks take the mean, as in SpecAugment, whose features have mean zero and masks zero
         silence = features.mean()
         masks = [(2, min(bins, self.frequency_width))] * self.frequency_masks
         masks += [(1, int(frames * self.time_share))] * self.time_masks
@@ -77,9 +79,11 @@ def add_noise(features: Tensor, decibels: float, generator: torch.Generator) -> 
     """Return log-mel features (frames, bins) with noise of a random colour, ``decibels`` below the
     mean energy."""
     frames, bins = features.shape
+    # Features are logarithms of energy: decibels / 10 * ln 10
     level = features.exp().mean().log() - decibels * math.log(10) / 10
     colour = _between(-1, 1, generator) * torch.linspace(-2, 2, bins)
     flicker = torch.randn(frames, bins, generator=generator) * 0.6
+    # Energies add, not their logarithms
     return torch.logaddexp(features, level + colour + flicker)
 
 

@@ -237,6 +237,7 @@ def resolve_options(
 
 def _as_type_of(default: Option, value: Option, *, where: str) -> Option:
     wanted = type(default)
+    # type, not isinstance: True is an int as well, and 1 is no bool
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:

@@ -68,11 +68,13 @@ class CaptionCollator:
             labels[row, known] = 1
             generator = sample_generator(seed, sample.id)
             share = self.permuted_share if sample.split == "train" else 0.0
+            # Drawn for every sample, so that the share does not change what the others draw
             if float(torch.rand((), generator=generator)) < share:
                 pixels = recolour(pixels, generator)
                 labels[row, list(self.colours)] = -1
             tiles.append(pixels)
             owner += [row] * len(pixels)
+        # (N, S, S, 3) -> (N, 3, S, S)
         images = torch.from_numpy(np.ascontiguousarray(np.concatenate(tiles).transpose(0, 3, 1, 2)))
         return CaptionBatch(images, torch.tensor(owner), labels, [sample.id for sample in samples])
 
@@ -133,6 +135,7 @@ class CaptionWordsObjective(Objective):
         votes = self.head(self.vision(batch.tiles)).float()
         logits = pool_votes(votes, batch.owner, len(batch.labels))
         known = batch.labels >= 0
+        # Unknown ones count as absent here and are left out of the sum below
         loss = F.binary_cross_entropy_with_logits(
             logits, batch.labels.clamp(min=0), reduction="none"
         )
@@ -161,6 +164,7 @@ def recolour(pixels: NDArray[np.uint8], generator: torch.Generator) -> NDArray[n
 def pool_votes(votes: Tensor, owner: Tensor, images: int) -> Tensor:
     """Pool votes (N, tokens, words) of tiles over all tokens of each image, by log-sum-exp:
     (images, words)."""
+    # log-sum-exp of log-sum-exps is that of all tokens together
     tiles = torch.logsumexp(votes, dim=1)
     if len(tiles) == images:
         return tiles
@@ -177,6 +181,7 @@ def caption_counts(sources: Iterable[Iterable[str]]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for source in sources:
         for caption in source:
+            # A set: a word counts once a caption, however often it stands there
             counts.update(set(spoken_form(caption).split()))
     return counts
 
@@ -189,5 +194,6 @@ def _head(features: int, words: int, tokens: int, seed: int) -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(features, words)
+    # log-sum-exp of n votes of -log n is 0
     nn.init.constant_(head.bias, -math.log(tokens))
     return head

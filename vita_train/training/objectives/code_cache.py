@@ -32,11 +32,13 @@ class CodeCache:
         # Held, so that the next one removes what a killed process left.
         self._folder, self._handle = held_folder(Path(tempfile.gettempdir()), "codes")
         self._left = most_bytes
+        # The process is named, because workers that are forked inherit the finalizer
         weakref.finalize(self, _remove, self._folder, self._handle, os.getpid())
 
     def get(self, sample_id: str) -> Tensor | None:
         """Return the codes of a sample, (T,) long, or None where they are not known."""
         try:
+            # allow_pickle stays off, as numpy has it: nothing in the file is run
             return torch.from_numpy(np.load(self._path(sample_id)).astype(np.int64))
         except FileNotFoundError:
             return None

@@ -49,6 +49,7 @@ class CodecCollator:
         first, second, ids = [], [], []
         for sample in samples:
             wave = sample.load_wave(0, self.sample_rate)
+            # crc32 rather than hash(), which differs between processes
             generator = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])
             first.append(crop(wave, self.segment, generator))
             second.append(crop(wave, self.segment, generator))
@@ -90,6 +91,8 @@ class CodecObjective(Objective):
             )
         self.adversarial = float(self.option["adversarial"]) if plays else 0.0
         if plays:
+            # Discriminators first, as HiFi-GAN trains: the codec then meets judges that have seen
+            # it
             self.phases = ("discriminators", "main")  # type: ignore[misc]
 
     def before_training(self, order: SampleOrder) -> None:
@@ -121,6 +124,7 @@ class CodecObjective(Objective):
 
     def _judge(self, batch: CodecBatch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
+            # The codec pads to whole codes; what is behind the wave is not judged
             made = self.codec(batch.wave).wave[:, : batch.wave.shape[1]]
         loss = losses.discriminator_loss(self.discriminators(batch.wave), self.discriminators(made))
         return loss, {"discriminators": loss}
@@ -130,6 +134,7 @@ class CodecObjective(Objective):
         made = output.wave[:, : batch.wave.shape[1]]
         spec = self.context.recipe.model.codec
         with torch.no_grad():
+            # A fixed target: both crops drawn to each other would be content with one voice for all
             other = self.codec.global_vector(batch.other)
         terms = {
             "mel": losses.mel_loss(

@@ -121,10 +121,12 @@ class CtcObjective(Objective):
         """Return the summed negative log likelihood; in eval mode also the errors of the greedy
         transcript."""
         frames, lengths = self.audio_encoder(batch.fbank, batch.fbank_lengths)
+        # float32: CTC adds up logarithms over all frames of a clip
         log_probs = self.ctc_head(frames).float().log_softmax(-1)
         # An utterance with more targets than frames has no alignment: it counts, with a loss of
         # zero.
         losses = F.ctc_loss(
+            # (A, T, units) -> (T, A, units): ctc_loss wants time first
             log_probs.transpose(0, 1),
             batch.targets,
             lengths,
@@ -152,6 +154,7 @@ def greedy_decode(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
     best = log_probs.argmax(-1).cpu()
     paths = []
     for row, length in zip(best, lengths.tolist(), strict=True):
+        # Repeats first: a blank between two equal units keeps them apart
         path = torch.unique_consecutive(row[:length])
         paths.append(path[path != BLANK].tolist())
     return paths
@@ -161,6 +164,7 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the fewest insertions, deletions and substitutions that turn ``a`` into ``b``."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, 1):
+        # One row of the table is enough: `before` is the entry up and to the left
         before, row[0] = row[0], i
         for j, right in enumerate(b, 1):
             before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
@@ -171,6 +175,7 @@ def feature_statistics(samples: Iterable[Sample]) -> tuple[Tensor, Tensor]:
     """Return mean and inverse standard deviation (bins,) of the features of some samples."""
     total, squares, frames = torch.zeros(()), torch.zeros(()), 0
     for sample in samples:
+        # Differences of large sums: float32 would leave little of the variance
         features = sample.load_fbank(0).double()
         total, squares = total + features.sum(0), squares + features.square().sum(0)
         frames += len(features)

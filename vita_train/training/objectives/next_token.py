@@ -52,6 +52,7 @@ class RowCollator:
         if batch.fbank is None or batch.fbank_lengths is None:
             return batch
         names = [
+            # By clip, so that two of one sample are not changed alike
             f"{sample.id}#{clip}"
             for row in samples
             for sample in row
@@ -60,6 +61,7 @@ class RowCollator:
         for clip, (name, length) in enumerate(
             zip(names, batch.fbank_lengths.tolist(), strict=True)
         ):
+            # Only real frames: the mean that masks are filled with must not see padding
             batch.fbank[clip, :length] = self.augmentation(
                 batch.fbank[clip, :length], sample_generator(seed, name)
             )
@@ -179,5 +181,6 @@ class NextTokenObjective(Objective):
             real = self.tokens(batch)
             metrics["balance_loss"] = (balance.detach() * real, real)
             if self.training and "llm" not in self.frozen:
+                # Times the count, by which the loop's division leaves a mean over micro-batches
                 loss_sum = loss_sum + balance * (self.omni.llm.config.router_aux_loss_coef * count)
         return LossOutput(loss_sum, float(count), metrics)

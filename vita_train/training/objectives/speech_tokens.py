@@ -64,6 +64,8 @@ class SpeechTokensCollator:
             if known is None:
                 wave = torch.from_numpy(sample.load_wave(0, self.sample_rate))
                 waves.append(wave)
+                # What the codec will make of it, ends counted: the loop needs the number before
+                # anything is encoded
                 supervised += -(-len(wave) // self.hop_length) + 1
             else:
                 waves.append(None)
@@ -140,6 +142,7 @@ class SpeechTokensObjective(Objective):
             for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)
         ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
+        # The embedding is lent: this loss does not train it
         with torch.no_grad():
             embeds = self.llm.get_input_embeddings()(batch.text_ids)
         regularisers = {
@@ -161,6 +164,7 @@ class SpeechTokensObjective(Objective):
     def _encoded(self, sample_id: str, codes: Tensor | None, wave: Tensor | None) -> Tensor:
         if codes is None:
             assert wave is not None
+            # Alone, not in a batch: what the codes are must not depend on the neighbours' lengths
             codes = self.codec.encode(wave[None])[0][0]
             self._codes.add(sample_id, codes)
         return codes

@@ -100,7 +100,9 @@ def served(
     if not asked:
         yield
         return
+    # 0 is no port either and ends in the same warning
     port = int(asked) + local_rank if asked.isdecimal() else 0
+    # A registry of its own: the library's default one adds metrics of the process
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     try:
@@ -118,6 +120,7 @@ def served(
     try:
         yield
     finally:
+        # In this order: the thread ends once the server has stopped listening
         server.shutdown()
         server.server_close()
         thread.join()

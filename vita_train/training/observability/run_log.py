@@ -79,6 +79,7 @@ class RunLog:
                 for key, value in values.items():
                     writer.add_scalar(key, value, step)
 
+            # TensorBoard buffers for minutes; its files are copied as they lie on disk
             self._flush.append(writer.flush)
 
             self._writers.append(to_tensorboard)
@@ -95,6 +96,7 @@ class RunLog:
             run = wandb.init(
                 project=tracking.wandb_project,
                 name=_shown_as(name, tracking.run_name),
+                # A fixed id, so that a resumed stage goes on in the same curves; ids hold no slash
                 id=name.replace("/", "-"),
                 resume="allow",
             )
@@ -187,6 +189,7 @@ class RunLog:
             self._files[name] = (self._directory / name).open("a", encoding="utf-8")
         file = self._files[name]
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        # A process that is killed leaves whole lines, but perhaps for the last
         file.flush()
 
 
@@ -218,6 +221,7 @@ def progress_line(progress: Mapping[str, Any], tokens_per_s: float) -> str:
 
 
 def _short(value: float) -> float:
+    # Nine digits give back a float32 exactly, in half the bytes
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
@@ -231,6 +235,7 @@ def _step_of(line: str) -> float:
 
 
 def _replace(path: Path, text: str) -> None:
+    # Renamed: whoever reads meanwhile sees the old file or the new one
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)

@@ -35,6 +35,7 @@ def compact(ids: Sequence[str]) -> list[str]:
             plain.append(name)
             continue
         head, digits, rest = match.groups()
+        # Only what is padded has a width: 7 and 10 of one dataset stay in one group
         width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
         groups.setdefault((head, width, rest), []).append(int(digits))
     lines = [

@@ -94,6 +94,7 @@ def peak_memory(device: torch.device) -> float:
     without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
+    # ru_maxrss is in bytes on macOS and in KiB on Linux
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
@@ -104,6 +105,7 @@ def machine_usage(device: torch.device) -> dict[str, float]:
     if device.type != "cuda":
         if not _STATM.exists():
             return {}
+        # The second field is the resident set, in pages
         resident = int(_STATM.read_text().split()[1])
         return {"memory_now_gib": resident * resource.getpagesize() / GIB}
     used = {"memory_now_gib": torch.cuda.memory_allocated(device) / GIB}
@@ -121,6 +123,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
         teraflops = 0.0
     if teraflops > 0:
         return teraflops * TERA
+    # The list has bfloat16 figures alone: other types have other peaks
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     return bfloat16_flops(torch.cuda.get_device_name(device))

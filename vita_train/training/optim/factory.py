@@ -35,6 +35,7 @@ def build_optimizer(
         return torch.optim.Adafactor(given)
     if optim.kind == "adamw_8bit":
         return _eight_bit(given, optim)
+    # fused: one pass over memory for all parameters, on processors too
     return torch.optim.AdamW(given, betas=optim.betas, eps=optim.eps, fused=True)
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+# Jordan et al.'s: they bring singular values near 1 fast rather than exactly to it
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MOMENTUM = 0.95
@@ -41,7 +42,9 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
     tall = x.shape[1] > x.shape[2]
+    # Of a wide matrix the Gram matrix is the smaller one
     x = x.mT if tall else x
+    # The Frobenius norm bounds the largest singular value, and the iteration wants values up to 1
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
@@ -57,6 +60,7 @@ def orthogonalize_together(matrices: Tensor) -> Tensor:
         return orthogonalize(matrices)
     share = -(-len(matrices) // world)
     first = dist.get_rank() * share
+    # all_gather wants equal parts: those of the last ranks are filled up with zeros
     part = matrices.new_zeros(share, *matrices.shape[1:])
     mine = matrices[first : first + share]
     if len(mine):
@@ -98,6 +102,7 @@ class MuonAdamW(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         every = self.param_groups
+        # AdamW's step takes every group there is: the others are hidden for its time
         self.param_groups = [group for group in every if not group["muon"]]
         try:
             super().step()
@@ -116,11 +121,13 @@ class MuonAdamW(torch.optim.AdamW):
             gradients: list[Any] = [parameter.grad for parameter in parameters]
             momenta: list[Any] = [self._momentum(parameter) for parameter in parameters]
             weights: list[Any] = list(parameters)
+            # An average as in torch.optim.Muon, and Nesterov's look ahead in the update
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
             updates = orthogonalize_together(
                 torch.stack(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
             )
             rate = group["lr"] * 0.2 * max(shape) ** 0.5
+            # Decoupled, before the update, as AdamW does it
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(weights, list(updates), alpha=-rate)

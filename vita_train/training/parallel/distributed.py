@@ -81,10 +81,12 @@ def process_group(world: World, *, timeout: float, always: bool = False) -> Iter
         yield
         return
     if world.device.type == "cuda":
+        # NCCL takes the current device, which is the first one for every rank unless it is told
         torch.cuda.set_device(world.device)
     if world.size == 1:
         for name, value in {
             "MASTER_ADDR": "127.0.0.1",
+            # Any free port: nobody else has to find a group of one
             "MASTER_PORT": "0",
             "LOCAL_RANK": "0",
         }.items():
@@ -124,6 +126,7 @@ def gather_json(value: Any) -> list[Any]:
 def gather_when_done(value: Any) -> list[Any]:
     """Return the values of all ranks as `gather_json` does, however long some of them take."""
     if dist.is_initialized() and dist.get_world_size() > 1:
+        # A group of its own, because the default one's timeout is that of a step
         patient = dist.new_group(backend="gloo", timeout=_DAY)
         dist.barrier(patient)
         dist.destroy_process_group(patient)
@@ -134,7 +137,9 @@ def broadcast_json(value: Any, source: int = 0) -> Any:
     """Return the value of rank ``source`` (anything JSON can say) on every rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
+    # JSON, not torch's broadcast_object_list: that unpickles what it receives
     text = json.dumps(value).encode() if dist.get_rank() == source else b""
+    # Length first: receivers must have room laid out
     length = torch.tensor([len(text)])
     dist.broadcast(length, src=source)
     data = (

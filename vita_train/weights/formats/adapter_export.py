@@ -51,6 +51,7 @@ def export_adapters(run: Run, out: Path) -> None:
                 continue
             adapters[name] = files
             bases[name] = {"weights": _said(ref.base), "digest": base_of(files)}
+        # Compared with the copies, not with the files they were made of
         merged_alike(recipe, manifest, adapters)
         write_json(
             staging_dir / EXPORT_MANIFEST,

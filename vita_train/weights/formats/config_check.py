@@ -41,6 +41,7 @@ def llm_stated(found: dict[str, Any], ours: Any, layout: str) -> list[Stated]:
     """
     here, there = _rope(ours.to_dict()), _rope(found)
     fields = [
+        # An empty key: the family sets it, no setting of the recipe does
         (name, found.get(name), getattr(ours, name, None), key and _PREFIX + key)
         for name, key in _FIELDS.items()
     ]
@@ -51,6 +52,7 @@ def llm_stated(found: dict[str, Any], ours: Any, layout: str) -> list[Stated]:
     fields.append(("factor", there.get("factor"), here.get("factor"), f"{_PREFIX}rope_factor"))
     if layout == "llm":
         fields.append(("model_type", found.get("model_type"), ours.model_type, ""))
+    # Qwen writes a window also where use_sliding_window says that it is not used
     window = found.get("sliding_window") if found.get("use_sliding_window", True) else None
     if isinstance(window, int) and window < ours.max_position_embeddings:
         fields.append(
@@ -84,6 +86,7 @@ def llava_stated(found: dict[str, Any], model: ModelSpec) -> list[Stated]:
     the recipe's: in transformers' words or in the repository's."""
     layer = getattr(model.vision, "feature_layer", None)
     projector = "model.projector.kind"
+    # transformers' words: default drops the class token, full keeps all there is
     strategy = "default" if model.vision.class_tokens else "full"
     fields: list[tuple[str, str, object, str]] = [
         ("vision", "vision_feature_layer", layer, "model.vision.feature_layer"),
@@ -123,6 +126,7 @@ def vita_differences(
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
     """Rotary settings, wherever the version that wrote the file put them."""
+    # rope_parameters since transformers 5, rope_scaling beside rope_theta before
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(nested, dict):
         return {}

@@ -124,6 +124,7 @@ def summarise(
 def added_token(tokenizer: Any, token: str) -> int:
     """Return the id of a control token; it is added to transformers' tokenizer unless it has it."""
     if token not in tokenizer.get_vocab():
+        # Else the tokenizer would forget the control tokens it has
         tokenizer.add_special_tokens(
             {"additional_special_tokens": [token]}, replace_extra_special_tokens=False
         )
@@ -141,6 +142,7 @@ def probe_both(modules: nn.ModuleDict, model: Any) -> tuple[Tensor, Tensor]:
             ``pixel_values``.
     """
     image, prompt = model.config.image_token_id, probe(modules)
+    # A token drawn by chance must not pass for the image's
     ids = prompt.input_ids.masked_fill(prompt.input_ids == image, 0)
     with computed_in_float32(modules):
         ours = probe_logits(modules, replace(prompt, input_ids=ids))
@@ -148,4 +150,5 @@ def probe_both(modules: nn.ModuleDict, model: Any) -> tuple[Tensor, Tensor]:
         logits = model(
             input_ids=ids.masked_fill(ids == IMAGE_ID, image)[None], pixel_values=prompt.tiles
         ).logits
+    # Theirs may have rows for added tokens behind the vocabulary
     return ours, logits[..., : ours.shape[-1]]

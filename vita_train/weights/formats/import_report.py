@@ -33,6 +33,7 @@ _LONGEST_SHOWN = 160
 def shown(text: object) -> str:
     """Return what a stranger wrote so that it fits on a line and does nothing to a terminal."""
     plain = str(text)
+    # Control characters in a name could move the cursor or change colours
     plain = plain if plain.isprintable() else ascii(plain)
     return plain if len(plain) <= _LONGEST_SHOWN else plain[:_LONGEST_SHOWN] + "..."
 

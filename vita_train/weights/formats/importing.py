@@ -130,6 +130,7 @@ def plan_import(
         for want in locations
         if want.place.name in stored
     }
+    # In the order of MODULES, whichever order the source's names have
     chosen = [name for name in MODULES if name in (names or present) and name in built]
     if not chosen:
         report.problems.append(f"it holds no tensor of {', '.join(layout.modules)}")
@@ -147,11 +148,14 @@ def plan_import(
     if layout.described and "vision" in chosen:
         report.problems += description_faults(source.path / layout.described, spec.vision)
     modules: dict[str, dict[str, StoredTensor]] = {name: {} for name in chosen}
+    # A shape may be wrong elsewhere: nothing is cut into parts before all of them fit
     if not report.faults:
         for want in (
             want for locations in wanted.values() for want in locations if want.module in modules
         ):
             tensor = source.tensors[stored[want.place.name]]
+            # A slice of the stored bytes: joined tensors, queries with keys and values say, are not
+            # read whole
             modules[want.module][want.name] = tensor.share(want.place.part, want.place.parts)
     counts = {
         name: sum(parameter.numel() for parameter in built[name].parameters()) for name in chosen
@@ -262,12 +266,14 @@ def _meta_modules(spec: ModelSpec, source: Source, stored: Mapping[str, str]) ->
     names = source.layout.modules
     if source.layout.place is flat_location:
         there = {name.partition(".")[0] for name in stored}
+        # An export of ours holds some modules; parts that it lacks are not missing
         names = tuple(name for name in names if name in there)
     if not spec.audio_adapter.prompt_tokens:
         names = tuple(name for name in names if name != "audio_prompt")
     head = (
         source.tensors[stored["ctc_head.weight"]].info.shape if "ctc_head.weight" in stored else ()
     )
+    # At least 2, the fewest a recogniser is built with: a wrong shape is for the report to name
     with torch.device("meta"):
         return build_modules(spec, names, ctc_vocab_size=max(2, *head[:1]) if head else 0)
 
@@ -286,6 +292,8 @@ def _wanted(
             location = source.layout.place(module, name, spec)
             if location is None:
                 placeless.setdefault(module, f"{module}.{name}")
+            # A tied tensor stands in a file once, under its first name here; theirs may also have
+            # the second
             elif first.get(name, name) != name:
                 tied[location.name] = first[name]
             else:
@@ -314,6 +322,7 @@ def _explain(
                 Row("left out", name, "llm", detail=f"the same as {tied[canonical]} in the recipe")
             )
         elif canonical not in wanted:
+            # Only where somebody has chosen; else what no module has a place for is a fault
             others = names and layout.module_of(canonical) not in names
             reason = "not asked for" if others else reason_to_leave(canonical)
             inner = canonical.removeprefix(layout.tower)
@@ -327,6 +336,7 @@ def _explain(
                 )
             )
         else:
+            # All that one tensor holds of ours are equal parts: the first stands for them
             first = wanted[canonical][0]
             ours = ", ".join(want.name for want in wanted[canonical])
             status: Status = "used" if ours == name else "renamed"

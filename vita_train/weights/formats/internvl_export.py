@@ -96,6 +96,7 @@ def write_internvl(modules: nn.ModuleDict, recipe: Recipe, tokenizer: Any, out: 
     write_sharded(tensors, out)
     text = llm.config.to_dict()
     text |= {
+        # The image's token may be one more than the vocabulary has
         "vocab_size": max(text["vocab_size"], image_id + 1),
         "architectures": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -138,6 +139,7 @@ def fold_projector(projector: nn.Module, spec: InternVitSpec) -> dict[str, Tenso
     """Return float32 weights of InternVL's projector that read the folded tower's stream."""
     old = {name: tensor.double().cpu() for name, tensor in projector.state_dict().items()}
     narrow, wide, squares = spec.hidden_size, widened(spec), spec.shuffle**2
+    # (out, squares * C) -> (out, squares, C): the projector reads `shuffle` x `shuffle` patches
     weight = old["0.weight"].unflatten(1, (squares, narrow)) * spec.feature_scale
     folded = torch.zeros(len(weight), squares, wide, dtype=torch.float64)
     folded[:, :, :narrow] = weight
@@ -145,6 +147,7 @@ def fold_projector(projector: nn.Module, spec: InternVitSpec) -> dict[str, Tenso
     # falls out.
     folded[:, :, narrow] = weight.sum(2) / (2 * _MEAN)
     folded[:, :, narrow + 1] = -folded[:, :, narrow]
+    # Beside the stream's variance the epsilon is all: LayerNorm divides by its root
     scale = math.sqrt(_PROJECTOR_EPSILON) / _STREAM
     new = {
         "layer_norm.weight": torch.full((squares * wide,), scale, dtype=torch.float64),
@@ -168,6 +171,7 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
         return stored[name].double().cpu()
 
     into = torch.zeros(wide, narrow, dtype=torch.float64)
+    # Takes the mean out, and puts it into two channels that add up to zero
     into[:narrow] = torch.eye(narrow, dtype=torch.float64) - 1 / narrow
     into[narrow], into[narrow + 1] = _MEAN / narrow, -_MEAN / narrow
     into *= _STREAM
@@ -180,6 +184,7 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
     for name in ("embeddings.cls_token", "embeddings.position_embeddings"):
         yield name, old(name) @ into.T
     patch = "embeddings.patch_embeddings.projection."
+    # (wide, C) times (C, 3, P, P): the stream's map after the patches' own
     yield f"{patch}weight", torch.einsum("oc,cijk->oijk", into, old(f"{patch}weight"))
     yield f"{patch}bias", into @ old(f"{patch}bias")
     for layer in (f"encoder.layer.{index}." for index in range(spec.num_layers)):
@@ -196,6 +201,8 @@ def _folded(tower: InternVitTower) -> Iterator[tuple[str, Tensor]]:
             bias[rows] = old(f"{name}bias") * factor
             yield f"{name}weight", weight
             yield f"{name}bias", bias
+        # Layer scales are multiplied in: the widened stream has no place for a factor by old
+        # channel
         name, out = f"{layer}attention.projection_layer.", into * old(f"{layer}lambda_1")
         weight = torch.zeros(wide, wide, dtype=torch.float64)
         weight[:, rows] = out @ old(f"{name}weight")
@@ -224,6 +231,7 @@ def _vision_config(spec: InternVitSpec) -> dict[str, Any]:
         "attention_bias": True,
         "use_qk_norm": False,
         "norm_type": "layer_norm",
+        # Scaled as the stream's variance is, which is now also over more channels
         "layer_norm_eps": _TOWER_EPSILON * _STREAM**2 * spec.hidden_size / wide,
         "layer_scale_init_value": 1.0,
         "use_mean_pooling": True,
@@ -239,6 +247,7 @@ def _language(llm: Any, image_id: int) -> dict[str, StoredTensor]:
         if first.get(name, name) != name:
             continue
         if name.endswith(("embed_tokens.weight", "lm_head.weight")) and image_id >= len(tensor):
+            # Zeros: the image's features are written over the row, and its logit is nobody's answer
             tensor = torch.cat(
                 (tensor, tensor.new_zeros(image_id + 1 - len(tensor), tensor.shape[1]))
             )
@@ -268,10 +277,13 @@ def export_internvl(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, ou
         written = write_internvl(modules, recipe, load_tokenizer(staging_dir), staging_dir)
         half = nn.ModuleDict({name: modules[name] for name in PARTS})
         sight = nn.ModuleDict({name: half[name] for name in PARTS if name != "llm"})
+        # Weights that were folded in float64 are compared with ours in float32, not in what they
+        # are stored as
         cast_parameters(sight, torch.float32)
         ours, others = internvl_logits(half, staging_dir)
         cast_parameters(sight, dtype)
         worst = float((ours - others).abs().max() / ours.abs().max())
+        # Not `worst > tolerance`: that is false for NaN
         if not worst <= _TOLERANCE:
             raise CheckpointError(
                 f"the logits of a probe differ by {worst:.1e} of the largest",

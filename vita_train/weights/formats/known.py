@@ -88,6 +88,7 @@ def register_import_layout(layout: Layout) -> None:
 def _vita_name(name: str) -> str:
     return canonical_speech_name(
         re.sub(
+            # The release spells it adpter, which is the name that counts here
             r"^model\.audio_encoder\.(?:adapter|audio_adapter)\.",
             "model.audio_encoder.adpter.",
             name,
@@ -96,6 +97,7 @@ def _vita_name(name: str) -> str:
 
 
 def _projector_name(name: str) -> str | None:
+    # Files of this kind are saved from wrapped models too, whatever stands in front
     _, found, rest = name.rpartition("mm_projector.")
     return f"model.mm_projector.{rest}" if found else None
 
@@ -268,5 +270,6 @@ def reason_to_leave(name: str) -> str:
 def layout_of(names: Iterable[str]) -> str:
     """Return the name of the layout that tensor names speak of; empty if none is known."""
     given = list(names)
+    # In the order of declaration: a mark need only tell a layout from those after it
     marked = ((name, mark) for name in IMPORT_LAYOUTS if (mark := IMPORT_LAYOUTS[name].mark))
     return next((name for name, mark in marked if any(re.match(mark, key) for key in given)), "")

@@ -87,6 +87,7 @@ def export_llava_hf(
         _write_processors(spec.vision, folder)
         ours, others = llava_logits(half, folder)
         worst = float((ours - others).abs().max() / ours.abs().max())
+        # Not `worst > tolerance`: that is false for NaN
         if not worst <= _TOLERANCE:
             raise CheckpointError(
                 f"the logits of a probe differ by {worst:.1e} of the largest",
@@ -152,6 +153,7 @@ def export_xtuner(
         tensors = theirs(half, xtuner_location, spec) | _unread(spec.vision, "xtuner", half)
         parts: dict[str, dict[str, StoredTensor]] = {}
         for name, tensor in tensors.items():
+            # Names of this layout begin with their folder; those of the language model have none
             part, _, inner = name.rpartition("/")
             parts.setdefault(part, {})[inner] = tensor
         write_sharded(parts[""], folder, shard_bytes)
@@ -181,6 +183,7 @@ def with_rows(weight: Tensor, rows: int) -> Tensor:
     """
     old = weight.float()
     generator = torch.Generator().manual_seed(0)
+    # Combinations of old rows by normal weights have the old rows' covariance, which is never built
     drawn = torch.randn(rows - len(old), len(old), generator=generator)
     mean = old.mean(0)
     new = mean + (_NEW_ROWS / max(1, len(old) - 1)) ** 0.5 * (drawn @ (old - mean))
@@ -309,11 +312,13 @@ def _llava_config(modules: nn.ModuleDict, recipe: Recipe, tower: str) -> dict[st
         "image_aspect_ratio": "pad",
         "mm_hidden_size": vision.feature_size,
         "mm_projector_type": "mlp2x_gelu",
+        # The repository would otherwise add tokens to the vocabulary when it loads this
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
         "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": vision.feature_layer,
         "mm_vision_tower": tower,
+        # Makes the repository read the tower from this checkpoint and not from its release
         "unfreeze_mm_vision_tower": True,
         "use_mm_proj": True,
         **_merging(vision),
@@ -348,6 +353,7 @@ def _write_processors(spec: TowerSpec, folder: Path) -> None:
         "image_mean": list(spec.mean),
         "image_std": list(spec.std),
         "do_convert_rgb": True,
+        # PIL's bicubic
         "resample": 3,
     }
     write_json(folder / "preprocessor_config.json", pixels)

@@ -72,6 +72,7 @@ def llava_hf_name(name: str) -> str:
     """Return a name of transformers' layout as its first versions had it: newer ones put ``model.``
     before, and leave a level out."""
     name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
+    # Some versions wrote model.language_model.model. as well: its level is not put in twice
     name = re.sub(r"^model\.language_model\.(?!model\.)", "language_model.model.", name)
     name = re.sub(r"^model\.(vision_tower|multi_modal_projector)\.", r"\1.", name)
     return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
@@ -82,4 +83,5 @@ def owner_in(layout: str, name: str) -> str:
     for module, prefix in _PREFIXES[layout].items():
         if prefix and name.startswith(prefix):
             return module
+    # Without a prefix a language model's names are told by their own beginnings
     return "llm" if not _PREFIXES[layout]["llm"] and re.match(_LANGUAGE, name) else ""

@@ -21,6 +21,7 @@ def placed(prefix: str, rules: tuple[Rule, ...], name: str) -> TensorLocation | 
     """Return where rules put a tensor, with a prefix before its name there."""
     for pattern, theirs, letters in rules:
         if match := re.fullmatch(pattern, name):
+            # The letter's place among the parts: of qkv, k is the second of three
             part = letters.index(match["part"]) if letters else 0
             return TensorLocation(prefix + match.expand(theirs), part, max(1, len(letters)))
     return None

@@ -113,7 +113,9 @@ def _adapter(
     factors: dict[str, list[StoredTensor | None]] = {}
     others: dict[str, StoredTensor] = {}
     for name, tensor in found.items():
+        # PEFT puts base_layer into the names of what it wraps; the base has never heard of it
         plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        # A name of the adapter may stand between, as in a state dict; PEFT's own files leave it out
         if match := re.fullmatch(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight", plain):
             factors.setdefault(f"{match[1]}.weight", [None, None])["AB".index(match[2])] = tensor
         else:

@@ -24,8 +24,10 @@ def description_faults(directory: Path, spec: TowerSpec) -> list[str]:
     """
     config = _read(directory / "config.json")
     types = [known for name in TOWERS for known in TOWERS[name].release.model_types]
+    # The tower's part of a larger model's config; the rest speaks of other things
     if "vision_config" in config:
         config = config["vision_config"] if isinstance(config["vision_config"], dict) else {}
+    # A config of something else, the language model say, whose fields have the same names
     elif config.get("model_type") not in types:
         config = {}
     activation = f"{_KEY}activation" if "activation" in type(spec).model_fields else ""

@@ -35,6 +35,7 @@ def read_shards(
     index = directory / INDEX
     listed = _weight_map(index) if index.is_file() else None
     if listed:
+        # All, where none is wanted: the report then says what is there instead
         opened = {listed[name] for name in wanted(listed)} or set(listed.values())
         listed = {name: file for name, file in listed.items() if file in opened}
     names = (
@@ -65,6 +66,7 @@ def read_shards(
                     remedy="remove the file that does not belong there",
                 )
             found[key], file_of[key] = tensor, name
+    # An index that disagrees is of other files: one of the two is old
     if listed and listed != file_of:
         key = sorted(listed.items() ^ file_of.items())[0][0]
         raise CheckpointError(
@@ -114,6 +116,7 @@ def read_text(path: Path) -> str:
     Raises:
         CheckpointError: it is missing, a link out of its directory, absurdly large, or no text.
     """
+    # Before it is opened: a checkpoint from the net may hold links to files of this machine
     check_link(path)
     try:
         if path.stat().st_size > _LARGEST_TEXT:

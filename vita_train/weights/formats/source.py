@@ -102,6 +102,8 @@ def open_source(
             where=str(path),
             remedy="download the checkpoint first, then give its directory",
         )
+    # The order of these questions matters: an adapter's folder may hold a projector, a release all
+    # of it
     if is_lora_directory(path) and layout in ("", "vita", "llm"):
         return _adapted(path, layout, base)
     if base is not None:
@@ -126,6 +128,7 @@ def open_source(
         )
     if (path / PROJECTOR_FOLDER).is_dir() and layout in ("", "xtuner"):
         return _of_xtuner(path)
+    # Weights in safetensors count before pickles of the same folder
     if not any(path.glob("*.safetensors")):
         files = [path / name for name in _STAGE_FILES if (path / name).is_file()]
         if len(files) > 1 and layout in ("", "vita-stage"):
@@ -303,6 +306,7 @@ def _prefix(names: Iterable[str]) -> str:
     return next(
         (
             start
+            # The shortest that will do: a longer one would cut off part of the layout's own names
             for start in sorted(starts, key=len)
             if layout_of(name.removeprefix(start) for name in given if name.startswith(start))
         ),

@@ -48,6 +48,7 @@ def read_speech_directory(
         notes.append("the statistics of the features are those of global_cmvn")
     elif any(
         tensors[name].shape != statistics[name].shape
+        # Rough: the file has its sums in decimal, and final.pt float32 that was computed from them
         or not torch.allclose(tensors[name].float(), statistics[name].float(), rtol=1e-3, atol=1e-5)
         for name in _STATISTICS
     ):
@@ -93,6 +94,7 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
             if len(words) < 4 or len(words) % 2 or not text.startswith("["):
                 raise ValueError
             numbers, bins = _numbers(words), len(words) // 2 - 1
+            # bins sums, the count, bins sums of squares, and a zero
             sums, count, squares = numbers[:bins], numbers[bins], numbers[bins + 1 : -1]
         count = float(count)
         if not sums or len(sums) != len(squares) or not count > 0 or not math.isfinite(count):
@@ -104,6 +106,7 @@ def read_cmvn(path: Path) -> tuple[Tensor, Tensor]:
             where=str(path),
             remedy="copy the file again",
         ) from error
+    # float64: the variance is a small difference of two large numbers
     mean = torch.tensor(sums, dtype=torch.float64) / count
     variance = torch.tensor(squares, dtype=torch.float64) / count - mean**2
     return mean.float(), variance.clamp(min=_VARIANCE_FLOOR).rsqrt().float()

@@ -62,6 +62,7 @@ def _codec_rules(stages: int, groups: int, residuals: int) -> tuple[Rule, ...]:
         up = "down" if ours == "encoder" else "up"
         for layer, there in _NORMED:
             rules.append((rf"{ours}\.inlet\.{layer}", f"{theirs}.conv_pre.{there}", ""))
+            # The encoder's are called ups there as well
             rules.append((rf"{ours}\.{up}\.(\d+)\.{layer}", rf"{theirs}.ups.\1.{there}", ""))
             for stage in range(stages):
                 for place in range(_BLOCKS):
@@ -90,6 +91,7 @@ def _codec_rules(stages: int, groups: int, residuals: int) -> tuple[Rule, ...]:
     voice = "encoder.GlobalTokenEncoder"
     rules += [
         (r"encoder\.outlet\.(weight|bias)", r"encoder.conv_post.\1", ""),
+        # Activations between the convolutions are numbered too: every other index
         *(
             (rf"global_encoder\.convs\.{k}\.(\w+)", rf"{voice}.conv.{2 * k}.\1", "")
             for k in range(3)
@@ -105,6 +107,7 @@ def _codec_rules(stages: int, groups: int, residuals: int) -> tuple[Rule, ...]:
     ]
     rules += [
         (
+            # Rounds are quantizer_modules, quantizer_modules2, ...: the first has no number
             rf"quantizer\.books\.{turn * groups + group}\.codebook",
             f"quantizer.quantizer_modules{turn + 1 if turn else ''}.{group}.embedding.weight",
             "",

@@ -54,6 +54,7 @@ def _listed(value: Any) -> Any:
 
 def _global_features(settings: Settings) -> list[int]:
     codec = settings.model.codec
+    # The width at the encoder's tap, after half of its stages
     width = codec.channels >> (len(codec.upsample_rates) - len(codec.upsample_rates) // 2)
     return [width, width // 2, codec.global_dim, 3, 1]
 
@@ -68,6 +69,7 @@ _CODEC_KEYS: tuple[Key, ...] = (
     _codec("sampling_rate", "sample_rate"),
     _codec("n_codes", "codebook_size"),
     _codec("n_code_groups", "code_groups"),
+    # Spelt so in the released file
     _codec("residul_layer", "code_residuals"),
     _codec("global_code_num", "num_global_tokens"),
     Key(_CODEC, "global_feature_conv", _global_features),
@@ -162,6 +164,7 @@ def speech_stated(found: Mapping[str, Mapping[str, Any]], settings: Settings) ->
         file = f"codec/{_SETTINGS}"
         stated += stated_by(_CODEC_KEYS, file, found[_CODEC], settings)
         rates = found[_CODEC].get("upsample_rates")
+        # type, not isinstance: true is an int in Python, and prod would take it
         if isinstance(rates, list) and all(type(rate) is int for rate in rates):
             product = "product of upsample_rates"
             key = "model.codec.hop_length"
@@ -200,11 +203,13 @@ def write_speech_output(
         if module == _CODEC:
             spoken = tensors[voice].tolist() if voice in tensors else None
             said = described(_CODEC_KEYS, settings) | ({VOICE: spoken} if spoken else {})
+            # A pickle, because the public code loads nothing else here
             torch.save(_grouped(own), folder / _WEIGHTS)
             write_json(folder / _SETTINGS, said)
         else:
             arguments = described(_DECODER_KEYS, settings)
             torch.save(own, folder / _WEIGHTS)
+            # The public code reads three values: sizes in and out, then everything
             content = [arguments["idim"], arguments["odim"], arguments]
             (folder / _SETTINGS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

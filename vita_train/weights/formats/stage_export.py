@@ -53,6 +53,7 @@ def export_stage(modules: nn.ModuleDict, recipe: Recipe, corpus_dir: Path, out: 
         for name in kept:
             one = nn.ModuleDict({name: kept[name]})
             stored = theirs(one, vita_location, recipe.model)
+            # Of torch, as the public trainer names and reads it
             torch.save(
                 {key: tensor.load() for key, tensor in stored.items()}, staging_dir / _FILES[name]
             )

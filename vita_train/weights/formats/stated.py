@@ -147,6 +147,7 @@ def _plain(value: object, levels: int = _MOST_LEVELS) -> object:
             return value.lower()
     if isinstance(value, list | tuple) and levels and len(value) <= _LONGEST_LIST:
         return [_plain(entry, levels - 1) for entry in value]
+    # An object of its own equals nothing, itself of another call included
     return value if isinstance(value, bool | int | float | None) else object()
 
 

@@ -47,6 +47,7 @@ _ADAPTERS: dict[str, tuple[Rule, ...]] = {
 #: Projectors whose tensors the public code names otherwise; all others are named alike.
 _PROJECTORS: dict[str, tuple[Rule, ...]] = {
     "ldp": (
+        # Theirs begins with modules without weights, so its numbers run one ahead
         (r"mlp\.0\.(\w+)", r"model.mlp.1.\1", ""),
         (r"mlp\.2\.(\w+)", r"model.mlp.3.\1", ""),
         *(
@@ -103,6 +104,7 @@ def vita_location(module: str, name: str, spec: ModelSpec) -> TensorLocation | N
 
 def vita_owner(name: str) -> str:
     """Return the module whose place a name of the released layout lies in; empty for none's."""
+    # The longest prefix decides: one may begin another
     found = max(
         (
             module

@@ -17,6 +17,7 @@ def accept_terms(terms: str, *, accepted: bool) -> None:
     """
     if not terms:
         return
+    # By the text's digest: terms that change have to be accepted again
     note = cache_dir() / "accepted-terms" / hashlib.sha256(terms.encode()).hexdigest()[:16]
     if note.is_file():
         return

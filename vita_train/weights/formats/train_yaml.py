@@ -68,6 +68,7 @@ _KEYS: tuple[Key, ...] = (
     _encoder(f"{_SUBSAMPLING}output-dim", "width", 256),
     _encoder(f"{_SUBSAMPLING}dropout-rate", "dropout", 0.1, note_only=True),
     _encoder(f"{_TRANSFORMER}input-dim", "width", 256),
+    # Default 4 is the public parser's own, whatever it was meant to be
     _encoder(f"{_TRANSFORMER}output-dim", "width", 4),
     _encoder(f"{_TRANSFORMER}attention-dim", "width", 256),
     _encoder(f"{_TRANSFORMER}attention-heads", "num_heads", 4),
@@ -92,6 +93,7 @@ _KEYS: tuple[Key, ...] = (
     Key(
         _ENCODER,
         f"{_TRANSFORMER}chunk_size",
+        # No chunks are -1 there and 0 here
         lambda settings: settings.model.audio_encoder.chunk_size or -1,
         -1,
         "model.audio_encoder.chunk_size",
@@ -128,6 +130,7 @@ _KEYS: tuple[Key, ...] = (
     _adapter("model_conf.norm", "norm", "batch", "subsampling"),
     replace(
         _adapter("model_conf.activation_func", "activation", "relu", "subsampling"),
+        # The public code takes ReLU for any word that it does not know
         needed=lambda theirs: theirs if theirs == "gelu" else "relu",
     ),
     Key(_ADAPTER, "model_conf.add_audio_bos_eos", only(False), False),
@@ -151,6 +154,7 @@ def encoder_stated(found: Mapping[str, Any], settings: Settings) -> list[Stated]
 def train_yaml(settings: Settings) -> dict[str, Any]:
     """Return the content of a file that describes a recipe's encoder and adapter."""
     content = described(_KEYS, settings)
+    # The public parser asks for it, and it is a place of somebody's machine
     content["model_conf"]["llm_path"] = ""
     return content | {
         "cmvn_file": "global_cmvn",

@@ -70,6 +70,7 @@ def vita_config(modules: nn.ModuleDict, recipe: Recipe, tokenizer_dir: Path) -> 
     fields: dict[str, Any] = {
         "architectures": [name],
         "model_type": model_type,
+        # dtype since transformers 5; the public code is of the time before
         "torch_dtype": model.dtype,
         "rope_theta": model.llm.rope_theta,
         "use_cache": True,

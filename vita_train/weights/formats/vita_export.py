@@ -130,6 +130,7 @@ def _unread(
     zeros, which do as well."""
     found: dict[str, Tensor] = {}
     if "projector" in modules and spec.projector.kind in ("spp_v1", "spp_v2"):
+        # v1 and v2 build linear_0 in the public code and never call it
         width, start = spec.vision.feature_size, "model.mm_projector.linear_0."
         found |= {f"{start}weight": torch.zeros(width, width), f"{start}bias": torch.zeros(width)}
     if "codec" in modules:
@@ -161,6 +162,7 @@ def theirs(
                     remedy="export to own, which takes every model",
                 )
             parts.setdefault(location.name, {})[location.part] = tensor_in_memory(tensor)
+    # Parts may come in any order; the layout's is by number
     return {name: joined([found[part] for part in sorted(found)]) for name, found in parts.items()}
 
 
@@ -212,7 +214,10 @@ def export_vita(
         copy_tokenizer(corpus_dir, staging_dir)
         aside = kept_aside(recipe)
         written = write_vita(modules, recipe, staging_dir, aside, shard_bytes=shard_bytes)
+        # Read back in the types that were written: a cast would hide a difference, or make one
         types = {name: next(modules[name].parameters()).dtype for name in written}
+        # Below the export's own folder, so that both are on the same disk, and removed before it is
+        # listed
         again = read_back(recipe, staging_dir, written, staging_dir / AGAIN, types)
         check_same(modules, again, out)
         shutil.rmtree(staging_dir / AGAIN)
