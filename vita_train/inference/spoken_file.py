@@ -37,9 +37,9 @@ class SpokenFile:
         return self
 
     def write(self, wave: NDArray[np.float32]) -> None:
-        """Add audio (samples,), float, cut at full scale."""
+        """Add audio (samples,), float; libsndfile cuts it at full scale."""
         try:
-            self._file.write(np.clip(wave, -1.0, 1.0))
+            self._file.write(wave)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._write_error(error) from error
         self.seconds += len(wave) / self.sample_rate

@@ -1,1 +1,2 @@
-"""Starting the processes of a stage: on this machine with torchrun. Nothing here imports torch."""
+"""Starting the processes of a stage: on this machine with torchrun, or as jobs of Kubernetes or
+SLURM. Nothing here imports torch."""

@@ -86,7 +86,9 @@ def say_last_words(failure: VitaError, logs: Path, to: Path = TERMINATION_LOG) -
         "tails": {path.stem: tail(path) for path in sorted(logs.glob("rank-*.log"))},
     }
     while len(text := json.dumps(said, ensure_ascii=False).encode()) > _MOST_BYTES:
-        said = _shortened(said)
+        if (shorter := _shortened(said)) == said:
+            break
+        said = shorter
     try:
         to.write_bytes(text)
     except OSError as error:  # not in a pod
@@ -118,18 +120,16 @@ def _run(uri: str, stage: str, run: str, folder: Path) -> VitaError | None:
 
 
 def _shortened(said: dict[str, object]) -> dict[str, object]:
-    """Drop the oldest line of the longest tail; without tails, cut the message."""
+    """Drop the oldest line of the longest tail; without tails, half of the longest text."""
     tails = said["tails"]
     assert isinstance(tails, dict)
     longest = max(tails, key=lambda name: len(tails[name]), default="")
     if longest and tails[longest]:
         return {**said, "tails": {**tails, longest: tails[longest].partition("\n")[2]}}
-    return {
-        **said,
-        "what": str(said["what"])[: _MOST_BYTES // 8],
-        "where": str(said["where"])[: _MOST_BYTES // 8],
-        "remedy": str(said["remedy"])[: _MOST_BYTES // 8],
-    }
+    # By the bytes they take: a character may be several, and an escape six
+    field = max(("what", "where", "remedy"), key=lambda name: len(json.dumps(said[name])))
+    text = str(said[field])
+    return {**said, field: text[: len(text) // 2]}
 
 
 if __name__ == "__main__":

@@ -52,9 +52,8 @@ def build_modules(
         empty: for weights that are loaded right after. Parameters are neither drawn nor read from
             ``model.llm.source`` and ``model.vision.source``, and take no memory until something is
             written to them: billions of numbers would be drawn in minutes, and in float32, for
-            nothing. Audio's own modules are
-            small: without others beside them they are drawn all the same, sooner than what spares
-                it is imported.
+            nothing. Audio's own modules are small: without others beside them they are drawn all
+            the same, sooner than what spares it is imported.
 
     Raises:
         RecipeError: a name is unknown, or the CTC head has no units.

@@ -112,12 +112,16 @@ def common_prefix(missing: Sequence[str], unused: Sequence[str]) -> str | None:
     """Return what stands before the names of a source that would fit without it; None if that is
     not the fault."""
     wanted = set(missing)
-    for name in unused:
-        for ours in wanted:
-            if name.endswith(f".{ours}"):
-                prefix = name.removesuffix(ours)
-                found = {other.removeprefix(prefix) for other in unused if other.startswith(prefix)}
-                return prefix if wanted <= found else None
+    if not wanted:
+        return None
+    # Every prefix that fits one of ours; which of ours does not matter, since all have to fit
+    first = min(wanted)
+    for name in sorted(unused):
+        if name.endswith(f".{first}"):
+            prefix = name.removesuffix(first)
+            found = {other.removeprefix(prefix) for other in unused if other.startswith(prefix)}
+            if wanted <= found:
+                return prefix
     return None
 
 

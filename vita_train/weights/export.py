@@ -5,7 +5,7 @@
     config.json          format and recipe, without places of the machine it was trained on
     template.yaml        conversation template
     tokenizer/           as transformers saves it
-    ctc_vocab.json           inventory of the recogniser
+    ctc_vocab.json       inventory of the recogniser
     <module>.safetensors one per module, or several above 5 GB
     export.json          size and sha256 of every file, parameters of every module
 

@@ -3,8 +3,8 @@ trained.
 
 ::
 
-    llm/                 as transformers saves it: a directory for ``model.llm.source``, or for any
-    other tool <module>.safetensors other modules that the stage trained
+    llm/                 as transformers saves it: for ``model.llm.source``, or for any other tool
+    <module>.safetensors other modules that the stage trained
     merge.json           stage, base of each adapter, largest difference of the logits
 """
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.no_source import NO_SOURCE
-from vita_train.errors import EXIT_DONE, EXIT_REFUSED, EXIT_STOPPED
+from vita_train.errors import EXIT_DONE, EXIT_REFUSED, EXIT_STOPPED, VitaError
+from vita_train.launch.worker import say_last_words
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.schema import Recipe
 
@@ -141,3 +142,17 @@ def test_a_recipe_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "none.yaml" in done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "words").read_text())["tails"] == {}
+
+
+@pytest.mark.parametrize("character", ["漢", "\x01", "a"])
+def test_last_words_fit_whatever_their_characters_take(tmp_path: Path, character: str) -> None:
+    (tmp_path / "rank-0.log").write_text("a line\n" * 3000)
+    failure = VitaError(
+        character * 3000, code="VT-FAIL-003", where=character * 3000, remedy="go on"
+    )
+    say_last_words(failure, tmp_path, to=tmp_path / "words")
+    written = (tmp_path / "words").read_bytes()
+    assert len(written) <= 4096
+    said = json.loads(written)
+    assert (said["code"], said["error"], said["remedy"]) == (1, "VT-FAIL-003", "go on")
+    assert said["what"].startswith(character)

@@ -119,10 +119,10 @@ class CtcVocab:
         """Return the units of a transcript."""
         return [self._index.get(piece, 1) for piece in pieces(text, self.kind)]
 
-    def decode(self, ctc_vocab_size: Sequence[int]) -> str:
+    def decode(self, units: Sequence[int]) -> str:
         """Return the text of units; blanks are skipped (collapse repeats before)."""
         between = " " if self.kind == "word" else ""
-        return _closed(between.join(self.names[unit] for unit in ctc_vocab_size if unit != 0))
+        return _closed(between.join(self.names[unit] for unit in units if unit != 0))
 
     def save(self, path: Path) -> None:
         """Write the inventory as JSON."""

@@ -16,8 +16,7 @@ from vita_train.recipe.model import ModelSpec
 #: Added to variances by the adapters' norms (VITA-1.5).
 _EPS = 1e-3
 #: Share of a batch in the running statistics. VITA's modules say 0.99, which torch takes for the
-#: share of the newest
-#: batch; as the share of the old, which was meant, it is this.
+#: share of the newest batch; as the share of the old, which was meant, it is this.
 _MOMENTUM = 0.01
 
 

@@ -1,20 +1,19 @@
 """Resumable checkpoints that are whole or do not count, on stores that cannot rename.
 
     <stage>/attempt-<id>/step-00001000/<files>        each rank's own files
-    <stage>/attempt-<id>/step-00001000/rank-<r>.json  written by a rank when its files are stored:
-    names, sizes, sha256
-    <stage>/attempt-<id>/step-00001000/manifest.json  written by rank 0 when every rank's list is
-    there
-    <stage>/committed/step-00001000.json              written by rank 0, last: where the manifest is
-    and its sha256
+    <stage>/attempt-<id>/step-00001000/rank-<r>.json  by a rank, its files stored: names, sizes,
+                                                      sha256
+    <stage>/attempt-<id>/step-00001000/manifest.json  by rank 0, every rank's list being there
+    <stage>/committed/step-00001000.json              by rank 0, last: where the manifest is and its
+                                                      sha256
 
 A checkpoint exists once its marker does. Readers go by markers alone, check what they point to, and
 fall back to the one before when anything is missing or has another size; the bytes themselves are
 checked when they are restored.
 
-On each rank: ``save_rank_files``; then, after a barrier or by polling, on rank 0: ``run_step``.
-`AsyncCommitter` does both in a thread while training goes on. To resume: ``latest_commit`` on rank
-0, then ``restore`` on each.
+On each rank: ``save_rank_files``; then, after a barrier or by polling, ``commit_checkpoint`` on
+rank 0. `AsyncCommitter` does both in a thread while training goes on. To resume: ``latest_commit``
+on rank 0, then ``restore`` on each.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def import_deepspeed(device: str) -> Any:
     """Import DeepSpeed without its greeting and without anything that it would compile.
 
     Raises:
-        CheckpointError: never; an ImportError on a system without DeepSpeed becomes a RecipeError.
+        RecipeError: this environment has no DeepSpeed.
     """
     from vita_train.errors import RecipeError
 

@@ -42,7 +42,7 @@ class MetricsSnapshot:
     """Most memory so far, GiB."""
 
     def log(self, loss: float, rates: Mapping[str, float], memory_gib: float) -> None:
-        """Take over what an interval gave; ``rates`` as `Meter.read` returns them."""
+        """Take over what an interval gave; ``rates`` as `Throughput.read` returns them."""
         self.loss, self.memory_gib = loss, memory_gib
         self.tokens_per_s, self.data_wait = rates["tokens_per_s"], rates["data_wait"]
 

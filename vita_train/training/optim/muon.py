@@ -27,7 +27,8 @@ _MOMENTUM = 0.95
 
 
 def matrix_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights Muon is meant for: those of linear layers, the output heads left out."""
+    """Return the weights that Muon takes: those of linear layers, but for output heads (``head``)
+    and for layers whose names end in ``out``, the audio encoder's among them; AdamW takes both."""
     return [
         cast(nn.Parameter, layer.weight)
         for name, layer in module.named_modules()

@@ -233,11 +233,11 @@ def write_modules(
         )
         written[module] = [shard_name(module, index, len(shards)) for index in range(len(shards))]
         for file, shard in zip(written[module], shards, strict=True):
-            audio = {
+            whole = {
                 name: checked(tensors[name], f"{module}.{name}", str(plan.source.path))
                 for name in shard
             }
-            write_tensors(folder / file, audio, {"format": "pt", "module": module})
+            write_tensors(folder / file, whole, {"format": "pt", "module": module})
     return written
 
 
