@@ -180,7 +180,7 @@ def _source_found(source: Source) -> str:
             )
         return "package tuxpaint-stamps-default through apt-get"
     if not isinstance(source, RecordsSource):
-        return f"{source.kind}, of a plugin"
+        return f"source of kind {source.kind}"
     from vita_train.data.sources.own import own_registry
     from vita_train.data.sources.remote import is_remote, record_versions
 

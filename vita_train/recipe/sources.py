@@ -26,6 +26,19 @@ class SynthSource(Strict):
     """Records per dev and test slice (before scale; never scaled)."""
 
 
+class SynthWebSource(Strict):
+    """Documents and image-text pairs of the synthetic world, crawled from a web that is served on
+    this machine: VILA's way from annotations to records."""
+
+    kind: Literal["synth_web"] = "synth_web"
+    documents: Count = 600
+    """Training documents before the crawl, one in twenty of which has a dead link."""
+    pairs: Count = 1200
+    """Training pairs before the better half is selected."""
+    test_size: Count = 80
+    """The same for each of dev and test."""
+
+
 class StampsSource(Strict):
     """Images, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
 
@@ -88,6 +101,7 @@ def register_source(kind: SourceKind) -> None:
 
 
 register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
+register_source(SourceKind(SynthWebSource, "vita_train.data.sources.synth.web:build_web"))
 register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
 register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))
 register_source(SourceKind(CatalogueSource, "vita_train.data.adapters.build:build_catalogue"))
