@@ -154,6 +154,8 @@ def _source(recipe: Recipe) -> str:
 
 def _source_found(source: Source) -> str:
     if isinstance(source, SynthSource):
+        if not source.speaks:
+            return "synthetic world, without speech"
         if importlib.util.find_spec("espeakng_loader") is None:
             raise UserError(
                 "the speech synthesiser of the synthetic world is not installed",

@@ -39,9 +39,7 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
         file
         for path in paths
         for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-        if file.name.endswith(ENDINGS)
-        and not file.name.endswith(_LEDGERS)
-        and file.is_file()
+        if file.name.endswith(ENDINGS) and not file.name.endswith(_LEDGERS) and file.is_file()
     ]
     names = [stem_of(file) for file in files]
     if not files or len(set(names)) < len(names):

@@ -63,12 +63,13 @@ def build_web(source: SynthWebSource, out: Path, *, seed: int, workers: int) -> 
         select_top(tables, lists / "best", TopSettings(share=_RIGHT))
         polite = Limits(rate=1e6, per_host=32, backoff=0.01)
         found = crawl(
-            sorted(lists.glob("*.jsonl")), out / "crawled", CrawlSettings("mmc4", private=True), polite
+            sorted(lists.glob("*.jsonl")),
+            out / "crawled",
+            CrawlSettings("mmc4", private=True),
+            polite,
         )
         found.add(crawl([lists / "best"], out / "crawled", CrawlSettings(private=True), polite))
-    say(
-        f"synthetic web: {found.fetched} of {found.urls} images, {found.kept} of {found.rows} rows"
-    )
+    say(f"synthetic web: {found.fetched} of {found.urls} images, {found.kept} of {found.rows} rows")
     datasets = {
         name: Dataset(
             task="interleaved",
