@@ -19,7 +19,6 @@ from pydantic import (
 from vita_train.plugins import Registry
 from vita_train.recipe.base import Count, Endpoint, Strict
 
-
 #: Datasets of the synthetic world: those that are heard, and all.
 _HEARD = frozenset({"asr", "speech_qa", "negative", "tts"})
 SYNTH_DATASETS = _HEARD | {

@@ -57,7 +57,8 @@ def _train_files(folder: Path) -> list[Path]:
         found.setdefault(_subset_of(path, folder), []).append(path)
     if absent := [name for name in SUBSETS if name not in found]:
         raise DataError(
-            f"has no train split of {', '.join(absent)}", code="VT-DATA-133",
+            f"has no train split of {', '.join(absent)}",
+            code="VT-DATA-133",
             where=str(folder),
             remedy="fetch the rest: vita-train data fetch m3it",
         )

@@ -101,13 +101,15 @@ def entries_of(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"cannot be read as JSON: {type(error).__name__}", code="VT-DATA-134",
+            f"cannot be read as JSON: {type(error).__name__}",
+            code="VT-DATA-134",
             where=str(file),
             remedy="give the folder as its publisher lays it out, and fetch it again if it is",
         ) from error
     if not isinstance(value, dict):
         raise DataError(
-            "is no JSON object", code="VT-DATA-135",
+            "is no JSON object",
+            code="VT-DATA-135",
             where=str(file),
             remedy="see whether this is the file that was meant",
         )

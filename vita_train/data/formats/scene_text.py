@@ -187,7 +187,8 @@ def image_files(folder: Path) -> list[Path]:
     )
     if not found:
         raise DataError(
-            "holds no images", code="VT-DATA-136",
+            "holds no images",
+            code="VT-DATA-136",
             where=str(folder),
             remedy="give the folder as its publisher lays it out",
         )

@@ -70,7 +70,8 @@ def load_mixture(name: str) -> Mixture:
         return Mixture.model_validate(parse_yaml(path.read_text(encoding="utf-8"), path.name).value)
     except ValidationError as error:
         raise RecipeError(
-            f"mixture is not valid: {error.errors()[0]['msg']}", code="VT-RECIPE-092",
+            f"mixture is not valid: {error.errors()[0]['msg']}",
+            code="VT-RECIPE-092",
             where=path.name,
             remedy="install the package again",
         ) from error
