@@ -199,17 +199,23 @@ def inventory(
     entry, folder = load_catalogue(catalogue or [])[name], to or data_folder()
     if entry.expected is None:
         raise UserError(
-            f"nothing is known of how many files {name} has", code="VT-USE-292",
+            f"nothing is known of how many files {name} has",
+            code="VT-USE-292",
             remedy="vita-train data check looks at records and their media",
         )
     if folder is None:
-        raise UserError("no target folder was named", code="VT-USE-293", remedy=f"give one by --to DIR, or set {DATA}")
+        raise UserError(
+            "no target folder was named",
+            code="VT-USE-293",
+            remedy=f"give one by --to DIR, or set {DATA}",
+        )
     found = take_inventory(entry.expected, folder.expanduser())
     for line in lines(found):
         typer.echo(line)
     if found.faults:
         raise DataError(
-            f"{len(found.faults)} things are not as published", code="VT-DATA-137",
+            f"{len(found.faults)} things are not as published",
+            code="VT-DATA-137",
             where=str(folder),
             remedy=f"fetch the rest: vita-train data fetch {name} --to {folder}",
         )

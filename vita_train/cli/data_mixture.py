@@ -33,7 +33,9 @@ def mixture(
     try:
         found = load_mixture(name)
     except ValueError as error:
-        raise UserError(str(error), code="VT-USE-294", remedy="vita-train data mixture lists them") from error
+        raise UserError(
+            str(error), code="VT-USE-294", remedy="vita-train data mixture lists them"
+        ) from error
     typer.echo(f"{found.name}, version {found.version}: {found.about}")
     for stage, parts in found.stages.items():
         typer.echo(f"{stage}: {', '.join(parts)}")
@@ -44,7 +46,8 @@ def mixture(
         there = set(load_registry(registry).datasets)
         if absent := [dataset for dataset in found.datasets if dataset not in there]:
             raise DataError(
-                f"lacks {', '.join(absent)} of mixture {name}", code="VT-DATA-138",
+                f"lacks {', '.join(absent)} of mixture {name}",
+                code="VT-DATA-138",
                 where=str(registry),
                 remedy="add them to the registry, or leave them out of the stage's data",
             )

@@ -73,7 +73,8 @@ def reshard(
 
     if (rows > 0) == (shards > 0) or (drop_tail and not rows):
         raise UserError(
-            "give one of --rows and --shards; --drop-tail goes with --rows", code="VT-USE-295",
+            "give one of --rows and --shards; --drop-tail goes with --rows",
+            code="VT-USE-295",
             where="--rows, --shards",
             remedy="--rows 12440 makes shards of that size, --shards 128 as many as that",
         )

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -49,7 +50,8 @@ def clean_shards(folder: Path, out: Path) -> Cleaned:
     shards = _tars(folder)
     if out.exists() and out.samefile(folder):
         raise UserError(
-            "is read, and would be overwritten", code="VT-USE-296",
+            "is read, and would be overwritten",
+            code="VT-USE-296",
             where=str(out),
             remedy="give another folder to write",
         )
@@ -66,26 +68,19 @@ def clean_shards(folder: Path, out: Path) -> Cleaned:
 
 
 def index_shards(folder: Path) -> int:
-    """Write the index of each tar that has none, and that of the folder, by name; return the number
-    of samples.
+    """Write the index of each tar and that of the folder, by name; return the number of samples.
 
     Raises:
         UserError: there is no tar.
         DataError: a tar is damaged.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for shard in _tars(folder):
-        meta = _meta(shard)
-        size = shard.stat().st_size
-        known = _read(meta)
-        if known is None or known.get("filesize") != size:
-            known = {"url": shard.name, "nsamples": _samples(shard), "filesize": size}
-            with whole_file(meta) as stream:
-                json.dump(known, stream, indent=1)
-        entries.append({key: known[key] for key in ("url", "nsamples", "filesize")})
-    with whole_file(folder / INDEX) as stream:
-        json.dump({"wids_version": 1, "shardlist": entries}, stream, indent=1)
-    return sum(int(entry["nsamples"]) for entry in entries)
+        entry = {"url": shard.name, "nsamples": _samples(shard), "filesize": shard.stat().st_size}
+        _write_json(_meta(shard), entry)
+        entries.append(entry)
+    _write_json(folder / INDEX, {"wids_version": 1, "shardlist": entries})
+    return sum(entry["nsamples"] for entry in entries)
 
 
 def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
@@ -94,6 +89,7 @@ def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
     kept = 0
     try:
         with (
+            _sound(shard),
             tempfile.TemporaryDirectory(prefix="vita-train-") as scratch,
             tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as written,
             whole_file(rejects) as listed,
@@ -113,9 +109,8 @@ def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    with whole_file(_meta(target)) as stream:
-        size = target.stat().st_size
-        json.dump({"url": target.name, "nsamples": kept, "filesize": size}, stream, indent=1)
+    entry = {"url": target.name, "nsamples": kept, "filesize": target.stat().st_size}
+    _write_json(_meta(target), entry)
 
 
 def _fault(files: dict[str, Path], decoder: Decoder) -> str:
@@ -149,22 +144,34 @@ def _grouped(shard: Path, scratch: Path) -> Iterator[tuple[str, dict[str, Path]]
 
 
 def _members(shard: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(shard, "r:") as tar:
+        for entry in tar:
+            stream = tar.extractfile(entry) if entry.isfile() else None
+            if stream is not None:
+                yield entry.name, stream
+
+
+@contextmanager
+def _sound(shard: Path) -> Iterator[None]:
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for entry in tar:
-                stream = tar.extractfile(entry) if entry.isfile() else None
-                if stream is not None:
-                    yield entry.name, stream
+        yield
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
-            f"is damaged: {error}", code="VT-DATA-139",
+            f"is damaged: {error}",
+            code="VT-DATA-139",
             where=str(shard),
             remedy="fetch it again",
         ) from error
 
 
 def _samples(shard: Path) -> int:
-    return len({_key(name) for name, _ in _members(shard)})
+    with _sound(shard):
+        return len({_key(name) for name, _ in _members(shard)})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as stream:
+        json.dump(value, stream, indent=1)
 
 
 def _key(name: str) -> str:
@@ -199,7 +206,8 @@ def _tars(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not found:
         raise UserError(
-            "holds no tar", code="VT-USE-297",
+            "holds no tar",
+            code="VT-USE-297",
             where=str(folder),
             remedy="give the folder with the shards",
         )

@@ -72,7 +72,8 @@ def reshard(
     files = list_files(paths)
     if tables := [file for file in files if file.suffix == ".parquet"]:
         raise UserError(
-            "is a table, not a file of records", code="VT-USE-298",
+            "is a table, not a file of records",
+            code="VT-USE-298",
             where=str(tables[0]),
             remedy="make records of it first: vita-train data rewrite",
         )
@@ -82,7 +83,8 @@ def reshard(
     total = counts.read - counts.unreadable
     if not total:
         raise UserError(
-            "there is no record in the files", code="VT-USE-299",
+            "there is no record in the files",
+            code="VT-USE-299",
             where=", ".join(map(str, paths)),
             remedy="give JSON Lines or JSON arrays, or folders of them",
         )
@@ -111,7 +113,8 @@ def _check_out(out: Path, files: Sequence[Path]) -> None:
         out.resolve() in file.resolve().parents for file in files
     ):
         raise UserError(
-            "holds something else than shards of this command, or files that are read", code="VT-USE-300",
+            "holds something else than shards of this command, or files that are read",
+            code="VT-USE-300",
             where=str(out),
             remedy="give another folder to write",
         )
@@ -179,7 +182,7 @@ def _shuffled(
         for stream in streams:
             stream.close()
     for number in range(buckets):
-        with (folder / str(number)).open("rb") as stream:
-            rows = [line.split(b"\t", 1) for line in stream]
+        with (folder / str(number)).open("rb") as bucket:
+            rows = [line.split(b"\t", 1) for line in bucket]
         yield from (line for _, line in sorted((int(place), line) for place, line in rows))
     shutil.rmtree(folder)
