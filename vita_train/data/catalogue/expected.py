@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
+from vita_train.data.sources.texts import read_values
+from vita_train.errors import DataError
 from vita_train.recipe.base import Strict
 
 
@@ -28,6 +30,8 @@ class Expected(Strict):
     """Of the files."""
     rows: int | None = None
     """Of all tables, by their footers."""
+    records: int | None = None
+    """About how many the files have that are no tables, right to a hundredth."""
     columns: tuple[str, ...] = ()
     """That each table must have."""
     names: tuple[str, ...] = ()
@@ -47,7 +51,7 @@ class Inventory:
     files: int
     bytes: int
     rows: int | None
-    """Of tables; none where the files are no tables."""
+    """Of tables, or records; none where neither is known."""
     absent: tuple[int, ...]
     """Numbers that are not there, and were never published."""
     others: tuple[str, ...]
@@ -76,6 +80,10 @@ def take_inventory(expected: Expected, folder: Path) -> Inventory:
             faults += [f"{path.relative_to(folder)}: {fault}"] if fault else []
         elif path.stat().st_size == 0:
             faults.append(f"{path.relative_to(folder)}: is empty")
+    if expected.records is not None:
+        rows = sum(_records(path) for path in files)
+        if abs(rows - expected.records) > expected.records / 100:
+            faults.append(f"{rows} records are there, about {expected.records} were published")
     if expected.rows is not None and rows != expected.rows:
         faults.append(f"{rows or 0} rows are there, {expected.rows} were published")
     found = {part for path in files for part in path.relative_to(folder).parts[:-1]}
@@ -115,6 +123,13 @@ def _rows(path: Path, columns: tuple[str, ...]) -> tuple[int, str]:
     except (OSError, pa.ArrowException):
         return 0, "is no readable table"
     return rows, f"lacks the columns {', '.join(lacking)}" if lacking else ""
+
+
+def _records(path: Path) -> int:
+    try:
+        return sum(isinstance(value, dict) for value in read_values(path))
+    except DataError:
+        return 0
 
 
 def _others(expected: Expected, files: list[Path]) -> tuple[str, ...]:
