@@ -109,8 +109,8 @@ def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    entry = {"url": target.name, "nsamples": kept, "filesize": target.stat().st_size}
-    _write_json(_meta(target), entry)
+    index = {"url": target.name, "nsamples": kept, "filesize": target.stat().st_size}
+    _write_json(_meta(target), index)
 
 
 def _fault(files: dict[str, Path], decoder: Decoder) -> str:
