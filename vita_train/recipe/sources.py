@@ -135,7 +135,7 @@ def register_source(kind: SourceKind) -> None:
 
 
 register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
-register_source(SourceKind(SynthWebSource, "vita_train.data.synth_web:build_web"))
 register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
 register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))
 register_source(SourceKind(CatalogueSource, "vita_train.data.adapters.build:build_catalogue"))
+register_source(SourceKind(SynthWebSource, "vita_train.data.synth_web:build_web"))
