@@ -4,6 +4,8 @@ a web of our own to a trained stage whose held-out loss falls."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,19 @@ def test_v20_v21_the_chain_ends_in_a_stage_whose_held_out_loss_falls(
     assert trained is not None
     for name in ("documents.test.loss", "pairs.test.loss"):
         assert trained.metrics[name] < 0.75 * before[name]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_vila_tiny_goes_from_an_empty_folder_to_a_model_that_answers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vita_train.cli.main", "run", "vila-tiny"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = tmp_path / "runs" / "vila-tiny"
+    found = {
+        stage: json.loads((run / stage / "final.json").read_text())["metrics"]
+        for stage in ("align", "pretrain", "sft")
+    }
+    assert found["pretrain"]["caption.test_seen.loss"] < found["align"]["caption.test_seen.loss"]
+    assert found["sft"]["vqa.test_seen.accuracy"] >= 0.6
+    assert (run / "export" / "model").is_dir()
