@@ -41,6 +41,7 @@ PROJECTORS = (
     "ldp",
     "vanilla",
     "minigpt",
+    "mlp_downsample",
 )
 
 

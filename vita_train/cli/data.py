@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
         data_catalogue,
         data_convert,
         data_crawl,
+        data_mixture,
         data_rewrite,
         data_select,
         data_speak,
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
     data_catalogue.register(group)
     data_convert.register(group)
     data_crawl.register(group)
+    data_mixture.register(group)
     data_rewrite.register(group)
     data_select.register(group)
     data_speak.register(group)

@@ -1,5 +1,5 @@
-"""``vita-train data list | show | add | fetch``: public corpora and models, and files from
-elsewhere."""
+"""``vita-train data list | show | add | fetch | inventory``: public corpora and models, and files
+from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(group: typer.Typer) -> None:
     group.command()(show)
     group.command()(add)
     group.command()(fetch)
+    group.command()(inventory)
 
 
 def list_entries(
@@ -177,3 +178,44 @@ def _fetch_recipe(recipe: str, out: Path, settings: list[str], workers: int) -> 
     resolved = load_recipe(recipe, settings)
     registry = fetch_all(resolved.data.source, out, seed=resolved.seed, workers=workers)
     typer.echo(f"{out / 'registry.json'}: {', '.join(sorted(registry.datasets))}")
+
+
+def inventory(
+    name: Annotated[str, typer.Argument(help="Name of an entry.", show_default=False)],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Target folder; VITA_TRAIN_DATA unless given.", metavar="DIR", show_default=False
+        ),
+    ] = None,
+    catalogue: Folders = None,
+) -> None:
+    """Hold what was fetched against what its publisher has: names, numbers, rows, columns."""
+    from vita_train.data.catalogue.expected import lines, take_inventory
+    from vita_train.data.catalogue.load import load_catalogue
+    from vita_train.data.fetch.folder import DATA, data_folder
+    from vita_train.errors import DataError, UserError
+
+    entry, folder = load_catalogue(catalogue or [])[name], to or data_folder()
+    if entry.expected is None:
+        raise UserError(
+            f"nothing is known of how many files {name} has",
+            code="VT-USE-292",
+            remedy="vita-train data check looks at records and their media",
+        )
+    if folder is None:
+        raise UserError(
+            "no target folder was named",
+            code="VT-USE-293",
+            remedy=f"give one by --to DIR, or set {DATA}",
+        )
+    found = take_inventory(entry.expected, folder.expanduser())
+    for line in lines(found):
+        typer.echo(line)
+    if found.faults:
+        raise DataError(
+            f"{len(found.faults)} things are not as published",
+            code="VT-DATA-137",
+            where=str(folder),
+            remedy=f"fetch the rest: vita-train data fetch {name} --to {folder}",
+        )

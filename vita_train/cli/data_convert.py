@@ -1,5 +1,5 @@
-"""``vita-train data concat``, ``convert`` and ``count``: records and media made into others, and
-counted."""
+"""``vita-train data concat``, ``convert``, ``count``, ``endings`` and ``video-shards``: records and
+media made into others, and counted."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def register(group: typer.Typer) -> None:
     group.command()(concat)
     group.command()(convert)
     group.command()(count)
+    group.command()(endings)
+    group.command("video-shards")(video_shards)
 
 
 def concat(
@@ -230,3 +232,34 @@ def run_concat(
         f"{report.read - report.used} rejected; {out.stem}.ledger.jsonl says where each went"
     )
     return report
+
+
+def endings(
+    records: Annotated[Path, typer.Argument(help="Record file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Record file to write.", show_default=False)],
+    root: Annotated[list[Path], typer.Option(metavar="DIR", help="Where images lie; repeatable.")],
+) -> None:
+    """Give image names the endings that the files have; say which images are not there."""
+    from vita_train.data.convert.endings import resolve_endings
+
+    written, rejected, changed = resolve_endings(records, root, out)
+    typer.echo(f"{out}: {written} records, {rejected} rejected, {changed} names changed")
+
+
+def video_shards(
+    folder: Annotated[Path, typer.Argument(help="Folder of tar shards.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write shards without broken clips; else only the index is written."),
+    ] = None,
+) -> None:
+    """Leave broken clips out of WebDataset shards of videos, and write the index of shards."""
+    from vita_train.data.convert.video_shards import clean_shards, index_shards
+
+    if out is None:
+        typer.echo(f"{folder}: {index_shards(folder)} samples")
+        return
+    counts = clean_shards(folder, out)
+    for reason, count in sorted(counts.reasons.items()):
+        typer.echo(f"rejected: {reason} {count}")
+    typer.echo(f"{out}: {counts.kept} of {counts.samples} samples")

@@ -1,4 +1,4 @@
-"""``vita-train data top`` and ``flan``: parts of large public tables."""
+"""``vita-train data top``, ``flan`` and ``reshard``: parts of large public tables and records."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def register(group: typer.Typer) -> None:
     """Add the commands to the ``data`` group."""
     group.command()(top)
     group.command()(flan)
+    group.command()(reshard)
 
 
 def top(
@@ -48,3 +49,37 @@ def flan(
     check_not_read(out, tables)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_rows(out, flan_records(tables, count))
+
+
+def reshard(
+    files: Annotated[
+        list[Path], typer.Argument(help="Record files, or folders of them.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    rows: Annotated[int, typer.Option(help="Of each shard.", min=0)] = 0,
+    shards: Annotated[int, typer.Option(help="In place of --rows: how many.", min=0)] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Shuffle; without it the order of the files stays.", min=0)
+    ] = None,
+    drop_tail: Annotated[
+        bool, typer.Option("--drop-tail", help="With --rows: leave out a smaller last shard.")
+    ] = False,
+) -> None:
+    """Cut records anew into shards of a number of rows, or a number of shards; counts and digests
+    stand beside them."""
+    from vita_train.data.select.reshard import ReshardSettings
+    from vita_train.data.select.reshard import reshard as reshard_files
+    from vita_train.errors import UserError
+
+    if (rows > 0) == (shards > 0) or (drop_tail and not rows):
+        raise UserError(
+            "give one of --rows and --shards; --drop-tail goes with --rows",
+            code="VT-USE-295",
+            where="--rows, --shards",
+            remedy="--rows 12440 makes shards of that size, --shards 128 as many as that",
+        )
+    found = reshard_files(files, out, ReshardSettings(rows, shards, seed, not drop_tail))
+    typer.echo(
+        f"{out}: {found.written} of {found.read} rows in {len(found.shards)} shards; "
+        f"{found.dropped} of the tail dropped, {found.unreadable} unreadable"
+    )

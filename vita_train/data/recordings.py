@@ -267,7 +267,7 @@ def _list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot be read: {error}",
-            code="VT-DATA-133",
+            code="VT-DATA-140",
             where=str(path),
             remedy="save the list as text in UTF-8",
         ) from error

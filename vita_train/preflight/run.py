@@ -154,6 +154,8 @@ def _source(recipe: Recipe) -> str:
 
 def _source_found(source: Source) -> str:
     if isinstance(source, SynthSource):
+        if not source.speaks:
+            return "synthetic world, without speech"
         if importlib.util.find_spec("espeakng_loader") is None:
             raise UserError(
                 "the speech synthesiser of the synthetic world is not installed",
@@ -180,7 +182,7 @@ def _source_found(source: Source) -> str:
             )
         return "package tuxpaint-stamps-default through apt-get"
     if not isinstance(source, RecordsSource):
-        return f"{source.kind}, of a plugin"
+        return f"source of kind {source.kind}"
     from vita_train.data.sources.own import own_registry
     from vita_train.data.sources.remote import is_remote, record_versions
 

@@ -13,11 +13,12 @@ from vita_train.recipe.sources import (
     RecordsSource,
     StampsSource,
     SynthSource,
+    SynthWebSource,
 )
 
 #: Every kind of source, those of plugins included.
 if TYPE_CHECKING:
-    Source = SynthSource | StampsSource | RecordsSource | CatalogueSource
+    Source = SynthSource | SynthWebSource | StampsSource | RecordsSource | CatalogueSource
 else:
     Source = Annotated[
         Union[tuple(SOURCES[name].spec for name in SOURCES)],  # noqa: UP007

@@ -140,6 +140,46 @@ register_family(
         speech_decoder=_DECODER,
     )
 )
+# lmsys/vicuna-7b-v1.5.
+register_family(
+    LanguageFamily(
+        "vicuna-7b",
+        *_of_transformers("llama", "Llama"),
+        template="vicuna",
+        shape={
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "num_layers": 32,
+            "num_heads": 32,
+            "num_kv_heads": 32,
+            "intermediate_size": 11008,
+            "max_positions": 4096,
+            "rope_theta": 1e4,
+            "rms_norm_eps": 1e-5,
+        },
+        speech_decoder=_DECODER,
+    )
+)
+# princeton-nlp/Sheared-LLaMA-2.7B, spoken to as Vicuna is.
+register_family(
+    LanguageFamily(
+        "sheared-llama-2.7b",
+        *_of_transformers("llama", "Llama"),
+        template="vicuna",
+        shape={
+            "vocab_size": 32000,
+            "hidden_size": 2560,
+            "num_layers": 32,
+            "num_heads": 20,
+            "num_kv_heads": 20,
+            "intermediate_size": 6912,
+            "max_positions": 4096,
+            "rope_theta": 1e4,
+            "rms_norm_eps": 1e-5,
+        },
+        speech_decoder={"width": 640, "num_heads": 10},
+    )
+)
 # lmsys/vicuna-7b-v1.5-16k: its base reads 4,096 positions, turned four times as slowly.
 register_family(
     LanguageFamily(

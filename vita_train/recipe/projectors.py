@@ -87,6 +87,7 @@ for _kind in (
     *(ProjectorKind(f"spp_v{version}", f"{_MODULE}:build_spp", _averaged) for version in (1, 2, 3)),
     ProjectorKind("ldp", f"{_MODULE}:build_ldp", _halved),
     *(ProjectorKind(name, f"{_MODULE}:build_merge", _merged) for name in ("vanilla", "minigpt")),
+    ProjectorKind("mlp_downsample", f"{_MODULE}:build_downsample", _halved),
     ProjectorKind("identity", f"{_MODULE}:build_identity", weightless=True),
 ):
     register_projector(_kind)

@@ -7,12 +7,23 @@ A package outside this one adds a kind by calling `register_source` from its plu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from vita_train.plugins import Registry
 from vita_train.recipe.base import Count, Endpoint, Strict
+
+#: Datasets of the synthetic world: those that are heard, and all.
+_HEARD = frozenset({"asr", "speech_qa", "negative", "tts"})
+SYNTH_DATASETS = _HEARD | {
+    *("recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video")
+}
 
 
 class SynthSource(Strict):
@@ -24,6 +35,42 @@ class SynthSource(Strict):
     """Multiplies the number of training records of every dataset."""
     test_size: Count = 400
     """Records per dev and test slice (before scale; never scaled)."""
+    datasets: tuple[str, ...] = ()
+    """Those that are made; all where none is named."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether anything in it is heard, for which it needs a synthesiser."""
+        return not self.datasets or not _HEARD.isdisjoint(self.datasets)
+
+    @field_validator("datasets")
+    @classmethod
+    def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(datasets) - SYNTH_DATASETS):
+            raise ValueError(
+                f"the synthetic world has no dataset {unknown[0]!r}; it has "
+                f"{', '.join(sorted(SYNTH_DATASETS))}"
+            )
+        return datasets
+
+    @model_serializer(mode="wrap")
+    def _without_all(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the choice where there is none: digests of such worlds know nothing of it."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "datasets" or value}
+
+
+class SynthWebSource(Strict):
+    """Documents and image-text pairs of the synthetic world, crawled from a web that is served on
+    this machine: VILA's way from annotations to records."""
+
+    kind: Literal["synth_web"] = "synth_web"
+    documents: Count = 600
+    """Training documents before the crawl, one in twenty of which has a dead link."""
+    pairs: Count = 1200
+    """Training pairs before the better half is selected."""
+    test_size: Count = 80
+    """The same for each of dev and test."""
 
 
 class StampsSource(Strict):
@@ -91,3 +138,4 @@ register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:bui
 register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
 register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))
 register_source(SourceKind(CatalogueSource, "vita_train.data.adapters.build:build_catalogue"))
+register_source(SourceKind(SynthWebSource, "vita_train.data.synth_web:build_web"))

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -27,6 +28,7 @@ from vita_train.recipe.base import (
 )
 from vita_train.recipe.flat import FlatSpec
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
+from vita_train.recipe.mixtures import expand
 from vita_train.recipe.modules import MODULES
 from vita_train.recipe.objectives import OBJECTIVES, check_options
 
@@ -36,6 +38,13 @@ _OPTION = Field(ge=-1e9, le=1e9)
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 #: Steps, or a share of them when below 1.
 _StepsOrShare = Annotated[float, Field(ge=0, le=1e9)]
+
+
+#: Weights by dataset; a text of names, shares and mixtures is read as one.
+_Data = Annotated[
+    dict[str, MixWeight],
+    BeforeValidator(expand, json_schema_input_type=dict[str, MixWeight] | str),
+]
 
 
 class BatchSpec(Strict):
@@ -177,7 +186,7 @@ class CurriculumPhase(Strict):
     steps: Count | None = None
     max_steps: Count | None = None
     """With ``until``, in place of ``steps``."""
-    data: dict[str, MixWeight]
+    data: _Data
     """Dataset name to mixing weight, as a stage's."""
     until: dict[str, Gate] = {}
     """Measures on the dev split that end the phase, as a stage's."""
@@ -209,9 +218,10 @@ class StageSpec(Strict):
     after: list[str] | None = None
     """Stages that must be done before it; it goes on with their weights. Empty: the prepared data
     are enough. When not given: the stage written before it."""
-    data: dict[str, MixWeight]
+    data: _Data
     """Dataset name to mixing weight: 1.0 takes each record once per epoch, 0.2 a fifth of them, 2.0
-    each twice."""
+    each twice. Or a text: names joined by +, each with a share behind @ if it is not 1, and shipped
+    mixtures with a stage of theirs: ``vila-1.5/pretrain+mine@0.5``."""
     curriculum: list[CurriculumPhase] = []
     """Phases that come before ``data``, one after another. Their steps are among the stage's;
     next_token only."""

@@ -45,8 +45,9 @@ class ProjectorSpec(Strict):
     )
     """linear; mlpNx_gelu: N layers with GELU between; spp_v1, spp_v2, spp_v3: linear layers around
     2 x 2 averages; ldp: perceptron and two depthwise blocks, the second halving the grid; vanilla,
-    minigpt: four tokens in a row become one, with channels interleaved or not; identity: nothing,
-    where the widths agree; or one of a plugin."""
+    minigpt: four tokens in a row become one, with channels interleaved or not; mlp_downsample
+    (VILA-1.5): each square of 2 x 2 tokens becomes one, through a norm and a perceptron; identity:
+    nothing, where the widths agree; or one of a plugin."""
 
     @field_validator("kind")
     @classmethod

@@ -217,7 +217,7 @@ def test_a_long_list_of_transcripts_is_read_to_its_end(tmp_path: Path) -> None:
 def test_a_list_of_transcripts_that_is_no_text_is_named(tmp_path: Path) -> None:
     folder = corpus(tmp_path)
     (folder / "s0" / "0.trans.txt").write_bytes("u0 größe\n".encode("latin-1"))
-    with raises_code(DataError, "VT-DATA-133", "0.trans.txt", "UTF-8"):
+    with raises_code(DataError, "VT-DATA-140", "0.trans.txt", "UTF-8"):
         read_recordings(folder, RecordingSettings())
 
 

@@ -22,6 +22,7 @@ from vita_train.recipe.selection import stage_graph
 
 STAGES = ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.1b", "2.2", "3.1", "3.2")
 AURORACAP = ("auroracap-7b", "auroracap-tiny")
+VILA = ("vila-1", "vila-1.5-3b", "vila-tiny")
 DATASETS = {
     "recall",
     "caption",
@@ -39,7 +40,9 @@ DATASETS = {
 
 
 def test_what_is_shipped() -> None:
-    assert preset_names() == [*AURORACAP, "mini", "smoke", "stamps", "tiny", "vita-1.5-7b"]
+    assert preset_names() == [
+        *(*AURORACAP, "mini", "smoke", "stamps", "tiny", *VILA, "vita-1.5-7b")
+    ]
     assert all(describe_presets().values())
 
 
@@ -54,7 +57,8 @@ def test_preset_resolves_and_reads_back(name: str) -> None:
     # For readers of YAML 1.1 too, to whom a bare ``off`` is false.
     assert _words(yaml.safe_load(text)) == _words(recipe.model_dump(mode="json"))
     if any(isinstance(source, SynthSource) for source in recipe.data.source.values()):
-        assert all(set(spec.data) <= DATASETS for spec in recipe.stages.values())
+        crawled = {"documents", "pairs"} if name == "vila-tiny" else set()
+        assert all(set(spec.data) <= DATASETS | crawled for spec in recipe.stages.values())
 
 
 def _words(value: Any) -> list[str]:
@@ -108,8 +112,8 @@ def test_the_shipped_ladder_is_a_graph() -> None:
     assert graph["2.1b"] == ("1.3", "2.1a")
     assert graph["2.2"] == ("2.1b",)
     assert graph["3.2"] == ("2.2", "3.1")
-    # Every other one but AuroraCap's runs on the pipeline that is compiled for it.
-    for name in set(preset_names()) - set(AURORACAP):
+    # Every other one but AuroraCap's and VILA's runs on the pipeline that is compiled for it.
+    for name in set(preset_names()) - {*AURORACAP, *VILA}:
         assert not uncovered(graph, stage_graph(load_recipe(name)))
 
 
@@ -208,3 +212,29 @@ def test_auroracap_trains_what_it_published() -> None:
     assert (vision.num_tokens, vision.num_blocks, vision.merged_tokens) == (729, 31, 109)
     assert [spec.merge_visual_tokens for spec in real.stages.values()] == [False, False, True]
     assert real.model.llm.rope_factor == 4
+
+
+def test_vila_trains_what_it_published() -> None:
+    first, second, small = (load_recipe(name) for name in VILA)
+    rates = [
+        [set(spec.trainable.values()) for spec in one.stages.values()] for one in (first, second)
+    ]
+    assert rates == [[{1e-3}, {5e-5}, {2e-5}], [{1e-3}, {5e-5}, {1e-4}]]
+    parts = [{"projector"}, {"llm", "projector"}]
+    assert [set(spec.trainable) for spec in first.stages.values()] == [*parts, parts[1]]
+    trained = [*parts, {"llm", "projector", "vision"}]
+    assert [set(spec.trainable) for spec in second.stages.values()] == trained
+    assert [set(small.stages[name].trainable) for name in second.stages] == trained
+    for recipe in (first, second):
+        for spec in recipe.stages.values():
+            assert (spec.epochs, spec.optim.warmup, spec.optim.schedule) == (1, 0.03, "cosine")
+            assert (spec.optim.weight_decay, spec.batch.seq_len) == (0, 4096)
+            # one packed row at a time on each process
+            assert spec.batch.global_batch_size == recipe.launch.ranks * spec.batch.grad_accum
+        engines = [(spec.engine.kind, spec.engine.zero) for spec in recipe.stages.values()]
+        assert [kind for kind, _ in engines] == ["torch", "deepspeed", "deepspeed"]
+        assert {zero for kind, zero in engines if kind == "deepspeed"} == {3}
+    vision, llm = second.model.vision, second.model.llm
+    assert (vision.num_tokens, vision.num_blocks, second.model.tokens_per_tile) == (729, 26, 196)
+    assert (llm.hidden_size, llm.num_layers, llm.num_heads, llm.vocab_size) == (2560, 32, 20, 32000)
+    assert (first.model.vision.num_blocks, first.model.tokens_per_tile) == (23, 576)

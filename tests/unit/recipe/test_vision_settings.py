@@ -53,6 +53,7 @@ def test_towers_give_what_vita_s_table_says(
         ("ldp", 144),
         ("vanilla", 144),
         ("minigpt", 144),
+        ("mlp_downsample", 144),
     ],
 )
 def test_positions_are_what_the_projector_leaves(projector: str, positions: int) -> None:
@@ -65,7 +66,9 @@ def test_positions_are_what_the_projector_leaves(projector: str, positions: int)
     assert corpus_settings(recipe)["vision"][:2] == [336, positions]
 
 
-@pytest.mark.parametrize(("projector", "positions"), [("spp_v2", 169), ("ldp", 196)])
+@pytest.mark.parametrize(
+    ("projector", "positions"), [("spp_v2", 169), ("ldp", 196), ("mlp_downsample", 196)]
+)
 def test_an_odd_grid_is_halved_each_way(projector: str, positions: int) -> None:
     spec = ModelSpec.model_validate(
         {"vision": {"kind": "siglip"}, "projector": {"kind": projector}}

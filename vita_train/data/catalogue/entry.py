@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from vita_train.credentials import holds_credentials
+from vita_train.data.catalogue.expected import Expected
 from vita_train.recipe.base import MAX_NAME, Strict
 from vita_train.recipe.tasks import TASK_KINDS
 
@@ -190,6 +191,8 @@ class Entry(Strict):
     bytes: Bytes | None = None
     """Of the download, about."""
     unpacked_bytes: Bytes | None = None
+    expected: Expected | None = None
+    """What a whole fetch holds, for ``vita-train data inventory``."""
     records: Annotated[int, Field(ge=1)] | None = None
     """About how many records it has."""
     hours: Annotated[float, Field(gt=0)] | None = None

@@ -14,8 +14,8 @@ from vita_train.data.crawl.settings import CrawlSettings, Lost, Reason
 from vita_train.data.sources.texts import RowError, read_values
 from vita_train.errors import DataError, UserError
 
-#: What a crawl and a rewrite say of losses; no lists.
-_LOSSES = (".lost.jsonl", ".rejects.jsonl")
+#: What a crawl, a rewrite and a selection say of what they did; no lists.
+_LEDGERS = (".lost.jsonl", ".rejects.jsonl", ".done.json", "selection.json", "shards.json")
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _BATCH = 1024
 
@@ -39,9 +39,7 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
         file
         for path in paths
         for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-        if file.name.endswith(ENDINGS)
-        and not file.name.endswith((*_LOSSES, ".done.json"))
-        and file.is_file()
+        if file.name.endswith(ENDINGS) and not file.name.endswith(_LEDGERS) and file.is_file()
     ]
     names = [stem_of(file) for file in files]
     if not files or len(set(names)) < len(names):

@@ -44,12 +44,13 @@ def rewrite(name: str, paths: Sequence[Path], out: Path) -> Rewritten:
         OSError: it cannot be written.
     """
     counts = Rewritten()
-    make, files = named(FORMATS[name]), list_files(paths)
-    check_not_read(out, files)
+    form = FORMATS[name]
+    make, rows = named(form.records), named(form.rows) if form.rows else list_rows
+    check_not_read(out, paths if form.rows else list_files(paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     refused = out.with_suffix(".rejects.jsonl")
     with whole_file(out) as kept, whole_file(refused) as rejects:
-        for made in make(_rows(files, counts)):
+        for made in make(_counted(rows(paths), counts)):
             if isinstance(made, Rejected):
                 counts.reasons[made.reason] += 1
                 rejects.write(json.dumps({"where": made.where, "reason": made.reason}) + "\n")
@@ -69,11 +70,56 @@ def rewrite(name: str, paths: Sequence[Path], out: Path) -> Rewritten:
     return counts
 
 
-def _rows(files: Iterable[Path], counts: Rewritten) -> Iterator[Row]:
-    for file in files:
-        for place, row in enumerate(read_rows(file)):
-            counts.rows += 1
-            yield f"{file.name}:{place}", row if row is not None else {}
+def list_rows(paths: Sequence[Path]) -> Iterator[Row]:
+    """Yield the rows of lists, in the order of their names; one that is no object is empty.
+
+    Raises:
+        UserError: there is none.
+        DataError: one cannot be read.
+    """
+    for file in list_files(paths):
+        yield from rows_of(file, file.name)
+
+
+def rows_of(file: Path, name: str) -> Iterator[Row]:
+    """Yield the rows of one list under a name.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    for place, row in enumerate(read_rows(file)):
+        yield f"{name}:{place}", row if row is not None else {}
+
+
+def entries_of(file: Path) -> dict[str, Any]:
+    """Return a file that is one JSON object.
+
+    Raises:
+        DataError: it is none, or cannot be read.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"cannot be read as JSON: {type(error).__name__}",
+            code="VT-DATA-134",
+            where=str(file),
+            remedy="give the folder as its publisher lays it out, and fetch it again if it is",
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(
+            "is no JSON object",
+            code="VT-DATA-135",
+            where=str(file),
+            remedy="see whether this is the file that was meant",
+        )
+    return value
+
+
+def _counted(rows: Iterable[Row], counts: Rewritten) -> Iterator[Row]:
+    for row in rows:
+        counts.rows += 1
+        yield row
 
 
 def _files(images: Sequence[bytes], place: int, folder: Path) -> list[str]:
@@ -90,6 +136,26 @@ def text_of(row: dict[str, Any], key: str) -> str:
     """Return a text of a row without space around it; nothing where it has none."""
     value = row.get(key)
     return value.strip() if isinstance(value, str) else ""
+
+
+def conversation(
+    where: str, pairs: Iterable[tuple[str, str]], images: Sequence[str | bytes] = ()
+) -> Made:
+    """Return a record of questions and answers, a placeholder for each image before the first; a
+    reject where there is none, or one lacks its question or its answer."""
+    turns: list[dict[str, str]] = []
+    for question, answer in pairs:
+        if not question.strip() or not answer.strip():
+            return Rejected(where, "empty answer" if question.strip() else "empty question")
+        turns += [
+            {"from": "human", "value": plain(question.strip())},
+            {"from": "gpt", "value": answer.strip()},
+        ]
+    if not turns:
+        return Rejected(where, "no question")
+    turns[0]["value"] = "<image>\n" * len(images) + turns[0]["value"]
+    made: dict[str, Any] = {"id": where, "conversations": turns}
+    return {**made, "image": list(images)} if images else made
 
 
 def plain(text: str) -> str:

@@ -14,7 +14,7 @@ def build_projector(spec: ModelSpec) -> nn.Module:
 
     Each takes (N, num_tokens, feature_size), tokens a square row by row, and gives
     (N, spec.tokens_per_tile, llm.hidden_size). Kinds and structures are those that VITA-1.5's code
-    has (`vita_train.recipe.projectors`).
+    has, and VILA-1.5's (`vita_train.recipe.projectors`).
     """
     projector: nn.Module = named(spec.projector.declared.implementation)(
         spec.vision.feature_size, spec.llm.hidden_size, spec.projector.kind
@@ -45,6 +45,11 @@ def build_merge(features: int, width: int, kind: str) -> nn.Module:
 def build_spp(features: int, width: int, kind: str) -> nn.Module:
     """Return `Spp` of the version that the kind ends in."""
     return Spp(features, width, int(kind[-1]))
+
+
+def build_downsample(features: int, width: int, kind: str) -> nn.Module:
+    """Return `Downsample`."""
+    return Downsample(features, width)
 
 
 def build_ldp(features: int, width: int, kind: str) -> nn.Module:
@@ -78,6 +83,30 @@ class Merge(nn.Module):
         # (N, tokens, C) -> (N, tokens / 4, 4, C)
         fours = features.unflatten(1, (-1, 4))
         return self.linear((fours.transpose(2, 3) if self.interleave else fours).flatten(2))
+
+
+class Downsample(nn.Module):
+    """Squares of 2 x 2 tokens to one token each: joined, normed, and a perceptron of two layers
+    (Lin et al. 2024, VILA, as its release 1.5 has it). A grid with an odd side is filled up with
+    zeros below and on the right.
+
+    A square's channels are those of its upper left, upper right, lower left and lower right token.
+    The new tokens stand column by column, as the released language models were trained to read
+    them.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * features)
+        self.mlp = perceptron(4 * features, width, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, ceil(side / 2) ** 2, width) of features (N, side * side, C)."""
+        side = round(features.shape[1] ** 0.5)
+        odd = side % 2
+        rows = F.pad(features.unflatten(1, (side, side)), (0, 0, 0, odd, 0, odd))
+        squares = rows.unflatten(1, (-1, 2)).unflatten(3, (-1, 2))  # (N, y, 2, x, 2, C)
+        return self.mlp(self.norm(squares.permute(0, 3, 1, 2, 4, 5).flatten(3).flatten(1, 2)))
 
 
 class Spp(nn.Module):

@@ -101,3 +101,17 @@ def test_v17_images_of_sam_and_second_ids_are_left_out() -> None:
 def test_v15_an_empty_image_is_rejected() -> None:
     (found,) = m3it.records([("a", row(1, image_base64_str=[""]))])
     assert found == Rejected("a", "empty image")
+
+
+def test_v17_several_files_become_one_without_an_id_twice(tmp_path: Path) -> None:
+    def row(name: str) -> dict[str, Any]:
+        turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": HONEST}]
+        return {"id": name, "image": f"coco/{name}.jpg", "conversations": turns}
+
+    for file, names in (("captions", "abc"), ("pretrain", "cd")):
+        (tmp_path / f"{file}.json").write_text(json.dumps([row(name) for name in names]))
+    files = [tmp_path / "captions.json", tmp_path / "pretrain.json"]
+    counts = rewrite("sharegpt4v", files, tmp_path / "one.jsonl")
+    assert (counts.rows, counts.records, counts.reasons) == (5, 4, {"id twice": 1})
+    lines = (tmp_path / "one.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == list("abcd")

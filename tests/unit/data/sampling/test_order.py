@@ -20,7 +20,7 @@ from vita_train.data.prepare.index_writer import IndexWriter, rows_batch
 from vita_train.data.prepare.row_encoder import Example
 from vita_train.data.sampling.build import packed_order, sample_order
 from vita_train.data.sampling.curriculum import CurriculumOrder
-from vita_train.data.sampling.deal import Costs
+from vita_train.data.sampling.deal import Costs, deal
 from vita_train.data.sampling.mix import Mix, permute
 from vita_train.data.sampling.order import PackedOrder, SampleOrder
 from vita_train.data.sampling.pack import Budgets, fill, pack
@@ -263,6 +263,27 @@ def test_every_batch_is_full_and_epochs_follow_without_loss(indexes: dict[str, I
     first = Counter((ref.dataset, ref.row) for batch in epoch for row in batch for ref in row)
     assert all(first[("big", place)] >= 1 for place in range(700))
     assert order.ids(3) == [f"{ref.dataset}/train/{ref.row}" for row in batches[3] for ref in row]
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 8])
+def test_v19_ranks_share_every_row_of_an_epoch_and_none_starves(
+    indexes: dict[str, Index], ranks: int
+) -> None:
+    order = PackedOrder(indexes, {"mid": 1.0, "small": 1.0}, 24, BUDGETS, seed=3, packing=False)
+    seen: Counter[tuple[str, int]] = Counter()
+    total, steps = 250 + 60, -(-(250 + 60) // 24)
+    for step in range(steps):
+        # After two steps the world changes: the order of batches knows nothing of it.
+        world = ranks if step < 2 else 4
+        rows = order.rows(step)
+        (shares,) = deal(np.ones(24), world, 1)
+        assert [len(share) for share in shares] == [24 // world] * world
+        taken = np.concatenate(shares).tolist()
+        assert sorted(taken) == list(range(24))  # none left out, none twice
+        seen.update((ref.dataset, ref.row) for place in taken for ref in rows[place])
+    assert len(seen) == total  # every row of both, within one epoch
+    # What fills the last batch begins the next epoch; before it no row came again.
+    assert sum(count - 1 for count in seen.values()) == 24 * steps - total
 
 
 def test_an_order_can_be_sent_to_a_worker(indexes: dict[str, Index]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,16 @@ def test_a4_a_path_that_escapes_is_refused(tmp_path: Path, name: str) -> None:
     assert done.fault
     assert (folder / "x.tar.gz").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_v2_a_shard_whose_zip_is_cut_off_is_caught_and_stays(tmp_path: Path) -> None:
+    names = [f"docs_shard_{number}_v3.jsonl" for number in range(3)]
+    for name in names:
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as shard:
+            shard.writestr(name, noise(200).hex())
+    cut = tmp_path / f"{names[1]}.zip"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    found = extract_all(tmp_path)
+    assert [bool(each.fault) for each in found] == [False, True, False]
+    there = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert there == [names[0], cut.name, names[2]]

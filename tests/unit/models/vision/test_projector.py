@@ -81,6 +81,28 @@ def test_merging_projectors_order_channels_their_own_way() -> None:
             torch.testing.assert_close(projector(features)[:, merged], layer(long, w, "linear"))
 
 
+@pytest.mark.parametrize(("vision", "side"), [("clip", 4), ("siglip", 3)])
+def test_downsampling_joins_squares_and_goes_down_the_columns(vision: str, side: int) -> None:
+    projector, w = projector_of("mlp_downsample", vision)
+    features = torch.randn(2, side * side, 16)
+    half = (side + 1) // 2
+    for place, found in enumerate(projector(features).unbind(1)):
+        left, top = 2 * (place // half), 2 * (place % half)
+        square = [(top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)]
+        long = torch.cat(
+            [
+                features[:, y * side + x] if max(y, x) < side else torch.zeros(2, 16)
+                for y, x in square
+            ],
+            dim=1,
+        )
+        centred = long - long.mean(1, keepdim=True)
+        scaled = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+        normed = scaled * w["norm.weight"] + w["norm.bias"]
+        expected = layer(F.gelu(layer(normed, w, "mlp.0")), w, "mlp.2")
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def plain_ldp(x: Tensor, w: dict[str, Tensor], side: int) -> Tensor:
     """One tile: perceptron, then two blocks, every output place computed by itself."""
     x = layer(F.gelu(layer(x, w, "mlp.0")), w, "mlp.2")
@@ -148,7 +170,7 @@ def combinations() -> list[tuple[str, str]]:
     return (
         [(vision, "mlp2x_gelu") for vision in TOWERS]
         + [("clip", kind) for kind in PROJECTORS]
-        + [("siglip", "ldp")]
+        + [("siglip", "ldp"), ("siglip", "mlp_downsample")]
     )
 
 

@@ -27,27 +27,28 @@ RECORDS = "records"
 _ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
 #: Task kinds of the datasets that are not called after theirs.
 _TASKS = {"textqa": "qa", "vqa": "qa", "multi_image": "qa", "video": "qa"}
-_DATASETS = (
-    add_recall,
-    add_caption,
-    add_textqa,
-    add_instruct,
-    add_dialogue,
-    add_vqa,
-    add_multi_image,
-    add_video,
-    add_asr,
-    add_speech_qa,
-    add_negative,
-    add_tts,
-)
+_DATASETS = {
+    "recall": add_recall,
+    "caption": add_caption,
+    "textqa": add_textqa,
+    "instruct": add_instruct,
+    "dialogue": add_dialogue,
+    "vqa": add_vqa,
+    "multi_image": add_multi_image,
+    "video": add_video,
+    "asr": add_asr,
+    "speech_qa": add_speech_qa,
+    "negative": add_negative,
+    "tts": add_tts,
+}
 
 
 def plan_world(source: SynthSource, seed: int) -> Plan:
     """Decide every record and every media file; nothing is written."""
     plan = Plan(Splits.cut(seed), source.scale, source.test_size)
-    for add in _DATASETS:
-        add(plan)
+    for name, add in _DATASETS.items():
+        if not source.datasets or name in source.datasets:
+            add(plan)
     return plan
 
 
@@ -58,7 +59,8 @@ def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> R
         UserError: the synthesiser is missing, or a file cannot be written.
         DataError: the check for leaks found something.
     """
-    require_synthesiser()
+    if source.speaks:
+        require_synthesiser()
     plan = plan_world(source, seed)
     render(out / MEDIA, seed, plan.images, plan.videos, plan.clips, workers=workers)
     splits: dict[str, dict[str, SplitSource]] = {}
