@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 from vita_train.errors import RecipeError
 from vita_train.planning.parameters import count_adapters, count_parameters, count_quantized
+from vita_train.recipe.audio import frames_of_seconds
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import modules_read
 from vita_train.recipe.stage import StageSpec
 from vita_train.recipe.visual import image_tokens, most_tiles, most_video_tiles, video_tokens
-
-#: Frames a second of the filterbank.
-_FRAME_RATE = 100
-#: Samples of the first frame that reach beyond the others, in frames.
-_WINDOW_OVERLAP = 2
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
 def audio_positions(spec: ModelSpec, seconds: float) -> int:
     """Return the tokens of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the
     adapter."""
-    return spec.audio_adapter.tokens_of(max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP))
+    return spec.audio_adapter.tokens_of(frames_of_seconds(seconds))
 
 
 def gpu_bytes(name: str) -> int:
