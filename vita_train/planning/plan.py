@@ -12,7 +12,7 @@ from vita_train.recipe.audio import frames_of_seconds
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import modules_read
+from vita_train.recipe.selection import modules_needed, modules_read
 from vita_train.recipe.stage import StageSpec
 from vita_train.recipe.visual import image_tokens, most_tiles, most_video_tiles, video_tokens
 
@@ -87,6 +87,15 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     return Plan(recipe.name, counts, stages, media_positions(recipe))
 
 
+def plan_stage(recipe: Recipe, stage: str, *, ranks: int = 0) -> StagePlan:
+    """Plan one stage of a recipe on ``ranks`` processes (0: the recipe's own number), with the
+    modules that it cannot do without."""
+    counts = count_parameters(recipe.model, modules_needed(recipe, stage))
+    return _stage(
+        recipe, stage, recipe.stages[stage], counts, ranks or recipe.launch.ranks, counts
+    )
+
+
 def media_positions(recipe: Recipe) -> dict[str, int]:
     """Return the tokens that images, videos and clips take."""
     tile = recipe.model.tile_tokens
@@ -138,9 +147,14 @@ def gpu_bytes(name: str) -> int:
 
 
 def _stage(
-    recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int
+    recipe: Recipe,
+    stage: str,
+    spec: StageSpec,
+    counts: dict[str, int],
+    ranks: int,
+    only: Iterable[str] = (),
 ) -> StagePlan:
-    names: Iterable[str] = modules_read(recipe, stage)
+    names: Iterable[str] = only or modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
     rows = -(-spec.batch.global_batch_size // (ranks * spec.batch.grad_accum))

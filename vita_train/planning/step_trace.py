@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vita_train.models.activations import Policy, choose_policies, enable_checkpointing
 from vita_train.models.build import build_modules
 from vita_train.planning.assumed import CTC_VOCAB_SIZE, assumed_corpus
+from vita_train.planning.fragments import CachingAllocator
 from vita_train.planning.trace import Kernel, Trace
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
@@ -34,6 +35,9 @@ class StepTrace:
 
     peak: int
     """Bytes held at most in the step of a stage under way."""
+    reserved: int
+    """Bytes that an allocator holds which keeps what it has been given; the peak where it was not
+    asked."""
     parts: dict[str, int]
     """The same by weights, gradients, optimizer, batch and activations, the last of which is all
     that comes and goes, the loss and the optimizer's own intermediates among them."""
@@ -51,6 +55,7 @@ def trace_step(
     policies: Mapping[str, Policy] | None = None,
     sharded: bool = False,
     rounding: int = 64,
+    fragments: bool = False,
 ) -> StepTrace | None:
     """Run a step of full micro-batches as one rank.
 
@@ -62,6 +67,7 @@ def trace_step(
         sharded: as engines do that cut up gradients: weights in the compute type, and gradients
             gone as soon as they are there. What is sharded is counted whole.
         rounding: of the allocator, in bytes.
+        fragments: follow an allocator that caches, for what it reserves.
 
     Returns:
         None where the objective cannot say how large its batches are.
@@ -77,6 +83,7 @@ def trace_step(
             batch = objective.largest_batch(rows)
         if batch is None:
             return None
+        trace.begin()
         ledger = trace.ledger
         _label_gradients(objective, trace, drop=sharded)
         highest, parts = 0, {}
@@ -104,7 +111,8 @@ def trace_step(
     if spare > 0:  # what the update itself makes and drops
         parts["optimizer"] -= spare
         parts["activations"] = parts.get("activations", 0) + spare
-    return StepTrace(highest, parts, kernels, update)
+    reserved = CachingAllocator().play(ledger.requests) if fragments else highest
+    return StepTrace(highest, max(reserved, highest), parts, kernels, update)
 
 
 def build_objective(

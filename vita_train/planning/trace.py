@@ -50,6 +50,9 @@ class Ledger:
     at_peak: dict[str, int] = field(default_factory=dict)
     """Bytes by kind at the moment of the peak."""
     kernels: Counter[Kernel] = field(default_factory=Counter)
+    requests: list[tuple[int, int]] = field(default_factory=list)
+    """Number of each piece of memory with its bytes when it was asked for, and with 0 when it was
+    let go."""
 
     def add(self, kind: str, size: int) -> None:
         """Count bytes of a kind, or take them off."""
@@ -74,6 +77,7 @@ class _Held:
 
     kind: str
     size: int
+    number: int
     storage: Callable[[], Any] = lambda: None
 
 
@@ -92,6 +96,7 @@ class Trace(TorchDispatchMode):
         self._rounding = rounding
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._held: dict[int, _Held] = {}
+        self._number = 0
 
     def __enter__(self) -> Trace:
         self._fake.__enter__()
@@ -135,6 +140,11 @@ class Trace(TorchDispatchMode):
         self._count(func, args, kwargs, result, tensors, made)
         return result
 
+    def begin(self) -> None:
+        """Take what is held now for the beginning: how it came about is forgotten."""
+        self.ledger.requests = [(held.number, held.size) for held in self._held.values()]
+        self.ledger.forget_peak()
+
     def relabel(self, tensor: Tensor, kind: str) -> None:
         """Count what a tensor lies in as another kind from now on."""
         held = self._held.get(tensor.untyped_storage()._cdata)
@@ -152,10 +162,13 @@ class Trace(TorchDispatchMode):
             return
         size = -(-storage.nbytes() // self._rounding) * self._rounding
         self.ledger.add(self.kind, size)
-        held = _Held(self.kind, size)
+        self._number += 1
+        held = _Held(self.kind, size, self._number)
+        self.ledger.requests.append((held.number, size))
 
         def gone(_: Any) -> None:
             self.ledger.add(held.kind, -held.size)
+            self.ledger.requests.append((held.number, 0))
             if self._held.get(key) is held:
                 del self._held[key]
 
