@@ -63,7 +63,8 @@ class Device(Strict):
 
     def flops(self, half: bool) -> float:
         """Return the FLOP/s that matrix products reach."""
-        return (self.bfloat16 or 0 if half else self.float32) * TERA * self.fractions.compute
+        peak = self.bfloat16 if half and self.bfloat16 else self.float32
+        return peak * TERA * self.fractions.compute
 
 
 class _Devices(Strict):

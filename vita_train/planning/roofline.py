@@ -10,13 +10,15 @@ import torch
 from vita_train.planning.devices import GIGA, Device
 from vita_train.planning.trace import Kernel
 
+_HALF = (torch.bfloat16, torch.float16)
+
 
 def seconds_of(kernels: Mapping[Kernel, int], device: Device) -> float:
     """Return the seconds that calls take one after the other."""
     bandwidth = device.bandwidth * GIGA * device.fractions.bandwidth
     total = 0.0
     for kernel, count in kernels.items():
-        computing = kernel.flops / device.flops(half=kernel.dtype is not torch.float32)
+        computing = kernel.flops / device.flops(half=kernel.dtype in _HALF)
         total += count * max(computing, kernel.moved / bandwidth, device.launch)
     return total
 
