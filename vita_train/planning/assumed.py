@@ -42,7 +42,7 @@ class _Assumed:
         self.tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=0)
         units = (f"unit{number}" for number in range(CTC_VOCAB_SIZE - 2))
         self.ctc_vocab = CtcVocab.of_units(units, recipe.model.ctc_head.vocab)
-        shown = int("vision" in modules and "llm" in modules or "projector" in modules)
+        shown = int(("vision" in modules and "llm" in modules) or "projector" in modules)
         heard = int("audio_adapter" in modules)
         self._index = _Index(
             np.array([shown]),
@@ -65,5 +65,3 @@ def assumed_corpus(recipe: Recipe, stage: str) -> Corpus:
     words = [f"word{number}" for number in range(_WORDS)]
     words += str(options.get("colour_words", "")).split()
     return cast(Corpus, _Assumed(recipe, modules_needed(recipe, stage), tuple(words)))
-
-

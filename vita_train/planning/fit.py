@@ -128,9 +128,7 @@ def _changed(recipe: Recipe, stage: str, settings: dict[str, Any]) -> Recipe:
     if "launch.nodes" in settings:
         launch = launch.model_copy(update={"nodes": settings["launch.nodes"]})
     changed = spec.model_copy(update={"engine": engine, "batch": batch})
-    return recipe.model_copy(
-        update={"launch": launch, "stages": {**recipe.stages, stage: changed}}
-    )
+    return recipe.model_copy(update={"launch": launch, "stages": {**recipe.stages, stage: changed}})
 
 
 def _shown(stage: str, name: str, value: Any) -> str:

@@ -40,7 +40,7 @@ def this_machine(root: Path) -> Here:
     Args:
         root: where runs are stored.
     """
-    memory = _free_memory()
+    memory = free_memory()
     while not root.exists() and root != root.parent:
         root = root.parent
     disk = shutil.disk_usage(root).free
@@ -96,7 +96,7 @@ def _fastest(call: Callable[[], object], device: torch.device) -> float:
     return best
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Return the bytes that may be taken, of the machine or of the container that this runs in."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     info = Path("/proc/meminfo")

@@ -91,9 +91,7 @@ def plan_stage(recipe: Recipe, stage: str, *, ranks: int = 0) -> StagePlan:
     """Plan one stage of a recipe on ``ranks`` processes (0: the recipe's own number), with the
     modules that it cannot do without."""
     counts = count_parameters(recipe.model, modules_needed(recipe, stage))
-    return _stage(
-        recipe, stage, recipe.stages[stage], counts, ranks or recipe.launch.ranks, counts
-    )
+    return _stage(recipe, stage, recipe.stages[stage], counts, ranks or recipe.launch.ranks, counts)
 
 
 def media_positions(recipe: Recipe) -> dict[str, int]:

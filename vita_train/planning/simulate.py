@@ -31,6 +31,7 @@ from vita_train.planning.roofline import seconds_of
 from vita_train.planning.step_trace import DTYPES, build_objective
 from vita_train.planning.trace import Kernel, Trace
 from vita_train.recipe.schema import Recipe
+from vita_train.training.batches import LoadedStep
 from vita_train.training.engines.base import (
     EngineContext,
     cast_parameters,
@@ -39,7 +40,6 @@ from vita_train.training.engines.base import (
 from vita_train.training.engines.deepspeed import bucket_size
 from vita_train.training.engines.fsdp2 import Fsdp2Engine, shard_dimension
 from vita_train.training.global_step import agree
-from vita_train.training.batches import LoadedStep
 from vita_train.training.objectives.base import Objective
 from vita_train.training.parallel.distributed import World
 
@@ -159,7 +159,11 @@ class _Exchanges(Trace):
         self._node_size = node_size
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func.namespace == "c10d":
             self._note(func, args)

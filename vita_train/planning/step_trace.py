@@ -213,4 +213,3 @@ def _label_gradients(objective: nn.Module, trace: Trace, *, drop: bool) -> None:
     for parameter in objective.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(arrived)
-

@@ -24,7 +24,9 @@ from torch.utils.flop_counter import flop_registry
 
 _aten = torch.ops.aten
 #: Operations that only look at a tensor in another way, or say something of it.
-_VIEWS = frozenset({"view", "reshape", "transpose", "permute", "expand", "slice", "select", "detach"})
+_VIEWS = frozenset(
+    {"view", "reshape", "transpose", "permute", "expand", "slice", "select", "detach"}
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,11 @@ class Trace(TorchDispatchMode):
             self.kind = before
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
@@ -224,7 +230,11 @@ def _with_places(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs
     indices: list[Any] = []
     for index in args[1]:
-        if isinstance(index, Tensor) and index.dtype is torch.bool and not isinstance(index, FakeTensor):
+        if (
+            isinstance(index, Tensor)
+            and index.dtype is torch.bool
+            and not isinstance(index, FakeTensor)
+        ):
             with unset_fake_temporarily():
                 indices += index.nonzero().unbind(1)
         else:

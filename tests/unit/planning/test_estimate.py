@@ -10,6 +10,7 @@ import pytest
 from vita_train.planning.devices import Device
 from vita_train.planning.estimate import Estimate, estimate_stage
 from vita_train.planning.fit import lacks, smallest_change
+from vita_train.planning.fragments import CachingAllocator
 from vita_train.planning.step_trace import policies_of, trace_step
 from vita_train.recipe.load import load_recipe
 
@@ -77,3 +78,57 @@ def test_the_estimate_is_within_a_tenth_of_what_a_step_takes(
 ) -> None:
     estimate = _estimate(*SHAPES[shape]).memory.total
     assert estimate == pytest.approx(measured[shape]["allocator"], rel=0.1)
+
+
+def test_less_is_kept_the_more_is_computed_again() -> None:
+    recipe = load_recipe("tiny", ["stages.1.2.batch.global_batch_size=2", "launch.nproc=1"])
+    kept = []
+    for policy in ("off", "selective", "full"):
+        names = policies_of(recipe, "1.2", 2)
+        traced = trace_step(
+            recipe, "1.2", rows=2, policies=dict.fromkeys(["llm", "vision"], policy)
+        )
+        assert names == dict.fromkeys(names, "off")
+        assert traced is not None
+        kept.append(traced.parts["activations"])
+        assert traced.parts["weights"] == pytest.approx(8.96e6, rel=0.01), "float32 of 2.24 million"
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_what_does_not_fit_is_said_with_a_change_that_fits() -> None:
+    settings = [
+        "stages.1.2.batch.global_batch_size=8",
+        "stages.1.2.optim.kind=adamw",
+        "launch.nproc=1",
+    ]
+    recipe = load_recipe("tiny", settings)
+    needed = _estimate("tiny", "1.2", settings).memory.total
+    small = _CPU.model_copy(update={"memory": 0.3 * needed / 1e9})
+    estimate = _estimate("tiny", "1.2", settings, small)
+    assert "GB of each device" in lacks(estimate, small)
+    assert not lacks(estimate, _CPU)
+    assert "of a node's" in lacks(estimate, _CPU, 10**9)
+    change = smallest_change(recipe, "1.2", small)
+    assert change is not None
+    changed = load_recipe("tiny", [*settings, *change.settings])
+    again = estimate_stage(changed, "1.2", small)
+    assert again is not None
+    assert not lacks(again, small)
+    assert again.memory == change.estimate.memory
+    nothing = small.model_copy(update={"memory": 0.001})
+    assert smallest_change(recipe, "1.2", nothing) is None
+
+
+def test_the_allocator_reuses_joins_and_keeps() -> None:
+    mib = 1 << 20
+    allocator = CachingAllocator()
+    # Two pieces of 12 MiB in segments of their own; let go, they serve 12 MiB but not 20.
+    assert allocator.play([(1, 12 * mib), (2, 12 * mib)]) == 24 * mib
+    assert allocator.play([(1, 0), (3, 12 * mib)]) == 24 * mib
+    assert allocator.play([(2, 0), (4, 20 * mib)]) == 44 * mib
+    # Three of 4 MiB share a segment of 20; neighbours that are free become one of 8.
+    pieces = CachingAllocator()
+    assert pieces.play([(5, 4 * mib), (6, 4 * mib), (7, 4 * mib), (8, 4 * mib)]) == 20 * mib
+    assert pieces.play([(5, 0), (6, 0), (9, 8 * mib)]) == 20 * mib
+    # What is small comes from segments of 2 MiB.
+    assert CachingAllocator().play([(1, 100), (2, 100)]) == 2 * mib

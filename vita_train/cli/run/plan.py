@@ -56,9 +56,7 @@ def plan(
         list[str] | None,
         typer.Option("--stage", help="Hold only this stage against the device; may be repeated."),
     ] = None,
-    nodes: Annotated[
-        int, typer.Option(min=0, help="Nodes; 0 takes the recipe's own number.")
-    ] = 0,
+    nodes: Annotated[int, typer.Option(min=0, help="Nodes; 0 takes the recipe's own number.")] = 0,
     here: Annotated[
         bool, typer.Option("--here", help="Measure this machine and hold the recipe against it.")
     ] = False,
@@ -158,9 +156,7 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
             f"number.\n"
         )
 
-    stages = table(
-        "stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch"
-    )
+    stages = table("stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch")
     for stage in plan.stages:
         stages.add_row(
             stage.stage,

@@ -48,7 +48,7 @@ def show_here(recipe: Recipe, stages: list[str], price: float, console: Console)
     if device.caches and wanted > here.count:
         raise UserError(
             f"the recipe starts {wanted} processes and there are {here.count} GPUs",
-            code="",
+            code="VT-USE-292",
             where="launch.nproc",
             remedy=f"--set launch.nproc={here.count}",
         )
@@ -112,13 +112,14 @@ def show_fit(
         remedies.append("set storage.root to a larger disk, or lower storage.keep_last")
     if problems:
         raise UserError(
-            "; ".join(problems), code="", where=f"{ranks} x {name}", remedy="; ".join(remedies)
+            "; ".join(problems),
+            code="VT-USE-293",
+            where=f"{ranks} x {name}",
+            remedy="; ".join(remedies),
         )
 
 
-def _show_memory(
-    found: dict[str, Estimate], device: Device, where: str, console: Console
-) -> None:
+def _show_memory(found: dict[str, Estimate], device: Device, where: str, console: Console) -> None:
     from vita_train.cli.run.plan import table
     from vita_train.planning.fit import lacks
 

@@ -32,9 +32,7 @@ def show_simulation(
             found = simulate_stage(recipe, stage, device)
             if found is None:
                 continue
-            for call, traffic in sorted(
-                found.traffic.items(), key=lambda item: -item[1].sent
-            ):
+            for call, traffic in sorted(found.traffic.items(), key=lambda item: -item[1].sent):
                 where = "between nodes" if call.between_nodes else "within a node"
                 seconds = "-"
                 if device:

@@ -16,9 +16,7 @@ from vita_train.recipe.visual import most_tiles
 _DOCUMENTS = 8
 
 
-def full_rows(
-    recipe: Recipe, spec: StageSpec, rows: int, *, shown: bool, heard: bool
-) -> Batch:
+def full_rows(recipe: Recipe, spec: StageSpec, rows: int, *, shown: bool, heard: bool) -> Batch:
     """Return a batch of full rows.
 
     A row holds pictures of the most tiles until its budget of tiles or tokens is used up, clips of
