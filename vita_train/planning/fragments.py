@@ -1,8 +1,8 @@
 """What a caching allocator reserves beyond what is asked of it.
 
 It plays the requests of a step to blocks as torch documents those of its CUDA allocator: small
-requests from segments of 2 MiB, larger ones from segments of 20 MiB or of their own, best fit first,
-blocks cut where the rest is worth it and joined when neighbours are free. Segments stay.
+requests from segments of 2 MiB, larger ones from segments of 20 MiB or of their own, best fit
+first, blocks cut where the rest is worth it and joined when neighbours are free. Segments stay.
 """
 
 from __future__ import annotations

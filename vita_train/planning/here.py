@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def _measured(device: torch.device, memory: int) -> Device:
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(side, side, dtype=dtype, device=device)
-        taken = _fastest(lambda matrix=matrix: torch.mm(matrix, matrix), device)
+        taken = _fastest(partial(torch.mm, matrix, matrix), device)
         rates[dtype] = 2 * side**3 / taken / TERA
     vector = torch.ones(_ELEMENTS, device=device)
     traffic = 2 * 4 * _ELEMENTS / _fastest(lambda: vector.add_(1), device) / GIGA

@@ -1,5 +1,5 @@
 """How long calls take: as long as their arithmetic or their memory traffic, whichever takes longer
-(Williams, Waterman and Patterson 2009), each at the share of the device's best that was measured."""
+(Williams, Waterman and Patterson 2009), each at the share of the device's best that is reached."""
 
 from __future__ import annotations
 

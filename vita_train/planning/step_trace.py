@@ -88,7 +88,7 @@ def trace_step(
         _label_gradients(objective, trace, drop=sharded)
         highest, parts = 0, {}
         for phase in objective.phases:
-            for number in range(1 if sharded else min(_MOST_PARTS, spec.batch.grad_accum)):
+            for _ in range(1 if sharded else min(_MOST_PARTS, spec.batch.grad_accum)):
                 ledger.kernels.clear()
                 ledger.forget_peak()
                 engine.forward_backward(batch, phase, 1.0, last=True)

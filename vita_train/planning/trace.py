@@ -136,10 +136,7 @@ class Trace(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         args, kwargs = _with_places(func, args, kwargs)
-        if func is _aten._ctc_loss.Tensor:
-            result = _ctc_table(*args)
-        else:
-            result = func(*args, **kwargs)
+        result = _ctc_table(*args) if func is _aten._ctc_loss.Tensor else func(*args, **kwargs)
         made = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
         for tensor in made:
             self._hold(tensor)
@@ -230,11 +227,8 @@ def _with_places(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs
     indices: list[Any] = []
     for index in args[1]:
-        if (
-            isinstance(index, Tensor)
-            and index.dtype is torch.bool
-            and not isinstance(index, FakeTensor)
-        ):
+        plain = isinstance(index, Tensor) and not isinstance(index, FakeTensor)
+        if plain and index.dtype is torch.bool:
             with unset_fake_temporarily():
                 indices += index.nonzero().unbind(1)
         else:

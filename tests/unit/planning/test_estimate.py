@@ -85,9 +85,8 @@ def test_less_is_kept_the_more_is_computed_again() -> None:
     kept = []
     for policy in ("off", "selective", "full"):
         names = policies_of(recipe, "1.2", 2)
-        traced = trace_step(
-            recipe, "1.2", rows=2, policies=dict.fromkeys(["llm", "vision"], policy)
-        )
+        chosen = dict.fromkeys(["llm", "vision"], policy)
+        traced = trace_step(recipe, "1.2", rows=2, policies=chosen)
         assert names == dict.fromkeys(names, "off")
         assert traced is not None
         kept.append(traced.parts["activations"])

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vita_train.cli.run.tables import table
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from vita_train.planning.plan import Plan, StagePlan
     from vita_train.recipe.schema import Recipe
@@ -132,8 +133,8 @@ def _hold_against(
     device = find_device(gpu, load_devices(devices))
     if device is None:
         console.print(
-            f"\n{gpu} is not known: nothing but its memory can be told. --devices names a file that "
-            "says how fast it is."
+            f"\n{gpu} is not known: nothing but its memory can be told. --devices names a file "
+            "that says how fast it is."
         )
         return
     if mfu:
@@ -178,22 +179,6 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     for name, count in plan.positions.items():
         media.add_row(name, f"{count:,}")
     console.print(media)
-
-
-def table(*headings: str) -> Table:
-    """Return an empty table; columns of words are aligned to the left."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in headings:
-        text = heading in ("stage", "what", "module", "media")
-        table.add_column(
-            heading,
-            justify="left" if text else "right",
-            no_wrap=heading not in ("what", headings[-1]),
-        )
-    return table
 
 
 def _gigabytes(stage: StagePlan, zero: int, ranks: int, memory: int) -> str:

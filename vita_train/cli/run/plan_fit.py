@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vita_train.cli.run.tables import table
 from vita_train.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def show_here(recipe: Recipe, stages: list[str], price: float, console: Console)
     wanted = recipe.launch.nproc
     single = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"nodes": 1})})
     console.print(
-        f"[bold]this machine[/bold]: {here.count} x {here.name}, {here.device.memory:,.1f} GB free, "
-        f"{here.device.float32:,.2f} TFLOP/s in float32 and {here.device.bfloat16 or 0:,.2f} in "
-        f"bfloat16, {here.device.bandwidth:,.0f} GB/s, measured just now; "
+        f"[bold]this machine[/bold]: {here.count} x {here.name}, {here.device.memory:,.1f} GB "
+        f"free, {here.device.float32:,.2f} TFLOP/s in float32 and {here.device.bfloat16 or 0:,.2f} "
+        f"in bfloat16, {here.device.bandwidth:,.0f} GB/s, measured just now; "
         f"{here.node_memory / 1e9:,.1f} GB of memory, {here.disk / 1e9:,.0f} GB of disk\n"
     )
     device = here.device
@@ -120,7 +121,6 @@ def show_fit(
 
 
 def _show_memory(found: dict[str, Estimate], device: Device, where: str, console: Console) -> None:
-    from vita_train.cli.run.plan import table
     from vita_train.planning.fit import lacks
 
     memory = table("stage", *_PARTS, "GB", "node GB", "store GB")
@@ -144,7 +144,6 @@ def _show_memory(found: dict[str, Estimate], device: Device, where: str, console
 def _show_time(
     found: dict[str, Estimate], ranks: int, price: float, device: Device, console: Console
 ) -> None:
-    from vita_train.cli.run.plan import table
 
     time = table("stage", "step s", "exchange s", "tokens/s", "hours", *(["cost"] if price else []))
     for stage, estimate in found.items():
@@ -164,8 +163,8 @@ def _show_time(
     known = (
         "rates measured here"
         if device.measured
-        else f"assuming {shares.compute:.0%} of the peak in products, {shares.bandwidth:.0%} of the "
-        f"memory's and {shares.links:.0%} of the links' rate"
+        else f"assuming {shares.compute:.0%} of the peak in products, {shares.bandwidth:.0%} of "
+        f"the memory's and {shares.links:.0%} of the links' rate"
     )
     console.print(f"[bold]time[/bold], {known}; rows full", time)
 

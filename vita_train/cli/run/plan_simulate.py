@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vita_train.cli.run.tables import table
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,6 @@ def show_simulation(
     Raises:
         RecipeError: the GPU's name does not end in a number, or the file of devices is wrong.
     """
-    from vita_train.cli.run.plan import table
     from vita_train.planning.devices import find_device, load_devices
     from vita_train.planning.simulate import simulate_stage
 

@@ -1,4 +1,4 @@
-"""Packed rows that are as full as a recipe allows, for planning: shapes are real, contents are not."""
+"""Packed rows that are as full as a recipe allows, for planning: shapes are real, contents not."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ class SpeechTokensObjective(Objective):
         return float(batch.supervised)
 
     def largest_batch(self, rows: int) -> SpeechTokensBatch:
-        """Return utterances of the longest that the recipe takes, their codes known, with a token of
-        text for every second code, as far as there are positions."""
+        """Return utterances of the longest that the recipe takes, their codes known, with a token
+        of text for every second code, as far as there are positions."""
         model, audio = self.context.recipe.model, self.context.recipe.data.audio
         rate = model.codec.sample_rate / model.codec.hop_length
         # A token of text is as many positions as fit into its embedding.
