@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from vita_train.models.activations import Policy
 from vita_train.planning.devices import GIGA, Device
 from vita_train.planning.host import HostNeed, host_need
 from vita_train.planning.plan import StagePlan, plan_stage
 from vita_train.planning.roofline import flops_of, seconds_of
 from vita_train.planning.step_trace import StepTrace, policies_of, trace_step
 from vita_train.recipe.model import ModelSpec
-from vita_train.recipe.schema import Recipe
-from vita_train.recipe.stage import StageSpec
+from vita_train.recipe.schema import LaunchSpec, Recipe
+from vita_train.recipe.stage import EngineSpec
 from vita_train.training.engines.deepspeed import bucket_size
 
 #: Parameters that ZeRO-3 keeps gathered at a time (stage3_max_live_parameters, its default).
@@ -83,7 +84,7 @@ def estimate_stage(recipe: Recipe, stage: str, device: Device) -> Estimate | Non
     spec, ranks = recipe.stages[stage], recipe.launch.ranks
     plan = plan_stage(recipe, stage)
     sharded = spec.engine.kind != "torch"
-    traced = _traced(recipe.model_dump_json(), stage, plan.rows, sharded, device)
+    traced = _trace(recipe, plan, sharded, device)
     if traced is None:
         return None
     memory = (_sharded if sharded else _whole)(recipe, plan, traced, device)
@@ -199,20 +200,43 @@ def _exchange(recipe: Recipe, plan: StagePlan, device: Device) -> float:
     return (gathered + reduced) / link
 
 
+def _trace(recipe: Recipe, plan: StagePlan, sharded: bool, device: Device) -> StepTrace | None:
+    """Trace a step, or take the trace of another estimate that differs in nothing that it shows."""
+    spec = recipe.stages[plan.stage]
+    policies = policies_of(recipe, plan.stage, plan.rows, _free(recipe, plan.stage, device))
+    # Nor ranks nor the kind of sharding change what one rank runs: they are left out of the key.
+    alike = spec.model_copy(
+        update={
+            "quantize": None,
+            "engine": EngineSpec(dtype=spec.engine.dtype),
+            "batch": spec.batch.model_copy(
+                update={"grad_accum": min(2, spec.batch.grad_accum), "global_batch_size": plan.rows}
+            ),
+        }
+    )
+    same = recipe.model_copy(
+        update={"launch": LaunchSpec(), "stages": {**recipe.stages, plan.stage: alike}}
+    )
+    kept = tuple(sorted(policies.items()))
+    return _traced(same.model_dump_json(), plan.stage, plan.rows, kept, sharded, device.rounding)
+
+
 @lru_cache(maxsize=64)
-def _traced(text: str, stage: str, rows: int, sharded: bool, device: Device) -> StepTrace | None:
-    """Trace a step once for all that ask alike: candidates differ in little."""
-    recipe = Recipe.model_validate_json(text)
-    spec: StageSpec = recipe.stages[stage].model_copy(update={"quantize": None})
-    recipe = recipe.model_copy(update={"stages": {**recipe.stages, stage: spec}})
+def _traced(
+    text: str,
+    stage: str,
+    rows: int,
+    policies: tuple[tuple[str, Policy], ...],
+    sharded: bool,
+    rounding: int,
+) -> StepTrace | None:
     return trace_step(
-        recipe,
+        Recipe.model_validate_json(text),
         stage,
         rows=rows,
-        policies=policies_of(recipe, stage, rows, _free(recipe, stage, device)),
+        policies=dict(policies),
         sharded=sharded,
-        rounding=device.rounding,
-        fragments=device.caches,
+        rounding=rounding,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vita_train.planning.plan import StagePlan
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import trainers
 from vita_train.recipe.visual import most_tiles
 
 #: Bytes of a process that has imported torch and transformers and opened a device, and of a loader
@@ -38,13 +39,29 @@ def host_need(recipe: Recipe, plan: StagePlan) -> HostNeed:
         running += (12 * trained) // launch.nodes
         if spec.engine.offload == "all":
             running += plan.compute_bytes * total // launch.nodes
-    # What trains is held in float32 until the engine has taken it, the rest as it is computed with.
-    weights = 4 * trained + plan.compute_bytes * (total - trained)
-    loading = launch.nproc * (_PROCESS + weights)
+    own, common = _loading(recipe, plan)
+    loading = launch.nproc * (_PROCESS + own) + common
     kept = recipe.storage.keep_last + 1
     state = 12 * trained
     final = trained * (4 if recipe.model.dtype == "float32" else 2)
     return HostNeed(max(running, loading), shared, kept * state + final)
+
+
+def _loading(recipe: Recipe, plan: StagePlan) -> tuple[int, int]:
+    """Return the bytes of weights that each process has to itself while they are loaded, and those
+    that all of a node share: what an earlier stage stored in the type that it is held in stays in
+    its files (`training.weights.load_inputs`)."""
+    spec = recipe.stages[plan.stage]
+    stored = 4 if recipe.model.dtype == "float32" else 2
+    earlier, own, common = trainers(recipe, plan.stage), 0, 0
+    for name, count in plan.modules.items():
+        wide = name in plan.trained and spec.engine.kind != "deepspeed"
+        width = 4 if wide or name in spec.adapted else plan.compute_bytes
+        if name in earlier and width == stored:
+            common += width * count
+        else:
+            own += width * count
+    return own, common
 
 
 def batch_bytes(recipe: Recipe, plan: StagePlan) -> int:

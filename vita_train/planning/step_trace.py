@@ -36,8 +36,7 @@ class StepTrace:
     peak: int
     """Bytes held at most in the step of a stage under way."""
     reserved: int
-    """Bytes that an allocator holds which keeps what it has been given; the peak where it was not
-    asked."""
+    """Bytes that an allocator holds which keeps what it has been given."""
     parts: dict[str, int]
     """The same by weights, gradients, optimizer, batch and activations, the last of which is all
     that comes and goes, the loss and the optimizer's own intermediates among them."""
@@ -55,7 +54,6 @@ def trace_step(
     policies: Mapping[str, Policy] | None = None,
     sharded: bool = False,
     rounding: int = 64,
-    fragments: bool = False,
 ) -> StepTrace | None:
     """Run a step of full micro-batches as one rank.
 
@@ -67,7 +65,6 @@ def trace_step(
         sharded: as engines do that cut up gradients: weights in the compute type, and gradients
             gone as soon as they are there. What is sharded is counted whole.
         rounding: of the allocator, in bytes.
-        fragments: follow an allocator that caches, for what it reserves.
 
     Returns:
         None where the objective cannot say how large its batches are.
@@ -111,7 +108,7 @@ def trace_step(
     if spare > 0:  # what the update itself makes and drops
         parts["optimizer"] -= spare
         parts["activations"] = parts.get("activations", 0) + spare
-    reserved = CachingAllocator().play(ledger.requests) if fragments else highest
+    reserved = CachingAllocator().play(ledger.requests)
     return StepTrace(highest, max(reserved, highest), parts, kernels, update)
 
 

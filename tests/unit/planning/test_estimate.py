@@ -96,8 +96,10 @@ def test_less_is_kept_the_more_is_computed_again() -> None:
 
 def test_what_does_not_fit_is_said_with_a_change_that_fits() -> None:
     settings = [
-        "stages.1.2.batch.global_batch_size=8",
+        "stages.1.2.batch.global_batch_size=4",
         "stages.1.2.optim.kind=adamw",
+        "model.llm.num_layers=2",
+        "model.vision.num_layers=2",
         "launch.nproc=1",
     ]
     recipe = load_recipe("tiny", settings)
