@@ -50,8 +50,8 @@ def with_estimate(failure: VitaError, recipe: Path, stage: str) -> VitaError:
         return failure
     what = (
         f"{failure.what}; the estimate of stage {stage} is {needed / 1e9:,.2f} GB for each "
-        f"process, {int(found['host']) / 1e9:,.1f} GB of the node's memory, and {memory / 1e9:,.1f} GB "
-        "are there"
+        f"process and {int(found['host']) / 1e9:,.1f} GB of the node's memory; there are "
+        f"{memory / 1e9:,.1f} GB"
     )
     remedy = f"take less memory: --set '{setting}'" if setting else failure.remedy
     return type(failure)(what, code=failure.code, where=failure.where, remedy=remedy)

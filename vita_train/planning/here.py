@@ -15,7 +15,7 @@ import torch
 from vita_train.planning.devices import GIGA, TERA, Device, Fractions
 
 #: Sides of the matrices that are multiplied, and elements of the vector that is added to.
-_SIDE, _SIDE_GPU, _ELEMENTS = 1024, 8192, 2**25
+_SIDE, _SIDE_GPU, _ELEMENTS = 384, 8192, 2**24
 _REPEATS = 3
 
 

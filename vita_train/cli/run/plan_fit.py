@@ -123,17 +123,20 @@ def show_fit(
 def _show_memory(found: dict[str, Estimate], device: Device, where: str, console: Console) -> None:
     from vita_train.planning.fit import lacks
 
-    memory = table("stage", *_PARTS, "GB", "node GB", "store GB")
-    for stage, estimate in found.items():
-        parts = vars(estimate.memory)
+    memory = table("part", *found)
+    for part in _PARTS:
+        sizes = [vars(estimate.memory)[part] for estimate in found.values()]
+        if any(sizes):
+            memory.add_row(part, *map(_gigabytes, sizes))
+    totals = []
+    for estimate in found.values():
         total = _gigabytes(estimate.memory.total)
-        memory.add_row(
-            stage,
-            *(_gigabytes(parts[part]) for part in _PARTS),
-            f"[red]{total}[/red]" if lacks(estimate, device) else total,
-            _gigabytes(estimate.host.memory),
-            _gigabytes(estimate.host.storage),
-        )
+        totals.append(f"[red]{total}[/red]" if lacks(estimate, device) else total)
+    memory.add_row("together", *totals, style="bold")
+    hosts = [estimate.host for estimate in found.values()]
+    memory.add_row("each node", *(_gigabytes(host.memory) for host in hosts))
+    memory.add_row("/dev/shm", *(_gigabytes(host.shared) for host in hosts))
+    memory.add_row("the store", *(_gigabytes(host.storage) for host in hosts))
     console.print(
         f"\n[bold]memory of each of {where}[/bold] at full micro-batches, GB "
         f"({_gigabytes(device.usable)} may be taken)",
@@ -170,4 +173,4 @@ def _show_time(
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.1f}" if size >= 1e10 else f"{size / 1e9:,.3f}"
+    return f"{size / 1e9:,.1f}" if size >= 1e9 else f"{size / 1e9:,.3f}"

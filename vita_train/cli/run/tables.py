@@ -15,7 +15,7 @@ def table(*headings: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in headings:
-        text = heading in ("stage", "what", "module", "media")
+        text = heading in ("stage", "what", "part", "module", "media")
         table.add_column(
             heading,
             justify="left" if text else "right",
