@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from vita_train.console import say
 from vita_train.errors import UserError
 from vita_train.launch.backend import Outcome, StageJob
+from vita_train.launch.memory import ran_out, with_estimate
 from vita_train.launch.nodes import Nodes, network_environment, obsolete_variables
 from vita_train.launch.torchrun import environment, rank_entry, run_torchrun
 from vita_train.recipe.load import dump_recipe
@@ -88,4 +89,8 @@ class LocalBackend:
             *(self._entry or rank_entry(logs, str(path), job.stage, job.run.name)),
         ]
         failure = run_torchrun(command, logs, variables, attempt=job.attempt, grace=STOP_GRACE)
-        return Outcome(failure, logs=str(logs))
+        outcome = Outcome(failure, logs=str(logs))
+        last = not outcome.may_retry or job.attempt >= job.run.recipe.launch.restarts
+        if failure is not None and last and ran_out(failure, logs):
+            return Outcome(with_estimate(failure, path, job.stage), logs=str(logs))
+        return outcome

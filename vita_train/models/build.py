@@ -81,7 +81,7 @@ def build_modules(
             # devices=[]: the CPU's generator draws the weights, and it alone has to be put back
             with torch.random.fork_rng(devices=[]), undrawn():
                 torch.manual_seed(module_seed(seed, name))
-                modules[name] = _builder(spec, name, ctc_vocab_size, read)()
+                modules[name] = _builder(spec, name, ctc_vocab_size, read, dtype)()
     if not empty:
         return cast_parameters(modules, dtype)
     for parameter in modules.parameters():
@@ -113,12 +113,12 @@ def _spared() -> AbstractContextManager[None]:
 
 
 def _builder(
-    spec: ModelSpec, name: str, ctc_vocab_size: int, read: bool
+    spec: ModelSpec, name: str, ctc_vocab_size: int, read: bool, dtype: torch.dtype
 ) -> Callable[[], nn.Module]:
     llm_source = spec.llm.source if read else None
     vision_source = spec.vision.source if read else None
     builders: dict[str, Callable[[], nn.Module]] = {
-        "llm": lambda: load_llm(spec.llm, llm_source) if llm_source else build_llm(spec.llm),
+        "llm": lambda: load_llm(spec.llm, llm_source, dtype) if llm_source else build_llm(spec.llm),
         "vision": lambda: (
             load_vision(spec.vision, vision_source) if vision_source else build_vision(spec.vision)
         ),

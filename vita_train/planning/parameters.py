@@ -21,6 +21,7 @@ from vita_train.models.activations import transformer_blocks
 from vita_train.models.build import build_modules
 from vita_train.models.lora import target_layers
 from vita_train.models.quantize import quantized_bytes
+from vita_train.planning.assumed import CTC_VOCAB_SIZE
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.lora import LoraSpec, QuantizeSpec
 from vita_train.recipe.model import ModelSpec
@@ -29,9 +30,6 @@ from vita_train.recipe.schema import Recipe
 from vita_train.storage.base import is_local, local_path
 from vita_train.weights.load import check_modules
 from vita_train.weights.pretrained import pretrained_modules
-
-#: Stands in for the recogniser's units, which are known only after the data is prepared.
-CTC_VOCAB_SIZE = 1000
 
 
 def count_parameters(

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 from vita_train.errors import RecipeError
 from vita_train.planning.parameters import count_adapters, count_parameters, count_quantized
+from vita_train.recipe.audio import frames_of_seconds
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.selection import modules_read
+from vita_train.recipe.selection import modules_needed, modules_read
 from vita_train.recipe.stage import StageSpec
 from vita_train.recipe.visual import image_tokens, most_tiles, most_video_tiles, video_tokens
-
-#: Frames a second of the filterbank.
-_FRAME_RATE = 100
-#: Samples of the first frame that reach beyond the others, in frames.
-_WINDOW_OVERLAP = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,13 @@ def plan_recipe(recipe: Recipe, *, ranks: int = 0) -> Plan:
     return Plan(recipe.name, counts, stages, media_positions(recipe))
 
 
+def plan_stage(recipe: Recipe, stage: str, *, ranks: int = 0) -> StagePlan:
+    """Plan one stage of a recipe on ``ranks`` processes (0: the recipe's own number), with the
+    modules that it cannot do without."""
+    counts = count_parameters(recipe.model, modules_needed(recipe, stage))
+    return _stage(recipe, stage, recipe.stages[stage], counts, ranks or recipe.launch.ranks, counts)
+
+
 def media_positions(recipe: Recipe) -> dict[str, int]:
     """Return the tokens that images, videos and clips take."""
     tile = recipe.model.tile_tokens
@@ -121,7 +124,7 @@ def media_positions(recipe: Recipe) -> dict[str, int]:
 def audio_positions(spec: ModelSpec, seconds: float) -> int:
     """Return the tokens of a clip: frames of 25 ms every 10 ms, subsampled by 4, then by the
     adapter."""
-    return spec.audio_adapter.tokens_of(max(0, int(seconds * _FRAME_RATE) - _WINDOW_OVERLAP))
+    return spec.audio_adapter.tokens_of(frames_of_seconds(seconds))
 
 
 def gpu_bytes(name: str) -> int:
@@ -142,9 +145,14 @@ def gpu_bytes(name: str) -> int:
 
 
 def _stage(
-    recipe: Recipe, stage: str, spec: StageSpec, counts: dict[str, int], ranks: int
+    recipe: Recipe,
+    stage: str,
+    spec: StageSpec,
+    counts: dict[str, int],
+    ranks: int,
+    only: Iterable[str] = (),
 ) -> StagePlan:
-    names: Iterable[str] = modules_read(recipe, stage)
+    names: Iterable[str] = only or modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
     rows = -(-spec.batch.global_batch_size // (ranks * spec.batch.grad_accum))

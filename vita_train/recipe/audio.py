@@ -142,6 +142,11 @@ AudioAdapterSpec = Annotated[
 ]
 
 
+def frames_of_seconds(seconds: float) -> int:
+    """Return the filterbank frames of a clip: 25 ms windows, 10 ms apart, none padded."""
+    return max(0, int(seconds * 100) - 2)
+
+
 def encoder_frames(frames: int) -> int:
     """Return the encoder's length for a number of filterbank frames (two unpadded convolutions,
     kernel 3, stride 2)."""

@@ -14,7 +14,7 @@ from vita_train.training.parallel.distributed import World
 
 #: Share of the memory beside the weights that a frozen language model's activations may take; the
 #: rest is for towers, the loss and what trains.
-_SHARE = 0.7
+SHARE = 0.7
 
 
 def checkpoint_as_asked(
@@ -41,4 +41,4 @@ def _free_bytes(modules: nn.ModuleDict, world: World) -> float:
         return math.inf
     # At two bytes, as the compute type has; modules are still on the processor
     weights = sum(parameter.numel() for parameter in modules.parameters()) * 2
-    return _SHARE * (torch.cuda.mem_get_info(world.device)[0] - weights)
+    return SHARE * (torch.cuda.mem_get_info(world.device)[0] - weights)

@@ -51,7 +51,7 @@ from vita_train.training.stage_run import Page, StageRun
 from vita_train.training.step_plan import StepPlan
 from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
-from vita_train.training.weights import load_inputs
+from vita_train.training.weights import load_inputs, stage_dtypes
 
 _DTYPES = {
     "float32": torch.float32,
@@ -160,7 +160,13 @@ def _train(
     check_libraries(spec, where=settings)
     with watchdog.off():  # large weights may have to be fetched
         modules = load_inputs(
-            recipe, inputs, stage_run.modules, ctc_vocab_size=stage_run.ctc_vocab_size
+            recipe,
+            inputs,
+            stage_run.modules,
+            ctc_vocab_size=stage_run.ctc_vocab_size,
+            dtypes=stage_dtypes(spec, stage_run.modules, dtype, stage_run.objective.keep_float32),
+            # On a processor modules stay where they are loaded, and what trains is written to.
+            mapped=world.device.type != "cpu",
         )
         prepare_adapters(
             modules, spec, seed=recipe.seed, device=world.device, dtype=dtype, where=settings

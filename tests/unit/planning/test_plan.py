@@ -3,15 +3,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.helpers.errors import raises_code
 from vita_train.cli.run import plan as command
-from vita_train.errors import RecipeError
+from vita_train.errors import RecipeError, UserError
 from vita_train.models.audio.adapter import adapter_length
+from vita_train.planning.devices import load_devices
+from vita_train.planning.here import this_machine
 from vita_train.planning.parameters import count_parameters
 from vita_train.planning.plan import Plan, audio_positions, gpu_bytes, media_positions, plan_recipe
-from vita_train.planning.throughput import flops_per_token, hours_per_billion
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.stage import StageSpec
@@ -112,9 +114,7 @@ def test_a_gpu_without_a_size_is_refused(name: str) -> None:
 
 
 def test_the_command_prints_every_stage() -> None:
-    app = typer.Typer()
-    command.register(app)
-    result = CliRunner().invoke(app, ["tiny", "--gpu", "l4-24", "--ranks", "2"])
+    result = _run("tiny", "--ranks", "2")
     assert result.exit_code == 0, result.output
     for stage in load_recipe("tiny").stages:
         assert f"\n{stage} " in result.output
@@ -161,42 +161,54 @@ def test_quantised_matrices_take_their_bits(kind: str, gigabytes: float) -> None
     )
 
 
-def test_a_billion_tokens_take_what_their_flops_take(real: Plan) -> None:
-    stages = {stage.stage: stage for stage in real.stages}
-    everything, aligned = stages["1.3"], stages["1.1"]
-    assert flops_per_token(everything) == 6 * sum(everything.modules.values())
-    # The projector trains before a frozen language model that its gradient passes through; the
-    # tower only looks.
-    assert flops_per_token(aligned) == (
-        6 * aligned.modules["projector"]
-        + 4 * aligned.modules["llm"]
-        + 2 * aligned.modules["vision"]
-    )
-    # 47.7 GFLOP a token on 8 H100 at 40 %: 3.16 PFLOP/s.
-    assert hours_per_billion(everything, 989e12, 8, 0.4) == pytest.approx(4.19, abs=0.01)
-
-
-def test_the_language_model_of_adapters_passes_gradients_on() -> None:
-    plan = plan_recipe(
-        load_recipe("vita-1.5-7b", ["stages.1.3.lora={rank: 8, modules: [llm]}"]), ranks=8
-    )
-    (stage,) = (stage for stage in plan.stages if stage.stage == "1.3")
-    adapters = stage.trained["llm"]
-    assert flops_per_token(stage) == (
-        6 * (adapters + stage.modules["vision"] + stage.modules["projector"])
-        + 4 * (stage.modules["llm"] - adapters)
-    )
-
-
-def test_hours_and_cost_are_shown_for_a_gpu_that_is_known() -> None:
+def _run(*words: str) -> Result:
     app = typer.Typer()
     command.register(app)
-    shown = (
-        CliRunner()
-        .invoke(app, ["vita-1.5-7b", "--gpu", "h100-80", "--ranks", "8", "--price", "2.5"])
-        .output
-    )
-    assert "8 x h100-80" in shown
-    assert "4.2" in shown
-    assert "84" in shown, "4.19 h x 8 x 2.5"
-    assert "a billion tokens" not in CliRunner().invoke(app, ["vita-1.5-7b", "--gpu", "80"]).output
+    return CliRunner().invoke(app, [*words])
+
+
+def test_memory_time_and_cost_are_shown_for_a_gpu_that_is_known() -> None:
+    result = _run("tiny", "--gpu", "h100-80", "--price", "2.5", "--stage", "0.vision")
+    assert result.exit_code == 0, result.output
+    assert "2 x h100-80" in result.output
+    for word in ("activations", "fragmentation", "the store", "cost", "assuming 70%"):
+        assert word in result.output
+    assert "is not known" in _run("tiny", "--gpu", "80", "--stage", "0.vision").output
+
+
+def test_a_stage_that_does_not_fit_ends_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text("devices: {toy-1: {memory: 0.02, bandwidth: 10, float32: 1}}\n", "utf-8")
+    words = ("tiny", "--gpu", "toy-1", "--stage", "0.vision", "--devices", str(path))
+    result = _run(*words)
+    assert isinstance(result.exception, UserError)
+    assert result.exception.exit_code == 2
+    assert "stage 0.vision needs 0.0" in result.exception.what
+    settings = re.findall(r"--set '([^']+)'", result.exception.remedy)
+    assert settings
+    assert _run(*words, *(word for one in settings for word in ("--set", one))).exit_code == 0
+
+
+def test_a_device_of_which_too_little_is_said_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text("devices: {toy-1: {memory: 1}}\n", "utf-8")
+    with raises_code(RecipeError, "VT-RECIPE-043", str(path)):
+        load_devices(path)
+
+
+def test_this_machine_is_measured() -> None:
+    here = this_machine(Path("runs/not/there"))
+    assert here.node_memory > 0
+    assert here.device.float32 > 0
+    assert here.device.bandwidth > 0
+    assert here.device.measured
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranks", "launch"), [(4, 0, (4, 8)), (0, 32, (4, 8)), (0, 4, (1, 4)), (2, 6, (2, 3))]
+)
+def test_nodes_and_ranks_are_those_of_the_command(
+    nodes: int, ranks: int, launch: tuple[int, int]
+) -> None:
+    resolved = command.on_ranks("vita-1.5-7b", [], nodes, ranks).launch
+    assert (resolved.nodes, resolved.nproc) == launch

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vita_train.cli.run.tables import table
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from vita_train.planning.plan import Plan, StagePlan
+    from vita_train.recipe.schema import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +39,12 @@ def plan(
     ] = 0,
     mfu: Annotated[
         float,
-        typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak that training reaches."),
-    ] = 0.4,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the GPU's peak that products of matrices reach; 0 takes the table's.",
+        ),
+    ] = 0.0,
     price: Annotated[
         float,
         typer.Option(min=0, help="Of one GPU for an hour, in any currency.", show_default=False),
@@ -46,56 +53,100 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
     ] = None,
+    stages: Annotated[
+        list[str] | None,
+        typer.Option("--stage", help="Hold only this stage against the device; may be repeated."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=0, help="Nodes; 0 takes the recipe's own number.")] = 0,
+    here: Annotated[
+        bool, typer.Option("--here", help="Measure this machine and hold the recipe against it.")
+    ] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Run a step of one of the ranks without weights or peers."),
+    ] = False,
+    devices: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of devices, beside those that are known.", dir_okay=False),
+    ] = None,
 ) -> None:
-    """Show parameters, memory by sharding, hours on a GPU and the tokens of media, without running
-    anything."""
+    """Show what each stage takes: parameters, memory part by part, hours and cost, the tokens of
+    media. Nothing is trained.
+
+    With --gpu or --here a step of each stage is run on tensors without contents, which takes some
+    seconds a stage. A stage that does not fit ends it with exit code 2 and the smallest change that
+    makes it fit.
+    """
     from rich.console import Console
 
-    from vita_train.gpus import bfloat16_flops
     from vita_train.planning.plan import gpu_bytes, plan_recipe
-    from vita_train.recipe.load import load_recipe
+    from vita_train.recipe.aliases import stage_name
 
     memory = gpu_bytes(gpu) if gpu else 0
-    resolved = load_recipe(recipe, settings or [])
-    ranks = ranks or resolved.launch.ranks
-    planned, console = plan_recipe(resolved, ranks=ranks), Console()
-    _show(planned, ranks, memory, console)
-    if peak := bfloat16_flops(gpu):
-        _show_hours(planned, gpu, peak, ranks, mfu, price, console)
+    resolved = on_ranks(recipe, settings or [], nodes, ranks)
+    chosen = [stage_name(stage, resolved.stages) for stage in stages or []]
+    chosen = chosen or list(resolved.stages)
+    console = Console()
+    if simulate:
+        from vita_train.cli.run.plan_simulate import show_simulation
+
+        show_simulation(resolved, chosen, gpu, devices, console)
+        return
+    ranks = resolved.launch.ranks
+    _show(plan_recipe(resolved, ranks=ranks), ranks, memory, console)
+    if here:
+        from vita_train.cli.run.plan_fit import show_here
+
+        show_here(resolved, chosen, price, console)
+    elif gpu:
+        _hold_against(resolved, chosen, gpu, devices, mfu, price, console)
 
 
-def _show_hours(
-    plan: Plan, gpu: str, peak: float, ranks: int, mfu: float, price: float, console: Console
+def on_ranks(recipe: str, settings: list[str], nodes: int, ranks: int) -> Recipe:
+    """Return a recipe on so many nodes, or processes in all where that is said."""
+    from vita_train.recipe.load import load_recipe
+
+    resolved = load_recipe(recipe, settings)
+    launch = resolved.launch
+    if nodes:
+        launch = launch.model_copy(update={"nodes": nodes})
+    if ranks:
+        each = launch.nproc if ranks % launch.nproc == 0 and not nodes else ranks
+        of_node = -(-ranks // nodes) if nodes else each
+        count = nodes or ranks // each
+        launch = launch.model_copy(update={"nodes": count, "nproc": of_node})
+    return resolved.model_copy(update={"launch": launch})
+
+
+def _hold_against(
+    recipe: Recipe,
+    stages: list[str],
+    gpu: str,
+    devices: Path | None,
+    mfu: float,
+    price: float,
+    console: Console,
 ) -> None:
-    from vita_train.planning.throughput import flops_per_token, hours_per_billion
+    from vita_train.cli.run.plan_fit import show_fit
+    from vita_train.planning.devices import find_device, load_devices
 
-    hours = _table(
-        "stage", "what", "GFLOP a token", "tokens/s", "hours", *(["cost"] if price else [])
-    )
-    for stage in plan.stages:
-        if stage.seq_len:
-            taken = hours_per_billion(stage, peak, ranks, mfu)
-            cost = [f"{taken * ranks * price:,.0f}"] if price else []
-            hours.add_row(
-                stage.stage,
-                stage.title,
-                f"{flops_per_token(stage) / 1e9:,.1f}",
-                f"{1e9 / taken / 3600:,.0f}",
-                f"{taken:,.1f}",
-                *cost,
-            )
-    console.print(
-        f"\n[bold]a billion tokens[/bold] on {ranks} x {gpu} at {mfu:.0%} of {peak / 1e12:,.0f} "
-        f"TFLOP/s "
-        "(an estimate: attention and recomputed activations come on top)",
-        hours,
-    )
+    device = find_device(gpu, load_devices(devices))
+    if device is None:
+        console.print(
+            f"\n{gpu} is not known: nothing but its memory can be told. --devices names a file "
+            "that says how fast it is."
+        )
+        return
+    if mfu:
+        fractions = device.fractions.model_copy(update={"compute": mfu})
+        device = device.model_copy(update={"fractions": fractions})
+    show_fit(recipe, stages, gpu, device, price, console)
 
 
 def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     from vita_train.planning.parameters import CTC_VOCAB_SIZE
 
-    modules = _table("module", "parameters")
+    modules = table("module", "parameters")
     for name, count in plan.modules.items():
         modules.add_row(name, f"{count:,}")
     modules.add_row("together", f"{sum(plan.modules.values()):,}", style="bold")
@@ -106,9 +157,7 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
             f"number.\n"
         )
 
-    stages = _table(
-        "stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch"
-    )
+    stages = table("stage", "what", "weights", "trained", "ZeRO 0", "1", "2", "3", "a rank's batch")
     for stage in plan.stages:
         stages.add_row(
             stage.stage,
@@ -126,25 +175,10 @@ def _show(plan: Plan, ranks: int, memory: int, console: Console) -> None:
     red = f" Red does not fit {memory / 1e9:.0f} GB." if memory else ""
     console.print(f"Marked with * is the sharding that the recipe chooses.{red}\n")
 
-    media = _table("media", "tokens")
+    media = table("media", "tokens")
     for name, count in plan.positions.items():
         media.add_row(name, f"{count:,}")
     console.print(media)
-
-
-def _table(*headings: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in headings:
-        text = heading in ("stage", "what", "module", "media")
-        table.add_column(
-            heading,
-            justify="left" if text else "right",
-            no_wrap=heading not in ("what", headings[-1]),
-        )
-    return table
 
 
 def _gigabytes(stage: StagePlan, zero: int, ranks: int, memory: int) -> str:

@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vita_train.models.codec.precision import full_precision
 from vita_train.recipe.model import CodecVariant
@@ -53,7 +54,8 @@ def _filters(settings: MelSettings, device: torch.device) -> Tensor:
     constants."""
     from torchaudio.functional import melscale_fbanks
 
-    with warnings.catch_warnings():
+    # It is kept, so it must be made for real even while a plan runs the model without contents.
+    with _disable_current_modes(), warnings.catch_warnings():
         # Of 80 triangles over 129 bins some are empty, as published.
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
         bank: Tensor = melscale_fbanks(

@@ -114,9 +114,14 @@ def _mimic(attention: Any) -> None:
     key.copy_(heads[:: len(query) // len(key)].flatten(0, 1))
 
 
-def load_llm(spec: LlmSpec, source: str) -> Any:
+def load_llm(spec: LlmSpec, source: str, dtype: torch.dtype = torch.float32) -> Any:
     """Return the language model of a directory or hub name (safetensors only), checked against the
     specification.
+
+    Args:
+        spec: its shape.
+        source: where it is.
+        dtype: type of the parameters; no wider copy of them is made.
 
     Raises:
         CheckpointError: nothing readable is there, it is of another family, or its shape is not the
@@ -153,7 +158,7 @@ def load_llm(spec: LlmSpec, source: str) -> Any:
         model, found = named(family.network).from_pretrained(
             source,
             config=wanted,
-            dtype=torch.float32,
+            dtype=dtype,
             # A pickle would run whatever is in it
             use_safetensors=True,
             output_loading_info=True,

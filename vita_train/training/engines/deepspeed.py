@@ -57,8 +57,7 @@ class DeepSpeedEngine:
             groups, betas=context.spec.optim.betas, eps=context.spec.optim.eps
         )
         trained = sum(parameter.numel() for parameter in self._parameters)
-        # DeepSpeed lays buckets out whole, and small models would take a gigabyte for nothing
-        config = engine_config(context, bucket=min(_BUCKET, max(trained, 1024)))
+        config = engine_config(context, bucket=bucket_size(trained))
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, optimizer=optimizer, config=config, dist_init_required=False
         )
@@ -228,6 +227,11 @@ def convert_to_universal(state: Path, out: Path) -> None:
             where=str(state),
             remedy="continue with the number of ranks that wrote it",
         ) from error
+
+
+def bucket_size(trained: int) -> int:
+    """Return the gradients that are exchanged at a time, where so many parameters train."""
+    return min(_BUCKET, max(trained, 1024))
 
 
 def engine_config(context: EngineContext, *, bucket: int) -> dict[str, Any]:

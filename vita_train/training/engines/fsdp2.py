@@ -13,6 +13,7 @@ forward to the end of backward, because the loss reads the output matrix without
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from vita_train.errors import CheckpointError
 from vita_train.models.activations import transformer_blocks
@@ -79,10 +80,11 @@ class Fsdp2Engine:
             )
         cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
         return_tuples(objective)
+        cut = partial(shard_dimension, ranks=shape[1])
         for block in transformer_blocks(objective.model_modules()):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=cut)
         # Last: the root takes what no block before it has taken
-        fully_shard(objective, mesh=mesh, mp_policy=policy)
+        fully_shard(objective, mesh=mesh, mp_policy=policy, shard_placement_fn=cut)
         # Only now: sharding has replaced the parameters
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")
@@ -187,6 +189,20 @@ class Fsdp2Engine:
 
     def close(self) -> None:
         return None
+
+
+def shard_dimension(parameter: nn.Parameter, *, ranks: int) -> Shard | None:
+    """Return the dimension along which a parameter is cut; none is the first.
+
+    What has fewer rows than there are ranks is padded to a row for each before it is gathered: a
+    table of shape (1, positions, width) would be sent once for every rank. It is cut along another
+    dimension where one can be divided evenly.
+    """
+    if parameter.ndim < 2 or parameter.shape[0] >= ranks:
+        return None
+    return next(
+        (Shard(at) for at, size in enumerate(parameter.shape) if at and size % ranks == 0), None
+    )
 
 
 def split_by_child(full: dict[str, Any], objective: Objective) -> State:

@@ -176,6 +176,15 @@ class Objective(nn.Module):
         ``batch.to``."""
         return self.weight(batch)
 
+    def largest_batch(self, rows: int) -> Any:
+        """Return a micro-batch of the largest shape that the recipe's settings allow, for the
+        planner; its contents say nothing. None where this objective cannot tell.
+
+        Args:
+            rows: of a rank, as `order` counts them.
+        """
+        return None
+
     def flops_per_token(self) -> float | None:
         """Return about how much the model computes forward and backward per token of ``tokens``, in
         FLOP.

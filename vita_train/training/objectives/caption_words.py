@@ -25,6 +25,7 @@ from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.ctc_vocab import spoken_form
 from vita_train.errors import DataError
 from vita_train.models.vision import VisionTower
+from vita_train.recipe.visual import most_tiles
 from vita_train.training.objectives.augment import sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
@@ -129,6 +130,17 @@ class CaptionWordsObjective(Objective):
     def tokens(self, batch: CaptionBatch) -> float:
         """Return the image tokens."""
         return float(len(batch.tiles) * self.context.recipe.model.vision.num_tokens)
+
+    def largest_batch(self, rows: int) -> CaptionBatch:
+        """Return images of as many tiles as the recipe cuts one into."""
+        recipe = self.context.recipe
+        tiles, side = most_tiles(recipe.data.image), recipe.model.vision.tile_size
+        return CaptionBatch(
+            torch.zeros(rows * tiles, 3, side, side, dtype=torch.uint8),
+            torch.arange(rows).repeat_interleave(tiles),
+            torch.zeros(rows, len(self.words)),
+            [str(row) for row in range(rows)],
+        )
 
     def forward(self, batch: CaptionBatch, phase: str = "main") -> LossOutput:
         """Return the summed loss, with recall and precision at even odds."""

@@ -104,6 +104,11 @@ class CodecObjective(Objective):
         """Return the number of crops."""
         return float(len(batch.sample_ids))
 
+    def largest_batch(self, rows: int) -> CodecBatch:
+        """Return crops, which are all of one length."""
+        wave = torch.zeros(rows, self.context.recipe.model.codec.segment)
+        return CodecBatch(wave, wave.clone(), [str(row) for row in range(rows)])
+
     def train_parameters(self, phase: str) -> Iterable[nn.Parameter]:
         """Return the discriminators' parameters in their phase, the codec's otherwise."""
         return (

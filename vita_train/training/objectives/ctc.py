@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.ctc_vocab import CtcVocab
 from vita_train.models.audio.encoder import AudioEncoder
+from vita_train.recipe.audio import encoder_frames, frames_of_seconds
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 
@@ -116,6 +117,21 @@ class CtcObjective(Objective):
     def tokens(self, batch: CtcBatch) -> float:
         """Return the number of real feature frames."""
         return float(batch.fbank_lengths.sum())
+
+    def largest_batch(self, rows: int) -> CtcBatch:
+        """Return clips of the longest that the recipe takes, one unit for every tenth of a
+        second."""
+        recipe = self.context.recipe
+        frames = frames_of_seconds(recipe.data.audio.max_seconds)
+        units = max(1, min(frames // 10, encoder_frames(frames) // 2))
+        return CtcBatch(
+            torch.zeros(rows, frames, recipe.model.audio_encoder.num_mel_bins),
+            torch.full((rows,), frames),
+            torch.ones(rows * units, dtype=torch.long),
+            torch.full((rows,), units),
+            [""] * rows,
+            [str(row) for row in range(rows)],
+        )
 
     def forward(self, batch: CtcBatch, phase: str = "main") -> LossOutput:
         """Return the summed negative log likelihood; in eval mode also the errors of the greedy

@@ -21,6 +21,7 @@ from vita_train.recipe.special_ids import IGNORE_INDEX
 from vita_train.training.flops import flops_per_position, row_costs
 from vita_train.training.objectives.augment import Augmentation, sample_generator
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
+from vita_train.training.objectives.full_rows import full_rows
 
 if TYPE_CHECKING:
     from vita_train.data.index.corpus import Corpus
@@ -146,6 +147,17 @@ class NextTokenObjective(Objective):
     def tokens(self, batch: Batch) -> float:
         """Return the positions that are no padding."""
         return float((batch.document_ids > 0).sum())
+
+    def largest_batch(self, rows: int) -> Batch:
+        """Return rows that are full: as many tiles and clips as fit, and everything else
+        supervised."""
+        return full_rows(
+            self.context.recipe,
+            self.context.spec,
+            rows,
+            shown="vision" in self._modules,
+            heard="audio_encoder" in self._modules,
+        )
 
     def flops_per_token(self) -> float:
         """Return the estimate of `flops_per_position` for all modules together.

@@ -135,6 +135,25 @@ class SpeechTokensObjective(Objective):
         """Return the number of codes and ends."""
         return float(batch.supervised)
 
+    def largest_batch(self, rows: int) -> SpeechTokensBatch:
+        """Return utterances of the longest that the recipe takes, their codes known, with a token
+        of text for every second code, as far as there are positions."""
+        model, audio = self.context.recipe.model, self.context.recipe.data.audio
+        rate = model.codec.sample_rate / model.codec.hop_length
+        # A token of text is as many positions as fit into its embedding.
+        each = model.llm.hidden_size // model.speech_decoder.width
+        room = model.speech_decoder.max_positions - 3
+        codes = max(1, min(int(audio.max_seconds * rate), room * 2 // 3))
+        text = max(1, min(codes // 2, (room - codes) // each))
+        return SpeechTokensBatch(
+            torch.ones(rows, text, dtype=torch.long),
+            torch.full((rows,), text),
+            [torch.ones(codes, dtype=torch.long) for _ in range(rows)],
+            [None] * rows,
+            rows * (codes + 1),
+            [str(row) for row in range(rows)],
+        )
+
     def forward(self, batch: SpeechTokensBatch, phase: str = "main") -> LossOutput:
         """Return the summed cross-entropy; label smoothing and code noise only while training."""
         codes = [
