@@ -85,7 +85,7 @@ def load_devices(path: Path | None = None) -> dict[str, Device]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(
                 f"the file of devices cannot be read: {error}",
-                code="VT-RECIPE-092",
+                code="VT-RECIPE-096",
                 where=str(path),
                 remedy="give a YAML file like docs/reference/devices.md shows",
             ) from None

@@ -49,7 +49,7 @@ def show_here(recipe: Recipe, stages: list[str], price: float, console: Console)
     if device.caches and wanted > here.count:
         raise UserError(
             f"the recipe starts {wanted} processes and there are {here.count} GPUs",
-            code="VT-USE-292",
+            code="VT-USE-302",
             where="launch.nproc",
             remedy=f"--set launch.nproc={here.count}",
         )
@@ -114,7 +114,7 @@ def show_fit(
     if problems:
         raise UserError(
             "; ".join(problems),
-            code="VT-USE-293",
+            code="VT-USE-303",
             where=f"{ranks} x {name}",
             remedy="; ".join(remedies),
         )
