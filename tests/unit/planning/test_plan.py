@@ -211,5 +211,8 @@ def test_this_machine_is_measured() -> None:
 def test_nodes_and_ranks_are_those_of_the_command(
     nodes: int, ranks: int, launch: tuple[int, int]
 ) -> None:
-    resolved = command.on_ranks("vita-1.5-7b", [], nodes, ranks).launch
-    assert (resolved.nodes, resolved.nproc) == launch
+    recipe = command.on_ranks("vita-1.5-7b", [], nodes, ranks)
+    assert (recipe.launch.nodes, recipe.launch.nproc) == launch
+    batch = recipe.stages["1.2"].batch
+    assert batch.global_batch_size == 128
+    assert batch.grad_accum == min(16, 128 // recipe.launch.ranks), "rows enough for each of them"
