@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,25 +85,27 @@ def trace_step(
         ledger = trace.ledger
         _label_gradients(objective, trace, drop=sharded)
         highest, parts = 0, {}
+        kernels: Counter[Kernel] = Counter()
+        update: Counter[Kernel] = Counter()
         for phase in objective.phases:
             for _ in range(1 if sharded else min(_MOST_PARTS, spec.batch.grad_accum)):
                 ledger.kernels.clear()
                 ledger.forget_peak()
                 engine.forward_backward(batch, phase, 1.0, last=True)
-            kernels = dict(ledger.kernels)
+            kernels.update(ledger.kernels)
             before, at = ledger.peak, dict(ledger.at_peak)
             ledger.kernels.clear()
             ledger.forget_peak()
             held = ledger.kinds.get("optimizer", 0)
             with trace.counted_as("optimizer"):
                 engine.step(phase, 1.0)
+            update.update(ledger.kernels)
             state = ledger.kinds.get("optimizer", 0) - held
             # Later steps find the optimizer's state already there.
             at["optimizer"] = at.get("optimizer", 0) + state
             for size, found in ((before + state, at), (ledger.peak, dict(ledger.at_peak))):
                 if size > highest:
                     highest, parts = size, found
-        update = dict(ledger.kernels)
         state_bytes = ledger.kinds.get("optimizer", 0)
     spare = parts.get("optimizer", 0) - state_bytes
     if spare > 0:  # what the update itself makes and drops

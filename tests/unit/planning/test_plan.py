@@ -178,7 +178,8 @@ def test_memory_time_and_cost_are_shown_for_a_gpu_that_is_known() -> None:
 
 def test_a_stage_that_does_not_fit_ends_the_command(tmp_path: Path) -> None:
     path = tmp_path / "devices.yaml"
-    path.write_text("devices: {toy-1: {memory: 0.02, bandwidth: 10, float32: 1}}\n", "utf-8")
+    toy = "{memory: 0.035, bandwidth: 10, float32: 1, caches: false}"
+    path.write_text(f"devices: {{toy-1: {toy}}}\n", "utf-8")
     words = ("tiny", "--gpu", "toy-1", "--stage", "0.vision", "--devices", str(path))
     result = _run(*words)
     assert isinstance(result.exception, UserError)
@@ -210,5 +211,8 @@ def test_this_machine_is_measured() -> None:
 def test_nodes_and_ranks_are_those_of_the_command(
     nodes: int, ranks: int, launch: tuple[int, int]
 ) -> None:
-    resolved = command.on_ranks("vita-1.5-7b", [], nodes, ranks).launch
-    assert (resolved.nodes, resolved.nproc) == launch
+    recipe = command.on_ranks("vita-1.5-7b", [], nodes, ranks)
+    assert (recipe.launch.nodes, recipe.launch.nproc) == launch
+    batch = recipe.stages["1.2"].batch
+    assert batch.global_batch_size == 128
+    assert batch.grad_accum == min(16, 128 // recipe.launch.ranks), "rows enough for each of them"

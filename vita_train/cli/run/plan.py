@@ -103,7 +103,11 @@ def plan(
 
 
 def on_ranks(recipe: str, settings: list[str], nodes: int, ranks: int) -> Recipe:
-    """Return a recipe on so many nodes, or processes in all where that is said."""
+    """Return a recipe on so many nodes, or processes in all where that is said.
+
+    A step that has too few rows for its micro-batches there gets fewer of these, which changes what
+    a step takes and not what it computes.
+    """
     from vita_train.recipe.load import load_recipe
 
     resolved = load_recipe(recipe, settings)
@@ -115,7 +119,14 @@ def on_ranks(recipe: str, settings: list[str], nodes: int, ranks: int) -> Recipe
         of_node = -(-ranks // nodes) if nodes else each
         count = nodes or ranks // each
         launch = launch.model_copy(update={"nodes": count, "nproc": of_node})
-    return resolved.model_copy(update={"launch": launch})
+    if launch == resolved.launch:
+        return resolved
+    stages = {}
+    for name, spec in resolved.stages.items():
+        most = max(1, spec.batch.global_batch_size // launch.ranks)
+        batch = {"grad_accum": min(spec.batch.grad_accum, most)}
+        stages[name] = spec.model_copy(update={"batch": spec.batch.model_copy(update=batch)})
+    return resolved.model_copy(update={"launch": launch, "stages": stages})
 
 
 def _hold_against(

@@ -96,6 +96,14 @@ def show_fit(
     if unknown := [stage for stage in stages if stage not in found]:
         console.print(f"not traced: {', '.join(unknown)}, whose objective names no largest batch")
     problems, remedies = [], []
+    for stage in found:
+        batch = recipe.stages[stage].batch
+        if batch.global_batch_size < ranks * batch.grad_accum:
+            problems.append(
+                f"stage {stage} has {batch.global_batch_size} rows in a step, too few for "
+                f"{batch.grad_accum} micro-batches on each of {ranks} ranks"
+            )
+            remedies.append(f"raise stages.{stage}.batch.global_batch_size, or take fewer ranks")
     for stage, estimate in found.items():
         if problem := lacks(estimate, device, node_memory):
             problems.append(f"stage {stage} {problem}")
