@@ -102,7 +102,7 @@ class Trace(TorchDispatchMode):
 
     def __enter__(self) -> Trace:
         self._apply = nn.Module._apply
-        nn.Module._apply = _applied  # type: ignore[method-assign, assignment]
+        nn.Module._apply = _applied  # type: ignore[method-assign]
         self._fake.__enter__()
         super().__enter__()
         return self
