@@ -97,6 +97,7 @@ def test_less_is_kept_the_more_is_computed_again() -> None:
     assert kept[0] > kept[1] > kept[2]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_a_change_that_fits() -> None:
     settings = [
         "stages.1.2.batch.global_batch_size=4",
