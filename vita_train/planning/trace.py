@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -101,6 +101,8 @@ class Trace(TorchDispatchMode):
         self._number = 0
 
     def __enter__(self) -> Trace:
+        self._apply = nn.Module._apply
+        nn.Module._apply = _applied  # type: ignore[method-assign]
         self._fake.__enter__()
         super().__enter__()
         return self
@@ -108,6 +110,7 @@ class Trace(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._fake.__exit__(*error)
+        nn.Module._apply = self._apply  # type: ignore[method-assign]
 
     @contextmanager
     def counted_as(self, kind: str) -> Iterator[None]:
@@ -195,6 +198,22 @@ class Trace(TorchDispatchMode):
             flops = float(formula(*args, **kwargs, out_val=result))
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
         self.ledger.kernels[Kernel(packet.__name__, flops, moved, made[0].dtype)] += 1
+
+
+def _applied(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    """Do what ``nn.Module.to`` and its like do, for parameters that cannot change places as torch
+    has them do where they are fake."""
+    if recurse:
+        for child in module.children():
+            _applied(child, change)
+    with torch.no_grad():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and (changed := change(parameter)) is not parameter:
+                module._parameters[name] = nn.Parameter(changed, parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = change(buffer)
+    return module
 
 
 def _any_value(dtype: torch.dtype) -> float | int | bool:

@@ -19,7 +19,9 @@ from vita_train.errors import EXIT_RETRYABLE, UserError, VitaError
 from vita_train.launch.backend import stage_job
 from vita_train.launch.local import LocalBackend
 from vita_train.launch.stage import finish
+from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.stage import BatchSpec
 from vita_train.runs.manifest import Manifest
 from vita_train.runs.run import Run
 
@@ -89,9 +91,14 @@ def test_crash_names_the_log_and_quotes_its_end(tmp_path: Path) -> None:
 
 
 def test_killed_rank_is_started_again_a_bounded_number_of_times(tmp_path: Path) -> None:
-    with raises_code(VitaError, "VT-PEER-002", "SIGKILL") as caught:
-        launch(_recipe(tmp_path, restarts=1), "killed")
+    recipe = _recipe(tmp_path, restarts=1)
+    batch = BatchSpec(global_batch_size=1, seq_len=64)
+    stages = {STAGE: recipe.stages[STAGE].model_copy(update={"batch": batch})}
+    small = recipe.model_copy(update={"model": load_recipe("smoke").model, "stages": stages})
+    with raises_code(VitaError, "VT-PEER-002", "SIGKILL", f"estimate of stage {STAGE}") as caught:
+        launch(small, "killed")
     assert caught.value.exit_code == EXIT_RETRYABLE
+    assert f"--set 'stages.{STAGE}.engine.checkpoint_activations=selective'" in caught.value.remedy
     assert _attempts(tmp_path) == 2
 
 

@@ -97,6 +97,7 @@ def test_less_is_kept_the_more_is_computed_again() -> None:
     assert kept[0] > kept[1] > kept[2]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_a_change_that_fits() -> None:
     settings = [
         "stages.1.2.batch.global_batch_size=4",
@@ -136,3 +137,20 @@ def test_the_allocator_reuses_joins_and_keeps() -> None:
     assert pieces.play([(5, 0), (6, 0), (9, 8 * mib)]) == 20 * mib
     # What is small comes from segments of 2 MiB.
     assert CachingAllocator().play([(1, 100), (2, 100)]) == 2 * mib
+
+
+def test_adapters_and_quantised_matrices_take_less() -> None:
+    settings = [
+        "stages.1.2.batch.global_batch_size=2",
+        "stages.1.2.optim.kind=adamw",
+        "stages.1.2.trainable={llm: 1.0e-4}",
+        "model.llm.num_layers=2",
+        "model.vision.num_layers=2",
+    ]
+    adapted = [*settings, "stages.1.2.lora={rank: 4, modules: [llm]}"]
+    quantised = [*adapted, "stages.1.2.quantize={kind: nf4}"]
+    whole, part, bits = (_estimate("tiny", "1.2", sets) for sets in (settings, adapted, quantised))
+    assert part.memory.optimizer == pytest.approx(8 * part.plan.trained["llm"], rel=0.05)
+    assert whole.memory.optimizer == pytest.approx(8 * whole.plan.trained["llm"], rel=0.05)
+    saved = part.memory.weights - bits.memory.weights
+    assert saved == 4 * bits.plan.quantized - bits.plan.quantized_bytes

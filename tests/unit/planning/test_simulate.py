@@ -3,11 +3,15 @@
 from functools import cache
 
 import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import Shard
 
 from vita_train.planning.plan import plan_stage
 from vita_train.planning.simulate import Simulation, simulate_stage
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
+from vita_train.training.engines.fsdp2 import shard_dimension
 
 #: Of the published widths, which decide what is exchanged, and few layers, which decide how long
 #: this takes.
@@ -72,6 +76,17 @@ def test_no_stage_sends_more_than_it_must_on_any_number_of_ranks(stage: str) -> 
     assert many.sent <= _PADDING * few.sent * (255 / 256) / (15 / 16) + _CONTROL
 
 
+def test_tables_with_few_rows_are_cut_where_no_padding_is_sent() -> None:
+    def along(*shape: int) -> object:
+        return shard_dimension(nn.Parameter(torch.empty(shape, device="meta")), ranks=256)
+
+    assert along(1, 1025, 1024) == Shard(2), "a row for each rank would be 256 tables"
+    assert along(3584, 3584) is None
+    assert along(32) is None
+    assert along(1, 1025, 1000) is None, "nothing divides evenly"
+
+
+@pytest.mark.slow
 def test_shards_within_a_node_keep_weights_off_the_network() -> None:
     shipped = "stages.1.2.engine={kind: fsdp2, dtype: bfloat16, checkpoint_activations: auto"
     flat, nested = (_run(_FEW, "1.2", f"{shipped}{end}") for end in ("}", ", shard: node}"))
