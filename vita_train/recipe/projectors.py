@@ -36,6 +36,9 @@ class ProjectorKind:
     """Whether it hands features on as they are: there is nothing to train, and both widths must be
     the same."""
 
+    in_vita: bool = False
+    """Whether VITA-1.5's code has it too, so that the layout of its release can name it."""
+
     @property
     def names(self) -> str:
         """Pattern of the names it answers to."""
@@ -81,13 +84,22 @@ def _halved(side: int) -> int:
 _MODULE = "vita_train.models.vision.projector"
 for _kind in (
     ProjectorKind(
-        "mlpNx_gelu (N from 1 to 99)", f"{_MODULE}:build_perceptron", pattern=r"mlp[1-9]\d?x_gelu"
+        "mlpNx_gelu (N from 1 to 99)",
+        f"{_MODULE}:build_perceptron",
+        pattern=r"mlp[1-9]\d?x_gelu",
+        in_vita=True,
     ),
-    ProjectorKind("linear", f"{_MODULE}:build_linear"),
-    *(ProjectorKind(f"spp_v{version}", f"{_MODULE}:build_spp", _averaged) for version in (1, 2, 3)),
-    ProjectorKind("ldp", f"{_MODULE}:build_ldp", _halved),
-    *(ProjectorKind(name, f"{_MODULE}:build_merge", _merged) for name in ("vanilla", "minigpt")),
+    ProjectorKind("linear", f"{_MODULE}:build_linear", in_vita=True),
+    *(
+        ProjectorKind(f"spp_v{version}", f"{_MODULE}:build_spp", _averaged, in_vita=True)
+        for version in (1, 2, 3)
+    ),
+    ProjectorKind("ldp", f"{_MODULE}:build_ldp", _halved, in_vita=True),
+    *(
+        ProjectorKind(name, f"{_MODULE}:build_merge", _merged, in_vita=True)
+        for name in ("vanilla", "minigpt")
+    ),
     ProjectorKind("mlp_downsample", f"{_MODULE}:build_downsample", _halved),
-    ProjectorKind("identity", f"{_MODULE}:build_identity", weightless=True),
+    ProjectorKind("identity", f"{_MODULE}:build_identity", weightless=True, in_vita=True),
 ):
     register_projector(_kind)

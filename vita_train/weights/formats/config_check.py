@@ -117,11 +117,14 @@ def vita_differences(
             ("projector", "vision.feature_scale", spec.vision.feature_scale, 0.5),
             ("projector", "vision.shuffle", spec.vision.shuffle, 2),
         ]
-    return [
+    found = [
         f"model.{name} is {ours}, not {theirs}"
         for module, name, ours, theirs in settings
         if module in modules and ours != theirs
-    ] + differences(spec, modules, shapes=shapes)
+    ]
+    if "projector" in modules and not spec.projector.declared.in_vita:
+        found.append(f"model.projector.kind is {spec.projector.kind}, which VITA's code lacks")
+    return found + differences(spec, modules, shapes=shapes)
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -180,6 +180,11 @@ def test_an_export_that_its_layout_cannot_say_is_refused(
     )
     with raises_code(CheckpointError, "VT-WEIGHTS-059", "relative_shift"):
         export_vita(ours, recipe.model_copy(update={"model": spec}), corpus, tmp_path / "vita")
+    # Before weights are asked: VITA's code would not know what to make of the name.
+    projector = small_spec.projector.model_copy(update={"kind": "mlp_downsample"})
+    other = small_spec.model_copy(update={"projector": projector})
+    with raises_code(CheckpointError, "VT-WEIGHTS-059", "mlp_downsample"):
+        export_vita(ours, recipe.model_copy(update={"model": other}), corpus, tmp_path / "vita")
     convolved = spec.model_copy(
         update={"audio_encoder": small_spec.audio_encoder.model_copy(update={"conv_kernel": 3})}
     )
