@@ -61,6 +61,7 @@ from vita_train.launch.process import run_rank
 from vita_train.launch.rank import main as rank_main
 from vita_train.pipeline import steps
 from vita_train.pipeline.opening import open_run
+from vita_train.preflight.step import preflight_step
 from vita_train.recipe.backends import JobBackendSpec, register_job_backend
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.selection import run_steps
@@ -192,6 +193,7 @@ class World:
             {
                 "data_fetch": steps.fetch_step,
                 "prepare": steps.prepare_step,
+                "preflight": preflight_step,
                 "evaluate": steps.evaluate_step,
                 "export": steps.export_step,
                 "report": steps.report_step,
