@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixture
 @pytest.fixture
 def bucket(s3_server: S3Server, s3_credentials: None) -> str:
     """A bucket with room for data and runs."""
-    name = f"own-{os.getpid()}"
+    name = f"own-{uuid.uuid4().hex[:12]}"
     client = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
     client.create_bucket(Bucket=name)
     return name

@@ -440,7 +440,9 @@ def test_a_run_on_s3_keeps_its_commits_there(
     shutil.rmtree(tmp_path / "cache")  # as on another machine: S3 alone knows of the run
     again = _run(*command)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("reused") == 3
+    lines = [line.split() for line in again.stdout.splitlines()]
+    reused = [words[0] for words in lines if words[-1:] == ["reused"]]
+    assert reused == ["data_fetch", "prepare", "preflight", "0.llm"]
     assert not (tmp_path / "cache" / "runs" / "r" / "prepare" / "corpus").exists(), (
         "what is done needs no data"
     )
