@@ -125,7 +125,7 @@ def test_the_command_says_what_to_do_next(folder: Path) -> None:
     (folder / "odd.json").write_text("[1]")
     done = CliRunner().invoke(build_app(), ["data", "init", str(folder)])
     assert done.exit_code == 0, done.output
-    assert "questions: qa, 48 records for training (train, test)" in done.output.replace("\n", " ")
+    assert "questions: qa, 120 records for training (train, test)" in done.output.replace("\n", " ")
     assert "not understood: odd.json" in done.output
     assert f"vita-train run {folder / 'recipe.yaml'}" in done.output.replace("\n", "")
     assert load_recipe(str(folder / "recipe.yaml")).name == "my-photos"
