@@ -19,6 +19,8 @@ CONTROLS = {
     "nemo": ("</s>", "<s>", "[INST]", "[/INST]"),
     "mixtral-8x7b": ("</s>", "<s>"),
     "vicuna-7b-16k": ("</s>", "<s>"),
+    "vicuna-7b": ("</s>", "<s>"),
+    "sheared-llama-2.7b": ("</s>", "<s>"),
     "llama3-8b": (
         "<|eot_id|>",
         "<|begin_of_text|>",
@@ -34,7 +36,7 @@ FAMILIES = tuple(CONTROLS)
 def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a family: Mixtral's and Vicuna's with pieces of text and bytes, the
     others over bytes."""
-    pieces = family in ("mixtral-8x7b", "vicuna-7b-16k")
+    pieces = family in ("mixtral-8x7b", "vicuna-7b-16k", "vicuna-7b", "sheared-llama-2.7b")
     return (piece_tokenizer if pieces else byte_tokenizer)(CONTROLS[family])
 
 

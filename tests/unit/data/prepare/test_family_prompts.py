@@ -63,6 +63,7 @@ LAYOUTS = {
         "",
     ),
 }
+LAYOUTS["vicuna-7b"] = LAYOUTS["sheared-llama-2.7b"] = LAYOUTS["vicuna-7b-16k"]
 LAYOUTS["qwen2p5_fo_instruct"] = LAYOUTS["qwen2p5_instruct"]
 
 HOSTILE = st.lists(

@@ -36,6 +36,8 @@ TYPES = {
     "mixtral-8x7b": "Mixtral",
     "llama3-8b": "Llama",
     "vicuna-7b-16k": "Llama",
+    "vicuna-7b": "Llama",
+    "sheared-llama-2.7b": "Llama",
 }
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
