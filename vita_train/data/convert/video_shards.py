@@ -63,7 +63,10 @@ def clean_shards(folder: Path, out: Path) -> Cleaned:
             if not _meta(target).is_file() or not target.is_file():
                 _clean(shard, target, decoder)
             _count(target, counts)
-    index_shards(out)
+    # The samples that were counted while they were written are not read again
+    _write_index(
+        out, [_read(_meta(shard)) or _entry(shard, _samples(shard)) for shard in _tars(out)]
+    )
     return counts
 
 
@@ -74,13 +77,20 @@ def index_shards(folder: Path) -> int:
         UserError: there is no tar.
         DataError: a tar is damaged.
     """
-    entries: list[dict[str, Any]] = []
-    for shard in _tars(folder):
-        entry = {"url": shard.name, "nsamples": _samples(shard), "filesize": shard.stat().st_size}
-        _write_json(_meta(shard), entry)
-        entries.append(entry)
-    _write_json(folder / INDEX, {"wids_version": 1, "shardlist": entries})
+    entries = [_entry(shard, _samples(shard)) for shard in _tars(folder)]
+    _write_index(folder, entries)
     return sum(entry["nsamples"] for entry in entries)
+
+
+def _entry(shard: Path, samples: int) -> dict[str, Any]:
+    """Write the index of a tar and return it."""
+    entry = {"url": shard.name, "nsamples": samples, "filesize": shard.stat().st_size}
+    _write_json(_meta(shard), entry)
+    return entry
+
+
+def _write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
+    _write_json(folder / INDEX, {"wids_version": 1, "shardlist": entries})
 
 
 def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
@@ -109,8 +119,7 @@ def _clean(shard: Path, target: Path, decoder: Decoder) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    index = {"url": target.name, "nsamples": kept, "filesize": target.stat().st_size}
-    _write_json(_meta(target), index)
+    _entry(target, kept)
 
 
 def _fault(files: dict[str, Path], decoder: Decoder) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vita_train.data.adapters.base import Rejected
 from vita_train.data.crawl.rows import list_files
@@ -106,7 +105,7 @@ def _of_subsets(paths: Sequence[Path], skipped: Collection[str]) -> Iterator[Row
                     yield from rows_of(file, f"{folder.name}/{file.name}")
 
 
-def _folders(path: Path) -> list[Any]:
+def _folders(path: Path) -> list[Path]:
     """Return the subfolders with lists in them; the folder itself where there are none."""
     inner = sorted(
         each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")

@@ -38,6 +38,8 @@ _LIST = (
 )
 _ALL = ("Read all texts in the picture.", "Which texts does the picture show?")
 _ILLEGIBLE = "###"
+#: Numbers before a text of MTWI, which may hold commas itself.
+_CORNERS = 8
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def mtwi_rows(paths: Sequence[Path]) -> Iterator[Row]:
         for image in image_files(folder / "image_train"):
             words = []
             for line in _lines(folder / "txt_train" / f"{image.stem}.txt"):
-                *corners, text = line.strip().split(",")
+                *corners, text = line.strip().split(",", _CORNERS)
                 words.append({"points": corners, "transcription": text})
             yield image.stem, {"image": f"image_train/{image.name}", "file": image, "words": words}
 
@@ -206,6 +208,7 @@ def object_of(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a text may hold separators of Unicode, which end no line
+        return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
         return []

@@ -46,7 +46,7 @@ def made(name: str, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     assert counts.rows == counts.records + counts.reasons.total()
     for row in read_records(out, {"images": path.parent}):
         assert not isinstance(row, Reject), row
-    records = [json.loads(line) for line in out.read_text().splitlines()]
+    records = [json.loads(line) for line in out.read_text().split("\n") if line]
     rejects = out.with_suffix(".rejects.jsonl").read_text().splitlines()
     return records, [json.loads(line)["reason"] for line in rejects]
 
@@ -135,6 +135,16 @@ def test_v24_mtwi_asks_for_words_or_for_all_of_them(tmp_path: Path) -> None:
             assert texts[1] == "SHOP OPEN"
             kinds.add("all")
     assert kinds == {"words", "boxes", "all"}
+
+
+def test_v24_mtwi_keeps_texts_with_commas_and_separators(tmp_path: Path) -> None:
+    folder, text = tmp_path / "mtwi", "10,10,20,10,20,20,10,20,"
+    save(folder / "image_train" / "one.jpg", picture())
+    save(folder / "txt_train" / "one.txt", f"{text}3,50 EUR\n{text}left\u2028right")
+    (record,), _ = made("mtwi", folder)
+    told = " ".join(values(record))
+    assert "3,50 EUR" in told
+    assert "left\u2028right" in told
 
 
 def test_v24_sroie_and_poie_ask_for_fields(tmp_path: Path) -> None:
