@@ -140,23 +140,24 @@ register_family(
         speech_decoder=_DECODER,
     )
 )
+#: Vicuna is Llama 2, tuned.
+_LLAMA_2_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_layers": 32,
+    "num_heads": 32,
+    "num_kv_heads": 32,
+    "intermediate_size": 11008,
+    "rope_theta": 1e4,
+    "rms_norm_eps": 1e-5,
+}
 # lmsys/vicuna-7b-v1.5.
 register_family(
     LanguageFamily(
         "vicuna-7b",
         *_of_transformers("llama", "Llama"),
         template="vicuna",
-        shape={
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "num_layers": 32,
-            "num_heads": 32,
-            "num_kv_heads": 32,
-            "intermediate_size": 11008,
-            "max_positions": 4096,
-            "rope_theta": 1e4,
-            "rms_norm_eps": 1e-5,
-        },
+        shape={**_LLAMA_2_7B, "max_positions": 4096},
         speech_decoder=_DECODER,
     )
 )
@@ -186,18 +187,7 @@ register_family(
         "vicuna-7b-16k",
         *_of_transformers("llama", "Llama"),
         template="vicuna",
-        shape={
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "num_layers": 32,
-            "num_heads": 32,
-            "num_kv_heads": 32,
-            "intermediate_size": 11008,
-            "max_positions": 16384,
-            "rope_theta": 1e4,
-            "rope_factor": 4.0,
-            "rms_norm_eps": 1e-5,
-        },
+        shape={**_LLAMA_2_7B, "max_positions": 16384, "rope_factor": 4.0},
         speech_decoder=_DECODER,
     )
 )
