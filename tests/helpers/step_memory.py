@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from vita_train.planning.step_trace import DTYPES, build_objective
+from vita_train.planning.step_trace import build_objective
 from vita_train.recipe.load import load_recipe
-from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.base import EngineContext, compute_dtype
 from vita_train.training.engines.torch import TorchEngine
 from vita_train.training.parallel.distributed import ALONE
 
@@ -38,7 +38,7 @@ def measure(name: str, stage: str, settings: list[str]) -> dict[str, int]:
         objective = build_objective(recipe, stage, rows=rows)
         for parameter in objective.parameters():
             nn.init.normal_(parameter, std=0.02)
-        dtype = DTYPES[spec.engine.dtype or recipe.model.dtype]
+        dtype = compute_dtype(recipe, spec)
         engine = TorchEngine(objective, EngineContext(spec, ALONE, dtype))
         for _ in range(_STEPS):
             batch = objective.largest_batch(rows)

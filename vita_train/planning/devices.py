@@ -66,6 +66,11 @@ class Device(Strict):
         peak = self.bfloat16 if half and self.bfloat16 else self.float32
         return peak * TERA * self.fractions.compute
 
+    def link(self, *, between_nodes: bool) -> float:
+        """Return the bytes a second that a device reaches in each direction to others."""
+        rate = self.network if between_nodes else self.node_link
+        return rate * GIGA * self.fractions.links
+
 
 class _Devices(Strict):
     devices: dict[str, Device]
@@ -87,7 +92,7 @@ def load_devices(path: Path | None = None) -> dict[str, Device]:
                 f"the file of devices cannot be read: {error}",
                 code="VT-RECIPE-096",
                 where=str(path),
-                remedy="give a YAML file like docs/reference/devices.md shows",
+                remedy="give a YAML file like the one in docs/how-to/laptop-to-cluster.md",
             ) from None
     return devices
 

@@ -184,9 +184,8 @@ def _exchange(recipe: Recipe, plan: StagePlan, device: Device) -> float:
         return 0.0
     total, trained = sum(plan.modules.values()), sum(plan.trained.values())
     width, share = plan.compute_bytes, (ranks - 1) / ranks
-    slow = device.network if launch.nodes > 1 else device.node_link
-    link = slow * GIGA * device.fractions.links
-    near = device.node_link * GIGA * device.fractions.links
+    link = device.link(between_nodes=launch.nodes > 1)
+    near = device.link(between_nodes=False)
     if spec.engine.kind == "torch":
         return 2 * share * 4 * trained / link
     if plan.zero < 3:  # gradients to their owners, weights back

@@ -92,7 +92,7 @@ def _steps(recipe: Recipe, stage: str) -> Iterator[tuple[str, Any]]:
     engine, blocks = spec.engine, OBJECTIVES[spec.objective].reads != "audio"
     if engine.checkpoint_activations in (False, "auto") and blocks:
         yield "engine.checkpoint_activations", "selective"
-    rows = -(-spec.batch.global_batch_size // (launch.ranks * spec.batch.grad_accum))
+    rows = spec.batch.micro_rows(launch.ranks)
     accum = spec.batch.grad_accum
     while rows > 1:
         accum, rows = accum * 2, -(-rows // 2)
@@ -104,9 +104,7 @@ def _steps(recipe: Recipe, stage: str) -> Iterator[tuple[str, Any]]:
         first = engine.zero + 1 if engine.kind == "deepspeed" else 2
         for zero in range(first, 4):
             yield "engine", engine.model_copy(update={"kind": "deepspeed", "zero": zero})
-    sharding = engine if engine.kind == "deepspeed" else None
-    if shards and engine.kind != "fsdp2":
-        base = (sharding or engine).model_copy(update={"kind": "deepspeed", "zero": 3})
+        base = engine.model_copy(update={"kind": "deepspeed", "zero": 3})
         yield "engine", base.model_copy(update={"offload": "optimizer"})
         yield "engine", base.model_copy(update={"offload": "all"})
     if engine.kind != "torch" or shards:

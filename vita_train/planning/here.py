@@ -29,8 +29,6 @@ class Here:
     device: Device
     node_memory: int
     """Bytes that may be taken now."""
-    shared: int
-    """Bytes of ``/dev/shm``; 0 where there is none."""
     disk: int
     """Bytes that are free where runs are stored."""
 
@@ -45,7 +43,6 @@ def this_machine(root: Path) -> Here:
     while not root.exists() and root != root.parent:
         root = root.parent
     disk = shutil.disk_usage(root).free
-    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
     if torch.cuda.is_available():
         index = torch.device("cuda", 0)
         return Here(
@@ -53,10 +50,9 @@ def this_machine(root: Path) -> Here:
             torch.cuda.device_count(),
             _measured(index, torch.cuda.mem_get_info(index)[0]),
             memory,
-            shared,
             disk,
         )
-    return Here("processor", 1, _measured(torch.device("cpu"), memory), memory, shared, disk)
+    return Here("processor", 1, _measured(torch.device("cpu"), memory), memory, disk)
 
 
 def _measured(device: torch.device, memory: int) -> Device:

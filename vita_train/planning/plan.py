@@ -155,7 +155,7 @@ def _stage(
     names: Iterable[str] = only or modules_read(recipe, stage)
     dtype = spec.engine.dtype or recipe.model.dtype
     zero = {"torch": 0, "fsdp2": 3, "deepspeed": spec.engine.zero}[spec.engine.kind]
-    rows = -(-spec.batch.global_batch_size // (ranks * spec.batch.grad_accum))
+    rows = spec.batch.micro_rows(ranks)
     adapters = count_adapters(recipe.model, spec.lora) if spec.lora else {}
     added = (
         count_adapters(recipe.model, spec.lora.model_copy(update={"bias": "none"}))

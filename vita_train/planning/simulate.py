@@ -26,15 +26,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from vita_train.models.activations import transformer_blocks
-from vita_train.planning.devices import GIGA, Device
+from vita_train.planning.devices import Device
 from vita_train.planning.roofline import seconds_of
-from vita_train.planning.step_trace import DTYPES, build_objective
+from vita_train.planning.step_trace import build_objective
 from vita_train.planning.trace import Kernel, Trace
 from vita_train.recipe.schema import Recipe
 from vita_train.training.batches import LoadedStep
 from vita_train.training.engines.base import (
     EngineContext,
     cast_parameters,
+    compute_dtype,
+    phase_parameters,
     return_tuples,
 )
 from vita_train.training.engines.deepspeed import bucket_size
@@ -114,13 +116,13 @@ def simulate_stage(recipe: Recipe, stage: str, device: Device | None = None) -> 
         }
     )
     parts = spec.batch.grad_accum
-    rows = -(-spec.batch.global_batch_size // (launch.ranks * parts))
+    rows = spec.batch.micro_rows(launch.ranks)
     world = World(0, launch.ranks, 0, torch.device("cpu"), launch.nproc)
     trace = _Exchanges(launch.nproc)
     with _fake_group(launch.ranks), trace:
         with trace.counted_as("weights"):
             objective = build_objective(recipe, stage, rows=rows, world=world)
-            dtype = DTYPES[spec.engine.dtype or recipe.model.dtype]
+            dtype = compute_dtype(recipe, spec)
             engine = _engine(objective, EngineContext(spec, world, dtype))
         with trace.counted_as("batch"):
             batch = objective.largest_batch(rows)
@@ -215,8 +217,7 @@ def _seconds(traffic: dict[Call, Traffic], device: Device) -> float:
     """Return the seconds that exchanges take one after the other."""
     total = 0.0
     for call, found in traffic.items():
-        link = device.network if call.between_nodes else device.node_link
-        total += found.sent / (link * GIGA * device.fractions.links)
+        total += found.sent / device.link(between_nodes=call.between_nodes)
         total += found.calls * device.launch * max(1, math.ceil(math.log2(call.ranks)))
     return total
 
@@ -251,18 +252,7 @@ class _Whole:
         cast_parameters(objective, frozen=context.dtype, trained=trained)
         self.dtype, self.half = trained, context.dtype
         self._autocast = spec.kind == "torch" and context.dtype is not torch.float32
-        self._trained = {
-            phase: [
-                parameter
-                for parameter in (
-                    objective.parameters()
-                    if len(objective.phases) == 1
-                    else objective.train_parameters(phase)
-                )
-                if parameter.requires_grad
-            ]
-            for phase in objective.phases
-        }
+        self._trained = {phase: phase_parameters(objective, phase) for phase in objective.phases}
 
     def forward_backward(self, batch: Any, phase: str, scale: float, *, last: bool) -> None:
         """Run one micro-batch, and exchange gradients where the engine does."""

@@ -18,13 +18,12 @@ from vita_train.planning.trace import Kernel, Trace
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.adapters import prepare_adapters
-from vita_train.training.engines.base import EngineContext, cast_parameters
+from vita_train.training.engines.base import EngineContext, cast_parameters, compute_dtype
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import LossOutput, Objective, StageContext
 from vita_train.training.parallel.distributed import World
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU = torch.device("cpu")
 #: Micro-batches that are enough to see: the first without gradients in memory, the second with.
 _MOST_PARTS = 2
@@ -75,7 +74,7 @@ def trace_step(
     with trace:
         with trace.counted_as("weights"):
             objective = build_objective(recipe, stage, rows=rows, policies=policies)
-            dtype = DTYPES[spec.engine.dtype or recipe.model.dtype]
+            dtype = compute_dtype(recipe, spec)
             engine = _engine(objective, spec, dtype, sharded=sharded)
         with trace.counted_as("batch"):
             batch = objective.largest_batch(rows)
@@ -135,7 +134,7 @@ def build_objective(
     """
     spec = recipe.stages[stage]
     world = world or World(0, 1, 0, _CPU)
-    dtype = DTYPES[spec.engine.dtype or recipe.model.dtype]
+    dtype = compute_dtype(recipe, spec)
     corpus = assumed_corpus(recipe, stage)
     kind = objective_class(spec.objective)
     modules = build_modules(

@@ -68,6 +68,10 @@ class BatchSpec(Strict):
     """Without packing: each batch holds samples with images or videos, or samples without, the
     longest first, as the public trainer's flag of this name has it."""
 
+    def micro_rows(self, ranks: int) -> int:
+        """Return the rows, or samples, of a micro-batch on each of so many ranks, at most."""
+        return -(-self.global_batch_size // (ranks * self.grad_accum))
+
     @model_validator(mode="after")
     def _unpacked(self) -> BatchSpec:
         if self.group_by_modality_length and self.packing:

@@ -25,7 +25,7 @@ def checkpoint_as_asked(
     asked = spec.engine.checkpoint_activations
     if asked == "auto":
         batch = spec.batch
-        rows = -(-batch.global_batch_size // (world.size * batch.grad_accum))
+        rows = batch.micro_rows(world.size)
         policies = choose_policies(
             model, spec.trainable, rows * batch.seq_len, _free_bytes(modules, world)
         )

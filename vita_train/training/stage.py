@@ -18,7 +18,7 @@ from vita_train.training.adapters import check_libraries, prepare_adapters
 from vita_train.training.batches import AHEAD
 from vita_train.training.checkpointing import checkpoint_as_asked
 from vita_train.training.counters import Counters
-from vita_train.training.engines.base import EngineContext
+from vita_train.training.engines.base import EngineContext, compute_dtype
 from vita_train.training.engines.factory import build_engine
 from vita_train.training.evaluate import DevMeasures
 from vita_train.training.finish import Trained, finish, gate_remedy, noted_for_step, take_measures
@@ -53,11 +53,6 @@ from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs, stage_dtypes
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 #: Seconds beyond the step timeout after which a collective gives up by itself; the watchdog acts
 #: before.
 _COLLECTIVE_MARGIN = 600.0
@@ -144,7 +139,7 @@ def _train(
     is made from."""
     recipe, spec = stage_run.recipe, stage_run.spec
     watchdog.beat("the start of the stage")
-    dtype = _DTYPES[spec.engine.dtype or recipe.model.dtype]
+    dtype = compute_dtype(recipe, spec)
     context = StageContext(
         recipe=recipe,
         stage=stage_run.stage,

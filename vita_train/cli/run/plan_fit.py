@@ -3,6 +3,7 @@ cost, and what to change."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
     from vita_train.planning.devices import Device
     from vita_train.planning.estimate import Estimate
     from vita_train.recipe.schema import Recipe
-
-#: Parts of memory as the table shows them.
-_PARTS = (
-    "weights",
-    "gradients",
-    "optimizer",
-    "activations",
-    "gathers",
-    "buckets",
-    "fragmentation",
-)
 
 
 def show_here(recipe: Recipe, stages: list[str], price: float, console: Console) -> None:
@@ -129,10 +119,11 @@ def show_fit(
 
 
 def _show_memory(found: dict[str, Estimate], device: Device, where: str, console: Console) -> None:
+    from vita_train.planning.estimate import Memory
     from vita_train.planning.fit import lacks
 
     memory = table("part", *found)
-    for part in _PARTS:
+    for part in (field.name for field in fields(Memory)):
         sizes = [vars(estimate.memory)[part] for estimate in found.values()]
         if any(sizes):
             memory.add_row(part, *map(_gigabytes, sizes))
@@ -155,7 +146,6 @@ def _show_memory(found: dict[str, Estimate], device: Device, where: str, console
 def _show_time(
     found: dict[str, Estimate], ranks: int, price: float, device: Device, console: Console
 ) -> None:
-
     time = table("stage", "step s", "exchange s", "tokens/s", "hours", *(["cost"] if price else []))
     for stage, estimate in found.items():
         hours = estimate.hours

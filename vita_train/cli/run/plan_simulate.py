@@ -37,8 +37,8 @@ def show_simulation(
                 where = "between nodes" if call.between_nodes else "within a node"
                 seconds = "-"
                 if device:
-                    link = device.network if call.between_nodes else device.node_link
-                    seconds = f"{traffic.sent / (link * 1e9 * device.fractions.links):,.3g}"
+                    rate = device.link(between_nodes=call.between_nodes)
+                    seconds = f"{traffic.sent / rate:,.3g}"
                 shown.add_row(
                     stage,
                     f"{call.name} {where}",

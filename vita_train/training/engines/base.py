@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from vita_train.recipe.schema import Recipe
 from vita_train.recipe.stage import StageSpec
 from vita_train.training.freeze import param_groups
 from vita_train.training.objectives.base import LossOutput, Objective
@@ -185,6 +186,12 @@ def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dt
                     trained if parameter.requires_grad or name in objective.keep_float32 else frozen
                 )
                 parameter.data = parameter.data.to(cast)
+
+
+def compute_dtype(recipe: Recipe, spec: StageSpec) -> torch.dtype:
+    """Return the type that a stage computes in: its engine's, or the recipe's."""
+    dtype: torch.dtype = getattr(torch, spec.engine.dtype or recipe.model.dtype)
+    return dtype
 
 
 def phase_parameters(objective: Objective, phase: str) -> list[nn.Parameter]:
