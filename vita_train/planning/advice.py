@@ -14,7 +14,7 @@ import sys
 import torch
 
 from vita_train.errors import VitaError
-from vita_train.planning.devices import GIGA, Device
+from vita_train.planning.devices import plain_device
 from vita_train.planning.estimate import estimate_stage
 from vita_train.planning.fit import cheaper
 from vita_train.planning.here import free_memory
@@ -26,13 +26,7 @@ def advice(recipe_path: str, stage: str) -> dict[str, int | str]:
     recipe = load_recipe(recipe_path)
     on_gpu = torch.cuda.is_available()
     memory = torch.cuda.mem_get_info()[1] if on_gpu else free_memory()
-    device = Device(
-        memory=memory / GIGA,
-        bandwidth=1.0,
-        float32=1.0,
-        rounding=512 if on_gpu else 64,
-        caches=on_gpu,
-    )
+    device = plain_device(memory, gpu=on_gpu)
     estimate = estimate_stage(recipe, stage, device)
     return {
         "needed": estimate.memory.total if estimate else 0,

@@ -72,6 +72,18 @@ class Device(Strict):
         return rate * GIGA * self.fractions.links
 
 
+def plain_device(memory: int, *, gpu: bool = True) -> Device:
+    """Return a device of which nothing is known but its bytes of memory; without ``gpu`` a
+    processor, whose allocator keeps nothing back."""
+    return Device(
+        memory=memory / GIGA,
+        bandwidth=1.0,
+        float32=1.0,
+        rounding=512 if gpu else 64,
+        caches=gpu,
+    )
+
+
 class _Devices(Strict):
     devices: dict[str, Device]
 

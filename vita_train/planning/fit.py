@@ -48,6 +48,40 @@ def lacks(estimate: Estimate, device: Device, node_memory: int = 0) -> str:
     return "; ".join(problems)
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """What a stage lacks, and what to do."""
+
+    stage: str
+    problem: str
+    remedy: str
+
+
+def shortage(
+    recipe: Recipe, estimate: Estimate, device: Device, node_memory: int = 0
+) -> Shortage | None:
+    """Return what a stage does not fit and the smallest change that makes it fit; none where it
+    fits.
+
+    Args:
+        recipe: of the stage.
+        estimate: of the stage.
+        device: whose memory it is held against.
+        node_memory: bytes of a node; 0 where they are not known.
+    """
+    problem, stage = lacks(estimate, device, node_memory), estimate.stage
+    if not problem:
+        return None
+    change = smallest_change(recipe, stage, device)
+    if change is None:
+        remedy = f"stage {stage} fits with no setting tried: take larger devices or more nodes"
+    else:
+        settings = " ".join(f"--set '{setting}'" for setting in change.settings)
+        needed = change.estimate.memory.total / 1e9
+        remedy = f"stage {stage} fits with {settings} ({needed:,.2f} GB)"
+    return Shortage(stage, f"stage {stage} {problem}", remedy)
+
+
 def smallest_change(recipe: Recipe, stage: str, device: Device) -> Change | None:
     """Return the first change that makes a stage fit the device, the cheapest in time first; none
     where none does.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vita_train.planning.devices import GIGA, TERA, Device, Fractions
+from vita_train.planning.devices import GIGA, TERA, Device, Fractions, plain_device
 
 #: Sides of the matrices that are multiplied, and elements of the vector that is added to.
 _SIDE, _SIDE_GPU, _ELEMENTS = 384, 8192, 2**24
@@ -66,17 +66,16 @@ def _measured(device: torch.device, memory: int) -> Device:
     vector = torch.ones(_ELEMENTS, device=device)
     traffic = 2 * 4 * _ELEMENTS / _fastest(lambda: vector.add_(1), device) / GIGA
     small = torch.ones(8, device=device)
-    return Device(
-        memory=memory / GIGA,
-        bandwidth=traffic,
-        bfloat16=rates[torch.bfloat16],
-        float32=rates[torch.float32],
-        launch=_fastest(lambda: small.add_(1), device),
-        rounding=512 if on_gpu else 64,
-        caches=on_gpu,
-        # What was measured is what is reached; of memory nothing else takes any.
-        fractions=Fractions(compute=1.0, bandwidth=1.0, memory=0.95),
-        measured=True,
+    return plain_device(memory, gpu=on_gpu).model_copy(
+        update={
+            "bandwidth": traffic,
+            "bfloat16": rates[torch.bfloat16],
+            "float32": rates[torch.float32],
+            "launch": _fastest(lambda: small.add_(1), device),
+            # What was measured is what is reached; of memory nothing else takes any.
+            "fractions": Fractions(compute=1.0, bandwidth=1.0, memory=0.95),
+            "measured": True,
+        }
     )
 
 

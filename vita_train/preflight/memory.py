@@ -7,19 +7,21 @@ from vita_train.errors import UserError
 from vita_train.preflight.subprocesses import RefusedError, ask
 from vita_train.recipe.schema import Recipe
 
-#: Share of a GPU's memory above which hardly anything is left for activations.
-_TIGHT = 0.8
+#: Share of what training may take of a GPU above which an estimate that is a little too low ends
+#: the stage.
+_TIGHT = 0.9
 
 
 def check_memory(recipe: Recipe, gpu: str) -> Found:
-    """Hold weights, gradients and optimizer state of every stage against a GPU.
+    """Hold every stage's whole memory, as `plan` estimates it, against a GPU.
 
     Args:
         recipe: resolved.
         gpu: its name, with its memory in GB at the end: ``h100-80``.
 
     Raises:
-        UserError: a stage does not fit, or the GPU's name does not end in a number.
+        UserError: a stage does not fit, with the smallest change that makes it fit; or the GPU's
+            name does not end in a number.
     """
     try:
         answer = ask("vita_train.planning.memory", recipe, gpu)
@@ -30,30 +32,25 @@ def check_memory(recipe: Recipe, gpu: str) -> Found:
             where="--gpu",
             remedy="give a name that ends with its memory in GB, such as h100-80",
         ) from None
-    memory, stages = int(answer["gpu"]), {str(k): int(v) for k, v in answer["stages"].items()}
-    ranks = recipe.launch.ranks
+    usable, stages = int(answer["gpu"]), {str(k): int(v) for k, v in answer["stages"].items()}
     on = f"{recipe.launch.nodes} x {recipe.launch.nproc} {gpu}"
-    over = {stage: needed for stage, needed in stages.items() if needed > memory}
-    if over:
+    if lacking := answer["lacking"]:
         raise UserError(
-            "; ".join(
-                f"stage {stage} needs {needed / 1e9:.1f} GB on each of {on}, before activations"
-                for stage, needed in over.items()
-            ),
+            f"on {on}: " + "; ".join(found["problem"] for found in lacking.values()),
             code="VT-USE-213",
-            where=f"stages.{next(iter(over))}.engine",
-            remedy="shard more (engine deepspeed with zero 3, or fsdp2), offload, train adapters, "
-            f"or take more than {ranks} GPUs",
+            where=f"stages.{next(iter(lacking))}",
+            remedy="; ".join(found["remedy"] for found in lacking.values()),
         )
+    if not stages:
+        return Found("not estimated: no objective says how large its batches are")
     tight = tuple(
-        f"stage {stage} leaves {(memory - needed) / 1e9:.1f} GB of each GPU for activations; "
+        f"stage {stage} leaves {(usable - needed) / 1e9:.1f} GB of each GPU; should it run out, "
         "checkpoint_activations, a smaller micro-batch (grad_accum) or more sharding make room"
         for stage, needed in stages.items()
-        if needed > _TIGHT * memory
+        if needed > _TIGHT * usable
     )
     stage, needed = max(stages.items(), key=lambda item: item[1])
     return Found(
-        f"at most {needed / 1e9:.1f} GB of {memory / 1e9:.0f} GB on each of {on}, before "
-        f"activations, at stage {stage}",
+        f"at most {needed / 1e9:.1f} GB of {usable / 1e9:.1f} GB on each of {on}, at stage {stage}",
         tight,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from vita_train.console import Found, check, show_checks
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.errors import DataError, RecipeError, UserError
-from vita_train.planning.memory import stage_memory
+from vita_train.planning.memory import named_device, stage_memory
 from vita_train.preflight.coverage import corpus_coverage, modality_shares
 from vita_train.preflight.media import check_roots
 from vita_train.preflight.memory import check_memory
@@ -246,22 +247,32 @@ def test_a_warm_up_that_outlasts_its_stage_is_a_warning() -> None:
 
 
 def test_memory_is_that_of_the_recipes_gpus() -> None:
-    found = check_memory(recipe(), "t4-16")
-    assert "of 16 GB" in found.detail
+    found = check_memory(recipe(), "a100-80")
+    assert "of 76.0 GB" in found.detail
     with raises_code(UserError, "VT-USE-212", "--gpu"):
         check_memory(recipe(), "t4")
 
 
-def test_a_model_that_does_not_fit_the_gpus_is_refused() -> None:
-    made = load_recipe("vita-1.5-7b", ["launch.nodes=1", "launch.nproc=1"])
-    with raises_code(UserError, "VT-USE-213", "1 x 1 l4-24", "GB on each"):
-        check_memory(made, "l4-24")
+def test_a_stage_that_does_not_fit_the_gpus_is_refused_with_what_makes_it_fit() -> None:
+    """Activations count: the weights of this stage alone would fit."""
+    sizes = {"hidden_size": 512, "num_layers": 4, "num_heads": 8, "intermediate_size": 1024}
+    made = with_model(**sizes).model_dump(mode="json")
+    made["model"]["vision"]["hidden_size"] = 64
+    made["stages"]["1.3"]["batch"] |= {"global_batch_size": 256, "seq_len": 512}
+    large = Recipe.model_validate(made)
+    device = named_device("small-1")
+    assert stage_memory(large, device)["1.3"] > device.usable
+    with raises_code(UserError, "VT-USE-213", "stages.1.3", "activations") as caught:
+        check_memory(large, "small-1")
+    setting = re.search(r"--set '(.*?)'", caught.value.remedy)
+    assert setting is not None
+    assert setting[1].startswith("stages.1.3.")
 
 
 def engine(kind: str, zero: int, offload: str) -> int:
     made = recipe().model_dump(mode="json")
     made["stages"]["1.3"]["engine"] = {"kind": kind, "zero": zero, "offload": offload}
-    return stage_memory(Recipe.model_validate(made))["1.3"]
+    return stage_memory(Recipe.model_validate(made), named_device("t4-16"))["1.3"]
 
 
 def test_what_is_offloaded_takes_no_memory_of_the_gpu() -> None:

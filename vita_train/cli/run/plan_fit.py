@@ -72,7 +72,7 @@ def show_fit(
         UserError: a stage does not fit; with the smallest change that makes it fit.
     """
     from vita_train.planning.estimate import estimate_stage
-    from vita_train.planning.fit import lacks, smallest_change
+    from vita_train.planning.fit import shortage
 
     ranks = recipe.launch.ranks
     found: dict[str, Estimate] = {}
@@ -94,17 +94,10 @@ def show_fit(
                 f"{batch.grad_accum} micro-batches on each of {ranks} ranks"
             )
             remedies.append(f"raise stages.{stage}.batch.global_batch_size, or take fewer ranks")
-    for stage, estimate in found.items():
-        if problem := lacks(estimate, device, node_memory):
-            problems.append(f"stage {stage} {problem}")
-            change = smallest_change(recipe, stage, device)
-            remedies.append(
-                f"stage {stage} fits with "
-                + " ".join(f"--set '{setting}'" for setting in change.settings)
-                + f" ({change.estimate.memory.total / 1e9:,.2f} GB)"
-                if change
-                else f"stage {stage} fits with no setting tried: take larger devices or more nodes"
-            )
+    for estimate in found.values():
+        if lacking := shortage(recipe, estimate, device, node_memory):
+            problems.append(lacking.problem)
+            remedies.append(lacking.remedy)
     storage = sum(estimate.host.storage for estimate in found.values())
     if disk and storage > disk:
         problems.append(f"the store needs {storage / 1e9:,.1f} GB and {disk / 1e9:,.1f} are free")
