@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from vita_train.data.media.door import Kind
+from vita_train.data.media.endings import ENDINGS, media_kind
 from vita_train.errors import UserError
 from vita_train.inference.chat import Chat
 from vita_train.models.vision.merging import let_merge
@@ -16,8 +18,7 @@ from vita_train.recipe.merging import MergeSpec
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.special_ids import IMAGE_ID
 
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-VIDEOS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
+_SHOWN: tuple[Kind, ...] = ("image", "video")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ def media_files(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in (*IMAGES, *VIDEOS))
+    found = sorted(path for path in place.rglob("*") if media_kind(path) in _SHOWN)
     if not found:
+        endings = ", ".join(ending for kind in _SHOWN for ending in ENDINGS[kind])
         raise UserError(
             "there is no image or video",
             code="VT-USE-287",
             where=str(place),
-            remedy=f"give a file or a folder with {', '.join((*IMAGES, *VIDEOS))}",
+            remedy=f"give a file or a folder with {endings}",
         )
     return found
 
@@ -60,7 +62,7 @@ def caption_files(
     for path in files:
         chat.reset()
         name = path.relative_to(root).as_posix() if path != root else path.name
-        is_video = path.suffix.lower() in VIDEOS
+        is_video = media_kind(path) == "video"
         images: Sequence[Path] = () if is_video else (path,)
         video = path if is_video else None
         try:

@@ -9,10 +9,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from vita_train.data.convert.rename import rename_media
+from vita_train.data.media.endings import ENDINGS
 from vita_train.data.sources.texts import read_values
-
-#: In the order in which they are taken, where several files have the same stem.
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def resolve_endings(path: Path, roots: Iterable[Path], out: Path) -> tuple[int, int, int]:
@@ -55,7 +53,7 @@ def _file(root: Path, name: str) -> str:
     there = _listed(root / pure.parent)
     if pure.name in there:
         return name
-    ending = next((each for each in ENDINGS if f"{pure.stem}{each}" in there), "")
+    ending = next((each for each in ENDINGS["image"] if f"{pure.stem}{each}" in there), "")
     return str(pure.with_suffix(ending)) if ending else ""
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from vita_train.console import say
 from vita_train.data.check.examine import plain_settings
@@ -24,6 +24,7 @@ from vita_train.data.media import MediaError
 from vita_train.data.media.apart import Decoder
 from vita_train.data.media.door import find_file
 from vita_train.data.media.encode import Output, output_name
+from vita_train.data.media.endings import ENDINGS
 from vita_train.data.media.measure import MediaFile
 from vita_train.errors import UserError
 from vita_train.recipe.data import AudioSpec
@@ -31,17 +32,6 @@ from vita_train.storage.digest import digest_of
 
 LEDGER = "convert.jsonl"
 MediaKind = Literal["image", "audio"]
-#: Endings of the files that are converted, in lower case.
-ENDINGS: dict[MediaKind, tuple[str, ...]] = {
-    "image": (
-        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
-        *(".ppm", ".tga", ".qoi"),
-    ),
-    "audio": (
-        *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".aiff", ".aif"),
-        *(".au", ".amr"),
-    ),
-}
 _PROGRESS = 1000
 
 
@@ -158,7 +148,7 @@ class _Worker:
         self._measure = replace(plain_settings(spec), output=settings.output, details=False)
         self._digests = {
             kind: digest_of([asdict(getattr(settings.output, kind)), settings.max_seconds])
-            for kind in ENDINGS
+            for kind in get_args(MediaKind)
         }
         self._local = threading.local()
         self._decoders: list[Decoder] = []

@@ -15,12 +15,6 @@ from vita_train.data.sources.reading import Reject, Row, read_records
 from vita_train.errors import DataError
 
 RECORDS = {".json", ".jsonl", ".ndjson"}
-MEDIA = {
-    "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
-    "audio": {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"},
-    "video": {".mp4", ".webm", ".mkv", ".avi", ".mov"},
-}
-_KIND = {suffix: kind for kind, suffixes in MEDIA.items() for suffix in suffixes}
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -59,11 +53,6 @@ def walk(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
-
-
-def media_kind(name: str | Path) -> str | None:
-    """Return ``image``, ``audio`` or ``video`` by a file's ending; None for any other file."""
-    return _KIND.get(Path(name).suffix.lower())
 
 
 def read_file(path: Path, folder: Path, notes: list[str]) -> RecordFile | None:

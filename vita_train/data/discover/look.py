@@ -14,14 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vita_train.data.discover.files import (
-    MEDIA,
     RECORDS,
     SPLITS,
     RecordFile,
-    media_kind,
     read_file,
     walk,
 )
+from vita_train.data.media.endings import ENDINGS, media_kind
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.errors import UserError
 
@@ -153,7 +152,7 @@ class _Look:
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for path in sorted(path for found in self.media.values() for path in found):
             kind, text = media_kind(path), path.with_suffix(".txt")
-            if path in self.named or kind not in _BESIDE or not text.is_file():
+            if path in self.named or kind is None or kind not in _BESIDE or not text.is_file():
                 continue
             said = text.read_bytes()[:_LONGEST_TEXT].decode("utf-8", errors="replace").strip()
             if said:
@@ -167,20 +166,20 @@ class _Look:
                         "conversations": [{"from": role, "value": value} for role, value in turns],
                     }
                 )
-        for kind, (wanted, task, _) in _BESIDE.items():
-            if rows[kind]:
+        for medium, (wanted, task, _) in _BESIDE.items():
+            if rows[medium]:
                 name = f"{wanted}_beside" if wanted in self.datasets else wanted
                 self.datasets[name] = _Dataset(
                     splits={
                         "train": SplitSource(
-                            records=f"{name}.json", roots={kind: self._relative(self.folder)}
+                            records=f"{name}.json", roots={medium: self._relative(self.folder)}
                         )
                     },
-                    tasks=Counter({task: len(rows[kind])}),
-                    records=len(rows[kind]),
-                    kinds={kind},
+                    tasks=Counter({task: len(rows[medium])}),
+                    records=len(rows[medium]),
+                    kinds={medium},
                 )
-                self.written[f"{name}.json"] = rows[kind]
+                self.written[f"{name}.json"] = rows[medium]
 
     def findings(self) -> Findings:
         """Return what the folder holds.
@@ -219,7 +218,7 @@ class _Look:
 
     def _unused(self) -> list[str]:
         notes = []
-        for kind in MEDIA:
+        for kind in ENDINGS:
             left = sorted(
                 path
                 for found in self.media.values()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vita_train.data.adapters.base import Rejected
 from vita_train.data.formats.rewrite import Made, Row, conversation, entries_of
+from vita_train.data.media.endings import media_kind
 from vita_train.errors import DataError
 
 _WHAT = (
@@ -185,7 +186,7 @@ def image_files(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".bmp")
+        if media_kind(path) == "image"
     )
     if not found:
         raise DataError(
