@@ -24,7 +24,8 @@ from vita_train.recipe.load import dump_recipe
 from vita_train.runs.run import Run
 from vita_train.training.stage import run_stage
 
-pytestmark = pytest.mark.timeout(900)
+#: The longest asks a command some two hundred times.
+pytestmark = pytest.mark.timeout(3600)
 
 CUTS: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_train.data.media.audio import fbank, resampled
 from vita_train.inference.speech import speech_ids
+from vita_train.models.speech.reading import read_text
 from vita_train.recipe.schema import Recipe
 
 #: Sentences the speech decoder speaks at a time.
@@ -62,10 +63,9 @@ def speak_sentences(
         indices = by_length[start : start + SENTENCES]
         lengths = torch.tensor([len(ids[index]) for index in indices], device=device)
         padded = pad_sequence([ids[index] for index in indices], batch_first=True).to(device)
-        embeds = llm.get_input_embeddings()(padded)
-        for index, codes in zip(
-            indices, decoder.generate_batch(embeds, lengths, top_k=1), strict=True
-        ):
+        embeds, hidden = read_text(llm, decoder, padded)
+        spoken = decoder.generate_batch(embeds, lengths, text_hidden=hidden, top_k=1)
+        for index, codes in zip(indices, spoken, strict=True):
             if len(codes):
                 waves[index] = (
                     codec.decode(codes[None], decoder.voice[None])[0].float().cpu().numpy()

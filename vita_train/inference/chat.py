@@ -199,7 +199,7 @@ class Chat:
         modules: Any = self.modules
         return Speaker(
             encode=lambda words: plain_ids(self.tokenizer, words),
-            embedding=modules["llm"].get_input_embeddings(),
+            llm=modules["llm"],
             decoder=modules["speech_decoder"],
             codec=modules["codec"],
             generator=torch.Generator(self.device).manual_seed(0),

@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+
+from vita_train.models.speech.reading import read_text
 
 if TYPE_CHECKING:
     from vita_train.models.codec import Codec
@@ -135,13 +137,13 @@ class Speaker:
 
     Attributes:
         encode: text to ids of the language model's tokenizer, without special tokens.
-        embedding: the language model's input embedding.
-        decoder, codec: in eval mode, on the device of ``embedding``.
+        llm: the language model.
+        decoder, codec: in eval mode, on the device of ``llm``.
         top_k, temperature, generator: as `SpeechDecoder.generate` takes them.
     """
 
     encode: Callable[[str], list[int]]
-    embedding: nn.Embedding
+    llm: Any
     decoder: SpeechDecoder
     codec: Codec
     top_k: int = 2
@@ -170,10 +172,13 @@ class Speaker:
     def _say(self, clause: str) -> Iterator[NDArray[np.float32]]:
         ids = speech_ids(clause, self.encode)
         if ids:
-            embeds = self.embedding(
-                torch.tensor([ids], device=self.embedding.weight.device)
-            ).detach()
+            device = self.llm.get_input_embeddings().weight.device
+            embeds, hidden = read_text(self.llm, self.decoder, torch.tensor([ids], device=device))
             codes = self.decoder.generate(
-                embeds, top_k=self.top_k, temperature=self.temperature, generator=self.generator
+                embeds,
+                text_hidden=hidden,
+                top_k=self.top_k,
+                temperature=self.temperature,
+                generator=self.generator,
             )
             yield from stream_decode(self.codec, codes, self.decoder.voice)

@@ -266,6 +266,10 @@ class SpeechDecoderSpec(Strict):
     alignment: Literal["none", "durations"] = "none"
     """none: as VITA-1.5. durations: a head guesses how long each text token lasts, and text is
     placed beside the speech it stands for; little data then suffices."""
+    prefix: bool = False
+    """Layers that turn the language model's hidden states of the text into keys and values before
+    all that the decoder sees, as in Freeze-Omni; VITA-1.5 speaks without. The option ``prefix`` of
+    objective ``speech_tokens`` says how a stage trains them."""
     max_positions: Size = 2048
     max_codes: Size = 1000
 

@@ -209,7 +209,11 @@ register_objective(
         f"{_PACKAGE}.speech_tokens:SpeechTokensObjective",
         reads="codes",
         modules=("llm", "codec", "speech_decoder"),
-        options={"label_smoothing": Between(0, 0.99), "code_noise": Between(0, 1)},
+        options={
+            "label_smoothing": Between(0, 0.99),
+            "code_noise": Between(0, 1),
+            "prefix": str,
+        },
         measures=(
             Measure(
                 "speech",

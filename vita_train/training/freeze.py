@@ -19,9 +19,9 @@ def apply_trainable(
 ) -> list[str]:
     """Freeze every module of the model that ``trainable`` does not name, and release the others.
 
-    Of a module with adapters only these are released. Throw-away heads (children that are no
-    modules of the model) always train. Frozen modules are put in eval mode and stay there, because
-    ``Objective.train`` forces it again.
+    Of a module with adapters only these are released, and never what the objective itself holds
+    fixed. Throw-away heads (children that are no modules of the model) always train. Frozen modules
+    are put in eval mode and stay there, because ``Objective.train`` forces it again.
 
     Returns:
         Names of all parameters that train, in order.
@@ -55,6 +55,8 @@ def apply_trainable(
             release_adapters(child)
         else:
             child.requires_grad_(True)
+    for parameter in objective.fixed_parameters():
+        parameter.requires_grad_(False)
     objective.train()
     names = trained_names(objective)
     assert_trainable(objective, names)

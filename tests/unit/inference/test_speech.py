@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from vita_train.inference.speech import (
     Speaker,
@@ -17,6 +16,7 @@ from vita_train.inference.speech import (
     stream_decode,
 )
 from vita_train.models.codec import Codec, build_codec
+from vita_train.models.language.decoder import build_llm
 from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.recipe.model import CodecSpec, LlmSpec, ModelSpec, SpeechDecoderSpec
 
@@ -94,9 +94,18 @@ def test_clauses_are_cut_at_stops_and_never_short() -> None:
     assert spoken_text("☜ A  <b>red</b> star_") == "a b red b star"
 
 
-def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
+@pytest.mark.parametrize("prefix", [False, True])
+def test_speak_yields_sound_for_every_clause(codec: Codec, prefix: bool) -> None:
     spec = ModelSpec(
-        llm=LlmSpec(hidden_size=32, num_heads=4),
+        llm=LlmSpec(
+            vocab_size=50,
+            hidden_size=32,
+            num_layers=1,
+            num_heads=4,
+            num_kv_heads=4,
+            intermediate_size=32,
+            max_positions=64,
+        ),
         codec=CODEC,
         speech_decoder=SpeechDecoderSpec(
             width=32,
@@ -106,10 +115,13 @@ def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
             intermediate_size=64,
             max_positions=64,
             max_codes=12,
+            prefix=prefix,
         ),
     )
     torch.manual_seed(0)
     decoder = SpeechDecoder(spec).eval()
+    if decoder.prefix is not None:
+        decoder.prefix.trained.fill_(True)
     decoder.voice.copy_(VOICE)
     asked: list[str] = []
 
@@ -117,9 +129,7 @@ def test_speak_yields_sound_for_every_clause(codec: Codec) -> None:
         asked.append(text)
         return [ord(letter) % 50 for letter in text]
 
-    speaker = Speaker(
-        encode=encode, embedding=nn.Embedding(50, 32), decoder=decoder, codec=codec, top_k=1
-    )
+    speaker = Speaker(encode=encode, llm=build_llm(spec.llm), decoder=decoder, codec=codec, top_k=1)
     pieces = list(speaker.speak("One red star. Two blue hearts!"))
     assert asked == [" one red star", " two blue hearts"]
     assert pieces

@@ -1,9 +1,10 @@
 """The speech decoder: reply text to codec tokens, first non-autoregressive over the text, then
 autoregressive.
 
-It reads the language model's *input embeddings* of the reply, never its hidden states; each text
-token becomes ``hidden_size / width`` positions. Layout of a row, every position with its own mask
-and rotary index::
+It reads the language model's *input embeddings* of the reply, and its hidden states only where
+there is a prefix of keys and values (`models.speech.prefix`); each text token becomes
+``hidden_size / width`` positions. Layout of a row, every position with its own mask and rotary
+index::
 
     separator  NAR(text)  start  y1 ... yT          targets from ``start`` on: y1 ... yT end
 
@@ -33,11 +34,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from vita_train.errors import DataError
 from vita_train.models.attention.packed import masked_name
+from vita_train.models.speech.prefix import PrefixKeys, SpeechPrefix
+from vita_train.models.speech.rotary import rotary_embedding
 from vita_train.models.speech.sampling import penalise_repetition, sample
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.special_ids import IGNORE_INDEX
 
-ROPE_THETA = 10000.0
 FIRST_DURATION = 8.0
 EMBEDDING_STD = 0.5
 NUM_SPECIAL = 4
@@ -72,16 +74,23 @@ class _Text:
     """(B,) rotary position of ``start``."""
     total: Tensor | None
     """(B,) guessed codes of the utterance, with alignment."""
+    prefix: PrefixKeys | None = None
+    """What stands before the text in every AR layer."""
+
+    def cache(self) -> DynamicCache:
+        """Return a cache that begins with the prefix, or with nothing."""
+        return DynamicCache() if self.prefix is None else self.prefix.cache()
 
 
 def _mask(text: _Text, number: int) -> Tensor:
-    """Return who sees whom, (B, 1, M + number, M + number): all see the real text, speech also
-    earlier speech."""
+    """Return who sees whom, (B, 1, M + number, P + M + number): all see the real prefix and the
+    real text, speech also earlier speech."""
     block = text.hidden.shape[1]
     place = torch.arange(block + number, device=text.hidden.device)
     real_text = place < text.lengths[:, None, None]
     earlier_speech = (place >= block) & (place <= place[:, None])
-    return (real_text | earlier_speech)[:, None]
+    mask = (real_text | earlier_speech)[:, None]
+    return mask if text.prefix is None else text.prefix.seen(mask)
 
 
 class SpeechDecoder(nn.Module):
@@ -127,6 +136,7 @@ class SpeechDecoder(nn.Module):
         )
         self.norm = LlamaRMSNorm(width, eps=config.rms_norm_eps)
         self.head = nn.Linear(width, size + NUM_SPECIAL, bias=self.spec.head_bias)
+        self.prefix = SpeechPrefix(config, self.spec.ar_layers) if self.spec.prefix else None
         self.duration = None
         if self.spec.alignment == "durations":
             length = nn.Linear(width, 1)
@@ -146,6 +156,11 @@ class SpeechDecoder(nn.Module):
         """The transformer blocks, in the order in which they run."""
         return nn.ModuleList([*self.nar_layers, *self.ar_layers])
 
+    @property
+    def has_prefix(self) -> bool:
+        """Whether there is a prefix that has been trained; on the GPU, to ask waits for it."""
+        return self.prefix is not None and bool(self.prefix.trained)
+
     def forward(
         self,
         text_embeds: Tensor,
@@ -153,6 +168,7 @@ class SpeechDecoder(nn.Module):
         codes: Tensor,
         code_lengths: Tensor,
         *,
+        text_hidden: Tensor | None = None,
         code_noise: float = 0.0,
         label_smoothing: float = 0.0,
     ) -> TokenLoss:
@@ -163,6 +179,8 @@ class SpeechDecoder(nn.Module):
             text_lengths: (B,) text tokens of each row.
             codes: (B, T) long; what stands beyond a row's length is ignored.
             code_lengths: (B,).
+            text_hidden: (B, n, llm.hidden_size) last hidden states, for the prefix; none speaks
+                without one.
             code_noise: share of the codes it sees that are replaced by random ones, so that it must
                 listen to the text.
             label_smoothing: share of the target spread evenly over all ids.
@@ -170,7 +188,7 @@ class SpeechDecoder(nn.Module):
         Raises:
             DataError: a row takes more positions than the model has.
         """
-        text = self._encode_text(text_embeds, text_lengths)
+        text = self._encode_text(text_embeds, text_lengths, text_hidden)
         block, number = text.hidden.shape[1], codes.shape[1]
         self._check_positions(int((text.lengths + code_lengths).max()) + 1)
         step = torch.arange(number + 1, device=codes.device)
@@ -186,7 +204,7 @@ class SpeechDecoder(nn.Module):
 
         hidden = torch.cat([text.hidden, speech], dim=1)
         positions = torch.cat([text.positions, text.origin[:, None] + step], dim=1)
-        hidden = self._run(self.ar_layers, hidden, positions, _mask(text, number + 1))
+        hidden = self._run(self.ar_layers, hidden, positions, _mask(text, number + 1), text.prefix)
 
         # One place before the input: start y1 ... yT reads, y1 ... yT end is asked for
         targets = F.pad(codes, (0, 1), value=self.padding)
@@ -211,6 +229,7 @@ class SpeechDecoder(nn.Module):
         self,
         text_embeds: Tensor,
         *,
+        text_hidden: Tensor | None = None,
         top_k: int = 2,
         temperature: float = 1.0,
         repetition_penalty: float = 1.0,
@@ -222,6 +241,7 @@ class SpeechDecoder(nn.Module):
         ``max_codes``.
 
         Args:
+            text_hidden: (1, n, llm.hidden_size), as of :meth:`forward`.
             top_k: ids drawn from; 1 is greedy.
             temperature: divides the logits.
             repetition_penalty: above 1 makes recent codes less likely (Keskar et al. 2019).
@@ -234,6 +254,7 @@ class SpeechDecoder(nn.Module):
         for step in self._steps(
             text_embeds,
             lengths,
+            text_hidden,
             top_k,
             temperature,
             repetition_penalty,
@@ -250,6 +271,7 @@ class SpeechDecoder(nn.Module):
         text_embeds: Tensor,
         text_lengths: Tensor,
         *,
+        text_hidden: Tensor | None = None,
         top_k: int = 1,
         temperature: float = 1.0,
         repetition_penalty: float = 1.0,
@@ -262,6 +284,7 @@ class SpeechDecoder(nn.Module):
             self._steps(
                 text_embeds,
                 text_lengths,
+                text_hidden,
                 top_k,
                 temperature,
                 repetition_penalty,
@@ -281,6 +304,7 @@ class SpeechDecoder(nn.Module):
         self,
         text_embeds: Tensor,
         text_lengths: Tensor,
+        text_hidden: Tensor | None,
         top_k: int,
         temperature: float,
         repetition_penalty: float,
@@ -289,16 +313,16 @@ class SpeechDecoder(nn.Module):
         use_cache: bool,
     ) -> Iterator[Tensor]:
         """Yield ids (B,), ``end`` for rows that are done, until all are."""
-        text = self._encode_text(text_embeds, text_lengths)
+        text = self._encode_text(text_embeds, text_lengths, text_hidden)
         # - 1 for the start
         room = self.spec.max_positions - int(text.lengths.max()) - 1
         self._check_positions(self.spec.max_positions - min(room, 0))
         limit = min(self.spec.max_codes if max_codes is None else max_codes, room)
-        cache = DynamicCache() if use_cache else None
+        cache = text.cache() if use_cache else None
         if cache is not None:
             self._run(self.ar_layers, text.hidden, text.positions, _mask(text, 0), cache)
-        made = text.lengths.new_full((len(text_lengths), 1), self.start)
-        done = torch.zeros_like(text_lengths, dtype=torch.bool)
+        made = text.lengths.new_full((len(text.lengths), 1), self.start)
+        done = torch.zeros_like(text.lengths, dtype=torch.bool)
         for step in range(limit):
             if cache is not None:
                 hidden = self._run(
@@ -327,14 +351,18 @@ class SpeechDecoder(nn.Module):
         step = torch.arange(made.shape[1], device=made.device)
         positions = torch.cat([text.positions, text.origin[:, None] + step], dim=1)
         hidden = torch.cat([text.hidden, self.embedding(made)], dim=1)
-        return self._run(self.ar_layers, hidden, positions, _mask(text, made.shape[1]))
+        mask = _mask(text, made.shape[1])
+        return self._run(self.ar_layers, hidden, positions, mask, text.prefix)
 
-    def _encode_text(self, embeds: Tensor, lengths: Tensor) -> _Text:
+    def _encode_text(self, embeds: Tensor, lengths: Tensor, states: Tensor | None = None) -> _Text:
         """Run the NAR layers over text embeddings (B, n, llm.hidden_size) and put the separator in
-        front."""
+        front; make the prefix of hidden states of the same shape."""
         # (B, n, D) -> (B, n * D / width, width): a token's vector is cut into positions, in order
         hidden = embeds.to(self.embedding.weight.dtype).reshape(len(embeds), -1, self.spec.width)
         lengths = lengths * (embeds.shape[2] // self.spec.width)
+        prefix = None
+        if states is not None and self.prefix is not None:
+            prefix = self.prefix(states.to(hidden.dtype).reshape_as(hidden), lengths)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
         # A row without text still needs one key to attend to; what it yields is masked later.
         valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(
@@ -345,7 +373,7 @@ class SpeechDecoder(nn.Module):
         separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
         joined = torch.cat([separator, hidden], dim=1)
         if self.duration is None:
-            return _Text(joined, lengths + 1, index, lengths + 1, None)
+            return _Text(joined, lengths + 1, index, lengths + 1, None, prefix)
         # From the token alone: with context, any split of the right sum would do and words would
         # lose their places.
         durations = F.softplus(self.duration(token)[:, :, 0].float())
@@ -353,7 +381,8 @@ class SpeechDecoder(nn.Module):
         # Exclusive sums: where each position begins, the separator at 0. Detached: lengths are
         # learned from the sum of an utterance alone
         begins = F.pad((durations.cumsum(1) - durations).detach(), (1, 0))
-        return _Text(joined, lengths + 1, begins, torch.zeros_like(lengths), durations.sum(1))
+        origin, total = torch.zeros_like(lengths), durations.sum(1)
+        return _Text(joined, lengths + 1, begins, origin, total, prefix)
 
     def _run(
         self,
@@ -361,14 +390,14 @@ class SpeechDecoder(nn.Module):
         hidden: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: DynamicCache | None = None,
+        past: PrefixKeys | DynamicCache | None = None,
     ) -> Tensor:
         """Apply ``layers`` to ``hidden`` (B, L, width) with positions (B, L) and mask (B, 1, L,
-        keys), True = sees."""
+        keys), True = sees; ``past`` holds the keys before these, and a cache takes them in."""
         rotary = rotary_embedding(positions, self.spec.width // self.spec.num_heads, hidden.dtype)
         for layer in layers:
             hidden = layer(
-                hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache
+                hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=past
             )
         return hidden
 
@@ -380,13 +409,3 @@ class SpeechDecoder(nn.Module):
                 code="VT-DATA-034",
                 remedy="shorten the utterance or raise model.speech_decoder.max_positions",
             )
-
-
-def rotary_embedding(positions: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (B, L, dim) of rotary positions (B, L), as Llama's layers take
-    them."""
-    rates = ROPE_THETA ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
-    angles = positions[..., None].float() * rates
-    # Llama turns channel i with channel i + dim / 2
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)

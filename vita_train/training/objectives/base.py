@@ -203,6 +203,10 @@ class Objective(nn.Module):
         loop."""
         return self.parameters()
 
+    def fixed_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters of modules that train which stay as they are all the same."""
+        return ()
+
     def after_step(self, step: int) -> None:
         """Do what follows an optimizer step (for example restarting dead codes). Runs on every
         rank."""

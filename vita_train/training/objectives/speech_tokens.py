@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,16 +13,23 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.tokenizer import plain_ids
-from vita_train.errors import DataError
+from vita_train.errors import DataError, RecipeError
 from vita_train.inference.speech import speech_ids
 from vita_train.models.codec import Codec
 from vita_train.models.speech.decoder import SpeechDecoder
+from vita_train.models.speech.prefix import SpeechPrefix
+from vita_train.models.speech.reading import text_states
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 from vita_train.training.objectives.code_cache import CodeCache
 
 if TYPE_CHECKING:
     from vita_train.data.index.sample import Sample
     from vita_train.data.sampling.order import SampleOrder
+
+
+#: How a stage trains the prefix of keys and values: with all the rest; by itself, as published,
+#: beside the layers over the text; not at all, and speaks without it.
+_PREFIX = ("joint", "alone", "off")
 
 
 @dataclass
@@ -95,8 +102,8 @@ class SpeechTokensCollator:
 
 
 class SpeechTokensObjective(Objective):
-    """Cross-entropy of codes given text. The language model lends its input embedding, the codec
-    makes the codes.
+    """Cross-entropy of codes given text. The language model lends its input embedding, and its
+    hidden states to a decoder with a prefix; the codec makes the codes.
 
     Each utterance is encoded alone, once; its codes are then kept where loader workers find them.
     """
@@ -106,6 +113,8 @@ class SpeechTokensObjective(Objective):
         "label_smoothing": 0.0,
         # Share of the codes seen while training that are replaced by random ones
         "code_noise": 0.0,
+        # How the decoder's prefix trains, where it has one
+        "prefix": "joint",
     }
 
     llm: Any
@@ -114,6 +123,13 @@ class SpeechTokensObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
+        if self.option["prefix"] not in _PREFIX:
+            raise RecipeError(
+                f"prefix is {self.option['prefix']!r}",
+                code="VT-RECIPE-097",
+                where=f"stages.{context.stage}.options.prefix",
+                remedy=f"give one of {', '.join(_PREFIX)}",
+            )
         self._codes = CodeCache()
         spec = context.recipe.model.codec
         self.collate = SpeechTokensCollator(
@@ -125,8 +141,30 @@ class SpeechTokensObjective(Objective):
         split."""
         return self.sample_order(split, bucket="frames")
 
+    @property
+    def _prefix(self) -> SpeechPrefix | None:
+        """The prefix that this stage speaks with."""
+        return None if self.option["prefix"] == "off" else self.speech_decoder.prefix
+
+    def fixed_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what of the decoder stays as it is: what of a prefix nothing reads, all of one
+        that is not used, and, where it trains by itself, what comes after the text."""
+        decoder = self.speech_decoder
+        if decoder.prefix is None:
+            return
+        if self._prefix is None:
+            yield from decoder.prefix.parameters()
+            return
+        yield from decoder.prefix.without_use()
+        if self.option["prefix"] == "alone":
+            for part in (decoder.embedding, decoder.ar_layers, decoder.norm, decoder.head):
+                yield from part.parameters()
+
     def before_training(self, order: SampleOrder) -> None:
-        """Give the decoder its voice: the global tokens of the first utterance."""
+        """Give the decoder its voice: the global tokens of the first utterance; and note whether
+        it comes to speak with its prefix."""
+        if self.speech_decoder.prefix is not None:
+            self.speech_decoder.prefix.trained.fill_(self._prefix is not None)
         sample = self.first_samples(order, 1)[0]
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
@@ -161,9 +199,10 @@ class SpeechTokensObjective(Objective):
             for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)
         ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
-        # The embedding is lent: this loss does not train it
+        # The language model is lent: this loss does not train it
         with torch.no_grad():
             embeds = self.llm.get_input_embeddings()(batch.text_ids)
+            hidden = None if self._prefix is None else text_states(self.llm, embeds)
         regularisers = {
             name: float(self.option[name]) if self.training else 0.0
             for name in ("label_smoothing", "code_noise")
@@ -173,6 +212,7 @@ class SpeechTokensObjective(Objective):
             batch.text_lengths,
             pad_sequence(codes, batch_first=True),
             lengths,
+            text_hidden=hidden,
             **regularisers,
         )
         metrics = {"accuracy": (loss.correct, loss.count)}

@@ -19,6 +19,8 @@ SPEECH_PREFIXES: dict[str, str] = {"codec": "codec/", "speech_decoder": "decoder
 SPEECH_MODULES: tuple[str, ...] = tuple(SPEECH_PREFIXES)
 #: Name of the voice that the release speaks with; it stands among the codec's settings.
 VOICE = "global_tokens"
+#: The decoder's optional layers for a prefix, and what stands in no file: that they are trained.
+PREFIX_LAYERS, PREFIX_TRAINED = "layers_prefix.", "prefix_trained"
 #: What the public networks hold and never use.
 UNUSED = r"codec/encoder\.linear\..+"
 
@@ -34,6 +36,8 @@ _DECODER: tuple[Rule, ...] = (
     (r"nar_layers\.(.+)", r"layers_pre_nn.\1", ""),
     (r"ar_layers\.(.+)", r"layers.\1", ""),
     (r"head\.(\w+)", r"out_fnn.\1", ""),
+    (r"prefix\.layers\.(.+)", rf"{PREFIX_LAYERS}\1", ""),
+    (r"prefix\.trained", PREFIX_TRAINED, ""),
     (r"voice", VOICE, ""),
 )
 

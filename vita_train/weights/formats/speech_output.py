@@ -14,7 +14,12 @@ from torch import Tensor
 
 from vita_train.errors import CheckpointError
 from vita_train.weights.formats.shards import read_settings
-from vita_train.weights.formats.speech_names import SPEECH_PREFIXES, VOICE
+from vita_train.weights.formats.speech_names import (
+    PREFIX_LAYERS,
+    PREFIX_TRAINED,
+    SPEECH_PREFIXES,
+    VOICE,
+)
 from vita_train.weights.formats.stated import Key, Settings, Stated, described, only, stated_by
 from vita_train.weights.pickles import read_groups, read_pickle
 from vita_train.weights.staging import write_json
@@ -24,6 +29,8 @@ FOLDER = "vita_tts_ckpt"
 _WEIGHTS, _SETTINGS = "final.pt", "model.json"
 _FOLDERS = {module: prefix.rstrip("/") for module, prefix in SPEECH_PREFIXES.items()}
 _CODEC, _DECODER = "codec", "speech_decoder"
+#: Whether the decoder has layers for a prefix.
+_PREFIX = "kv_cache_prefix_finetune"
 
 
 def _codec(path: str, name: str, *, note_only: bool = False) -> Key:
@@ -95,7 +102,14 @@ _DECODER_KEYS: tuple[Key, ...] = (
     Key(_DECODER, "encoder_pre_norm_type", only("ln"), note_only=True),
     Key(_DECODER, "encoder_upsample_rate", only(1), note_only=True),
     Key(_DECODER, "encoder_drop_rate", only(0.0), note_only=True),
-    Key(_DECODER, "kv_cache_prefix_finetune", only(0), 0),
+    Key(
+        _DECODER,
+        _PREFIX,
+        lambda settings: int(settings.model.speech_decoder.prefix),
+        0,
+        key="model.speech_decoder.prefix",
+        needed=bool,
+    ),
 )
 
 
@@ -134,6 +148,8 @@ def read_speech_output(
         else:
             found = read_pickle(weights)
             tensors |= {f"{SPEECH_PREFIXES[module]}{name}": found[name] for name in found}
+            if any(name.startswith(PREFIX_LAYERS) for name in found):
+                tensors[SPEECH_PREFIXES[module] + PREFIX_TRAINED] = torch.tensor(True)
     voice = settings.get(_CODEC, {}).get(VOICE)
     if voice is not None and (not modules or _DECODER in modules) and _DECODER in settings:
         tensors[SPEECH_PREFIXES[_DECODER] + VOICE] = _voice(voice, directory)
@@ -208,6 +224,7 @@ def write_speech_output(
             write_json(folder / _SETTINGS, said)
         else:
             arguments = described(_DECODER_KEYS, settings)
+            own.pop(PREFIX_TRAINED, None)
             torch.save(own, folder / _WEIGHTS)
             # The public code reads three values: sizes in and out, then everything
             content = [arguments["idim"], arguments["odim"], arguments]

@@ -232,6 +232,10 @@ def _unlike(recipe: Recipe, modules: nn.ModuleDict) -> dict[str, str]:
     for one in stated:
         if one.module in modules and not one.agrees:
             reasons.setdefault(one.module, f"{one.key} is {one.ours}, not {one.theirs}")
+    if "speech_decoder" in modules:
+        decoder: Any = modules["speech_decoder"]
+        if decoder.prefix is not None and not decoder.has_prefix:
+            reasons.setdefault("speech_decoder", "its prefix was not trained, and is not used")
     return reasons
 
 

@@ -35,10 +35,19 @@ SPEC = ModelSpec(
 State = Mapping[str, Tensor]
 
 
+PREFIXED = SPEC.model_copy(
+    update={"speech_decoder": SPEC.speech_decoder.model_copy(update={"prefix": True})}
+)
+
+
 @pytest.fixture
 def decoder() -> SpeechDecoder:
+    return made_of(SPEC)
+
+
+def made_of(spec: ModelSpec) -> SpeechDecoder:
     torch.manual_seed(0)
-    decoder = SpeechDecoder(SPEC).eval()
+    decoder = SpeechDecoder(spec).eval()
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if "norm" in name:
@@ -70,8 +79,15 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     )
 
 
-def layer(state: State, name: str, x: Tensor, seen: Tensor) -> Tensor:
-    """One Llama block over positions (L, width); ``seen`` (L, L) says who looks at whom."""
+Keys = tuple[Tensor, Tensor]
+"""(H, P, d) keys, turned, and values."""
+
+
+def layer(
+    state: State, name: str, x: Tensor, seen: Tensor, before: Keys | None = None
+) -> tuple[Tensor, Keys]:
+    """One Llama block over positions (L, width), and its keys and values; ``seen`` (L, L) says who
+    looks at whom. All look at what is ``before``."""
     normed = rms(x, state[f"{name}.input_layernorm.weight"])
     query, key, value = (
         F.linear(normed, state[f"{name}.self_attn.{part}_proj.weight"])
@@ -80,14 +96,19 @@ def layer(state: State, name: str, x: Tensor, seen: Tensor) -> Tensor:
         for part in "qkv"
     )
     positions = torch.arange(len(x)).float()
-    scores = rotate(query, positions) @ rotate(key, positions).transpose(1, 2)
+    key = rotate(key, positions)
+    own = key, value
+    if before is not None:
+        key, value = (torch.cat(pair, 1) for pair in zip(before, own, strict=True))
+        seen = torch.cat([seen.new_ones(len(x), before[0].shape[1]), seen], 1)
+    scores = rotate(query, positions) @ key.transpose(1, 2)
     scores = (scores / math.sqrt(WIDTH // HEADS)).masked_fill(~seen, -torch.inf)
     mixed = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(x), WIDTH)
     x = x + F.linear(mixed, state[f"{name}.self_attn.o_proj.weight"])
     normed = rms(x, state[f"{name}.post_attention_layernorm.weight"])
     gate = F.silu(F.linear(normed, state[f"{name}.mlp.gate_proj.weight"]))
     inner = gate * F.linear(normed, state[f"{name}.mlp.up_proj.weight"])
-    return x + F.linear(inner, state[f"{name}.mlp.down_proj.weight"])
+    return x + F.linear(inner, state[f"{name}.mlp.down_proj.weight"]), own
 
 
 def who_sees_whom(text: int, speech: int) -> Tensor:
@@ -99,17 +120,32 @@ def who_sees_whom(text: int, speech: int) -> Tensor:
     return seen
 
 
-def plain_logits(state: State, embeds: Tensor, made: list[int]) -> Tensor:
-    """Scores (1 + T, V) of what follows the start and each of the codes, for one text (n, 64)."""
+def prefix_keys(state: State, hidden: Tensor) -> list[Keys]:
+    """Keys and values of each layer over hidden states (n, 64); positions count from 0."""
+    x, found = hidden.reshape(-1, WIDTH), []
+    for number in range(3):
+        everywhere = torch.ones(len(x), len(x), dtype=torch.bool)
+        x, keys = layer(state, f"prefix.layers.{number}", x, everywhere)
+        found.append(keys)
+    return found
+
+
+def plain_logits(
+    state: State, embeds: Tensor, made: list[int], hidden: Tensor | None = None
+) -> Tensor:
+    """Scores (1 + T, V) of what follows the start and each of the codes, for one text (n, 64);
+    with hidden states of the same shape, there is a prefix of them."""
     text = embeds.reshape(-1, WIDTH)
     everywhere = torch.ones(len(text), len(text), dtype=torch.bool)
     for number in range(2):
-        text = layer(state, f"nar_layers.{number}", text, everywhere)
+        text, _ = layer(state, f"nar_layers.{number}", text, everywhere)
     table = state["embedding.weight"]
     x = torch.cat([table[SEPARATOR][None], text, table[[START, *made]]])
     block = 1 + len(text)
-    for number in range(3):
-        x = layer(state, f"ar_layers.{number}", x, who_sees_whom(block, 1 + len(made)))
+    prefix = [None] * 3 if hidden is None else prefix_keys(state, hidden)
+    for number, before in enumerate(prefix):
+        seen = who_sees_whom(block, 1 + len(made))
+        x, _ = layer(state, f"ar_layers.{number}", x, seen, before)
     return F.linear(rms(x[block:], state["norm.weight"]), state["head.weight"], state["head.bias"])
 
 
@@ -123,22 +159,46 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def test_the_loss_is_the_published_one(decoder: SpeechDecoder) -> None:
+def plain_loss(decoder: SpeechDecoder, hidden: Tensor | None = None) -> Tensor:
     """Summed cross-entropy of each row alone; padding has no part in it."""
     embeds, text_lengths, codes, code_lengths = batch()
-    found = decoder(embeds, text_lengths, codes, code_lengths)
-    rows = zip(embeds, text_lengths.tolist(), codes, code_lengths.tolist(), strict=True)
-    wanted = torch.stack(
-        [
-            F.cross_entropy(
-                plain_logits(state_of(decoder), text[:words], said[:number].tolist()),
-                torch.cat([said[:number], torch.tensor([END])]),
-                reduction="sum",
+    rows = zip(text_lengths.tolist(), codes, code_lengths.tolist(), strict=True)
+    losses = []
+    for row, (words, said, number) in enumerate(rows):
+        before = None if hidden is None else hidden[row, :words]
+        logits = plain_logits(
+            state_of(decoder), embeds[row, :words], said[:number].tolist(), before
+        )
+        targets = torch.cat([said[:number], torch.tensor([END])])
+        losses.append(F.cross_entropy(logits, targets, reduction="sum"))
+    return torch.stack(losses).sum()
+
+
+def test_the_loss_is_the_published_one(decoder: SpeechDecoder) -> None:
+    found = decoder(*batch())
+    torch.testing.assert_close(found.loss_sum, plain_loss(decoder), atol=1e-5, rtol=1e-5)
+
+
+def test_a_prefix_is_the_published_one() -> None:
+    """Loss and greedy codes with keys and values of the hidden states before everything; without
+    these states the decoder is the one without a prefix."""
+    decoder = made_of(PREFIXED)
+    hidden = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(5))
+    found, without = decoder(*batch(), text_hidden=hidden), decoder(*batch())
+    torch.testing.assert_close(found.loss_sum, plain_loss(decoder, hidden), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(without.loss_sum, plain_loss(decoder), atol=1e-5, rtol=1e-5)
+    assert (found.loss_sum - without.loss_sum).abs() > 0.1
+    embeds, lengths, _, _ = batch()
+    together = decoder.generate_batch(embeds, lengths, text_hidden=hidden)
+    for row, words in enumerate(lengths.tolist()):
+        text, states = embeds[row, :words], hidden[row, :words]
+        made = greedy(state_of(decoder), text, states)
+        assert together[row].tolist() == made
+        for use_cache in (True, False):
+            alone = decoder.generate(
+                text[None], text_hidden=states[None], top_k=1, use_cache=use_cache
             )
-            for text, words, said, number in rows
-        ]
-    ).sum()
-    torch.testing.assert_close(found.loss_sum, wanted, atol=1e-5, rtol=1e-5)
+            assert list(alone) == made
 
 
 def test_the_masks_are_the_published_ones(decoder: SpeechDecoder) -> None:
@@ -152,19 +212,23 @@ def test_the_masks_are_the_published_ones(decoder: SpeechDecoder) -> None:
         assert not mask[real][:, length:block].any()
 
 
+def greedy(state: State, text: Tensor, hidden: Tensor | None = None) -> list[int]:
+    """The most likely codes of a text (n, 64), one after the other; of special ids only the end is
+    ever said."""
+    made: list[int] = []
+    while len(made) < 24:
+        scores = plain_logits(state, text, made, hidden)[-1]
+        scores[[SEPARATOR, START, CODES + 3]] = -torch.inf
+        chosen = int(scores.argmax())
+        if chosen == END:
+            break
+        made.append(chosen)
+    return made
+
+
 def test_greedy_codes_are_the_published_ones(decoder: SpeechDecoder) -> None:
-    """But that special ids other than the end are never said."""
-    state, embeds = state_of(decoder), batch()[0]
-    for text in embeds:
-        made: list[int] = []
-        while len(made) < 24:
-            scores = plain_logits(state, text, made)[-1]
-            scores[[SEPARATOR, START, CODES + 3]] = -torch.inf
-            chosen = int(scores.argmax())
-            if chosen == END:
-                break
-            made.append(chosen)
-        assert list(decoder.generate(text[None], top_k=1)) == made
+    for text in batch()[0]:
+        assert list(decoder.generate(text[None], top_k=1)) == greedy(state_of(decoder), text)
 
 
 def test_the_text_is_taken_as_it_is(decoder: SpeechDecoder) -> None:

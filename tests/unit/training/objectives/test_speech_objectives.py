@@ -20,6 +20,7 @@ from vita_train.errors import RecipeError
 from vita_train.models.codec import Codec, build_discriminators
 from vita_train.recipe.schema import Recipe
 from vita_train.training.batches import BatchLoader
+from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives.base import StageContext
 from vita_train.training.objectives.code_cache import CodeCache
 from vita_train.training.objectives.codec import CodecObjective, crop, parse_mel_weights
@@ -224,6 +225,64 @@ def test_codes_that_a_killed_process_left_are_removed_by_the_next(
     assert len(list(tmp_path.iterdir())) == 2, "its own, and that of one that lives"
     assert kept.get("a") is not None
     assert new.get("b") is None
+
+
+@pytest.fixture
+def prefixed(recipe: Recipe, corpus: Corpus) -> tuple[Recipe, nn.ModuleDict]:
+    """The recipe and model whose decoder has a prefix."""
+    decoder = recipe.model.speech_decoder.model_copy(update={"prefix": True})
+    model = recipe.model.model_copy(update={"speech_decoder": decoder})
+    made = recipe.model_copy(update={"model": model})
+    return made, small_model(made, corpus)
+
+
+@pytest.mark.parametrize("prefix", ["joint", "alone", "off"])
+def test_a_stage_says_how_the_prefix_trains(
+    prefixed: tuple[Recipe, nn.ModuleDict], corpus: Corpus, prefix: str
+) -> None:
+    recipe, modules = prefixed
+    stage = context(recipe, corpus, "3.2", options={"prefix": prefix})
+    objective = SpeechTokensObjective(stage, modules)
+    names = {
+        name.removeprefix("speech_decoder.")
+        for name in apply_trainable(objective, {"speech_decoder": 1e-3})
+    }
+    objective.before_training(objective.order())
+    parts = {name.split(".")[0] for name in names}
+    plain = {"embedding", "ar_layers", "norm", "head"}
+    text = {"nar_layers", "text_norm", "duration"} & {name for name, _ in decoder_children(modules)}
+    assert (
+        parts
+        == {
+            "joint": {*plain, *text, "prefix"},
+            "alone": {*text, "prefix"},
+            "off": {*plain, *text},
+        }[prefix]
+    )
+    assert objective.speech_decoder.has_prefix is (prefix != "off")
+    output = objective(first_batch(objective))
+    output.loss_sum.backward()
+    without = [
+        name
+        for name, parameter in objective.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    assert without == [], "data-parallel training waits for these for ever"
+    with torch.no_grad():
+        objective.llm.model.norm.weight.mul_(-1)  # what only the hidden states show
+        moved = objective(first_batch(objective)).loss_sum
+    assert torch.equal(moved, output.loss_sum) is (prefix == "off")
+
+
+def test_an_unknown_way_to_train_the_prefix_is_refused(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+) -> None:
+    with raises_code(RecipeError, "VT-RECIPE-097", "options.prefix"):
+        SpeechTokensObjective(context(recipe, corpus, "3.2", options={"prefix": "both"}), modules)
+
+
+def decoder_children(modules: nn.ModuleDict) -> list[tuple[str, nn.Module]]:
+    return list(modules["speech_decoder"].named_children())
 
 
 def test_speech_decoder_alone_trains_and_learns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,14 +104,14 @@ def codec_shapes(groups: int, residuals: int) -> dict[str, dict[str, tuple[int, 
     return {"generator": generator, "quantizer": quantizer, "encoder": encoder}
 
 
-def decoder_shapes() -> dict[str, tuple[int, ...]]:
+def decoder_shapes(*further: str) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "embedding.weight": (28, 16),
         "norm.weight": (16,),
         "out_fnn.weight": (28, 16),
         "out_fnn.bias": (28,),
     }
-    for layer in ("layers_pre_nn.0", "layers.0", "layers.1"):
+    for layer in ("layers_pre_nn.0", "layers.0", "layers.1", *further):
         for letter in "qkvo":
             shapes[f"{layer}.self_attn.{letter}_proj.weight"] = (16, 16)
         for part, shape in (("gate", (24, 16)), ("up", (24, 16)), ("down", (16, 24))):
@@ -147,7 +148,7 @@ def codec_settings(groups: int = 1, residuals: int = 1) -> dict[str, object]:
     }
 
 
-def decoder_settings() -> list[object]:
+def decoder_settings() -> list[Any]:
     arguments = {
         "idim": 16,
         "odim": 24,
@@ -232,6 +233,51 @@ def test_a_whole_release_goes_in_and_comes_out_bit_for_bit(
     first = open_source(tmp_path / "release").tensors
     for name in (name for name in first if "/" not in name):
         assert torch.equal(written[name].load(), first[name].load()), name
+
+
+PREFIX_LAYERS = ("layers_prefix.0", "layers_prefix.1")
+
+
+def prefixed(small_spec: ModelSpec) -> ModelSpec:
+    spec = speech_spec(small_spec)
+    decoder = spec.speech_decoder.model_copy(update={"prefix": True})
+    return spec.model_copy(update={"speech_decoder": decoder})
+
+
+def test_a_prefix_goes_in_and_comes_out_bit_for_bit(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    write_release(tmp_path / "tts")
+    shapes, settings = decoder_shapes(*PREFIX_LAYERS), decoder_settings()
+    tensors = drawn(shapes)
+    torch.save(tensors, tmp_path / "tts" / "decoder" / "final.pt")
+    plain = plan(tmp_path / "tts", speech_spec(small_spec)).report
+    assert plain.faults or plain.problems
+    settings[-1]["kv_cache_prefix_finetune"] = 1
+    (tmp_path / "tts" / "decoder" / "model.json").write_text(json.dumps(settings))
+    problems = plan(tmp_path / "tts", speech_spec(small_spec)).report.problems
+    assert any("--set model.speech_decoder.prefix=true" in problem for problem in problems)
+
+    spec = prefixed(small_spec)
+    found = imported(tmp_path / "tts", spec, tmp_path / "in")
+    assert found["speech_decoder"].has_prefix
+    modules = build(spec, names=(*NAMES, *SPEECH))
+    modules.update(dict(found.items()))
+    export_vita(modules, recipe.model_copy(update={"model": spec}), corpus, tmp_path / "out")
+    written = torch.load(tmp_path / "out" / "vita_tts_ckpt" / "decoder" / "final.pt")
+    assert {*written} == {*tensors}
+    assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_decoder_whose_prefix_was_never_trained_is_left_out_with_the_reason(
+    small_spec: ModelSpec, recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    spec = prefixed(small_spec)
+    modules = build(spec, names=(*NAMES, *SPEECH))
+    export_vita(modules, recipe.model_copy(update={"model": spec}), corpus, tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert summary["left_out"] == ["speech_decoder"]
+    assert "prefix" in summary["reasons"]["speech_decoder"]
 
 
 def test_what_contradicts_the_recipe_is_told_with_what_would_agree(
