@@ -3,6 +3,7 @@ the rest is computed again in backward, all of it or all but attention."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, cast
@@ -12,6 +13,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from vita_train.recipe.model import LlmSpec, ModelSpec
+
+#: Operators of the package flash-attn.
+_FLASH_ATTN = ("_flash_attn_varlen_forward", "_flash_attn_forward")
 
 Modules = Mapping[str, nn.Module] | nn.ModuleDict
 Policy = Literal["off", "selective", "full"]
@@ -117,11 +121,16 @@ def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., An
 
 def _attention_ops() -> list[Any]:
     """Return the kernels whose outputs are worth keeping."""
-    # Importing it is what defines torch.ops.torch_attn
+    # Importing them is what defines torch.ops.torch_attn and torch.ops.flash_attn
     import torch.nn.attention.varlen
 
-    aten = torch.ops.aten
+    if importlib.util.find_spec("flash_attn") is not None:
+        importlib.import_module("flash_attn")
+    aten, package = torch.ops.aten, torch.ops.flash_attn
+    # As the package names them from 2.7 on; an older one defines no operator to keep
+    names = [name for name in _FLASH_ATTN if hasattr(package, name)]
     return [
+        *(getattr(package, name).default for name in names),
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,

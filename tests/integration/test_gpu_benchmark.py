@@ -1,0 +1,53 @@
+"""The benchmark for GPUs, at the smallest sizes on a processor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import steps
+
+
+def test_stages_are_measured_and_carried_on_to_the_full_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "--recipe smoke --device cpu --depths 1 2 --steps 1 --samples 4 --only 1.1 3.2"
+    monkeypatch.setattr(sys, "argv", ["steps", *words.split(), "--out", str(tmp_path)])
+    steps.main()
+    found = json.loads((tmp_path / "steps.json").read_text())
+    sides = {(side["stage"], side["side"], side["layers"]): side for side in found["sides"]}
+    assert {key[:2] for key in sides} == {("1.1", "ours"), ("1.1", "public"), ("3.2", "ours")}
+    ours, public = sides["1.1", "ours", 2], sides["1.1", "public", 2]
+    # The same samples: as many tokens, whatever is put around them
+    assert ours["tokens"] == public["tokens"]
+    assert ours["flops"] == public["flops"] > sides["1.1", "ours", 1]["flops"] > 0
+    assert ours["positions"] >= ours["tokens"]
+    assert all(side["seconds"] > 0 for side in sides.values())
+    assert ours["planned"] > 0
+    assert "times as fast" in (tmp_path / "steps.md").read_text()
+
+
+def test_what_samples_take_is_counted_by_what_trains() -> None:
+    """Frozen before all that trains 2, passed through 4, trained 6 FLOP a parameter and position;
+    half of the text is asked for of the head."""
+    recipe = steps.load_recipe("smoke", ["model.llm.num_layers=1"])
+    objective, _ = steps._built(recipe, "1.1", steps.torch.device("cpu"))
+    tile = recipe.model.tile_tokens.merged
+    lengths = steps.np.array([[tile + 8, 1, 0]])
+    batch = steps._batch(recipe, [lengths])
+    modules = objective.model_modules()
+
+    def size(*names: str) -> int:
+        return sum(p.numel() for name in names for p in modules[name].parameters())
+
+    blocks = sum(p.numel() for p in modules["llm"].model.layers.parameters())
+    head = modules["llm"].lm_head.weight.numel()
+    seen = modules["vision"].spec.grid_size ** 2 + 1
+    assert steps._flops(objective, batch) == (
+        4 * (blocks * (tile + 8) + head * 4)
+        + 2 * size("vision") * seen
+        + 6 * size("projector") * tile
+    )
