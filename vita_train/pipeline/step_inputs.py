@@ -51,8 +51,18 @@ def _prepare(run: Run) -> dict[str, Any]:
         **corpus_settings(run.recipe),
         "template": template_text(run.recipe),
         "data_fetch": require_manifest(run, "data_fetch", by="prepare").digest,
+        **_prepared(run.recipe),
         **({"media": "shards"} if run.recipe.storage.media == "shards" else {}),
     }
+
+
+def _prepared(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of what the recipe takes as it is; nothing where it takes nothing."""
+    if not recipe.data.prepared:
+        return {}
+    from vita_train.data.prepare.reuse import read_meta
+
+    return {"prepared": read_meta(Path(recipe.data.prepared))["digest"]}
 
 
 def _preflight(run: Run) -> dict[str, Any]:

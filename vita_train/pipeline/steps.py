@@ -93,18 +93,22 @@ def prepare_step(run: Run, selection: Selection = ALL) -> Manifest | None:
     features."""
 
     def work(digest: str) -> Manifest:
+        from vita_train.data.prepare.reuse import take_prepared
         from vita_train.data.prepare.run import prepare
 
         out = run.corpus_dir
         fetched = require_manifest(run, "data_fetch", by="prepare")
-        ledger = prepare(
-            run.recipe,
-            run.present_raw() / "registry.json",
-            out,
-            workers=os.cpu_count() or 1,
-            force=selection.force,
-            exchange=shared_out(run, digest, force=selection.force),
-        )
+        if run.recipe.data.prepared:
+            ledger = take_prepared(run.recipe, Path(run.recipe.data.prepared), out)
+        else:
+            ledger = prepare(
+                run.recipe,
+                run.present_raw() / "registry.json",
+                out,
+                workers=os.cpu_count() or 1,
+                force=selection.force,
+                exchange=shared_out(run, digest, force=selection.force),
+            )
         media = _packed(run)
         counts = {"records": ledger.records, "used": ledger.used, "rejected": ledger.rejected}
         return Manifest(

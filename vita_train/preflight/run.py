@@ -132,7 +132,13 @@ def _storage(run: Run) -> str:
 
 
 def _source(recipe: Recipe) -> str:
-    """Each source can be had, and together they have every dataset that a stage trains on."""
+    """Each source can be had, and together they have every dataset that a stage trains on; or what
+    is prepared fits the recipe."""
+    if recipe.data.prepared:
+        from vita_train.data.prepare.reuse import check_reusable
+
+        check_reusable(recipe, Path(recipe.data.prepared))
+        return f"prepared in {recipe.data.prepared}, as this recipe asks for"
     found = [f"{name}: {_source_found(source)}" for name, source in recipe.data.source.items()]
     own = [source for source in recipe.data.source.values() if isinstance(source, RecordsSource)]
     if len(own) == len(recipe.data.source):  # what others will have shows when they are fetched

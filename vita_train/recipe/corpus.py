@@ -51,7 +51,7 @@ def data_settings(data: DataSpec) -> dict[str, Any]:
 
     Two ways to name the same frame rate are the same, and what is switched off does not count.
     """
-    settings = data.model_dump(mode="json", exclude={"source"})
+    settings = data.model_dump(mode="json", exclude={"source", "prepared"})
     video = settings["video"]
     video["fps"] = data.video.rate
     # Its rate stands in fps now

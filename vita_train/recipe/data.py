@@ -163,8 +163,12 @@ class DataSpec(Strict):
         Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_NAME)], Source
     ] = {}
     """Where records come from: one or several sources, by names of your own. The datasets of all of
-    them make up one registry, so that no two may have a name in common. A recipe cannot do without;
-    how data are read can."""
+    them make up one registry, so that no two may have a name in common. A recipe cannot do without,
+    unless it names what is prepared; how data are read can."""
+    prepared: str = Field(default="", max_length=4096)
+    """A prepared corpus that is taken as it is, in the place of sources: a folder that `data
+    prepare` or `data tools merge_sharded_data` wrote, or the ``prepare/corpus`` of another run. One
+    that was prepared with other settings, template or tokenizer is refused."""
     template: str = "qwen2p5_instruct"
     """Shipped template name, or path of a template file."""
     state_mode: StateMode = "glyph"

@@ -103,13 +103,18 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _find_registries(recipe: dict[str, Any], folder: FilePath) -> None:
-    """Make the paths of registries that lie beside the recipe absolute.
+    """Make the paths of registries, and of a prepared corpus, that lie beside the recipe absolute.
 
     Others stay as they are: a run writes its recipe into folders of its own, where a path that was
     typed must still mean what it meant.
     """
     data = recipe.get("data")
-    sources = data.get("source") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return
+    prepared, sources = data.get("prepared"), data.get("source")
+    named = isinstance(prepared, str) and prepared
+    if named and os.path.isdir(beside := folder.resolve() / str(prepared)):
+        data["prepared"] = str(beside)
     for source in sources.values() if isinstance(sources, dict) else ():
         registry = source.get("registry") if isinstance(source, dict) else None
         # Not pathlib's: a name that is too long for the file system is no file, and no error.

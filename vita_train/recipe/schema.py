@@ -155,12 +155,14 @@ class Recipe(Strict):
     @field_validator("data")
     @classmethod
     def _has_a_source(cls, data: DataSpec) -> DataSpec:
-        if not data.source:
+        if not data.source and not data.prepared:
             raise ValueError(
                 "source is missing: name where the records come from, such as source: {mine: "
                 "{kind: "
                 "records, registry: registry.json}}"
             )
+        if data.source and data.prepared:
+            raise ValueError("source and prepared both say where the records come from: take one")
         return data
 
     @model_validator(mode="after")

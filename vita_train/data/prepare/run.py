@@ -16,6 +16,7 @@ from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
 from vita_train.data.prepare.parallel import PartMaker
 from vita_train.data.prepare.part import FEATURES, PartStore
+from vita_train.data.prepare.reuse import made_with
 from vita_train.data.prepare.tokenizer_apart import save_tokenizer
 from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
 from vita_train.data.sources.reading import named
@@ -365,6 +366,7 @@ def _write(
             "format": "vita-train/corpus/v1",
             "digest": digest,
             "datasets": datasets,
+            "made_with": made_with(recipe, datasets),
             "tasks": registry.tasks,
             "ratios": {
                 name: entry.ratio
