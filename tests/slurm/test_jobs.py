@@ -92,8 +92,8 @@ def test_what_sbatch_refuses_is_the_users_error(slurm: SlurmCluster, tmp_path: P
         run(job_of(tmp_path, "done", partition="nowhere"))
 
 
-def test_the_script_passes_sbatch_test_only(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """A17: what is written is what SLURM takes."""
+def test_a17_the_script_passes_sbatch_test_only(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """What is written is what SLURM takes."""
     outcome, _ = run(job_of(tmp_path, "done", time=10, constraint="", options={"mem": "1G"}))
     done = subprocess.run(
         ["sbatch", "--test-only", str(Path(outcome.logs) / "job.sbatch")],

@@ -78,10 +78,9 @@ def here(recipe: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_two_nodes_train_what_two_processes_of_this_machine_train(
+def test_a17_two_nodes_train_what_two_processes_of_this_machine_train(
     slurm: SlurmCluster, recipe: Path, here: dict[str, Any]
 ) -> None:
-    """A17."""
     trained = train(recipe)
     shutil.rmtree(stage_of(recipe))
     assert trained["world"] == 2
@@ -90,10 +89,10 @@ def test_two_nodes_train_what_two_processes_of_this_machine_train(
 
 
 @pytest.mark.timeout(600)
-def test_a_lost_node_puts_the_job_back_and_it_goes_on_exactly(
+def test_a17_a19_a_lost_node_puts_the_job_back_and_it_goes_on_exactly(
     slurm: SlurmCluster, recipe: Path, here: dict[str, Any]
 ) -> None:
-    """A17, A19: the job is taken from the queue again by SLURM itself, and nothing shows that it
+    """The job is taken from the queue again by SLURM itself, and nothing shows that it
     was disturbed."""
 
     def lose() -> None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vita_train.data.fetch.listing import Listed
 
 Folders = Annotated[
     list[Path] | None,
@@ -116,6 +119,9 @@ def fetch(
     update: Annotated[
         bool, typer.Option("--update", help="Take newer versions than those of the lock file.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files and their sizes; fetch nothing.")
+    ] = False,
     per_host: Annotated[int, typer.Option(min=1, max=64, help="Files at once from each host.")] = 4,
     catalogue: Folders = None,
     settings: Annotated[
@@ -130,6 +136,7 @@ def fetch(
     from vita_train.data.catalogue.load import load_catalogue
     from vita_train.data.fetch.folder import DATA, data_folder
     from vita_train.data.fetch.limits import Limits
+    from vita_train.data.fetch.listing import list_files
     from vita_train.data.fetch.run import fetch as fetch_entries
     from vita_train.data.fetch.source import parse_sources, with_needs
     from vita_train.errors import UserError
@@ -149,6 +156,18 @@ def fetch(
     entries = parse_sources(sources, known, unpack)
     if needs:
         entries = with_needs(entries, known)
+    if dry_run:
+        _show_listing(
+            list_files(
+                entries,
+                folder,
+                catalogue=known,
+                mirror=mirror,
+                update=update,
+                limits=Limits(per_host=per_host),
+            )
+        )
+        return
     done = fetch_entries(
         entries,
         folder,
@@ -163,6 +182,17 @@ def fetch(
         f"{folder}: {done.files} files, {done.transferred} fetched now, {done.unpacked} archives "
         "unpacked now"
     )
+
+
+def _show_listing(files: list[Listed]) -> None:
+    from vita_train.data.fetch.progress import size
+
+    for file in files:
+        told = "size not told" if file.bytes is None else size(file.bytes)
+        typer.echo(f"{file.path}  {told}{'  there already' if file.there else ''}")
+    left = [file for file in files if not file.there]
+    whole, rest = (size(sum(file.bytes or 0 for file in some)) for some in (files, left))
+    typer.echo(f"{len(files)} files, {whole}; to fetch: {len(left)} files, {rest}")
 
 
 def _is_recipe(word: str) -> bool:

@@ -80,7 +80,7 @@ def judge() -> Iterator[Judge]:
     found.server.shutdown()
 
 
-def test_every_question_counts_and_what_cannot_be_read_is_listed(judge: Judge) -> None:
+def test_a26_every_question_counts_and_what_cannot_be_read_is_listed(judge: Judge) -> None:
     report = judge_captions(CAPTIONS, QUESTIONS, ChatEndpoint(judge.url, "m", "secret"), workers=3)
     # a: (1 + 0) / 2 and (5 + 2) / 2; b, c and gone: 0.
     assert (report.accuracy, report.score) == (100 * 0.5 / 4, 3.5 / 4)
@@ -95,7 +95,7 @@ def test_every_question_counts_and_what_cannot_be_read_is_listed(judge: Judge) -
     assert "secret" not in json.dumps(report.as_json())
 
 
-def test_a_judgement_that_was_cut_short_goes_on(judge: Judge, tmp_path: Path) -> None:
+def test_a26_a_judgement_that_was_cut_short_goes_on(judge: Judge, tmp_path: Path) -> None:
     ask, kept = ChatEndpoint(judge.url, "m"), tmp_path / "kept.jsonl"
     whole = judge_captions(CAPTIONS, QUESTIONS, ask, kept=kept)
     lines = kept.read_text().splitlines(keepends=True)
@@ -143,7 +143,7 @@ def test_a_busy_judge_is_asked_again_and_a_wrong_one_is_one_error(
         ("", None),
     ],
 )
-def test_verdicts(text: str, expected: tuple[bool, float] | None) -> None:
+def test_a26_verdicts(text: str, expected: tuple[bool, float] | None) -> None:
     assert read_verdict(text) == expected
 
 

@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chat, Path]:
     return chat, root / "pictures"
 
 
-def test_every_file_has_a_caption_or_a_reason(place: tuple[Chat, Path]) -> None:
+def test_a24_every_file_has_a_caption_or_a_reason(place: tuple[Chat, Path]) -> None:
     chat, folder = place
     files = media_files(folder)
     said = list(caption_files(chat, files, folder, "describe it.", max_new_tokens=3))
@@ -45,7 +45,7 @@ def test_every_file_has_a_caption_or_a_reason(place: tuple[Chat, Path]) -> None:
     assert alone.id == "0.png"
 
 
-def test_kept_tokens_and_frames_are_those_asked_for(place: tuple[Chat, Path]) -> None:
+def test_a24_kept_tokens_and_frames_are_those_asked_for(place: tuple[Chat, Path]) -> None:
     chat, folder = place
     trained = chat.recipe
     files = [folder / "0.png", folder / "clip.mp4"]

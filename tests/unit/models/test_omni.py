@@ -76,7 +76,7 @@ def test_features_stand_at_their_placeholders_in_reading_order(omni: Omni) -> No
 
 
 @pytest.mark.parametrize(("kind", "tiles"), [("image", 3), ("image", 0), ("audio", 0)])
-def test_a_wrong_number_of_features_names_both_numbers_and_the_samples(
+def test_a15_a_wrong_number_of_features_names_both_numbers_and_the_samples(
     omni: Omni, kind: str, tiles: int
 ) -> None:
     batch = document(4, 10, tiles=2, frames=33)

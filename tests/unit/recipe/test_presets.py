@@ -197,7 +197,7 @@ def test_schema_speaks_of_every_setting() -> None:
     assert "Optimizer steps" in stage["properties"]["steps"]["description"]
 
 
-def test_auroracap_trains_what_it_published() -> None:
+def test_a16_auroracap_trains_what_it_published() -> None:
     real, small = load_recipe("auroracap-7b"), load_recipe("auroracap-tiny")
     parts = [set(spec.trainable) for spec in real.stages.values()]
     assert parts == [

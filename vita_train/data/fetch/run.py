@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vita_train.console import say
-from vita_train.data.catalogue.entry import DebianPackage, Entry, Form, Hub, Place
+from vita_train.data.catalogue.entry import Entry
 from vita_train.data.catalogue.load import Catalogue
 from vita_train.data.fetch.finish import finish
 from vita_train.data.fetch.folder import (
@@ -20,29 +17,16 @@ from vita_train.data.fetch.folder import (
     part_path,
     translated,
 )
-from vita_train.data.fetch.http import away
 from vita_train.data.fetch.licence import accept_licences
 from vita_train.data.fetch.limits import Limits
 from vita_train.data.fetch.lock import LockFile
-from vita_train.data.fetch.origin import AwayError, RemoteFile
+from vita_train.data.fetch.origin import RemoteFile
 from vita_train.data.fetch.pool import transfer_all
 from vita_train.data.fetch.presence import is_there
 from vita_train.data.fetch.progress import size
-from vita_train.data.fetch.resolve import resolve
 from vita_train.data.fetch.source import ADDRESSES
-from vita_train.errors import EXIT_RETRYABLE, StorageError, UserError
-
-#: Times that a hub is asked for its files.
-_ASKED = 3
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One entry and its files."""
-
-    entry: Entry
-    files: tuple[RemoteFile, ...]
-    pinned: dict[str, str]
+from vita_train.data.fetch.wanted import Wanted, probed, resolve_entries
+from vita_train.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -93,25 +77,15 @@ def fetch(
         accept_licences(
             [entry for entry in entries if entry.name != ADDRESSES], lock, accept_licence
         )
-        repos = {
-            place.repo
-            for known in catalogue.entries.values()
-            for place in known.places
-            if isinstance(place, Hub)
-        }
-        wanted = [
-            _resolved(
-                entry, {} if update else lock.source(entry.name).pinned, repos, mirror, limits
-            )
-            for entry in entries
-        ]
+        pinned = {} if update else {entry.name: lock.source(entry.name).pinned for entry in entries}
+        wanted = resolve_entries(entries, pinned, catalogue, mirror, limits)
         _refuse_collisions(wanted)
         missing = _missing(wanted, lock, root, update=update)
         say(f"target tree below {root}:")
         for one in wanted:
             for line in tree(one.entry):
                 say(f"  {line}")
-        missing = _probed(missing, limits)
+        missing = probed(missing, limits)
         _check_room(missing, wanted, root)
         for one in wanted:
             lock.pin(one.entry.name, one.pinned)
@@ -149,49 +123,6 @@ def tree(entry: Entry) -> list[str]:
     return lines
 
 
-def _resolved(
-    entry: Entry,
-    pinned: Mapping[str, str],
-    repos: set[str],
-    mirror: str | None,
-    limits: Limits,
-) -> Wanted:
-    files: list[RemoteFile] = []
-    commits: dict[str, str] = {}
-    if mirror is not None and not entry.mirrors:
-        say(f"{entry.name} has no mirrors; it is fetched from its own places")
-        mirror = None
-    try:
-        places = entry.places_from(mirror)
-    except KeyError as error:
-        raise UserError(
-            f"{entry.name} has no mirror {mirror!r}",
-            code="VT-USE-203",
-            remedy=f"it has {', '.join(entry.mirrors)}",
-        ) from error
-    for place in places:
-        if isinstance(place, Form | DebianPackage):
-            continue
-        found, stand_for = _asked(place, pinned, repos, limits)
-        files += found
-        commits |= stand_for
-    return Wanted(entry, tuple(files), commits)
-
-
-def _asked(
-    place: Place, pinned: Mapping[str, str], repos: set[str], limits: Limits
-) -> tuple[list[RemoteFile], dict[str, str]]:
-    """Resolve a place; a hub that does not answer is asked a few times."""
-    for failures in range(1, _ASKED):
-        try:
-            return resolve(place, pinned, repos)
-        except StorageError as error:
-            if error.exit_code != EXIT_RETRYABLE:
-                raise
-            time.sleep(limits.pause(failures, None))
-    return resolve(place, pinned, repos)
-
-
 def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
     owners: dict[str, tuple[str, str]] = {}
     for one in wanted:
@@ -204,34 +135,6 @@ def _refuse_collisions(wanted: Sequence[Wanted]) -> None:
                     where=file.path,
                     remedy="fetch them to different folders by --to",
                 )
-
-
-def _probed(missing: list[tuple[str, RemoteFile]], limits: Limits) -> list[tuple[str, RemoteFile]]:
-    """Ask for the size of files that state none; with that, access to each host is tried.
-
-    Returns:
-        The files; sizes that servers gave are kept apart from stated ones, for nothing is checked
-        by them.
-    """
-    unknown = [(name, file) for name, file in missing if file.size is None]
-
-    def ask(item: tuple[str, RemoteFile]) -> int | None:
-        failures = 0
-        while True:
-            try:
-                return item[1].origin.probe()
-            except AwayError as error:
-                failures += 1
-                if failures >= limits.tries:
-                    raise away(item[1].origin.where, error) from error
-                threading.Event().wait(limits.pause(failures, error.pause))
-
-    with ThreadPoolExecutor(limits.per_host) as pool:
-        sizes = dict(zip((id(file) for _, file in unknown), pool.map(ask, unknown), strict=True))
-    return [
-        (name, replace(file, expected=sizes[id(file)]) if id(file) in sizes else file)
-        for name, file in missing
-    ]
 
 
 def _check_room(

@@ -10,7 +10,10 @@ import pytest
 from tests.helpers.fake_hub import FakeHub, serve_modelscope
 from tests.helpers.hostile_http import Fault, HostileServer
 from tests.unit.data.fetch import codes
-from tests.unit.data.fetch.conftest import Fetch
+from tests.unit.data.fetch.conftest import QUICK, Fetch
+from vita_train.data.catalogue.load import Catalogue
+from vita_train.data.fetch.listing import Listed, list_files
+from vita_train.data.fetch.source import parse_sources
 from vita_train.errors import StorageError, UserError
 
 TOKEN = "hf_" + "SecretOfMine" * 3
@@ -45,6 +48,30 @@ def test_a_repository_is_fetched_at_a_commit_that_is_kept(
     assert list(source["pinned"].values()) == ["a" * 40]
     assert source["files"]["set/data/a.bin"]["verified"] == "published"
     assert source["files"]["set/README.md"]["verified"] == "recorded"
+
+
+def test_a2_a_dry_run_lists_a_pattern_and_brings_nothing(
+    hub: FakeHub, bring: Fetch, tmp_path: Path
+) -> None:
+    """A dataset of a split by a pattern: its records and the parts of its archive."""
+    parts = {f"projection/dense/dense.tar.gz.part_{number:03d}": b"x" * 10 for number in range(5)}
+    others = {"projection/other/other.jsonl": b"{}\n", "vision/dense/dense.jsonl": b"{}\n"}
+    hub.add("datasets/me/set", {**parts, **others, "projection/dense/dense.jsonl": b"{}\n"})
+    nothing = Catalogue({}, {})
+    entries = parse_sources(["hf:datasets/me/set:projection/dense/*"], nothing, False)
+
+    def listed() -> list[Listed]:
+        return list_files(entries, tmp_path / "to", catalogue=nothing, limits=QUICK)
+
+    found = listed()
+    assert {file.path: file.bytes for file in found} == {
+        **{f"set/{name}": 10 for name in parts},
+        "set/projection/dense/dense.jsonl": 3,
+    }
+    assert not any(file.there for file in found)
+    assert not (tmp_path / "to").exists()
+    bring("hf:datasets/me/set:projection/dense/*")
+    assert all(file.there for file in listed())
 
 
 def test_a_newer_commit_is_taken_only_when_asked(

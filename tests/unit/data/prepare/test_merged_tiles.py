@@ -122,7 +122,7 @@ PUBLISHED = [(8, 1368, 1926), (16, 2736, 3294), (32, 5472, 6030)]
 
 
 @pytest.mark.parametrize(("frames", "plain", "slowfast"), PUBLISHED)
-def test_videos_take_the_published_numbers_of_positions(
+def test_a14_videos_take_the_published_numbers_of_positions(
     frames: int, plain: int, slowfast: int
 ) -> None:
     spec = ClipSpec(

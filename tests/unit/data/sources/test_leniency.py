@@ -329,7 +329,7 @@ def test_an_audio_special_set_has_limits_of_its_own(tmp_path: Path) -> None:
         ("aurora_captions", ["<image> <image>", "a cat", "and now?", "a dog"]),
     ],
 )
-def test_auroracaps_mapping_of_a_row(tmp_path: Path, adapter: str, expected: list[str]) -> None:
+def test_a6_auroracaps_mapping_of_a_row(tmp_path: Path, adapter: str, expected: list[str]) -> None:
     said = [
         ("gpt", "hello"),
         ("human", "what is<image> shown "),

@@ -79,7 +79,7 @@ def same_rows(one: Corpus, other: Corpus, dataset: str) -> None:
             assert torch.equal(a.load_fbank(clip), b.load_fbank(clip))
 
 
-def test_chunks_merged_are_the_whole(world: Path, tmp_path: Path) -> None:
+def test_a8_a9_chunks_merged_are_the_whole(world: Path, tmp_path: Path) -> None:
     made = settings(world)
     whole = prepare_whole(made, tmp_path / "whole", progress=QUIET.append)
     chunks = prepare_chunks(
@@ -106,7 +106,7 @@ def test_chunks_merged_are_the_whole(world: Path, tmp_path: Path) -> None:
     assert vocab == (tmp_path / "whole" / "ctc_vocab.json").read_text()
 
 
-def test_a_stopped_run_goes_on_at_its_chunk(world: Path, tmp_path: Path) -> None:
+def test_a8_a_stopped_run_goes_on_at_its_chunk(world: Path, tmp_path: Path) -> None:
     said: list[str] = []
 
     def stop(line: str) -> None:
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on_at_its_chunk(world: Path, tmp_path: Path) -> None
     assert merged.records == 12
 
 
-def test_parts_are_taken_by_number_and_only_together_if_made_alike(
+def test_a9_parts_are_taken_by_number_and_only_together_if_made_alike(
     world: Path, tmp_path: Path
 ) -> None:
     for name, length in (("part_2", 128), ("part_10", 128), ("part_11", 64)):
@@ -152,7 +152,7 @@ def test_parts_are_taken_by_number_and_only_together_if_made_alike(
         merge_prepared(found[:2], tmp_path / "out")
 
 
-def test_chunks_of_another_file_are_not_merged_with_these(tmp_path: Path) -> None:
+def test_a8_chunks_of_another_file_are_not_merged_with_these(tmp_path: Path) -> None:
     (tmp_path / "long").write_text("{}\n" * 7)
     (tmp_path / "short").write_text("{}\n" * 2)
     assert len(cut_lines(tmp_path / "long", tmp_path / "out", 3)) == 3
@@ -160,7 +160,7 @@ def test_chunks_of_another_file_are_not_merged_with_these(tmp_path: Path) -> Non
         cut_lines(tmp_path / "short", tmp_path / "out", 3)
 
 
-def test_a_run_takes_what_is_prepared(world: Path, tmp_path: Path) -> None:
+def test_a7_a10_a_run_takes_what_is_prepared(world: Path, tmp_path: Path) -> None:
     prepare_whole(settings(world), tmp_path / "whole", progress=QUIET.append)
     made = settings(world).model_dump(mode="json")
     made["data"] |= {"source": {}, "prepared": str(tmp_path / "whole")}
@@ -188,7 +188,7 @@ def test_a_run_takes_what_is_prepared(world: Path, tmp_path: Path) -> None:
         ({"tokenizer": {"source": "elsewhere"}}, "tokenizer.source"),
     ],
 )
-def test_what_was_prepared_otherwise_is_refused(
+def test_a10_what_was_prepared_otherwise_is_refused(
     world: Path, tmp_path: Path, change: dict[str, object], told: str
 ) -> None:
     def merged(value: dict[str, object], other: dict[str, object]) -> dict[str, object]:
@@ -205,7 +205,7 @@ def test_what_was_prepared_otherwise_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tokenizer_that_became_another_is_refused(world: Path, tmp_path: Path) -> None:
+def test_a10_a_tokenizer_that_became_another_is_refused(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "first" / "tokenizer", tmp_path / "tokenizer")
     made = settings(world).model_dump(mode="json")
     made["tokenizer"]["source"] = str(tmp_path / "tokenizer")
@@ -218,7 +218,7 @@ def test_a_tokenizer_that_became_another_is_refused(world: Path, tmp_path: Path)
         take_prepared(named, tmp_path / "whole", tmp_path / "other")
 
 
-def test_chunks_need_one_tokenizer_and_one_dataset(world: Path, tmp_path: Path) -> None:
+def test_a8_chunks_need_one_tokenizer_and_one_dataset(world: Path, tmp_path: Path) -> None:
     folders = (world / "hear.jsonl", tmp_path / "lines", tmp_path / "chunks")
     with raises_code(RecipeError, "VT-RECIPE-098", "tokenizer.source"):
         prepare_chunks(settings(), *folders)
@@ -228,7 +228,7 @@ def test_chunks_need_one_tokenizer_and_one_dataset(world: Path, tmp_path: Path) 
         prepare_chunks(settings(world), *folders, dataset="other")
 
 
-def test_the_commands_have_the_public_names(world: Path, tmp_path: Path) -> None:
+def test_a7_a8_a9_the_commands_have_the_public_names(world: Path, tmp_path: Path) -> None:
     config = tmp_path / "recipe.yaml"
     config.write_text(dump_recipe(settings(world)))
     words = ["data", "tools"]
@@ -257,7 +257,7 @@ def test_the_commands_have_the_public_names(world: Path, tmp_path: Path) -> None
         assert '"hear-0"' in text
 
 
-def test_a_python_configuration_is_refused_with_what_it_says_in_a_recipe(tmp_path: Path) -> None:
+def test_a7_a_python_configuration_is_refused_with_what_it_says_in_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text(
         "import os\nllm_name_or_path = 'lmsys/vicuna'\nmax_length = int(2048)\nother = 1\n"
         "open('ran', 'w')\n"

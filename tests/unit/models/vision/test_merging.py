@@ -25,7 +25,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("keep", "each", "left"), PUBLISHED)
-def test_the_published_schedule_leaves_the_published_counts(
+def test_a13_the_published_schedule_leaves_the_published_counts(
     keep: float, each: int, left: int
 ) -> None:
     counts = removals(MergeSpec(keep=keep, schedule="published"), 729, 31, 32)
@@ -34,13 +34,13 @@ def test_the_published_schedule_leaves_the_published_counts(
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.8, 0.5, 0.2, 0.1, 0.05, 0.037])
-def test_the_exact_schedule_leaves_what_keep_says(keep: float) -> None:
+def test_a13_the_exact_schedule_leaves_what_keep_says(keep: float) -> None:
     counts = removals(MergeSpec(keep=keep), 729, 31, 32)
     assert kept_tokens(729, counts) == round(729 * keep)
     assert max(counts) - min(counts) <= 1
 
 
-def test_what_blocks_cannot_reach_is_refused() -> None:
+def test_a13_what_blocks_cannot_reach_is_refused() -> None:
     with pytest.raises(ValueError, match="2 blocks"):
         removals(MergeSpec(keep=0.1), 729, 2, 3)
 
@@ -60,7 +60,7 @@ TILES = torch.randn(3, 3, 56, 56, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_without_merging_the_tower_is_the_plain_one(kind: str) -> None:
+def test_a13_without_merging_the_tower_is_the_plain_one(kind: str) -> None:
     plain, able = tower(kind), tower(kind, keep=0.5)
     able.load_state_dict(plain.state_dict())
     assert torch.equal(able(TILES), plain(TILES))
@@ -71,7 +71,7 @@ def test_without_merging_the_tower_is_the_plain_one(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @pytest.mark.parametrize("attention", ["off", "key"])
-def test_every_patch_is_in_one_token(kind: str, attention: str) -> None:
+def test_a13_every_patch_is_in_one_token(kind: str, attention: str) -> None:
     made = tower(kind, keep=0.3, attention=attention)
     found = made.merged(TILES, made.spec.removals)
     assert found.hidden.shape == (3, made.spec.merged_tokens, 32)
@@ -80,7 +80,7 @@ def test_every_patch_is_in_one_token(kind: str, attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ["off", "key"])
-def test_the_tower_computes_the_published_method(attention: str) -> None:
+def test_a13_the_tower_computes_the_published_method(attention: str) -> None:
     made = tower(keep=0.4, attention=attention)
     found = made.merged(TILES, made.spec.removals)
     for image in range(3):
@@ -136,7 +136,7 @@ def plain_merging(made: VisionTower, pixels: Tensor, proportional: bool) -> tupl
     return torch.stack(tokens[1:]).detach(), sizes[1:]
 
 
-def test_the_class_token_is_left_as_it_is_and_equal_tokens_go_first() -> None:
+def test_a13_the_class_token_is_left_as_it_is_and_equal_tokens_go_first() -> None:
     hidden = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(2))
     hidden[0, 4] = hidden[0, 7]
     hidden[0, 1] = hidden[0, 0]  # the likest of all, but it is the class token's
@@ -150,7 +150,7 @@ def test_the_class_token_is_left_as_it_is_and_equal_tokens_go_first() -> None:
     assert most.hidden.shape[1] == 5, "half of the patches at most"
 
 
-def test_sizes_count_along_the_keys_and_not_along_the_queries() -> None:
+def test_a13_sizes_count_along_the_keys_and_not_along_the_queries() -> None:
     made = tower(keep=0.4, attention="key")
     off = tower(keep=0.4, attention="off")
     counts = made.spec.removals
@@ -158,7 +158,7 @@ def test_sizes_count_along_the_keys_and_not_along_the_queries() -> None:
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_gradients_reach_every_weight(checkpointed: bool) -> None:
+def test_a13_gradients_reach_every_weight(checkpointed: bool) -> None:
     made = tower(keep=0.4).train()
     if checkpointed:
         enable_checkpointing(nn.ModuleDict({"vision": made}))

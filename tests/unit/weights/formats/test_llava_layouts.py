@@ -70,7 +70,7 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def test_transformers_own_classes_say_the_same_unmerged(
+def test_a21_transformers_own_classes_say_the_same_unmerged(
     trained: tuple[Recipe, nn.ModuleDict], corpus: Path, tmp_path: Path
 ) -> None:
     recipe, modules = trained
@@ -92,7 +92,7 @@ def test_transformers_own_classes_say_the_same_unmerged(
     assert all(torch.equal(again[name], written[name]) for name in written)
 
 
-def test_transformers_layout_is_imported_with_its_own_vocabulary(
+def test_a21_transformers_layout_is_imported_with_its_own_vocabulary(
     trained: tuple[Recipe, nn.ModuleDict], corpus: Path, tmp_path: Path
 ) -> None:
     recipe, modules = trained
@@ -109,7 +109,7 @@ def test_transformers_layout_is_imported_with_its_own_vocabulary(
 
 
 @pytest.mark.parametrize("to", ["llava", "xtuner"])
-def test_the_other_layouts_come_back_bit_for_bit(
+def test_a20_a22_the_other_layouts_come_back_bit_for_bit(
     to: str, recipe: Recipe, corpus: Path, tmp_path: Path
 ) -> None:
     found = captioner(recipe, "clip")
@@ -152,7 +152,7 @@ def test_a_setting_that_no_shape_tells_is_an_error_that_shows_both(
     assert any("rope_type" in fault for fault in faults)
 
 
-def test_what_a_stage_did_not_train_may_be_absent_from_xtuners_folders(
+def test_a20_what_a_stage_did_not_train_may_be_absent_from_xtuners_folders(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     found = captioner(recipe, "clip")
@@ -179,7 +179,7 @@ def test_models_that_llava_does_not_compute_are_refused(
         assert not (tmp_path / "out").exists()
 
 
-def test_new_rows_lie_around_the_old_ones() -> None:
+def test_a21_new_rows_lie_around_the_old_ones() -> None:
     old = torch.randn(4000, 8) * torch.arange(1, 9) + 3
     rows = with_rows(old, 24_000)
     assert torch.equal(rows[:4000], old)
