@@ -126,7 +126,7 @@ def train(
     spec = recipe.stages["2.2"]
     tokenizer = type("Tokenizer", (), {"pad_token_id": 0})()
     corpus: Any = type("Corpus", (), {"tokenizer": tokenizer})()
-    dtype = torch.bfloat16 if engine.get("dtype") == "bfloat16" else torch.float32
+    dtype = getattr(torch, engine.get("dtype") or "float32")
     context = StageContext(
         recipe=recipe,
         stage="2.2",

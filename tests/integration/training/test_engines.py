@@ -119,6 +119,11 @@ def omni(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         f"{name} bfloat16": {"engine": ENGINES[name] | bfloat16, "trainable": TRAINABLE["all"]}
         for name in ("ddp", "fsdp2", "zero2", "zero3")
     }
+    # The loss scale of the plain engine alone
+    two["ddp float16"] = {
+        "engine": ENGINES["ddp"] | {"dtype": "float16"},
+        "trainable": TRAINABLE["all"],
+    }
     one = {
         f"one {kind}": {"engine": plain, "trainable": trainable}
         for kind, trainable in TRAINABLE.items()
@@ -136,9 +141,11 @@ def test_text_only_rank_does_not_hang(omni: dict[str, Any], engine: str, kind: s
     assert result["weights"] == pytest.approx(reference["weights"], rel=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero2", "zero3"])
-def test_bfloat16_stays_near_float32(omni: dict[str, Any], engine: str) -> None:
-    losses = omni[f"{engine} bfloat16"]["losses"]
+@pytest.mark.parametrize(
+    "how", ["ddp bfloat16", "fsdp2 bfloat16", "zero2 bfloat16", "zero3 bfloat16", "ddp float16"]
+)
+def test_half_precision_stays_near_float32(omni: dict[str, Any], how: str) -> None:
+    losses = omni[how]["losses"]
     assert losses == pytest.approx(omni["one all"]["losses"], rel=2e-3)
     assert losses[-1] < losses[0]
 
