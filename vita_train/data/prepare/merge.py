@@ -81,6 +81,13 @@ def merge_prepared(parts: Sequence[Path], out: Path) -> PrepareLedger:
         partial.mkdir(parents=True)
         ledger = _written(parts, metas, partial)
         os.replace(partial, out)
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"one of them is damaged: {error}",
+            code="VT-DATA-153",
+            where=", ".join(part.name for part in parts[:3]),
+            remedy="prepare it again",
+        ) from error
     except OSError as error:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
@@ -229,6 +236,14 @@ def _merge_split(parts: Sequence[Path], dataset: str, split: str, out: Path) -> 
 def _rows_of(folder: Path, meta: dict[str, Any]) -> Iterator[pa.Table]:
     """Yield the rows of a prepared split as an index is made of, a record batch at a time."""
     rows, bins = meta["rows"], meta["feature_bins"]
+    for name, digest in meta["sha256"].items():
+        if sha256_file(folder / name) != digest:
+            raise DataError(
+                "is not what was prepared",
+                code="VT-DATA-154",
+                where=str(folder / name),
+                remedy="prepare it again",
+            )
     if not rows:
         return
     lengths = np.memmap(folder / "lengths.bin", "<i4", "r", shape=(rows, len(LENGTHS)))

@@ -80,7 +80,8 @@ def read_meta(corpus: Path) -> dict[str, Any]:
             where=str(corpus),
             remedy="give a folder that `vita-train data prepare` wrote",
         ) from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("made_with"), dict):
+    tables = ("made_with", "datasets", "sha256", "tasks", "ratios")
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(key), dict) for key in tables):
         raise DataError(
             "does not say what it was prepared with",
             code="VT-DATA-147",
@@ -152,11 +153,11 @@ def take_prepared(
                 write_roots(partial / dataset / split, split_roots(corpus / dataset / split))
         shutil.rmtree(out, ignore_errors=True)
         os.replace(partial, out)
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"cannot be taken: {error.strerror or error}",
+            f"cannot be taken: {getattr(error, 'strerror', None) or error}",
             code="VT-DATA-150",
-            where=str(error.filename or corpus),
+            where=str(getattr(error, "filename", None) or corpus),
             remedy="look whether it can be read, and whether there is room",
         ) from error
     finally:

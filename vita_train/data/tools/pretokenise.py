@@ -96,9 +96,7 @@ def prepare_whole(
     Raises:
         DataError, RecipeError, UserError: as of fetching and preparing.
     """
-    raw = save.with_name(f"{save.name}.raw")
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    raw.mkdir(exist_ok=True)
+    raw = _made(save.with_name(f"{save.name}.raw"))
     fetch_all(recipe.data.source, raw, seed=recipe.seed, workers=workers)
     return prepare(recipe, raw / REGISTRY, save, workers=workers, progress=progress)
 
@@ -140,9 +138,8 @@ def prepare_chunks(
             where="tokenizer.source",
             remedy="name the tokenizer that all of them are to have",
         )
-    save.mkdir(parents=True, exist_ok=True)
-    raw = save.with_name(f"{save.name}.raw")
-    raw.mkdir(exist_ok=True)
+    _made(save)
+    raw = _made(save.with_name(f"{save.name}.raw"))
     registry = fetch_all(recipe.data.source, raw, seed=recipe.seed, workers=workers)
     name = dataset or _only(registry)
     cut = _restricted(recipe, registry, name)
@@ -163,6 +160,24 @@ def prepare_chunks(
         made.append(save / chunk.stem)
         prepare(cut, path, made[-1], workers=workers, progress=progress)
     return made
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot be made: {error.strerror}",
+            code="VT-USE-308",
+            where=str(folder),
+            remedy="name a folder that can be written",
+        ) from error
+    return folder
 
 
 def _only(registry: Registry) -> str:
@@ -201,7 +216,7 @@ def cut_lines(path: Path, folder: Path, lines: int = LINES) -> list[Path]:
     Raises:
         DataError: the file cannot be read, or the folder holds chunks of another file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _made(folder)
     made: list[Path] = []
     try:
         with path.open("rb") as stream:

@@ -152,6 +152,26 @@ def test_a9_parts_are_taken_by_number_and_only_together_if_made_alike(
         merge_prepared(found[:2], tmp_path / "out")
 
 
+def test_a9_a_damaged_part_is_one_error_and_nothing_is_written(world: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prepare_whole(settings(world), tmp_path / "in" / name, progress=QUIET.append)
+    for name in ("hear/train/index.arrow", "hear/train/meta.json", "meta.json", "ledger.json"):
+        path = tmp_path / "in" / "b" / name
+        kept = path.read_bytes()
+        for cut in (b"", kept[: len(kept) // 2], kept[:-9] + b"\0" + kept[-8:]):
+            path.write_bytes(cut)
+            with pytest.raises(DataError) as caught:
+                merge_prepared(prepared_below(tmp_path / "in"), tmp_path / "out")
+            assert caught.value.remedy
+            assert sorted(item.name for item in tmp_path.iterdir()) == ["in"]
+        path.write_bytes(kept)
+
+
+def test_folders_that_cannot_be_made_are_one_error(world: Path, tmp_path: Path) -> None:
+    with raises_code(UserError, "VT-USE-308", "/proc/nowhere"):
+        prepare_whole(settings(world), Path("/proc/nowhere/here"))
+
+
 def test_a8_chunks_of_another_file_are_not_merged_with_these(tmp_path: Path) -> None:
     (tmp_path / "long").write_text("{}\n" * 7)
     (tmp_path / "short").write_text("{}\n" * 2)
