@@ -31,9 +31,8 @@ def made_with(recipe: Recipe, datasets: Iterable[str]) -> dict[str, Any]:
     settings = corpus_settings(recipe)
     stages: dict[str, list[Any]] = settings.pop("stages")
     budgets = {
-        name: sorted(
-            {json.dumps([kind, *rest]) for kind, read, *rest in stages.values() if name in read}
-        )
+        # Each once, whichever stages have it, in an order that is no matter of their names
+        name: sorted({(kind, *rest) for kind, read, *rest in stages.values() if name in read})
         for name in sorted(datasets)
     }
     template = load_template(recipe.data.template).model_dump(mode="json")
