@@ -14,10 +14,10 @@ import sys
 from typing import Any
 
 from vita_train.errors import VitaError
-from vita_train.planning.devices import Device, find_device, load_devices, plain_device
+from vita_train.planning.devices import GIGA, Device, find_device, load_devices, plain_device
 from vita_train.planning.estimate import estimate_stage
-from vita_train.planning.fit import shortage
-from vita_train.planning.plan import gpu_bytes
+from vita_train.planning.fit import lacks, shortage
+from vita_train.planning.plan import gpu_bytes, plan_recipe
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 
@@ -41,16 +41,49 @@ def stage_memory(recipe: Recipe, device: Device) -> dict[str, int]:
     }
 
 
+def state_memory(recipe: Recipe) -> dict[str, int]:
+    """Return bytes of weights, gradients and optimizer state on one device by stage, without what
+    is offloaded: known at once, where activations take seconds a stage to trace."""
+    needed = {}
+    for plan in plan_recipe(recipe).stages:
+        weights, gradients, optimizer = plan.state_parts(plan.zero, recipe.launch.ranks)
+        engine = recipe.stages[plan.stage].engine
+        if engine.kind == "deepspeed" and engine.zero and engine.offload != "none":
+            optimizer = 0
+            if engine.offload == "all" and engine.zero == 3:
+                weights = 0
+        needed[plan.stage] = weights + gradients + optimizer
+    return needed
+
+
 def _answer(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Hold every stage against a device. To look for the smallest change traces a stage many times:
+    that is done for the first that does not fit, and for none where weights and optimizer state
+    alone are too much."""
     device = named_device(name)
-    stages, lacking = {}, {}
-    for stage in recipe.stages:
+    search = f"vita-train plan {recipe.name} --gpu {name} finds the smallest change that fits"
+    shard = (
+        "shard more (engine deepspeed with zero 3, or fsdp2), offload, train adapters, or take "
+        f"more GPUs: {search}"
+    )
+    lacking = {
+        stage: {
+            "problem": f"stage {stage} needs {needed / GIGA:,.1f} GB of "
+            f"{device.usable / GIGA:,.1f} GB of each device, before activations",
+            "remedy": shard,
+        }
+        for stage, needed in state_memory(recipe).items()
+        if needed > device.usable
+    }
+    stages: dict[str, int] = {}
+    for stage in recipe.stages if not lacking else ():
         estimate = estimate_stage(recipe, stage, device)
-        if estimate is None:
-            continue
-        stages[stage] = estimate.memory.total
-        if found := shortage(recipe, estimate, device):
-            lacking[stage] = {"problem": found.problem, "remedy": found.remedy}
+        if estimate is not None:
+            stages[stage] = estimate.memory.total
+            if problem := lacks(estimate, device):
+                found = None if lacking else shortage(recipe, estimate, device)
+                remedy = found.remedy if found else search
+                lacking[stage] = {"problem": f"stage {stage} {problem}", "remedy": remedy}
     return {"gpu": device.usable, "stages": stages, "lacking": lacking}
 
 

@@ -39,7 +39,7 @@ def check_memory(recipe: Recipe, gpu: str) -> Found:
             f"on {on}: " + "; ".join(found["problem"] for found in lacking.values()),
             code="VT-USE-213",
             where=f"stages.{next(iter(lacking))}",
-            remedy="; ".join(found["remedy"] for found in lacking.values()),
+            remedy="; ".join(dict.fromkeys(found["remedy"] for found in lacking.values())),
         )
     if not stages:
         return Found("not estimated: no objective says how large its batches are")

@@ -253,12 +253,20 @@ def test_memory_is_that_of_the_recipes_gpus() -> None:
         check_memory(recipe(), "t4")
 
 
+def test_weights_that_do_not_fit_are_told_without_a_trace() -> None:
+    made = load_recipe("vita-1.5-7b", ["launch.nodes=1", "launch.nproc=1"])
+    with raises_code(UserError, "VT-USE-213", "1 x 1 l4-24", "vita-train plan") as caught:
+        check_memory(made, "l4-24")
+    assert "before activations" in str(caught.value)
+
+
 def test_a_stage_that_does_not_fit_the_gpus_is_refused_with_what_makes_it_fit() -> None:
     """Activations count: the weights of this stage alone would fit."""
     sizes = {"hidden_size": 512, "num_layers": 4, "num_heads": 8, "intermediate_size": 1024}
     made = with_model(**sizes).model_dump(mode="json")
     made["model"]["vision"]["hidden_size"] = 64
-    made["stages"]["1.3"]["batch"] |= {"global_batch_size": 256, "seq_len": 512}
+    made["stages"] = {"1.3": made["stages"]["1.3"]}
+    made["stages"]["1.3"]["batch"] |= {"global_batch_size": 12, "seq_len": 512}
     large = Recipe.model_validate(made)
     device = named_device("small-1")
     assert stage_memory(large, device)["1.3"] > device.usable

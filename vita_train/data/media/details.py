@@ -18,6 +18,8 @@ from vita_train.data.media.door import Kind, find_file
 
 #: Longer side of a preview, pixels.
 _PREVIEW_SIDE = 240
+#: Pixels of a cell, in each direction, that a likeness is taken from.
+_FINE = 32
 #: Seconds of a preview.
 _PREVIEW_SECONDS = 15
 
@@ -80,7 +82,10 @@ def video_details(path: Path, width: int, height: int, seconds: float, *, previe
 def dhash(image: Image.Image) -> int:
     """Return 64 bits that hardly change when an image is scaled or encoded again: whether each of
     8 x 8 cells is brighter than its right neighbour (difference hash)."""
-    small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    # By whole factors first, to some eight pixels a cell: twice as fast, and hardly less exact
+    factor = max(1, min(image.width // (9 * _FINE), image.height // (8 * _FINE)))
+    grey = image.reduce(factor).convert("L")
+    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (small[:, :-1] > small[:, 1:]).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
