@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from vita_train.recipe.schema import Recipe
 from vita_train.recipe.special_ids import IGNORE_INDEX, IMAGE_ID
 from vita_train.training.engines.base import Engine, EngineContext, compute_dtype
 from vita_train.training.engines.factory import build_engine
+from vita_train.training.flops import flops_per_position
 from vita_train.training.freeze import apply_trainable
 from vita_train.training.objectives import objective_class
 from vita_train.training.objectives.base import Objective, StageContext
@@ -100,12 +101,13 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
     # What a pod has to itself: one process, and engines that cut up nothing.
     alone = [*options.set, "launch.nodes=1", "launch.nproc=1"]
-    full = load_recipe(options.recipe, alone).model.llm.num_layers
+    shipped = load_recipe(options.recipe, options.set)
+    full = shipped.model.llm.num_layers
     sides: list[Side] = []
     for stage in options.only:
         for layers in options.depths:
             recipe = load_recipe(
-                options.recipe, [*alone, *_alone(stage), f"model.llm.num_layers={layers}"]
+                options.recipe, [*alone, *_alone(shipped, stage), f"model.llm.num_layers={layers}"]
             )
             for side in measure(recipe, stage, device, options.steps, options.samples):
                 sides.append(side)
@@ -125,10 +127,16 @@ def main() -> None:
     print(text)
 
 
-def _alone(stage: str) -> list[str]:
-    """Return what lets a stage train in one process by itself: its micro-batches are the recipe's,
-    its engine the plain one in the same type."""
-    return [f"stages.{stage}.engine.kind=torch", f"stages.{stage}.engine.zero=0"]
+def _alone(shipped: Recipe, stage: str) -> list[str]:
+    """Return what lets a stage train in one process by itself: with as many rows in a step as make
+    the micro-batches of the shipped recipe's ranks, and the plain engine in the same type."""
+    batch = shipped.stages[stage].batch
+    rows = batch.micro_rows(shipped.launch.ranks) * batch.grad_accum
+    return [
+        f"stages.{stage}.engine.kind=torch",
+        f"stages.{stage}.engine.zero=0",
+        f"stages.{stage}.batch.global_batch_size={rows}",
+    ]
 
 
 def measure(
@@ -137,13 +145,12 @@ def measure(
     """Yield the sides of a stage at a recipe's depth."""
     spec = recipe.stages[stage]
     objective, engine = _built(recipe, stage, device)
-    packed = stage in MIXES
-    lengths = _drawn(recipe, stage, samples) if packed else np.zeros((0, 3), int)
+    each = spec.batch.micro_rows(1)
     ways: dict[str, list[MicroBatch]] = {}
-    if packed:
+    if stage in MIXES:
+        lengths = _drawn(recipe, stage, samples)
         budgets = Budgets(spec.batch.seq_len, spec.batch.max_tiles, spec.batch.max_audio_frames)
         rows = [lengths[row] for row in pack(lengths, budgets, 0)]
-        each = _rows_of(recipe, stage)
         ways["ours"] = [
             _batch(recipe, rows[at : at + each], spec.batch.seq_len)
             for at in range(0, len(rows), each)
@@ -153,10 +160,10 @@ def measure(
             for at in range(0, len(lengths), PUBLIC_ROWS)
         ]
     else:
-        ways["ours"] = [objective.largest_batch(_rows_of(recipe, stage))]
+        ways["ours"] = [objective.largest_batch(each)]
     modules = nn.ModuleDict(objective.model_modules())
     policies = {
-        "ours": policies_of(recipe, stage, _rows_of(recipe, stage), _free(objective, device)),
+        "ours": policies_of(recipe, stage, each, _free(objective, device)),
         "public": None,
     }
     taken: dict[str, list[float]] = {side: [] for side in ways}
@@ -207,12 +214,6 @@ def _fill(objective: nn.Module) -> None:
             parameter.normal_(std=0.02)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-
-
-def _rows_of(recipe: Recipe, stage: str) -> int:
-    """Return the rows of a micro-batch on the ranks that the shipped recipe names."""
-    shipped = load_recipe(recipe.name)
-    return shipped.stages[stage].batch.micro_rows(shipped.launch.ranks)
 
 
 def _drawn(recipe: Recipe, stage: str, samples: int) -> np.ndarray:
@@ -299,23 +300,16 @@ def _flops(objective: Objective, batch: Any) -> float:
     if not isinstance(batch, Batch):
         return (objective.flops_per_token() or 0.0) * objective.tokens(batch)
     modules = objective.model_modules()
-    llm: Any = modules["llm"]
-    before = any(name != "llm" and name not in objective.frozen for name in modules)
-
-    def factor(name: str) -> int:
-        if name not in objective.frozen:
-            return 6
-        return 4 if name == "llm" and before else 2
-
+    flops, llm = flops_per_position(modules, objective.frozen), cast(Any, modules["llm"])
     tokens, supervised = objective.tokens(batch), objective.weight(batch)
-    blocks = _size(block for block in transformer_blocks({"llm": llm}))
-    found = factor("llm") * (blocks * tokens + _size([llm.lm_head]) * supervised)
+    read = _size(transformer_blocks({"llm": llm})) * tokens + _size([llm.lm_head]) * supervised
+    found = flops["llm"] / _size([llm]) * read
     if batch.tiles is not None and "vision" in modules:
         vision: Any = modules["vision"]
-        tiles, read = len(batch.tiles), int((batch.input_ids == IMAGE_ID).sum())
-        found += factor("vision") * _size([vision]) * tiles * (vision.spec.grid_size**2 + 1)
-        found += factor("projector") * _size([modules["projector"]]) * read
-    return float(found)
+        shown = int((batch.input_ids == IMAGE_ID).sum())
+        found += flops["vision"] * len(batch.tiles) * (vision.spec.grid_size**2 + 1)
+        found += flops["projector"] * shown
+    return found
 
 
 def _size(modules: Iterable[nn.Module]) -> int:

@@ -51,3 +51,23 @@ def test_what_samples_take_is_counted_by_what_trains() -> None:
         + 2 * size("vision") * seen
         + 6 * size("projector") * tile
     )
+
+
+def test_a_layers_share_is_carried_on_to_the_full_depth() -> None:
+    def side(name: str, layers: int, seconds: float) -> steps.Side:
+        return steps.Side("1.1", name, layers, seconds, 1000, 1250, 0.0, 0, 0)
+
+    measured = [side("ours", 2, 1.5), side("ours", 4, 2.0)]
+    measured += [side("public", 2, 2.0), side("public", 4, 4.0)]
+    text = steps.table(measured, 28, "processor", "named", [])
+    assert "| 1.1 | ours | 28 | 8.000 | 125 |" in text
+    assert "| 1.1 | public | 28 | 28.000 | 36 |" in text
+    assert "ours is 3.50 times as fast" in text
+
+
+def test_micro_batches_are_those_of_the_shipped_ranks() -> None:
+    shipped = steps.load_recipe("vita-1.5-7b")
+    for stage in ("1.1", "2.1a"):
+        alone = ["launch.nodes=1", "launch.nproc=1", *steps._alone(shipped, stage)]
+        here = steps.load_recipe("vita-1.5-7b", alone).stages[stage].batch
+        assert here.micro_rows(1) == shipped.stages[stage].batch.micro_rows(shipped.launch.ranks)

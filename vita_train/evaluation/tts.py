@@ -63,7 +63,7 @@ def speak_sentences(
         indices = by_length[start : start + SENTENCES]
         lengths = torch.tensor([len(ids[index]) for index in indices], device=device)
         padded = pad_sequence([ids[index] for index in indices], batch_first=True).to(device)
-        embeds, hidden = read_text(llm, decoder, padded)
+        embeds, hidden = read_text(llm, padded, states=decoder.has_prefix)
         spoken = decoder.generate_batch(embeds, lengths, text_hidden=hidden, top_k=1)
         for index, codes in zip(indices, spoken, strict=True):
             if len(codes):

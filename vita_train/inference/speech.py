@@ -173,7 +173,8 @@ class Speaker:
         ids = speech_ids(clause, self.encode)
         if ids:
             device = self.llm.get_input_embeddings().weight.device
-            embeds, hidden = read_text(self.llm, self.decoder, torch.tensor([ids], device=device))
+            text = torch.tensor([ids], device=device)
+            embeds, hidden = read_text(self.llm, text, states=self.decoder.has_prefix)
             codes = self.decoder.generate(
                 embeds,
                 text_hidden=hidden,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -105,6 +106,12 @@ def estimate_stage(recipe: Recipe, stage: str, device: Device) -> Estimate | Non
         float(spec.most_steps) if spec.most_steps else None,
         host_need(recipe, plan),
     )
+
+
+def estimate_stages(recipe: Recipe, stages: Iterable[str], device: Device) -> dict[str, Estimate]:
+    """Estimate several stages as `estimate_stage` does; those that it cannot are left out."""
+    found = {stage: estimate_stage(recipe, stage, device) for stage in stages}
+    return {stage: estimate for stage, estimate in found.items() if estimate is not None}
 
 
 def _whole(recipe: Recipe, plan: StagePlan, traced: StepTrace, device: Device) -> Memory:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vita_train.errors import VitaError
 from vita_train.planning.devices import GIGA, Device, find_device, load_devices, plain_device
-from vita_train.planning.estimate import estimate_stage
+from vita_train.planning.estimate import estimate_stages
 from vita_train.planning.fit import lacks, shortage
 from vita_train.planning.plan import gpu_bytes, plan_recipe
 from vita_train.recipe.load import load_recipe
@@ -29,16 +29,6 @@ def named_device(name: str) -> Device:
         RecipeError: the name does not end in a number.
     """
     return find_device(name, load_devices()) or plain_device(gpu_bytes(name))
-
-
-def stage_memory(recipe: Recipe, device: Device) -> dict[str, int]:
-    """Return bytes on one device by stage, at full micro-batches on the recipe's own nodes, ranks
-    and sharding; stages whose objective cannot say how large its batches are left out."""
-    return {
-        stage: estimate.memory.total
-        for stage in recipe.stages
-        if (estimate := estimate_stage(recipe, stage, device))
-    }
 
 
 def state_memory(recipe: Recipe) -> dict[str, int]:
@@ -75,15 +65,13 @@ def _answer(recipe: Recipe, name: str) -> dict[str, Any]:
         for stage, needed in state_memory(recipe).items()
         if needed > device.usable
     }
-    stages: dict[str, int] = {}
-    for stage in recipe.stages if not lacking else ():
-        estimate = estimate_stage(recipe, stage, device)
-        if estimate is not None:
-            stages[stage] = estimate.memory.total
-            if problem := lacks(estimate, device):
-                found = None if lacking else shortage(recipe, estimate, device)
-                remedy = found.remedy if found else search
-                lacking[stage] = {"problem": f"stage {stage} {problem}", "remedy": remedy}
+    found = estimate_stages(recipe, () if lacking else recipe.stages, device)
+    for stage, estimate in found.items():
+        if problem := lacks(estimate, device):
+            change = None if lacking else shortage(recipe, estimate, device)
+            remedy = change.remedy if change else search
+            lacking[stage] = {"problem": f"stage {stage} {problem}", "remedy": remedy}
+    stages = {stage: estimate.memory.total for stage, estimate in found.items()}
     return {"gpu": device.usable, "stages": stages, "lacking": lacking}
 
 

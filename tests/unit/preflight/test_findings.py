@@ -22,7 +22,9 @@ from vita_train.console import Found, check, show_checks
 from vita_train.data.index.corpus import Corpus
 from vita_train.data.prepare.run import prepare
 from vita_train.errors import DataError, RecipeError, UserError
-from vita_train.planning.memory import named_device, stage_memory
+from vita_train.planning import memory
+from vita_train.planning.estimate import estimate_stage
+from vita_train.planning.memory import named_device
 from vita_train.preflight.coverage import corpus_coverage, modality_shares
 from vita_train.preflight.media import check_roots
 from vita_train.preflight.memory import check_memory
@@ -253,11 +255,13 @@ def test_memory_is_that_of_the_recipes_gpus() -> None:
         check_memory(recipe(), "t4")
 
 
-def test_weights_that_do_not_fit_are_told_without_a_trace() -> None:
+def test_weights_that_do_not_fit_are_told_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load_recipe("vita-1.5-7b", ["launch.nodes=1", "launch.nproc=1"])
     with raises_code(UserError, "VT-USE-213", "1 x 1 l4-24", "vita-train plan") as caught:
         check_memory(made, "l4-24")
     assert "before activations" in str(caught.value)
+    monkeypatch.setattr("vita_train.planning.estimate.estimate_stage", None)
+    assert memory._answer(made, "l4-24")["stages"] == {}
 
 
 def test_a_stage_that_does_not_fit_the_gpus_is_refused_with_what_makes_it_fit() -> None:
@@ -269,18 +273,26 @@ def test_a_stage_that_does_not_fit_the_gpus_is_refused_with_what_makes_it_fit() 
     made["stages"]["1.3"]["batch"] |= {"global_batch_size": 12, "seq_len": 512}
     large = Recipe.model_validate(made)
     device = named_device("small-1")
-    assert stage_memory(large, device)["1.3"] > device.usable
+    estimate = estimate_stage(large, "1.3", device)
+    assert estimate is not None
+    assert estimate.memory.total > device.usable
     with raises_code(UserError, "VT-USE-213", "stages.1.3", "activations") as caught:
         check_memory(large, "small-1")
     setting = re.search(r"--set '(.*?)'", caught.value.remedy)
     assert setting is not None
     assert setting[1].startswith("stages.1.3.")
+    key, _, value = setting[1].removeprefix("stages.1.3.").rpartition("=")
+    section, name = key.split(".")
+    made["stages"]["1.3"].setdefault(section, {})[name] = value
+    assert check_memory(Recipe.model_validate(made), "small-1").detail
 
 
 def engine(kind: str, zero: int, offload: str) -> int:
     made = recipe().model_dump(mode="json")
     made["stages"]["1.3"]["engine"] = {"kind": kind, "zero": zero, "offload": offload}
-    return stage_memory(Recipe.model_validate(made), named_device("t4-16"))["1.3"]
+    estimate = estimate_stage(Recipe.model_validate(made), "1.3", named_device("t4-16"))
+    assert estimate is not None
+    return estimate.memory.total
 
 
 def test_what_is_offloaded_takes_no_memory_of_the_gpu() -> None:

@@ -71,16 +71,12 @@ def show_fit(
     Raises:
         UserError: a stage does not fit; with the smallest change that makes it fit.
     """
-    from vita_train.planning.estimate import estimate_stage
+    from vita_train.planning.estimate import estimate_stages
     from vita_train.planning.fit import shortage
 
     ranks = recipe.launch.ranks
-    found: dict[str, Estimate] = {}
     with console.status("tracing stages"):
-        for stage in stages:
-            estimate = estimate_stage(recipe, stage, device)
-            if estimate is not None:
-                found[stage] = estimate
+        found = estimate_stages(recipe, stages, device)
     _show_memory(found, device, f"{ranks} x {name}", console)
     _show_time(found, ranks, price, device, console)
     if unknown := [stage for stage in stages if stage not in found]:

@@ -272,12 +272,10 @@ def _rows_of(folder: Path, meta: dict[str, Any]) -> Iterator[pa.Table]:
 def _example(row: dict[str, Any], lengths: list[int], features: np.ndarray | None) -> Example:
     """Return a stored row as it was when it was digested."""
     clips: list[np.ndarray] = []
+    begin = row.pop("feature_offset")
     if features is not None:
-        begin = row.pop("feature_offset")
         for frames in row["audio_frames"]:
             clips.append(features[begin : begin + frames])
             begin += frames
-    else:
-        row.pop("feature_offset")
     tokens, tiles, frames = lengths
     return Example(row=0, tokens=tokens, tiles=tiles, frames=frames, features=clips, **row)

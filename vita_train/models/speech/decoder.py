@@ -34,8 +34,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from vita_train.errors import DataError
 from vita_train.models.attention.packed import masked_name
+from vita_train.models.speech.layers import real_mask, run_layers
 from vita_train.models.speech.prefix import PrefixKeys, SpeechPrefix
-from vita_train.models.speech.rotary import rotary_embedding
 from vita_train.models.speech.sampling import penalise_repetition, sample
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.special_ids import IGNORE_INDEX
@@ -364,10 +364,8 @@ class SpeechDecoder(nn.Module):
         if states is not None and self.prefix is not None:
             prefix = self.prefix(states.to(hidden.dtype).reshape_as(hidden), lengths)
         index = torch.arange(hidden.shape[1] + 1, device=hidden.device).expand(len(hidden), -1)
-        # A row without text still needs one key to attend to; what it yields is masked later.
-        valid = (index[:, :-1] < lengths.clamp(min=1)[:, None])[:, None, None].expand(
-            -1, -1, hidden.shape[1], -1
-        )
+        # Of a row without text one position stays; what it yields is masked later.
+        valid = real_mask(lengths, hidden.shape[1])
         token = self.text_norm(hidden)
         hidden = self._run(self.nar_layers, self.dropout(token), index[:, :-1], valid)
         separator = self.embedding(lengths.new_full((len(hidden), 1), self.separator))
@@ -392,14 +390,9 @@ class SpeechDecoder(nn.Module):
         mask: Tensor,
         past: PrefixKeys | DynamicCache | None = None,
     ) -> Tensor:
-        """Apply ``layers`` to ``hidden`` (B, L, width) with positions (B, L) and mask (B, 1, L,
-        keys), True = sees; ``past`` holds the keys before these, and a cache takes them in."""
-        rotary = rotary_embedding(positions, self.spec.width // self.spec.num_heads, hidden.dtype)
-        for layer in layers:
-            hidden = layer(
-                hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=past
-            )
-        return hidden
+        """Apply layers as `run_layers` does."""
+        size = self.spec.width // self.spec.num_heads
+        return run_layers(layers, hidden, positions, mask, size, past)
 
     def _check_positions(self, needed: int) -> None:
         if needed > self.spec.max_positions:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from vita_train.models.speech.rotary import rotary_embedding
+from vita_train.models.speech.layers import real_mask, run_layers
 
 
 class PrefixKeys:
@@ -84,16 +84,9 @@ class SpeechPrefix(nn.Module):
         real; they see each other both ways. Positions are counted from 0, and from 0 again by what
         follows, as published."""
         place = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
-        # A row without text still needs one key to attend to
-        lengths = lengths.clamp(min=1)
-        mask = (place < lengths[:, None])[:, None, None].expand(-1, -1, hidden.shape[1], -1)
-        rotary = rotary_embedding(place, self.size, hidden.dtype)
-        kept = _Kept()
-        for layer in self.layers:
-            hidden = layer(
-                hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=kept
-            )
-        return PrefixKeys(kept.pairs, lengths)
+        kept, mask = _Kept(), real_mask(lengths, hidden.shape[1])
+        run_layers(self.layers, hidden, place, mask, self.size, kept)
+        return PrefixKeys(kept.pairs, lengths.clamp(min=1))
 
     def without_use(self) -> list[nn.Parameter]:
         """Return the parameters that nothing reads: the last layer's, behind its keys and

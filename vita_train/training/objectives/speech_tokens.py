@@ -18,7 +18,7 @@ from vita_train.inference.speech import speech_ids
 from vita_train.models.codec import Codec
 from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.models.speech.prefix import SpeechPrefix
-from vita_train.models.speech.reading import text_states
+from vita_train.models.speech.reading import read_text
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 from vita_train.training.objectives.code_cache import CodeCache
 
@@ -200,9 +200,7 @@ class SpeechTokensObjective(Objective):
         ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
         # The language model is lent: this loss does not train it
-        with torch.no_grad():
-            embeds = self.llm.get_input_embeddings()(batch.text_ids)
-            hidden = None if self._prefix is None else text_states(self.llm, embeds)
+        embeds, hidden = read_text(self.llm, batch.text_ids, states=self._prefix is not None)
         regularisers = {
             name: float(self.option[name]) if self.training else 0.0
             for name in ("label_smoothing", "code_noise")
