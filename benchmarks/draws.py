@@ -29,8 +29,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vita_train.recipe.graph import ancestors
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
+from vita_train.recipe.selection import stage_graph
 from vita_train.runs.final import read_final
 from vita_train.storage.factory import open_store
 
@@ -111,21 +113,37 @@ def table(recipe: Recipe, lines: Sequence[dict[str, Any]]) -> str:
     """Return the figures of all draws of this recipe as markdown."""
     parts = ["# Draws of the tiny recipe\n", "Written by `python benchmarks/draws.py`.\n"]
     for until in dict.fromkeys(line["until"] for line in lines):
-        counted = [
-            line for line in lines if line["until"] == until and line["generation"] == GENERATION
-        ]
+        counted = counted_for(recipe, lines, until)
         if not counted:
             continue
-        passed = sum(line["passed"] for line in counted)
+        passed = sum(until in line["stages"] for line in counted)
         parts.append(f"## Up to {until}: {passed} of {len(counted)} draws passed every gate\n")
         parts.append(_measures(recipe, counted))
         parts.append(_steps(counted))
         parts += [
             f"- seed {line['seed']}, {line['rounding']}: {line['message']}"
             for line in counted
-            if not line["passed"]
+            if until not in line["stages"]
         ]
     return "\n".join(parts) + "\n"
+
+
+def counted_for(
+    recipe: Recipe, lines: Iterable[dict[str, Any]], until: str
+) -> list[dict[str, Any]]:
+    """Return the draws of this generation that say how training up to a stage went, with the
+    stages up to it alone: a draw that went further is one of each stage on its way."""
+    graph = stage_graph(recipe)
+    wanted = {until, *ancestors(graph, until)}
+    return [
+        {
+            **line,
+            "stages": {name: line["stages"][name] for name in line["stages"] if name in wanted},
+        }
+        for line in lines
+        if line["generation"] == GENERATION
+        and until in {line["until"], *ancestors(graph, line["until"])}
+    ]
 
 
 def _measures(recipe: Recipe, lines: Iterable[dict[str, Any]]) -> str:
@@ -194,9 +212,8 @@ def main() -> int:
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for number, (seed, rounding) in enumerate([] if arguments.table else wanted, 1):
         if any(
-            (line["generation"], line["until"], line["seed"], line["rounding"])
-            == (GENERATION, arguments.until, seed, rounding)
-            for line in lines
+            (line["seed"], line["rounding"]) == (seed, rounding)
+            for line in counted_for(recipe, lines, arguments.until)
         ):
             continue
         line = draw(recipe, arguments.until, seed, rounding, arguments.ranks, arguments.root)
