@@ -29,7 +29,7 @@ from vita_train.training.inputs import (
     find_inputs,
     stage_digest,
 )
-from vita_train.training.objectives.base import StageContext
+from vita_train.training.objectives.base import Kept, StageContext
 from vita_train.training.observability.exporter import SnapshotCollector, served
 from vita_train.training.observability.run_log import RunLog
 from vita_train.training.observability.telemetry import (
@@ -150,6 +150,7 @@ def _train(
         rank=world.rank,
         world=world.size,
         seed=recipe.seed,
+        kept=Kept(stage_run.store, stage_run.prefix, recipe.storage.endpoint),
     )
     settings = f"stages.{stage_run.stage}"
     check_libraries(spec, where=settings)

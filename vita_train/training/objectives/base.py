@@ -28,8 +28,20 @@ if TYPE_CHECKING:
     from vita_train.data.sampling.order import SampleOrder
     from vita_train.recipe.schema import Recipe
     from vita_train.recipe.stage import StageSpec
+    from vita_train.storage.base import Store
 
 Option = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a stage keeps what it makes before it trains, for other ranks and later starts."""
+
+    store: Store
+    key: str
+    """Of the stage's folder."""
+    endpoint: str | None = None
+    """Of the store, if it is on S3."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,8 @@ class StageContext:
     world: int
     seed: int
     """The recipe's seed."""
+    kept: Kept | None = None
+    """Where it may keep what it makes before it trains; None where no stage is run."""
 
 
 @dataclass

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -20,7 +21,7 @@ from vita_train.models.speech.decoder import SpeechDecoder
 from vita_train.models.speech.prefix import SpeechPrefix
 from vita_train.models.speech.reading import read_text
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
-from vita_train.training.objectives.code_cache import CodeCache
+from vita_train.training.objectives.speech_codes import SpeechCodes, make_codes
 
 if TYPE_CHECKING:
     from vita_train.data.index.sample import Sample
@@ -58,8 +59,8 @@ class SpeechTokensCollator:
     sample_rate: int
     hop_length: int
     """Samples of a code."""
-    known: CodeCache
-    """Codes that the training process has made; the codec itself stays there."""
+    known: SpeechCodes
+    """Codes that were made before; the codec itself stays in the training process."""
 
     def __call__(self, samples: Sequence[Sample], *, seed: int) -> SpeechTokensBatch:
         """Return the batch of some samples; nothing in it is random."""
@@ -67,7 +68,7 @@ class SpeechTokensCollator:
         waves: list[Tensor | None] = []
         supervised = 0
         for sample in samples:
-            known = self.known.get(sample.id)
+            known = self.known.get(sample)
             if known is None:
                 wave = torch.from_numpy(sample.load_wave(0, self.sample_rate))
                 waves.append(wave)
@@ -105,7 +106,8 @@ class SpeechTokensObjective(Objective):
     """Cross-entropy of codes given text. The language model lends its input embedding, and its
     hidden states to a decoder with a prefix; the codec makes the codes.
 
-    Each utterance is encoded alone, once; its codes are then kept where loader workers find them.
+    Each utterance is encoded alone. Where the stage meets each of them at least once, that is done
+    before it begins, see `make_codes`; else as they come.
     """
 
     keep_float32: ClassVar[tuple[str, ...]] = ("codec",)
@@ -130,7 +132,7 @@ class SpeechTokensObjective(Objective):
                 where=f"stages.{context.stage}.options.prefix",
                 remedy=f"give one of {', '.join(_PREFIX)}",
             )
-        self._codes = CodeCache()
+        self._codes = SpeechCodes()
         spec = context.recipe.model.codec
         self.collate = SpeechTokensCollator(
             context.corpus.tokenizer, spec.sample_rate, spec.hop_length, self._codes
@@ -161,13 +163,43 @@ class SpeechTokensObjective(Objective):
                 yield from part.parameters()
 
     def before_training(self, order: SampleOrder) -> None:
-        """Give the decoder its voice: the global tokens of the first utterance; and note whether
-        it comes to speak with its prefix."""
+        """Make the codes, if the stage needs all of them; give the decoder its voice: the global
+        tokens of the first utterance; and note whether it comes to speak with its prefix."""
         if self.speech_decoder.prefix is not None:
             self.speech_decoder.prefix.trained.fill_(self._prefix is not None)
         sample = self.first_samples(order, 1)[0]
         wave = torch.from_numpy(sample.load_wave(0, self.context.recipe.model.codec.sample_rate))
         self.speech_decoder.voice.copy_(self.codec.encode(wave[None].to(self.context.device))[1][0])
+        context = self.context
+        if context.kept is not None and self._meets_all(order):
+            dev = self.order("dev")
+            indexes = {
+                f"{index.dataset}/{index.split}": index
+                for one in (order, *([dev] if dev else []))
+                for index in one.indexes.values()
+            }
+            self._codes.files |= make_codes(
+                indexes,
+                self._read_and_encoded,
+                self.codec,
+                context.kept,
+                rank=context.rank,
+                world=context.world,
+            ).files
+
+    def _meets_all(self, order: SampleOrder) -> bool:
+        """Say whether the stage is long enough to meet every utterance."""
+        spec, utterances = self.context.spec, sum(map(len, order.indexes.values()))
+        steps = spec.most_steps or round((spec.epochs or 1.0) * order.steps_per_epoch)
+        return steps * order.batch_rows >= utterances
+
+    def _read_and_encoded(self, sample: Sample) -> np.ndarray[Any, Any] | None:
+        try:
+            wave = sample.load_wave(0, self.context.recipe.model.codec.sample_rate)
+        except DataError:
+            return None  # the step that it belongs to says what is to be done about it
+        with torch.no_grad():
+            return self._encoded(torch.from_numpy(wave).to(self.context.device)).cpu().numpy()
 
     def weight(self, batch: SpeechTokensBatch) -> float:
         """Return the number of codes and ends."""
@@ -195,8 +227,8 @@ class SpeechTokensObjective(Objective):
     def forward(self, batch: SpeechTokensBatch, phase: str = "main") -> LossOutput:
         """Return the summed cross-entropy; label smoothing and code noise only while training."""
         codes = [
-            self._encoded(*row)
-            for row in zip(batch.sample_ids, batch.codes, batch.waves, strict=True)
+            known if known is not None else self._encoded(cast(Tensor, wave))
+            for known, wave in zip(batch.codes, batch.waves, strict=True)
         ]
         lengths = torch.tensor([len(row) for row in codes], device=batch.text_ids.device)
         # The language model is lent: this loss does not train it
@@ -218,10 +250,7 @@ class SpeechTokensObjective(Objective):
             metrics["duration_error"] = (loss.duration_error, float(len(codes)))
         return LossOutput(loss.loss_sum, float(batch.supervised), metrics)
 
-    def _encoded(self, sample_id: str, codes: Tensor | None, wave: Tensor | None) -> Tensor:
-        if codes is None:
-            assert wave is not None
-            # Alone, not in a batch: what the codes are must not depend on the neighbours' lengths
-            codes = self.codec.encode(wave[None])[0][0]
-            self._codes.add(sample_id, codes)
-        return codes
+    def _encoded(self, wave: Tensor) -> Tensor:
+        """Return the codes (T,) of a wave (S,), alone: what they are must not depend on the
+        lengths of neighbours in a batch."""
+        return self.codec.encode(wave[None])[0][0]

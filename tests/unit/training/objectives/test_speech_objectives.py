@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,15 @@ from torch import nn
 from tests.helpers.errors import raises_code
 from tests.helpers.evaluation_world import small_corpus, small_model, small_recipe
 from vita_train.data.index.corpus import Corpus
-from vita_train.errors import RecipeError
+from vita_train.data.index.sample import Sample
+from vita_train.errors import DataError, RecipeError
 from vita_train.models.codec import Codec, build_discriminators
 from vita_train.recipe.schema import Recipe
+from vita_train.storage.local import LocalStore
 from vita_train.training.batches import BatchLoader
 from vita_train.training.freeze import apply_trainable
-from vita_train.training.objectives.base import StageContext
-from vita_train.training.objectives.code_cache import CodeCache
+from vita_train.training.objectives import speech_codes
+from vita_train.training.objectives.base import Kept, StageContext
 from vita_train.training.objectives.codec import CodecObjective, crop, parse_mel_weights
 from vita_train.training.objectives.speech_tokens import SpeechTokensObjective
 
@@ -160,71 +160,157 @@ def test_speech_tokens_counts_codes_before_they_are_made(
     assert output.count == objective.weight(batch) == output.metrics["accuracy"][1]
 
 
-def test_each_utterance_is_encoded_once(
-    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
-    encoded = 0
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of each wave that a codec encodes from now on."""
+    lengths: list[int] = []
     encode = Codec.encode
 
     def counted(self: Codec, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal encoded
-        encoded += len(wave)
+        lengths.append(wave.shape[1])
         return encode(self, wave)
 
     monkeypatch.setattr(Codec, "encode", counted)
-    first = objective(first_batch(objective))
-    again = first_batch(objective)
-    assert all(wave is None for wave in again.waves)
-    second = objective(again)
-    assert encoded == len(again.sample_ids)
-    assert second.count == first.count
-    torch.testing.assert_close(second.loss_sum, first.loss_sum)
+    return lengths
 
 
-def test_loader_workers_find_the_codes_that_training_made(
-    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
+def speaking(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, root: Path, **changes: Any
+) -> SpeechTokensObjective:
+    """Stage 3.2 at its start, with a place to keep codes in."""
+    changes = {"steps": 1000, **changes}
+    stage = replace(
+        context(recipe, corpus, "3.2", **changes), kept=Kept(LocalStore(root), "run/3.2")
+    )
+    objective = SpeechTokensObjective(stage, modules).eval()
+    objective.before_training(objective.order())
+    return objective
+
+
+def test_codes_are_made_once_for_all_starts_of_a_stage(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, encoded: list[int], tmp_path: Path
 ) -> None:
-    objective = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
+    plain = SpeechTokensObjective(context(recipe, corpus, "3.2"), modules).eval()
+    expected = plain(first_batch(plain))
+    encoded.clear()
+    objective = speaking(recipe, corpus, modules, tmp_path)
+    splits = [corpus.index("tts", split) for split in ("train", "dev")]
+    voice = 1  # taken at every start
+    assert len(encoded) == sum(map(len, splits)) + voice
+    encoded.clear()
 
-    def first(workers: int) -> Any:
-        loader = BatchLoader(objective.collate, objective.order(), workers=workers)
-        (batch,) = next(loader.steps(0, 1)).parts
-        return batch
+    batch = first_batch(objective)
+    assert all(wave is None for wave in batch.waves)
+    found = objective(batch)
+    assert found.count == expected.count
+    torch.testing.assert_close(found.loss_sum, expected.loss_sum)
+    again = speaking(recipe, corpus, modules, tmp_path)
+    assert torch.equal(again(first_batch(again)).loss_sum, found.loss_sum)
+    assert len(encoded) == voice
 
+
+def test_loader_workers_find_the_codes(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, tmp_path: Path
+) -> None:
+    objective = speaking(recipe, corpus, modules, tmp_path)
+    loader = BatchLoader(objective.collate, objective.order(), workers=2)
+    (batch,) = next(loader.steps(0, 1)).parts
+    for found, known in zip(batch.codes, first_batch(objective).codes, strict=True):
+        assert found is not None
+        assert torch.equal(found, known)
+
+
+def test_a_short_stage_encodes_what_it_meets(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, encoded: list[int], tmp_path: Path
+) -> None:
+    objective = speaking(recipe, corpus, modules, tmp_path, steps=1)
+    assert len(encoded) == 1, "the voice alone"
+    assert all(codes is None for codes in first_batch(objective).codes)
+
+
+def test_codes_of_another_codec_are_made_anew_and_the_old_ones_removed(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, encoded: list[int], tmp_path: Path
+) -> None:
+    speaking(recipe, corpus, modules, tmp_path)
+    before, made = set(tmp_path.rglob("*.arrow")), len(encoded)
     with torch.no_grad():
-        made = objective(first(workers=2))
-        known = first(workers=2)
-        assert all(wave is None for wave in known.waves)
-        assert torch.equal(objective(known).loss_sum, made.loss_sum)
+        next(modules["codec"].parameters()).mul_(2)
+    speaking(recipe, corpus, modules, tmp_path)
+    after = set(tmp_path.rglob("*.arrow"))
+    assert len(encoded) == 2 * made
+    assert len(after) == len(before)
+    assert not before & after
 
 
-def test_a_full_cache_forgets_nothing_and_takes_no_more() -> None:
-    cache = CodeCache(most_bytes=20)
-    cache.add("a", torch.tensor([3, 1, 2]))
-    cache.add("b", torch.tensor([3, 1, 2]))
-    assert cache.get("b") is None
-    found = cache.get("a")
-    assert found is not None
-    assert found.tolist() == [3, 1, 2]
-
-
-def test_codes_that_a_killed_process_left_are_removed_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_costs_the_parts_that_were_being_made(
+    recipe: Recipe,
+    corpus: Corpus,
+    modules: nn.ModuleDict,
+    encoded: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    kept = CodeCache()
-    kept.add("a", torch.tensor([1]))
-    if (child := os.fork()) == 0:
-        left = CodeCache()
-        left.add("b", torch.tensor([2]))
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert len(list(tmp_path.iterdir())) == 2
-    new = CodeCache()
-    assert len(list(tmp_path.iterdir())) == 2, "its own, and that of one that lives"
-    assert kept.get("a") is not None
-    assert new.get("b") is None
+    monkeypatch.setattr(speech_codes, "PART", 4)
+    whole = speaking(recipe, corpus, modules, tmp_path / "whole")
+    total = len(encoded)
+    encoded.clear()
+    write, written = LocalStore.write, list[str]()
+
+    def killed(self: LocalStore, key: str, data: bytes, **options: Any) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(key)
+        write(self, key, data, **options)
+
+    monkeypatch.setattr(LocalStore, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        speaking(recipe, corpus, modules, tmp_path / "cut")
+    monkeypatch.setattr(LocalStore, "write", write)
+    cut = tmp_path / "cut" / written[0]
+    cut.write_bytes(cut.read_bytes()[:100])
+    encoded.clear()
+    resumed = speaking(recipe, corpus, modules, tmp_path / "cut")
+    assert len(encoded) == total - 2 * 4, "two of the three parts are whole"
+    batch = first_batch(whole)
+    assert torch.equal(resumed(batch).loss_sum, whole(batch).loss_sum)
+    for name, path in whole._codes.files.items():
+        assert resumed._codes.files[name].read_bytes() == path.read_bytes()
+
+
+def test_an_emptied_file_of_codes_is_made_again(
+    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict, encoded: list[int], tmp_path: Path
+) -> None:
+    speaking(recipe, corpus, modules, tmp_path)
+    for path in sorted((tmp_path / "run" / "3.2" / "codes").rglob("*.*")):
+        kept = path.read_bytes()
+        path.write_bytes(b"")
+        encoded.clear()
+        speaking(recipe, corpus, modules, tmp_path)
+        assert len(encoded) > 1, path
+        assert path.read_bytes() == kept
+
+
+def test_an_utterance_that_cannot_be_read_is_left_to_the_step_that_meets_it(
+    recipe: Recipe,
+    corpus: Corpus,
+    modules: nn.ModuleDict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = Sample.load_wave
+
+    def fails(self: Sample, clip: int, rate: int) -> Any:
+        if self.id == "tts/train/3":
+            raise DataError("gone", code="VT-DATA-004", where=self.id, remedy="none")
+        return load(self, clip, rate)
+
+    monkeypatch.setattr(Sample, "load_wave", fails)
+    objective = speaking(recipe, corpus, modules, tmp_path)
+    index = corpus.index("tts", "train")
+    assert objective._codes.get(index.sample(3)) is None
+    assert objective._codes.get(index.sample(4)) is not None
+    with raises_code(DataError, "VT-DATA-004", "tts/train/3"):
+        objective.collate([index.sample(3)], seed=0)
 
 
 @pytest.fixture
