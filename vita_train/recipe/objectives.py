@@ -46,8 +46,8 @@ class Between:
     """Whether it must be a whole number."""
 
 
-#: What an option may be: true or false, a text, or a number within bounds.
-OptionKind = type[bool] | type[str] | Between
+#: What an option may be: true or false, any text, one of some texts, or a number within bounds.
+OptionKind = type[bool] | type[str] | tuple[str, ...] | Between
 
 
 def check_options(options: Mapping[str, Any], declared: Mapping[str, OptionKind]) -> None:
@@ -78,6 +78,9 @@ def check_options(options: Mapping[str, Any], declared: Mapping[str, OptionKind]
                     f"{name} is a {'whole ' if kind.whole else ''}number from {kind.low:g} to "
                     f"{kind.high:g}, not {value!r}"
                 )
+        elif isinstance(kind, tuple):
+            if value not in kind:
+                raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
         elif not isinstance(value, kind):
             raise ValueError(
                 f"{name} is {'true or false' if kind is bool else 'a text'}, not {value!r}"
@@ -212,7 +215,7 @@ register_objective(
         options={
             "label_smoothing": Between(0, 0.99),
             "code_noise": Between(0, 1),
-            "prefix": str,
+            "prefix": ("joint", "alone", "off"),
         },
         measures=(
             Measure(

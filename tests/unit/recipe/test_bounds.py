@@ -67,6 +67,8 @@ def test_options_are_declared_as_the_objectives_know_them() -> None:
             kind = spec.options[option]
             if isinstance(kind, Between):
                 assert kind.low <= default <= kind.high
+            elif isinstance(kind, tuple):
+                assert default in kind
             else:
                 assert isinstance(default, kind)
 
@@ -96,6 +98,8 @@ def test_options_are_declared_as_the_objectives_know_them() -> None:
         ("stages.0.llm.options", "{chunk: 1.5}"),
         ("stages.0.llm.options", "{augment: 1}"),
         ("stages.0.llm.options", "{chunks: 1}"),
+        ("stages.3.2.options", "{prefix: both}"),
+        ("stages.3.2.options", "{prefix: true}"),
         ("stages.0.llm.batch.max_tiles", "-1"),
         ("model.llm.num_layers", "0"),
         ("model.llm.vocab_size", "100000000000000000"),

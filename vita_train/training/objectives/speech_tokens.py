@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_train.data.loading.batch import MicroBatch
 from vita_train.data.prepare.tokenizer import plain_ids
-from vita_train.errors import DataError, RecipeError
+from vita_train.errors import DataError
 from vita_train.inference.speech import speech_ids
 from vita_train.models.codec import Codec
 from vita_train.models.speech.decoder import SpeechDecoder
@@ -26,11 +26,6 @@ from vita_train.training.objectives.speech_codes import SpeechCodes, make_codes
 if TYPE_CHECKING:
     from vita_train.data.index.sample import Sample
     from vita_train.data.sampling.order import SampleOrder
-
-
-#: How a stage trains the prefix of keys and values: with all the rest; by itself, as published,
-#: beside the layers over the text; not at all, and speaks without it.
-_PREFIX = ("joint", "alone", "off")
 
 
 @dataclass
@@ -115,7 +110,8 @@ class SpeechTokensObjective(Objective):
         "label_smoothing": 0.0,
         # Share of the codes seen while training that are replaced by random ones
         "code_noise": 0.0,
-        # How the decoder's prefix trains, where it has one
+        # How the decoder's prefix trains, where it has one: with all the rest; by itself, as
+        # published, beside the layers over the text; or not at all, and it speaks without
         "prefix": "joint",
     }
 
@@ -125,13 +121,6 @@ class SpeechTokensObjective(Objective):
 
     def __init__(self, context: StageContext, modules: nn.ModuleDict) -> None:
         super().__init__(context, modules)
-        if self.option["prefix"] not in _PREFIX:
-            raise RecipeError(
-                f"prefix is {self.option['prefix']!r}",
-                code="VT-RECIPE-097",
-                where=f"stages.{context.stage}.options.prefix",
-                remedy=f"give one of {', '.join(_PREFIX)}",
-            )
         self._codes = SpeechCodes()
         spec = context.recipe.model.codec
         self.collate = SpeechTokensCollator(

@@ -360,13 +360,6 @@ def test_a_stage_says_how_the_prefix_trains(
     assert torch.equal(moved, output.loss_sum) is (prefix == "off")
 
 
-def test_an_unknown_way_to_train_the_prefix_is_refused(
-    recipe: Recipe, corpus: Corpus, modules: nn.ModuleDict
-) -> None:
-    with raises_code(RecipeError, "VT-RECIPE-097", "options.prefix"):
-        SpeechTokensObjective(context(recipe, corpus, "3.2", options={"prefix": "both"}), modules)
-
-
 def decoder_children(modules: nn.ModuleDict) -> list[tuple[str, nn.Module]]:
     return list(modules["speech_decoder"].named_children())
 
