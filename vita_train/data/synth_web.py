@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ from vita_train.data.formats.rewrite import rewrite
 from vita_train.data.select.top import SCORES, TopSettings, select_top
 from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.synth.render import ImageFile, render
+from vita_train.data.sources.synth.serve import served
 from vita_train.data.sources.synth.splits import DEV, TEST, TRAIN, Splits, rng_for
 from vita_train.data.sources.synth.visual import scene_of
 from vita_train.recipe.sources import SynthWebSource
@@ -54,7 +50,7 @@ def build_web(source: SynthWebSource, out: Path, *, seed: int, workers: int) -> 
         plan.add_documents(split, source.documents if is_train else source.test_size)
         plan.add_pairs(split, source.pairs if is_train else source.test_size)
     render(web, seed, plan.images, (), (), workers=workers)
-    with _served(web) as url:
+    with served(web) as url:
         for split, rows in plan.documents.items():
             _write_documents(lists / f"documents-{split}.jsonl", rows, url)
         for split, rows in plan.pairs.items():
@@ -158,26 +154,3 @@ def _write_pairs(path: Path, rows: list[dict[str, Any]], url: str) -> None:
         SCORES[1]: [0.0] * len(rows),
     }
     pq.write_table(pa.table(columns), path)
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    """Files of a folder, without a line for each."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """Serve the files of a folder on this machine alone; gives the server's URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

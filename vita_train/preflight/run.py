@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from vita_train.errors import UserError
 from vita_train.launch.process import has_gpu
 from vita_train.launch.stage import backend_of, open_backend
 from vita_train.pipeline.step_inputs import pretrained_digests, require_manifest
+from vita_train.plugins import named
 from vita_train.preflight.coverage import check_coverage, check_dry_batch
 from vita_train.preflight.disk import plan_disk
 from vita_train.preflight.features import feature_bytes
@@ -31,7 +31,7 @@ from vita_train.recipe.check import check_recipe
 from vita_train.recipe.data import Source
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.selection import Selection, input_stages, run_steps
-from vita_train.recipe.sources import RecordsSource, StampsSource, SynthSource
+from vita_train.recipe.sources import SOURCES, RecordsSource
 from vita_train.runs.run import Run
 from vita_train.storage.digest import digest_of
 from vita_train.storage.disk_errors import machine_faults
@@ -159,51 +159,8 @@ def _source(recipe: Recipe) -> str:
 
 
 def _source_found(source: Source) -> str:
-    if isinstance(source, SynthSource):
-        if not source.speaks:
-            return "synthetic world, without speech"
-        if importlib.util.find_spec("espeakng_loader") is None:
-            raise UserError(
-                "the speech synthesiser of the synthetic world is not installed",
-                code="VT-USE-079",
-                remedy="pip install 'vita-train[demo]'",
-            )
-        return "synthetic world, speech synthesiser found"
-    if isinstance(source, StampsSource):
-        if source.package:
-            if not Path(source.package).is_file():
-                raise UserError(
-                    "there is no such file",
-                    code="VT-USE-080",
-                    where=source.package,
-                    remedy="give the path of the .deb",
-                )
-            return f"package {source.package}"
-        missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-        if missing:
-            raise UserError(
-                f"this machine has no {' and no '.join(missing)}",
-                code="VT-USE-081",
-                remedy="download tuxpaint-stamps-default elsewhere and give the source's package",
-            )
-        return "package tuxpaint-stamps-default through apt-get"
-    if not isinstance(source, RecordsSource):
-        return f"source of kind {source.kind}"
-    from vita_train.data.sources.own import own_registry
-    from vita_train.data.sources.remote import is_remote, record_versions
-
-    registry = own_registry(source)
-    record_versions(source, registry)  # they are in the store
-    for name, dataset in registry.datasets.items():
-        for split, entry in dataset.splits.items():
-            if not is_remote(entry.records) and not Path(entry.records).is_file():
-                raise UserError(
-                    f"the records of {name}/{split} are missing",
-                    code="VT-USE-082",
-                    where=entry.records,
-                    remedy="correct the path in the registry",
-                )
-    return f"{len(registry.datasets)} datasets in {source.registry}"
+    look = SOURCES[source.kind].check
+    return str(named(look)(source)) if look else f"source of kind {source.kind}"
 
 
 def _prepared(run: Run) -> str:

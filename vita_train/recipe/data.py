@@ -12,13 +12,21 @@ from vita_train.recipe.sources import (
     CatalogueSource,
     RecordsSource,
     StampsSource,
+    SynthArchivesSource,
     SynthSource,
     SynthWebSource,
 )
 
 #: Every kind of source, those of plugins included.
 if TYPE_CHECKING:
-    Source = SynthSource | SynthWebSource | StampsSource | RecordsSource | CatalogueSource
+    Source = (
+        SynthSource
+        | SynthWebSource
+        | SynthArchivesSource
+        | StampsSource
+        | RecordsSource
+        | CatalogueSource
+    )
 else:
     Source = Annotated[
         Union[tuple(SOURCES[name].spec for name in SOURCES)],  # noqa: UP007

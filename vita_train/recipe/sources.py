@@ -7,13 +7,14 @@ A package outside this one adds a kind by calling `register_source` from its plu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from vita_train.plugins import Registry
@@ -73,6 +74,29 @@ class SynthWebSource(Strict):
     """The same for each of dev and test."""
 
 
+class SynthArchivesSource(Strict):
+    """The synthetic world in archives that are served on this machine, fetched and unpacked:
+    AuroraCap's way from a release to records."""
+
+    kind: Literal["synth_archives"] = "synth_archives"
+    scale: float = Field(default=1.0, gt=0, le=1000)
+    """As of ``synth``, and so are the next two."""
+    test_size: Count = 400
+    datasets: tuple[str, ...] = ()
+    parts: Annotated[int, Field(ge=1, le=1000)] = 3
+    """That the archive of the media is cut into."""
+
+    @property
+    def world(self) -> SynthSource:
+        """What is in the archives."""
+        return SynthSource(scale=self.scale, test_size=self.test_size, datasets=self.datasets)
+
+    @model_validator(mode="after")
+    def _known(self) -> SynthArchivesSource:
+        assert self.world is not None  # which checks the names of the datasets
+        return self
+
+
 class StampsSource(Strict):
     """Images, captions and recorded descriptions of the Debian package tuxpaint-stamps-default."""
 
@@ -120,6 +144,9 @@ class SourceKind:
     """``package.module:function``, called as ``build(spec, folder, seed=seed, workers=workers)``:
     brings the data to the folder and returns their `vita_train.data.sources.registry.Registry`,
     with paths relative to ``folder/registry.json``."""
+    check: str = ""
+    """``package.module:function``, called with the settings before anything runs: says what was
+    found, or raises `vita_train.errors.VitaError`. Empty where there is nothing to look at."""
 
 
 SOURCES: Registry[SourceKind] = Registry("kind of data source")
@@ -134,8 +161,13 @@ def register_source(kind: SourceKind) -> None:
     SOURCES.add(str(kind.spec.model_fields["kind"].default), kind)
 
 
-register_source(SourceKind(SynthSource, "vita_train.data.sources.synth.build:build_synth"))
-register_source(SourceKind(StampsSource, "vita_train.data.sources.stamps:build_stamps"))
-register_source(SourceKind(RecordsSource, "vita_train.data.sources.own:adopt_records"))
-register_source(SourceKind(CatalogueSource, "vita_train.data.adapters.build:build_catalogue"))
-register_source(SourceKind(SynthWebSource, "vita_train.data.synth_web:build_web"))
+_OURS = "vita_train.data"
+for _spec, _build, _check in (
+    (SynthSource, "sources.synth.build:build_synth", "sources.synth.espeak:check_synth"),
+    (StampsSource, "sources.stamps:build_stamps", "sources.debian:check_stamps"),
+    (RecordsSource, "sources.own:adopt_records", "sources.own:check_records"),
+    (CatalogueSource, "adapters.build:build_catalogue", "adapters.build:check_catalogue"),
+    (SynthWebSource, "synth_web:build_web", ""),
+    (SynthArchivesSource, "synth_archives:build_archives", "synth_archives:check_archives"),
+):
+    register_source(SourceKind(_spec, f"{_OURS}.{_build}", f"{_OURS}.{_check}" if _check else ""))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vita_train.data.adapters import ADAPTERS
 from vita_train.data.adapters.base import Input
+from vita_train.data.catalogue.entry import Entry
 from vita_train.data.catalogue.load import Catalogue, load_catalogue
 from vita_train.data.fetch.folder import DATA, data_folder
 from vita_train.data.fetch.lock import LockedSource, read_lock
@@ -15,6 +16,12 @@ from vita_train.plugins import named
 from vita_train.recipe.sources import CatalogueSource
 
 
+def check_catalogue(source: CatalogueSource) -> str:
+    """Say where a corpus was fetched to; errors are those of `build_catalogue`."""
+    entry, _, data = _fetched(source)
+    return f"{entry.title}, fetched to {data}"
+
+
 def build_catalogue(source: CatalogueSource, out: Path, *, seed: int, workers: int) -> Registry:
     """Write the records of a corpus that was fetched; media stay where they are.
 
@@ -22,6 +29,13 @@ def build_catalogue(source: CatalogueSource, out: Path, *, seed: int, workers: i
         DataError: it was not fetched, or its files are not what its adapter reads.
         UserError: there is no such entry, no adapter for it, or no folder is named.
     """
+    entry, adapter, data = _fetched(source)
+    dataset = named(ADAPTERS[adapter])(Input(entry, data, out))
+    return Registry(datasets={source.name.replace(".", "_"): dataset})
+
+
+def _fetched(source: CatalogueSource) -> tuple[Entry, str, Path]:
+    """Return an entry, its adapter, and the folder that it was fetched to."""
     catalogue = load_catalogue()
     entry = catalogue[source.name]
     data = Path(source.folder).expanduser().absolute() if source.folder else data_folder()
@@ -42,8 +56,7 @@ def build_catalogue(source: CatalogueSource, out: Path, *, seed: int, workers: i
             remedy="write a registry of your own for what was fetched, and use a source of kind "
             "records",
         )
-    dataset = named(ADAPTERS[entry.adapter])(Input(entry, data, out))
-    return Registry(datasets={source.name.replace(".", "_"): dataset})
+    return entry, entry.adapter, data
 
 
 def _check_fetched(name: str, data: Path, catalogue: Catalogue) -> None:

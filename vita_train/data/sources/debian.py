@@ -10,9 +10,35 @@ from pathlib import Path
 from vita_train.console import say
 from vita_train.ended import last_words
 from vita_train.errors import UserError
+from vita_train.recipe.sources import StampsSource
 
 _TIMEOUT = 1800
 """Seconds a download may take."""
+
+
+def check_stamps(source: StampsSource) -> str:
+    """Say where the package of stamps comes from.
+
+    Raises:
+        UserError: its file is missing, or what downloads and unpacks it.
+    """
+    if source.package:
+        if not Path(source.package).is_file():
+            raise UserError(
+                "there is no such file",
+                code="VT-USE-080",
+                where=source.package,
+                remedy="give the path of the .deb",
+            )
+        return f"package {source.package}"
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise UserError(
+            f"this machine has no {' and no '.join(missing)}",
+            code="VT-USE-081",
+            remedy="download tuxpaint-stamps-default elsewhere and give the source's package",
+        )
+    return "package tuxpaint-stamps-default through apt-get"
 
 
 def unpack_package(name: str, given: Path | None, into: Path) -> Path:

@@ -20,7 +20,7 @@ from vita_train.data.sources.remote import (
     record_versions,
     remote_registry,
 )
-from vita_train.errors import DataError
+from vita_train.errors import DataError, UserError
 from vita_train.recipe.sources import RecordsSource
 from vita_train.storage.digest import sha256_file
 
@@ -115,6 +115,27 @@ def own_versions(source: RecordsSource) -> dict[str, str]:
     return versions | {
         name: sha256_file(file) for name, file in sorted(files.items()) if file.is_file()
     }
+
+
+def check_records(source: RecordsSource) -> str:
+    """Say what a registry names, all of whose record files are there.
+
+    Raises:
+        DataError: a file in a store is missing, or the registry is none.
+        UserError: a file of this machine is missing.
+    """
+    registry = own_registry(source)
+    record_versions(source, registry)  # they are in the store
+    for name, dataset in registry.datasets.items():
+        for split, entry in dataset.splits.items():
+            if not is_remote(entry.records) and not Path(entry.records).is_file():
+                raise UserError(
+                    f"the records of {name}/{split} are missing",
+                    code="VT-USE-082",
+                    where=entry.records,
+                    remedy="correct the path in the registry",
+                )
+    return f"{len(registry.datasets)} datasets in {source.registry}"
 
 
 def adopt_records(source: RecordsSource, out: Path, *, seed: int, workers: int) -> Registry:

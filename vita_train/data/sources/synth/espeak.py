@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_train.errors import UserError
+from vita_train.recipe.sources import SynthSource
 
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
@@ -83,6 +84,18 @@ class Synthesiser:
         if samples and number:
             self._pieces.append(np.ctypeslib.as_array(samples, (number,)).copy())
         return 0
+
+
+def check_synth(source: SynthSource) -> str:
+    """Say what a synthetic world needs and has.
+
+    Raises:
+        UserError: it speaks, and the synthesiser is not installed.
+    """
+    if not source.speaks:
+        return "synthetic world, without speech"
+    require_synthesiser()
+    return "synthetic world, speech synthesiser found"
 
 
 def require_synthesiser() -> None:
