@@ -18,10 +18,8 @@ def run(folder: Path, *arguments: str) -> None:
 
 
 def attributes(folder: Path, name: str) -> float:
-    metrics = json.loads((folder / "runs" / name / "language" / "final.json").read_text())[
-        "metrics"
-    ]
-    return float(metrics["caption.test_seen.attributes"])
+    final = json.loads((folder / "runs" / name / "language" / "final.json").read_text())
+    return float(final["metrics"]["caption.test_seen.attributes"])
 
 
 @pytest.mark.slow
