@@ -125,13 +125,19 @@ class RecordsSource(Strict):
 
 
 class CatalogueSource(Strict):
-    """A public corpus of the catalogue, as `vita-train data fetch` brought it."""
+    """A public corpus of the catalogue, as `vita-train data fetch` brought it, or the run itself
+    fetches it."""
 
     kind: Literal["catalogue"] = "catalogue"
     name: str
     """Name of its entry; `vita-train data list` shows all."""
     folder: str | None = None
     """Folder that was fetched to; none takes VITA_TRAIN_DATA."""
+    fetch: bool = False
+    """Whether the run's first step fetches what is not there; where no folder is named, into the
+    run's own, which travels with it to other machines."""
+    accept_licence: bool = False
+    """Accept the licences of what is fetched, which `vita-train data show` names."""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,22 @@ fetches it is told."""
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
+from PIL import Image
 
 from tests.helpers.data_world import audio_file
+from vita_train.data.adapters.build import check_catalogue
 from vita_train.data.catalogue.load import Catalogue, load_catalogue
 from vita_train.data.fetch.run import fetch as fetch_entries
 from vita_train.data.sources.fetch import fetch
 from vita_train.data.sources.reading import Row, read_records
+from vita_train.data.sources.synth.serve import served
 from vita_train.errors import DataError, UserError
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.sources import CatalogueSource
@@ -46,7 +52,7 @@ def brought(
 def rows(out: Path, name: str, split: str) -> list[Row]:
     registry = json.loads((out / "registry.json").read_text())
     source = registry["datasets"][name][split]
-    roots = {key: Path(root) for key, root in source["roots"].items()}
+    roots = {key: out / root for key, root in source["roots"].items()}
     found = list(read_records(out / source["records"], roots))
     assert all(isinstance(row, Row) for row in found)
     return [row for row in found if isinstance(row, Row)]
@@ -289,7 +295,7 @@ def test_segments_of_long_recordings_are_cut_out(
     ]
     whole, _ = soundfile.read(far / "audio" / "long.wav", dtype="int16")
     registry = json.loads((tmp_path / "out" / "registry.json").read_text())["datasets"]["talks"]
-    root = Path(registry["train"]["roots"]["audio"])
+    root = tmp_path / "out" / registry["train"]["roots"]["audio"]
     for row, start in zip(train, (0.25, 1.5), strict=True):
         piece, rate = soundfile.read(row.audios[0].path({"audio": root}), dtype="int16")
         assert rate == 16000
@@ -337,3 +343,74 @@ def test_a_recipe_names_a_corpus_of_the_catalogue() -> None:
     source = '{"captions": {"kind": "catalogue", "name": "coco-captions"}}'
     recipe = load_recipe("smoke", [f"data.source={source}"])
     assert recipe.data.source["captions"] == CatalogueSource(name="coco-captions")
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An entry of the user's whose records and pictures are on a server."""
+    web = tmp_path / "web"
+    (web / "pictures").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(web / "pictures" / "1.png")
+    with tarfile.open(web / "pictures.tar", "w") as tar:
+        tar.add(web / "pictures" / "1.png", arcname="1.png")
+    record = {"id": "1", "set": "pictures", "image": "1.png", "conversations": TURNS}
+    (web / "shelf.json").write_text(json.dumps([record]))
+    monkeypatch.setenv("VITA_TRAIN_CATALOGUE", str(tmp_path / "catalogue"))
+    monkeypatch.delenv("VITA_TRAIN_DATA", raising=False)
+    (tmp_path / "catalogue").mkdir()
+    with served(web) as url:
+        entry = {
+            "name": "shelf",
+            "title": "Pictures of shelves",
+            "task": "caption",
+            "adapter": "records",
+            "licence": {"name": "CC-BY-4.0"},
+            "places": [
+                {"kind": "http", "url": f"{url}/shelf.json"},
+                {"kind": "http", "url": f"{url}/pictures.tar", "unpack": "pictures"},
+            ],
+            "records_from": ["shelf.json"],
+            "roots": {"pictures": "pictures"},
+        }
+        (tmp_path / "catalogue" / "shelf.yaml").write_text(json.dumps(entry))
+        yield
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_run_fetches_into_itself_and_may_be_moved(tmp_path: Path) -> None:
+    source = CatalogueSource(name="shelf", fetch=True, accept_licence=True)
+    assert "Pictures of shelves" in check_catalogue(source)
+    fetch(source, tmp_path / "out", seed=0)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    registry = json.loads((tmp_path / "moved" / "registry.json").read_text())
+    split = registry["datasets"]["shelf"]["train"]
+    paths = [split["records"], *split["roots"].values()]
+    assert not any(Path(path).is_absolute() for path in paths)
+    assert (tmp_path / "moved" / split["roots"]["pictures"] / "1.png").is_file()
+    (row,) = rows(tmp_path / "moved", "shelf", "train")
+    assert row.record.id == "1"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_named_folder_is_fetched_to_once(tmp_path: Path) -> None:
+    source = CatalogueSource(
+        name="shelf", folder=str(tmp_path / "data"), fetch=True, accept_licence=True
+    )
+    fetch(source, tmp_path / "out", seed=0)
+    shutil.rmtree(tmp_path / "web")  # what is there is not asked for again
+    # Accepted once for the folder
+    again = source.model_copy(update={"accept_licence": False})
+    assert check_catalogue(again)
+    fetch(again, tmp_path / "out", seed=0)
+    (row,) = rows(tmp_path / "out", "shelf", "train")
+    assert row.images[0].name == "1.png"
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_licence_is_accepted_by_the_recipe_or_nothing_is_fetched(tmp_path: Path) -> None:
+    source = CatalogueSource(name="shelf", folder=str(tmp_path / "data"), fetch=True)
+    for work in (lambda: check_catalogue(source), lambda: fetch(source, tmp_path / "out", seed=0)):
+        with pytest.raises(UserError) as caught:
+            work()
+        assert "accept_licence" in caught.value.remedy
+    assert not (tmp_path / "data").exists()
