@@ -160,7 +160,13 @@ def _train(
             inputs,
             stage_run.modules,
             ctc_vocab_size=stage_run.ctc_vocab_size,
-            dtypes=stage_dtypes(spec, stage_run.modules, dtype, stage_run.objective.keep_float32),
+            dtypes=stage_dtypes(
+                spec,
+                stage_run.modules,
+                dtype,
+                stage_run.objective.keep_float32,
+                stored=getattr(torch, recipe.model.dtype),
+            ),
             # On a processor modules stay where they are loaded, and what trains is written to.
             mapped=world.device.type != "cpu",
         )
@@ -193,8 +199,11 @@ def _train(
     )
     with _failures(run_log):
         with watchdog.off():
+            # FSDP2 moves what it cuts, block by block
+            if spec.engine.kind != "fsdp2" or objective.prepares:
+                objective.to(world.device)
             # Before a checkpoint is restored, which then writes over what this has set
-            objective.to(world.device).before_training(order)
+            objective.before_training(order)
         # Before the engine, which may cut parameters up: sizes are counted whole
         speed = full_speed(objective.flops_per_token(), world.size, peak_flops(world.device, dtype))
         engine = build_engine(objective, EngineContext(spec, world, dtype))

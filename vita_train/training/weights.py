@@ -68,22 +68,28 @@ def load_inputs(
 
 
 def stage_dtypes(
-    spec: StageSpec, names: Iterable[str], dtype: torch.dtype, keep_float32: Collection[str]
+    spec: StageSpec,
+    names: Iterable[str],
+    dtype: torch.dtype,
+    keep_float32: Collection[str],
+    *,
+    stored: torch.dtype = torch.float32,
 ) -> dict[str, torch.dtype]:
     """Return the type in which each module of a stage is loaded: that in which its engine holds it,
     so that nothing wider is ever in memory.
 
     What is frozen is held in the compute type. What trains is held in float32, but by DeepSpeed,
-    whose own float32 copy is made from the compute type. Adapters are merged and matrices quantised
-    in float32.
+    whose own float32 copy is made from the compute type, and by FSDP2, which makes float32 shards
+    of what is stored, block by block. Adapters are merged and matrices quantised in float32.
 
     Args:
         spec: of the stage.
         names: its modules.
         dtype: compute type.
         keep_float32: modules that the objective computes with in float32.
+        stored: type of the weights that stages hand on.
     """
     wide = {*keep_float32, *spec.adapted, *(("llm",) if spec.quantize is not None else ())}
-    if spec.engine.kind != "deepspeed":
-        wide |= {*spec.trainable}
-    return {name: torch.float32 if name in wide else dtype for name in names}
+    trained = {"deepspeed": dtype, "fsdp2": stored}.get(spec.engine.kind, torch.float32)
+    held = {name: trained if name in spec.trainable else dtype for name in names}
+    return {name: torch.float32 if name in wide else held[name] for name in names}

@@ -24,3 +24,7 @@ def test_what_is_sharded_by_itself_is_what_is_computed_again(tmp_path: Path) -> 
         "speech_decoder.nar_layers",
         "speech_decoder.ar_layers",
     }
+    # Nothing is in float32 and whole but the block that is being cut; the root comes last
+    *blocks, root = found["widened"]
+    assert all(0 < whole == own for whole, own in blocks)
+    assert root[0] == root[1]

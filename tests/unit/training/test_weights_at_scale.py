@@ -53,6 +53,15 @@ def test_modules_are_loaded_in_the_type_that_the_engine_holds_them_in(stage: str
     assert dtypes["llm"] is HALF, "never in float32, whether it trains or not"
 
 
+def test_what_fsdp2_cuts_is_loaded_as_it_is_stored() -> None:
+    recipe = load_recipe(
+        "vita-1.5-7b", ["stages.1.2.engine.kind=fsdp2", "stages.1.2.engine.zero=0"]
+    )
+    spec = recipe.stages["1.2"]
+    dtypes = stage_dtypes(spec, ["llm", "vision", "audio_encoder"], HALF, (), stored=torch.float16)
+    assert dtypes == {"llm": torch.float16, "vision": torch.float16, "audio_encoder": HALF}
+
+
 def test_what_is_merged_or_quantised_is_loaded_in_float32() -> None:
     recipe = load_recipe(
         "vita-1.5-7b",

@@ -176,16 +176,23 @@ def norms_by_owner(names: list[str], norms: list[float]) -> dict[str, float]:
     return {name: square**0.5 for name, square in squares.items()}
 
 
+def parameter_types(
+    objective: Objective, frozen: torch.dtype, trained: torch.dtype
+) -> dict[nn.Parameter, torch.dtype]:
+    """Return the type that each parameter is held in."""
+    return {
+        parameter: trained if parameter.requires_grad or name in objective.keep_float32 else frozen
+        for name, child in objective.named_children()
+        for parameter in child.parameters()
+        if parameter.is_floating_point()  # quantised weights are not
+    }
+
+
 def cast_parameters(objective: Objective, frozen: torch.dtype, trained: torch.dtype) -> None:
     """Store frozen and trained parameters in their types; buffers (statistics, tables) keep their
     own."""
-    for name, child in objective.named_children():
-        for parameter in child.parameters():
-            if parameter.is_floating_point():  # quantised weights are not
-                cast = (
-                    trained if parameter.requires_grad or name in objective.keep_float32 else frozen
-                )
-                parameter.data = parameter.data.to(cast)
+    for parameter, held in parameter_types(objective, frozen, trained).items():
+        parameter.data = parameter.data.to(held)
 
 
 def compute_dtype(recipe: Recipe, spec: StageSpec) -> torch.dtype:

@@ -37,13 +37,13 @@ from vita_train.models.activations import transformer_blocks
 from vita_train.training.engines.base import (
     EngineContext,
     State,
-    cast_parameters,
     detached,
     fill_gradients,
     groups_of,
     kept_names,
     norms_by_owner,
     owners,
+    parameter_types,
     phase_parameters,
     return_tuples,
     set_rates,
@@ -78,13 +78,16 @@ class Fsdp2Engine:
             policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
-        cast_parameters(objective, frozen=context.dtype, trained=torch.float32)
         return_tuples(objective)
+        types = parameter_types(objective, frozen=context.dtype, trained=torch.float32)
         cut = partial(shard_dimension, ranks=shape[1])
-        for block in transformer_blocks(objective.model_modules()):
-            fully_shard(block, mesh=mesh, mp_policy=policy, shard_placement_fn=cut)
-        # Last: the root takes what no block before it has taken
-        fully_shard(objective, mesh=mesh, mp_policy=policy, shard_placement_fn=cut)
+        # Last the root, which takes what no block before it has taken
+        for unit in (*transformer_blocks(objective.model_modules()), objective):
+            # Moved and cast unit by unit: a whole model in float32 is more than a GPU may hold
+            for parameter in unit.parameters():
+                if (held := types.pop(parameter, None)) is not None:
+                    parameter.data = parameter.data.to(context.world.device).to(held)
+            fully_shard(unit, mesh=mesh, mp_policy=policy, shard_placement_fn=cut)
         # Only now: sharding has replaced the parameters
         groups = groups_of(objective, context.spec, "main")
         self._parameters = phase_parameters(objective, "main")

@@ -161,6 +161,11 @@ class Objective(nn.Module):
         modules that train.
         """
 
+    @property
+    def prepares(self) -> bool:
+        """Whether there is anything that it does before training, with modules on their device."""
+        return type(self).before_training is not Objective.before_training
+
     def first_samples(self, order: Any, batches: int) -> list[Any]:
         """Return the samples of an order's first batches, for `before_training`: the same on every
         rank, and only what can be read where the recipe lets samples be passed over.
