@@ -96,10 +96,11 @@ def reshard(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        lines = _lines(files)
+        lines, buckets = _lines(files), part / "buckets"
         if settings.seed is not None:
-            lines = _shuffled(lines, total, size, settings.seed, part / "buckets", memory)
+            lines = _shuffled(lines, total, size, settings.seed, buckets, memory)
         _write(lines, _ends(total, settings), part, counts)
+        shutil.rmtree(buckets, ignore_errors=True)  # the last, and those of a tail that is dropped
         counts.dropped = total - counts.written
         ledger = {"settings": asdict(settings), **asdict(counts)}
         (part / LEDGER).write_text(json.dumps(ledger, indent=1), encoding="utf-8")

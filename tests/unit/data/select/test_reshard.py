@@ -42,9 +42,9 @@ def shards(folder: Path) -> list[list[int]]:
         found.append(rows)
     assert ledger["written"] == sum(map(len, found))
     assert ledger["read"] == ledger["written"] + ledger["dropped"] + ledger["unreadable"]
-    assert sorted(path.name for path in folder.glob("part-*.jsonl")) == [
-        entry["name"] for entry in ledger["shards"]
-    ]
+    names = {Path(entry["name"]).stem for entry in ledger["shards"]}
+    written = {f"{name}{ending}" for name in names for ending in (".jsonl", ".count")}
+    assert {path.name for path in folder.iterdir()} == {LEDGER, *written}
     return found
 
 
