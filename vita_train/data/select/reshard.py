@@ -7,7 +7,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from vita_train.errors import UserError
 
 LEDGER = "shards.json"
 #: Bytes of records that are sorted at once.
-MEMORY = 64 << 20
+MEMORY = 128 << 20
+#: Bytes that a line takes in a list beside its own.
+_OF_A_LINE = 56
 #: Files that are open beside each other.
 _MOST_BUCKETS = 512
 _BLOCK = 4096
@@ -92,10 +96,11 @@ def reshard(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        lines = _lines(files)
+        lines, buckets = _lines(files), part / "buckets"
         if settings.seed is not None:
-            lines = _shuffled(lines, total, size, settings.seed, part / "buckets", memory)
+            lines = _shuffled(lines, total, size, settings.seed, buckets, memory)
         _write(lines, _ends(total, settings), part, counts)
+        shutil.rmtree(buckets, ignore_errors=True)  # the last, and those of a tail that is dropped
         counts.dropped = total - counts.written
         ledger = {"settings": asdict(settings), **asdict(counts)}
         (part / LEDGER).write_text(json.dumps(ledger, indent=1), encoding="utf-8")
@@ -168,21 +173,42 @@ def _write(lines: Iterator[bytes], ends: Iterator[int], folder: Path, counts: Re
 def _shuffled(
     lines: Iterator[bytes], total: int, size: int, seed: int, folder: Path, memory: int
 ) -> Iterator[bytes]:
-    """Yield lines in a drawn order: each goes to the bucket of its place, and buckets are sorted
-    one after the other."""
-    buckets = min(_MOST_BUCKETS, -(-size // memory), total)
+    """Yield lines in a drawn order: each gets the number of its place, and they are sorted by it,
+    in buckets on disk."""
     folder.mkdir()
-    streams = [(folder / str(number)).open("wb") for number in range(buckets)]
-    try:
+    digits = len(str(total))  # as many for all, so that lines are in order as bytes
+
+    def numbered() -> Iterator[bytes]:
         for start in range(0, total, _BLOCK):
             block = np.arange(start, min(start + _BLOCK, total))
             for place in permute(block, total, key_of(seed, "reshard")).tolist():
-                streams[place * buckets // total].write(b"%d\t" % place + next(lines))
-    finally:
-        for stream in streams:
-            stream.close()
-    for number in range(buckets):
-        with (folder / str(number)).open("rb") as bucket:
-            rows = [line.split(b"\t", 1) for line in bucket]
-        yield from (line for _, line in sorted((int(place), line) for place, line in rows))
-    shutil.rmtree(folder)
+                yield b"%0*d" % (digits, place) + next(lines)
+
+    places = range(total)
+    for line in _in_order(numbered(), places, digits, size + digits * total, folder, memory):
+        yield line[digits:]
+
+
+def _in_order(
+    lines: Iterator[bytes], places: range, digits: int, size: int, folder: Path, memory: int
+) -> Iterator[bytes]:
+    """Yield lines that begin with the numbers of ``places``, each once, in their order; ``size`` is
+    that of all together."""
+    size += _OF_A_LINE * len(places)
+    if size <= memory or len(places) == 1:
+        yield from sorted(lines)
+        return
+    # Half as large as may be: sizes differ by chance, and few are to be cut once more.
+    count = min(_MOST_BUCKETS, 2 * size // memory + 1, len(places))
+    starts = [-(-number * len(places) // count) for number in range(count + 1)]
+    within = [places[start:end] for start, end in pairwise(starts)]
+    paths = [folder / f"{part.start}-{part.stop}" for part in within]
+    with ExitStack() as stack:
+        streams = [stack.enter_context(path.open("wb")) for path in paths]
+        for line in lines:
+            place = int(line[:digits]) - places.start
+            streams[place * count // len(places)].write(line)
+    for part, path in zip(within, paths, strict=True):
+        with path.open("rb") as bucket:
+            yield from _in_order(bucket, part, digits, path.stat().st_size, folder, memory)
+        path.unlink()

@@ -14,6 +14,13 @@ from vita_train.recipe.platform import GRACE
 
 #: Most characters of a job's name before its digest.
 _NAME = 60
+#: A job that was put back numbers its steps from 0 again, and a controller still delivers what it
+#: could not tell a lost node, within a minute of its return: to end step 0, say, since its peer
+#: failed. So each start takes a number that none before it had.
+_UNUSED_NUMBER = """\
+for ((start = 0; start < ${SLURM_RESTART_COUNT:-0}; start++)); do
+  srun --nodes=1 --ntasks=1 true
+done"""
 
 
 def job_name(job: StageJob) -> str:
@@ -81,6 +88,7 @@ def sbatch_script(job: StageJob, settings: SlurmSettings, folder: Path) -> str:
             *exports,
             "# A handler, so that the shell waits for the step when both are told to stop",
             "trap : TERM",
+            _UNUSED_NUMBER,
             shlex.join(step),
             "",
         ]

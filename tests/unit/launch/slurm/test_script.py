@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,22 @@ def test_it_is_a_script_that_the_shell_reads(tmp_path: Path) -> None:
     script = script_of(tmp_path, "requeue=false")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "#SBATCH --no-requeue\n" in script
+
+
+@pytest.mark.parametrize("restarts", [None, 0, 2])
+def test_the_step_of_each_start_has_a_number_of_its_own(
+    tmp_path: Path, restarts: int | None
+) -> None:
+    """What a lost node was not told in time is of a step that is no more."""
+    srun, told = tmp_path / "srun", tmp_path / "told"
+    srun.write_text(f'#!/bin/sh\necho "$*" >> {told}\n')
+    srun.chmod(0o755)
+    count = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **count}
+    subprocess.run(["bash"], input=script_of(tmp_path), env=environment, text=True, check=True)
+    *before, step = told.read_text().splitlines()
+    assert before == ["--nodes=1 --ntasks=1 true"] * (restarts or 0)
+    assert "vita_train.launch.slurm.node" in step
 
 
 @pytest.mark.parametrize(
