@@ -1,6 +1,7 @@
 """Text records that preparation makes ready a processor second, and the memory it takes.
 
-    python benchmarks/text_preparation.py [--records 100000] [--workers 1] [--array] [--keep DIR]
+    python benchmarks/text_preparation.py [--records 100000] [--workers 1] [--array] [--distinct N]
+        [--keep DIR]
 
 Writes conversations of two turns of some 60 words in all, with a given tokenizer of 16,384 entries,
 and prepares them three times: new; with 1 % more records; and once more after a record in the
@@ -8,7 +9,9 @@ middle was taken out. Then it opens the index of the last corpus as `index_open`
 JSON object. Processor seconds are those of all processes, starting them included.
 ``tokenizer_cpu`` is what the tokenizer's library alone takes for the same texts in batches as
 large: on a busy machine the one tells more beside the other. Nothing here grows with the records
-but files: 5 million take some 30 GB.
+but files: 5 million take some 30 GB. With ``--distinct N`` there are no more than N records, again
+and again: their shards are then prepared once, but read, found and joined as if they were others,
+so that opening and adding to many records can be measured within minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +116,17 @@ def write_world(at: Path, records: int) -> None:
     )
 
 
-def records_of(at: Path, count: int, without: int = -1) -> Iterator[str]:
-    """Yield the first records but one, as lines without their ends."""
+def records_of(at: Path, first: int, count: int) -> Iterator[str]:
+    """Yield so many records, as lines without their ends."""
     with (at / "all.jsonl").open() as stream:
-        for number, line in enumerate(islice(stream, count)):
-            if number != without:
-                yield line.rstrip("\n")
+        for line in islice(stream, first, first + count):
+            yield line.rstrip("\n")
+
+
+def repeated(at: Path, count: int, distinct: int) -> Iterator[str]:
+    """Yield the first ``distinct`` records again and again, ``count`` in all."""
+    for start in range(0, count, distinct):
+        yield from records_of(at, 0, min(distinct, count - start))
 
 
 def write_records(path: Path, lines: Iterable[str], *, array: bool) -> int:
@@ -144,7 +152,7 @@ def prepare(tree: Path, at: Path, workers: int) -> dict[str, float]:
     most = 0
     while process.poll() is None:
         most = max(most, resident(process.pid))
-        time.sleep(0.05)
+        time.sleep(0.5)  # looking costs as much as some hundred records
     if process.returncode:
         raise SystemExit("preparation failed")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -198,28 +206,31 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--array", action="store_true", help="one JSON array, not JSON Lines")
+    parser.add_argument("--distinct", type=int, help="repeat so many records")
     parser.add_argument("--keep", type=Path, help="write records and corpus here and leave them")
     parser.add_argument("--tree", type=Path, default=Path(__file__).resolve().parents[1])
     options = parser.parse_args()
     records = options.records
-    more = records + records // 100
+    distinct, added = min(options.distinct or records, records), records // 100
     results: dict[str, object] = {"records": records, "workers": options.workers}
     with ExitStack() as stack:
         at = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         at.mkdir(parents=True, exist_ok=True)
-        write_world(at, more)
-        for name, lines in (
-            ("new", records_of(at, records)),
-            ("one_percent_more", records_of(at, more)),
-            ("one_less", records_of(at, more, without=records // 2)),
+        write_world(at, distinct + added)
+        for name, most, without in (
+            ("new", records, -1),
+            ("one_percent_more", records + added, -1),
+            ("one_less", records + added, records // 2),
         ):
+            found = chain(repeated(at, records, distinct), records_of(at, distinct, added))
+            lines = (line for number, line in enumerate(islice(found, most)) if number != without)
             count = write_records(at / "rows.json", lines, array=options.array)
             spent = prepare(options.tree, at, options.workers)
             results[name] = {unit: round(value, 2) for unit, value in spent.items()}
             results[f"{name}_records_a_cpu_second"] = round(count / spent["cpu"])
             print(json.dumps(results), file=sys.stderr)
         results["index"] = open_and_resume(at / "out" / "d" / "train")
-        results["tokenizer_cpu"] = round(tokenizer_alone(at, records_of(at, records)), 2)
+        results["tokenizer_cpu"] = round(tokenizer_alone(at, records_of(at, 0, distinct)), 2)
     print(json.dumps(results, indent=1))
 
 
