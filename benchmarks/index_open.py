@@ -134,6 +134,12 @@ def measure(path: Path, *state: str) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
+def open_and_resume(path: Path) -> dict[str, object]:
+    """Measure from the start, and resumed in the middle."""
+    start = measure(path)
+    return {"start": start, "middle": measure(path, json.dumps(start.pop("state")))}
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,16 +152,14 @@ def main() -> None:
         write_index(path, options.rows)
         written = time.perf_counter() - start
         size = sum(file.stat().st_size for file in path.iterdir())
-        at_start = measure(path)
-        in_middle = measure(path, json.dumps(at_start.pop("state")))
+        opened = open_and_resume(path)
     print(
         json.dumps(
             {
                 "rows": options.rows,
                 "gigabytes": round(size / 1e9, 2),
                 "write_seconds": round(written, 1),
-                "start": at_start,
-                "middle": in_middle,
+                **opened,
             },
             indent=1,
         )

@@ -1,12 +1,17 @@
 """Text records that preparation makes ready a processor second, and the memory it takes.
 
-    python benchmarks/text_preparation.py [--records 100000] [--workers 1] [--array]
+    python benchmarks/text_preparation.py [--records 100000] [--workers 1] [--array] [--distinct N]
+        [--keep DIR]
 
 Writes conversations of two turns of some 60 words in all, with a given tokenizer of 16,384 entries,
 and prepares them three times: new; with 1 % more records; and once more after a record in the
-middle was taken out. Prints one JSON object. Processor seconds are those of all processes, starting
-them included. ``tokenizer_cpu`` is what the tokenizer's library alone takes for the same texts in
-batches as large: on a busy machine the one tells more beside the other.
+middle was taken out. Then it opens the index of the last corpus as `index_open` does. Prints one
+JSON object. Processor seconds are those of all processes, starting them included.
+``tokenizer_cpu`` is what the tokenizer's library alone takes for the same texts in batches as
+large: on a busy machine the one tells more beside the other. Nothing here grows with the records
+but files: 5 million take some 30 GB. With ``--distinct N`` there are no more than N records, again
+and again: their shards are then prepared once, but read, found and joined as if they were others,
+so that opening and adding to many records can be measured within minutes.
 """
 
 from __future__ import annotations
@@ -19,10 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
-from typing import cast
 
 import numpy as np
+from index_open import open_and_resume
+
+#: Records that are made at once.
+_AT_ONCE = 10_000
 
 RECIPE = """
 name: speed
@@ -83,14 +94,16 @@ class Writer:
         ]
 
 
-def write_world(at: Path, records: int, *, array: bool) -> Writer:
-    """Write tokenizer, recipe, registry and records."""
+def write_world(at: Path, records: int) -> None:
+    """Write tokenizer, recipe, registry and, in ``all.jsonl``, records."""
     from vita_train.data.prepare.tokenizer import train_tokenizer
 
     writer = Writer()
     train_tokenizer(writer.texts(20_000, 60), 16384, at / "tokenizer")
-    rows = writer.records(0, records)
-    write_records(at / "rows.json", rows, array=array)
+    with (at / "all.jsonl").open("w") as stream:
+        for first in range(0, records, _AT_ONCE):
+            for row in writer.records(first, min(_AT_ONCE, records - first)):
+                stream.write(json.dumps(row) + "\n")
     (at / "recipe.yaml").write_text(RECIPE)
     (at / "registry.json").write_text(
         json.dumps(
@@ -101,13 +114,30 @@ def write_world(at: Path, records: int, *, array: bool) -> Writer:
             }
         )
     )
-    return writer
 
 
-def write_records(path: Path, rows: list[dict[str, object]], *, array: bool) -> None:
-    """Write a record file, as an array or as lines."""
-    lines = [json.dumps(row) for row in rows]
-    path.write_text("[" + ",\n".join(lines) + "]" if array else "\n".join(lines) + "\n")
+def records_of(at: Path, first: int, count: int) -> Iterator[str]:
+    """Yield so many records, as lines without their ends."""
+    with (at / "all.jsonl").open() as stream:
+        for line in islice(stream, first, first + count):
+            yield line.rstrip("\n")
+
+
+def repeated(at: Path, count: int, distinct: int) -> Iterator[str]:
+    """Yield the first ``distinct`` records again and again, ``count`` in all."""
+    for start in range(0, count, distinct):
+        yield from records_of(at, 0, min(distinct, count - start))
+
+
+def write_records(path: Path, lines: Iterable[str], *, array: bool) -> int:
+    """Write a record file, as an array or as lines; return how many records it has."""
+    count = 0
+    with path.open("w") as stream:
+        for count, line in enumerate(lines, 1):
+            before = "[" if count == 1 else ",\n"
+            stream.write(f"{before}{line}" if array else f"{line}\n")
+        stream.write("]" if array else "")
+    return count
 
 
 def prepare(tree: Path, at: Path, workers: int) -> dict[str, float]:
@@ -122,7 +152,7 @@ def prepare(tree: Path, at: Path, workers: int) -> dict[str, float]:
     most = 0
     while process.poll() is None:
         most = max(most, resident(process.pid))
-        time.sleep(0.05)
+        time.sleep(0.5)  # looking costs as much as some hundred records
     if process.returncode:
         raise SystemExit("preparation failed")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -154,19 +184,20 @@ def _family(pid: int) -> list[int]:
     return [pid, *(found for child in children for found in _family(int(child)))]
 
 
-def tokenizer_alone(at: Path, rows: list[dict[str, object]]) -> float:
+def tokenizer_alone(at: Path, lines: Iterator[str]) -> float:
     """Return the processor seconds of encoding all turns and nothing else."""
     from vita_train.data.prepare.tokenizer import SavedTokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     backend = SavedTokenizer(at / "tokenizer").backend_tokenizer
-    turns = [turn for row in rows for turn in cast(list[dict[str, str]], row["conversations"])]
-    texts = [turn["value"] for turn in turns]
-    start = time.process_time()
-    for first in range(0, len(texts), 512):
-        for encoding in backend.encode_batch_fast(texts[first : first + 512]):
+    spent = 0.0
+    while some := list(islice(lines, 256)):
+        texts = [turn["value"] for line in some for turn in json.loads(line)["conversations"]]
+        start = time.process_time()
+        for encoding in backend.encode_batch_fast(texts):
             _ = encoding.ids
-    return time.process_time() - start
+        spent += time.process_time() - start
+    return spent
 
 
 def main() -> None:
@@ -175,30 +206,32 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--array", action="store_true", help="one JSON array, not JSON Lines")
+    parser.add_argument("--distinct", type=int, help="repeat so many records")
+    parser.add_argument("--keep", type=Path, help="write records and corpus here and leave them")
     parser.add_argument("--tree", type=Path, default=Path(__file__).resolve().parents[1])
     options = parser.parse_args()
-    results: dict[str, object] = {"records": options.records, "workers": options.workers}
-    with tempfile.TemporaryDirectory() as folder:
-        at = Path(folder)
-        writer = write_world(at, options.records, array=options.array)
-        rows = [json.loads(json.dumps(row)) for row in _rows(at / "rows.json")]
-        more = writer.records(options.records, options.records // 100)
-        for name, these in (
-            ("new", rows),
-            ("one_percent_more", rows + more),
-            ("one_less", rows[: len(rows) // 2] + rows[len(rows) // 2 + 1 :] + more),
+    records = options.records
+    distinct, added = min(options.distinct or records, records), records // 100
+    results: dict[str, object] = {"records": records, "workers": options.workers}
+    with ExitStack() as stack:
+        at = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        at.mkdir(parents=True, exist_ok=True)
+        write_world(at, distinct + added)
+        for name, most, without in (
+            ("new", records, -1),
+            ("one_percent_more", records + added, -1),
+            ("one_less", records + added, records // 2),
         ):
-            write_records(at / "rows.json", these, array=options.array)
+            found = chain(repeated(at, records, distinct), records_of(at, distinct, added))
+            lines = (line for number, line in enumerate(islice(found, most)) if number != without)
+            count = write_records(at / "rows.json", lines, array=options.array)
             spent = prepare(options.tree, at, options.workers)
             results[name] = {unit: round(value, 2) for unit, value in spent.items()}
-            results[f"{name}_records_a_cpu_second"] = round(len(these) / spent["cpu"])
-        results["tokenizer_cpu"] = round(tokenizer_alone(at, rows), 2)
+            results[f"{name}_records_a_cpu_second"] = round(count / spent["cpu"])
+            print(json.dumps(results), file=sys.stderr)
+        results["index"] = open_and_resume(at / "out" / "d" / "train")
+        results["tokenizer_cpu"] = round(tokenizer_alone(at, records_of(at, 0, distinct)), 2)
     print(json.dumps(results, indent=1))
-
-
-def _rows(path: Path) -> list[dict[str, object]]:
-    text = path.read_text()
-    return json.loads(text) if text[0] == "[" else [json.loads(line) for line in text.splitlines()]
 
 
 if __name__ == "__main__":

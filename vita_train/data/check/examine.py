@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,6 +151,12 @@ class Examiner:
                 decoder,
                 source.audio,
             )
+        named = {
+            row.row: _files_of(row, source.roots)
+            for row in rows
+            if isinstance(row, Row) and encoder is None
+        }
+        decoder.expect(file for files, _ in named.values() for file in files)
         found = []
         for row in rows:
             decoder.media = []
@@ -160,7 +166,7 @@ class Examiner:
             elif encoder is not None:
                 result = encoder.encode(row)
             else:
-                result = measure_row(row, source.roots, decoder, source.audio)
+                result = _measured(row, *named[row.row], decoder, source.audio)
             found.append(Examined(row, result, decoder.media))
         return found
 
@@ -198,20 +204,40 @@ def length_examiner(recipe: Recipe, *, workers: int = 1) -> Iterator[Examiner]:
             yield examiner
 
 
-def measure_row(
-    row: Row, roots: Mapping[str, Path], decoder: Decoder, audio: AudioLimits | None = None
+def _files_of(row: Row, roots: Mapping[str, Path]) -> tuple[list[MediaFile], MediaError | None]:
+    """Return the files of a row up to the first that is none of its root's, and what is wrong with
+    that."""
+    files = []
+    try:
+        for file in media_of(row, roots):
+            files.append(file)
+    except MediaError as error:
+        return files, error
+    return files, None
+
+
+def _measured(
+    row: Row,
+    files: Sequence[MediaFile],
+    fault: MediaError | None,
+    decoder: Decoder,
+    audio: AudioLimits | None,
 ) -> Reject | None:
     """Decode the media of a row; return why it cannot be used, or None.
 
     Args:
-        row, roots, decoder: what, where, and with what.
+        row: it.
+        files, fault: its files, and what is wrong with the one behind them.
+        decoder: decodes them.
         audio: of the dataset, if it is an audio special set.
     """
     try:
-        for file in media_of(row, roots):
+        for file in files:
             measured = decoder.measure(file)
             if audio is not None and file.kind == "audio" and measured.details is not None:
                 check_special(measured.details.seconds, audio, str(file.path))
+        if fault is not None:
+            raise fault
     except MediaError as error:
         return Reject(row.row, error.reason, error.detail, row.id)
     return None

@@ -4,10 +4,15 @@ preparation with it.
 The process that is started imports the decoders and then forks: the fork decodes, and where a file
 ends it, the next is forked within milliseconds. Only what this package itself writes goes through
 the pipe between them.
+
+A file may be asked for ahead, while the answer for the one before it is worked on. Every question
+has a number, and so has every answer and every end of a fork: whatever a file that was asked for
+ahead does counts for that file alone, and for nothing if it is not wanted after all.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import resource
@@ -16,6 +21,8 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -43,6 +50,8 @@ _PATIENCE, _WALL_SECONDS = 8, 30
 _TRIES = 2
 #: Exit code of a fork that wants to be replaced after its answer.
 _WORN = 3
+#: Bytes of a question's number.
+_NUMBER = 8
 
 
 class Decoder:
@@ -55,12 +64,19 @@ class Decoder:
         self._settings = pickle.dumps(settings)
         self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._asked = 0
+        self._expected: deque[MediaFile] = deque()
+        self._ahead: tuple[int, MediaFile] | None = None
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def expect(self, files: Iterable[MediaFile]) -> None:
+        """Say which files are measured next. Each is decoded ahead, one at a time, so that the
+        process need not wait for whoever asks; some may be left out, and others come between."""
+        self._expected = deque(files)
 
     def measure(self, file: MediaFile) -> Measured:
         """Decode a file and say what it holds.
@@ -70,6 +86,9 @@ class Decoder:
                 on it.
             VitaError: no process can be started.
         """
+        if file in self._expected:
+            while self._expected.popleft() != file:
+                pass
         code = 0
         for _ in range(_TRIES):
             answer = self._ask(file)
@@ -92,7 +111,7 @@ class Decoder:
         """End the process."""
         if self._running is None:
             return
-        (process, pipe), self._running = self._running, None
+        (process, pipe), self._running, self._ahead = self._running, None, None
         pipe.close()  # which ends it
         try:
             process.wait(5)
@@ -104,12 +123,20 @@ class Decoder:
         """Return what the process answers; the exit code of a fork that ended without an answer."""
         for is_last in (False, True):
             process, pipe = self._running or self._start()
-            self._asked += 1
             try:
-                pipe.send((self._asked, file, self._settings))
+                number = (
+                    self._ahead[0]
+                    if self._ahead and self._ahead[1] == file
+                    else self._sent(pipe, file)
+                )
+                self._ahead = None
+                if self._expected:
+                    self._ahead = self._sent(pipe, self._expected[0]), self._expected[0]
                 while True:
                     asked, answer = pipe.recv()
-                    if asked in (self._asked, None):  # none: of a fork that ended, whatever for
+                    # 0: of a fork that ended between two files. Other numbers are of files that
+                    # were asked for ahead and were not wanted
+                    if asked in (number, 0):
                         return answer
             except Exception:  # it was ended from outside, in the middle of an answer perhaps
                 self.close()
@@ -123,6 +150,12 @@ class Decoder:
                         remedy="see above for its own message, and to the machine's memory",
                     ) from None
         raise AssertionError("unreachable")
+
+    def _sent(self, pipe: Connection, file: MediaFile) -> int:
+        """Ask for a file; return the number of the question."""
+        self._asked += 1
+        pipe.send((self._asked, file, self._settings))
+        return self._asked
 
     def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
         ours, theirs = socket.socketpair()
@@ -144,11 +177,12 @@ def main(pipe: Connection) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # the one who asks is interrupted, and closes the pipe
+    at_work = mmap.mmap(-1, _NUMBER)  # shared with the forks
     while True:
         pid = os.fork()
         if pid == 0:
             try:
-                _serve(pipe)
+                _serve(pipe, at_work)
             finally:
                 os._exit(1)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -157,21 +191,28 @@ def main(pipe: Connection) -> None:
             return
         if code != _WORN:
             with suppress(OSError):
-                pipe.send((None, code))
+                pipe.send((int.from_bytes(at_work[:], "little"), code))
 
 
-def _serve(pipe: Connection) -> None:
-    """Answer for files until the pipe closes. Never returns."""
+def _serve(pipe: Connection, at_work: mmap.mmap) -> None:
+    """Answer for files until the pipe closes. Never returns.
+
+    Args:
+        pipe: to the one who asks.
+        at_work: takes the number of the question that is worked on; 0 between two.
+    """
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in C write about damaged files there
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _one_thread()
     taken = _memory_taken()
     while True:
+        at_work[:] = bytes(_NUMBER)
         try:
             asked, file, packed = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
+        at_work[:] = asked.to_bytes(_NUMBER, "little")
         settings = _unpacked(packed)
         _limit_memory(taken, max(MEMORY, int(settings.data.audio.max_seconds * _MEMORY_A_SECOND)))
         seconds = _seconds_for(file.path)

@@ -34,7 +34,7 @@ def load_wave(
     Raises:
         MediaError: as `load_native` says.
     """
-    wave, native = load_native(path, max_seconds=max_seconds, channel=channel)
+    wave, native, _ = load_native(path, max_seconds=max_seconds, channel=channel)
     with decoding(path, "audio"):
         wave = resampled(wave, native, rate, resampling)
         if not np.isfinite(wave).all():
@@ -44,8 +44,9 @@ def load_wave(
 
 def load_native(
     path: Path, *, max_seconds: float = math.inf, channel: Channel = "mix"
-) -> tuple[np.ndarray, int]:
-    """Decode an audio file as people hear it: (samples,) float32, and its own rate.
+) -> tuple[np.ndarray, int, int]:
+    """Decode an audio file as people hear it: (samples,) float32, its own rate, and how many
+    channels it has.
 
     Samples lie in [-1, 1], but for what lossy codecs and limiters overshoot. Floating-point files
     whose samples are whole numbers on the scale of 16, 24 or 32 bits are brought to it. See
@@ -70,7 +71,7 @@ def load_native(
         check_clipping(wave, path)
         if not np.isfinite(wave).all():
             raise MediaError("unreadable audio", f"{path} holds samples that are not numbers")
-        return wave, native
+        return wave, native, samples.shape[1]
 
 
 def frames_of(samples: int, rate: int = 16000) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from vita_train.data.media.door import Kind, find_file
 
 #: Longer side of a preview, pixels.
 _PREVIEW_SIDE = 240
-#: Pixels of a cell, in each direction, that a likeness is taken from.
+#: Lines of a cell that a likeness is taken from.
 _FINE = 32
 #: Seconds of a preview.
 _PREVIEW_SECONDS = 15
@@ -51,17 +50,18 @@ def image_details(path: Path, image: Image.Image, *, preview: bool) -> Details:
     return Details(_sha256(path, "image"), *image.size, dhash=dhash(image), preview=data)
 
 
-def audio_details(path: Path, wave: np.ndarray, rate: int, *, preview: bool) -> Details:
-    """Return the facts of a recording; ``wave`` is (samples,) at ``rate``."""
+def audio_details(
+    path: Path, wave: np.ndarray, rate: int, channels: int, *, preview: bool
+) -> Details:
+    """Return the facts of a recording of so many channels; ``wave`` is (samples,) at ``rate``."""
     data = io.BytesIO()
     if preview:
         clip = np.clip(wave[: _PREVIEW_SECONDS * rate], -1, 1)
         soundfile.write(data, clip, rate, format="WAV", subtype="PCM_16")
-    native, channels = _stated(path)
     return Details(
         _sha256(path, "audio"),
         seconds=len(wave) / rate,
-        rate=native,
+        rate=rate,
         channels=channels,
         preview=data.getvalue(),
     )
@@ -82,9 +82,10 @@ def video_details(path: Path, width: int, height: int, seconds: float, *, previe
 def dhash(image: Image.Image) -> int:
     """Return 64 bits that hardly change when an image is scaled or encoded again: whether each of
     8 x 8 cells is brighter than its right neighbour (difference hash)."""
-    # By whole factors first, to some eight pixels a cell: twice as fast, and hardly less exact
-    factor = max(1, min(image.width // (9 * _FINE), image.height // (8 * _FINE)))
-    grey = image.reduce(factor).convert("L")
+    # Whole lines are left out first: twice as fast as means of all, and hardly less exact, also of
+    # halftones and text, which columns left out as well would spoil
+    lines = image.height // max(1, image.height // (8 * _FINE))
+    grey = image.resize((image.width, lines), Image.Resampling.NEAREST).convert("L")
     small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (small[:, :-1] > small[:, 1:]).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
@@ -94,17 +95,6 @@ def _jpeg(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.convert("RGB").save(data, "JPEG", quality=85)
     return data.getvalue()
-
-
-def _stated(path: Path) -> tuple[int, int]:
-    """Rate and channels as the file states them; zeros where it does not."""
-    with suppress(Exception):
-        info = soundfile.info(str(path))
-        return info.samplerate, info.channels
-    with suppress(Exception), open_container(path) as container:
-        stream = container.streams.audio[0]
-        return int(stream.rate), int(stream.codec_context.channels)
-    return 0, 0
 
 
 def _sha256(path: Path, kind: Kind) -> str:

@@ -118,7 +118,9 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
                 else None,
             )
         audio = data.audio
-        wave, native = load_native(file.path, max_seconds=audio.max_seconds, channel=audio.channel)
+        wave, native, channels = load_native(
+            file.path, max_seconds=audio.max_seconds, channel=audio.channel
+        )
         by = file.resampling or audio.resampling
         samples = resampled_length(len(wave), native, audio.sample_rate, by)
         check_length(file.path, samples, audio, settings.adapter)
@@ -126,7 +128,7 @@ def measure(file: MediaFile, settings: MeasureSettings) -> Measured:
             samples=samples,
             wave=wave if settings.with_waves else None,
             rate=native,
-            details=audio_details(file.path, wave, native, preview=settings.preview)
+            details=audio_details(file.path, wave, native, channels, preview=settings.preview)
             if settings.details
             else None,
         )

@@ -191,5 +191,7 @@ class IndexWriter:
         # (rows, 3), little-endian whatever the machine: the file is mapped as it lies
         lengths = np.stack([batch.column(name).to_numpy() for name in LENGTHS], axis=1)
         self._lengths.write(lengths.astype("<i4").tobytes())
-        self._digest.update(b"".join(batch.column("row_digest").to_pylist()))
+        digests = batch.column("row_digest")
+        first, width = digests.offset, digests.type.byte_width
+        self._digest.update(digests.buffers()[1][first * width : (first + len(digests)) * width])
         self._rows += rows

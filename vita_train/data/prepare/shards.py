@@ -19,7 +19,6 @@ _MOST = 8192
 _MEDIA_WEIGHT = 32
 #: Characters of text that weigh as much as a short record.
 _CHARACTERS = 2048
-_MEDIA_KEYS = ('"image"', '"video"', '"audio"')
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ def _bytes_of(text: str | RowError) -> bytes:
 def _weight(text: str | RowError) -> int:
     if isinstance(text, RowError):
         return 1
-    # In the raw text: to parse every record only to weigh it would take longer than it saves
-    has_media = any(key in text for key in _MEDIA_KEYS)
+    # In the raw text: to parse every record only to weigh it would take longer than it saves. Each
+    # by itself: a loop takes three times as long, and every record comes by here whenever one does
+    has_media = '"image"' in text or '"video"' in text or '"audio"' in text
     return (_MEDIA_WEIGHT if has_media else 1) + len(text) // _CHARACTERS

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from vita_train.data.media.apart import Decoder
 from vita_train.data.media.measure import MediaFile
 from vita_train.data.prepare.row_encoder import measure_settings
 
-#: Takes the place of `measure` in the decoding process: the file's name says what it does.
+#: Takes the place of `measure` in the decoding process: the file's name says what it does. Other
+#: names are the tiles that a good file has; that it was decoded is seen beside it.
 HOSTILE = """
 import os, signal, sys, time
 from multiprocessing.connection import Connection
@@ -46,14 +48,16 @@ def hostile(file, settings):
     if name == "swell":
         with apart.decoding(file.path, file.kind):
             return bytearray(2 << 30)
-    return Measured(tiles=7)
+    file.path.with_suffix(".seen").touch()
+    return Measured(tiles=int(name))
 apart.decoding = __import__("vita_train.data.media.door", fromlist=["door"]).decoding
 apart.measure = hostile
 apart.main(Connection(int(sys.argv[-1])))
 """
 
 
-def test_no_file_takes_the_decoder_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hostile_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
     (tmp_path / "hostile.py").write_text(HOSTILE)
     start = subprocess.Popen
 
@@ -62,18 +66,79 @@ def test_no_file_takes_the_decoder_with_it(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("vita_train.data.media.apart.subprocess.Popen", hostile)
     with Decoder(measure_settings(recipe())) as decoder:
-        for name, reason in (
-            ("spin", "takes too long"),
-            ("sleep", "takes too long"),
-            ("crash", "unreadable image"),
-            ("swell", "too large"),
-        ):
-            path = tmp_path / f"{name}.jpg"
-            with pytest.raises(MediaError) as caught:
-                decoder.measure(MediaFile("image", path))
-            assert caught.value.reason == reason
-            assert str(path) in caught.value.detail
-            assert decoder.measure(MediaFile("image", tmp_path / "good.jpg")).tiles == 7
+        yield decoder
+
+
+REASONS = {
+    "spin": "takes too long",
+    "sleep": "takes too long",
+    "crash": "unreadable image",
+    "swell": "too large",
+}
+
+
+def named(folder: Path, *names: str) -> list[MediaFile]:
+    return [MediaFile("image", folder / f"{name}.jpg") for name in names]
+
+
+def outcome(decoder: Decoder, file: MediaFile) -> str:
+    """The reason why a file cannot be used, or its tiles."""
+    try:
+        return str(decoder.measure(file).tiles)
+    except MediaError as error:
+        return error.reason if str(file.path) in error.detail else error.detail
+
+
+def test_no_file_takes_the_decoder_with_it(tmp_path: Path, hostile_decoder: Decoder) -> None:
+    for name, reason in REASONS.items():
+        bad, good = named(tmp_path, name, "7")
+        assert outcome(hostile_decoder, bad) == reason
+        assert outcome(hostile_decoder, good) == "7"
+
+
+def test_files_that_are_expected_answer_for_themselves_alone(
+    tmp_path: Path, hostile_decoder: Decoder
+) -> None:
+    names = ("1", "spin", "2", "crash", "crash", "3", "3", "swell", "4", "sleep", "swell", "5")
+    files = named(tmp_path, *names)
+    hostile_decoder.expect(files)
+    assert [outcome(hostile_decoder, file) for file in files] == [
+        REASONS.get(name, name) for name in names
+    ]
+
+
+def test_what_is_expected_may_be_left_out(tmp_path: Path, hostile_decoder: Decoder) -> None:
+    for name in REASONS:
+        hostile_decoder.expect(named(tmp_path, "1", name, "2", name, "3"))
+        for asked in ("1", "2", "9", "3"):
+            assert outcome(hostile_decoder, *named(tmp_path, asked)) == asked
+
+
+def test_an_expected_file_is_decoded_before_it_is_asked_for(
+    tmp_path: Path, hostile_decoder: Decoder
+) -> None:
+    files = named(tmp_path, "1", "2", "3")
+    hostile_decoder.expect(files)
+    hostile_decoder.measure(files[0])
+    deadline = time.monotonic() + 60
+    while not files[1].path.with_suffix(".seen").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not files[2].path.with_suffix(".seen").exists()
+
+
+def test_an_expected_file_survives_the_end_of_a_decoder(tmp_path: Path) -> None:
+    files = [
+        MediaFile("audio", audio_file(tmp_path / f"{number}.wav", 0.5 + number / 10))
+        for number in range(6)
+    ]
+    with Decoder(measure_settings(recipe())) as decoder:
+        expected = [decoder.measure(file).samples for file in files]
+        decoder.expect(files)
+        for file, samples in zip(files, expected, strict=True):
+            assert decoder.measure(file).samples == samples
+            assert decoder._running is not None
+            os.kill(decoder._running[0].pid, signal.SIGKILL)
 
 
 def test_a_decoder_ended_from_outside_is_replaced(tmp_path: Path) -> None:
