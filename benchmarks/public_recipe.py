@@ -73,9 +73,9 @@ POOL = 4096
 #: Frames of the clip that stands in for none.
 BLANK_FRAMES = 400
 #: Tokens of the system prompt with the marks around turns.
-PROMPT = 40
+PROMPT = 24
 SIZES = """
-    model.llm.hidden_size=256 model.llm.num_layers=4 model.llm.num_heads=8 model.llm.num_kv_heads=1
+    model.llm.hidden_size=256 model.llm.num_layers=4 model.llm.num_heads=2 model.llm.num_kv_heads=1
     model.llm.intermediate_size=1344 model.llm.vocab_size=1536
     model.vision.hidden_size=64 model.vision.num_layers=4 model.vision.num_heads=2
     model.vision.intermediate_size=256 model.vision.drop_path=0

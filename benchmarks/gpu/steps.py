@@ -46,6 +46,7 @@ from vita_train.planning.step_trace import policies_of
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
 from vita_train.recipe.special_ids import IMAGE_ID
+from vita_train.training.checkpointing import activation_room
 from vita_train.training.engines.base import Engine
 from vita_train.training.flops import flops_per_position
 from vita_train.training.objectives.base import Objective
@@ -240,11 +241,11 @@ def _size(modules: Iterable[nn.Module]) -> int:
 
 def _free(objective: Objective, device: torch.device) -> float:
     """Return the bytes by which ``checkpoint_activations: auto`` chooses."""
-    from vita_train.training.checkpointing import SHARE
-
     if device.type != "cuda":
         return float("inf")
-    return SHARE * (torch.cuda.mem_get_info(device)[1] - 2 * _size([objective]))
+    counts = {name: _size([module]) for name, module in objective.model_modules().items()}
+    memory = torch.cuda.mem_get_info(device)[1]
+    return activation_room(memory, counts, objective.context.spec, 1, 1)
 
 
 def _planned(recipe: Recipe, stage: str, device: torch.device) -> int:
