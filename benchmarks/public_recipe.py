@@ -50,7 +50,7 @@ from benchmarks.balance import mixes
 from benchmarks.drawn import built, drawn_batch, fill_weights
 from vita_train.data.loading.batch import Batch
 from vita_train.data.loading.collate import LENGTH_MULTIPLE
-from vita_train.data.sampling.pack import Budgets, pack
+from vita_train.data.sampling.pack import Budgets, one_each, pack
 from vita_train.models.build import build_modules
 from vita_train.models.omni import Omni
 from vita_train.recipe.audio import frames_of_seconds
@@ -126,7 +126,7 @@ def main() -> None:
     for stage in options.only:
         recipe = small_recipe(stage, options.rows, options.set)
         found[stage] = list(measure(recipe, stage, options.turns, options.seed))
-        print(f"{stage}: {row(stage, found[stage])}", flush=True)
+        print(stage, *_cells(found[stage]), sep="  ", flush=True)
     print(table(found))
     described = {
         "torch": torch.__version__,
@@ -205,24 +205,9 @@ def draw_samples(recipe: Recipe, stage: str, number: int, seed: int) -> np.ndarr
 
 def measure(recipe: Recipe, stage: str, turns: int, seed: int = 0) -> Iterator[Turn]:
     """Yield so many turns of a stage; one before them warms both sides up."""
-    torch.manual_seed(seed)
-    spec, device = recipe.stages[stage], torch.device("cpu")
-    objective, engine = built(recipe, stage, device)
-    public = PublicTrainer(recipe, stage, objective)
-    modules = nn.ModuleDict(objective.model_modules())
-    checkpoint_as_asked(modules, recipe.model, spec, World(0, 1, 0, device))
-    lengths = draw_samples(recipe, stage, POOL, seed)
-    budgets = Budgets(spec.batch.seq_len, spec.batch.max_tiles, spec.batch.max_audio_frames)
-    packed = pack(lengths[:, :3], budgets, seed)
-    each, order = spec.batch.global_batch_size, np.random.default_rng(seed)
-    for turn in range(turns + 1):
-        rows = [packed[at % len(packed)] for at in range(turn * each, (turn + 1) * each)]
-        batches = [_row(recipe, lengths[row], spec.batch.seq_len) for row in rows]
-        samples = [sample for batch in batches for sample in apart(recipe, batch)]
-        mixed = [samples[at] for at in order.permutation(len(samples))]
-        padded = [
-            public.collate(mixed[at : at + PUBLIC_ROWS]) for at in range(0, len(mixed), PUBLIC_ROWS)
-        ]
+    objective, engine, public = both_sides(recipe, stage, seed)
+    for turn, batches in enumerate(draw_steps(recipe, stage, turns + 1, seed)):
+        padded = public.micro_batches(batches, seed + turn)
         total = sum(objective.weight(batch) for batch in batches)
         taken, losses = [0.0, 0.0], [0.0, 0.0]
         for side in (0, 1) if turn % 2 else (1, 0):
@@ -230,7 +215,7 @@ def measure(recipe: Recipe, stage: str, turns: int, seed: int = 0) -> Iterator[T
             if side:
                 losses[side] = public.step(padded, total)
             else:
-                losses[side] = our_step(objective, engine, batches, total)
+                losses[side] = our_step(engine, batches, total)
             taken[side] = time.process_time() - started
         if turn:
             yield Turn(
@@ -241,14 +226,43 @@ def measure(recipe: Recipe, stage: str, turns: int, seed: int = 0) -> Iterator[T
             )
 
 
-def our_step(objective: Objective, engine: Engine, batches: Sequence[Batch], total: float) -> float:
+def both_sides(recipe: Recipe, stage: str, seed: int) -> tuple[Objective, Engine, PublicTrainer]:
+    """Return ours, as a stage sets it up, and the public side with the same weights."""
+    torch.manual_seed(seed)
+    device = torch.device("cpu")
+    objective, engine = built(recipe, stage, device)
+    public = PublicTrainer(recipe, stage, objective)
+    modules = nn.ModuleDict(objective.model_modules())
+    checkpoint_as_asked(modules, recipe.model, recipe.stages[stage], World(0, 1, 0, device))
+    return objective, engine, public
+
+
+def draw_steps(recipe: Recipe, stage: str, steps: int, seed: int) -> Iterator[list[Batch]]:
+    """Yield the micro-batches of steps, each one row of a pool that is packed at once."""
+    batch = recipe.stages[stage].batch
+    lengths = draw_samples(recipe, stage, POOL, seed)
+    budgets = Budgets(batch.seq_len, batch.max_tiles, batch.max_audio_frames)
+    rows = (pack if batch.packing else one_each)(lengths[:, :3], budgets, seed)
+    each = batch.global_batch_size
+    for step in range(steps):
+        chosen = [lengths[rows[at % len(rows)]] for at in range(step * each, (step + 1) * each)]
+        yield [_row(recipe, samples, batch.seq_len) for samples in chosen]
+
+
+def our_step(engine: Engine, batches: Sequence[Batch], total: float) -> float:
     """Train a step as the training loop does; return the mean loss."""
+    loss = our_backward(engine, batches, total)
+    engine.step("main", 1.0)
+    return loss
+
+
+def our_backward(engine: Engine, batches: Sequence[Batch], total: float) -> float:
+    """Add the gradients of a step; return its mean loss."""
     loss = 0.0
     for place, batch in enumerate(batches):
         last = place == len(batches) - 1
         output = engine.forward_backward(batch, "main", 1 / total, last=last)
         loss += float(output.loss_sum)
-    engine.step("main", 1.0)
     return loss / total
 
 
@@ -341,6 +355,15 @@ class PublicTrainer:
         self.max_norm = optim.max_grad_norm
         self.blank_frames = BLANK_FRAMES // SCALE.get(stage, USUAL_SCALE)
 
+    def micro_batches(self, rows: Sequence[Batch], seed: int) -> list[PublicBatch]:
+        """Return the samples of our rows in drawn order, so many at a time."""
+        samples = [sample for row in rows for sample in apart(self.recipe, row)]
+        order = np.random.default_rng(seed).permutation(len(samples))
+        mixed = [samples[at] for at in order]
+        return [
+            self.collate(mixed[at : at + PUBLIC_ROWS]) for at in range(0, len(mixed), PUBLIC_ROWS)
+        ]
+
     def collate(self, samples: Sequence[Sample]) -> PublicBatch:
         """Pad samples to the longest, with blanks for the media that they lack."""
         model = self.recipe.model
@@ -368,6 +391,15 @@ class PublicTrainer:
 
     def step(self, batches: Sequence[PublicBatch], total: float) -> float:
         """Train a step; return the mean loss of its ``total`` supervised positions."""
+        loss = self.backward(batches, total)
+        trained = [value for group in self.optimizer.param_groups for value in group["params"]]
+        nn.utils.clip_grad_norm_(trained, self.max_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+    def backward(self, batches: Sequence[PublicBatch], total: float) -> float:
+        """Add the gradients of a step; return its mean loss."""
         loss = 0.0
         for batch in batches:
             logits = self._logits(batch).float()
@@ -379,10 +411,6 @@ class PublicTrainer:
             )
             (part / total).backward()
             loss += float(part.detach())
-        trained = [value for group in self.optimizer.param_groups for value in group["params"]]
-        nn.utils.clip_grad_norm_(trained, self.max_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return loss / total
 
     def _logits(self, batch: PublicBatch) -> Tensor:
@@ -399,11 +427,6 @@ class PublicTrainer:
             inputs_embeds=embeds, attention_mask=batch.real, use_cache=False
         ).logits
         return logits
-
-
-def row(stage: str, turns: Sequence[Turn]) -> str:
-    """Return what is printed of a stage."""
-    return " | ".join(_cells(turns))
 
 
 def table(found: dict[str, list[Turn]]) -> str:
