@@ -35,25 +35,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.balance import mixes
+from benchmarks.drawn import alone_settings, built, drawn_batch
 from vita_train.data.loading.batch import Batch, MicroBatch
 from vita_train.data.sampling.pack import Budgets, pack
 from vita_train.gpus import bfloat16_flops
 from vita_train.models.activations import enable_checkpointing, transformer_blocks
-from vita_train.models.build import build_modules
-from vita_train.planning.assumed import CTC_VOCAB_SIZE, assumed_corpus
 from vita_train.planning.devices import plain_device
 from vita_train.planning.estimate import estimate_stage
 from vita_train.planning.step_trace import policies_of
 from vita_train.recipe.load import load_recipe
 from vita_train.recipe.schema import Recipe
-from vita_train.recipe.special_ids import IGNORE_INDEX, IMAGE_ID
-from vita_train.training.engines.base import Engine, EngineContext, compute_dtype
-from vita_train.training.engines.factory import build_engine
+from vita_train.recipe.special_ids import IMAGE_ID
+from vita_train.training.checkpointing import activation_room
+from vita_train.training.engines.base import Engine
 from vita_train.training.flops import flops_per_position
-from vita_train.training.freeze import apply_trainable
-from vita_train.training.objectives import objective_class
-from vita_train.training.objectives.base import Objective, StageContext
-from vita_train.training.parallel.distributed import World
+from vita_train.training.objectives.base import Objective
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "gpu"
 #: Mix of lengths that a stage's samples are drawn from.
@@ -107,7 +103,8 @@ def main() -> None:
     for stage in options.only:
         for layers in options.depths:
             recipe = load_recipe(
-                options.recipe, [*alone, *_alone(shipped, stage), f"model.llm.num_layers={layers}"]
+                options.recipe,
+                [*alone, *alone_settings(shipped, stage), f"model.llm.num_layers={layers}"],
             )
             for side in measure(recipe, stage, device, options.steps, options.samples):
                 sides.append(side)
@@ -127,36 +124,24 @@ def main() -> None:
     print(text)
 
 
-def _alone(shipped: Recipe, stage: str) -> list[str]:
-    """Return what lets a stage train in one process by itself: with as many rows in a step as make
-    the micro-batches of the shipped recipe's ranks, and the plain engine in the same type."""
-    batch = shipped.stages[stage].batch
-    rows = batch.micro_rows(shipped.launch.ranks) * batch.grad_accum
-    return [
-        f"stages.{stage}.engine.kind=torch",
-        f"stages.{stage}.engine.zero=0",
-        f"stages.{stage}.batch.global_batch_size={rows}",
-    ]
-
-
 def measure(
     recipe: Recipe, stage: str, device: torch.device, steps: int, samples: int
 ) -> Iterator[Side]:
     """Yield the sides of a stage at a recipe's depth."""
     spec = recipe.stages[stage]
-    objective, engine = _built(recipe, stage, device)
+    objective, engine = built(recipe, stage, device)
     each = spec.batch.micro_rows(1)
     ways: dict[str, list[MicroBatch]] = {}
     if stage in MIXES:
         lengths = _drawn(recipe, stage, samples)
         budgets = Budgets(spec.batch.seq_len, spec.batch.max_tiles, spec.batch.max_audio_frames)
-        rows = [lengths[row] for row in pack(lengths, budgets, 0)]
+        rows = [lengths[row] for row in pack(lengths[:, :3], budgets, 0)]
         ways["ours"] = [
-            _batch(recipe, rows[at : at + each], spec.batch.seq_len)
+            drawn_batch(recipe, rows[at : at + each], spec.batch.seq_len)
             for at in range(0, len(rows), each)
         ]
         ways["public"] = [
-            _batch(recipe, [one[None] for one in lengths[at : at + PUBLIC_ROWS]])
+            drawn_batch(recipe, [one[None] for one in lengths[at : at + PUBLIC_ROWS]])
             for at in range(0, len(lengths), PUBLIC_ROWS)
         ]
     else:
@@ -192,78 +177,16 @@ def measure(
         )
 
 
-def _built(recipe: Recipe, stage: str, device: torch.device) -> tuple[Objective, Engine]:
-    spec, corpus = recipe.stages[stage], assumed_corpus(recipe, stage)
-    kind, dtype = objective_class(spec.objective), compute_dtype(recipe, spec)
-    names = kind.modules_used(spec, corpus)
-    modules = build_modules(recipe.model, names, ctc_vocab_size=CTC_VOCAB_SIZE, empty=True)
-    world = World(0, 1, 0, device)
-    context = StageContext(recipe, stage, spec, corpus, device, dtype, 0, 1, recipe.seed)
-    objective = kind(context, modules)
-    apply_trainable(objective, spec.trainable)
-    _fill(objective.to(device))
-    return objective, build_engine(objective, EngineContext(spec, world, dtype))
-
-
-@torch.no_grad()
-def _fill(objective: nn.Module) -> None:
-    """Draw weights on the device, where it takes moments: what they are changes no time, but they
-    have to be finite."""
-    for name, parameter in objective.named_parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(std=0.02)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-
-
 def _drawn(recipe: Recipe, stage: str, samples: int) -> np.ndarray:
-    """Return (samples, 3) tokens, tiles and frames, none longer than a row."""
+    """Return (samples, 4) tokens, tiles, frames and answered tokens, none longer than a row."""
     model, batch = recipe.model, recipe.stages[stage].batch
     found = mixes(
         4 * samples, model.tile_tokens, recipe.data.image, model.vision.tile_size, recipe.seed
     )[MIXES[stage]]
     fits = (found[:, 0] <= batch.seq_len) & (found[:, 1] <= batch.max_tiles)
     text = found[:, 0] - found[:, 1] * model.tile_tokens.merged
-    return found[fits & (text > 1)][:samples]
-
-
-def _batch(recipe: Recipe, rows: Sequence[np.ndarray], length: int = 0) -> Batch:
-    """Return rows of documents, each its pictures and then text whose second half is answered.
-
-    Args:
-        recipe: sizes.
-        rows: (documents, 3) tokens, tiles and frames of each row.
-        length: of a row; 0 is that of the longest.
-    """
-    model, draw = recipe.model, torch.Generator().manual_seed(0)
-    length = length or max(int(row[:, 0].sum()) for row in rows)
-    shape = (len(rows), length)
-    ids = torch.randint(1, model.llm.vocab_size, shape, generator=draw)
-    labels = torch.full(shape, IGNORE_INDEX)
-    documents, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape).long()
-    for place, row in enumerate(rows):
-        start = 0
-        for number, (tokens, tiles, _) in enumerate(row.tolist(), 1):
-            shown, end = tiles * model.tile_tokens.merged, start + tokens
-            answer = end - max(1, int(ANSWERED * (tokens - shown)))
-            ids[place, start : start + shown] = IMAGE_ID
-            labels[place, answer:end] = ids[place, answer:end]
-            documents[place, start:end] = number
-            positions[place, start:end] = torch.arange(tokens)
-            start = end
-    side, tiles = model.vision.tile_size, int(sum(row[:, 1].sum() for row in rows))
-    pixels = torch.randint(0, 256, (tiles, 3, side, side), dtype=torch.uint8, generator=draw)
-    return Batch(
-        ids,
-        labels,
-        positions,
-        documents,
-        pixels if tiles else None,
-        None,
-        None,
-        [str(number) for number in range(sum(map(len, rows)))],
-        frozenset({"image"} if tiles else ()),
-    )
+    answered = np.maximum(1, (ANSWERED * text).astype(int))
+    return np.column_stack([found, answered])[fits & (text > 1)][:samples]
 
 
 def _pass(
@@ -318,11 +241,11 @@ def _size(modules: Iterable[nn.Module]) -> int:
 
 def _free(objective: Objective, device: torch.device) -> float:
     """Return the bytes by which ``checkpoint_activations: auto`` chooses."""
-    from vita_train.training.checkpointing import SHARE
-
     if device.type != "cuda":
         return float("inf")
-    return SHARE * (torch.cuda.mem_get_info(device)[1] - 2 * _size([objective]))
+    counts = {name: _size([module]) for name, module in objective.model_modules().items()}
+    memory = torch.cuda.mem_get_info(device)[1]
+    return activation_room(memory, counts, objective.context.spec, 1, 1)
 
 
 def _planned(recipe: Recipe, stage: str, device: torch.device) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.drawn import alone_settings, built, drawn_batch
 from benchmarks.gpu import steps
 
 
@@ -34,10 +35,10 @@ def test_what_samples_take_is_counted_by_what_trains() -> None:
     """Frozen before all that trains 2, passed through 4, trained 6 FLOP a parameter and position;
     half of the text is asked for of the head."""
     recipe = steps.load_recipe("smoke", ["model.llm.num_layers=1"])
-    objective, _ = steps._built(recipe, "1.1", steps.torch.device("cpu"))
+    objective, _ = built(recipe, "1.1", steps.torch.device("cpu"))
     tile = recipe.model.tile_tokens.merged
-    lengths = steps.np.array([[tile + 8, 1, 0]])
-    batch = steps._batch(recipe, [lengths])
+    lengths = steps.np.array([[tile + 8, 1, 0, 4]])
+    batch = drawn_batch(recipe, [lengths])
     modules = objective.model_modules()
 
     def size(*names: str) -> int:
@@ -68,6 +69,6 @@ def test_a_layers_share_is_carried_on_to_the_full_depth() -> None:
 def test_micro_batches_are_those_of_the_shipped_ranks() -> None:
     shipped = steps.load_recipe("vita-1.5-7b")
     for stage in ("1.1", "2.1a"):
-        alone = ["launch.nodes=1", "launch.nproc=1", *steps._alone(shipped, stage)]
+        alone = ["launch.nodes=1", "launch.nproc=1", *alone_settings(shipped, stage)]
         here = steps.load_recipe("vita-1.5-7b", alone).stages[stage].batch
         assert here.micro_rows(1) == shipped.stages[stage].batch.micro_rows(shipped.launch.ranks)

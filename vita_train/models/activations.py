@@ -4,6 +4,7 @@ the rest is computed again in backward, all of it or all but attention."""
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, cast
@@ -20,6 +21,8 @@ _FLASH_ATTN = ("_flash_attn_varlen_forward", "_flash_attn_forward")
 Modules = Mapping[str, nn.Module] | nn.ModuleDict
 Policy = Literal["off", "selective", "full"]
 
+#: Bytes of a number in float32.
+_FLOAT32 = 4
 #: Modules that are made of transformer blocks. The others are small, and a codec counts what its
 #: codebooks see in forward, which may run once only.
 _MADE_OF_BLOCKS = ("llm", "vision", "audio_encoder", "speech_decoder")
@@ -68,39 +71,55 @@ def choose_policies(
 ) -> dict[str, Policy]:
     """Return what ``engine.checkpoint_activations: auto`` comes to.
 
-    What trains keeps its inputs and what attention gave, and computes the rest again: attention is
-    dearest to repeat, and its outputs are small. A frozen language model keeps everything if that
-    fits; a frozen tower has nothing before it that trains, and keeps nothing anyway.
+    Keeping everything is fastest: what is computed again takes as long as the first time, a quarter
+    of a step where everything trains. A language model keeps everything if that fits; otherwise it
+    keeps its inputs and what attention gave, and computes the rest again: attention is dearest to
+    repeat, and its outputs are small. Towers that train do so wherever memory counts. A frozen
+    tower has nothing before it that trains, and keeps nothing anyway.
 
     Args:
         spec: of the model.
         trained: modules that train.
         tokens: positions of a micro-batch.
-        free: bytes that activations may take.
+        free: bytes that activations may take; infinite where memory does not count.
     """
+    if math.isinf(free):
+        return {}
     policies: dict[str, Policy] = {name: "selective" for name in _MADE_OF_BLOCKS if name in trained}
-    if "llm" not in trained and frozen_llm_bytes(spec.llm, tokens) > free:
+    # What experts keep depends on how positions are shared out among them
+    dense = spec.llm.moe is None or "llm" not in trained
+    if dense and llm_bytes(spec.llm, tokens, trains="llm" in trained) <= free:
+        policies.pop("llm", None)
+    else:
         policies["llm"] = "selective"
     return policies
 
 
-def frozen_llm_bytes(llm: LlmSpec, tokens: int, *, width: int = 2) -> int:
-    """Return what the blocks of a frozen language model keep for backward, in bytes.
+def llm_bytes(llm: LlmSpec, tokens: int, *, trains: bool, width: int = 2) -> int:
+    """Return what the blocks of a language model keep for backward, in bytes.
 
-    Its matrices need none of their inputs. Kept are of each block what both norms read, in float32,
-    queries, keys, values and the output of attention, and the gate before and after its
-    nonlinearity with what it is multiplied by.
+    Kept are of each block what both norms read, in float32, queries, keys, values and the output of
+    attention, and the gate before and after its nonlinearity with what it is multiplied by. Where
+    it trains, its weights need what they are multiplied with as well: norms what they have normed,
+    in float32, and matrices their inputs, of which below float32 each has a copy of its own.
 
     Args:
         llm: its shape.
         tokens: positions.
+        trains: whether it does; a frozen one passes gradients on.
         width: bytes of a number in the compute type.
     """
     head = llm.head_dim or llm.hidden_size // llm.num_heads
     # Queries and outputs have the query heads, keys and values their own
     attention = 2 * head * (llm.num_heads + llm.num_kv_heads) * width
-    norms, gates = 2 * 4 * llm.hidden_size, 3 * llm.intermediate_size * width
-    return tokens * llm.num_layers * (attention + norms + gates)
+    norms, gates = 2 * _FLOAT32 * llm.hidden_size, 3 * llm.intermediate_size * width
+    kept = attention + norms + gates
+    if trains:
+        # Behind the first norm queries, keys and values, behind the second the gate and its factor;
+        # and what attention gave, in the order that its matrix reads
+        copies = (2 if width == _FLOAT32 else 3 + 2) + 1
+        kept += norms + (copies * llm.hidden_size + llm.intermediate_size) * width
+    return tokens * llm.num_layers * kept
 
 
 def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., Any]:

@@ -15,10 +15,9 @@ from vita_train.planning.step_trace import StepTrace, policies_of, trace_step
 from vita_train.recipe.model import ModelSpec
 from vita_train.recipe.schema import LaunchSpec, Recipe
 from vita_train.recipe.stage import EngineSpec
+from vita_train.training.checkpointing import MOST_LIVE, activation_room
 from vita_train.training.engines.deepspeed import bucket_size
 
-#: Parameters that ZeRO-3 keeps gathered at a time (stage3_max_live_parameters, its default).
-_MOST_LIVE = 1_000_000_000
 #: Hours of a stage whose steps only the data tell are those of a billion tokens.
 BILLION = 1e9
 
@@ -148,7 +147,7 @@ def _sharded(recipe: Recipe, plan: StagePlan, traced: StepTrace, device: Device)
         buckets = 2 * block * 4 if trained else 0
     else:
         if zero == 3:
-            gathers = min(total, _MOST_LIVE) * plan.compute_bytes
+            gathers = min(total, MOST_LIVE) * plan.compute_bytes
         if zero:
             buckets = bucket_size(trained) * plan.compute_bytes * (2 if device.caches else 1)
         if spec.engine.offload != "none" and zero:
@@ -209,7 +208,7 @@ def _exchange(recipe: Recipe, plan: StagePlan, device: Device) -> float:
 def _trace(recipe: Recipe, plan: StagePlan, sharded: bool, device: Device) -> StepTrace | None:
     """Trace a step, or take the trace of another estimate that differs in nothing that it shows."""
     spec = recipe.stages[plan.stage]
-    policies = policies_of(recipe, plan.stage, plan.rows, _free(recipe, plan.stage, device))
+    policies = policies_of(recipe, plan.stage, plan.rows, free_bytes(recipe, plan.stage, device))
     # Nor ranks nor the kind of sharding change what one rank runs: they are left out of the key.
     alike = spec.model_copy(
         update={
@@ -246,11 +245,10 @@ def _traced(
     )
 
 
-def _free(recipe: Recipe, stage: str, device: Device) -> float:
+def free_bytes(recipe: Recipe, stage: str, device: Device) -> float:
     """Return what ``checkpoint_activations: auto`` would find free."""
-    from vita_train.training.checkpointing import SHARE
-
     if not device.caches:
         return float("inf")
-    plan = plan_stage(recipe, stage)
-    return SHARE * (device.memory * GIGA - 2 * sum(plan.modules.values()))
+    launch, counts = recipe.launch, plan_stage(recipe, stage).modules
+    memory = device.memory * GIGA
+    return activation_room(memory, counts, recipe.stages[stage], launch.ranks, launch.nproc)

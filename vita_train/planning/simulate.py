@@ -27,8 +27,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from vita_train.models.activations import transformer_blocks
 from vita_train.planning.devices import Device
+from vita_train.planning.estimate import free_bytes
 from vita_train.planning.roofline import seconds_of
-from vita_train.planning.step_trace import build_objective
+from vita_train.planning.step_trace import build_objective, policies_of
 from vita_train.planning.trace import Kernel, Trace
 from vita_train.recipe.schema import Recipe
 from vita_train.training.batches import LoadedStep
@@ -118,10 +119,12 @@ def simulate_stage(recipe: Recipe, stage: str, device: Device | None = None) -> 
     parts = spec.batch.grad_accum
     rows = spec.batch.micro_rows(launch.ranks)
     world = World(0, launch.ranks, 0, torch.device("cpu"), launch.nproc)
+    free = free_bytes(recipe, stage, device) if device else float("inf")
     trace = _Exchanges(launch.nproc)
     with _fake_group(launch.ranks), trace:
         with trace.counted_as("weights"):
-            objective = build_objective(recipe, stage, rows=rows, world=world)
+            policies = policies_of(recipe, stage, rows, free)
+            objective = build_objective(recipe, stage, rows=rows, policies=policies, world=world)
             dtype = compute_dtype(recipe, spec)
             engine = _engine(objective, EngineContext(spec, world, dtype))
         with trace.counted_as("batch"):

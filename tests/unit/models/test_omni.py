@@ -9,12 +9,12 @@ from vita_train.errors import DataError
 from vita_train.models.activations import (
     choose_policies,
     enable_checkpointing,
-    frozen_llm_bytes,
+    llm_bytes,
 )
 from vita_train.models.build import build_modules
 from vita_train.models.language.loss import chunked_cross_entropy
 from vita_train.models.omni import Omni, document_starts
-from vita_train.recipe.model import ModelSpec
+from vita_train.recipe.model import ModelSpec, MoeSpec
 from vita_train.recipe.special_ids import AUDIO_ID, IMAGE_ID
 
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -164,18 +164,32 @@ def test_checkpointing_changes_nothing_but_memory(
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_auto_computes_again_what_trains_and_what_would_not_fit(small_spec: ModelSpec) -> None:
-    needed = frozen_llm_bytes(small_spec.llm, 100)
-    assert choose_policies(small_spec, {"projector"}, 100, needed) == {}
-    assert choose_policies(small_spec, {"projector"}, 100, needed - 1) == {"llm": "selective"}
-    chosen = choose_policies(small_spec, {"llm", "projector", "vision"}, 100, 0)
-    assert chosen == {"llm": "selective", "vision": "selective"}
+@pytest.mark.parametrize("trained", [{"projector"}, {"llm", "projector", "vision"}])
+def test_auto_computes_again_what_would_not_fit(small_spec: ModelSpec, trained: set[str]) -> None:
+    needed = llm_bytes(small_spec.llm, 100, trains="llm" in trained)
+    towers = {name: "selective" for name in trained & {"vision"}}
+    assert choose_policies(small_spec, trained, 100, needed) == towers
+    assert choose_policies(small_spec, trained, 100, needed - 1) == {**towers, "llm": "selective"}
+    assert choose_policies(small_spec, trained, 100, float("inf")) == {}
 
 
-def test_kept_bytes_of_a_frozen_language_model_are_those_measured(small_spec: ModelSpec) -> None:
+def test_auto_does_not_foresee_what_trained_experts_keep(small_spec: ModelSpec) -> None:
+    experts = small_spec.llm.model_copy(update={"moe": MoeSpec()})
+    spec = small_spec.model_copy(update={"llm": experts})
+    assert choose_policies(spec, {"llm"}, 100, 1e12) == {"llm": "selective"}
+    assert choose_policies(spec, {"projector"}, 100, 1e12) == {}
+
+
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("trains", [False, True])
+def test_kept_bytes_of_a_language_model_are_those_measured(
+    small_spec: ModelSpec, trains: bool, width: int
+) -> None:
     llm = small_spec.llm.model_copy(update={"hidden_size": 128, "intermediate_size": 512})
     omni = Omni(build_modules(small_spec.model_copy(update={"llm": llm}), ("llm",), seed=3))
-    omni.requires_grad_(False)
+    omni.requires_grad_(trains)
+    if width == 2 and not trains:  # as engines store what is frozen
+        omni.to(torch.bfloat16)
     weights = {p.untyped_storage().data_ptr() for p in omni.parameters()}
     kept: dict[int, int] = {}
 
@@ -186,11 +200,18 @@ def test_kept_bytes_of_a_frozen_language_model_are_those_measured(small_spec: Mo
         return tensor
 
     batch = document(2, 256)
-    embeds = omni.embed(batch).requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    embeds = omni.embed(batch).detach().requires_grad_(True)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=width == 2),
+    ):
         hidden = omni.decode_flat(embeds, batch, "apart").hidden
     assert hidden.requires_grad
-    assert sum(kept.values()) == pytest.approx(frozen_llm_bytes(llm, 256, width=4), rel=0.1)
+    found = sum(kept.values())
+    if width == 2 and trains:  # autocast's copies of the matrices
+        layers = omni.llm.model.layers
+        found -= sum(width * p.numel() for p in layers.parameters() if p.ndim == 2)
+    assert found == pytest.approx(llm_bytes(llm, 256, trains=trains, width=width), rel=0.1)
 
 
 def test_document_starts_mark_every_document_and_padding() -> None:
