@@ -21,7 +21,9 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN = re.compile(r"invalid job id", re.IGNORECASE)
-_FIELD = re.compile(r"(?:^|\s)(JobState|Reason|ExitCode|Restarts|NodeList|PreemptTime)=(\S*)")
+_FIELD = re.compile(
+    r"(?:^|\s)(JobState|Reason|ExitCode|Restarts|NodeList|PreemptTime|TimeLimit)=(\S*)"
+)
 #: Base states in which a job stays as it is.
 _OVER = frozenset(
     {
@@ -52,6 +54,8 @@ class JobState:
     nodes: str
     is_preempted: bool = False
     """Whether another job was to take its place."""
+    has_limit: bool = True
+    """Whether it may run for a certain time only."""
 
     @property
     def is_over(self) -> bool:
@@ -151,6 +155,7 @@ def parse_job(shown: str) -> JobState:
         int(fields.get("Restarts", "0")),
         fields.get("NodeList", ""),
         fields.get("PreemptTime", "None") != "None",
+        fields.get("TimeLimit") != "UNLIMITED",
     )
 
 

@@ -76,6 +76,15 @@ def ending(job: int, end: JobState, folder: Path, nodes: int) -> Ending:
     # Beside a cancel and the cluster itself, only the limit tells every node to stop; where one
     # was killed, the others are told too.
     stopped = len(said) == nodes and end.state not in (*_LOST, "CANCELLED")
+    if stopped and not end.has_limit:
+        told = PeerLostError(
+            "the cluster told every node of the job to stop, and it has no time limit",
+            code="VT-PEER-015",
+            where=where,
+            remedy="run the same command to go on from the last checkpoint; SLURM's own logs, "
+            "slurmctld's and the nodes', say what for",
+        )
+        return Ending(told)
     if stopped or end.state in ("TIMEOUT", "DEADLINE"):
         limit = StoppedError(
             "the job met its time limit",

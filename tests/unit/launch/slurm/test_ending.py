@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ def test_only_all_nodes_together_meet_the_limit(tmp_path: Path) -> None:
     said(tmp_path, 1, 143)
     assert ending(7, state("FAILED", 143), tmp_path, 2).met_time_limit
     assert not ending(7, state("CANCELLED"), tmp_path, 2).met_time_limit
+    endless = parse_job(SHOWN.replace("Restarts=3", "Restarts=0 TimeLimit=UNLIMITED"))
+    told = ending(7, replace(endless, code=143, is_preempted=False), tmp_path, 2)
+    assert not told.met_time_limit
+    assert type(told.failure) is PeerLostError
     preempted = ending(7, state("FAILED", 143, preempted=True), tmp_path, 2)
     assert preempted.was_preempted
     assert not preempted.met_time_limit
