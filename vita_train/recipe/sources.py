@@ -139,6 +139,12 @@ class CatalogueSource(Strict):
     accept_licence: bool = False
     """Accept the licences of what is fetched, which `vita-train data show` names."""
 
+    @model_validator(mode="after")
+    def _accepts_what_is_fetched(self) -> CatalogueSource:
+        if self.accept_licence and not self.fetch:
+            raise ValueError("accept_licence is for what the run fetches: set fetch: true as well")
+        return self
+
 
 @dataclass(frozen=True)
 class SourceKind:

@@ -187,6 +187,9 @@ def test_keys_of_a_chosen_source_are_its_own() -> None:
     def with_source(text: str) -> str:
         return GOOD.replace(DATA, f"data:\n  source:\n    own: {text}\n")
 
+    listed = "{kind: catalogue, name: ljspeech, accept_licence: true}"
+    with raises_code(RecipeError, "VT-RECIPE-047", "data.source.more", "fetch"):
+        load_recipe(GOOD, [f"data.source.more={listed}"])
     with raises_code(RecipeError, "VT-RECIPE-050", "data.source.own", "'registry'"):
         parse_recipe(with_source("{kind: records, registri: x, registry: y}"), "m")
     with raises_code(RecipeError, "VT-RECIPE-044", "m:11"):
