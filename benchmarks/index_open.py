@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.index_writer import INDEX_FORMAT, ROWS_PER_BATCH, SCHEMA
+from vita_train.recipe.audio import SubsamplingAdapterSpec
 from vita_train.recipe.data import DataSpec
-from vita_train.recipe.model import AudioAdapterSpec
 from vita_train.recipe.towers.internvit import InternVitSpec
 
 _MEASURE = """
@@ -83,7 +83,7 @@ def write_index(path: Path, rows: int) -> None:
     )
     lengths.astype("<i4").tofile(path / "lengths.bin")
     settings = MediaSettings(
-        data=DataSpec(), vision=InternVitSpec(), adapter=AudioAdapterSpec(), mel_bins=80
+        data=DataSpec(), vision=InternVitSpec(), adapter=SubsamplingAdapterSpec(), mel_bins=80
     )
     meta = {
         "format": INDEX_FORMAT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -13,10 +13,11 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from vita_train.data.media.apart import Decoder
+from vita_train.data.prepare.cuts import Stretch, shards_of
 from vita_train.data.prepare.part import Part, PartStore
 from vita_train.data.prepare.row_encoder import measure_settings
 from vita_train.data.prepare.shard_encoder import ShardEncoder, part_key, settings_digest
-from vita_train.data.prepare.shards import Shard, cut
+from vita_train.data.prepare.shards import Shard
 from vita_train.data.prepare.tokenizer import SavedTokenizer
 from vita_train.data.sources.source import RecordSource
 from vita_train.errors import VitaError
@@ -76,7 +77,7 @@ class PartMaker:
         else:
             self._encoder.close()
 
-    def split(self, source: RecordSource, *, units: bool) -> Iterator[tuple[tuple[int, ...], Part]]:
+    def split(self, source: RecordSource, *, units: bool) -> Iterator[tuple[Sequence[int], Part]]:
         """Yield, in the file's order, the places of a shard's records in it and the shard's part.
 
         Args:
@@ -90,8 +91,12 @@ class PartMaker:
         settings = settings_digest(
             self._recipe, self._tokenizer_dir, source, self._store.base, units=units
         )
-        waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]] = deque()
-        for shard in cut(source.records()):
+        waiting: deque[tuple[str, Sequence[int], Part | Future[Part]]] = deque()
+        name = f"{source.dataset}/{source.split}"
+        cuts: list[Stretch] = []
+        for shard, stretch in shards_of(source, self._store.known.splits.get(name, ())):
+            if stretch is not None:
+                cuts.append(stretch)
             # Counted over all splits, so that small ones do not all fall to the same machine
             self._turn += 1
             if self._turn % self._machines != self._machine:
@@ -108,6 +113,7 @@ class PartMaker:
             # Two for each worker keep all busy; results come in the file's order all the same
             yield from self._finished(waiting, 2 * self._workers if self._pool else 0)
         yield from self._finished(waiting, 0)
+        self._store.keep_cuts(name, cuts)
 
     def _make(
         self, source: RecordSource, shard: Shard, key: str, units: bool
@@ -117,8 +123,8 @@ class PartMaker:
         return self._pool.submit(_work, source, shard, key, units)
 
     def _finished(
-        self, waiting: deque[tuple[str, tuple[int, ...], Part | Future[Part]]], most: int
-    ) -> Iterator[tuple[tuple[int, ...], Part]]:
+        self, waiting: deque[tuple[str, Sequence[int], Part | Future[Part]]], most: int
+    ) -> Iterator[tuple[Sequence[int], Part]]:
         """Yield the first that wait until at most so many are left."""
         while len(waiting) > most:
             _, rows, part = waiting.popleft()

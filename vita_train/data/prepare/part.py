@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from vita_train.data.media import MediaError
 from vita_train.data.media.door import Kind, find_file
+from vita_train.data.prepare.cuts import CUTS, Cuts, Stretch
 from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.ledger import Counts
 from vita_train.data.prepare.row_encoder import media_refs
@@ -97,7 +98,7 @@ class Part:
         with pa.memory_map(str(self.folder / ROWS)) as source:
             return pa.ipc.open_file(source).read_all()
 
-    def rejects(self, rows: tuple[int, ...]) -> list[Reject]:
+    def rejects(self, rows: Sequence[int]) -> list[Reject]:
         """Return what was rejected, with the rows' places in the file."""
         return [
             Reject(rows[each.place], each.reason, each.detail, each.id)
@@ -118,11 +119,12 @@ class PartStore:
         self.root, self.base = root, base
         self._exchange = exchange
         self._used: set[Path] = set()
+        self._cuts = Cuts()
 
     @staticmethod
     def knows(names: set[str]) -> bool:
         """Say whether entries of a folder are none but those of a folder of parts."""
-        return all(name == _NEW or re.fullmatch("[0-9a-f]{2}", name) for name in names)
+        return all(name in (_NEW, CUTS) or re.fullmatch("[0-9a-f]{2}", name) for name in names)
 
     def clear(self) -> None:
         """Remove all parts."""
@@ -132,7 +134,7 @@ class PartStore:
         """Remove what killed processes were writing. No other may be at work here."""
         shutil.rmtree(self.root / _NEW, ignore_errors=True)
 
-    def find(self, key: str, rows: tuple[int, ...]) -> Part | None:
+    def find(self, key: str, rows: Sequence[int]) -> Part | None:
         """Return a part that holds what making it again would give; None where it has to be
         made."""
         return self._here(key, rows) or (self._here(key, rows) if self._brought(key) else None)
@@ -147,7 +149,7 @@ class PartStore:
         self._put(key, written)
         return True
 
-    def _here(self, key: str, rows: tuple[int, ...]) -> Part | None:
+    def _here(self, key: str, rows: Sequence[int]) -> Part | None:
         folder = self._folder(key)
         try:
             info = PartInfo.model_validate_json((folder / _MARKER).read_bytes())
@@ -202,9 +204,19 @@ class PartStore:
         self._used.add(part.folder)
         return part
 
+    @cached_property
+    def known(self) -> Cuts:
+        """Where shards ended in the preparation before."""
+        return Cuts.load(self.root)
+
+    def keep_cuts(self, split: str, found: list[Stretch]) -> None:
+        """Take note of where the first shards of a split end."""
+        self._cuts.splits[split] = found
+
     def prune(self) -> None:
-        """Remove the parts that this preparation did not need."""
+        """Remove the parts that this preparation did not need, and keep where its shards end."""
         self.clear_unfinished()
+        self._cuts.save(self.root)
         if self._exchange is not None:
             self._exchange.prune({folder.name for folder in self._used})
         for folder in sorted(self.root.glob("*/*")):
@@ -216,7 +228,7 @@ class PartStore:
         return self.root / key[:2] / key
 
 
-def places_digest(rows: tuple[int, ...]) -> str:
+def places_digest(rows: Sequence[int]) -> str:
     """Return a digest of places in a file."""
     return digest_of(list(rows))
 

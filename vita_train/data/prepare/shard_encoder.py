@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,14 @@ class ShardEncoder:
         )
         size = _TOGETHER_WITH_WAVES if bins else _TOGETHER
         sound: set[str] = set()
+        texts = shard.texts
         with _PartWriter(self._store.new_folder(key), bins) as writer:
             for start in range(0, len(shard.rows), size):
                 rows = [
                     source.row_of(row, text)
                     for row, text in zip(
                         shard.rows[start : start + size],
-                        shard.texts[start : start + size],
+                        texts[start : start + size],
                         strict=True,
                     )
                 ]
@@ -207,7 +209,7 @@ class _PartWriter:
         if examples:
             self._rows.write_batch(rows_batch(examples, offsets))
 
-    def info(self, rows: tuple[int, ...]) -> PartInfo:
+    def info(self, rows: Sequence[int]) -> PartInfo:
         """Return the marker. The files are closed by now."""
         return PartInfo(
             records=self._records,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vita_train.data.sources.texts import RowError
+from vita_train.data.sources.texts import RowError, lines_of
 
 #: A shard ends where it weighs this much, and the text of its last record says so: one unit in
 #: ``_SPREAD`` does. So a record put in or taken out moves the ends near it, and none further on.
@@ -25,12 +25,19 @@ _CHARACTERS = 2048
 class Shard:
     """Consecutive records of a split."""
 
-    rows: tuple[int, ...]
+    rows: Sequence[int]
     """Their places in the file."""
-    texts: tuple[str | RowError, ...]
-    """Their JSON, as of `vita_train.data.sources.texts.read_texts`."""
+    records: tuple[str | RowError, ...] | bytes
+    """Their JSON, as of `vita_train.data.sources.texts.read_texts`, or the lines that hold it."""
     content: str
     """Digest of the texts."""
+    ends_by_content: bool
+    """It ends here whatever follows; the last one may go on when records are added."""
+
+    @property
+    def texts(self) -> tuple[str | RowError, ...]:
+        """Their JSON."""
+        return lines_of(self.records) if isinstance(self.records, bytes) else self.records
 
 
 def cut(records: Iterable[tuple[int, str | RowError]]) -> Iterator[Shard]:
@@ -49,10 +56,10 @@ def cut(records: Iterable[tuple[int, str | RowError]]) -> Iterator[Shard]:
         weight += own
         # By the record's content, not its place: chance is in proportion to what it weighs
         if weight >= _MOST or (weight >= _LEAST and zlib.crc32(raw) % _SPREAD < own):
-            yield Shard(tuple(rows), tuple(texts), digest.hexdigest())
+            yield Shard(tuple(rows), tuple(texts), digest.hexdigest(), ends_by_content=True)
             rows, texts, weight, digest = [], [], 0, hashlib.sha256()
     if rows:
-        yield Shard(tuple(rows), tuple(texts), digest.hexdigest())
+        yield Shard(tuple(rows), tuple(texts), digest.hexdigest(), ends_by_content=False)
 
 
 def _bytes_of(text: str | RowError) -> bytes:

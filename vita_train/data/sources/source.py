@@ -45,14 +45,17 @@ class RecordSource:
             keys = keys_of(row, self.split_off) if isinstance(row, Row) else None
             yield keys if isinstance(keys, Reject) else row
 
-    def records(self) -> Iterator[tuple[int, str | RowError]]:
+    def records(self, start: int = 0, first: int = 0) -> Iterator[tuple[int, str | RowError]]:
         """Yield place in the file and JSON text of every record of the split; `row_of` makes rows
         of them, `rows` is both in one go.
+
+        Args:
+            start, first: byte and number of the record to begin with, of a file of lines.
 
         Raises:
             DataError: as of `rows`.
         """
-        texts = enumerate(read_texts(self.path))
+        texts = enumerate(read_texts(self.path, start), first)
         if self.split_off is None:
             yield from texts
             return

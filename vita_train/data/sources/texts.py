@@ -67,18 +67,39 @@ def read_values(path: Path) -> Iterator[Any]:
             yield from map(value_of, _lines(stream))
 
 
-def read_texts(path: Path) -> Iterator[str | RowError]:
+def read_texts(path: Path, start: int = 0) -> Iterator[str | RowError]:
     """Yield the JSON text of every record of a file, in order; a `RowError` for a line that is too
     long. ``value_of`` decodes one: `read_values` is the same in one go.
+
+    Args:
+        path: the file.
+        start: byte at which to begin, of a file that `is_plain_lines`: a line's first.
 
     Raises:
         DataError: as of `read_values`.
     """
-    with _opened(path) as (stream, is_array):
+    with _opened(path, start) as (stream, is_array):
         if is_array:
             yield from (text for text, _ in _elements(stream, path))
         else:
             yield from _lines(stream)
+
+
+def is_plain_lines(path: Path) -> bool:
+    """Say whether a file is read as lines of UTF-8, with a record from its first byte on."""
+    if not path.is_file():  # a pipe cannot be read twice
+        return False
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4)
+    except OSError:
+        return False
+    return head.startswith(b"{") and json.detect_encoding(head) == "utf-8"
+
+
+def lines_of(data: bytes) -> tuple[str | RowError, ...]:
+    """Return the JSON texts of whole lines of a file that `is_plain_lines`."""
+    return tuple(_lines(io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape")))
 
 
 def value_of(text: str | RowError) -> Any:
@@ -108,8 +129,8 @@ def seeming_encoding(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[TextIO, bool]]:
-    """Open a record file as text; say whether it holds an array."""
+def _opened(path: Path, start: int = 0) -> Iterator[tuple[TextIO, bool]]:
+    """Open a record file as text, at a byte; say whether it holds an array."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise DataError(
@@ -124,7 +145,7 @@ def _opened(path: Path) -> Iterator[tuple[TextIO, bool]]:
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         with _text_of(path, encoding, errors) as stream:
             first = _first_character(stream)
-        with _text_of(path, encoding, errors) as stream:
+        with _text_of(path, encoding, errors, start) as stream:
             yield stream, first == "["
     except UnicodeDecodeError as error:
         raise DataError(
@@ -166,8 +187,10 @@ def _bytes_of(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _text_of(path: Path, encoding: str, errors: str) -> Iterator[TextIO]:
+def _text_of(path: Path, encoding: str, errors: str, start: int = 0) -> Iterator[TextIO]:
     with _bytes_of(path) as stream:
+        if start:
+            stream.seek(start)
         text = io.TextIOWrapper(stream, encoding=encoding, errors=errors)
         try:
             yield text

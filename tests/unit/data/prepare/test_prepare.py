@@ -232,9 +232,9 @@ def test_records_are_parsed_once_where_the_tokenizer_is_given(
     )
     parsed: Counter[str] = Counter()
 
-    def counted(path: Path) -> Iterator[str | RowError]:
+    def counted(path: Path, start: int = 0) -> Iterator[str | RowError]:
         parsed[path.name] += 1
-        return read_texts(path)
+        return read_texts(path, start)
 
     monkeypatch.setattr("vita_train.data.sources.source.read_texts", counted)
     prepare(made, registry, tmp_path / "two", progress=QUIET.append)

@@ -3,6 +3,7 @@ done again."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.helpers.data_world import audio_file, recipe, small_world, turns, wri
 from tests.helpers.errors import raises_code
 from tests.unit.data.prepare.test_prepare import digests, features
 from vita_train.data.index.corpus import Corpus
-from vita_train.data.prepare import shards
+from vita_train.data.prepare import cuts, shards
 from vita_train.data.prepare.exchange import PartExchange
 from vita_train.data.prepare.run import prepare, prepare_share
 from vita_train.data.prepare.shard_encoder import ShardEncoder
@@ -254,6 +255,116 @@ def test_what_is_rejected_keeps_its_place_and_stops_with_parts_kept(
     records[150] = talk(150)
     prepare(settings, world(tmp_path, records), out, progress=QUIET.append)
     assert len(made) <= 2
+
+
+def lines_world(at: Path, data: bytes) -> Path:
+    """The world of `world` with a record file of given bytes."""
+    registry = world(at, [])
+    (at / "talk-train.json").write_bytes(data)
+    return registry
+
+
+def as_lines(records: list[Any]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+@pytest.fixture
+def cut_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Places of the records that are read line by line."""
+    found: list[int] = []
+
+    def noted(records: Any) -> Any:
+        return cut((found.append(row) or row, text) for row, text in records)
+
+    monkeypatch.setattr(cuts, "cut", noted)
+    return found
+
+
+def test_what_a_file_of_lines_begins_with_as_before_is_not_cut_again(
+    tmp_path: Path, given: Recipe, made: list[int], cut_again: list[int], small_shards: None
+) -> None:
+    settings, out = text_recipe(given), tmp_path / "corpus"
+    records = [talk(number) for number in range(500)]
+    prepare(settings, lines_world(tmp_path, as_lines(records)), out, progress=QUIET.append)
+    for change, kept in (
+        ([*records, talk(500), talk(501)], 470),
+        ([*records[:300], *records[301:]], 270),
+        (records[:200], 170),
+        (records[1:], 0),
+    ):
+        registry = lines_world(tmp_path, as_lines(change))
+        cut_again.clear()
+        prepare(settings, registry, out, progress=QUIET.append)
+        assert len(cut_again) <= len(change) + 2 - kept
+        prepare(settings, registry, tmp_path / "fresh", force=True, progress=QUIET.append)
+        assert digests(out) == digests(tmp_path / "fresh")
+        prepare(
+            settings,
+            lines_world(tmp_path, as_lines(records)),
+            out,
+            workers=2,
+            progress=QUIET.append,
+        )
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: b"\n" + data,
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: b"[" + data.strip().replace(b"\n", b",\n") + b"]",
+        lambda data: data.decode().encode("utf-16"),
+        gzip.compress,
+        lambda data: data.replace(b"green", b"gr\xe9en"),
+    ],
+)
+def test_files_that_are_written_otherwise_give_the_same_corpus(
+    tmp_path: Path,
+    given: Recipe,
+    small_shards: None,
+    otherwise: Callable[[bytes], bytes],
+) -> None:
+    loose = text_recipe(given).data.model_copy(update={"max_reject_share": 0.9})
+    settings = text_recipe(given).model_copy(update={"data": loose})
+    plain = as_lines([talk(number) for number in range(100)])
+    for number, data in enumerate((plain, otherwise(plain), plain)):
+        registry, fresh = lines_world(tmp_path, data), tmp_path / f"fresh-{number}"
+        prepare(settings, registry, tmp_path / "corpus", progress=QUIET.append)
+        prepare(settings, registry, fresh, progress=QUIET.append)
+        assert digests(tmp_path / "corpus") == digests(fresh)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"version": "another"}'])
+def test_cuts_that_cannot_be_used_are_made_again(
+    tmp_path: Path, given: Recipe, cut_again: list[int], small_shards: None, damage: str
+) -> None:
+    settings, out = text_recipe(given), tmp_path / "corpus"
+    records = [talk(number) for number in range(100)]
+    prepare(settings, lines_world(tmp_path, as_lines(records)), out, progress=QUIET.append)
+    (tmp_path / "corpus.parts" / "cuts.json").write_text(damage)
+    for read in (103, 40):
+        records.append(talk(len(records)))
+        cut_again.clear()
+        prepare(settings, lines_world(tmp_path, as_lines(records)), out, progress=QUIET.append)
+        assert len(cut_again) <= read
+        assert (len(cut_again) == 103) == (read == 103)
+
+
+def test_a_part_that_is_gone_is_made_from_the_bytes_that_are_known(
+    tmp_path: Path, given: Recipe, made: list[int], small_shards: None
+) -> None:
+    settings, out = text_recipe(given), tmp_path / "corpus"
+    registry = lines_world(tmp_path, as_lines([talk(number) for number in range(100)]))
+    prepare(settings, registry, out, progress=QUIET.append)
+    before, count = digests(out), len(made)
+    for marker in (tmp_path / "corpus.parts").glob("??/*/part.json"):
+        marker.unlink()
+    (out / "meta.json").unlink()
+    made.clear()
+    prepare(settings, registry, out, progress=QUIET.append)
+    assert len(made) == count
+    assert digests(out) == before
 
 
 _PREPARE = """
