@@ -19,7 +19,9 @@ from vita_train.recipe.model import LlmSpec, ModelSpec
 _FLASH_ATTN = ("_flash_attn_varlen_forward", "_flash_attn_forward")
 
 Modules = Mapping[str, nn.Module] | nn.ModuleDict
-Policy = Literal["off", "selective", "full"]
+Policy = Literal["off", "selective", "full"] | int
+"""What a module's blocks compute again: nothing, all but attention, or everything. A number: all
+but attention in so many blocks, and nothing in those behind them."""
 
 #: Bytes of a number in float32.
 _FLOAT32 = 4
@@ -60,10 +62,11 @@ def enable_checkpointing(modules: Modules, policies: Mapping[str, Policy] | None
     for name in _MADE_OF_BLOCKS:
         policy: Policy = "full" if policies is None else policies.get(name, "off")
         if name in modules and policy != "off":
-            for block in transformer_blocks({name: modules[name]}):
+            blocks = list(transformer_blocks({name: modules[name]}))
+            for block in blocks[:policy] if isinstance(policy, int) else blocks:
                 # On the instance: a module around the block would change the names of its
                 # parameters
-                block.forward = _checkpointed(block.forward, policy)
+                block.forward = _checkpointed(block.forward, selective=policy != "full")
 
 
 def choose_policies(
@@ -72,10 +75,11 @@ def choose_policies(
     """Return what ``engine.checkpoint_activations: auto`` comes to.
 
     Keeping everything is fastest: what is computed again takes as long as the first time, a quarter
-    of a step where everything trains. A language model keeps everything if that fits; otherwise it
-    keeps its inputs and what attention gave, and computes the rest again: attention is dearest to
-    repeat, and its outputs are small. Towers that train do so wherever memory counts. A frozen
-    tower has nothing before it that trains, and keeps nothing anyway.
+    of a step where everything trains. A language model keeps it in as many blocks as fit; the rest
+    keep their inputs and what attention gave, which is dearest to repeat and small. These are the
+    first blocks: by the time they are computed again, the others have let go of theirs. Towers that
+    train keep as little in all blocks wherever memory counts. A frozen tower has nothing before it
+    that trains, and keeps nothing anyway.
 
     Args:
         spec: of the model.
@@ -86,13 +90,30 @@ def choose_policies(
     if math.isinf(free):
         return {}
     policies: dict[str, Policy] = {name: "selective" for name in _MADE_OF_BLOCKS if name in trained}
-    # What experts keep depends on how positions are shared out among them
-    dense = spec.llm.moe is None or "llm" not in trained
-    if dense and llm_bytes(spec.llm, tokens, trains="llm" in trained) <= free:
-        policies.pop("llm", None)
-    else:
+    llm, trains = spec.llm, "llm" in trained
+    again = blocks_again(llm, tokens, free, trains=trains)
+    # What trained experts keep depends on how positions are shared out among them
+    if again == llm.num_layers or (trains and llm.moe is not None):
         policies["llm"] = "selective"
+    elif again:
+        policies["llm"] = again
+    else:
+        policies.pop("llm", None)
     return policies
+
+
+def blocks_again(llm: LlmSpec, tokens: int, free: float, *, trains: bool) -> int:
+    """Return the least number of a language model's blocks that have to compute again, all but
+    attention, for the rest to keep everything within ``free`` bytes.
+
+    Args as of `llm_bytes`.
+    """
+    whole = llm_bytes(llm, tokens, trains=trains) / llm.num_layers
+    head = llm.head_dim or llm.hidden_size // llm.num_heads
+    # Its input, as wide as the sum of all blocks so far is, and what attention gave
+    least = tokens * (_FLOAT32 * llm.hidden_size + 2 * head * llm.num_heads)
+    over = llm.num_layers * whole - free
+    return min(llm.num_layers, max(0, math.ceil(over / (whole - least))))
 
 
 def llm_bytes(llm: LlmSpec, tokens: int, *, trains: bool, width: int = 2) -> int:
@@ -122,11 +143,11 @@ def llm_bytes(llm: LlmSpec, tokens: int, *, trains: bool, width: int = 2) -> int
     return tokens * llm.num_layers * kept
 
 
-def _checkpointed(inner: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
+def _checkpointed(inner: Callable[..., Any], *, selective: bool) -> Callable[..., Any]:
     # The reentrant kind takes neither keyword arguments nor a context_fn, and drops gradients where
     # no input asks for any
     options: dict[str, Any] = {"use_reentrant": False}
-    if policy == "selective":
+    if selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _attention_ops())
 
     def forward(*args: Any, **kwargs: Any) -> Any:

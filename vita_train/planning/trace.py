@@ -101,6 +101,10 @@ class Trace(TorchDispatchMode):
         self._number = 0
 
     def __enter__(self) -> Trace:
+        # Objectives import it. Its constants would be made without contents in here, and whoever
+        # computes features later in this process would get those
+        import torchaudio.compliance.kaldi  # noqa: F401
+
         self._apply = nn.Module._apply
         nn.Module._apply = _applied  # type: ignore[method-assign]
         self._fake.__enter__()

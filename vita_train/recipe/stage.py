@@ -128,8 +128,9 @@ class EngineSpec(Strict):
     offload: Literal["none", "optimizer", "all"] = "none"
     checkpoint_activations: bool | Literal["auto", "selective"] = False
     """Compute activations again in backward instead of keeping them: true all but the inputs of
-    blocks, selective all but these and what attention gives, auto selective where a module trains,
-    and where a frozen language model's would not fit."""
+    blocks, selective all but these and what attention gives. auto: selective in as many blocks of
+    the language model as it takes for the rest to fit, and in towers that train; on a processor
+    nothing is computed again."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; none takes the model's. float16 trains with a dynamic loss scale and needs
     engine kind torch; it is for GPUs without bfloat16."""

@@ -141,9 +141,9 @@ class Kernels(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("policy", ["full", "selective"])
+@pytest.mark.parametrize("policy", ["full", "selective", 1])
 def test_checkpointing_changes_nothing_but_memory(
-    omni: Omni, modules: nn.ModuleDict, policy: str
+    omni: Omni, modules: nn.ModuleDict, policy: str | int
 ) -> None:
     batch = pack([documents()])
     batch.tiles.requires_grad_(True)
@@ -169,7 +169,8 @@ def test_auto_computes_again_what_would_not_fit(small_spec: ModelSpec, trained: 
     needed = llm_bytes(small_spec.llm, 100, trains="llm" in trained)
     towers = {name: "selective" for name in trained & {"vision"}}
     assert choose_policies(small_spec, trained, 100, needed) == towers
-    assert choose_policies(small_spec, trained, 100, needed - 1) == {**towers, "llm": "selective"}
+    assert choose_policies(small_spec, trained, 100, needed - 1) == {**towers, "llm": 1}
+    assert choose_policies(small_spec, trained, 100, 0) == {**towers, "llm": "selective"}
     assert choose_policies(small_spec, trained, 100, float("inf")) == {}
 
 

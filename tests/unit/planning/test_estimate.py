@@ -81,6 +81,19 @@ def test_the_estimate_is_within_a_tenth_of_what_a_step_takes(
     assert estimate == pytest.approx(measured[shape]["allocator"], rel=0.1)
 
 
+def test_what_is_imported_while_a_step_is_traced_can_be_used_afterwards() -> None:
+    code = """
+from vita_train.planning.step_trace import trace_step
+from vita_train.recipe.load import load_recipe
+trace_step(load_recipe("smoke", ["launch.nproc=1"]), "2.1b", rows=1)
+import torch
+from torchaudio.compliance.kaldi import fbank
+print(bool(torch.isfinite(fbank(torch.randn(1, 1600))).all()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_less_is_kept_the_more_is_computed_again() -> None:
     shallow = ["model.llm.num_layers=2", "model.vision.num_layers=2", "launch.nproc=1"]
     recipe = load_recipe("tiny", ["stages.1.2.batch.global_batch_size=2", *shallow])
