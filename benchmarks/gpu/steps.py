@@ -230,7 +230,7 @@ def _flops(objective: Objective, batch: Any) -> float:
     if batch.tiles is not None and "vision" in modules:
         vision: Any = modules["vision"]
         shown = int((batch.input_ids == IMAGE_ID).sum())
-        found += flops["vision"] * len(batch.tiles) * (vision.spec.grid_size**2 + 1)
+        found += flops["vision"] * len(batch.tiles) * vision.spec.positions
         found += flops["projector"] * shown
     return found
 

@@ -46,7 +46,7 @@ def test_what_samples_take_is_counted_by_what_trains() -> None:
 
     blocks = sum(p.numel() for p in modules["llm"].model.layers.parameters())
     head = modules["llm"].lm_head.weight.numel()
-    seen = modules["vision"].spec.grid_size ** 2 + 1
+    seen = modules["vision"].spec.positions
     assert steps._flops(objective, batch) == (
         4 * (blocks * (tile + 8) + head * 4)
         + 2 * size("vision") * seen

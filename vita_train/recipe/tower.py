@@ -90,6 +90,12 @@ class TowerSpec(Strict):
         return 1
 
     @property
+    def positions(self) -> int:
+        """Positions that the tower computes for a tile; where it merges, its later blocks compute
+        fewer."""
+        return (self.image_size // self.patch_size) ** 2 + self.class_tokens
+
+    @property
     def removals(self) -> tuple[int, ...]:
         """Tokens that each block merges away; empty without ``merge``."""
         if self.merge is None or self.merge.keep == 1:

@@ -62,7 +62,7 @@ def row_costs(spec: ModelSpec, modules: Mapping[str, nn.Module], frozen: Collect
     width = llm.num_heads * (llm.head_dim or llm.hidden_size // llm.num_heads)
     return Costs(
         token=flops["llm"] * share,
-        tile=flops.get("vision", 0.0) * spec.vision.num_tokens
+        tile=flops.get("vision", 0.0) * spec.vision.positions
         + flops.get("projector", 0.0) * spec.tokens_per_tile,
         frame=flops.get("audio_encoder", 0.0) / _FRAMES_A_POSITION
         + flops.get("audio_adapter", 0.0) * _adapter_share(spec),

@@ -34,7 +34,7 @@ def test_costs_by_hand(model) -> None:  # type: ignore[no-untyped-def]
         name: sum(parameter.numel() for parameter in modules[name].parameters()) for name in NAMES
     }
     assert costs.tile == pytest.approx(
-        2 * counts["vision"] * vision.num_tokens + 6 * counts["projector"] * spec.tokens_per_tile
+        2 * counts["vision"] * vision.positions + 6 * counts["projector"] * spec.tokens_per_tile
     )
     assert costs.frame > 0
 
@@ -48,3 +48,21 @@ def test_what_is_frozen_takes_less(model) -> None:  # type: ignore[no-untyped-de
     alone = flops_per_position({"llm": modules["llm"]}, ("llm",))
     behind = flops_per_position(modules, ("llm",))
     assert behind["llm"] == 2 * alone["llm"]
+
+
+@pytest.mark.parametrize("name", ["vita-1.5-7b", "vila-1.5-3b", "auroracap-7b"])
+def test_positions_are_those_that_a_tower_computes(name: str) -> None:
+    vision = load_recipe(name, ["model.vision.drop_path=0"]).model.vision
+    small = vision.model_copy(
+        update={"hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "num_layers": 2}
+    )
+    spec = load_recipe(name).model.model_copy(update={"vision": small})
+    with torch.device("meta"):
+        tower = build_modules(spec, ("vision",))["vision"]
+        seen: list[int] = []
+        for block in tower.blocks:
+            block.register_forward_pre_hook(
+                lambda _, arguments: seen.append(arguments[0].shape[:-1].numel())
+            )
+        tower(torch.zeros(1, 3, vision.tile_size, vision.tile_size))
+    assert seen[0] == vision.positions

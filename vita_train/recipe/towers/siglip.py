@@ -58,6 +58,12 @@ class SiglipSpec(ContrastiveSpec):
         return 0
 
     @property
+    def positions(self) -> int:
+        """Of all squares of all scales."""
+        views = self.scales or (self.image_size,)
+        return super().positions * sum((side // self.image_size) ** 2 for side in views)
+
+    @property
     def released_activation(self) -> str:
         """As transformers names it."""
         return "gelu_pytorch_tanh"
