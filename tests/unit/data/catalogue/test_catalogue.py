@@ -13,6 +13,7 @@ from vita_train.data.catalogue.entry import STAGES, Download, Entry, Form, Hub
 from vita_train.data.catalogue.load import add_entry, load_catalogue, load_entry
 from vita_train.errors import DataError, UserError
 from vita_train.plugins import named
+from vita_train.recipe.sources import CatalogueSource
 
 CATALOGUE = load_catalogue()
 NAMES = list(CATALOGUE.entries)
@@ -133,8 +134,9 @@ def test_entries_say_what_they_need_once() -> None:
 
 def test_the_entry_of_the_page_is_one(tmp_path: Path) -> None:
     page = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "get-public-data.md"
-    recipe, entry = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    *recipes, entry = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
     (tmp_path / "shelf.yaml").write_text(entry)
     assert load_entry(tmp_path / "shelf.yaml").roots == {"photos": "shelf/photos"}
-    for source in yaml.safe_load(recipe)["data"]["source"].values():
-        assert source["name"] in NAMES
+    for recipe in recipes:
+        for source in yaml.safe_load(recipe)["data"]["source"].values():
+            assert CatalogueSource.model_validate(source).name in NAMES
