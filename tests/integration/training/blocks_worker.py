@@ -61,6 +61,8 @@ def main() -> int:
         return fully_shard(unit, **options)
 
     fsdp2.fully_shard = cut  # type: ignore[assignment, attr-defined]
+    moved: list[str] = []
+    objective.to = lambda device: moved.append(str(device))  # type: ignore[assignment, method-assign]
     with process_group(world, timeout=300, always=True):
         build_engine(objective, EngineContext(spec, world, torch.float32))
         inner = [(name, module) for name, module in objective.named_modules() if name]
@@ -68,6 +70,7 @@ def main() -> int:
             "sharded": [name for name, module in inner if isinstance(module, FSDPModule)],
             "checkpointed": [name for name, module in inner if "forward" in vars(module)],
             "widened": widened,
+            "moved": moved,
         }
     Path(sys.argv[1]).write_text(json.dumps(found))
     return 0

@@ -28,3 +28,4 @@ def test_what_is_sharded_by_itself_is_what_is_computed_again(tmp_path: Path) -> 
     *blocks, root = found["widened"]
     assert all(0 < whole == own for whole, own in blocks)
     assert root[0] == root[1]
+    assert found["moved"] == [], "not as a whole"

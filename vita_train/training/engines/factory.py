@@ -24,16 +24,16 @@ def build_engine(objective: Objective, context: EngineContext) -> Engine:
             where="engine.kind",
             remedy="use torch",
         )
+    if kind == "fsdp2":
+        from vita_train.training.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine(objective, context)  # which moves what it cuts, unit by unit
     # Before an engine sees it: optimizers and shards hold on to the parameters they are given
     objective.to(context.world.device)
     if kind == "torch":
         from vita_train.training.engines.torch import TorchEngine
 
         return TorchEngine(objective, context)
-    if kind == "fsdp2":
-        from vita_train.training.engines.fsdp2 import Fsdp2Engine
-
-        return Fsdp2Engine(objective, context)
     from vita_train.training.engines.deepspeed import DeepSpeedEngine
 
     return DeepSpeedEngine(objective, context)
