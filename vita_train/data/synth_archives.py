@@ -17,19 +17,9 @@ from vita_train.data.fetch.lock import LOCK
 from vita_train.data.fetch.run import fetch
 from vita_train.data.sources.registry import Registry
 from vita_train.data.sources.synth.build import MEDIA, RECORDS, build_synth
-from vita_train.data.sources.synth.espeak import check_synth
 from vita_train.data.sources.synth.serve import served
 from vita_train.recipe.sources import SynthArchivesSource
 from vita_train.storage.digest import sha256_file
-
-
-def check_archives(source: SynthArchivesSource) -> str:
-    """Say what the world needs and has.
-
-    Raises:
-        UserError: it speaks, and the synthesiser is not installed.
-    """
-    return f"{check_synth(source.world)}, in archives"
 
 
 def build_archives(source: SynthArchivesSource, out: Path, *, seed: int, workers: int) -> Registry:
@@ -41,7 +31,7 @@ def build_archives(source: SynthArchivesSource, out: Path, *, seed: int, workers
     """
     web = out / "web"
     web.mkdir()
-    registry = build_synth(source.world, web, seed=seed, workers=workers)
+    registry = build_synth(source, web, seed=seed, workers=workers)
     _pack(web, source.parts)
     with served(web) as url:
         places = [

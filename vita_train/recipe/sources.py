@@ -27,11 +27,10 @@ SYNTH_DATASETS = _HEARD | {
 }
 
 
-class SynthSource(Strict):
-    """The embedded synthetic world: images of shapes, a grammar of sentences, synthesised
-    speech."""
+class SynthWorld(Strict):
+    """What a synthetic world holds, whichever way it comes."""
 
-    kind: Literal["synth"] = "synth"
+    kind: str
     scale: float = Field(default=1.0, gt=0, le=1000)
     """Multiplies the number of training records of every dataset."""
     test_size: Count = 400
@@ -61,6 +60,13 @@ class SynthSource(Strict):
         return {name: value for name, value in values.items() if name != "datasets" or value}
 
 
+class SynthSource(SynthWorld):
+    """The embedded synthetic world: images of shapes, a grammar of sentences, synthesised
+    speech."""
+
+    kind: Literal["synth"] = "synth"
+
+
 class SynthWebSource(Strict):
     """Documents and image-text pairs of the synthetic world, crawled from a web that is served on
     this machine: VILA's way from annotations to records."""
@@ -74,27 +80,13 @@ class SynthWebSource(Strict):
     """The same for each of dev and test."""
 
 
-class SynthArchivesSource(Strict):
+class SynthArchivesSource(SynthWorld):
     """The synthetic world in archives that are served on this machine, fetched and unpacked:
     AuroraCap's way from a release to records."""
 
     kind: Literal["synth_archives"] = "synth_archives"
-    scale: float = Field(default=1.0, gt=0, le=1000)
-    """As of ``synth``, and so are the next two."""
-    test_size: Count = 400
-    datasets: tuple[str, ...] = ()
     parts: Annotated[int, Field(ge=1, le=1000)] = 3
     """That the archive of the media is cut into."""
-
-    @property
-    def world(self) -> SynthSource:
-        """What is in the archives."""
-        return SynthSource(scale=self.scale, test_size=self.test_size, datasets=self.datasets)
-
-    @model_validator(mode="after")
-    def _known(self) -> SynthArchivesSource:
-        assert self.world is not None  # which checks the names of the datasets
-        return self
 
 
 class StampsSource(Strict):
@@ -180,6 +172,6 @@ for _spec, _build, _check in (
     (RecordsSource, "sources.own:adopt_records", "sources.own:check_records"),
     (CatalogueSource, "adapters.build:build_catalogue", "adapters.build:check_catalogue"),
     (SynthWebSource, "synth_web:build_web", ""),
-    (SynthArchivesSource, "synth_archives:build_archives", "synth_archives:check_archives"),
+    (SynthArchivesSource, "synth_archives:build_archives", "sources.synth.espeak:check_synth"),
 ):
     register_source(SourceKind(_spec, f"{_OURS}.{_build}", f"{_OURS}.{_check}" if _check else ""))

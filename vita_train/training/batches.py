@@ -24,7 +24,10 @@ shards."""
 class BatchOrder(Protocol):
     """Global batches as a pure function of the step (see ``vita_train.data.sampling.build``)."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of the first epoch, about."""
+        ...
 
     def rows(self, step: int) -> Sequence[Any]:
         """Return the rows of a global batch: references, nothing is read."""

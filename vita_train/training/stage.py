@@ -48,7 +48,7 @@ from vita_train.training.parallel.distributed import (
 from vita_train.training.results import everywhere, gather_result
 from vita_train.training.resume import Checkpoints
 from vita_train.training.stage_run import Page, StageRun
-from vita_train.training.step_plan import StepPlan
+from vita_train.training.step_plan import StepPlan, most_steps
 from vita_train.training.trainer import Loop
 from vita_train.training.watchdog import Watchdog
 from vita_train.training.weights import load_inputs, stage_dtypes
@@ -177,8 +177,7 @@ def _train(
     objective = stage_run.objective(context, modules)
     apply_trainable(objective, spec.trainable, where=f"{settings}.trainable")
     order = objective.order()
-    steps = spec.most_steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
-    plan = StepPlan(spec, steps)
+    plan = StepPlan(spec, most_steps(spec, order))
     measure = None
     if plan.dataset_measures:
         measure = DevMeasures(stage_run.stage, recipe, stage_run.corpus, modules, world)
@@ -199,8 +198,8 @@ def _train(
     )
     with _failures(run_log):
         with watchdog.off():
-            # FSDP2 moves what it cuts, block by block
-            if spec.engine.kind != "fsdp2" or objective.prepares:
+            # Else the engine moves it, and one that cuts it up never has it there whole
+            if objective.prepares:
                 objective.to(world.device)
             # Before a checkpoint is restored, which then writes over what this has set
             objective.before_training(order)

@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from vita_train.evaluation.gates import OBJECTIVES_OWN, GateResult
 from vita_train.recipe.stage import Gate, StageSpec
 from vita_train.training.optim.schedule import decay_steps, rate_factor, warmup_steps
+
+if TYPE_CHECKING:
+    from vita_train.training.batches import BatchOrder
 
 #: Key of the stage's own ``until`` in ``met``.
 STAGE = "stage"
@@ -24,6 +28,12 @@ STAGE = "stage"
 FLAT = "flat"
 #: Share of the steps that the decay takes where a stage trains until something and does not say.
 _DECAY_SHARE = 0.2
+
+
+def most_steps(spec: StageSpec, order: BatchOrder) -> int:
+    """Return a stage's steps, or the most it may take with ``until``; extensions not counted."""
+    # Counted only where epochs are asked for: it takes a while where rows are packed
+    return spec.most_steps or max(1, round((spec.epochs or 1.0) * order.steps_per_epoch))
 
 
 @dataclass

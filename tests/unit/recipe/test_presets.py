@@ -12,13 +12,13 @@ import yaml
 from tests.helpers.errors import raises_code
 from vita_train.errors import RecipeError
 from vita_train.recipe.check import check_recipe
-from vita_train.recipe.data import SynthSource
 from vita_train.recipe.diff import differences
 from vita_train.recipe.graph import uncovered
 from vita_train.recipe.json_schema import recipe_json_schema
 from vita_train.recipe.load import dump_recipe, load_recipe
 from vita_train.recipe.presets import describe_presets, preset_names
 from vita_train.recipe.selection import stage_graph
+from vita_train.recipe.sources import SynthWorld
 
 STAGES = ("0.llm", "0.vision", "1.1", "1.2", "1.3", "2.1a", "2.1b", "2.2", "3.1", "3.2")
 AURORACAP = ("auroracap-7b", "auroracap-tiny")
@@ -56,7 +56,7 @@ def test_preset_resolves_and_reads_back(name: str) -> None:
     assert dump_recipe(load_recipe(text)) == text
     # For readers of YAML 1.1 too, to whom a bare ``off`` is false.
     assert _words(yaml.safe_load(text)) == _words(recipe.model_dump(mode="json"))
-    if any(isinstance(source, SynthSource) for source in recipe.data.source.values()):
+    if any(isinstance(source, SynthWorld) for source in recipe.data.source.values()):
         crawled = {"documents", "pairs"} if name == "vila-tiny" else set()
         assert all(set(spec.data) <= DATASETS | crawled for spec in recipe.stages.values())
 

@@ -11,6 +11,7 @@ from vita_train.data.adapters.base import Input
 from vita_train.data.catalogue.entry import Entry
 from vita_train.data.catalogue.load import Catalogue, load_catalogue
 from vita_train.data.fetch.folder import DATA, data_folder
+from vita_train.data.fetch.licence import unaccepted
 from vita_train.data.fetch.lock import LockedSource, read_lock
 from vita_train.data.fetch.run import fetch
 from vita_train.data.fetch.source import with_needs
@@ -108,15 +109,11 @@ def _check_licences(source: CatalogueSource, catalogue: Catalogue, data: Path | 
     Raises:
         UserError: it does not.
     """
-    known = read_lock(data).licences if data is not None and data.is_dir() else {}
-    new = [
-        name
-        for name in catalogue.with_needs([source.name])
-        if name not in known or known[name].licence != catalogue[name].licence
-    ]
+    known = read_lock(data).licences if data is not None else {}
+    new = unaccepted(with_needs([catalogue[source.name]], catalogue), known)
     if new and not source.accept_licence:
         raise UserError(
-            f"the licences of {', '.join(new)} were not accepted",
+            f"the licences of {', '.join(entry.name for entry in new)} were not accepted",
             code="VT-USE-309",
             where=f"data.source: {source.name}",
             remedy="read them (vita-train data show NAME), then set the source's accept_licence: "

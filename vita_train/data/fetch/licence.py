@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vita_train.console import say
 from vita_train.data.catalogue.entry import Entry
-from vita_train.data.fetch.lock import LockFile
+from vita_train.data.fetch.lock import Acceptance, LockFile
 from vita_train.errors import UserError
 
 
@@ -22,12 +22,7 @@ def accept_licences(entries: Sequence[Entry], lock: LockFile, accepted: bool) ->
     Raises:
         UserError: they were not accepted.
     """
-    known = lock.licences
-    new = [
-        entry
-        for entry in entries
-        if entry.name not in known or known[entry.name].licence != entry.licence
-    ]
+    new = unaccepted(entries, lock.licences)
     for entry in new:
         licence = entry.licence
         details = "; ".join(part for part in (licence.note, licence.url or "") if part)
@@ -42,6 +37,15 @@ def accept_licences(entries: Sequence[Entry], lock: LockFile, accepted: bool) ->
         )
     for entry in new:
         lock.accept(entry.name, entry.licence)
+
+
+def unaccepted(entries: Sequence[Entry], known: Mapping[str, Acceptance]) -> list[Entry]:
+    """Return the entries whose licences, as they are now, were not accepted yet."""
+    return [
+        entry
+        for entry in entries
+        if entry.name not in known or known[entry.name].licence != entry.licence
+    ]
 
 
 def _ask() -> bool:

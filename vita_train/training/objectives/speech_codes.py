@@ -77,8 +77,9 @@ def make_codes(
     *,
     rank: int = 0,
     world: int = 1,
-) -> SpeechCodes:
-    """Return the codes of every utterance of some splits; every rank must call it.
+) -> dict[str, Path]:
+    """Return the files with the codes of every utterance of some splits, for `SpeechCodes`; every
+    rank must call it.
 
     Args:
         indexes: ``dataset/split`` to its index.
@@ -108,12 +109,10 @@ def make_codes(
     refs = gather_when_done(
         {name: ref.model_dump(mode="json") for name, ref in done.items() if ref}
     )[0]
-    return SpeechCodes(
-        {
-            name: fetch_file(FileRef.model_validate(ref), endpoint=kept.endpoint)
-            for name, ref in refs.items()
-        }
-    )
+    return {
+        name: fetch_file(FileRef.model_validate(ref), endpoint=kept.endpoint)
+        for name, ref in refs.items()
+    }
 
 
 @dataclass(frozen=True)

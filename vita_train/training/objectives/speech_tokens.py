@@ -22,6 +22,7 @@ from vita_train.models.speech.prefix import SpeechPrefix
 from vita_train.models.speech.reading import read_text
 from vita_train.training.objectives.base import LossOutput, Objective, Option, StageContext
 from vita_train.training.objectives.speech_codes import SpeechCodes, make_codes
+from vita_train.training.step_plan import most_steps
 
 if TYPE_CHECKING:
     from vita_train.data.index.sample import Sample
@@ -174,13 +175,12 @@ class SpeechTokensObjective(Objective):
                 context.kept,
                 rank=context.rank,
                 world=context.world,
-            ).files
+            )
 
     def _meets_all(self, order: SampleOrder) -> bool:
         """Say whether the stage is long enough to meet every utterance."""
-        spec, utterances = self.context.spec, sum(map(len, order.indexes.values()))
-        steps = spec.most_steps or round((spec.epochs or 1.0) * order.steps_per_epoch)
-        return steps * order.batch_rows >= utterances
+        utterances = sum(map(len, order.indexes.values()))
+        return most_steps(self.context.spec, order) * order.batch_rows >= utterances
 
     def _read_and_encoded(self, sample: Sample) -> np.ndarray[Any, Any] | None:
         try:

@@ -225,7 +225,11 @@ def test_a_short_stage_encodes_what_it_meets(
 ) -> None:
     objective = speaking(recipe, corpus, modules, tmp_path, steps=1)
     assert len(encoded) == 1, "the voice alone"
-    assert all(codes is None for codes in first_batch(objective).codes)
+    batch = first_batch(objective)
+    assert all(codes is None for codes in batch.codes)
+    encoded.clear()
+    objective(batch)
+    assert len(encoded) == len(batch.sample_ids)
 
 
 def test_codes_of_another_codec_are_made_anew_and_the_old_ones_removed(

@@ -20,7 +20,7 @@ from vita_train.data.sources.synth.textual import add_dialogue, add_instruct, ad
 from vita_train.data.sources.synth.visual import add_caption, add_multi_image, add_video, add_vqa
 from vita_train.data.sources.synth.voices import Voice
 from vita_train.errors import DataError
-from vita_train.recipe.data import SynthSource
+from vita_train.recipe.sources import SynthWorld
 
 MEDIA = "media"
 RECORDS = "records"
@@ -43,7 +43,7 @@ _DATASETS = {
 }
 
 
-def plan_world(source: SynthSource, seed: int) -> Plan:
+def plan_world(source: SynthWorld, seed: int) -> Plan:
     """Decide every record and every media file; nothing is written."""
     plan = Plan(Splits.cut(seed), source.scale, source.test_size)
     for name, add in _DATASETS.items():
@@ -52,7 +52,7 @@ def plan_world(source: SynthSource, seed: int) -> Plan:
     return plan
 
 
-def build_synth(source: SynthSource, out: Path, *, seed: int, workers: int) -> Registry:
+def build_synth(source: SynthWorld, out: Path, *, seed: int, workers: int) -> Registry:
     """Write records, media and facts below ``out``; the caller writes the registry.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_train.errors import UserError
-from vita_train.recipe.sources import SynthSource
+from vita_train.recipe.sources import SynthWorld
 
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
@@ -86,7 +86,7 @@ class Synthesiser:
         return 0
 
 
-def check_synth(source: SynthSource) -> str:
+def check_synth(source: SynthWorld) -> str:
     """Say what a synthetic world needs and has.
 
     Raises:
