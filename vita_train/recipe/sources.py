@@ -151,6 +151,9 @@ class SourceKind:
     check: str = ""
     """``package.module:function``, called with the settings before anything runs: says what was
     found, or raises `vita_train.errors.VitaError`. Empty where there is nothing to look at."""
+    keeps: str = ""
+    """Name of what stays in its folder when a fetch is ended, and from which ``build`` with the
+    same settings goes on. Empty where it begins anew."""
 
 
 SOURCES: Registry[SourceKind] = Registry("kind of data source")
@@ -165,6 +168,9 @@ def register_source(kind: SourceKind) -> None:
     SOURCES.add(str(kind.spec.model_fields["kind"].default), kind)
 
 
+#: Folder of what a source of the catalogue downloads, below its own.
+DOWNLOADED = "fetched"
+
 _OURS = "vita_train.data"
 for _spec, _build, _check in (
     (SynthSource, "sources.synth.build:build_synth", "sources.synth.espeak:check_synth"),
@@ -174,4 +180,11 @@ for _spec, _build, _check in (
     (SynthWebSource, "synth_web:build_web", ""),
     (SynthArchivesSource, "synth_archives:build_archives", "sources.synth.espeak:check_synth"),
 ):
-    register_source(SourceKind(_spec, f"{_OURS}.{_build}", f"{_OURS}.{_check}" if _check else ""))
+    register_source(
+        SourceKind(
+            _spec,
+            f"{_OURS}.{_build}",
+            f"{_OURS}.{_check}" if _check else "",
+            DOWNLOADED if _spec is CatalogueSource else "",
+        )
+    )

@@ -19,10 +19,7 @@ from vita_train.data.sources.own import with_paths
 from vita_train.data.sources.registry import Registry
 from vita_train.errors import DataError, UserError
 from vita_train.plugins import named
-from vita_train.recipe.sources import CatalogueSource
-
-#: Folder of what a run fetches for itself, below the source's own.
-_FETCHED = "fetched"
+from vita_train.recipe.sources import DOWNLOADED, CatalogueSource
 
 
 def check_catalogue(source: CatalogueSource) -> str:
@@ -51,7 +48,7 @@ def build_catalogue(source: CatalogueSource, out: Path, *, seed: int, workers: i
     data = _folder(source)
     if source.fetch:
         _check_licences(source, catalogue, data)
-        data = data or out.absolute() / _FETCHED
+        data = data or out.absolute() / DOWNLOADED
         # Not where all is there: the places may be out of reach by now
         if _absent(source.name, data, catalogue):
             fetch(

@@ -3,9 +3,10 @@ files."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from vita_train.data.sources.registry import Dataset, Registry
@@ -48,7 +49,7 @@ def fetch_all(
         owners: dict[str, str] = {}
         parts: list[Registry] = []
         for name, source in sources.items():
-            (out / name).mkdir()
+            (out / name).mkdir(exist_ok=True)
             built = _build(source, out / name, seed, source_workers)
             for dataset, entry in built.datasets.items():
                 if dataset in owners:
@@ -63,7 +64,7 @@ def fetch_all(
             parts.append(built)
         return _joined(datasets, parts)
 
-    return _written(build, out, workers)
+    return _written(build, out, sources, workers)
 
 
 def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -> Registry:
@@ -72,16 +73,27 @@ def fetch(source: Source, out: Path, *, seed: int, workers: int | None = None) -
     Arguments and errors as of `fetch_all`. Of ``records`` the registry's paths are those of the
     user's files, made absolute.
     """
-    return _written(lambda source_workers: _build(source, out, seed, source_workers), out, workers)
+    return _written(
+        lambda source_workers: _build(source, out, seed, source_workers),
+        out,
+        {".": source},
+        workers,
+    )
 
 
-def _written(build: Callable[[int], Registry], out: Path, workers: int | None) -> Registry:
-    """Build a registry in a folder and write it last.
+def _written(
+    build: Callable[[int], Registry],
+    out: Path,
+    sources: Mapping[str, Source],
+    workers: int | None,
+) -> Registry:
+    """Build a registry in a folder and write it last. ``sources`` are by their folders below it.
 
-    An unfinished earlier attempt is cleared away; a finished one is replaced.
+    An unfinished earlier attempt is cleared away, but for what its sources go on from; a finished
+    one is replaced.
     """
     try:
-        _open_folder(out)
+        _open_folder(out, sources)
         registry = build(workers or os.cpu_count() or 1)
         registry.save(out / f"{REGISTRY}.part")
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
@@ -138,9 +150,9 @@ def _below(dataset: Dataset, folder: str) -> Dataset:
     )
 
 
-def _open_folder(out: Path) -> None:
-    """Make ``out`` an empty folder marked as unfinished, without deleting anything that is not
-    ours."""
+def _open_folder(out: Path, sources: Mapping[str, Source]) -> None:
+    """Make ``out`` a folder marked as unfinished, empty but for what the same sources fetched in an
+    attempt that was ended, without deleting anything that is not ours."""
     if out.exists():
         names = set(os.listdir(out))
         if names and not names & {_FETCHED, _UNFINISHED}:
@@ -151,11 +163,35 @@ def _open_folder(out: Path) -> None:
                 remedy="choose another folder",
             )
     out.mkdir(parents=True, exist_ok=True)
-    (out / _UNFINISHED).touch()
-    for entry in sorted(out.iterdir()):
-        if entry.name == _UNFINISHED:
+    mark = out / _UNFINISHED
+    mark.touch()
+    settings = {name: source.model_dump(mode="json") for name, source in sources.items()}
+    before = _settings_before(mark)
+    kept = {
+        out / name / SOURCES[source.kind].keeps
+        for name, source in sources.items()
+        if SOURCES[source.kind].keeps and before.get(name) == settings[name]
+    }
+    _clear(out, {mark, *kept})
+    mark.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _settings_before(mark: Path) -> dict[str, object]:
+    """Return the sources of the attempt that was ended; none where that is not known."""
+    try:
+        return dict(json.loads(mark.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):  # ended before it had said so
+        return {}
+
+
+def _clear(folder: Path, kept: Set[Path]) -> None:
+    """Delete everything in a folder but some files and folders, however deep they lie."""
+    for entry in sorted(folder.iterdir()):
+        if entry in kept:
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
+        if not entry.is_dir() or entry.is_symlink():
             entry.unlink()
+        elif any(entry in path.parents for path in kept):
+            _clear(entry, kept)
+        else:
+            shutil.rmtree(entry)

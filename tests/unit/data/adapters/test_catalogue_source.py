@@ -17,7 +17,7 @@ from tests.helpers.data_world import audio_file
 from vita_train.data.adapters.build import check_catalogue
 from vita_train.data.catalogue.load import Catalogue, load_catalogue
 from vita_train.data.fetch.run import fetch as fetch_entries
-from vita_train.data.sources.fetch import fetch
+from vita_train.data.sources.fetch import fetch, fetch_all
 from vita_train.data.sources.reading import Row, read_records
 from vita_train.data.sources.synth.serve import served
 from vita_train.errors import DataError, UserError
@@ -389,6 +389,27 @@ def test_a_run_fetches_into_itself_and_may_be_moved(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / split["roots"]["pictures"] / "1.png").is_file()
     (row,) = rows(tmp_path / "moved", "shelf", "train")
     assert row.record.id == "1"
+
+
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize("same", [True, False])
+def test_a_fetch_into_the_run_that_was_ended_goes_on_by_the_same_settings(
+    same: bool, tmp_path: Path
+) -> None:
+    source = CatalogueSource(name="shelf", fetch=True, accept_licence=True)
+    out = tmp_path / "out"
+    fetch_all({"books": source}, out, seed=0)
+    # As if it had been killed before it wrote the last file
+    (out / "registry.json").unlink()
+    (out / "FETCHED").rename(out / "UNFINISHED")
+    downloaded = out / "books" / "fetched" / "shelf.json"
+    first = downloaded.stat().st_ino
+    (out / "stray").touch()
+    if not same:
+        (out / "UNFINISHED").write_text(json.dumps({"books": {"kind": "catalogue", "name": "x"}}))
+    fetch_all({"books": source}, out, seed=0)
+    assert (downloaded.stat().st_ino == first) == same
+    assert not (out / "stray").exists()
 
 
 @pytest.mark.usefixtures("shelf")
