@@ -41,7 +41,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.kills import PATIENCE, ended, scratch, start, strike
+from benchmarks.blows import PATIENCE, ended, start, strike
+from benchmarks.scratch import scratch
 from vita_train.data.crawl.run import crawl
 from vita_train.data.crawl.settings import CrawlSettings, Limits
 from vita_train.data.formats.rewrite import rewrite

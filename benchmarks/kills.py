@@ -16,9 +16,7 @@ A blow comes at a random time and is one of
 * hang: SIGSTOP to one process of it. What notices (another rank's watchdog) may end the step;
   else all is killed.
 
-``faults`` saves and reads checkpoints on an S3 server through a proxy that spoils requests.
-Afterwards the store must hold the old checkpoint or the new one, whole; a save that ended well
-means the new one; whatever went wrong was said by an error of ours.
+``faults`` saves and reads checkpoints on an S3 server that spoils requests (storage_faults.py).
 
 Ranks are forked from a process that has imported what they need, so that a blow costs the step's
 own time. Every trial is a line of ``benchmarks/results/kills.jsonl``, with the revision that was
@@ -36,24 +34,20 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import traceback
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil
 import yaml
 
-from tests.helpers.checkpoints import STAGE, save, whole_step
-from tests.helpers.s3_faults import FaultProxy, Kind, short_pauses, spoiling
-from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, serve_s3
+from benchmarks.blows import PATIENCE, ended, kill_all, start, strike
+from benchmarks.scratch import scratch, server_for
+from benchmarks.storage_faults import KINDS, spoil_storage
 from vita_train.errors import PeerLostError, VitaError
 from vita_train.launch.backend import RECIPE, Outcome, StageJob
 from vita_train.launch.outcome import explain, forget_outcomes
@@ -66,51 +60,12 @@ from vita_train.recipe.backends import JobBackendSpec, register_job_backend
 from vita_train.recipe.load import dump_recipe
 from vita_train.recipe.selection import run_steps
 from vita_train.runs.run import Run
-from vita_train.storage.checkpoints.attempt import begin_attempt
-from vita_train.storage.s3 import S3Store
 
 RESULTS = Path(__file__).parent / "results"
 WANTED = {"kills": 200, "faults": 200}
 #: Blows that a step gets before it is let through.
 MOST = 15
-#: Seconds a step takes at most, blows aside; the watchdog acts long before.
-PATIENCE = 600.0
 STEP_TIMEOUT = 20.0
-#: What fails in each kind of work, and of which requests; see `FaultProxy.spoil`.
-KINDS: tuple[Kind, ...] = (
-    "InternalError",
-    "SlowDown",
-    "cut request",
-    "cut answer",
-    "lost answer",
-    "changed request",
-    "changed answer",
-    "page",
-    "empty",
-)
-MATCHES = {
-    "save": (
-        "",
-        "PUT",
-        "POST",
-        "PUT .*/committed/",
-        "PUT .*manifest",
-        "PUT .*optim-1",
-        "GET .*prefix=",
-        "HEAD",
-    ),
-    "read": (
-        "",
-        "GET",
-        "GET .*/committed/",
-        "GET .*manifest",
-        "GET .*prefix=",
-        "GET .*large.bin",
-        "GET .*optim-1",
-        "HEAD",
-    ),
-}
-_OF_WRITES = ("cut request", "changed request")
 
 
 class ForkedBackend:
@@ -226,69 +181,6 @@ class World:
         return {"weights": weights, "files": shown, "metrics": manifest.metrics, "losses": losses}
 
 
-def start(work: Callable[[], None], log: Path) -> int:
-    """Fork a process that leads a group of its own; what it prints goes to a file."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setsid()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def ended(child: int, seconds: float) -> int | None:
-    """Wait for a process; return its exit status, or None if it goes on for longer."""
-    deadline = time.monotonic() + seconds
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(0.005)
-
-
-def kill_all(child: int, others: list[psutil.Process]) -> None:
-    """Kill a step's processes, also those that have left its group."""
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    for other in others:
-        with suppress(psutil.NoSuchProcess):
-            other.kill()
-    with suppress(ChildProcessError):
-        os.waitpid(child, 0)
-
-
-def strike(child: int, blow: str, patience: float) -> None:
-    """Let a blow fall on a running step and wait until it has ended.
-
-    After `patience` seconds all of it is killed.
-    """
-    with suppress(psutil.NoSuchProcess):
-        others = psutil.Process(child).children(recursive=True)
-        victims = [one.pid for one in others] or [child]
-        if blow != "kill":
-            with suppress(ProcessLookupError):
-                os.kill(
-                    random.choice(victims), signal.SIGKILL if blow == "lose" else signal.SIGSTOP
-                )
-            if ended(child, PATIENCE if blow == "lose" else patience) is not None:
-                return
-            others = psutil.Process(child).children(recursive=True)
-        kill_all(child, others)
-
-
 def try_step(world: World, step: str, log: Path) -> dict[str, Any]:
     """Do a step anew under blows until it ends, and say what came of it."""
     world.remove(step)
@@ -384,99 +276,6 @@ def kill_runs(
             if not done["equal"]:
                 print(log.read_text()[-3000:], file=sys.stderr, flush=True)
             yield {"kind": "kills", "store": store, "ranks": ranks, **done}
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a folder for the time of the block; exit handlers of forked ranks must not remove it."""
-    folder = Path(tempfile.mkdtemp(prefix="vita-kills-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def server_for(store: str, folder: Path) -> Iterator[str]:
-    """Run an S3 server if the store is to be on one; its endpoint, or nothing."""
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    (folder / "s3").mkdir()
-    with serve_s3(folder / "s3") if store == "s3" else nullcontext() as server:
-        if server is not None and server.kind == "moto":  # it would be forked along
-            raise SystemExit(
-                "error: kills on S3 need versitygw: tests/tools/build-versitygw.sh builds it"
-            )
-        yield server.endpoint if server else ""
-
-
-def spoil_storage(minutes: float) -> Iterator[dict[str, Any]]:
-    """Save and read checkpoints through faults until the time is over."""
-    with (
-        scratch() as folder,
-        short_pauses(),
-        server_for("s3", folder) as endpoint,
-        spoiling(endpoint) as proxy,
-    ):
-        bucket = f"faults-{uuid.uuid4().hex[:8]}"
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
-            Bucket=bucket
-        )
-        deadline = time.monotonic() + 60 * minutes
-        # Making a client takes longer than most trials.
-        direct, store = (
-            S3Store(bucket, "runs", endpoint=at, retry_timeout=1.0)
-            for at in (endpoint, proxy.endpoint)
-        )
-        while time.monotonic() < deadline:
-            yield spoil_once(proxy, direct, store, folder / "work")
-            direct.delete(direct.list())
-            shutil.rmtree(folder / "work", ignore_errors=True)
-
-
-def spoil_once(proxy: FaultProxy, direct: S3Store, store: S3Store, folder: Path) -> dict[str, Any]:
-    """Save a checkpoint, save another or read it through a fault, and say what came of it."""
-    work = random.choice(("save", "read"))
-    kind = random.choice([kind for kind in KINDS if work == "save" or kind not in _OF_WRITES])
-    match = random.choice(MATCHES[work])
-    attempt, faults, told = begin_attempt(direct, STAGE), [], ""
-    save(direct, attempt, 10, folder / "first")
-    fault = proxy.spoil(kind, match, times=random.choice((1, 2, 5, 12, float("inf"))))
-    try:
-        if work == "save":
-            save(store, attempt, 20, folder / "second")
-        elif (read := whole_step(store, folder / "read")) is None:
-            told = "passed over"  # whoever resumes refuses to begin anew
-        elif read != (10, ""):
-            faults.append(f"read {read}")
-    except VitaError as error:
-        told = str(error)
-    except Exception as error:
-        faults.append(f"{type(error).__name__}: {error}"[:300])
-    proxy.heal()
-    try:
-        found = whole_step(direct, folder / "after")
-    except Exception as error:
-        found = None
-        faults.append(f"afterwards: {type(error).__name__}: {error}"[:300])
-    right = (
-        {(10, ""), (20, "")} if told and work == "save" else {(20 if work == "save" else 10, "")}
-    )
-    if found not in right:
-        faults.append(f"the store holds {found}")
-    return {
-        "kind": "faults",
-        "fault": kind,
-        "match": match,
-        "work": work,
-        "spoilt": fault.seen,
-        "told": bool(told),
-        "equal": not faults,
-        "faults": faults,
-    }
 
 
 def table(lines: list[dict[str, Any]]) -> str:

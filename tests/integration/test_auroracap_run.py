@@ -30,7 +30,10 @@ def test_merged_tokens_cost_less_than_three_points(tmp_path: Path) -> None:
     assert (runs / "auroracap-tiny" / "export" / "model").is_dir()
     # The stages before leave tokens whole in both
     shutil.copytree(runs / "auroracap-tiny", runs / "whole")
-    whole = ["--set", "stages.language.merge_visual_tokens=false"]
-    whole += ["--set", "stages.language.batch.seq_len=384"]  # a video's whole tokens
+    for stage in ("vision", "language"):
+        shutil.rmtree(runs / "whole" / stage)
+    whole = ["--set", "stages.language.batch.seq_len=384"]  # a video's whole tokens
+    for stage in ("vision", "language"):
+        whole += ["--set", f"stages.{stage}.merge_visual_tokens=false"]
     run(tmp_path, "--run", "whole", "--until", "language", *whole)
     assert attributes(tmp_path, "auroracap-tiny") > attributes(tmp_path, "whole") - 0.03
