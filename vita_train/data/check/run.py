@@ -16,9 +16,10 @@ from vita_train.data.check.examine import Examined, Examiner
 from vita_train.data.check.likeness import Repeat, Seen
 from vita_train.data.check.text import TEXT_FINDINGS, text_findings
 from vita_train.data.media.details import Details
+from vita_train.data.prepare.inputs import check_datasets, unmeasured, with_registry
 from vita_train.data.prepare.ledger import Counting, PrepareLedger
 from vita_train.data.prepare.row_encoder import Example
-from vita_train.data.prepare.run import Say, check_datasets, unmeasured, with_registry
+from vita_train.data.prepare.run import Say
 from vita_train.data.prepare.tokenizer_apart import save_tokenizer
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.data.sources.registry import load_registry

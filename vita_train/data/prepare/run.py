@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,28 +11,32 @@ from pathlib import Path
 from vita_train.console import say
 from vita_train.data.index.sample import MediaSettings
 from vita_train.data.prepare.exchange import PartExchange
-from vita_train.data.prepare.index_writer import INDEX_FORMAT, IndexWriter
+from vita_train.data.prepare.index_writer import IndexWriter
+from vita_train.data.prepare.inputs import (
+    check_datasets,
+    input_digest,
+    portable_roots,
+    shares,
+    source_of,
+    unmeasured,
+    with_registry,
+)
 from vita_train.data.prepare.ledger import Counting, PrepareLedger, SplitLedger, reject_line
 from vita_train.data.prepare.parallel import PartMaker
 from vita_train.data.prepare.part import FEATURES, PartStore
 from vita_train.data.prepare.reuse import made_with
 from vita_train.data.prepare.tokenizer_apart import save_tokenizer
-from vita_train.data.prepare.vocabulary import TRAIN, CtcVocabBuilder
+from vita_train.data.prepare.vocabulary import CtcVocabBuilder
 from vita_train.data.sources.reading import named
 from vita_train.data.sources.registry import (
     AudioLimits,
     Registry,
-    SplitSource,
     load_registry,
-    resolve,
 )
 from vita_train.data.sources.source import open_splits
-from vita_train.data.templates import load_template
 from vita_train.errors import DataError
-from vita_train.recipe.corpus import corpus_settings
-from vita_train.recipe.objectives import OBJECTIVES
 from vita_train.recipe.schema import Recipe
-from vita_train.storage.digest import digest_of, sha256_file
+from vita_train.storage.digest import sha256_file
 from vita_train.storage.disk_errors import as_full_disk
 from vita_train.storage.scratch import scratch_folder
 
@@ -42,10 +45,6 @@ _PROGRESS_ROWS = 5000
 #: What tells a corpus, also one that has lost its last file, and what it has beside its datasets.
 _ALWAYS = {"ledger.json", "tokenizer"}
 _WRITTEN = _ALWAYS | {"ctc_vocab.json", "rejects.jsonl", "meta.json"}
-#: What objectives read that take the first clip of a record for its recording.
-_WHOLE = ("audio", "codes")
-DEV = "dev"
-"""The split that is measured while a stage trains."""
 
 
 def prepare(
@@ -194,100 +193,6 @@ def prepare_share(
     return handed
 
 
-def check_datasets(recipe: Recipe, registry: Registry, path: Path) -> None:
-    """Refuse a recipe whose stages name datasets that the registry does not have, or has cut into
-    chunks where the stage needs whole recordings.
-
-    Raises:
-        DataError: the dataset, the stage, and what the registry has.
-    """
-    for stage, spec in recipe.stages.items():
-        for name in spec.datasets:
-            if name not in registry.datasets or TRAIN not in registry.datasets[name].splits:
-                known = ", ".join(
-                    sorted(
-                        name for name, entry in registry.datasets.items() if TRAIN in entry.splits
-                    )
-                )
-                raise DataError(
-                    f"stage {stage} trains on {name!r}, which has no train split",
-                    code="VT-DATA-014",
-                    where=str(path),
-                    remedy=f"datasets with one: {known or 'none'}",
-                )
-            limits = registry.audio_sets.get(name)
-            if limits and limits.chunk_seconds and OBJECTIVES[spec.objective].reads in _WHOLE:
-                raise DataError(
-                    f"stage {stage} ({spec.objective}) learns from one recording a record, and "
-                    f"audio_sets has those of {name} cut into chunks",
-                    code="VT-DATA-127",
-                    where=str(path),
-                    remedy="take chunk_seconds out, or the dataset out of the stage's data",
-                )
-
-
-def input_digest(recipe: Recipe, registry: Registry, path: Path) -> str:
-    """Digest of everything the corpus is made of: settings, registry and record files (not the
-    media's bytes)."""
-    files = {
-        f"{name}/{split}": _file_digest(resolve(path, source.records))
-        for name, entry in registry.datasets.items()
-        for split, source in entry.splits.items()
-    }
-    return digest_of(
-        {
-            "format": INDEX_FORMAT,
-            "registry": registry.model_dump(mode="json"),
-            "files": files,
-            "template": load_template(recipe.data.template).model_dump(mode="json"),
-            "settings": corpus_settings(recipe),
-        }
-    )
-
-
-def with_registry(recipe: Recipe, registry: Registry) -> Recipe:
-    """Return the recipe with what the registry adds to its settings: sets that are never tiled."""
-    image = recipe.data.image
-    never = tuple(dict.fromkeys((*image.no_tile_sets, *registry.no_tile_sets)))
-    if never == image.no_tile_sets:
-        return recipe
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(
-                update={"image": image.model_copy(update={"no_tile_sets": never})}
-            )
-        }
-    )
-
-
-def shares(recipe: Recipe, registry: Registry) -> list[str]:
-    """Return a line for each stage in which the registry's ratios change the recipe's weights."""
-    lines = []
-    for stage, spec in recipe.stages.items():
-        ratios = {name: registry.datasets[name].ratio for name in spec.data}
-        if any(ratio != 1 for ratio in ratios.values()):
-            lines.append(
-                f"stage {stage} takes "
-                + ", ".join(
-                    f"{name} {weight * ratios[name]:g} times ({weight:g} x {ratios[name]:g})"
-                    for name, weight in spec.data.items()
-                )
-            )
-    return lines
-
-
-def unmeasured(recipe: Recipe, registry: Registry) -> list[str]:
-    """Return a line for each stage that is to be measured while it trains and has nothing to be
-    measured on."""
-    return [
-        f"stage {stage} measures nothing while it trains: no dataset of it has a dev split; give "
-        "one in the registry, or split_off: {parts: {dev: 0.02}}"
-        for stage, spec in recipe.stages.items()
-        if spec.eval.interval
-        and not any(DEV in registry.datasets[name].split_names for name in spec.data)
-    ]
-
-
 def _write(
     recipe: Recipe,
     registry: Registry,
@@ -315,7 +220,7 @@ def _write(
                 "dataset": dataset,
                 "split": split,
                 "settings": media_settings(recipe, opened.audio).model_dump(mode="json"),
-                "roots": _portable_roots(
+                "roots": portable_roots(
                     source_of(registry, dataset, split), path, out / dataset / split
                 ),
             }
@@ -419,37 +324,9 @@ def media_settings(recipe: Recipe, special: AudioLimits | None = None) -> MediaS
     )
 
 
-def source_of(registry: Registry, dataset: str, split: str) -> SplitSource:
-    """Return the entry that a split's records come from: train's, where they are split off it."""
-    splits = registry.datasets[dataset].splits
-    return splits.get(split) or splits[TRAIN]
-
-
-def _portable_roots(source: SplitSource, registry: Path, at: Path) -> dict[str, str]:
-    """Roots as the index keeps them: relative ones stay relative, so that a run's directory can be
-    moved."""
-    return {
-        key: root if Path(root).is_absolute() else os.path.relpath(resolve(registry, root), at)
-        for key, root in sorted(source.roots.items())
-    }
-
-
 def _is_done(out: Path, digest: str) -> bool:
     try:
         # Whatever meta.json holds: a corpus that cannot be told is made again
         return bool(json.loads((out / "meta.json").read_text(encoding="utf-8"))["digest"] == digest)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"record file cannot be read: {error.strerror}",
-            code="VT-DATA-016",
-            where=str(path),
-            remedy="check the path in the registry",
-        ) from error

@@ -11,7 +11,8 @@ import pytest
 
 from tests.helpers.data_world import recipe, small_world, turns
 from vita_train.data.index.corpus import Corpus
-from vita_train.data.prepare.run import prepare, unmeasured
+from vita_train.data.prepare.inputs import unmeasured
+from vita_train.data.prepare.run import prepare
 from vita_train.data.sources.reading import Reject, Row
 from vita_train.data.sources.registry import load_registry
 from vita_train.data.sources.source import open_split
