@@ -23,7 +23,7 @@ smoke: $(READY) ## Run every stage for a few steps (about 2 minutes)
 	$(BIN)/vita-train run smoke --force
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster and not slurm"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster and not slurm" --durations=60
 
 test-all: $(READY) ## Run the tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 -m "not cluster and not slurm and not images and not node"
