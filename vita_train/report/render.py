@@ -83,14 +83,9 @@ def build_report(*stores: Store) -> str:
 
 
 def _columns(run: RunView) -> list[tuple[str, str]]:
-    """Return the modules of the ladder's table; an audio prompt and a state head only where some
-    stage trains them."""
-    trained = {name for stage in run.stages for name in stage.spec.trainable}
-    return [
-        (name, words.MODULE_WORDS[name])
-        for name in MODULES
-        if name in trained or name not in ("audio_prompt", "state_head")
-    ]
+    """Return the modules of the ladder's table: those that some stage trains, or used frozen."""
+    used = {name for stage in run.stages for part in parameter_counts(stage) for name in part}
+    return [(name, words.MODULE_WORDS[name]) for name in MODULES if name in used]
 
 
 @dataclass(frozen=True)

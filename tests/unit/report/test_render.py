@@ -14,6 +14,7 @@ import yaml
 from tests.helpers.errors import raises_code
 from tests.helpers.fabricated_run import fabricate_run
 from vita_train.errors import UserError
+from vita_train.recipe.load import load_recipe
 from vita_train.report.render import render_report
 from vita_train.report.samples import build_sheet
 from vita_train.runs.final import read_final, write_final
@@ -75,6 +76,21 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert "asr.test_sentences.wer, 1.7 points from stage 2.1a" in page.text
     assert "empty file" in page.text
     assert "bootstrap" in page.text
+
+
+@pytest.mark.parametrize(
+    ("preset", "columns", "base"),
+    [("vila-tiny", 3, "base and tower:"), ("tiny", 8, "0.llm and 0.vision:")],
+)
+def test_the_ladder_shows_what_the_recipe_trains(
+    preset: str, columns: int, base: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe(preset).model_dump(mode="json")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    _, page = page_of(tmp_path)
+    heads = [one for one in page.of("th") if one.get("class") == "module"]
+    assert len(heads) == columns
+    assert base in page.text
 
 
 def test_datasets_of_any_name_have_headlines_by_their_task(tmp_path: Path) -> None:
