@@ -2,10 +2,9 @@
 
 A matrix moves along its momentum with all singular values brought near one by a quintic
 Newton-Schulz iteration (Jordan et al., "Muon: an optimizer for hidden layers in neural networks",
-2024), whose polynomials are each the best for what the one before leaves (Amsel et al., "The Polar
-Express", arXiv 2505.16932). The update is scaled by 0.2 * sqrt(max(rows, columns)), the root mean
-square of an AdamW update (Liu et al., arXiv 2502.16982), so that the learning rates of a recipe
-serve both. Small models reach the same loss in a fraction of the tokens.
+2024). The update is scaled by 0.2 * sqrt(max(rows, columns)), the root mean square of an AdamW
+update (Liu et al., arXiv 2502.16982), so that the learning rates of a recipe serve both. Small
+models reach the same loss in a fraction of the tokens.
 
 torch.optim.Muon iterates in bfloat16, which processors without native bfloat16 emulate 10 to 50
 times slower; here the iteration runs in float32 off the GPU, on all matrices of one shape at a
@@ -21,16 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# a x + b x^3 + c x^5 in turn: each has the least largest distance from 1 on the interval that the
-# one before maps [0.003, 1] to, so that the last ends within 0.8 to 1.2
-_POLYNOMIALS = (
-    (8.3837, -24.7659, 18.3571),
-    (4.0434, -3.0114, 0.5695),
-    (3.5056, -2.6267, 0.5257),
-    (2.4901, -1.8343, 0.4368),
-)
-# Rounding must not carry a singular value past 1, where the first polynomial rises steeply
-_HEADROOM = 1.01
+# Jordan et al.'s: they bring singular values near 1 fast rather than exactly to it
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
 _MOMENTUM = 0.95
 
 
@@ -48,17 +40,15 @@ def matrix_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Return matrices (N, rows, columns) with singular values brought near one; shapes stay."""
+    a, b, c = _COEFFICIENTS
     x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
     tall = x.shape[1] > x.shape[2]
     # Of a wide matrix the Gram matrix is the smaller one
     x = x.mT if tall else x
+    # The Frobenius norm bounds the largest singular value, and the iteration wants values up to 1
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    gram = x @ x.mT
-    # Its Frobenius norm bounds the largest singular value's square, and closer than that of x does
-    bound = gram.norm(dim=(1, 2), keepdim=True) * _HEADROOM + 1e-7
-    x, gram = x / bound.sqrt(), gram / bound
-    for step, (a, b, c) in enumerate(_POLYNOMIALS):
-        gram = gram if step == 0 else x @ x.mT
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
         # a x + (b gram + c gram^2) x, each sum within the product beside it
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)

@@ -19,18 +19,6 @@ def test_singular_values_are_brought_near_one(shape: tuple[int, int]) -> None:
     assert singular.max() < 1.3
 
 
-def test_small_singular_values_are_raised_as_well() -> None:
-    # From 1 down to 1/100 of the largest, as gradients have them
-    spectrum = torch.logspace(0, -2, 40)
-    basis = torch.linalg.qr(torch.randn(2, 40, 40, generator=torch.Generator().manual_seed(2)))[0]
-    matrix = basis[0] @ torch.diag(spectrum) @ basis[1]
-    for size in (1e-3, 1.0, 1e6):
-        singular = torch.linalg.svdvals(orthogonalize(size * matrix[None]))
-        assert singular.min() > 0.79
-        assert singular.max() < 1.21
-    assert not orthogonalize(torch.zeros(1, 8, 8)).any()
-
-
 def test_the_direction_is_that_of_the_polar_factor() -> None:
     matrix = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
