@@ -97,6 +97,8 @@ def _written(
         registry = build(workers or os.cpu_count() or 1)
         registry.save(out / f"{REGISTRY}.part")
         os.replace(out / f"{REGISTRY}.part", out / REGISTRY)
+        # What it was fetched by serves only to go on: folders with the same data shall be equal
+        (out / _UNFINISHED).write_bytes(b"")
         os.replace(out / _UNFINISHED, out / _FETCHED)
     except OSError as error:
         raise UserError(

@@ -401,15 +401,17 @@ def test_a_fetch_into_the_run_that_was_ended_goes_on_by_the_same_settings(
     fetch_all({"books": source}, out, seed=0)
     # As if it had been killed before it wrote the last file
     (out / "registry.json").unlink()
-    (out / "FETCHED").rename(out / "UNFINISHED")
-    downloaded = out / "books" / "fetched" / "shelf.json"
-    first = downloaded.stat().st_ino
-    (out / "stray").touch()
-    if not same:
-        (out / "UNFINISHED").write_text(json.dumps({"books": {"kind": "catalogue", "name": "x"}}))
+    (out / "FETCHED").unlink()
+    settings = source.model_dump(mode="json") if same else {"kind": "catalogue", "name": "other"}
+    (out / "UNFINISHED").write_text(json.dumps({"books": settings}))
+    downloaded = out / "books" / "fetched" / "from before"
+    for stray in (downloaded, out / "stray", out / "books" / "stray"):
+        stray.touch()
     fetch_all({"books": source}, out, seed=0)
-    assert (downloaded.stat().st_ino == first) == same
+    assert downloaded.exists() == same
     assert not (out / "stray").exists()
+    assert not (out / "books" / "stray").exists()
+    assert (out / "FETCHED").read_bytes() == b""
 
 
 @pytest.mark.usefixtures("shelf")
