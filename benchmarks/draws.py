@@ -221,8 +221,8 @@ def main() -> int:
         with path.open("a") as results:
             results.write(json.dumps(line) + "\n")
         measures = {
-            name: round(value, 4)
-            for found in line["stages"].values()
+            f"{stage} {name}": round(value, 4)
+            for stage, found in line["stages"].items()
             for name, value in found["metrics"].items()
         }
         print(

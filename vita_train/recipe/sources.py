@@ -172,19 +172,24 @@ def register_source(kind: SourceKind) -> None:
 DOWNLOADED = "fetched"
 
 _OURS = "vita_train.data"
-for _spec, _build, _check in (
-    (SynthSource, "sources.synth.build:build_synth", "sources.synth.espeak:check_synth"),
-    (StampsSource, "sources.stamps:build_stamps", "sources.debian:check_stamps"),
-    (RecordsSource, "sources.own:adopt_records", "sources.own:check_records"),
-    (CatalogueSource, "adapters.build:build_catalogue", "adapters.build:check_catalogue"),
-    (SynthWebSource, "synth_web:build_web", ""),
-    (SynthArchivesSource, "synth_archives:build_archives", "sources.synth.espeak:check_synth"),
+for _spec, _build, _check, _keeps in (
+    (SynthSource, "sources.synth.build:build_synth", "sources.synth.espeak:check_synth", ""),
+    (StampsSource, "sources.stamps:build_stamps", "sources.debian:check_stamps", ""),
+    (RecordsSource, "sources.own:adopt_records", "sources.own:check_records", ""),
+    (
+        CatalogueSource,
+        "adapters.build:build_catalogue",
+        "adapters.build:check_catalogue",
+        DOWNLOADED,
+    ),
+    (SynthWebSource, "synth_web:build_web", "", ""),
+    (SynthArchivesSource, "synth_archives:build_archives", "sources.synth.espeak:check_synth", ""),
 ):
     register_source(
         SourceKind(
             _spec,
             f"{_OURS}.{_build}",
             f"{_OURS}.{_check}" if _check else "",
-            DOWNLOADED if _spec is CatalogueSource else "",
+            _keeps,
         )
     )
