@@ -81,7 +81,8 @@ class LlmSpec(Strict):
     the whole row."""
     init: Literal["normal", "mimetic"] = "normal"
     """How a model without a source begins. normal: as the family's own initialisation. mimetic:
-    with keys equal to queries, so that attention begins by finding equal tokens again; small models
+    with keys equal to queries, so that attention begins by finding equal tokens again, and heads of
+    the first layer that look one or two tokens back (where the family has biases); small models
     learn from little text sooner."""
     head_dim: Size | None = None
     """Width of an attention head; none is hidden_size / num_heads."""

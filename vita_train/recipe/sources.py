@@ -23,7 +23,17 @@ from vita_train.recipe.base import Count, Endpoint, Strict
 #: Datasets of the synthetic world: those that are heard, and all.
 _HEARD = frozenset({"asr", "speech_qa", "negative", "tts"})
 SYNTH_DATASETS = _HEARD | {
-    *("recall", "caption", "textqa", "instruct", "dialogue", "vqa", "multi_image", "video")
+    *(
+        "recall",
+        "lookup",
+        "caption",
+        "textqa",
+        "instruct",
+        "dialogue",
+        "vqa",
+        "multi_image",
+        "video",
+    )
 }
 
 

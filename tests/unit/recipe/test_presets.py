@@ -25,6 +25,7 @@ AURORACAP = ("auroracap-7b", "auroracap-tiny")
 VILA = ("vila-1", "vila-1.5-3b", "vila-tiny")
 DATASETS = {
     "recall",
+    "lookup",
     "caption",
     "textqa",
     "instruct",

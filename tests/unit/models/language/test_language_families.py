@@ -379,10 +379,33 @@ def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_head
     tokens = F.normalize(torch.randn(32, spec.hidden_size), dim=-1) * spec.hidden_size**0.5
     for layer in llm.model.layers:
         attention = layer.self_attn
-        queries = attention.q_proj(tokens).unflatten(-1, (4, -1))
-        keys = attention.k_proj(tokens).unflatten(-1, (kv_heads, -1))
+        queries = F.linear(tokens, attention.q_proj.weight).unflatten(-1, (4, -1))
+        keys = F.linear(tokens, attention.k_proj.weight).unflatten(-1, (kv_heads, -1))
         for head in range(kv_heads):
             scores = queries[:, head * 4 // kv_heads] @ keys[:, head].T
             others = scores[~torch.eye(32, dtype=torch.bool)]
             assert scores.diagonal().mean() > 2 * others.std()  # heads here are 8 wide
             assert scores.diagonal().min() > 0
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(5, 5), (10, 5)])
+def test_a_mimetic_start_looks_one_and_two_tokens_back(
+    small_spec: ModelSpec, heads: int, kv_heads: int
+) -> None:
+    torch.manual_seed(0)
+    spec = small_spec.llm.model_copy(
+        update={
+            "init": "mimetic",
+            "hidden_size": 32 * heads,
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+        }
+    )
+    llm = build_llm(spec)
+    llm.config._attn_implementation = "eager"
+    tokens = torch.randperm(spec.vocab_size)[:16][None]
+    weights = llm(tokens, output_attentions=True).attentions[0][0, :: heads // kv_heads, 2:]
+    rows = torch.arange(2, 16)
+    for back in (1, 2):
+        share = weights[:, torch.arange(14), rows - back].mean(-1)
+        assert (share > 0.5).tolist() == [back == 1, back == 1, back == 2, back == 2, False]

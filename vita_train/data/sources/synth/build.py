@@ -12,6 +12,7 @@ from vita_train.data.sources.registry import Dataset, Registry, SplitSource
 from vita_train.data.sources.synth.aural import add_asr, add_negative, add_speech_qa, add_tts
 from vita_train.data.sources.synth.espeak import require_synthesiser
 from vita_train.data.sources.synth.leaks import FACTS, check_leaks
+from vita_train.data.sources.synth.lookup import add_lookup
 from vita_train.data.sources.synth.plan import Plan
 from vita_train.data.sources.synth.recall import add_recall
 from vita_train.data.sources.synth.render import render
@@ -26,9 +27,10 @@ MEDIA = "media"
 RECORDS = "records"
 _ROOTS = {"image": "pictures", "video": "films", "audio": "audio"}
 #: Task kinds of the datasets that are not called after theirs.
-_TASKS = {"textqa": "qa", "vqa": "qa", "multi_image": "qa", "video": "qa"}
+_TASKS = {"lookup": "recall", "textqa": "qa", "vqa": "qa", "multi_image": "qa", "video": "qa"}
 _DATASETS = {
     "recall": add_recall,
+    "lookup": add_lookup,
     "caption": add_caption,
     "textqa": add_textqa,
     "instruct": add_instruct,

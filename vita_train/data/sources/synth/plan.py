@@ -18,6 +18,7 @@ from vita_train.data.sources.synth.voices import Voice, vary
 #: Training records at scale 1.
 TRAIN_SIZES: dict[str, int] = {
     "recall": 20000,
+    "lookup": 20000,
     "caption": 4000,
     "textqa": 40000,
     "instruct": 12000,
