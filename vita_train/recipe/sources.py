@@ -23,17 +23,15 @@ from vita_train.recipe.base import Count, Endpoint, Strict
 #: Datasets of the synthetic world: those that are heard, and all.
 _HEARD = frozenset({"asr", "speech_qa", "negative", "tts"})
 SYNTH_DATASETS = _HEARD | {
-    *(
-        "recall",
-        "lookup",
-        "caption",
-        "textqa",
-        "instruct",
-        "dialogue",
-        "vqa",
-        "multi_image",
-        "video",
-    )
+    "recall",
+    "lookup",
+    "caption",
+    "textqa",
+    "instruct",
+    "dialogue",
+    "vqa",
+    "multi_image",
+    "video",
 }
 
 

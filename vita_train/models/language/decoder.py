@@ -42,11 +42,10 @@ _SHARED = (
 #: forgotten.
 _MIMETIC_GAIN = 2.0
 
-
 #: Logits by which a head that looks back prefers its token to the one on either side, and the
-#: slowest turn, in radians a position, that its biases use.
+#: slowest rotary frequency that its biases use, as a share of the fastest.
 _LOOK_BACK_MARGIN = 6.0
-_FAST_TURN = 0.1
+_FAST = 0.1
 
 
 class Decoded(NamedTuple):
@@ -100,7 +99,7 @@ def build_llm(spec: LlmSpec) -> Any:
     if spec.init == "mimetic":
         for layer in llm.model.layers:
             _mimic(layer.self_attn)
-        _look_back(llm.model.layers[0].self_attn, spec.rope_theta)
+        _look_back(llm.model.layers[0].self_attn, llm.model.rotary_emb.inv_freq)
     return llm
 
 
@@ -122,27 +121,30 @@ def _mimic(attention: Any) -> None:
 
 
 @torch.no_grad()
-def _look_back(attention: Any, theta: float) -> None:
+def _look_back(attention: Any, turns: Tensor) -> None:
     """Let two heads in five begin by looking at the token before, and two at the one before that.
 
     Reading what stands beside a word takes heads that look at a fixed distance; how long a small
     model takes to find them is a matter of luck. Under rotary positions two biases give such a
     head: with key bias b and query bias R(-n) b, a token d before the query scores b' R(d - n) b,
     which is largest at d = n. Families without biases stay as they are.
+
+    Args:
+        attention: of the first layer.
+        turns: (head_dim / 2,) radians a position by which each pair of channels is rotated.
     """
     query, key = attention.q_proj.bias, attention.k_proj.bias
     if query is None or key is None:
         return
     size = attention.head_dim
     heads, groups = len(key) // size, len(query) // len(key)
-    # Radians a position, of each pair of channels; slow pairs would hardly tell neighbours apart
-    turns = theta ** (-torch.arange(0, size, 2) / size)
-    fast = (turns > _FAST_TURN).float()
+    # Slow pairs would hardly tell neighbours apart
+    fast = (turns > _FAST * turns[0]).float()
     margin = (fast * (1 - turns.cos())).sum() / size**0.5
     key_bias = fast * (_LOOK_BACK_MARGIN / margin) ** 0.5
     each = 2 * heads // 5
     for head, back in enumerate([1] * each + [2] * each):
-        key[head * size : (head + 1) * size] = torch.cat([key_bias, 0 * key_bias])
+        key[head * size : (head + 1) * size] = torch.cat([key_bias, torch.zeros_like(key_bias)])
         turned = torch.cat([key_bias * (turns * back).cos(), -key_bias * (turns * back).sin()])
         query.unflatten(0, (heads, groups, size))[head] = turned
 

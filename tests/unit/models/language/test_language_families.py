@@ -388,9 +388,11 @@ def test_a_mimetic_start_finds_equal_tokens_again(small_spec: ModelSpec, kv_head
             assert scores.diagonal().min() > 0
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(5, 5), (10, 5)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rope_factor"), [(5, 5, 1.0), (10, 5, 1.0), (5, 5, 4.0)]
+)
 def test_a_mimetic_start_looks_one_and_two_tokens_back(
-    small_spec: ModelSpec, heads: int, kv_heads: int
+    small_spec: ModelSpec, heads: int, kv_heads: int, rope_factor: float
 ) -> None:
     torch.manual_seed(0)
     spec = small_spec.llm.model_copy(
@@ -399,6 +401,7 @@ def test_a_mimetic_start_looks_one_and_two_tokens_back(
             "hidden_size": 32 * heads,
             "num_heads": heads,
             "num_kv_heads": kv_heads,
+            "rope_factor": rope_factor,
         }
     )
     llm = build_llm(spec)
